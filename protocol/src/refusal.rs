@@ -1,0 +1,86 @@
+use std::fmt;
+
+/// Why the log service refused a command: the first word of its error reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The epoch of the request is not the current one: another leader has taken over. Final for that epoch.
+    Fenced,
+    /// The offset of the request is not the log's end. The detail begins with the end.
+    Gap,
+    /// Another node holds the lease. The detail begins with node id, address, and milliseconds left.
+    Leased,
+    /// The disk of the log is full. Nothing of the request was written; it can be sent again.
+    NoSpace,
+    /// A write or fsync of the log failed: the shard acknowledges nothing until the service is restarted.
+    LogFailed,
+    /// The shard is named by nobody, or the token is wrong.
+    NoAuth,
+    /// Anything else: a malformed request.
+    Err,
+}
+
+impl Code {
+    const ALL: [Code; 7] =
+        [Code::Fenced, Code::Gap, Code::Leased, Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::Err];
+
+    /// The word as it stands in the reply.
+    pub fn word(self) -> &'static str {
+        match self {
+            Code::Fenced => "FENCED",
+            Code::Gap => "GAP",
+            Code::Leased => "LEASED",
+            Code::NoSpace => "NOSPACE",
+            Code::LogFailed => "LOGFAILED",
+            Code::NoAuth => "NOAUTH",
+            Code::Err => "ERR",
+        }
+    }
+}
+
+/// An error reply of the log service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind of refusal.
+    pub code: Code,
+    /// The rest of the line, for a person to read.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal of `code` that says `detail`.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Refusal { code, detail: detail.into() }
+    }
+
+    /// Reads an error line without its leading `-`. A first word that is not known counts as [`Code::Err`], with
+    /// the whole line as detail.
+    pub fn parse(line: &str) -> Self {
+        let (word, detail) = line.split_once(' ').unwrap_or((line, ""));
+        match Code::ALL.into_iter().find(|code| code.word() == word) {
+            Some(code) => Refusal::new(code, detail),
+            None => Refusal::new(Code::Err, line),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code.word(), self.detail)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_survives_the_wire() {
+        for code in Code::ALL {
+            let refusal = Refusal::new(code, "100 and a reason");
+            assert_eq!(Refusal::parse(&refusal.to_string()), refusal);
+        }
+        assert_eq!(Refusal::parse("WRONGPASS no").code, Code::Err);
+    }
+}
