@@ -1,0 +1,288 @@
+//! The agent: the module's own thread. It attaches the server to its log, taps the stream, ships it, and takes
+//! acknowledgements. The main thread never waits for it, but for a bounded moment at shutdown.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
+use valkey_module::logging::{log_notice, log_warning};
+
+use crate::attach::{self, Leadership};
+use crate::config::Mode;
+use crate::guard::guard;
+use crate::log_connection::LogConnection;
+use crate::shared::{Command, Link, Shared, Task};
+use crate::shipper::{self, Ended};
+use crate::tap::{self, Address, Start};
+use crate::{seed, self_test};
+
+/// Waits between attempts to attach, and to reach the log: doubled from the first to the second.
+pub const BACKOFF_FROM: Duration = Duration::from_millis(100);
+/// See [`BACKOFF_FROM`].
+pub const BACKOFF_TO: Duration = Duration::from_secs(2);
+
+/// Why the agent's current work ends before it is done.
+#[derive(Debug)]
+pub enum Interrupt {
+    /// The module is to end.
+    Stop,
+    /// The mode became off, or ceased to be.
+    ModeChanged,
+    /// Something failed; to be tried again.
+    Failed(String),
+    /// Something failed that trying again does not mend.
+    Hopeless(String),
+}
+
+impl<E: std::error::Error> From<E> for Interrupt {
+    fn from(error: E) -> Self {
+        Interrupt::Failed(error.to_string())
+    }
+}
+
+/// The agent's state.
+pub struct Agent {
+    /// Shared with the main thread.
+    pub shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    mode: Mode,
+    is_self_tested: bool,
+    /// The newest epoch that this process led.
+    pub last_led: Option<u64>,
+    /// Whether the server ran without its log since it last followed or led it.
+    pub was_off: bool,
+}
+
+/// Starts the thread, in that mode.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start(shared: Arc<Shared>, mode: Mode) -> std::io::Result<(Sender<Command>, JoinHandle<()>)> {
+    let (sender, commands) = unbounded();
+    let mut agent =
+        Agent { shared, commands, mode, is_self_tested: false, last_led: None, was_off: false };
+    let thread = std::thread::Builder::new()
+        .name("durability".to_owned())
+        .spawn(move || guard("running the agent", (), || agent.run()))?;
+    Ok((sender, thread))
+}
+
+impl Agent {
+    fn run(&mut self) {
+        let mut backoff = BACKOFF_FROM;
+        loop {
+            let started = Instant::now();
+            let interrupt = match self.serve() {
+                Ok(never) => match never {},
+                Err(interrupt) => interrupt,
+            };
+            self.shared.set_link(Link::Down);
+            self.shared.epoch.store(0, Ordering::Relaxed);
+            match interrupt {
+                Interrupt::Stop => return,
+                Interrupt::ModeChanged => backoff = BACKOFF_FROM,
+                Interrupt::Failed(why) => {
+                    if started.elapsed() > BACKOFF_TO {
+                        backoff = BACKOFF_FROM;
+                    }
+                    if self.shared.set_last_error(&why) {
+                        log_warning(format!("durability: {why}; trying again"));
+                    }
+                    if let Err(Interrupt::Stop) = self.pause(backoff) {
+                        return;
+                    }
+                    backoff = (backoff * 2).min(BACKOFF_TO);
+                }
+                Interrupt::Hopeless(why) => {
+                    self.shared.set_last_error(&why);
+                    self.shared.send(Task::Refuse(why));
+                    if let Err(Interrupt::Stop) = self.pause(Duration::MAX) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Attaches, leads, and ships, until something ends it.
+    fn serve(&mut self) -> Result<std::convert::Infallible, Interrupt> {
+        while self.mode == Mode::Off {
+            self.was_off = true;
+            self.pause(Duration::MAX).or_else(|interrupt| match interrupt {
+                Interrupt::ModeChanged => Ok(()),
+                other => Err(other),
+            })?;
+        }
+        let facts = self.ask(Task::Describe)?;
+        let address = Address::of(&facts).map_err(Interrupt::Hopeless)?;
+        self.test_once(&address);
+        let leadership = attach::attach(self, &facts, &address)?;
+        self.lead(leadership, &address)
+    }
+
+    fn test_once(&mut self, address: &Address) {
+        if self.is_self_tested || crate::module::why_sync_is_impossible().is_some() {
+            return;
+        }
+        let result = self_test::run(self, address);
+        self.is_self_tested = true;
+        self.shared.send(Task::SelfTestDone(result));
+    }
+
+    fn lead(&mut self, leadership: Leadership, address: &Address) -> Result<std::convert::Infallible, Interrupt> {
+        let Leadership { epoch, mut replid, mut tap, mut backlog } = leadership;
+        self.last_led = Some(epoch);
+        self.was_off = false;
+        self.shared.epoch.store(epoch, Ordering::Relaxed);
+        self.publish(&backlog);
+        self.shared.set_last_error("");
+        self.shared.send(Task::Lead { epoch });
+        loop {
+            let why = match shipper::ship(self, epoch, &tap, &mut backlog) {
+                Ended::TapLost(error) => error,
+                Ended::Fenced(detail) => {
+                    let why = format!("another leader has taken over: {detail}");
+                    self.shared.send(Task::Hold(why.clone()));
+                    return Err(Interrupt::Failed(why));
+                }
+                Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
+                Ended::ModeChanged => {
+                    self.release(epoch);
+                    return Err(Interrupt::ModeChanged);
+                }
+                Ended::Stop => {
+                    self.release(epoch);
+                    return Err(Interrupt::Stop);
+                }
+            };
+            log_notice(format!("durability: the tap ended ({why}); opening it again at offset {}", backlog.end()));
+            self.shared.tap_reconnects.fetch_add(1, Ordering::Relaxed);
+            let mut wait = BACKOFF_FROM;
+            let (stream, start) = loop {
+                match tap::open(address, &self.shared, Some((&replid, backlog.end()))) {
+                    Ok(opened) => break opened,
+                    Err(error) => {
+                        if self.shared.set_last_error(&error.to_string()) {
+                            log_warning(format!("durability: {error}; trying again"));
+                        }
+                        self.pause(wait)?;
+                        wait = (wait * 2).min(BACKOFF_TO);
+                    }
+                }
+            };
+            tap = stream;
+            if let Start::Snapshot { replid: new_replid, offset, bytes } = start {
+                // The server does not have the next byte any more. A snapshot holds what lies between.
+                let status = LogConnection::open()?.status()?;
+                seed::send(&tap, &status, epoch, &new_replid, offset, bytes)?;
+                self.shared.seeds.fetch_add(1, Ordering::Relaxed);
+                replid = new_replid;
+                backlog = crate::backlog::Backlog::new(offset);
+            }
+            self.publish(&backlog);
+        }
+    }
+
+    /// Makes known how far the log is.
+    pub fn publish(&self, backlog: &crate::backlog::Backlog) {
+        self.shared.tapped.store(backlog.end(), Ordering::Relaxed);
+        self.shared.durable.store(backlog.durable(), Ordering::Release);
+        self.shared.main_bell.ring();
+    }
+
+    fn release(&self, epoch: u64) {
+        // Best effort: a lease that is not released is taken over by the same node when it comes back.
+        let released = LogConnection::open().and_then(|mut log| log.release(epoch));
+        match released {
+            Ok(()) => log_notice(format!("durability: released the lease of epoch {epoch}")),
+            Err(error) => log_warning(format!("durability: the lease of epoch {epoch} is not released: {error}")),
+        }
+    }
+
+    /// Gives the main thread a task and waits for its answer.
+    ///
+    /// # Errors
+    /// Something else is to be done first.
+    pub fn ask<T>(&mut self, task: impl FnOnce(Sender<T>) -> Task) -> Result<T, Interrupt> {
+        let (reply, answer) = bounded(1);
+        self.shared.send(task(reply));
+        loop {
+            match answer.recv_timeout(Duration::from_millis(20)) {
+                Ok(value) => return Ok(value),
+                Err(RecvTimeoutError::Disconnected) => return Err(Interrupt::Stop),
+                Err(RecvTimeoutError::Timeout) => self.look_at_commands()?,
+            }
+        }
+    }
+
+    /// Waits, at most `time`.
+    ///
+    /// # Errors
+    /// Something else is to be done first.
+    pub fn pause(&mut self, time: Duration) -> Result<(), Interrupt> {
+        let deadline = Instant::now().checked_add(time);
+        loop {
+            let received = match deadline {
+                Some(deadline) => self.commands.recv_deadline(deadline),
+                None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match received {
+                Ok(command) => self.obey(command)?,
+                Err(RecvTimeoutError::Timeout) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return Err(Interrupt::Stop),
+            }
+        }
+    }
+
+    /// Waits until the server has applied the log up to `target`. `None` if it takes longer than `time`.
+    ///
+    /// # Errors
+    /// Something else is to be done first.
+    pub fn wait_until_applied(&mut self, target: u64, time: Duration) -> Result<Option<u64>, Interrupt> {
+        self.shared.attach_target.store(target, Ordering::Release);
+        self.shared.main_bell.ring();
+        let deadline = Instant::now() + time;
+        loop {
+            match self.commands.recv_deadline(deadline) {
+                Ok(Command::Applied(offset)) => return Ok(Some(offset)),
+                Ok(command) => self.obey(command)?,
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(Interrupt::Stop),
+            }
+        }
+    }
+
+    /// Takes the commands that wait.
+    ///
+    /// # Errors
+    /// One of them ends the current work.
+    pub fn look_at_commands(&mut self) -> Result<(), Interrupt> {
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command)?;
+        }
+        Ok(())
+    }
+
+    /// The mode that the main thread last told.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), Interrupt> {
+        match command {
+            Command::Stop => Err(Interrupt::Stop),
+            // A report that nobody waits for any more.
+            Command::Applied(_) => Ok(()),
+            Command::Mode(mode) => {
+                let before = std::mem::replace(&mut self.mode, mode);
+                if (before == Mode::Off) == (mode == Mode::Off) {
+                    Ok(())
+                } else {
+                    Err(Interrupt::ModeChanged)
+                }
+            }
+        }
+    }
+}

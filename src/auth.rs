@@ -1,0 +1,56 @@
+//! Lets the module's own connections into its server, whatever users and passwords that has.
+
+use std::ffi::c_int;
+use std::sync::atomic::Ordering;
+
+use subtle::ConstantTimeEq;
+use valkey_module::{raw, Context, AUTH_HANDLED, AUTH_NOT_HANDLED};
+
+use crate::gate::Held;
+use crate::guard::guard;
+use crate::module::{self, Module};
+use crate::server;
+
+/// The tap logs in under this name.
+pub const TAP: &str = "durability-tap";
+/// The self-test logs in under this name, and is held from then on.
+pub const SELF_TEST: &str = "durability-self-test";
+
+/// The server asks whether a client may log in.
+pub unsafe extern "C" fn authenticate(
+    ctx: *mut raw::RedisModuleCtx,
+    user: *mut raw::RedisModuleString,
+    password: *mut raw::RedisModuleString,
+    _: *mut *mut raw::RedisModuleString,
+) -> c_int {
+    let answer = guard("checking a login", None, || {
+        // SAFETY: the server's own strings, used only during this callback.
+        let (user, password) = unsafe { (server::bytes(user), server::bytes(password)) };
+        module::with(|module| log_in(module, &Context::new(ctx), user, password)).flatten()
+    });
+    if answer.is_some() {
+        AUTH_HANDLED
+    } else {
+        AUTH_NOT_HANDLED
+    }
+}
+
+fn log_in(module: &mut Module, ctx: &Context, user: &[u8], password: &[u8]) -> Option<()> {
+    let is_self_test = user == SELF_TEST.as_bytes();
+    if !is_self_test && user != TAP.as_bytes() {
+        return None;
+    }
+    if !bool::from(password.ct_eq(module.shared.secret.as_bytes())) {
+        return None;
+    }
+    let client = module.tap_user.log_in(ctx)?;
+    if is_self_test {
+        let gate = module.gate.as_mut()?;
+        if gate.hold_forever(client) == Held::Now {
+            module.self_test_client = client;
+        }
+    } else {
+        module.shared.tap_client.store(client, Ordering::Relaxed);
+    }
+    Some(())
+}

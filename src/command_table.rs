@@ -1,0 +1,165 @@
+//! What the server says about its commands: whether they see data, change it, and where their keys are.
+
+use std::collections::HashMap;
+
+use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
+
+/// Commands that only run other commands. What those read and write is accounted for one by one, in their own events.
+const RUN_OTHER_COMMANDS: [&str; 7] = ["exec", "eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"];
+
+/// Where a command's keys are in its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// It has none.
+    None,
+    /// From `first` to `last`, every `step`th. A negative `last` counts from the end: -1 is the last argument.
+    Range {
+        /// Of the first key; 1 is the argument after the command's name.
+        first: i32,
+        /// Of the last key.
+        last: i32,
+        /// From one key to the next.
+        step: i32,
+    },
+    /// Only the server can tell, from the arguments.
+    Movable,
+}
+
+/// What the server says of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Properties {
+    /// Its reply can tell about data.
+    pub sees_data: bool,
+    /// It can change data.
+    pub is_write: bool,
+    /// It is answered while the server loads its data.
+    pub runs_while_loading: bool,
+    /// It only runs other commands (EXEC, scripts).
+    pub runs_others: bool,
+    /// It has subcommands, which have properties of their own.
+    pub is_container: bool,
+    /// Where its keys are.
+    pub keys: Keys,
+}
+
+impl Properties {
+    /// Of a command that the server does not know: everything is taken to be possible.
+    const UNKNOWN: Properties = Properties {
+        sees_data: true,
+        is_write: true,
+        runs_while_loading: false,
+        runs_others: false,
+        is_container: false,
+        keys: Keys::Movable,
+    };
+
+    /// Reads one entry of the reply to `COMMAND INFO name`.
+    fn parse(name: &str, entry: &CallReply) -> Option<Properties> {
+        let CallReply::Array(entry) = entry else { return None };
+        let integer = |index| match entry.get(index) {
+            Some(Ok(CallReply::I64(number))) => i32::try_from(number.to_i64()).ok(),
+            _ => None,
+        };
+        let length = |index| match entry.get(index) {
+            Some(Ok(CallReply::Array(array))) => array.len(),
+            Some(Ok(CallReply::Set(set))) => set.iter().count(),
+            _ => 0,
+        };
+        let flags: Vec<String> = match entry.get(2) {
+            Some(Ok(CallReply::Array(flags))) => flags.iter().filter_map(|flag| text(&flag)).collect(),
+            Some(Ok(CallReply::Set(flags))) => flags.iter().filter_map(|flag| text(&flag)).collect(),
+            _ => return None,
+        };
+        let has = |flag: &str| flags.iter().any(|one| one == flag);
+        let (first, last, step) = (integer(3)?, integer(4)?, integer(5)?);
+        let keys = match () {
+            _ if has("movablekeys") || (first == 0 && length(8) > 0) => Keys::Movable,
+            _ if first > 0 && step > 0 => Keys::Range { first, last, step },
+            _ => Keys::None,
+        };
+        let runs_others = RUN_OTHER_COMMANDS.contains(&name);
+        Some(Properties {
+            sees_data: !runs_others && (has("readonly") || has("write")),
+            is_write: has("write"),
+            runs_while_loading: has("loading"),
+            runs_others,
+            is_container: length(9) > 0,
+            keys,
+        })
+    }
+}
+
+fn text(reply: &CallResult) -> Option<String> {
+    match reply {
+        Ok(CallReply::String(string)) => string.to_string(),
+        _ => None,
+    }
+}
+
+/// The properties of commands, asked of the server once for each. Main thread only.
+#[derive(Default)]
+pub struct CommandTable {
+    /// By the address of the server's own copy of the name.
+    by_address: HashMap<usize, Properties>,
+    by_name: HashMap<String, Properties>,
+}
+
+impl CommandTable {
+    /// Of the command whose full name stands at `address`; `name` is asked for only the first time.
+    pub fn get_by_address(&mut self, ctx: &Context, address: usize, name: impl FnOnce() -> String) -> Properties {
+        match self.by_address.get(&address) {
+            Some(properties) => *properties,
+            None => {
+                let properties = self.get(ctx, &name());
+                self.by_address.insert(address, properties);
+                properties
+            }
+        }
+    }
+
+    /// Of the command with that full name, in lower case.
+    pub fn get(&mut self, ctx: &Context, name: &str) -> Properties {
+        if let Some(properties) = self.by_name.get(name) {
+            return *properties;
+        }
+        let options = CallOptionsBuilder::new().errors_as_replies().build();
+        let reply: CallResult = ctx.call_ext("COMMAND", &options, &["INFO", name][..]);
+        let found = match &reply {
+            Ok(CallReply::Array(entries)) => {
+                entries.get(0).and_then(|entry| entry.ok().and_then(|entry| Properties::parse(name, &entry)))
+            }
+            _ => None,
+        };
+        // A name that the server does not know is not kept: names come from clients, without bound.
+        if let Some(properties) = found {
+            self.by_name.insert(name.to_owned(), properties);
+        }
+        found.unwrap_or(Properties::UNKNOWN)
+    }
+
+    /// The server's commands may have changed.
+    pub fn forget(&mut self) {
+        *self = CommandTable::default();
+    }
+}
+
+/// Positions of the keys that [`Keys::Range`] describes among `argc` arguments.
+pub fn range_positions(argc: i32, first: i32, last: i32, step: i32) -> impl Iterator<Item = usize> {
+    let last = if last < 0 { argc + last } else { last.min(argc - 1) };
+    (first..=last).step_by(step.max(1) as usize).map(|position| position as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_positions_follow_the_servers_description() {
+        let positions = |argc, first, last, step| range_positions(argc, first, last, step).collect::<Vec<_>>();
+        assert_eq!(positions(3, 1, 1, 1), [1], "SET k v");
+        assert_eq!(positions(5, 1, -1, 2), [1, 3], "MSET a 1 b 2");
+        assert_eq!(positions(4, 1, -2, 1), [1, 2], "BLPOP a b 0");
+        assert_eq!(positions(2, 1, 2, 1), [1], "an argument that is missing is no key");
+        assert!(positions(1, 1, -1, 1).is_empty());
+    }
+}

@@ -1,0 +1,115 @@
+//! The `DURABILITY.*` commands and the section of `INFO`.
+
+use std::collections::BTreeMap;
+
+use valkey_module::redisvalue::ValkeyValueKey;
+use valkey_module::{raw, CallReply, Context, InfoContext, ValkeyError, ValkeyResult, ValkeyString, ValkeyValue};
+
+use crate::figures::{figures, Figure};
+use crate::guard::guard;
+use crate::module::{self, Module};
+use crate::{filter, server};
+
+const HELP: [&str; 10] = [
+    "DURABILITY.MODE",
+    "    Show the mode: sync, async or off.",
+    "DURABILITY.MODE sync|async|off",
+    "    Change it. Needs the permission for CONFIG SET. CONFIG REWRITE keeps it.",
+    "DURABILITY.LAG",
+    "    Milliseconds since the oldest write that the log has not acknowledged ran; 0 if there is none.",
+    "DURABILITY.STATUS",
+    "    Everything the module knows of itself, as a map. The same figures stand in INFO durability.",
+    "DURABILITY.HELP",
+    "    Show this text.",
+];
+
+fn on_module(what: &str, work: impl FnOnce(&mut Module) -> ValkeyValue) -> ValkeyResult {
+    guard(what, None, || module::with(work)).ok_or(ValkeyError::Str("ERR the durability module is not running"))
+}
+
+fn no_arguments(arguments: &[ValkeyString]) -> Result<(), ValkeyError> {
+    if arguments.len() == 1 {
+        Ok(())
+    } else {
+        Err(ValkeyError::WrongArity)
+    }
+}
+
+/// `DURABILITY.MODE [sync|async|off]`
+pub fn mode(ctx: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
+    match &arguments[..] {
+        [_] => on_module("showing the mode", |module| ValkeyValue::SimpleString(module.mode.name().to_owned())),
+        [_, mode] => {
+            let mode = mode.try_as_str()?.to_ascii_lowercase();
+            if !server::may_run(ctx, &["config", "set", "durability.mode", &mode]) {
+                return Err(ValkeyError::Str("NOPERM changing the mode needs the permission to run CONFIG SET"));
+            }
+            // The module is not borrowed here: the server calls back into its configuration.
+            match server::call(ctx, "CONFIG", &["SET", "durability.mode", &mode]) {
+                Ok(CallReply::String(_)) => Ok(ValkeyValue::SimpleStringStatic("OK")),
+                Ok(_) => Err(ValkeyError::Str("ERR CONFIG SET gave no status")),
+                Err(error) => Err(ValkeyError::String(error)),
+            }
+        }
+        _ => Err(ValkeyError::WrongArity),
+    }
+}
+
+/// `DURABILITY.LAG`
+pub fn lag(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
+    no_arguments(&arguments)?;
+    on_module("showing the lag", |module| ValkeyValue::Integer(module.lag_age().as_millis() as i64))
+}
+
+/// `DURABILITY.STATUS`
+pub fn status(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
+    no_arguments(&arguments)?;
+    on_module("showing the status", |module| {
+        let entries = figures(module).into_iter().map(|(name, figure)| {
+            let value = match figure {
+                Figure::Number(number) => ValkeyValue::Integer(number),
+                Figure::Text(text) => ValkeyValue::BulkString(text),
+            };
+            (ValkeyValueKey::from(name), value)
+        });
+        ValkeyValue::OrderedMap(entries.collect::<BTreeMap<_, _>>())
+    })
+}
+
+/// `DURABILITY.HELP`
+pub fn help(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
+    no_arguments(&arguments)?;
+    Ok(ValkeyValue::Array(HELP.iter().map(|line| ValkeyValue::SimpleStringStatic(line)).collect()))
+}
+
+/// Takes the place of a command that the filter refuses, and answers the reason.
+pub fn refused(_: &Context, _: Vec<ValkeyString>) -> ValkeyResult {
+    match filter::error() {
+        error if error.is_empty() => Err(ValkeyError::Str("ERR this command is for the durability module itself")),
+        error => Err(ValkeyError::String(error)),
+    }
+}
+
+fn section(ctx: &InfoContext, figures: Vec<(&'static str, Figure)>) -> Result<(), ValkeyError> {
+    let mut section = ctx.builder().add_section("");
+    for (name, figure) in figures {
+        section = match figure {
+            Figure::Number(number) => section.field(name, number.to_string())?,
+            Figure::Text(text) => section.field(name, text)?,
+        };
+    }
+    section.build_section()?.build_info().map(drop)
+}
+
+/// The section of `INFO`. Shown in crash reports as well, where nothing may be borrowed for long.
+pub unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, for_crash_report: std::ffi::c_int) {
+    if for_crash_report != 0 {
+        return;
+    }
+    guard("showing INFO", (), || {
+        let ctx = InfoContext::new(ctx);
+        let Some(figures) = module::with(figures) else { return };
+        // The section has the module's name. An error means that the client asked for other sections only.
+        let _ = section(&ctx, figures);
+    });
+}

@@ -1,0 +1,209 @@
+//! The module's configuration: `durability.*` in valkey.conf and `CONFIG GET|SET`.
+
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::Mutex;
+
+use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
+use valkey_module::configuration::{ConfigurationContext, ConfigurationValue, EnumConfigurationValue};
+use valkey_module::{ValkeyError, ValkeyString};
+
+use crate::module;
+
+/// How durable an answered write is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// A reply leaves only when the log has acknowledged what it depends on.
+    Sync,
+    /// Replies leave at once; writes are refused when the log is too far behind.
+    Async,
+    /// As without the module.
+    Off,
+}
+
+impl Mode {
+    const ALL: [Mode; 3] = [Mode::Sync, Mode::Async, Mode::Off];
+
+    /// As in valkey.conf.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Sync => "sync",
+            Mode::Async => "async",
+            Mode::Off => "off",
+        }
+    }
+}
+
+impl TryFrom<i32> for Mode {
+    type Error = ValkeyError;
+
+    fn try_from(value: i32) -> Result<Self, ValkeyError> {
+        Mode::ALL.into_iter().find(|mode| *mode as i32 == value).ok_or(ValkeyError::Str("no such mode"))
+    }
+}
+
+impl From<Mode> for i32 {
+    fn from(mode: Mode) -> i32 {
+        mode as i32
+    }
+}
+
+impl EnumConfigurationValue for Mode {
+    fn get_options(&self) -> (Vec<String>, Vec<i32>) {
+        Mode::ALL.into_iter().map(|mode| (mode.name().to_owned(), mode as i32)).unzip()
+    }
+}
+
+/// `durability.mode`.
+pub struct ModeValue(AtomicU8);
+
+impl ModeValue {
+    /// The mode that is configured.
+    pub fn mode(&self) -> Mode {
+        let value = self.0.load(Ordering::Relaxed);
+        Mode::ALL.into_iter().find(|mode| *mode as u8 == value).unwrap_or(Mode::Sync)
+    }
+}
+
+impl ConfigurationValue<Mode> for ModeValue {
+    fn get(&self, _: &ConfigurationContext) -> Mode {
+        self.mode()
+    }
+
+    fn set(&self, _: &ConfigurationContext, mode: Mode) -> Result<(), ValkeyError> {
+        module::change_mode(mode).map_err(ValkeyError::String)?;
+        self.0.store(mode as u8, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A string that is checked when it is set.
+pub struct Text {
+    value: Mutex<String>,
+    check: fn(&str) -> Result<(), String>,
+}
+
+impl Text {
+    const fn new(check: fn(&str) -> Result<(), String>) -> Self {
+        Text { value: Mutex::new(String::new()), check }
+    }
+
+    /// The value as it is now.
+    pub fn value(&self) -> String {
+        self.value.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}
+
+impl ConfigurationValue<ValkeyString> for Text {
+    fn get(&self, _: &ConfigurationContext) -> ValkeyString {
+        ValkeyString::create(None, self.value().as_str())
+    }
+
+    fn set(&self, _: &ConfigurationContext, value: ValkeyString) -> Result<(), ValkeyError> {
+        let value = value.try_as_str()?;
+        (self.check)(value).map_err(ValkeyError::String)?;
+        value.clone_into(&mut self.value.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        Ok(())
+    }
+}
+
+/// `durability.mode`: sync, async or off.
+pub static MODE: ModeValue = ModeValue(AtomicU8::new(Mode::Sync as u8));
+/// `durability.log`: host:port of the log service.
+pub static LOG: Text = Text::new(check_address);
+/// `durability.shard`: the name of this node's shard in the log service.
+pub static SHARD: Text = Text::new(check_shard);
+/// `durability.node-id`: the name of this node among those of its shard. Empty: host name and port.
+pub static NODE_ID: Text = Text::new(check_node_id);
+/// `durability.auth`: the shard's token.
+pub static AUTH: Text = Text::new(|_| Ok(()));
+/// `durability.max-lag-ms`: at this lag writes are refused.
+pub static MAX_LAG_MS: AtomicI64 = AtomicI64::new(DEFAULT_MAX_LAG_MS);
+/// `durability.max-pending-bytes`: when so many bytes are written and not acknowledged, writes are refused.
+pub static MAX_PENDING_BYTES: AtomicI64 = AtomicI64::new(DEFAULT_MAX_PENDING_BYTES);
+
+/// Default of [`LOG`].
+pub const DEFAULT_LOG: &str = "127.0.0.1:7379";
+/// Default of [`SHARD`].
+pub const DEFAULT_SHARD: &str = "default";
+/// Default of [`MAX_LAG_MS`].
+pub const DEFAULT_MAX_LAG_MS: i64 = 10_000;
+/// Default of [`MAX_PENDING_BYTES`].
+pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
+
+/// The names that stand after `durability.`, for the arguments of `loadmodule`.
+pub const NAMES: [&str; 7] = ["log", "shard", "node-id", "auth", "mode", "max-lag-ms", "max-pending-bytes"];
+
+/// Splits `host:port`; an IPv6 host may stand in brackets.
+///
+/// # Errors
+/// What is wrong with it, for the user to read.
+pub fn parse_address(address: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("'{address}' is not an address: give host:port, such as {DEFAULT_LOG}");
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 && !host.is_empty() && !host.contains(char::is_whitespace) => Ok((host.to_owned(), port)),
+        _ => Err(wrong()),
+    }
+}
+
+fn check_address(address: &str) -> Result<(), String> {
+    parse_address(address).map(|_| ())
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if is_valid_name(name) {
+        return Ok(());
+    }
+    Err(format!("'{name}' cannot name a {what}: use 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ : -, not beginning with a dot"))
+}
+
+fn check_shard(name: &str) -> Result<(), String> {
+    check_name("shard", name)
+}
+
+fn check_node_id(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    check_name("node", name)
+}
+
+/// Checks the arguments of `loadmodule`, which are pairs of a config's name (with or without `durability.`) and its value.
+///
+/// # Errors
+/// What is wrong with them, for the user to read.
+pub fn check_arguments<'a>(arguments: impl ExactSizeIterator<Item = &'a str>) -> Result<(), String> {
+    let arguments: Vec<&str> = arguments.collect();
+    for pair in arguments.chunks(2) {
+        if !NAMES.contains(&pair[0]) {
+            return Err(format!("unknown loadmodule argument '{}': give pairs of one of {} and its value", pair[0], NAMES.join(", ")));
+        }
+        if pair.len() == 1 {
+            return Err(format!("the loadmodule argument '{}' has no value", pair[0]));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_needs_a_host_and_a_port() {
+        assert_eq!(parse_address("log.example:7379"), Ok(("log.example".into(), 7379)));
+        assert_eq!(parse_address("[::1]:7379"), Ok(("::1".into(), 7379)));
+        for bad in ["", "host", ":7379", "host:", "host:0", "host:70000", "a b:1"] {
+            assert!(parse_address(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_of_loadmodule_come_in_known_pairs() {
+        assert!(check_arguments(["mode", "async", "log", "h:1"].into_iter()).is_ok());
+        assert!(check_arguments(["mode"].into_iter()).unwrap_err().contains("has no value"));
+        assert!(check_arguments(["speed", "high"].into_iter()).unwrap_err().contains("unknown"));
+    }
+}

@@ -1,0 +1,204 @@
+//! What the module knows of the server beyond its module API: symbols, two structs, and events that the
+//! `valkey-module` crate does not declare. Mirrors `connection.h` and `valkeymodule.h` of Valkey 9.1.
+//!
+//! Nothing here is trusted before the self-test (`self_test.rs`) has seen it work in the running server.
+
+use std::ffi::{c_char, c_int, c_longlong, c_short, c_ushort, c_void};
+use std::sync::OnceLock;
+
+use libloading::os::unix::Library;
+use valkey_module::raw;
+
+/// The server is a version whose structs this file mirrors.
+pub fn is_verified_version(major: u32, minor: u32) -> bool {
+    (major, minor) == (9, 1)
+}
+
+// Server events (`valkeymodule.h`).
+/// A client connected or disconnected.
+pub const EVENT_CLIENT_CHANGE: u64 = 4;
+/// The server shuts down.
+pub const EVENT_SHUTDOWN: u64 = 5;
+/// A module was loaded or unloaded.
+pub const EVENT_MODULE_CHANGE: u64 = 9;
+/// The event loop is about to sleep, or woke up.
+pub const EVENT_EVENTLOOP: u64 = 15;
+/// A command ran and did not fail.
+pub const EVENT_COMMAND_RESULT_SUCCESS: u64 = 20;
+/// A command ran and failed.
+pub const EVENT_COMMAND_RESULT_FAILURE: u64 = 21;
+/// Sub-event of [`EVENT_CLIENT_CHANGE`].
+pub const SUBEVENT_CLIENT_DISCONNECTED: u64 = 1;
+/// Sub-event of [`EVENT_EVENTLOOP`]: replies are written to sockets right after it.
+pub const SUBEVENT_BEFORE_SLEEP: u64 = 0;
+
+/// `ValkeyModuleCommandResultInfoV1`.
+#[repr(C)]
+pub struct CommandResult {
+    /// Of this struct.
+    pub version: u64,
+    /// The command's full name in lower case, `config|get` for a subcommand. The same pointer each time the command runs.
+    pub command_name: *const c_char,
+    /// How long the command ran.
+    pub duration_us: c_longlong,
+    /// By how much the command advanced the server's count of changes.
+    pub dirty: c_longlong,
+    /// Who ran it. For a command that a script calls, the id of the script engine's own client.
+    pub client_id: u64,
+    /// Not 0 if a module called the command.
+    pub is_module_client: c_int,
+    /// Length of `argv`.
+    pub argc: c_int,
+    /// The command as the client sent it.
+    pub argv: *mut *mut raw::RedisModuleString,
+    /// Unused by the events that the module listens to.
+    pub rejection_context: *const c_char,
+}
+
+/// The version of [`CommandResult`] that this file mirrors.
+pub const COMMAND_RESULT_VERSION: u64 = 1;
+
+/// `client`: never looked into, but for the search of `connections.rs`.
+#[repr(C)]
+pub struct Client {
+    _opaque: [u8; 0],
+}
+
+/// `ConnectionCallbackFunc`.
+pub type ConnectionHandler = Option<unsafe extern "C" fn(*mut Connection)>;
+
+/// `struct connection`. A TLS connection begins with it.
+#[repr(C)]
+pub struct Connection {
+    /// The table of functions of its type.
+    pub kind: *mut ConnectionType,
+    state: c_int,
+    last_errno: c_int,
+    /// The socket.
+    pub fd: c_int,
+    flags: c_short,
+    refs: c_short,
+    iovcnt: c_ushort,
+    /// The client.
+    pub private_data: *mut Client,
+    connect_handler: ConnectionHandler,
+    /// Not null while the server waits for the socket to take more.
+    pub write_handler: ConnectionHandler,
+}
+
+/// `ConnectionType.write`.
+pub type WriteFunction = unsafe extern "C" fn(*mut Connection, *const c_void, usize) -> c_int;
+/// `ConnectionType.writev`.
+pub type WritevFunction = unsafe extern "C" fn(*mut Connection, *const libc::iovec, c_int) -> c_int;
+/// `ConnectionType.set_write_handler`.
+pub type SetWriteHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler, c_int) -> c_int;
+
+/// `ConnectionType`, up to the last function that the module replaces.
+#[repr(C)]
+pub struct ConnectionType {
+    get_type: *const c_void,
+    /// init, cleanup, configure, ae_handler, accept_handler, addr, is_local, listen, closeListener, conn_create,
+    /// conn_create_accepted, shutdown, close, connect, blocking_connect, accept.
+    others: [*const c_void; 16],
+    /// Writes from one buffer.
+    pub write: WriteFunction,
+    /// Writes from many.
+    pub writev: WritevFunction,
+    read: *const c_void,
+    /// Asks for a call when the socket takes more, or ends that.
+    pub set_write_handler: SetWriteHandlerFunction,
+}
+
+type TypeFunction = unsafe extern "C" fn() -> *mut ConnectionType;
+type LookupFunction = unsafe extern "C" fn(u64) -> *mut Client;
+type ClientFunction = unsafe extern "C" fn(*mut Client);
+type OffsetFunction = unsafe extern "C" fn() -> c_longlong;
+
+/// Functions of the server that are exported to modules only by accident.
+pub struct Internals {
+    connection_type_tcp: TypeFunction,
+    connection_type_tls: TypeFunction,
+    connection_type_unix: TypeFunction,
+    lookup_client_by_id: LookupFunction,
+    put_client_in_pending_write_queue: ClientFunction,
+    free_client_async: ClientFunction,
+    get_psync_initial_offset: OffsetFunction,
+}
+
+static INTERNALS: OnceLock<Result<Internals, String>> = OnceLock::new();
+
+impl Internals {
+    /// The running server's; resolved once.
+    ///
+    /// # Errors
+    /// The name of the first symbol that the server does not export.
+    pub fn get() -> Result<&'static Internals, &'static str> {
+        INTERNALS.get_or_init(Internals::resolve).as_ref().map_err(String::as_str)
+    }
+
+    fn resolve() -> Result<Internals, String> {
+        let server = Library::this();
+        fn symbol<T: Copy>(server: &Library, name: &str) -> Result<T, String> {
+            // SAFETY: each T below is the type of that function in the 9.1 source; the version is checked before sync
+            // mode uses any of them, and the self-test exercises them.
+            match unsafe { server.get::<T>(name.as_bytes()) } {
+                Ok(found) => Ok(*found),
+                Err(_) => Err(format!("this valkey-server does not export the function {name}")),
+            }
+        }
+        Ok(Internals {
+            connection_type_tcp: symbol(&server, "connectionTypeTcp")?,
+            connection_type_tls: symbol(&server, "connectionTypeTls")?,
+            connection_type_unix: symbol(&server, "connectionTypeUnix")?,
+            lookup_client_by_id: symbol(&server, "lookupClientByID")?,
+            put_client_in_pending_write_queue: symbol(&server, "putClientInPendingWriteQueue")?,
+            free_client_async: symbol(&server, "freeClientAsync")?,
+            get_psync_initial_offset: symbol(&server, "getPsyncInitialOffset")?,
+        })
+    }
+
+    /// The live tables of TCP and TLS connections. Unix-socket connections write through the one of TCP.
+    pub fn writing_types(&self) -> [*mut ConnectionType; 2] {
+        // SAFETY: both return a pointer to a static, or null when the server has no such type.
+        unsafe { [(self.connection_type_tcp)(), (self.connection_type_tls)()] }
+    }
+
+    /// Whether `kind` is a type whose writes pass through [`Internals::writing_types`].
+    pub fn is_known_type(&self, kind: *const ConnectionType) -> bool {
+        // SAFETY: returns a pointer to a static, or null when the server has no such type.
+        let unix = unsafe { (self.connection_type_unix)() };
+        !kind.is_null()
+            && (std::ptr::eq(kind, unix) || self.writing_types().iter().any(|known| std::ptr::eq(kind, *known)))
+    }
+
+    /// The client with that id; null if there is none among those with a connection. Main thread only.
+    pub fn lookup_client(&self, id: u64) -> *mut Client {
+        // SAFETY: looks into an index that only the main thread changes.
+        unsafe { (self.lookup_client_by_id)(id) }
+    }
+
+    /// Makes the server try to write to the client before it sleeps. Main thread only.
+    ///
+    /// # Safety
+    /// `client` was returned by [`Internals::lookup_client`] in this callback.
+    pub unsafe fn flush_client(&self, client: *mut Client) {
+        // SAFETY: by contract of this function.
+        unsafe { (self.put_client_in_pending_write_queue)(client) }
+    }
+
+    /// Closes the client before the server sleeps; nothing is written to it any more. Main thread only.
+    ///
+    /// # Safety
+    /// `client` was returned by [`Internals::lookup_client`] in this callback.
+    pub unsafe fn close_client(&self, client: *mut Client) {
+        // SAFETY: by contract of this function.
+        unsafe { (self.free_client_async)(client) }
+    }
+
+    /// The end of the replication stream, in bytes. Main thread only.
+    pub fn replication_offset(&self) -> u64 {
+        // SAFETY: reads a field of the server.
+        let offset = unsafe { (self.get_psync_initial_offset)() };
+        u64::try_from(offset).unwrap_or(0)
+    }
+}

@@ -1,0 +1,88 @@
+//! The figures that `DURABILITY.STATUS` and `INFO durability` show.
+
+use std::sync::atomic::Ordering;
+
+use crate::config;
+use crate::filter::REFUSED_COMMANDS;
+use crate::module::{Module, Role};
+use crate::server;
+use crate::shared::Link;
+
+/// A value as it is shown.
+pub enum Figure {
+    /// A number.
+    Number(i64),
+    /// A text.
+    Text(String),
+}
+
+impl From<u64> for Figure {
+    fn from(number: u64) -> Self {
+        Figure::Number(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<usize> for Figure {
+    fn from(number: usize) -> Self {
+        Figure::from(number as u64)
+    }
+}
+
+impl From<String> for Figure {
+    fn from(text: String) -> Self {
+        Figure::Text(text)
+    }
+}
+
+impl From<&str> for Figure {
+    fn from(text: &str) -> Self {
+        Figure::Text(text.to_owned())
+    }
+}
+
+/// All figures, in the order in which they are shown.
+pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
+    let lag_ms = module.lag_age().as_millis() as u64;
+    let shared = &module.shared;
+    let current = server::replication_offset(&module.ctx);
+    let is_leader = module.role == Role::Leader;
+    let durable = if is_leader { shared.durable.load(Ordering::Acquire) } else { 0 };
+    let gate = module.gate.as_ref();
+    let link = match shared.link() {
+        Link::Up => "up",
+        Link::Down => "down",
+    };
+    let self_test = match &module.self_test {
+        None => "not run".to_owned(),
+        Some(Ok(())) => "passed".to_owned(),
+        Some(Err(why)) => format!("failed: {why}"),
+    };
+    let error = match &module.role {
+        Role::Refused(why) => why.clone(),
+        _ => shared.last_error(),
+    };
+    vec![
+        ("mode", module.mode.name().into()),
+        ("role", module.role.name().into()),
+        ("shard", config::SHARD.value().into()),
+        ("node_id", shared.node_id.get().cloned().unwrap_or_else(|| config::NODE_ID.value()).into()),
+        ("log", config::LOG.value().into()),
+        ("link", link.into()),
+        ("epoch", shared.epoch.load(Ordering::Relaxed).into()),
+        ("current_offset", current.into()),
+        ("durable_offset", durable.into()),
+        ("lag_ms", lag_ms.into()),
+        ("pending_bytes", if is_leader { current.saturating_sub(durable) } else { 0 }.into()),
+        ("held_clients", gate.map_or(0, |gate| gate.held_clients()).into()),
+        ("dirty_keys", gate.map_or(0, |gate| gate.dirty_keys()).into()),
+        ("waiting_groups", gate.map_or(0, |gate| gate.waiting_groups()).into()),
+        ("refusing_writes", u64::from(module.refusing_since.is_some()).into()),
+        ("refusals", module.refusals.into()),
+        ("refused_commands", REFUSED_COMMANDS.load(Ordering::Relaxed).into()),
+        ("log_reconnects", shared.log_reconnects.load(Ordering::Relaxed).into()),
+        ("tap_reconnects", shared.tap_reconnects.load(Ordering::Relaxed).into()),
+        ("seeds", shared.seeds.load(Ordering::Relaxed).into()),
+        ("self_test", self_test.into()),
+        ("last_error", error.into()),
+    ]
+}

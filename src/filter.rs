@@ -1,0 +1,172 @@
+//! Refuses commands before they run: all that touch data while this node may not serve, writes while the log is too far
+//! behind, and those that would take a node away from its log.
+//!
+//! A command filter cannot answer. It turns the command into [`REFUSED`], which can; or, between MULTI and EXEC, into one
+//! that no server knows, so that the transaction aborts as a whole.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+
+use valkey_module::{CommandFilterCtx, RedisModuleCommandFilterCtx};
+
+use crate::guard::guard;
+use crate::{module, server};
+
+/// The command that answers the refusal.
+pub const REFUSED: &str = "durability.refused";
+/// No command has this name.
+const NO_COMMAND: &str = "durability.is-refusing-this-command";
+
+/// What is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing.
+    Nothing,
+    /// What would take this node away from its log: REPLICAOF, FAILOVER.
+    RoleChanges,
+    /// Those, and commands that change data.
+    Writes,
+    /// Everything that a loading server would refuse, with that error.
+    Data(String),
+}
+
+const NOTHING: u8 = 0;
+const ROLE_CHANGES: u8 = 1;
+const WRITES: u8 = 2;
+const DATA: u8 = 3;
+
+static LEVEL: AtomicU8 = AtomicU8::new(NOTHING);
+/// How many commands were refused.
+pub static REFUSED_COMMANDS: AtomicU64 = AtomicU64::new(0);
+
+const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and FAILOVER would take it away. \
+    CONFIG SET durability.mode off first if that is what you want";
+
+thread_local! {
+    /// The error that [`REFUSED`] answers next, and the one for all commands that touch data.
+    static ERRORS: RefCell<(String, String)> = const { RefCell::new((String::new(), String::new())) };
+    static LAST_PRIMARY: RefCell<u64> = const { RefCell::new(0) };
+}
+
+/// Changes what is refused. Main thread.
+pub fn set(refusal: Refusal) {
+    let level = match refusal {
+        Refusal::Nothing => NOTHING,
+        Refusal::RoleChanges => ROLE_CHANGES,
+        Refusal::Writes => WRITES,
+        Refusal::Data(error) => {
+            ERRORS.with_borrow_mut(|errors| errors.1 = error);
+            DATA
+        }
+    };
+    LEVEL.store(level, Ordering::Relaxed);
+}
+
+/// The error for the command that was just turned into [`REFUSED`].
+pub fn error() -> String {
+    ERRORS.with_borrow(|errors| errors.0.clone())
+}
+
+/// The filter itself. Runs before every command of every client and script.
+pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
+    let level = LEVEL.load(Ordering::Relaxed);
+    if level == NOTHING {
+        return;
+    }
+    guard("filtering a command", (), || {
+        let command = CommandFilterCtx::new(ctx);
+        // SAFETY: argument 0 exists, and is used only during this callback.
+        let name = unsafe { server::bytes(command.arg_get(0)) };
+        if changes_role(name) {
+            refuse(&command, ROLE_CHANGE_ERROR.to_owned());
+        } else if level > ROLE_CHANGES {
+            filter_data(&command, name, level);
+        }
+    });
+}
+
+/// Compares lengths first: this runs before every command.
+fn changes_role(name: &[u8]) -> bool {
+    match name.len() {
+        7 => name.eq_ignore_ascii_case(b"SLAVEOF"),
+        8 => name.eq_ignore_ascii_case(b"FAILOVER"),
+        9 => name.eq_ignore_ascii_case(b"REPLICAOF"),
+        _ => false,
+    }
+}
+
+fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
+    let client = command.get_client_id();
+    if LAST_PRIMARY.with_borrow(|primary| *primary == client) {
+        return;
+    }
+    let Ok(name) = std::str::from_utf8(name) else { return };
+    let name = name.to_ascii_lowercase();
+    let Some((properties, is_own, lag_ms)) = module::with(|module| {
+        let mut properties = module.commands.get(&module.ctx, &name);
+        if properties.is_container && command.args_count() > 1 {
+            // SAFETY: argument 1 exists, and is used only during this callback.
+            let sub = unsafe { server::bytes(command.arg_get(1)) };
+            let full = format!("{name}|{}", String::from_utf8_lossy(sub).to_ascii_lowercase());
+            properties = module.commands.get(&module.ctx, &full);
+        }
+        let is_own = client == module.shared.tap_client.load(Ordering::Relaxed) || client == module.self_test_client;
+        (properties, is_own, module.lag_age().as_millis())
+    }) else {
+        return;
+    };
+    if is_own {
+        return;
+    }
+    let is_refused = match level {
+        WRITES => properties.is_write,
+        _ => !properties.runs_while_loading || name == "exec",
+    };
+    if !is_refused {
+        return;
+    }
+    let flags = server::client_flags(client);
+    if flags.is_primary {
+        LAST_PRIMARY.with_borrow_mut(|primary| *primary = client);
+        return;
+    }
+    REFUSED_COMMANDS.fetch_add(1, Ordering::Relaxed);
+    if name == "exec" {
+        // One argument too many makes the server abort the transaction, as the loading server's own refusal would.
+        command.arg_insert(1, "refused");
+    } else if flags.is_in_transaction {
+        command.arg_replace(0, NO_COMMAND);
+    } else {
+        let error = match level {
+            WRITES => format!(
+                "CLUSTERDOWN durability: writes are refused, the log is {lag_ms} ms behind (limit {} ms); reads go on",
+                crate::config::MAX_LAG_MS.load(Ordering::Relaxed)
+            ),
+            _ => ERRORS.with_borrow(|errors| errors.1.clone()),
+        };
+        refuse(command, error);
+    }
+}
+
+fn refuse(command: &CommandFilterCtx, error: String) {
+    ERRORS.with_borrow_mut(|errors| errors.0 = error);
+    for position in (1..command.args_count()).rev() {
+        command.arg_delete(position);
+    }
+    command.arg_replace(0, REFUSED);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_take_a_node_from_its_log_are_known_by_any_case() {
+        for name in ["REPLICAOF", "replicaof", "SlaveOf", "failover"] {
+            assert!(changes_role(name.as_bytes()), "{name}");
+        }
+        for name in ["GET", "REPLCONF", "SETRANGE", "GETRANGE1"] {
+            assert!(!changes_role(name.as_bytes()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The gate: which clients wait for which writes. It decides; [`Connections`] carries it out.
+
+use std::collections::VecDeque;
+
+use crate::dirty::{DirtyKeys, KeyHash};
+use crate::valve::Group;
+
+/// A client of the server, by the id that `CLIENT ID` shows.
+pub type ClientId = u64;
+
+/// What came of asking a connection to hold its replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// It held nothing, and now does.
+    Now,
+    /// It held for an older group, and now for this one as well.
+    Longer,
+    /// It already holds for this group or a newer one.
+    Already,
+    /// There is no such connection (the client is gone, or is not one of the network's).
+    NoConnection,
+}
+
+/// The connections of the server, as the gate sees them. Main thread only.
+pub trait Connections {
+    /// From now on, nothing that is pending on the client's connection, or comes, leaves before `group` is released.
+    fn hold(&mut self, client: ClientId, group: Group) -> Held;
+    /// Groups up to `group` may leave. Takes effect on a connection when it is next flushed or written to.
+    fn set_released(&mut self, group: Group);
+    /// Makes the server try to write what is pending for the client, before it sleeps.
+    fn flush(&mut self, client: ClientId);
+    /// The newest group that the client's connection holds or held for; `None` if it never did, or is gone.
+    fn mark(&self, client: ClientId) -> Option<Group>;
+    /// Holds nothing on the client's connection any more, whatever it was held for.
+    fn reset(&mut self, client: ClientId);
+    /// Closes the connection without an answer: nothing that is held leaves it any more, whatever is released.
+    fn close(&mut self, client: ClientId);
+}
+
+/// What one iteration of the event loop wrote, and who waits for it.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The log's offset from which on the group is durable. Exclusive; not known while the group is open.
+    offset: u64,
+    clients: Vec<ClientId>,
+    keys: Vec<KeyHash>,
+}
+
+/// The groups of writes that are not durable, the keys they dirtied and the clients that wait. Main thread only.
+///
+/// Invariants:
+/// - Groups are numbered without gaps; `waiting` holds those after `released`, oldest first, and the last is open.
+/// - Offsets of closed groups ascend, so groups become durable in their order.
+/// - A client stands in the list of the newest group that its connection is held for (and may in older ones).
+pub struct Gate<C> {
+    /// Carries out what the gate decides.
+    pub connections: C,
+    dirty: DirtyKeys,
+    waiting: VecDeque<Waiting>,
+    released: Group,
+    /// Whether the open group has written anything; if not, it stays open for the next iteration.
+    open_group_is_used: bool,
+    /// Clients whose newest bytes have no boundary yet.
+    touched: Vec<ClientId>,
+    held_clients: usize,
+    /// Emptied lists of released groups, for the next ones.
+    spare: Vec<Waiting>,
+}
+
+/// Lists above this capacity are freed, not kept, so that a burst does not stay in memory.
+const SPARE_ENTRIES: usize = 1024;
+const SPARE_GROUPS: usize = 64;
+
+impl<C: Connections> Gate<C> {
+    /// A gate that holds nothing.
+    pub fn new(connections: C) -> Self {
+        Gate {
+            connections,
+            dirty: DirtyKeys::default(),
+            waiting: VecDeque::from([Waiting::default()]),
+            released: 0,
+            open_group_is_used: false,
+            touched: Vec::new(),
+            held_clients: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    fn open_group(&self) -> Group {
+        self.released + self.waiting.len() as Group
+    }
+
+    /// Whether nothing at all is dirty, held or open: then a read depends on nothing.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.waiting.len() == 1 && !self.open_group_is_used
+    }
+
+    /// The hash that stands for `key`.
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        self.dirty.hash(key)
+    }
+
+    /// A key was written. Returns the group that its writer must wait for.
+    pub fn write_key(&mut self, key: KeyHash) -> Group {
+        let group = self.write();
+        if self.dirty.mark(key, group) {
+            self.newest().keys.push(key);
+        }
+        group
+    }
+
+    /// Something was written that the caller accounts for by other means. Returns the group its writer must wait for.
+    pub fn write(&mut self) -> Group {
+        self.open_group_is_used = true;
+        self.open_group()
+    }
+
+    /// Everything was written at once. Returns the group that the writer must wait for.
+    pub fn write_all(&mut self) -> Group {
+        let group = self.write();
+        self.dirty.mark_all(group);
+        group
+    }
+
+    /// The group that a read of `key` must wait for.
+    pub fn read_key(&self, key: KeyHash) -> Group {
+        self.dirty.dependency(key)
+    }
+
+    /// The group that a read of the whole keyspace must wait for.
+    pub fn read_all(&self) -> Group {
+        self.dirty.newest_write()
+    }
+
+    /// The client's reply to the command that just ran depends on `group`.
+    pub fn hold(&mut self, client: ClientId, group: Group) -> Held {
+        if group <= self.released {
+            return Held::Already;
+        }
+        debug_assert!(group <= self.open_group());
+        let held = self.connections.hold(client, group);
+        match held {
+            Held::Already | Held::NoConnection => return held,
+            Held::Now => self.held_clients += 1,
+            Held::Longer => {}
+        }
+        let index = (group - self.released - 1) as usize;
+        self.waiting[index].clients.push(client);
+        self.touched.push(client);
+        held
+    }
+
+    /// Holds everything on the client's connection until [`Gate::let_go`]. For the self-test.
+    pub fn hold_forever(&mut self, client: ClientId) -> Held {
+        let held = self.connections.hold(client, Group::MAX);
+        if held == Held::Now {
+            self.held_clients += 1;
+            self.touched.push(client);
+        }
+        held
+    }
+
+    /// Ends [`Gate::hold_forever`].
+    pub fn let_go(&mut self, client: ClientId) {
+        if self.connections.mark(client) == Some(Group::MAX) {
+            self.held_clients -= 1;
+            self.connections.reset(client);
+            self.connections.flush(client);
+        }
+    }
+
+    /// The iteration is over, and all that it wrote is in the stream up to `offset()`. To be called before the server
+    /// writes replies: held connections then learn where their newest bytes end.
+    pub fn close_group(&mut self, offset: impl FnOnce() -> u64) {
+        if self.open_group_is_used {
+            let offset = offset();
+            let previous = self.waiting.len().checked_sub(2).map_or(0, |index| self.waiting[index].offset);
+            assert!(offset >= previous, "the replication offset went back from {previous} to {offset}");
+            self.newest().offset = offset;
+            self.open_group_is_used = false;
+            self.waiting.push_back(self.spare.pop().unwrap_or_default());
+        }
+        for client in self.touched.drain(..) {
+            self.connections.flush(client);
+        }
+        if self.touched.capacity() > SPARE_ENTRIES {
+            self.touched.shrink_to(SPARE_ENTRIES);
+        }
+    }
+
+    /// The log has acknowledged everything up to `durable`: lets go of the groups that lie below.
+    pub fn release(&mut self, durable: u64) {
+        while self.waiting.len() > 1 && self.waiting[0].offset <= durable {
+            let Some(mut group) = self.waiting.pop_front() else { return };
+            self.released += 1;
+            self.connections.set_released(self.released);
+            self.dirty.clean(&group.keys, self.released);
+            for client in group.clients.drain(..) {
+                self.connections.flush(client);
+                if self.connections.mark(client) == Some(self.released) {
+                    self.held_clients -= 1;
+                }
+            }
+            group.keys.clear();
+            if self.spare.len() < SPARE_GROUPS
+                && group.keys.capacity() <= SPARE_ENTRIES
+                && group.clients.capacity() <= SPARE_ENTRIES
+            {
+                self.spare.push(group);
+            }
+        }
+    }
+
+    /// The client's connection is about to be closed. `mark` is the newest group that it was held for.
+    pub fn disconnected(&mut self, mark: Group) {
+        if mark > self.released {
+            self.held_clients -= 1;
+        }
+    }
+
+    /// What waits will never be acknowledged under this leader: closes every held client without an answer, and forgets
+    /// groups and dirty keys.
+    pub fn abandon(&mut self) {
+        let mut clients: Vec<ClientId> = self.waiting.iter().flat_map(|group| &group.clients).copied().collect();
+        clients.sort_unstable();
+        clients.dedup();
+        for client in clients {
+            if self.connections.mark(client).is_some_and(|mark| mark > self.released) {
+                self.connections.close(client);
+            }
+        }
+        // Closed connections never let go, whatever is released, so the numbers of abandoned groups can pass.
+        self.released = self.open_group();
+        self.connections.set_released(self.released);
+        self.waiting = VecDeque::from([Waiting::default()]);
+        self.open_group_is_used = false;
+        self.touched = Vec::new();
+        self.dirty.clear();
+    }
+
+    /// How many clients have a reply that waits for the log.
+    pub fn held_clients(&self) -> usize {
+        self.held_clients
+    }
+
+    /// How many keys are written and not acknowledged.
+    pub fn dirty_keys(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// How many groups are written and not acknowledged.
+    pub fn waiting_groups(&self) -> usize {
+        self.waiting.len() - 1 + usize::from(self.open_group_is_used)
+    }
+
+    fn newest(&mut self) -> &mut Waiting {
+        self.waiting.back_mut().expect("there is always an open group")
+    }
+}
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;

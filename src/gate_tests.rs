@@ -1,0 +1,203 @@
+use std::collections::HashMap;
+
+use super::*;
+
+/// Connections that only remember what they were told.
+#[derive(Default)]
+struct Fake {
+    marks: HashMap<ClientId, Group>,
+    released: Group,
+    flushed: Vec<ClientId>,
+    closed: Vec<ClientId>,
+}
+
+impl Connections for Fake {
+    fn hold(&mut self, client: ClientId, group: Group) -> Held {
+        if client == 0 {
+            return Held::NoConnection;
+        }
+        let mark = self.marks.entry(client).or_default();
+        let before = std::mem::replace(mark, group.max(*mark));
+        match before {
+            before if before >= group => Held::Already,
+            before if before > self.released => Held::Longer,
+            _ => Held::Now,
+        }
+    }
+    fn set_released(&mut self, group: Group) {
+        self.released = group;
+    }
+    fn flush(&mut self, client: ClientId) {
+        self.flushed.push(client);
+    }
+    fn mark(&self, client: ClientId) -> Option<Group> {
+        self.marks.get(&client).copied()
+    }
+    fn reset(&mut self, client: ClientId) {
+        self.marks.remove(&client);
+    }
+    fn close(&mut self, client: ClientId) {
+        self.closed.push(client);
+        self.marks.remove(&client);
+    }
+}
+
+fn gate() -> Gate<Fake> {
+    Gate::new(Fake::default())
+}
+
+/// Client `client` writes `key`.
+fn set(gate: &mut Gate<Fake>, client: ClientId, key: &str) {
+    let hash = gate.hash(key.as_bytes());
+    let group = gate.write_key(hash);
+    gate.hold(client, group);
+}
+
+/// Client `client` reads `key`.
+fn get(gate: &mut Gate<Fake>, client: ClientId, key: &str) {
+    let group = gate.read_key(gate.hash(key.as_bytes()));
+    gate.hold(client, group);
+}
+
+fn is_held(gate: &Gate<Fake>, client: ClientId) -> bool {
+    gate.connections.mark(client).is_some_and(|mark| mark > gate.connections.released)
+}
+
+#[test]
+fn a_writer_is_held_until_its_offset_is_durable() {
+    let mut gate = gate();
+    assert!(gate.is_idle());
+    set(&mut gate, 1, "a");
+    assert!(!gate.is_idle());
+    gate.close_group(|| 100);
+    gate.release(99);
+    assert!(is_held(&gate, 1));
+    gate.release(100);
+    assert!(!is_held(&gate, 1) && gate.is_idle());
+    assert_eq!((gate.held_clients(), gate.dirty_keys()), (0, 0));
+}
+
+#[test]
+fn a_reader_of_a_dirty_key_waits_for_the_write_that_it_saw() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 100);
+    set(&mut gate, 1, "b");
+    gate.close_group(|| 200);
+    get(&mut gate, 2, "a");
+    get(&mut gate, 3, "b");
+    get(&mut gate, 4, "clean");
+    assert!(is_held(&gate, 2) && is_held(&gate, 3) && !is_held(&gate, 4));
+    assert_eq!(gate.held_clients(), 3);
+    gate.release(100);
+    assert!(!is_held(&gate, 2) && is_held(&gate, 3) && is_held(&gate, 1));
+    gate.release(200);
+    assert_eq!(gate.held_clients(), 0);
+}
+
+#[test]
+fn a_key_that_is_written_again_stays_dirty() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 100);
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 200);
+    gate.release(100);
+    get(&mut gate, 2, "a");
+    assert!(is_held(&gate, 2));
+}
+
+#[test]
+fn a_read_in_the_iteration_of_the_write_waits_with_it() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    get(&mut gate, 2, "a");
+    gate.close_group(|| 100);
+    assert!(is_held(&gate, 2));
+    assert_eq!(gate.connections.flushed, [1, 2], "both learn where their bytes end");
+    gate.release(100);
+    assert!(!is_held(&gate, 2));
+}
+
+#[test]
+fn a_barrier_holds_reads_of_everything() {
+    let mut gate = gate();
+    let group = gate.write_all();
+    gate.hold(1, group);
+    gate.close_group(|| 10);
+    get(&mut gate, 2, "any");
+    assert!(is_held(&gate, 2));
+}
+
+#[test]
+fn an_iteration_without_writes_makes_no_group() {
+    let mut gate = gate();
+    for _ in 0..10 {
+        gate.close_group(|| panic!("nobody needs the offset"));
+    }
+    assert_eq!(gate.waiting_groups(), 0);
+}
+
+#[test]
+fn a_client_that_leaves_while_held_is_not_counted_any_more() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 100);
+    set(&mut gate, 1, "b");
+    gate.close_group(|| 200);
+    let mark = gate.connections.marks.remove(&1).unwrap();
+    gate.disconnected(mark);
+    assert_eq!(gate.held_clients(), 0);
+    gate.release(200);
+    assert_eq!(gate.held_clients(), 0);
+}
+
+#[test]
+fn writes_without_a_connection_dirty_their_keys_all_the_same() {
+    let mut gate = gate();
+    set(&mut gate, 0, "a");
+    assert_eq!(gate.held_clients(), 0);
+    get(&mut gate, 2, "a");
+    assert!(is_held(&gate, 2));
+}
+
+#[test]
+fn abandoning_closes_those_who_wait_and_the_offset_may_go_back() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 100);
+    set(&mut gate, 2, "b");
+    set(&mut gate, 1, "c");
+    gate.close_group(|| 200);
+    set(&mut gate, 3, "d");
+    gate.release(100);
+    gate.abandon();
+    assert_eq!(gate.connections.closed, [1, 2, 3]);
+    assert!(gate.is_idle() && gate.dirty_keys() == 0);
+    get(&mut gate, 4, "a");
+    assert!(!is_held(&gate, 4));
+    gate.write();
+    gate.close_group(|| 50);
+}
+
+#[test]
+fn memory_is_given_back_after_a_burst() {
+    let mut gate = gate();
+    for client in 1..=10_000 {
+        set(&mut gate, client, &client.to_string());
+    }
+    gate.close_group(|| 1);
+    gate.release(1);
+    assert!(gate.spare.is_empty());
+    assert!(gate.touched.capacity() <= SPARE_ENTRIES);
+}
+
+#[test]
+#[should_panic(expected = "went back")]
+fn an_offset_that_goes_back_is_noticed() {
+    let mut gate = gate();
+    gate.write();
+    gate.close_group(|| 100);
+    gate.write();
+    gate.close_group(|| 99);
+}

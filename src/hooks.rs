@@ -1,0 +1,195 @@
+//! The server's callbacks. Each is thin: it decodes what the server says and passes it on.
+
+use std::ffi::{c_int, c_void, CStr};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use valkey_module::{raw, Context, ContextFlags};
+
+use crate::command_table::{range_positions, Keys, Properties};
+use crate::connections::ServerConnections;
+use crate::ffi::{self, CommandResult};
+use crate::gate::{Gate, Held};
+use crate::guard::guard;
+use crate::module::{self, Module};
+use crate::shared::Bell;
+use crate::valve::Group;
+use crate::{server, tasks};
+
+/// Tasks came while the server could not run them.
+static TASKS_WAIT: AtomicBool = AtomicBool::new(false);
+
+/// A command ran. Called for each command while replies are held, so every nanosecond counts.
+pub unsafe extern "C" fn on_command(
+    ctx: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    _: u64,
+    data: *mut c_void,
+) {
+    guard("looking at a command's result", (), || {
+        // SAFETY: the server passes this struct with these events, and it lives during the callback.
+        let result = unsafe { &*data.cast::<CommandResult>() };
+        debug_assert_eq!(result.version, ffi::COMMAND_RESULT_VERSION);
+        module::with(|module| command_ran(module, &Context::new(ctx), result));
+    });
+}
+
+#[inline]
+fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
+    let Module { gate, commands, script_dependency, .. } = module;
+    let Some(gate) = gate else { return };
+    let wrote = result.dirty > 0;
+    let is_called_by_module = result.is_module_client != 0;
+    if !wrote && (gate.is_idle() || is_called_by_module) {
+        return;
+    }
+    let properties = commands.get_by_address(ctx, result.command_name as usize, || {
+        // SAFETY: the server's own name of the command.
+        unsafe { CStr::from_ptr(result.command_name) }.to_string_lossy().into_owned()
+    });
+    let mut dependency = if wrote {
+        write_dependency(gate, ctx, result, properties)
+    } else {
+        read_dependency(gate, ctx, result, properties)
+    };
+    if is_called_by_module {
+        // The command that made another module call this one has its own event, with these writes counted in.
+        return;
+    }
+    dependency = dependency.max(std::mem::take(script_dependency));
+    if dependency > 0 && gate.hold(result.client_id, dependency) == Held::NoConnection {
+        // A command that a script called: the script's own event follows.
+        *script_dependency = dependency;
+    }
+}
+
+fn write_dependency(
+    gate: &mut Gate<ServerConnections>,
+    ctx: &Context,
+    result: &CommandResult,
+    properties: Properties,
+) -> Group {
+    if properties.runs_others {
+        // What it ran has dirtied its own keys.
+        return gate.write();
+    }
+    let mut has_keys = false;
+    for_each_key(ctx, result, properties.keys, |key| {
+        has_keys = true;
+        let hash = gate.hash(key);
+        gate.write_key(hash);
+    });
+    if has_keys {
+        gate.write()
+    } else {
+        gate.write_all()
+    }
+}
+
+fn read_dependency(
+    gate: &mut Gate<ServerConnections>,
+    ctx: &Context,
+    result: &CommandResult,
+    properties: Properties,
+) -> Group {
+    if !properties.sees_data {
+        return 0;
+    }
+    let mut dependency = None;
+    for_each_key(ctx, result, properties.keys, |key| {
+        let group = gate.read_key(gate.hash(key));
+        dependency = dependency.max(Some(group));
+    });
+    dependency.unwrap_or_else(|| gate.read_all())
+}
+
+fn for_each_key(ctx: &Context, result: &CommandResult, keys: Keys, mut each: impl FnMut(&[u8])) {
+    match keys {
+        Keys::None => {}
+        Keys::Range { first, last, step } => {
+            for position in range_positions(result.argc, first, last, step) {
+                // SAFETY: the position is within the server's arguments, which live during the callback.
+                each(unsafe { server::bytes(*result.argv.add(position)) });
+            }
+        }
+        Keys::Movable => server::for_each_key(ctx, result, each),
+    }
+}
+
+/// The event loop goes round.
+pub unsafe extern "C" fn on_event_loop(
+    _: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    _: *mut c_void,
+) {
+    if subevent == ffi::SUBEVENT_BEFORE_SLEEP {
+        guard("closing a group", (), || {
+            module::with(|module| {
+                module.before_sleep();
+                if TASKS_WAIT.swap(false, Ordering::Relaxed) {
+                    module.shared.main_bell.ring();
+                }
+            });
+        });
+    }
+}
+
+/// A client connected or disconnected.
+pub unsafe extern "C" fn on_client_change(
+    _: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    data: *mut c_void,
+) {
+    if subevent != ffi::SUBEVENT_CLIENT_DISCONNECTED {
+        return;
+    }
+    guard("forgetting a client", (), || {
+        // SAFETY: the server passes this struct with this event.
+        let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
+        module::with(|module| {
+            if let Some(gate) = &mut module.gate {
+                if let Some(mark) = gate.connections.disconnected(client) {
+                    gate.disconnected(mark);
+                }
+            }
+        });
+    });
+}
+
+/// Another module was loaded or unloaded: commands may have come or gone.
+pub unsafe extern "C" fn on_module_change(
+    _: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    _: u64,
+    _: *mut c_void,
+) {
+    guard("forgetting commands", (), || {
+        module::with(|module| module.commands.forget());
+    });
+}
+
+/// The server shuts down.
+pub unsafe extern "C" fn on_shutdown(_: *mut raw::RedisModuleCtx, _: raw::RedisModuleEvent, _: u64, _: *mut c_void) {
+    guard("stopping", (), || {
+        module::with(Module::stop_agent);
+    });
+}
+
+/// The agent rang.
+pub unsafe extern "C" fn on_bell(_: c_int, _: *mut c_void, _: c_int) {
+    guard("running the agent's tasks", (), || {
+        let Some(is_busy) = module::with(|module| {
+            Bell::silence(&module.shared.main_bell);
+            // While data is loaded or a script runs, the server goes round its loop within a command.
+            module.ctx.get_flags().intersects(ContextFlags::LOADING | ContextFlags::LUA)
+        }) else {
+            return;
+        };
+        if is_busy {
+            TASKS_WAIT.store(true, Ordering::Relaxed);
+        } else {
+            tasks::run();
+        }
+    });
+}

@@ -1,0 +1,253 @@
+//! A connection to the log service for single questions, one at a time. The shipper has its own, which never waits.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, STATUS};
+use redis_protocol::resp2::{self, decode::decode};
+use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
+
+use crate::config;
+
+/// How long connecting to one address may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the log did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// It cannot be reached, or the connection broke.
+    #[error("the log service at {address} cannot be reached: {source}")]
+    Unreachable {
+        /// As configured.
+        address: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It answered with an error.
+    #[error("the log service refuses: {0}")]
+    Refused(#[from] Refusal),
+    /// It answered something else than the protocol says.
+    #[error("the log service at {address} does not speak the protocol: {detail}")]
+    Protocol {
+        /// As configured.
+        address: String,
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// What `LOG.STATUS` says, as far as a node needs it.
+#[derive(Debug, Clone, Default)]
+pub struct LogStatus {
+    /// The log's end, which is also what is durable.
+    pub end: u64,
+    /// The newest epoch.
+    pub epoch: u64,
+    /// Who leads; empty if nobody does.
+    pub leader: String,
+    /// Whether any leader ever began.
+    pub is_seeded: bool,
+    /// Port of the service's HTTP side.
+    pub http_port: u16,
+    /// `ok`, or what keeps the shard from being served.
+    pub state: String,
+    /// Says more about the state.
+    pub error: String,
+}
+
+/// Connects to the log service that is configured, without logging in.
+///
+/// # Errors
+/// No address that the name stands for can be connected to.
+pub fn connect() -> Result<TcpStream, LogError> {
+    let address = config::LOG.value();
+    let unreachable = |source| LogError::Unreachable { address: address.clone(), source };
+    let (host, port) = config::parse_address(&address)
+        .map_err(|why| unreachable(std::io::Error::new(ErrorKind::InvalidInput, why)))?;
+    let mut last = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for socket_address in (host.as_str(), port).to_socket_addrs().map_err(unreachable)? {
+        match TcpStream::connect_timeout(&socket_address, CONNECT_TIMEOUT) {
+            Ok(socket) => {
+                socket.set_nodelay(true).map_err(unreachable)?;
+                return Ok(socket);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(unreachable(last))
+}
+
+/// The bytes of a command with those arguments.
+pub fn encode(arguments: &[&str]) -> Vec<u8> {
+    let frame = OwnedFrame::Array(
+        arguments.iter().map(|argument| OwnedFrame::BulkString(argument.as_bytes().to_vec())).collect(),
+    );
+    let mut bytes = vec![0; frame.encode_len(false)];
+    resp2::encode::encode(&mut bytes, &frame, false).expect("the buffer has the length that the frame asks for");
+    bytes
+}
+
+/// The login that names this node's shard. Without a token any will do, but it may not be empty.
+pub fn login() -> [String; 3] {
+    ["AUTH".to_owned(), config::SHARD.value(), password()]
+}
+
+/// The token as it is sent.
+pub fn password() -> String {
+    let token = config::AUTH.value();
+    if token.is_empty() {
+        "none".to_owned()
+    } else {
+        token
+    }
+}
+
+/// Takes the first complete reply from `buffer`. `None` if there is none yet.
+///
+/// # Errors
+/// What is in the buffer is no RESP.
+pub fn take_reply(buffer: &mut Vec<u8>) -> Result<Option<OwnedFrame>, String> {
+    match decode(buffer) {
+        Ok(Some((frame, used))) => {
+            buffer.drain(..used);
+            Ok(Some(frame))
+        }
+        Ok(None) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A logged-in connection.
+pub struct LogConnection {
+    socket: TcpStream,
+    address: String,
+    buffer: Vec<u8>,
+}
+
+impl LogConnection {
+    /// Connects and logs in to this node's shard.
+    ///
+    /// # Errors
+    /// The log cannot be reached, or does not take the token.
+    pub fn open() -> Result<Self, LogError> {
+        let socket = connect()?;
+        let mut connection = LogConnection { socket, address: config::LOG.value(), buffer: Vec::new() };
+        connection.socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(|error| connection.unreachable(error))?;
+        connection.socket.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(|error| connection.unreachable(error))?;
+        let login = login();
+        connection.ask(&[&login[0], &login[1], &login[2]])?;
+        Ok(connection)
+    }
+
+    fn unreachable(&self, source: std::io::Error) -> LogError {
+        let source = match source.kind() {
+            ErrorKind::WouldBlock => std::io::Error::new(ErrorKind::TimedOut, "no answer within 5 s"),
+            _ => source,
+        };
+        LogError::Unreachable { address: self.address.clone(), source }
+    }
+
+    fn ask(&mut self, arguments: &[&str]) -> Result<OwnedFrame, LogError> {
+        self.socket.write_all(&encode(arguments)).map_err(|error| self.unreachable(error))?;
+        loop {
+            let reply = take_reply(&mut self.buffer).map_err(|detail| self.protocol(detail))?;
+            match reply {
+                Some(OwnedFrame::Error(line)) => return Err(Refusal::parse(&line).into()),
+                Some(frame) => return Ok(frame),
+                None => {}
+            }
+            let mut bytes = [0; 4096];
+            match self.socket.read(&mut bytes) {
+                Ok(0) => return Err(self.unreachable(ErrorKind::UnexpectedEof.into())),
+                Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.unreachable(error)),
+            }
+        }
+    }
+
+    fn protocol(&self, detail: impl Into<String>) -> LogError {
+        LogError::Protocol { address: self.address.clone(), detail: detail.into() }
+    }
+
+    /// `LOG.STATUS`.
+    ///
+    /// # Errors
+    /// As every question: the log cannot be reached, refuses, or does not speak the protocol.
+    pub fn status(&mut self) -> Result<LogStatus, LogError> {
+        let reply = self.ask(&[STATUS, &config::SHARD.value()])?;
+        let OwnedFrame::Array(fields) = reply else { return Err(self.protocol("LOG.STATUS answered no array")) };
+        let mut status = LogStatus::default();
+        let mut has_end = false;
+        for pair in fields.chunks(2) {
+            let [name, value] = pair else { continue };
+            let value = text(value);
+            let number = value.parse::<u64>();
+            match text(name).as_str() {
+                "end" => match number {
+                    Ok(end) => {
+                        status.end = end;
+                        has_end = true;
+                    }
+                    Err(_) => return Err(self.protocol(format!("LOG.STATUS says that the end is '{value}'"))),
+                },
+                "epoch" => status.epoch = number.unwrap_or(0),
+                "leader" => status.leader = value,
+                "seeded" => status.is_seeded = value == "1",
+                "http_port" => status.http_port = value.parse().unwrap_or(0),
+                "state" => status.state = value,
+                "error" => status.error = value,
+                _ => {}
+            }
+        }
+        if has_end {
+            Ok(status)
+        } else {
+            Err(self.protocol("LOG.STATUS does not say where the log ends"))
+        }
+    }
+
+    /// Takes leadership at exactly `expected_end`. Returns the new epoch.
+    ///
+    /// # Errors
+    /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, [`Code::Gap`](durability_protocol::Code::Gap) if the log's end is another.
+    pub fn acquire(&mut self, node_id: &str, address: &str, expected_end: u64) -> Result<u64, LogError> {
+        // A lease of 0 ms does not expire: failover between nodes is not offered yet.
+        let end = expected_end.to_string();
+        let reply = self.ask(&[ACQUIRE, &config::SHARD.value(), node_id, address, &end, "0"])?;
+        match &reply {
+            OwnedFrame::Array(fields) => match fields.first() {
+                Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),
+                _ => Err(self.protocol("LOG.ACQUIRE answered no epoch")),
+            },
+            _ => Err(self.protocol("LOG.ACQUIRE answered no array")),
+        }
+    }
+
+    /// The stream of `epoch` goes on at `offset` under `replid`.
+    ///
+    /// # Errors
+    /// [`Code::Fenced`](durability_protocol::Code::Fenced) or [`Code::Gap`](durability_protocol::Code::Gap).
+    pub fn begin(&mut self, epoch: u64, replid: &str, offset: u64) -> Result<(), LogError> {
+        self.ask(&[BEGIN, &config::SHARD.value(), &epoch.to_string(), replid, &offset.to_string()]).map(drop)
+    }
+
+    /// Gives leadership back.
+    ///
+    /// # Errors
+    /// [`Code::Fenced`](durability_protocol::Code::Fenced) if it was lost already.
+    pub fn release(&mut self, epoch: u64) -> Result<(), LogError> {
+        self.ask(&[RELEASE, &config::SHARD.value(), &epoch.to_string()]).map(drop)
+    }
+}
+
+fn text(frame: &OwnedFrame) -> String {
+    match frame {
+        OwnedFrame::BulkString(bytes) | OwnedFrame::SimpleString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        OwnedFrame::Integer(number) => number.to_string(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,56 @@
+//! Tries whether this server's replies can be held, before sync mode relies on it.
+//!
+//! The module opens a connection to its own server, and has it held from its login on. Then it sees that the server
+//! offered the answers to the login and to a PING, that neither arrived, and that both arrive once it lets go.
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use crate::agent::Agent;
+use crate::auth;
+use crate::log_connection::encode;
+use crate::shared::Task;
+use crate::tap::{Address, Stream};
+
+const ANSWERS: &[u8] = b"+OK\r\n+PONG\r\n";
+/// How long the server may take for each step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs the test against the server at `address`.
+///
+/// # Errors
+/// What did not work.
+pub fn run(agent: &mut Agent, address: &Address) -> Result<(), String> {
+    let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    let mut stream = Stream::log_in(address, &agent.shared, auth::SELF_TEST)
+        .map_err(|error| failed("the module cannot connect to its own server", error))?;
+    (&stream).write_all(&encode(&["PING"])).map_err(|error| failed("sending failed", error))?;
+
+    let deadline = Instant::now() + STEP_TIMEOUT;
+    loop {
+        let waiting = agent.ask(Task::SelfTestPending).map_err(|_| "the module was stopped")?;
+        if waiting == ANSWERS.len() as u64 {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(format!("the server offered {waiting} bytes of held replies instead of {}", ANSWERS.len()));
+        }
+    }
+    stream.set_nonblocking(true).map_err(|error| failed("the connection failed", error))?;
+    let mut early = [0; 64];
+    match stream.read(&mut early) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        Ok(0) => return Err("the server closed a held connection".to_owned()),
+        Ok(count) => return Err(format!("a held reply of {count} bytes left the server")),
+        Err(error) => return Err(failed("reading failed", error)),
+    }
+
+    agent.ask(Task::SelfTestRelease).map_err(|_| "the module was stopped")?;
+    stream.set_nonblocking(false).map_err(|error| failed("the connection failed", error))?;
+    let mut answers = [0; ANSWERS.len()];
+    stream.read_exact(&mut answers).map_err(|error| failed("a released reply did not arrive", error))?;
+    if answers != ANSWERS {
+        return Err(format!("released replies arrived as '{}'", answers.escape_ascii()));
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! The server's module API, as far as the `valkey-module` crate does not wrap it. Main thread only.
+
+use std::ffi::{c_int, c_void, CString};
+use std::ptr;
+
+use valkey_module::{raw, CallOptionsBuilder, CallReply, CallResult, Context};
+
+use crate::ffi::{CommandResult, Internals};
+
+/// A callback for a server event.
+pub type EventCallback = unsafe extern "C" fn(*mut raw::RedisModuleCtx, raw::RedisModuleEvent, u64, *mut c_void);
+
+/// A function of the module API, which is set once while the module loads, before anything here is called. To be used in
+/// an unsafe block. Each function below exists in every server that has command-result events, which is checked first.
+macro_rules! api {
+    ($name:ident) => {
+        raw::$name.expect(concat!(stringify!($name), " is in every server that this module loads into"))
+    };
+}
+
+/// The server's version: major, minor, patch.
+pub fn version() -> (u32, u32, u32) {
+    // SAFETY: has no preconditions.
+    let version = unsafe { api!(RedisModule_GetServerVersion)() } as u32;
+    (version >> 16 & 0xff, version >> 8 & 0xff, version & 0xff)
+}
+
+/// Calls `callback` at each event of that id from now on; `None` ends it.
+///
+/// Not to be called while the server goes through its listeners, that is from another event's callback.
+pub fn subscribe(ctx: &Context, event: u64, callback: Option<EventCallback>) -> Result<(), String> {
+    let event_and_version = raw::RedisModuleEvent { id: event, dataver: 1 };
+    // SAFETY: the context is valid, and the callback has the signature that the event wants.
+    let status = unsafe { api!(RedisModule_SubscribeToServerEvent)(ctx.ctx, event_and_version, callback) };
+    if status == raw::REDISMODULE_OK as c_int {
+        Ok(())
+    } else {
+        Err(format!("the server has no event {event}; Valkey 9.1 or newer is needed"))
+    }
+}
+
+/// Calls `callback` on the main thread whenever `fd` is readable.
+pub fn watch(fd: c_int, callback: unsafe extern "C" fn(c_int, *mut c_void, c_int)) -> Result<(), String> {
+    let readable = raw::REDISMODULE_EVENTLOOP_READABLE as c_int;
+    // SAFETY: the callback has the right signature and uses no user data.
+    let status = unsafe { api!(RedisModule_EventLoopAdd)(fd, readable, Some(callback), ptr::null_mut()) };
+    if status == raw::REDISMODULE_OK as c_int {
+        Ok(())
+    } else {
+        Err(format!("the server cannot watch descriptor {fd}: raise maxclients"))
+    }
+}
+
+/// Ends [`watch`].
+pub fn unwatch(fd: c_int) {
+    // SAFETY: has no preconditions; the result only says whether the descriptor was watched.
+    unsafe { api!(RedisModule_EventLoopDel)(fd, raw::REDISMODULE_EVENTLOOP_READABLE as c_int) };
+}
+
+/// Has every command pass `filter` first, but for those that the module itself runs.
+pub fn add_filter(ctx: &Context, filter: extern "C" fn(*mut raw::RedisModuleCommandFilterCtx)) -> Result<(), String> {
+    // SAFETY: the context is valid and the filter has the right signature.
+    let added = unsafe {
+        api!(RedisModule_RegisterCommandFilter)(ctx.ctx, Some(filter), raw::REDISMODULE_CMDFILTER_NOSELF as c_int)
+    };
+    if added.is_null() {
+        Err("the server takes no command filter".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// What decides over a login: user, password, and where an error message would go.
+pub type LoginCallback = unsafe extern "C" fn(
+    *mut raw::RedisModuleCtx,
+    *mut raw::RedisModuleString,
+    *mut raw::RedisModuleString,
+    *mut *mut raw::RedisModuleString,
+) -> c_int;
+
+/// Asks `callback` at every login, before the server's own users are looked at.
+pub fn add_login(ctx: &Context, callback: LoginCallback) {
+    // SAFETY: the context is valid and the callback has the right signature.
+    unsafe { api!(RedisModule_RegisterAuthCallback)(ctx.ctx, Some(callback)) };
+}
+
+/// The bytes of a string of the server, for as long as the callback runs that it was passed to.
+///
+/// # Safety
+/// `string` is valid, and what is returned is not kept beyond the callback.
+pub unsafe fn bytes<'a>(string: *mut raw::RedisModuleString) -> &'a [u8] {
+    let mut length = 0;
+    // SAFETY: by contract; the server returns `length` bytes that live as long as the string.
+    unsafe {
+        let start = api!(RedisModule_StringPtrLen)(string, &raw mut length);
+        std::slice::from_raw_parts(start.cast(), length)
+    }
+}
+
+/// Calls `each` with every key of the command that ran, as the server finds them.
+pub fn for_each_key(ctx: &Context, result: &CommandResult, mut each: impl FnMut(&[u8])) {
+    let mut count = 0;
+    // SAFETY: the server's own arguments, as they were passed to the event's callback.
+    let positions =
+        unsafe { api!(RedisModule_GetCommandKeys)(ctx.ctx, result.argv, result.argc, &raw mut count) };
+    if positions.is_null() {
+        return;
+    }
+    // SAFETY: the server returns `count` positions within argv, in memory that the module frees.
+    unsafe {
+        for position in std::slice::from_raw_parts(positions, count as usize) {
+            each(bytes(*result.argv.add(*position as usize)));
+        }
+        api!(RedisModule_Free)(positions.cast());
+    }
+}
+
+/// The end of the replication stream, in bytes.
+pub fn replication_offset(ctx: &Context) -> u64 {
+    match Internals::get() {
+        Ok(internals) => internals.replication_offset(),
+        Err(_) => role(ctx).map_or(0, |role| role.offset),
+    }
+}
+
+/// The reply to `ROLE`.
+pub struct Role {
+    /// As primary: end of the stream. As replica: what was applied.
+    pub offset: u64,
+    /// Whether this is a replica whose link to its primary is up.
+    pub is_connected_replica: bool,
+}
+
+/// Asks `ROLE`. `None` if the reply has no form that is known.
+pub fn role(ctx: &Context) -> Option<Role> {
+    let reply = call(ctx, "ROLE", &[]).ok()?;
+    let CallReply::Array(fields) = reply else { return None };
+    let offset_index = if fields.len() == 5 { 4 } else { 1 };
+    let offset = match fields.get(offset_index) {
+        Some(Ok(CallReply::I64(offset))) => u64::try_from(offset.to_i64()).ok()?,
+        _ => return None,
+    };
+    let state = match fields.get(3) {
+        Some(Ok(CallReply::String(state))) => state.to_string(),
+        _ => None,
+    };
+    Some(Role { offset, is_connected_replica: state.as_deref() == Some("connected") })
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// The error reply.
+pub fn call(ctx: &Context, command: &str, arguments: &[&str]) -> Result<CallReply<'static>, String> {
+    let options = CallOptionsBuilder::new().errors_as_replies().build();
+    let result: CallResult<'static> = ctx.call_ext(command, &options, arguments);
+    result.map_err(|error| error.to_utf8_string().unwrap_or_else(|| "an error that is no text".to_owned()))
+}
+
+/// The value of a config of the server; empty if it has none.
+pub fn config(ctx: &Context, name: &str) -> String {
+    match call(ctx, "CONFIG", &["GET", name]) {
+        Ok(CallReply::Array(pair)) => match pair.get(1) {
+            Some(Ok(CallReply::String(value))) => value.to_string().unwrap_or_default(),
+            _ => String::new(),
+        },
+        Ok(CallReply::Map(map)) => match map.get(0) {
+            Some((_, Ok(CallReply::String(value)))) => value.to_string().unwrap_or_default(),
+            _ => String::new(),
+        },
+        _ => String::new(),
+    }
+}
+
+/// Whether the user of the context's client may run that command.
+pub fn may_run(ctx: &Context, command: &[&str]) -> bool {
+    let name = ctx.get_current_user();
+    let arguments: Vec<_> = command.iter().map(|argument| ctx.create_string(*argument)).collect();
+    let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.inner).collect();
+    // SAFETY: the name and the arguments are strings that live through the calls; the user is freed after its use.
+    unsafe {
+        let user = api!(RedisModule_GetModuleUserFromUserName)(name.inner);
+        if user.is_null() {
+            // A user that no ACL rule names: one of a module's own.
+            return false;
+        }
+        let status = api!(RedisModule_ACLCheckCommandPermissions)(user, pointers.as_mut_ptr(), pointers.len() as c_int);
+        api!(RedisModule_FreeModuleUser)(user);
+        status == raw::REDISMODULE_OK as c_int
+    }
+}
+
+/// The user that the tap logs in as. It may do everything, needs no password, and exists only for the module.
+pub struct TapUser(*mut raw::RedisModuleUser);
+
+impl TapUser {
+    /// Makes the user.
+    ///
+    /// # Errors
+    /// The server does not take the permissions.
+    pub fn new() -> Result<Self, String> {
+        let name = CString::new("durability-tap").map_err(|error| error.to_string())?;
+        // SAFETY: the name is a C string.
+        let user = unsafe { api!(RedisModule_CreateModuleUser)(name.as_ptr()) };
+        for rule in ["on", "allcommands", "allkeys", "allchannels"] {
+            let rule_text = CString::new(rule).map_err(|error| error.to_string())?;
+            // SAFETY: the user was just made; the rule is a C string.
+            if unsafe { api!(RedisModule_SetModuleUserACL)(user, rule_text.as_ptr()) } != raw::REDISMODULE_OK as c_int {
+                return Err(format!("the server does not take the ACL rule '{rule}'"));
+            }
+        }
+        Ok(TapUser(user))
+    }
+
+    /// Logs the context's client in as this user. Returns the client's id, or `None` if it could not.
+    pub fn log_in(&self, ctx: &Context) -> Option<u64> {
+        let mut client = 0;
+        // SAFETY: the context is that of an auth callback, and the user lives as long as the module.
+        let status = unsafe {
+            api!(RedisModule_AuthenticateClientWithUser)(ctx.ctx, self.0, None, ptr::null_mut(), &raw mut client)
+        };
+        (status == raw::REDISMODULE_OK as c_int).then_some(client)
+    }
+}
+
+impl Drop for TapUser {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and the module is done with it. Clients that are logged in with it are disconnected.
+        unsafe { api!(RedisModule_FreeModuleUser)(self.0) };
+    }
+}
+
+/// Properties of a client, as flags.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClientFlags {
+    /// It is between MULTI and EXEC.
+    pub is_in_transaction: bool,
+    /// It is this server's primary, sending the stream.
+    pub is_primary: bool,
+}
+
+/// Of the client with that id; nothing is set for the clients of scripts.
+pub fn client_flags(id: u64) -> ClientFlags {
+    const MULTI: u64 = 1 << 5;
+    const PRIMARY: u64 = 1 << 7;
+    let mut info: raw::RedisModuleClientInfo = raw::RedisModuleClientInfo {
+        version: raw::REDISMODULE_CLIENTINFO_VERSION as u64,
+        // SAFETY: a struct of integers and character arrays, for which zero is a value.
+        ..unsafe { std::mem::zeroed() }
+    };
+    // SAFETY: `info` says its version.
+    let status = unsafe { api!(RedisModule_GetClientInfoById)((&raw mut info).cast(), id) };
+    if status != raw::REDISMODULE_OK as c_int {
+        return ClientFlags::default();
+    }
+    ClientFlags { is_in_transaction: info.flags & MULTI != 0, is_primary: info.flags & PRIMARY != 0 }
+}

@@ -1,0 +1,213 @@
+//! What the main thread and the agent thread share: figures, and two mailboxes with a bell each.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use crossbeam_channel::{Receiver, Sender};
+use rustix::event::{eventfd, EventfdFlags};
+
+use crate::config::Mode;
+
+/// Rings another thread out of its sleep. Ringing twice before the other wakes is ringing once.
+pub struct Bell {
+    event: OwnedFd,
+    is_rung: AtomicBool,
+}
+
+impl Bell {
+    fn new() -> std::io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Bell { event, is_rung: AtomicBool::new(false) })
+    }
+
+    /// Wakes the sleeper. Any thread.
+    pub fn ring(&self) {
+        if !self.is_rung.swap(true, Ordering::AcqRel) {
+            // The counter of an eventfd takes 2^64 - 2 rings before a write could fail; this makes at most one.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// The sleeper is awake, and looks at its mailbox after this.
+    pub fn silence(&self) {
+        let mut count = [0; 8];
+        // Nothing to read means that it was not rung.
+        let _ = rustix::io::read(&self.event, &mut count);
+        self.is_rung.store(false, Ordering::Release);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+/// The state of the connection to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Link {
+    /// Not connected.
+    Down,
+    /// Connected, or about to be told that it is not.
+    Up,
+}
+
+/// A replication id and an offset in its stream, or why there is none.
+pub type Position = Result<(String, u64), String>;
+
+/// What the agent asks of the main thread.
+pub enum Task {
+    /// How can this server be reached, and does it hold data?
+    Describe(Sender<Facts>),
+    /// Become a replica of the log service.
+    Follow { host: String, port: u16, user: String, password: String, reply: Sender<Result<(), String>> },
+    /// Become a primary. Answers the replication id and offset from which the stream goes on.
+    Promote(Sender<Position>),
+    /// How many bytes wait on the connection of that client, which is held for the self-test?
+    SelfTestPending(Sender<u64>),
+    /// Let go of the connection that is held for the self-test.
+    SelfTestRelease(Sender<()>),
+    /// The self-test's result.
+    SelfTestDone(Result<(), String>),
+    /// Everything is in place: serve clients as the leader of that epoch.
+    Lead { epoch: u64 },
+    /// Serve nobody until the next [`Task::Lead`], for that reason.
+    Hold(String),
+    /// Serve nobody, and answer with an error instead of `-LOADING`: an operator has to act.
+    Refuse(String),
+}
+
+/// What the main thread tells the agent.
+pub enum Command {
+    /// The mode is now this.
+    Mode(Mode),
+    /// As a replica of the log, the server has applied everything up to the offset that [`Shared::attach_target`] asked for.
+    Applied(u64),
+    /// The server or the module goes away: ship what is left, release the lease, then end.
+    Stop,
+}
+
+/// How the agent reaches its own server, and what the server holds.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// TCP port; 0 if it does not listen there.
+    pub port: u16,
+    /// Address that it listens on for TCP.
+    pub bind: String,
+    /// Path of the unix socket; empty if there is none.
+    pub unix_socket: String,
+    /// Whether there is any key or function.
+    pub has_data: bool,
+}
+
+/// No target: see [`Shared::attach_target`].
+pub const NO_TARGET: u64 = u64::MAX;
+
+/// Figures that both threads read.
+pub struct Shared {
+    /// Everything up to here is acknowledged by the log. Written by the agent.
+    pub durable: AtomicU64,
+    /// Everything up to here was read from the replication stream. Written by the agent.
+    pub tapped: AtomicU64,
+    /// Current epoch of this leader; 0 if it does not lead.
+    pub epoch: AtomicU64,
+    link: AtomicU8,
+    /// While attaching: the offset that the main thread reports when it is applied, once.
+    pub attach_target: AtomicU64,
+    /// How often the connection to the log was made anew.
+    pub log_reconnects: AtomicU64,
+    /// How often the tap was made anew.
+    pub tap_reconnects: AtomicU64,
+    /// How often the log was started anew from a snapshot of this node.
+    pub seeds: AtomicU64,
+    /// Client id of the tap's connection to this server; 0 if there is none.
+    pub tap_client: AtomicU64,
+    last_error: Mutex<String>,
+    /// The name this node goes by; known once it has described itself.
+    pub node_id: OnceLock<String>,
+    /// With it the tap and the self-test log in to their own server.
+    pub secret: String,
+    /// Rings the main thread.
+    pub main_bell: Bell,
+    /// Rings the agent.
+    pub agent_bell: Bell,
+    /// To the main thread.
+    pub tasks: Sender<Task>,
+}
+
+impl Shared {
+    /// Nothing is connected yet. The receiver is the main thread's.
+    ///
+    /// # Errors
+    /// The process has no more file descriptors, or no randomness.
+    pub fn new() -> std::io::Result<(Self, Receiver<Task>)> {
+        let (tasks, receiver) = crossbeam_channel::unbounded();
+        let shared = Shared {
+            durable: AtomicU64::new(0),
+            tapped: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            link: AtomicU8::new(Link::Down as u8),
+            attach_target: AtomicU64::new(NO_TARGET),
+            log_reconnects: AtomicU64::new(0),
+            tap_reconnects: AtomicU64::new(0),
+            seeds: AtomicU64::new(0),
+            tap_client: AtomicU64::new(0),
+            last_error: Mutex::new(String::new()),
+            node_id: OnceLock::new(),
+            secret: random_secret()?,
+            main_bell: Bell::new()?,
+            agent_bell: Bell::new()?,
+            tasks,
+        };
+        Ok((shared, receiver))
+    }
+
+    /// The state of the connection to the log.
+    pub fn link(&self) -> Link {
+        if self.link.load(Ordering::Relaxed) == Link::Up as u8 {
+            Link::Up
+        } else {
+            Link::Down
+        }
+    }
+
+    /// Sets [`Shared::link`].
+    pub fn set_link(&self, link: Link) {
+        self.link.store(link as u8, Ordering::Relaxed);
+    }
+
+    /// The last thing that went wrong; empty if nothing has since all was well.
+    pub fn last_error(&self) -> String {
+        self.error().clone()
+    }
+
+    /// Sets [`Shared::last_error`]. Returns whether it is a new one.
+    pub fn set_last_error(&self, error: &str) -> bool {
+        let mut last = self.error();
+        let is_new = *last != error;
+        if is_new {
+            error.clone_into(&mut last);
+        }
+        is_new
+    }
+
+    fn error(&self) -> MutexGuard<'_, String> {
+        self.last_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives the main thread a task, and wakes it.
+    pub fn send(&self, task: Task) {
+        // The main thread keeps the receiver for as long as the module is loaded.
+        let _ = self.tasks.send(task);
+        self.main_bell.ring();
+    }
+}
+
+fn random_secret() -> std::io::Result<String> {
+    use std::io::Read;
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

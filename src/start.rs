@@ -1,0 +1,134 @@
+//! Loading and unloading the module.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use valkey_module::logging::log_warning;
+use valkey_module::{raw, Context, Status, ValkeyString};
+
+use crate::config::{self, Mode};
+use crate::connections::{self, ServerConnections};
+use crate::ffi::{self, Internals};
+use crate::gate::Gate;
+use crate::guard::guard;
+use crate::module::{self, Module, Role};
+use crate::server::{self, TapUser};
+use crate::shared::Shared;
+use crate::{agent, auth, commands, docs, filter, hooks, tasks};
+
+/// Checks what can be checked before anything is registered.
+pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
+    let (major, minor, patch) = server::version();
+    if (major, minor) < (9, 1) {
+        ctx.log_warning(&format!(
+            "this module needs Valkey 9.1 or newer (for its command-result events), and this is {major}.{minor}.{patch}: \
+             upgrade valkey-server, or remove the loadmodule line"
+        ));
+        return Status::Err;
+    }
+    let texts: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    if let Err(why) = config::check_arguments(texts.iter().map(String::as_str)) {
+        ctx.log_warning(&why);
+        return Status::Err;
+    }
+    if ctx.add_acl_category(docs::CATEGORY) != Status::Ok {
+        ctx.log_warning("the server takes no more ACL categories; unload a module that adds some");
+        return Status::Err;
+    }
+    // The server reads this before it calls `load`: with diskless loading, a replica keeps serving while it loads.
+    let options = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
+        | raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
+        | raw::VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;
+    // SAFETY: set while the module loads, before this is called.
+    if let Some(set_options) = unsafe { raw::RedisModule_SetModuleOptions } {
+        // SAFETY: a valid context.
+        unsafe { set_options(ctx.ctx, options as std::ffi::c_int) };
+    }
+    Status::Ok
+}
+
+/// Starts the module. Its configuration is known by now.
+pub fn load(ctx: &Context, _: &[ValkeyString]) -> Status {
+    let started = guard("loading", Err("an internal error".to_owned()), || start(ctx));
+    match started {
+        Ok(()) => Status::Ok,
+        Err(why) => {
+            ctx.log_warning(&format!("the durability module cannot start: {why}"));
+            Status::Err
+        }
+    }
+}
+
+fn start(ctx: &Context) -> Result<(), String> {
+    if config::MODE.mode() == Mode::Sync {
+        if let Some(why) = module::why_sync_is_impossible() {
+            return Err(why);
+        }
+    }
+    // SAFETY: set while the module loads, before this is called; the context is valid.
+    let lasting = unsafe { raw::RedisModule_GetDetachedThreadSafeContext.map(|get| get(ctx.ctx)) };
+    let lasting = Context::new(lasting.ok_or("the server has no thread-safe contexts")?);
+
+    docs::register(ctx)?;
+    raw::register_info_function(ctx.ctx, Some(commands::info));
+    server::subscribe(ctx, ffi::EVENT_EVENTLOOP, Some(hooks::on_event_loop))?;
+    server::subscribe(ctx, ffi::EVENT_CLIENT_CHANGE, Some(hooks::on_client_change))?;
+    server::subscribe(ctx, ffi::EVENT_MODULE_CHANGE, Some(hooks::on_module_change))?;
+    server::subscribe(ctx, ffi::EVENT_SHUTDOWN, Some(hooks::on_shutdown))?;
+
+    server::add_filter(ctx, filter::filter)?;
+    server::add_login(ctx, auth::authenticate);
+
+    let tap_user = TapUser::new()?;
+    let (shared, receiver) = Shared::new().map_err(|error| format!("no descriptors or randomness: {error}"))?;
+    let shared = Arc::new(shared);
+    server::watch(shared.main_bell.as_fd().as_raw_fd(), hooks::on_bell)?;
+    tasks::receive_from(receiver);
+
+    let gate = match Internals::get() {
+        Ok(internals) if module::why_sync_is_impossible().is_none() => {
+            connections::install(internals);
+            Some(Gate::new(ServerConnections::new(internals)))
+        }
+        _ => None,
+    };
+    let (to_agent, agent) = agent::start(Arc::clone(&shared), config::MODE.mode()).map_err(|error| format!("no thread: {error}"))?;
+    module::loaded(Module::new(lasting, shared, gate, tap_user, to_agent, agent));
+    Ok(())
+}
+
+/// Ends the module, if that loses nothing.
+pub fn unload(ctx: &Context) -> Status {
+    guard("unloading", Status::Err, || {
+        let is_off = module::with(|module| module.role == Role::Off).unwrap_or(true);
+        if !is_off {
+            ctx.log_warning("the durability module is in use: CONFIG SET durability.mode off first, then unload it");
+            return Status::Err;
+        }
+        if let Some(mut module) = module::unloaded() {
+            module.stop_agent();
+            server::unwatch(module.shared.main_bell.as_fd().as_raw_fd());
+            if module.gate.is_some() {
+                connections::uninstall();
+            }
+        }
+        Status::Ok
+    })
+}
+
+/// The name that the node goes by if none is configured: host and port.
+pub fn default_node_id(port: u16) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '.').take(50).collect();
+    let host = host.trim_start_matches('.');
+    if host.is_empty() {
+        log_warning("durability: this machine has no host name; set durability.node-id if the shard has several nodes");
+    }
+    format!("{}:{port}", if host.is_empty() { "node" } else { host })
+}
+
+/// A C string from text that holds no zero byte.
+pub fn c_string(text: &str) -> Result<CString, String> {
+    CString::new(text).map_err(|_| format!("'{text}' holds a zero byte"))
+}

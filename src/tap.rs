@@ -1,0 +1,288 @@
+//! The tap: the module's connection to its own server, as a replica that takes the replication stream.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use durability_protocol::is_valid_replid;
+
+use crate::auth;
+use crate::log_connection::encode;
+use crate::shared::{Facts, Shared};
+
+/// How long the server may take to answer a step of the handshake.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// While the server prepares a full sync it sends a newline every few seconds. Longer silence means that it is gone.
+const FULL_SYNC_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where this server can be reached from within its own machine.
+#[derive(Debug, Clone)]
+pub enum Address {
+    /// By TCP.
+    Tcp(SocketAddr),
+    /// By unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The best of the server's addresses: its unix socket, else its TCP port.
+    ///
+    /// # Errors
+    /// The server listens on neither.
+    pub fn of(facts: &Facts) -> Result<Address, String> {
+        if !facts.unix_socket.is_empty() {
+            return Ok(Address::Unix(PathBuf::from(&facts.unix_socket)));
+        }
+        if facts.port == 0 {
+            return Err("the server listens neither on a TCP port nor on a unix socket, and the module reaches its own \
+                        server by one of them: set unixsocket, or port"
+                .to_owned());
+        }
+        // A wildcard, or a name, is reached by loopback.
+        let ip = match facts.bind.parse::<IpAddr>() {
+            Ok(ip) if !ip.is_unspecified() => ip,
+            Ok(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        Ok(Address::Tcp(SocketAddr::new(ip, facts.port)))
+    }
+}
+
+/// A connection to the server of either kind.
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix socket.
+    Unix(UnixStream),
+}
+
+macro_rules! either {
+    ($stream:expr, $socket:ident => $work:expr) => {
+        match $stream {
+            Stream::Tcp($socket) => $work,
+            Stream::Unix($socket) => $work,
+        }
+    };
+}
+
+impl Stream {
+    fn connect(address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Tcp(address) => {
+                let socket = TcpStream::connect_timeout(address, ANSWER_TIMEOUT)?;
+                socket.set_nodelay(true)?;
+                Stream::Tcp(socket)
+            }
+            Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+        })
+    }
+
+    /// Connects and logs in with the module's secret, without waiting for the answer.
+    ///
+    /// # Errors
+    /// The server does not listen there, or takes no more clients.
+    pub fn log_in(address: &Address, shared: &Shared, user: &str) -> io::Result<Self> {
+        let stream = Stream::connect(address)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        (&stream).write_all(&encode(&["AUTH", user, &shared.secret]))?;
+        Ok(stream)
+    }
+
+    /// How long a read may wait; `None` for ever.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        either!(self, socket => socket.set_read_timeout(timeout))
+    }
+
+    /// Whether reads and writes return at once when they cannot go on.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        either!(self, socket => socket.set_nonblocking(nonblocking))
+    }
+
+    /// The same connection a second time.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Stream::Tcp(socket) => Stream::Tcp(socket.try_clone()?),
+            Stream::Unix(socket) => Stream::Unix(socket.try_clone()?),
+        })
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        either!(self, socket => (&mut &*socket).read(buffer))
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        either!(self, socket => (&mut &*socket).write(buffer))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, socket => socket.as_fd())
+    }
+}
+
+/// Where in the stream a tap begins.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the byte that was asked for.
+    Continue,
+    /// With a snapshot: `bytes` bytes of RDB come first, then the stream from `offset` on.
+    Snapshot {
+        /// The server's replication id.
+        replid: String,
+        /// What the snapshot contains.
+        offset: u64,
+        /// Length of the snapshot.
+        bytes: u64,
+    },
+}
+
+/// Why there is no tap.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// The connection failed.
+    #[error("the module cannot connect to its own server: {0}")]
+    Io(#[from] io::Error),
+    /// The server answered something else than it should.
+    #[error("the server answered '{answer}' to the module's {step}")]
+    Answer {
+        /// What was asked.
+        step: &'static str,
+        /// What came.
+        answer: String,
+    },
+}
+
+/// Opens the tap. With `position` (replication id and offset) the stream goes on from there if the server still has
+/// it; without, it begins with a snapshot.
+///
+/// The stream returned is blocking; nothing of what follows the answer was read.
+///
+/// # Errors
+/// The server cannot be reached, or does not serve replicas now.
+pub fn open(address: &Address, shared: &Shared, position: Option<(&str, u64)>) -> Result<(Stream, Start), TapError> {
+    let mut stream = Stream::log_in(address, shared, auth::TAP)?;
+    expect(&mut stream, "AUTH", "+OK")?;
+    // No "eof": a snapshot then comes with its length, and without the delay that diskless syncs begin with.
+    (&stream).write_all(&encode(&["REPLCONF", "capa", "psync2"]))?;
+    expect(&mut stream, "REPLCONF", "+OK")?;
+    let (replid, next) = match position {
+        // PSYNC counts from one and asks for the next byte.
+        Some((replid, offset)) => (replid, (offset + 1).to_string()),
+        None => ("?", "-1".to_owned()),
+    };
+    (&stream).write_all(&encode(&["PSYNC", replid, &next]))?;
+    let answer = read_line(&mut stream)?;
+    if answer.starts_with("+CONTINUE") {
+        stream.set_read_timeout(None)?;
+        return Ok((stream, Start::Continue));
+    }
+    let unexpected = |step, answer: &str| TapError::Answer { step, answer: answer.to_owned() };
+    let (replid, offset) = parse_full_sync(&answer).ok_or_else(|| unexpected("PSYNC", &answer))?;
+    stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
+    let length = loop {
+        // Empty lines keep the connection alive while the server writes its snapshot.
+        let line = read_line(&mut stream)?;
+        if !line.is_empty() {
+            break line;
+        }
+    };
+    let bytes = length
+        .strip_prefix('$')
+        .and_then(|length| length.parse().ok())
+        .ok_or_else(|| unexpected("request for a snapshot", &length))?;
+    Ok((stream, Start::Snapshot { replid, offset, bytes }))
+}
+
+fn parse_full_sync(answer: &str) -> Option<(String, u64)> {
+    let (replid, offset) = answer.strip_prefix("+FULLRESYNC ")?.split_once(' ')?;
+    is_valid_replid(replid).then_some((replid.to_owned(), offset.parse().ok()?))
+}
+
+fn expect(stream: &mut Stream, step: &'static str, wanted: &str) -> Result<(), TapError> {
+    let answer = read_line(stream)?;
+    if answer == wanted {
+        Ok(())
+    } else {
+        Err(TapError::Answer { step, answer })
+    }
+}
+
+/// Reads a line byte by byte, so that nothing after it is taken from the socket.
+fn read_line(stream: &mut Stream) -> io::Result<String> {
+    const MAX_LINE_BYTES: usize = 1024;
+    let mut line = Vec::new();
+    loop {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) if byte[0] == b'\n' => break,
+            Ok(_) if line.len() == MAX_LINE_BYTES => return Err(ErrorKind::InvalidData.into()),
+            Ok(_) => line.push(byte[0]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_answer_is_a_full_sync() {
+        let replid = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(parse_full_sync(&format!("+FULLRESYNC {replid} 42")), Some((replid.to_owned(), 42)));
+        for bad in ["+CONTINUE", "+FULLRESYNC", "+FULLRESYNC x 1", &format!("+FULLRESYNC {replid} -1")] {
+            assert_eq!(parse_full_sync(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_module_reaches_its_server_by_the_shortest_way() {
+        let facts = |port, bind: &str, unix: &str| Facts {
+            port,
+            bind: bind.to_owned(),
+            unix_socket: unix.to_owned(),
+            has_data: false,
+        };
+        let tcp = |facts| match Address::of(&facts) {
+            Ok(Address::Tcp(address)) => address.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(Address::of(&facts(1, "", "/s")), Ok(Address::Unix(_))));
+        assert_eq!(tcp(facts(6379, "*", "")), "127.0.0.1:6379");
+        assert_eq!(tcp(facts(6379, "10.0.0.5", "")), "10.0.0.5:6379");
+        assert_eq!(tcp(facts(6379, "::", "")), "[::1]:6379");
+        assert!(Address::of(&facts(0, "", "")).unwrap_err().contains("unixsocket"));
+    }
+}

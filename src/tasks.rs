@@ -1,0 +1,146 @@
+//! What the agent asks of the main thread, carried out.
+
+use std::cell::RefCell;
+
+use crossbeam_channel::{Receiver, Sender};
+use valkey_module::logging::{log_notice, log_warning};
+use valkey_module::{CallReply, Context};
+
+use crate::gate::Connections;
+use crate::module::{self, Role};
+use crate::server;
+use crate::shared::{Facts, Task};
+
+/// The server's own settings for following a primary, as they were before this node followed its log.
+struct PrimaryLogin {
+    user: String,
+    password: String,
+}
+
+thread_local! {
+    static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
+    static SAVED_LOGIN: RefCell<Option<PrimaryLogin>> = const { RefCell::new(None) };
+}
+
+/// Tasks come from `tasks` from now on.
+pub fn receive_from(tasks: Receiver<Task>) {
+    TASKS.set(Some(tasks));
+}
+
+/// Runs the tasks that wait. Main thread, outside of any command and of any server event.
+pub fn run() {
+    let Some(ctx) = module::with(|module| Context::new(module.ctx.ctx)) else { return };
+    while let Some(task) = TASKS.with_borrow(|tasks| tasks.as_ref().and_then(|tasks| tasks.try_recv().ok())) {
+        carry_out(&ctx, task);
+    }
+}
+
+/// The module is not borrowed while a command of the server runs here: the command makes the server call back.
+fn carry_out(ctx: &Context, task: Task) {
+    match task {
+        Task::Describe(reply) => answer(reply, describe(ctx)),
+        Task::Follow { host, port, user, password, reply } => {
+            answer(reply, follow(ctx, &host, port, &user, &password));
+        }
+        Task::Promote(reply) => answer(reply, promote(ctx)),
+        Task::SelfTestPending(reply) => {
+            let pending = module::with(|module| {
+                let client = module.self_test_client;
+                let gate = module.gate.as_mut()?;
+                gate.connections.flush(client);
+                Some(gate.connections.waiting_bytes(client))
+            });
+            answer(reply, pending.flatten().unwrap_or(0));
+        }
+        Task::SelfTestRelease(reply) => {
+            module::with(|module| {
+                let client = module.self_test_client;
+                if let Some(gate) = module.gate.as_mut() {
+                    gate.let_go(client);
+                }
+            });
+            answer(reply, ());
+        }
+        Task::SelfTestDone(result) => {
+            if let Err(why) = &result {
+                log_warning(format!("durability: sync mode does not work in this server: {why}"));
+            }
+            module::with(|module| module.self_test = Some(result));
+        }
+        Task::Lead { epoch } => change_role("leading", |module| module.lead(epoch)),
+        Task::Hold(why) => {
+            log_warning(format!("durability: not serving clients: {why}"));
+            change_role("attaching", |module| module.serve_nobody(Role::Attaching));
+        }
+        Task::Refuse(why) => {
+            log_warning(format!("durability: refusing clients until an operator acts: {why}"));
+            change_role("refusing", |module| module.serve_nobody(Role::Refused(why)));
+        }
+    }
+}
+
+/// The agent may have stopped waiting.
+fn answer<T>(reply: Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+fn change_role(what: &str, change: impl FnOnce(&mut module::Module) -> Result<(), String>) {
+    if let Some(Err(why)) = module::with(change) {
+        log_warning(format!("durability: {what} failed: {why}"));
+    }
+}
+
+fn describe(ctx: &Context) -> Facts {
+    let has_functions = match server::call(ctx, "FUNCTION", &["LIST"]) {
+        Ok(CallReply::Array(functions)) => functions.len() > 0,
+        _ => false,
+    };
+    let bind = server::config(ctx, "bind");
+    // The first address; a leading '-' only says that it may be missing.
+    let bind = bind.split_whitespace().next().unwrap_or("").trim_start_matches('-').to_owned();
+    Facts {
+        port: server::config(ctx, "port").parse().unwrap_or(0),
+        bind,
+        unix_socket: server::config(ctx, "unixsocket"),
+        has_data: has_functions || !is_empty_keyspace(ctx),
+    }
+}
+
+fn is_empty_keyspace(ctx: &Context) -> bool {
+    match server::call(ctx, "INFO", &["keyspace"]) {
+        Ok(CallReply::String(text)) => !text.to_string().unwrap_or_default().contains("keys="),
+        Ok(CallReply::VerbatimString(text)) => {
+            text.as_parts().is_some_and(|(_, bytes)| !String::from_utf8_lossy(bytes).contains("keys="))
+        }
+        // An answer of no known form: rather take it that there is data than lose it.
+        _ => false,
+    }
+}
+
+fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> Result<(), String> {
+    let login = PrimaryLogin { user: server::config(ctx, "primaryuser"), password: server::config(ctx, "primaryauth") };
+    SAVED_LOGIN.with_borrow_mut(|saved| {
+        saved.get_or_insert(login);
+    });
+    server::call(ctx, "CONFIG", &["SET", "primaryuser", user, "primaryauth", password])?;
+    server::call(ctx, "REPLICAOF", &[host, &port.to_string()])?;
+    log_notice(format!("durability: following the log at {host}:{port}"));
+    Ok(())
+}
+
+fn promote(ctx: &Context) -> Result<(String, u64), String> {
+    server::call(ctx, "REPLICAOF", &["NO", "ONE"])?;
+    if let Some(login) = SAVED_LOGIN.take() {
+        server::call(ctx, "CONFIG", &["SET", "primaryuser", &login.user, "primaryauth", &login.password])?;
+    }
+    position(ctx)
+}
+
+fn position(ctx: &Context) -> Result<(String, u64), String> {
+    let info = ctx.server_info("replication");
+    let replid = info.field("master_replid").map(|id| id.to_string_lossy()).unwrap_or_default();
+    if !durability_protocol::is_valid_replid(&replid) {
+        return Err(format!("the server shows no replication id in INFO ('{replid}')"));
+    }
+    Ok((replid, server::replication_offset(ctx)))
+}
