@@ -11,15 +11,13 @@ use crate::module::{self, Role};
 use crate::server;
 use crate::shared::{Facts, Task};
 
-/// The server's own settings for following a primary, as they were before this node followed its log.
-struct PrimaryLogin {
-    user: String,
-    password: String,
-}
+/// The server's settings for following a primary. They are the log's while this node follows it, and the operator's again
+/// once it leads.
+const FOLLOWING: [&str; 3] = ["primaryuser", "primaryauth", "repl-diskless-load"];
 
 thread_local! {
     static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
-    static SAVED_LOGIN: RefCell<Option<PrimaryLogin>> = const { RefCell::new(None) };
+    static OPERATORS: RefCell<Option<[String; 3]>> = const { RefCell::new(None) };
 }
 
 /// Tasks come from `tasks` from now on.
@@ -118,11 +116,13 @@ fn is_empty_keyspace(ctx: &Context) -> bool {
 }
 
 fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> Result<(), String> {
-    let login = PrimaryLogin { user: server::config(ctx, "primaryuser"), password: server::config(ctx, "primaryauth") };
-    SAVED_LOGIN.with_borrow_mut(|saved| {
-        saved.get_or_insert(login);
+    let operators = FOLLOWING.map(|name| server::config(ctx, name));
+    OPERATORS.with_borrow_mut(|saved| {
+        saved.get_or_insert(operators);
     });
-    server::call(ctx, "CONFIG", &["SET", "primaryuser", user, "primaryauth", password])?;
+    // The snapshot goes from the socket into memory: a copy on disk would take its time and serve nobody, as what this
+    // node held before is void once the log sends a whole snapshot.
+    set_following(ctx, &[user, password, "flush-before-load"])?;
     server::call(ctx, "REPLICAOF", &[host, &port.to_string()])?;
     log_notice(format!("durability: following the log at {host}:{port}"));
     Ok(())
@@ -130,10 +130,16 @@ fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> R
 
 fn promote(ctx: &Context) -> Result<(String, u64), String> {
     server::call(ctx, "REPLICAOF", &["NO", "ONE"])?;
-    if let Some(login) = SAVED_LOGIN.take() {
-        server::call(ctx, "CONFIG", &["SET", "primaryuser", &login.user, "primaryauth", &login.password])?;
+    if let Some(operators) = OPERATORS.take() {
+        set_following(ctx, &operators.each_ref().map(String::as_str))?;
     }
     position(ctx)
+}
+
+fn set_following(ctx: &Context, values: &[&str; 3]) -> Result<(), String> {
+    let pairs = FOLLOWING.iter().zip(values).flat_map(|(name, value)| [*name, *value]);
+    let arguments: Vec<&str> = std::iter::once("SET").chain(pairs).collect();
+    server::call(ctx, "CONFIG", &arguments).map(drop)
 }
 
 fn position(ctx: &Context) -> Result<(String, u64), String> {

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, crash test.
+# Installs, fetches and builds what is missing. The last line sums up.
+#
+#   scripts/test.sh [--rounds N]     rounds of the crash test, 20 unless told
+source "$(dirname "$0")/lib.sh"
+
+rounds=20
+while [ $# -gt 0 ]; do
+    case $1 in
+    --rounds) rounds=${2:?--rounds takes a number}; shift 2 ;;
+    *) die "usage: scripts/test.sh [--rounds N]" ;;
+    esac
+done
+
+need_build_packages
+need_packages tcl procps python3 python3-venv
+cd "$ROOT"
+VALKEY_BIN_DIR=$(scripts/valkey.sh)
+VALKEY_SOURCE=$(scripts/valkey.sh --source)
+export VALKEY_BIN_DIR VALKEY_SOURCE
+export DURABILITY_SO=$ROOT/target/release/libvalkey_durability.so
+export LOGSERVICE=$ROOT/target/release/logservice
+
+passed=0 failed=0 failures=()
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# step NAME COMMAND...: runs it, shows its output, and adds its closing counts to the sum.
+step() {
+    local name=$1 started=$SECONDS status=0 counts
+    shift
+    say "== $name"
+    "$@" 2>&1 | tee "$work/output" || status=$?
+    # "N passed, N failed" of the drivers, and "N passed; N failed" of cargo test, once for each crate.
+    counts=$(sed -n 's/^\(test result: [a-zA-Z]*\. \)\?\([0-9]\+\) passed[,;] \([0-9]\+\) failed.*/\2 \3/p' "$work/output" |
+        awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
+    passed=$((passed + ${counts% *})) failed=$((failed + ${counts#* }))
+    if [ $status -ne 0 ]; then
+        failures+=("$name")
+        [ "${counts#* }" -gt 0 ] || failed=$((failed + 1))
+    fi
+    say "== $name: $([ $status -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - started)) s"
+}
+
+step formatting cargo fmt --all --check
+step lints cargo clippy --quiet --workspace --all-targets -- -D warnings
+step "unit tests" cargo test --quiet --workspace
+step build cargo build --quiet --release --workspace
+step integration tests/run-suite.sh
+step crash tests/crash/run.sh --rounds "$rounds"
+step "crash self-check" tests/crash/run.sh --self-check
+
+for name in "${failures[@]}"; do say "FAILED: $name"; done
+if [ "$passed" -eq 0 ]; then
+    say "no test ran"
+    failed=$((failed + 1))
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ ${#failures[@]} -eq 0 ]
