@@ -1,1 +1,51 @@
-fn main() {}
+//! The `logservice` program.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use logservice::config::Config;
+use logservice::server;
+use logservice::store::file_store::files::FaultHook;
+use tokio::signal::unix::{signal, SignalKind};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let filter = match EnvFilter::try_new(&config.log_level) {
+        Ok(filter) => filter,
+        Err(error) => return fail(&format!("--log-level {}: {error}", config.log_level)),
+    };
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start threads: {error}")),
+    };
+    let ran = runtime.block_on(run(&config));
+    // Reads for replicas may be in the middle of a system call; nothing of theirs needs finishing.
+    runtime.shutdown_background();
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+async fn run(config: &Config) -> Result<(), server::StartError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = server::start(config, FaultHook::default()).await?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!("stopping on {name}");
+    server.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn fail(reason: &str) -> ExitCode {
+    eprintln!("logservice: {}", reason.replace('\n', " "));
+    ExitCode::FAILURE
+}

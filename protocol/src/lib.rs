@@ -21,7 +21,7 @@ pub const RENEW: &str = "LOG.RENEW";
 pub const RELEASE: &str = "LOG.RELEASE";
 /// `LOG.BEGIN shard epoch replid offset` → `+OK`: the leader of `epoch` continues the stream at `offset`, the log's
 /// end, under replication id `replid`. Comes once before the first append of an epoch and is durable when answered;
-/// sent again with the same replid it is answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
+/// sent again with the same replid and offset it is answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
 pub const BEGIN: &str = "LOG.BEGIN";
 /// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, once everything up to `offset + len` is durable.
 /// Refused with [`Code::Fenced`], [`Code::Gap`], [`Code::NoSpace`] or [`Code::LogFailed`].
@@ -30,7 +30,8 @@ pub const APPEND: &str = "LOG.APPEND";
 pub const STATUS: &str = "LOG.STATUS";
 /// `LOG.SHARDS` → an array of shard names.
 pub const SHARDS: &str = "LOG.SHARDS";
-/// `LOG.DEBUG FREEZE-ACKS|RESUME-ACKS|DELAY-ACKS ms`: for tests; refused unless the service was started for them.
+/// `LOG.DEBUG FREEZE-ACKS shard | RESUME-ACKS shard | DELAY-ACKS shard ms`: for tests; refused unless the service was
+/// started for them.
 pub const DEBUG: &str = "LOG.DEBUG";
 
 /// The largest payload of one append, in bytes. Kept at what any log engine takes as one message.

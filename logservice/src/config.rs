@@ -1,0 +1,41 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::store::file_store::MIN_SEGMENT_BYTES;
+
+/// The log server of durable Valkey.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "logservice", version, args_override_self = true)]
+pub struct Config {
+    /// Directory in which everything is kept; created if it does not exist
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Address of the RESP port; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:7379")]
+    pub listen: SocketAddr,
+    /// Address of the HTTP port (snapshots, status); port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:7380")]
+    pub http: SocketAddr,
+    /// File with the tokens that clients must present: lines of `shard token`, `*` for all shards, `#` comments
+    #[arg(long)]
+    pub tokens: Option<PathBuf>,
+    /// Serve addresses other than loopback without tokens: anybody who reaches them can read and write every shard
+    #[arg(long)]
+    pub insecure: bool,
+    /// Length of a log segment in MiB
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(MIN_SEGMENT_BYTES >> 20..=4096))]
+    pub segment_mb: u64,
+    /// The most shards that may exist
+    #[arg(long, default_value_t = 1024)]
+    pub max_shards: usize,
+    /// What is logged on stderr: error, warn, info, debug, or a filter such as logservice=debug
+    #[arg(long, default_value = "info")]
+    pub log_level: String,
+    /// Allow LOG.DEBUG, with which acknowledgements can be held back: for tests
+    #[arg(long)]
+    pub enable_debug_command: bool,
+}

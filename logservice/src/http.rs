@@ -1,0 +1,160 @@
+//! The HTTP port: seeds come in here, and a machine can ask how the service is.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{header, HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::Router;
+use bytes::Bytes;
+use durability_protocol::{is_valid_replid, Code, Refusal};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::service::Service;
+use crate::shard::Shard;
+use crate::store::{SnapshotError, SnapshotWriter};
+
+/// Chunks of a body on their way from the socket to the disk.
+const CHUNKS_IN_FLIGHT: usize = 8;
+
+/// Serves HTTP until `shutdown`, then finishes what was begun.
+pub async fn serve(service: Arc<Service>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/shards", get(shards))
+        .route("/shards/{shard}/snapshot", put(put_snapshot))
+        .with_state(service);
+    let stopped = async move {
+        let _ = shutdown.wait_for(|stopping| *stopping).await;
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+        tracing::error!("the HTTP port has failed: {error}");
+    }
+}
+
+/// A refusal as an HTTP answer.
+struct Refused(Refusal);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Refused(refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = match self.0.code {
+            Code::Fenced | Code::Gap | Code::Leased => StatusCode::CONFLICT,
+            Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+            Code::LogFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Code::NoAuth => StatusCode::UNAUTHORIZED,
+            Code::Err => StatusCode::BAD_REQUEST,
+        };
+        (status, format!("{}\n", self.0)).into_response()
+    }
+}
+
+/// The token of an `Authorization: Bearer` header.
+fn bearer(headers: &HeaderMap) -> &[u8] {
+    let value = headers.get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+    match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"Bearer ") => token.trim_ascii(),
+        _ => &[],
+    }
+}
+
+/// `GET /shards`: the status of every shard that the token opens.
+async fn shards(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
+    let token = bearer(&headers);
+    let mut statuses = service.statuses();
+    if let Some(tokens) = service.tokens() {
+        statuses.retain(|status| tokens.allow(&status.shard, token));
+    }
+    match serde_json::to_vec(&statuses) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Where a seed stands.
+#[derive(Debug, Deserialize)]
+struct Seed {
+    epoch: u64,
+    offset: u64,
+    replid: String,
+}
+
+/// `PUT /shards/{shard}/snapshot?epoch=E&offset=N&replid=R`: the leader's whole data set as an RDB.
+async fn put_snapshot(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+    Query(seed): Query<Seed>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<&'static str, Refused> {
+    if service.tokens().is_some_and(|tokens| !tokens.allow(&name, bearer(&headers))) {
+        return Err(Refusal::new(Code::NoAuth, "send the shard's token as Authorization: Bearer").into());
+    }
+    if !is_valid_replid(&seed.replid) {
+        return Err(Refusal::new(Code::Err, "replid must have 40 lower-case hexadecimal digits").into());
+    }
+    if i64::try_from(seed.offset).is_err() {
+        return Err(Refusal::new(Code::Err, "offset out of range").into());
+    }
+    let shard = service.shard(&name).await?;
+    shard.check_seed(seed.epoch, &seed.replid, seed.offset)?;
+    let writer = receive(shard.clone(), &seed, body).await?;
+    // In a task of its own: a client that goes away now must not leave it half done.
+    let installed =
+        tokio::spawn(async move { shard.install_seed(seed.epoch, &seed.replid, seed.offset, writer).await }).await;
+    installed.map_err(|error| Refusal::new(Code::LogFailed, error.to_string()))??;
+    Ok("ok\n")
+}
+
+/// Streams a body into a snapshot. When it breaks off, what was written is removed.
+async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body) -> Result<Box<dyn SnapshotWriter>, Refused> {
+    let (chunks, mut incoming) = mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
+    let (epoch, offset) = (seed.epoch, seed.offset);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut writer = shard.store().create_snapshot(epoch, offset)?;
+        while let Some(chunk) = incoming.blocking_recv() {
+            writer.write(&chunk)?;
+        }
+        Ok::<_, SnapshotError>(writer)
+    });
+    let mut body = body.into_data_stream();
+    let mut bytes: u64 = 0;
+    let mut broken = None;
+    while let Some(chunk) = body.next().await {
+        match chunk {
+            Ok(chunk) => {
+                bytes += chunk.len() as u64;
+                if chunks.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                broken = Some(format!("the upload broke off after {bytes} bytes: {error}"));
+                break;
+            }
+        }
+    }
+    drop(chunks);
+    let written = writing.await.map_err(|error| Refusal::new(Code::Err, error.to_string()))?;
+    if bytes == 0 {
+        broken.get_or_insert_with(|| "the body is empty".to_owned());
+    }
+    match (written, broken) {
+        (Ok(writer), None) => Ok(writer),
+        (Ok(_), Some(reason)) => Err(Refusal::new(Code::Err, reason).into()),
+        (Err(SnapshotError::File(error)), _) if error.is_no_space() => {
+            Err(Refusal::new(Code::NoSpace, error.to_string()).into())
+        }
+        (Err(error), _) => Err(Refusal::new(Code::Err, error.to_string()).into()),
+    }
+}

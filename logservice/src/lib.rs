@@ -1,0 +1,18 @@
+//! The log server of durable Valkey.
+//!
+//! A shard's log is the byte stream that a Valkey primary sends to its replicas, addressed by replication offset.
+//! The service stores it, acknowledges what is durable, lets one leader at a time append, and replays it to anyone
+//! who asks with Valkey's own `PSYNC`.
+//!
+//! From the bottom up: [`store`] keeps bytes (files here, another engine later), [`shard`] gives them their meaning
+//! (epochs, leases, conditional append, "tell me when this is durable"), [`service`] holds the shards of one
+//! directory, and [`resp`] and [`http`] translate two protocols into calls on a shard.
+
+pub mod config;
+pub mod http;
+pub mod resp;
+pub mod server;
+pub mod service;
+pub mod shard;
+pub mod store;
+pub mod tokens;

@@ -1,0 +1,111 @@
+//! What an operator asks: `LOG.STATUS`, `LOG.SHARDS`, `LOG.DEBUG`, `INFO`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use durability_protocol::Refusal;
+
+use super::arguments::text;
+use super::identity::Identity;
+use super::reply::{self, failure, Reply};
+use crate::service::Service;
+use crate::shard::{AckMode, Shard, Status};
+
+/// Longest delay that `LOG.DEBUG DELAY-ACKS` takes, in milliseconds.
+const MAX_DELAY_MS: f64 = 600_000.0;
+
+/// `LOG.STATUS shard`: names and values in turn, all bulk strings. Says also where snapshots go.
+pub fn status(shard: &Shard, http_port: u16) -> Reply {
+    let mut fields = fields(&shard.status());
+    fields.push(("http_port", http_port.to_string()));
+    let items = fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
+    reply::array(items.collect())
+}
+
+/// `LOG.SHARDS`: the names of the shards that this connection may see.
+pub fn shards(service: &Service, identity: &Identity) -> Reply {
+    let mut names = service.names();
+    names.retain(|name| identity.may_see(service.tokens(), name));
+    reply::array(names.into_iter().map(reply::bulk).collect())
+}
+
+/// `INFO`: the server, and a line for each shard that this connection may see.
+pub fn info(service: &Service, identity: &Identity) -> Reply {
+    let version = env!("CARGO_PKG_VERSION");
+    let pid = std::process::id();
+    let mut out = format!("# Server\r\nlogservice_version:{version}\r\nprocess_id:{pid}\r\n\r\n# Shards\r\n");
+    for status in service.statuses() {
+        if identity.may_see(service.tokens(), &status.shard) {
+            let values: Vec<_> = fields(&status)
+                .into_iter()
+                .skip(1)
+                .filter(|(_, value)| !value.is_empty())
+                .map(|(name, value)| format!("{name}={}", value.replace([',', '\r', '\n'], " ")))
+                .collect();
+            out.push_str(&format!("{}:{}\r\n", status.shard, values.join(",")));
+        }
+    }
+    reply::bulk(out)
+}
+
+/// The shard's name and the mode that `LOG.DEBUG FREEZE-ACKS shard | RESUME-ACKS shard | DELAY-ACKS shard ms` asks for.
+pub fn parse_debug<'a>(service: &Service, arguments: &'a [Bytes]) -> Result<(&'a str, AckMode), Refusal> {
+    if !service.debug_command() {
+        return Err(failure("LOG.DEBUG is off: start logservice with --enable-debug-command"));
+    }
+    let usage = || failure("usage: LOG.DEBUG FREEZE-ACKS shard | RESUME-ACKS shard | DELAY-ACKS shard ms");
+    let (action, shard) = match arguments {
+        [_, action, shard, ..] => (text(action)?.to_ascii_uppercase(), text(shard)?),
+        _ => return Err(usage()),
+    };
+    let mode = match (action.as_str(), &arguments[3..]) {
+        ("FREEZE-ACKS", []) => AckMode::Frozen,
+        ("RESUME-ACKS", []) => AckMode::Running,
+        ("DELAY-ACKS", [delay_ms]) => {
+            let delay_ms: f64 = text(delay_ms)?.parse().map_err(|_| failure("ms is not a number"))?;
+            if !(0.0..=MAX_DELAY_MS).contains(&delay_ms) {
+                return Err(failure(format!("ms must be 0 to {MAX_DELAY_MS}")));
+            }
+            match Duration::from_secs_f64(delay_ms / 1000.0) {
+                Duration::ZERO => AckMode::Running,
+                delay => AckMode::Delayed(delay),
+            }
+        }
+        _ => return Err(usage()),
+    };
+    Ok((shard, mode))
+}
+
+/// Runs `LOG.DEBUG`.
+pub fn debug(shard: &Arc<Shard>, mode: AckMode) -> Result<Reply, Refusal> {
+    let set = shard.notifier().set_ack_mode(mode);
+    set.map_err(|error| failure(format!("cannot start the thread that delays: {error}")))?;
+    tracing::info!("shard {}: acknowledgements are now {mode:?}", shard.name());
+    Ok(reply::ok())
+}
+
+fn fields(status: &Status) -> Vec<(&'static str, String)> {
+    vec![
+        ("shard", status.shard.clone()),
+        ("state", status.state.word().to_owned()),
+        ("error", status.error.clone()),
+        ("epoch", status.epoch.to_string()),
+        ("leader", status.leader.clone()),
+        ("leader_address", status.leader_address.clone()),
+        ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
+        ("replid", status.replid.clone()),
+        ("base", status.base.to_string()),
+        ("end", status.end.to_string()),
+        ("durable_end", status.durable_end.to_string()),
+        ("accepted_end", status.accepted_end.to_string()),
+        ("seeded", status.seeded.to_string()),
+        ("segments", status.segments.to_string()),
+        ("log_bytes", status.log_bytes.to_string()),
+        ("snapshot_offset", status.snapshot_offset.to_string()),
+        ("replicas", status.replicas.to_string()),
+        ("appends", status.appends.to_string()),
+        ("fsyncs", status.fsyncs.to_string()),
+        ("acks", status.acks.to_owned()),
+    ]
+}

@@ -1,0 +1,139 @@
+//! `LOG.APPEND`, and the replies that wait for durability.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use durability_protocol::{Refusal, MAX_APPEND_BYTES};
+use tokio::sync::watch;
+
+use super::arguments::{number, text};
+use super::reply::{self, Reply};
+use crate::shard::{Progress, Shard, Ticket};
+
+/// Appends of one connection that may wait for durability; beyond that it is not read.
+const MAX_WAITING: usize = 4096;
+/// Bytes of them.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Shards that one connection may append to.
+const MAX_TARGETS: usize = 64;
+
+/// A shard this connection appends to.
+pub struct Target {
+    shard: Arc<Shard>,
+    progress: watch::Receiver<Progress>,
+}
+
+enum Waiting {
+    Reply(Reply),
+    Append { target: usize, ticket: Ticket, bytes: usize },
+}
+
+/// The replies of a connection in the order of its commands, from the first that waits for durability on.
+#[derive(Default)]
+pub struct Replies {
+    targets: Vec<Target>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+}
+
+/// A parsed `LOG.APPEND`.
+pub struct AppendCommand<'a> {
+    /// The shard's name.
+    pub shard: &'a str,
+    epoch: u64,
+    offset: u64,
+    payload: Bytes,
+}
+
+impl<'a> AppendCommand<'a> {
+    /// Reads `shard epoch offset bytes`.
+    pub fn parse(arguments: &'a [Bytes]) -> Result<Self, Refusal> {
+        let [_, shard, epoch, offset, payload] = arguments else {
+            return Err(reply::failure("usage: LOG.APPEND shard epoch offset bytes"));
+        };
+        debug_assert!(payload.len() <= MAX_APPEND_BYTES);
+        Ok(AppendCommand {
+            shard: text(shard)?,
+            epoch: number(epoch, "epoch")?,
+            offset: number(offset, "offset")?,
+            payload: payload.clone(),
+        })
+    }
+}
+
+impl Replies {
+    /// Whether more commands may be taken in.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < MAX_WAITING && self.waiting_bytes < MAX_WAITING_BYTES
+    }
+
+    /// Whether every reply was given.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The place of a shard among the targets, if this connection appended to it before.
+    pub fn target(&self, shard: &str) -> Option<usize> {
+        self.targets.iter().position(|target| target.shard.name() == shard)
+    }
+
+    /// Adds a target.
+    pub fn add_target(&mut self, shard: Arc<Shard>) -> Result<usize, Refusal> {
+        if self.targets.len() >= MAX_TARGETS {
+            return Err(reply::failure(format!("one connection appends to {MAX_TARGETS} shards at most")));
+        }
+        let progress = shard.notifier().subscribe();
+        self.targets.push(Target { shard, progress });
+        Ok(self.targets.len() - 1)
+    }
+
+    /// Gives an append to its shard; its reply comes when it is durable.
+    pub fn append(&mut self, target: usize, command: AppendCommand<'_>) -> Result<(), Refusal> {
+        let Some(Target { shard, .. }) = self.targets.get(target) else {
+            return Err(reply::failure("no such shard"));
+        };
+        let bytes = command.payload.len();
+        let ticket = shard.append(command.epoch, command.offset, command.payload)?;
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Waiting::Append { target, ticket, bytes });
+        Ok(())
+    }
+
+    /// Adds a reply that waits only for those before it.
+    pub fn push(&mut self, reply: Reply, out: &mut BytesMut) {
+        if self.waiting.is_empty() {
+            reply::encode(out, &reply);
+        } else {
+            self.waiting.push_back(Waiting::Reply(reply));
+        }
+    }
+
+    /// Moves the replies that can be given now to `out`.
+    pub fn settle(&mut self, out: &mut BytesMut) {
+        while let Some(first) = self.waiting.front() {
+            match first {
+                Waiting::Reply(reply) => reply::encode(out, reply),
+                Waiting::Append { target, ticket, bytes } => {
+                    let Some(target) = self.targets.get_mut(*target) else { break };
+                    let Some(outcome) = ticket.outcome(&target.progress.borrow_and_update()) else { break };
+                    self.waiting_bytes -= bytes;
+                    reply::encode(out, &outcome.map_or_else(|refusal| reply::error(&refusal), reply::integer));
+                }
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Waits until [`Replies::settle`] may give the first waiting reply; for ever when none waits.
+    pub async fn changed(&mut self) {
+        if let Some(Waiting::Append { target, .. }) = self.waiting.front() {
+            if let Some(target) = self.targets.get_mut(*target) {
+                if target.progress.changed().await.is_ok() {
+                    return;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,58 @@
+//! `LOG.ACQUIRE`, `LOG.RENEW`, `LOG.RELEASE`, `LOG.BEGIN`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use durability_protocol::{is_valid_name, Refusal};
+
+use super::arguments::{number, text};
+use super::reply::{self, failure, Reply};
+use crate::shard::Shard;
+
+/// Longest address of a node in bytes.
+const MAX_ADDRESS_BYTES: usize = 256;
+
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms`.
+pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let [_, _, node_id, address, expected_end, lease_ms] = arguments else {
+        return Err(failure("usage: LOG.ACQUIRE shard node-id address expected-end lease-ms"));
+    };
+    let (node_id, address) = (text(node_id)?, text(address)?);
+    if !is_valid_name(node_id) {
+        return Err(failure("not a valid node id: 1 to 64 of A-Z a-z 0-9 . _ : -"));
+    }
+    // It is shown in a line, as one of several words.
+    if !(1..=MAX_ADDRESS_BYTES).contains(&address.len()) || !address.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(failure("not a valid address: up to 256 printable characters without spaces"));
+    }
+    let (expected_end, lease_ms) = (number(expected_end, "expected-end")?, number(lease_ms, "lease-ms")?);
+    let (epoch, end) = shard.acquire(node_id, address, expected_end, lease_ms).await?;
+    Ok(reply::array(vec![reply::integer(epoch), reply::integer(end)]))
+}
+
+/// `LOG.RENEW shard epoch lease-ms`.
+pub async fn renew(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let [_, _, epoch, lease_ms] = arguments else {
+        return Err(failure("usage: LOG.RENEW shard epoch lease-ms"));
+    };
+    shard.renew(number(epoch, "epoch")?, number(lease_ms, "lease-ms")?).await?;
+    Ok(reply::ok())
+}
+
+/// `LOG.RELEASE shard epoch`.
+pub async fn release(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let [_, _, epoch] = arguments else {
+        return Err(failure("usage: LOG.RELEASE shard epoch"));
+    };
+    shard.release(number(epoch, "epoch")?).await?;
+    Ok(reply::ok())
+}
+
+/// `LOG.BEGIN shard epoch replid offset`.
+pub async fn begin(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let [_, _, epoch, replid, offset] = arguments else {
+        return Err(failure("usage: LOG.BEGIN shard epoch replid offset"));
+    };
+    shard.begin(number(epoch, "epoch")?, text(replid)?, number(offset, "offset")?).await?;
+    Ok(reply::ok())
+}

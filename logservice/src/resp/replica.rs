@@ -1,0 +1,229 @@
+//! `REPLCONF` and `PSYNC`: the log as a Valkey primary.
+//!
+//! A Valkey primary keeps idle replicas alive with `PING` commands *inside* the stream. The log adds nothing of its own
+//! to the stream: its bytes are the leader's, and their positions too. Not even an empty line can be sent, because a
+//! replica counts every byte it reads as stream (`read_reploff` in its `networking.c`) and would be one byte off from
+//! then on. While there is a leader its own PINGs come through the log every ten seconds. Without one, a replica runs
+//! into its `repl-timeout` after a minute, connects again and continues where it was.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use durability_protocol::{Code, Refusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::arguments::{number, text};
+use super::command::Splitter;
+use super::reply::{self, failure, Reply};
+use crate::service::Service;
+use crate::shard::{Position, Shard};
+use crate::store::{LogReader, ReadError, SnapshotRecord};
+
+/// The most that is read and sent at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+/// A data set without keys, in a format that every Valkey version reads; the checksum is zero, which means none.
+const EMPTY_RDB: &[u8] = b"REDIS0011\xff\0\0\0\0\0\0\0\0";
+
+/// What a replica says of itself before `PSYNC`.
+#[derive(Debug, Default)]
+pub struct ReplicaInfo {
+    port: Option<u64>,
+    ip: Option<String>,
+}
+
+impl ReplicaInfo {
+    /// `REPLCONF name value ...`. No reply for an acknowledgement. Capabilities are noted by nobody: a full sync over
+    /// two channels, or one without a length, is an offer that is simply not taken up.
+    pub fn configure(&mut self, arguments: &[Bytes]) -> Result<Option<Reply>, Refusal> {
+        for pair in arguments[1..].chunks(2) {
+            let [name, value] = pair else { return Err(failure("usage: REPLCONF name value [name value ...]")) };
+            match name.to_ascii_lowercase().as_slice() {
+                b"ack" | b"getack" => return Ok(None),
+                b"listening-port" => self.port = Some(number(value, "listening-port")?),
+                b"ip-address" => self.ip = Some(text(value)?.chars().take(256).collect()),
+                _ => {}
+            }
+        }
+        Ok(Some(reply::ok()))
+    }
+
+    /// How the replica is called in log lines, when its connection comes from `peer`.
+    pub fn listening(&self, peer: &str) -> String {
+        match (&self.ip, self.port) {
+            (Some(ip), Some(port)) => format!("{ip}:{port} ({peer})"),
+            (None, Some(port)) => format!("port {port} ({peer})"),
+            _ => peer.to_owned(),
+        }
+    }
+}
+
+/// `PSYNC replid next`, where `next` counts from one; `PSYNC ? -1` asks for a full copy.
+pub fn find_position(shard: &Shard, arguments: &[Bytes]) -> Result<Position, Refusal> {
+    let [_, replid, next] = arguments else { return Err(failure("usage: PSYNC replid offset")) };
+    let next: i64 = text(next)?.parse().map_err(|_| failure("offset is not a number"))?;
+    let held = u64::try_from(next).ok().and_then(|next| next.checked_sub(1));
+    shard.position_of(text(replid)?, held)
+}
+
+/// Why a replica was sent away.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// Its connection broke.
+    #[error("{0}")]
+    Connection(#[from] std::io::Error),
+    /// The log could not be read.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// The snapshot could not be read.
+    #[error("snapshot: {0}")]
+    Snapshot(String),
+    /// It sent something that is no command.
+    #[error("{0}")]
+    Protocol(#[from] super::command::ProtocolError),
+    /// The log failed, or the stream goes on under another replication id.
+    #[error("{0}")]
+    Restart(&'static str),
+}
+
+/// A connection that follows the stream.
+pub struct Follower {
+    stream: TcpStream,
+    input: BytesMut,
+    splitter: Splitter,
+    shard: Arc<Shard>,
+    _service: Arc<Service>,
+}
+
+impl Follower {
+    /// A follower on a connection whose `input` was read but not used yet.
+    pub fn new(
+        stream: TcpStream,
+        input: BytesMut,
+        splitter: Splitter,
+        shard: Arc<Shard>,
+        service: Arc<Service>,
+    ) -> Self {
+        Follower { stream, input, splitter, shard, _service: service }
+    }
+
+    /// Sends the stream until the connection ends or the replica has to connect again. Answers how far it came.
+    pub async fn serve(mut self, position: Position, mut shutdown: watch::Receiver<bool>) -> Result<u64, FollowError> {
+        let _attached = self.shard.attach_replica();
+        let mut progress = self.shard.notifier().subscribe();
+        let stream = position.stream();
+        let mut offset = self.answer(&position).await?;
+        let mut reader: Option<Box<dyn LogReader>> = None;
+        let mut chunk = Bytes::new();
+        let mut arguments = Vec::new();
+        loop {
+            let visible = {
+                let progress = progress.borrow_and_update();
+                if progress.stream != stream {
+                    return Err(FollowError::Restart("the stream goes on under another replication id"));
+                }
+                progress.visible
+            };
+            if chunk.is_empty() && offset < visible {
+                (reader, chunk) = self.read(reader, offset, visible).await?;
+            }
+            self.input.reserve(1024);
+            let (mut socket_reader, mut socket_writer) = self.stream.split();
+            tokio::select! {
+                read = socket_reader.read_buf(&mut self.input) => {
+                    if read? == 0 {
+                        return Ok(offset);
+                    }
+                    // Acknowledgements: what a replica has applied decides nothing here.
+                    while self.splitter.next(&mut self.input, &mut arguments)? {}
+                }
+                written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => offset += written? as u64,
+                changed = progress.changed(), if chunk.is_empty() => {
+                    if changed.is_err() {
+                        return Ok(offset);
+                    }
+                }
+                _ = shutdown.changed() => return Ok(offset),
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        reader: Option<Box<dyn LogReader>>,
+        offset: u64,
+        limit: u64,
+    ) -> Result<(Option<Box<dyn LogReader>>, Bytes), FollowError> {
+        let store = self.shard.store().clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut reader = match reader {
+                Some(reader) => reader,
+                None => store.reader(offset)?,
+            };
+            let chunk = reader.read(limit, CHUNK_BYTES)?;
+            Ok::<_, ReadError>((Some(reader), chunk))
+        });
+        match read.await {
+            Ok(read) => Ok(read?),
+            Err(error) => Err(FollowError::Connection(std::io::Error::other(error))),
+        }
+    }
+
+    /// Sends the answer to `PSYNC`, with the full copy if there is one. Answers where the stream goes on.
+    async fn answer(&mut self, position: &Position) -> Result<u64, FollowError> {
+        match position {
+            Position::Continue { replid, offset, .. } => {
+                self.stream.write_all(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
+                Ok(*offset)
+            }
+            Position::Full { replid, offset, snapshot: None, .. } => {
+                let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", EMPTY_RDB.len());
+                self.stream.write_all(&[head.as_bytes(), EMPTY_RDB].concat()).await?;
+                Ok(*offset)
+            }
+            Position::Full { replid, offset, snapshot: Some(record), .. } => {
+                // Opened first: a snapshot that cannot be read must not begin to look like one that can.
+                let (store, wanted) = (self.shard.store().clone(), record.clone());
+                let opened = tokio::task::spawn_blocking(move || store.open_snapshot(&wanted)).await;
+                let file = match opened {
+                    Ok(Ok(file)) => tokio::fs::File::from_std(file),
+                    Ok(Err(error)) => return self.refuse_snapshot(error.to_string()).await,
+                    Err(error) => return self.refuse_snapshot(error.to_string()).await,
+                };
+                let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", record.bytes);
+                self.stream.write_all(head.as_bytes()).await?;
+                self.send_snapshot(file, record).await?;
+                Ok(*offset)
+            }
+        }
+    }
+
+    async fn refuse_snapshot(&mut self, reason: String) -> Result<u64, FollowError> {
+        let mut out = BytesMut::new();
+        reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason.clone())));
+        self.stream.write_all(&out).await?;
+        Err(FollowError::Snapshot(reason))
+    }
+
+    /// Sends a snapshot. The last chunk goes out only when the checksum of the whole is right: a replica never ends up
+    /// with a damaged copy, it sees the connection break.
+    async fn send_snapshot(&mut self, mut file: tokio::fs::File, record: &SnapshotRecord) -> Result<(), FollowError> {
+        file.set_max_buf_size(CHUNK_BYTES);
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut left = record.bytes;
+        let mut checksum = 0;
+        while left > 0 {
+            let bytes = left.min(CHUNK_BYTES as u64) as usize;
+            let read = file.read_exact(&mut chunk[..bytes]).await;
+            read.map_err(|error| FollowError::Snapshot(format!("{}: {error}", record.file)))?;
+            checksum = crc32c::crc32c_append(checksum, &chunk[..bytes]);
+            left -= bytes as u64;
+            if left == 0 && checksum != record.crc32c {
+                return Err(FollowError::Snapshot(format!("{} does not match its checksum", record.file)));
+            }
+            self.stream.write_all(&chunk[..bytes]).await?;
+        }
+        Ok(())
+    }
+}

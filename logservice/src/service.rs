@@ -1,0 +1,203 @@
+//! The shards of one directory.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use durability_protocol::{is_valid_name, Code, Refusal};
+use rustix::fs::FlockOperation;
+
+use crate::shard::{LogState, Shard, Status};
+use crate::store::file_store::{self, FileStoreOptions};
+use crate::tokens::Tokens;
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Another process has it.
+    #[error("{} is in use by another logservice: it holds the lock on {}; stop that one or choose another --dir", directory.display(), lock.display())]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// It cannot be created or written.
+    #[error("cannot write in {}: {source}; choose a --dir that this user can write", directory.display())]
+    NotWritable {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What a service is made of.
+#[derive(Debug)]
+pub struct ServiceOptions {
+    /// Where everything is kept.
+    pub directory: PathBuf,
+    /// How shards are stored.
+    pub store: FileStoreOptions,
+    /// The most shards that may exist.
+    pub max_shards: usize,
+    /// Whether `LOG.DEBUG` is allowed.
+    pub debug_command: bool,
+    /// Where leaders send snapshots, on the address by which they reach this service.
+    pub http_port: u16,
+}
+
+/// All shards of a directory, opened or created when they are first asked for.
+pub struct Service {
+    options: ServiceOptions,
+    tokens: Option<Tokens>,
+    shards: Mutex<BTreeMap<String, Arc<Slot>>>,
+    _lock: File,
+}
+
+/// A shard, once it is open, or the reason why it is not served.
+type Slot = OnceLock<Result<Arc<Shard>, String>>;
+
+impl Service {
+    /// Takes the directory for this process and opens the shards in it. Without tokens everybody may use every shard.
+    /// Blocks while logs are verified.
+    pub fn open(options: ServiceOptions, tokens: Option<Tokens>) -> Result<Arc<Self>, DirectoryError> {
+        let directory = options.directory.clone();
+        let not_writable = |source| DirectoryError::NotWritable { directory: directory.clone(), source };
+        let shards = directory.join("shards");
+        std::fs::create_dir_all(&shards).map_err(not_writable)?;
+        let lock = take_lock(&directory)?;
+        file_store::files::sync_directory(&directory).map_err(|error| not_writable(error.source))?;
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&shards).map_err(not_writable)? {
+            names
+                .extend(entry.map_err(not_writable)?.file_name().into_string().ok().filter(|name| is_valid_name(name)));
+        }
+        let slots = names.iter().map(|name| (name.clone(), Arc::new(Slot::new()))).collect();
+        let service = Arc::new(Service { options, tokens, shards: Mutex::new(slots), _lock: lock });
+        for name in names {
+            // The reason was logged, and whoever asks for the shard is told.
+            let _ = service.open_slot(&name);
+        }
+        Ok(service)
+    }
+
+    /// The tokens, if any are needed.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
+    }
+
+    /// Where leaders send snapshots.
+    pub fn http_port(&self) -> u16 {
+        self.options.http_port
+    }
+
+    /// Whether `LOG.DEBUG` is allowed.
+    pub fn debug_command(&self) -> bool {
+        self.options.debug_command
+    }
+
+    /// The shard of that name, created if it does not exist.
+    pub async fn shard(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
+        if !is_valid_name(name) {
+            return Err(Refusal::new(Code::Err, "not a valid shard name: 1 to 64 of A-Z a-z 0-9 . _ : -"));
+        }
+        if let Some(opened) = self.lock().get(name).and_then(|slot| slot.get().cloned()) {
+            return opened.map_err(|reason| Refusal::new(Code::LogFailed, reason));
+        }
+        let (service, name) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || service.open_slot(&name))
+            .await
+            .unwrap_or_else(|error| Err(Refusal::new(Code::Err, format!("opening the shard did not finish: {error}"))))
+    }
+
+    fn open_slot(&self, name: &str) -> Result<Arc<Shard>, Refusal> {
+        let slot = {
+            let mut shards = self.lock();
+            if !shards.contains_key(name) && shards.len() >= self.options.max_shards {
+                let text = format!("there are {} shards, as many as --max-shards allows", shards.len());
+                return Err(Refusal::new(Code::Err, text));
+            }
+            shards.entry(name.to_owned()).or_default().clone()
+        };
+        let opened = slot.get_or_init(|| {
+            let directory = self.options.directory.join("shards").join(name);
+            Shard::open(name, |events| file_store::open(&directory, name, &self.options.store, events))
+                .map(Arc::new)
+                .map_err(|error| {
+                    tracing::error!("shard {name} is not served: {error}");
+                    error.to_string()
+                })
+        });
+        opened.clone().map_err(|reason| Refusal::new(Code::LogFailed, reason))
+    }
+
+    /// The names of all shards, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// The status of all shards that were opened, in order of their names.
+    pub fn statuses(&self) -> Vec<Status> {
+        let slots: Vec<_> = self.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        let status = |(name, slot): (String, Arc<Slot>)| match slot.get()? {
+            Ok(shard) => Some(shard.status()),
+            Err(reason) => Some(Status::unserved(name, reason.clone())),
+        };
+        slots.into_iter().filter_map(status).collect()
+    }
+
+    /// Waits until everything that was accepted is durable.
+    pub async fn drain(&self) {
+        let slots: Vec<_> = self.lock().values().cloned().collect();
+        for shard in slots.iter().filter_map(|slot| slot.get()?.as_ref().ok()) {
+            let end = shard.status().accepted_end;
+            shard.notifier().wait_durable(end).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Slot>>> {
+        self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Status {
+    fn unserved(shard: String, error: String) -> Self {
+        Status {
+            shard,
+            state: LogState::Damaged,
+            error,
+            epoch: 0,
+            leader: String::new(),
+            leader_address: String::new(),
+            lease_remaining_ms: -1,
+            replid: String::new(),
+            base: 0,
+            end: 0,
+            durable_end: 0,
+            accepted_end: 0,
+            seeded: 0,
+            segments: 0,
+            log_bytes: 0,
+            snapshot_offset: -1,
+            replicas: 0,
+            appends: 0,
+            fsyncs: 0,
+            acks: "running",
+        }
+    }
+}
+
+fn take_lock(directory: &Path) -> Result<File, DirectoryError> {
+    let path = directory.join("LOCK");
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = opened.map_err(|source| DirectoryError::NotWritable { directory: directory.to_owned(), source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(DirectoryError::InUse { directory: directory.to_owned(), lock: path })
+        }
+        Err(error) => Err(DirectoryError::NotWritable { directory: directory.to_owned(), source: error.into() }),
+    }
+}

@@ -1,0 +1,146 @@
+//! Changes of leadership: stored first, then in force.
+
+use std::time::{Duration, Instant};
+
+use durability_protocol::{Code, Refusal};
+
+use super::{Shard, Terms};
+use crate::store::{Manifest, ManifestError};
+
+/// The longest that a change of leadership waits for accepted appends to become durable.
+const DRAIN_AT_MOST: Duration = Duration::from_secs(10);
+
+impl Shard {
+    /// Makes `node_id` the leader if nobody else is and `expected_end` is the end of the log. Answers its epoch and
+    /// that end once both are durable.
+    pub async fn acquire(
+        &self,
+        node_id: &str,
+        address: &str,
+        expected_end: u64,
+        lease_ms: u64,
+    ) -> Result<(u64, u64), Refusal> {
+        let accepted_end = self.accepting().end;
+        self.drain(accepted_end).await?;
+        let _changing = self.changing.lock().await;
+        let (before, mut next) = {
+            let mut accepting = self.accepting();
+            accepting.terms.check_free(&self.name, node_id, Instant::now())?;
+            if accepting.end != expected_end {
+                let text = format!("{} is the end of the log, not {expected_end}", accepting.end);
+                return Err(Refusal::new(Code::Gap, text));
+            }
+            let before = accepting.terms.clone();
+            // From here on the leader before cannot move the end. What it has in flight must be durable first, since
+            // it may be acknowledged after the new epoch was given out.
+            accepting.terms.close();
+            (before.clone(), before)
+        };
+        let epoch = before.epoch() + 1;
+        next.grant(epoch, node_id, address, lease_ms, Instant::now());
+        let stored = match self.drain(expected_end).await {
+            Ok(()) => self.store_terms(&next).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = stored {
+            self.accepting().terms = before;
+            return Err(refusal);
+        }
+        next.renew(epoch, lease_ms, Instant::now())?;
+        self.accepting().terms = next;
+        tracing::info!("shard {}: {node_id} at {address} leads in epoch {epoch} from {expected_end}", self.name);
+        Ok((epoch, expected_end))
+    }
+
+    /// Extends the lease of `epoch` from now.
+    pub async fn renew(&self, epoch: u64, lease_ms: u64) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().await;
+        let mut next = self.accepting().terms.clone();
+        if !next.renew(epoch, lease_ms, Instant::now())? {
+            self.accepting().terms = next;
+            return Ok(());
+        }
+        self.store_terms(&next).await?;
+        next.renew(epoch, lease_ms, Instant::now())?;
+        self.accepting().terms = next;
+        Ok(())
+    }
+
+    /// Frees the lease of `epoch`, whose leader cannot append from then on.
+    pub async fn release(&self, epoch: u64) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().await;
+        let mut next = self.accepting().terms.clone();
+        next.release(epoch)?;
+        self.store_terms(&next).await?;
+        self.accepting().terms = next;
+        tracing::info!("shard {}: epoch {epoch} released", self.name);
+        Ok(())
+    }
+
+    /// The leader of `epoch` begins to write at `offset` under `replid`.
+    pub async fn begin(&self, epoch: u64, replid: &str, offset: u64) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().await;
+        let (before, mut next, end) = {
+            let accepting = self.accepting();
+            (accepting.terms.replid().to_owned(), accepting.terms.clone(), accepting.end)
+        };
+        if !next.begin(epoch, replid, offset, end)? {
+            return Ok(());
+        }
+        self.store_terms(&next).await?;
+        self.accepting().terms = next;
+        if before != replid {
+            self.notifier().restart_streams();
+        }
+        tracing::info!("shard {}: epoch {epoch} writes from {offset} as {replid}", self.name);
+        Ok(())
+    }
+
+    /// Waits until everything below `end` is durable.
+    pub(super) async fn drain(&self, end: u64) -> Result<(), Refusal> {
+        self.check_not_failed()?;
+        let drained = tokio::time::timeout(DRAIN_AT_MOST, self.notifier().wait_durable(end)).await;
+        self.check_not_failed()?;
+        match drained {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::new(Code::NoSpace, "appends were refused for want of space; ask again")),
+            Err(_) => Err(Refusal::new(Code::Err, "appends before are not durable yet; ask again")),
+        }
+    }
+
+    /// Refuses when the log has failed.
+    pub fn check_not_failed(&self) -> Result<(), Refusal> {
+        match self.notifier().progress().failed {
+            Some(reason) => Err(Refusal::new(Code::LogFailed, reason.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    async fn store_terms(&self, terms: &Terms) -> Result<(), Refusal> {
+        let mut manifest = self.store.manifest().next();
+        terms.store_in(&mut manifest);
+        manifest.seeded |= manifest.epochs.iter().any(|term| term.epoch > 0 && term.replid.is_some());
+        let store = self.store.clone();
+        self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await
+    }
+
+    /// Runs a change of the manifest where it may block. After one whose outcome is not known the shard counts as
+    /// failed: what it would answer from then on might not be what a restart finds.
+    pub(super) async fn change_manifest(
+        &self,
+        manifest: Manifest,
+        change: impl FnOnce(Manifest) -> Result<(), ManifestError> + Send + 'static,
+    ) -> Result<(), Refusal> {
+        self.check_not_failed()?;
+        let changed = tokio::task::spawn_blocking(move || change(manifest)).await;
+        let reason = match changed {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(ManifestError::NoSpace(error))) => return Err(Refusal::new(Code::NoSpace, error.to_string())),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => format!("the change of the manifest did not finish: {error}"),
+        };
+        tracing::error!("shard {}: {reason}", self.name);
+        self.notifier().set_failed(&reason);
+        Err(Refusal::new(Code::LogFailed, reason))
+    }
+}

@@ -1,0 +1,202 @@
+//! What the bytes of a shard mean: who may append, what is durable, who is told.
+
+mod control;
+mod follow;
+mod notifier;
+mod seed;
+mod status;
+mod terms;
+
+pub use follow::Position;
+pub use notifier::{AckMode, DurabilityNotifier, Progress, Ticket};
+pub use status::{LogState, Status};
+pub use terms::{Admission, LeaseLeft, Terms};
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use bytes::Bytes;
+use durability_protocol::{Code, Refusal};
+
+use crate::store::{Append, OpenError, Opened, Store, StoreEvents, SubmitError};
+
+/// One shard of the log.
+pub struct Shard {
+    name: String,
+    store: Arc<dyn Store>,
+    acceptance: Arc<Acceptance>,
+    /// Held while the terms are changed and stored. Taken before the acceptance's lock, never while holding it.
+    changing: tokio::sync::Mutex<()>,
+    replicas: AtomicU64,
+}
+
+/// What decides over an append. Never held across I/O.
+struct Acceptance {
+    notifier: Arc<DurabilityNotifier>,
+    accepting: Mutex<Accepting>,
+}
+
+struct Accepting {
+    terms: Terms,
+    /// The end of the log (exclusive) when everything that was accepted is written.
+    end: u64,
+    /// Why nothing is accepted for the moment.
+    paused: Option<&'static str>,
+    /// Whether the last thing the store said was that there is no space.
+    no_space: bool,
+    /// The epoch whose appends were refused last.
+    fenced: Option<u64>,
+}
+
+impl Shard {
+    /// Opens a shard with a store that `open` opens. Blocks on I/O.
+    pub fn open(
+        name: &str,
+        open: impl FnOnce(Arc<dyn StoreEvents>) -> Result<Opened, OpenError>,
+    ) -> Result<Self, OpenError> {
+        let events = Arc::new(LateEvents::default());
+        let Opened { store, end } = open(events.clone())?;
+        let manifest = store.manifest();
+        let terms = Terms::from_manifest(&manifest, Instant::now());
+        let accepting = Mutex::new(Accepting { terms, end, paused: None, no_space: false, fenced: None });
+        let acceptance = Arc::new(Acceptance { notifier: Arc::new(DurabilityNotifier::new(end)), accepting });
+        // Nothing was submitted yet, so no event can have been missed.
+        let _ = events.0.set(acceptance.clone());
+        let shard = Shard {
+            name: name.to_owned(),
+            store,
+            acceptance,
+            changing: tokio::sync::Mutex::new(()),
+            replicas: AtomicU64::new(0),
+        };
+        tracing::info!(
+            "shard {name} opened: base {}, end {end}, epoch {}",
+            manifest.base,
+            shard.accepting().terms.epoch()
+        );
+        Ok(shard)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its bytes are.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// What tells its progress.
+    pub fn notifier(&self) -> &Arc<DurabilityNotifier> {
+        &self.acceptance.notifier
+    }
+
+    /// Accepts `payload` at `offset` from the leader of `epoch`, or refuses it. It is in the log when the ticket says
+    /// so; appends that were accepted become durable in the order of these calls. Does not block.
+    pub fn append(&self, epoch: u64, offset: u64, mut payload: Bytes) -> Result<Ticket, Refusal> {
+        let mut accepting = self.accepting();
+        let until = offset.saturating_add(payload.len() as u64);
+        let admission = accepting.terms.admit(epoch, offset, payload.len(), accepting.end);
+        if let Err(refusal) = &admission {
+            // Once for each epoch: a deposed leader may have thousands on their way.
+            if refusal.code == Code::Fenced && accepting.fenced.replace(epoch) != Some(epoch) {
+                tracing::warn!("shard {}: append at {offset} refused: {refusal}", self.name);
+            }
+        }
+        let admission = admission?;
+        if let Some(reason) = accepting.paused {
+            return Err(Refusal::new(Code::Err, reason));
+        }
+        if let Admission::Write { skip_bytes } = admission {
+            let _ = payload.split_to(skip_bytes);
+            let append = Append { epoch, offset: accepting.end, payload };
+            self.store.submit(append).map_err(|error| self.submit_refusal(&error))?;
+            accepting.end = until;
+        }
+        let refusals = self.acceptance.notifier.refusals();
+        Ok(Ticket { until, refusals })
+    }
+
+    fn submit_refusal(&self, error: &SubmitError) -> Refusal {
+        match (error, self.notifier().progress().failed) {
+            (SubmitError::Closed, Some(reason)) => Refusal::new(Code::LogFailed, reason.to_string()),
+            (SubmitError::Closed, None) => Refusal::new(Code::LogFailed, error.to_string()),
+            (SubmitError::Busy { .. }, _) => Refusal::new(Code::Err, format!("{error}; send it again later")),
+        }
+    }
+
+    /// Counts a replica until the guard is dropped.
+    pub fn attach_replica(self: &Arc<Self>) -> ReplicaGuard {
+        self.replicas.fetch_add(1, Ordering::Relaxed);
+        ReplicaGuard(self.clone())
+    }
+
+    fn accepting(&self) -> MutexGuard<'_, Accepting> {
+        self.acceptance.lock()
+    }
+}
+
+/// Counts one attached replica.
+pub struct ReplicaGuard(Arc<Shard>);
+
+impl Drop for ReplicaGuard {
+    fn drop(&mut self) {
+        self.0.replicas.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Acceptance {
+    fn lock(&self) -> MutexGuard<'_, Accepting> {
+        self.accepting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl StoreEvents for Acceptance {
+    fn durable(&self, end: u64) {
+        // First, so that whoever is acknowledged sees a shard that has recovered.
+        if self.notifier.refusals() > 0 {
+            self.lock().no_space = false;
+        }
+        self.notifier.set_durable(end);
+    }
+
+    fn refused(&self, end: u64, reason: &str) {
+        let mut accepting = self.lock();
+        accepting.end = end;
+        if !std::mem::replace(&mut accepting.no_space, true) {
+            tracing::error!("no space for the log, appends are refused until there is: {reason}");
+        }
+        self.notifier.set_refused(end, reason);
+    }
+
+    fn failed(&self, reason: &str) {
+        tracing::error!("the log has failed, nothing is acknowledged until a restart: {reason}");
+        self.notifier.set_failed(reason);
+    }
+}
+
+/// Events of a store that is opened before there is anybody to hear them.
+#[derive(Default)]
+struct LateEvents(std::sync::OnceLock<Arc<Acceptance>>);
+
+impl StoreEvents for LateEvents {
+    fn durable(&self, end: u64) {
+        if let Some(acceptance) = self.0.get() {
+            acceptance.durable(end);
+        }
+    }
+
+    fn refused(&self, end: u64, reason: &str) {
+        if let Some(acceptance) = self.0.get() {
+            acceptance.refused(end, reason);
+        }
+    }
+
+    fn failed(&self, reason: &str) {
+        if let Some(acceptance) = self.0.get() {
+            acceptance.failed(reason);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! "Tell me when this is durable", and the test modes that tell it late.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use durability_protocol::{Code, Refusal};
+use tokio::sync::watch;
+
+/// Acknowledgements that wait to be delayed. Beyond this the oldest are delivered early.
+const MAX_DELAYED: usize = 1 << 20;
+
+/// What the outside knows of a shard's progress.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Everything below (exclusive) is durable and may be acknowledged and shown to replicas.
+    pub visible: u64,
+    /// How often queued appends were refused for want of space.
+    pub refusals: u64,
+    /// The end of the log at the last such refusal: appends that go beyond it and were queued before are gone.
+    pub refused_above: u64,
+    /// Why the last such refusal happened.
+    pub refused_reason: Arc<str>,
+    /// Why the log has failed, for good.
+    pub failed: Option<Arc<str>>,
+    /// Goes up whenever replicas must connect again, because the stream goes on under another replication id.
+    pub stream: u64,
+}
+
+/// An append on its way, waiting to be acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub struct Ticket {
+    /// Acknowledged when everything below (exclusive) is visible.
+    pub until: u64,
+    /// [`Progress::refusals`] when it was accepted.
+    pub refusals: u64,
+}
+
+impl Ticket {
+    /// The answer, if there is one: the visible end, or why the append is not in the log.
+    pub fn outcome(&self, progress: &Progress) -> Option<Result<u64, Refusal>> {
+        if let Some(reason) = &progress.failed {
+            return Some(Err(Refusal::new(Code::LogFailed, reason.to_string())));
+        }
+        if progress.visible >= self.until {
+            return Some(Ok(progress.visible));
+        }
+        // With more than one refusal in between only the last end is known; sent again, such an append is recognised.
+        let gone = progress.refusals > self.refusals
+            && (progress.refusals > self.refusals + 1 || self.until > progress.refused_above);
+        gone.then(|| Err(Refusal::new(Code::NoSpace, progress.refused_reason.to_string())))
+    }
+}
+
+/// How acknowledgements are delivered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum AckMode {
+    /// At once.
+    Running,
+    /// Not at all.
+    Frozen,
+    /// That much later.
+    Delayed(Duration),
+}
+
+/// Owns the durable offset of a shard, as it is and as it is shown.
+pub struct DurabilityNotifier {
+    durable: watch::Sender<u64>,
+    progress: watch::Sender<Progress>,
+    acks: Mutex<Acks>,
+    due: Condvar,
+}
+
+struct Acks {
+    mode: AckMode,
+    delayed: VecDeque<(Instant, u64)>,
+    /// Whether a thread delivers delayed acknowledgements.
+    delivering: bool,
+}
+
+impl DurabilityNotifier {
+    /// Everything below `end` is durable.
+    pub fn new(end: u64) -> Self {
+        let acks = Acks { mode: AckMode::Running, delayed: VecDeque::new(), delivering: false };
+        DurabilityNotifier {
+            durable: watch::Sender::new(end),
+            progress: watch::Sender::new(Progress { visible: end, ..Progress::default() }),
+            acks: Mutex::new(acks),
+            due: Condvar::new(),
+        }
+    }
+
+    /// Everything below (exclusive) survives a crash.
+    pub fn durable(&self) -> u64 {
+        *self.durable.borrow()
+    }
+
+    /// A view of the progress that can be waited on.
+    pub fn subscribe(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// The progress now.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// [`Progress::refusals`] now.
+    pub fn refusals(&self) -> u64 {
+        self.progress.borrow().refusals
+    }
+
+    /// How acknowledgements are delivered now.
+    pub fn ack_mode(&self) -> AckMode {
+        self.lock().mode
+    }
+
+    /// Everything below `end` has become durable.
+    pub fn set_durable(&self, end: u64) {
+        let mut acks = self.lock();
+        self.durable.send_if_modified(|durable| end > std::mem::replace(durable, end.max(*durable)));
+        match acks.mode {
+            AckMode::Running => self.show(end),
+            AckMode::Frozen => {}
+            AckMode::Delayed(delay) => {
+                if acks.delayed.len() >= MAX_DELAYED {
+                    if let Some((_, early)) = acks.delayed.pop_front() {
+                        self.show(early);
+                    }
+                }
+                acks.delayed.push_back((Instant::now() + delay, end));
+                self.due.notify_all();
+            }
+        }
+    }
+
+    /// Nothing above `end` of what was queued is in the log, for want of space.
+    pub fn set_refused(&self, end: u64, reason: &str) {
+        self.progress.send_modify(|progress| {
+            progress.refusals += 1;
+            progress.refused_above = end;
+            progress.refused_reason = reason.into();
+        });
+    }
+
+    /// The log has failed: nothing is acknowledged any more.
+    pub fn set_failed(&self, reason: &str) {
+        self.progress.send_if_modified(|progress| {
+            let first = progress.failed.is_none();
+            progress.failed.get_or_insert_with(|| reason.into());
+            first
+        });
+        self.durable.send_modify(|_| {});
+    }
+
+    /// Makes replicas connect again.
+    pub fn restart_streams(&self) {
+        self.progress.send_modify(|progress| progress.stream += 1);
+    }
+
+    /// Waits until everything below `end` is durable, whatever is shown. False when the log fails first, or a refusal
+    /// for want of space takes away what was waited for.
+    pub async fn wait_durable(&self, end: u64) -> bool {
+        let mut durable = self.durable.subscribe();
+        let mut progress = self.progress.subscribe();
+        let refusals = progress.borrow().refusals;
+        loop {
+            if *durable.borrow_and_update() >= end {
+                return true;
+            }
+            {
+                let progress = progress.borrow_and_update();
+                if progress.failed.is_some() || progress.refusals != refusals {
+                    return false;
+                }
+            }
+            tokio::select! {
+                _ = durable.changed() => {}
+                _ = progress.changed() => {}
+            }
+        }
+    }
+
+    /// Changes how acknowledgements are delivered. Those held back so far are delivered now, unless the new mode is
+    /// [`AckMode::Frozen`].
+    pub fn set_ack_mode(self: &Arc<Self>, mode: AckMode) -> std::io::Result<()> {
+        let mut acks = self.lock();
+        acks.mode = mode;
+        acks.delayed.clear();
+        if mode != AckMode::Frozen {
+            self.show(self.durable());
+        }
+        if matches!(mode, AckMode::Delayed(_)) && !acks.delivering {
+            let notifier = Arc::downgrade(self);
+            std::thread::Builder::new().name("log-delay".to_owned()).spawn(move || deliver(&notifier))?;
+            acks.delivering = true;
+        }
+        self.due.notify_all();
+        Ok(())
+    }
+
+    fn show(&self, end: u64) {
+        self.progress.send_if_modified(|progress| {
+            let moved = end > progress.visible;
+            progress.visible = progress.visible.max(end);
+            moved
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Acks> {
+        self.acks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Delivers delayed acknowledgements in order, each when it is due, until the notifier is gone. A thread, because a
+/// runtime's timer is no finer than a millisecond.
+fn deliver(notifier: &Weak<DurabilityNotifier>) {
+    const CHECK_ALIVE_EVERY: Duration = Duration::from_millis(200);
+    while let Some(notifier) = notifier.upgrade() {
+        let mut acks = notifier.lock();
+        let now = Instant::now();
+        let mut shown = None;
+        while acks.delayed.front().is_some_and(|&(due, _)| due <= now) {
+            shown = acks.delayed.pop_front().map(|(_, end)| end);
+        }
+        if let Some(end) = shown {
+            notifier.show(end);
+        }
+        let wait = acks.delayed.front().map_or(CHECK_ALIVE_EVERY, |&(due, _)| due.saturating_duration_since(now));
+        drop(notifier.due.wait_timeout(acks, wait.min(CHECK_ALIVE_EVERY)));
+    }
+}
+
+#[cfg(test)]
+#[path = "notifier_tests.rs"]
+mod tests;

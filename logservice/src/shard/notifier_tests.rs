@@ -1,0 +1,100 @@
+use super::*;
+
+fn notifier() -> Arc<DurabilityNotifier> {
+    Arc::new(DurabilityNotifier::new(100))
+}
+
+fn ticket(notifier: &DurabilityNotifier, until: u64) -> Ticket {
+    Ticket { until, refusals: notifier.refusals() }
+}
+
+fn outcome(notifier: &DurabilityNotifier, ticket: Ticket) -> Option<Result<u64, Code>> {
+    ticket.outcome(&notifier.progress()).map(|outcome| outcome.map_err(|refusal| refusal.code))
+}
+
+#[test]
+fn an_append_is_acknowledged_when_all_of_it_is_durable() {
+    let notifier = notifier();
+    let waiting = ticket(&notifier, 150);
+    notifier.set_durable(149);
+    assert_eq!(outcome(&notifier, waiting), None);
+    notifier.set_durable(200);
+    assert_eq!(outcome(&notifier, waiting), Some(Ok(200)));
+    notifier.set_durable(180);
+    assert_eq!(notifier.durable(), 200, "never goes back");
+}
+
+#[test]
+fn after_a_failure_nothing_is_acknowledged() {
+    let notifier = notifier();
+    let waiting = ticket(&notifier, 150);
+    notifier.set_failed("the disk is gone");
+    notifier.set_failed("a later reason");
+    assert_eq!(outcome(&notifier, waiting), Some(Err(Code::LogFailed)));
+    assert_eq!(notifier.progress().failed.as_deref(), Some("the disk is gone"));
+}
+
+#[test]
+fn a_refusal_takes_what_was_queued_beyond_the_end_and_nothing_else() {
+    let notifier = notifier();
+    let (written, refused) = (ticket(&notifier, 150), ticket(&notifier, 160));
+    notifier.set_durable(150);
+    notifier.set_refused(150, "full");
+    assert_eq!(outcome(&notifier, written), Some(Ok(150)));
+    assert_eq!(outcome(&notifier, refused), Some(Err(Code::NoSpace)));
+    let again = ticket(&notifier, 160);
+    assert_eq!(outcome(&notifier, again), None);
+    // The old one stays refused although other bytes of the same length came in its place.
+    notifier.set_refused(155, "full");
+    assert_eq!(outcome(&notifier, refused), Some(Err(Code::NoSpace)));
+}
+
+#[test]
+fn frozen_acknowledgements_hide_durability_until_they_are_resumed() {
+    let notifier = notifier();
+    notifier.set_ack_mode(AckMode::Frozen).expect("no thread needed");
+    let waiting = ticket(&notifier, 150);
+    notifier.set_durable(150);
+    assert_eq!(outcome(&notifier, waiting), None);
+    assert_eq!((notifier.durable(), notifier.progress().visible), (150, 100));
+    notifier.set_ack_mode(AckMode::Running).expect("no thread needed");
+    assert_eq!(outcome(&notifier, waiting), Some(Ok(150)));
+}
+
+#[test]
+fn delayed_acknowledgements_come_late_each_on_its_own_time_and_in_order() {
+    const DELAY: Duration = Duration::from_millis(30);
+    const SPACING: Duration = Duration::from_millis(2);
+    let notifier = notifier();
+    notifier.set_ack_mode(AckMode::Delayed(DELAY)).expect("thread starts");
+    let start = Instant::now();
+    let mut durable_at = Vec::new();
+    for step in 0..10 {
+        durable_at.push(Instant::now());
+        notifier.set_durable(101 + step);
+        std::thread::sleep(SPACING);
+    }
+    for (step, durable_at) in durable_at.iter().enumerate() {
+        while notifier.progress().visible < 101 + step as u64 {
+            std::thread::yield_now();
+        }
+        assert!(durable_at.elapsed() >= DELAY, "step {step} came early");
+    }
+    assert!(start.elapsed() < DELAY * 10, "the delays ran one after the other");
+}
+
+#[tokio::test]
+async fn waiting_for_durability_ends_with_it_or_with_the_log() {
+    let notifier = notifier();
+    notifier.set_ack_mode(AckMode::Frozen).expect("no thread needed");
+    assert!(notifier.wait_durable(100).await);
+    let other = notifier.clone();
+    let waiting = tokio::spawn(async move { other.wait_durable(150).await });
+    notifier.set_durable(150);
+    assert!(waiting.await.expect("ends"));
+    let other = notifier.clone();
+    let waiting = tokio::spawn(async move { other.wait_durable(151).await });
+    tokio::task::yield_now().await;
+    notifier.set_failed("gone");
+    assert!(!waiting.await.expect("ends"));
+}

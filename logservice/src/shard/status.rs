@@ -1,0 +1,125 @@
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::{AckMode, LeaseLeft, Shard};
+
+/// Whether a shard can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogState {
+    /// Yes.
+    Ok,
+    /// Not for the moment: the disk is full.
+    NoSpace,
+    /// Not until the service is restarted: a write or sync failed.
+    Failed,
+    /// Not until its files are repaired; it is not served at all.
+    Damaged,
+}
+
+impl LogState {
+    /// As it stands in a status.
+    pub fn word(self) -> &'static str {
+        match self {
+            LogState::Ok => "ok",
+            LogState::NoSpace => "nospace",
+            LogState::Failed => "failed",
+            LogState::Damaged => "damaged",
+        }
+    }
+}
+
+/// A shard as an operator sees it. Offsets are exclusive ends.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Name of the shard.
+    pub shard: String,
+    /// Whether it can be written.
+    pub state: LogState,
+    /// Why not, if it cannot.
+    pub error: String,
+    /// Number of the newest term.
+    pub epoch: u64,
+    /// Node id of the leader, empty when there is none.
+    pub leader: String,
+    /// Where it is reached.
+    pub leader_address: String,
+    /// Milliseconds until the lease expires; 0 has expired, -1 no lease, -2 never expires.
+    pub lease_remaining_ms: i64,
+    /// The replication id under which the log continues.
+    pub replid: String,
+    /// First position that the log holds.
+    pub base: u64,
+    /// The durable end as it is shown: behind `durable_end` only while acknowledgements are frozen or delayed.
+    pub end: u64,
+    /// The durable end.
+    pub durable_end: u64,
+    /// The end when everything that was accepted is durable.
+    pub accepted_end: u64,
+    /// 1 once any leader began to write.
+    pub seeded: u8,
+    /// Segment files.
+    pub segments: u64,
+    /// Bytes they take, preallocated space included.
+    pub log_bytes: u64,
+    /// Where the newest snapshot stands; -1 there is none.
+    pub snapshot_offset: i64,
+    /// Replicas that follow the stream.
+    pub replicas: u64,
+    /// Appends made durable since the service started.
+    pub appends: u64,
+    /// Syncs that made them durable.
+    pub fsyncs: u64,
+    /// How acknowledgements are delivered: running, frozen or delayed.
+    pub acks: &'static str,
+}
+
+impl Shard {
+    /// The shard as an operator sees it.
+    pub fn status(&self) -> Status {
+        let manifest = self.store.manifest();
+        let usage = self.store.usage();
+        let progress = self.notifier().progress();
+        let durable_end = self.notifier().durable();
+        let accepting = self.accepting();
+        let (state, error) = match (progress.failed, accepting.no_space) {
+            (Some(reason), _) => (LogState::Failed, reason.to_string()),
+            (None, true) => (LogState::NoSpace, progress.refused_reason.to_string()),
+            (None, false) => (LogState::Ok, String::new()),
+        };
+        let leader = accepting.terms.leader().cloned();
+        let lease_remaining_ms = match accepting.terms.lease_left(Instant::now()) {
+            LeaseLeft::Nobody => -1,
+            LeaseLeft::Forever => -2,
+            LeaseLeft::For(left) => left.as_millis() as i64,
+        };
+        Status {
+            shard: self.name.clone(),
+            state,
+            error,
+            epoch: accepting.terms.epoch(),
+            leader: leader.as_ref().map(|leader| leader.node_id.clone()).unwrap_or_default(),
+            leader_address: leader.map(|leader| leader.address).unwrap_or_default(),
+            lease_remaining_ms,
+            replid: accepting.terms.replid().to_owned(),
+            base: manifest.base,
+            end: progress.visible,
+            durable_end,
+            accepted_end: accepting.end,
+            seeded: u8::from(manifest.seeded),
+            segments: usage.segments,
+            log_bytes: usage.log_bytes,
+            snapshot_offset: manifest.snapshot.map_or(-1, |snapshot| snapshot.offset as i64),
+            replicas: self.replicas.load(Ordering::Relaxed),
+            appends: usage.appends,
+            fsyncs: usage.fsyncs,
+            acks: match self.notifier().ack_mode() {
+                AckMode::Running => "running",
+                AckMode::Frozen => "frozen",
+                AckMode::Delayed(_) => "delayed",
+            },
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Who may append, and where: epochs, the lease, conditional append. Plain logic: no socket, no file, no clock of its
+//! own. A change is made on a copy, stored, and only then takes the place of the original.
+
+use std::time::{Duration, Instant};
+
+use durability_protocol::{is_valid_replid, Code, Refusal};
+
+use crate::store::{Leader, Manifest, Term};
+
+/// Terms that are remembered. A node that comes back with the replication id of an older one is given a full copy.
+const MAX_TERMS: usize = 256;
+
+/// The terms of leadership of a shard and the lease on the current one.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    history: Vec<Term>,
+    leader: Option<Leader>,
+    /// When the lease ends; none when it does not expire.
+    expires: Option<Instant>,
+    /// The leader's appends at or above this offset were its own, so bytes it sends again are the same bytes.
+    own_from: Option<u64>,
+}
+
+/// What to do with an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Everything of it is in the log or on its way: acknowledge when that is durable.
+    Duplicate,
+    /// Write it without its first `skip_bytes`, which are in the log already.
+    Write {
+        /// Bytes to leave out.
+        skip_bytes: usize,
+    },
+}
+
+/// How long the lease lasts from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseLeft {
+    /// Nobody holds it.
+    Nobody,
+    /// Until it is released.
+    Forever,
+    /// That long; zero when it has expired.
+    For(Duration),
+}
+
+impl Terms {
+    /// The terms that a manifest records. The holder may have renewed just before the service went down, so its lease
+    /// counts from `now` in full.
+    pub fn from_manifest(manifest: &Manifest, now: Instant) -> Self {
+        let leader = manifest.leader.clone();
+        let expires = leader.as_ref().and_then(|leader| expiry(leader.lease_ms, now));
+        let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
+        Terms { history: manifest.epochs.clone(), leader, expires, own_from }
+    }
+
+    /// Puts these terms into a manifest.
+    pub fn store_in(&self, manifest: &mut Manifest) {
+        manifest.epochs = self.history.clone();
+        manifest.leader = self.leader.clone();
+    }
+
+    /// The number of the newest term.
+    pub fn epoch(&self) -> u64 {
+        self.history.last().map_or(0, |term| term.epoch)
+    }
+
+    /// Who leads.
+    pub fn leader(&self) -> Option<&Leader> {
+        self.leader.as_ref()
+    }
+
+    /// The replication id under which the log continues.
+    pub fn replid(&self) -> &str {
+        self.history.iter().rev().find_map(|term| term.replid.as_deref()).unwrap_or_default()
+    }
+
+    /// What is left of the lease.
+    pub fn lease_left(&self, now: Instant) -> LeaseLeft {
+        match (&self.leader, self.expires) {
+            (None, _) => LeaseLeft::Nobody,
+            (Some(_), None) => LeaseLeft::Forever,
+            (Some(_), Some(expires)) => LeaseLeft::For(expires.saturating_duration_since(now)),
+        }
+    }
+
+    /// Whether `node_id` may take the lease: nobody holds it, it has expired, or an earlier life of the same node does.
+    pub fn check_free(&self, shard: &str, node_id: &str, now: Instant) -> Result<(), Refusal> {
+        let Some(leader) = self.leader.as_ref().filter(|leader| leader.node_id != node_id) else { return Ok(()) };
+        let (node, address, epoch) = (&leader.node_id, &leader.address, self.epoch());
+        match self.lease_left(now) {
+            LeaseLeft::For(left) if left.is_zero() => Ok(()),
+            LeaseLeft::For(left) => Err(Refusal::new(
+                Code::Leased,
+                format!("{node} {address} {} leads shard {shard} in epoch {epoch}", left.as_millis().max(1)),
+            )),
+            LeaseLeft::Nobody | LeaseLeft::Forever => Err(Refusal::new(
+                Code::Leased,
+                format!(
+                    "{node} {address} -1 leads shard {shard} in epoch {epoch} with a lease that never expires; \
+                     when that node is gone for good, free it with: LOG.RELEASE {shard} {epoch}"
+                ),
+            )),
+        }
+    }
+
+    /// Takes the current leader's right to append; its lease stays until the next term is stored.
+    pub fn close(&mut self) {
+        self.history.push(Term {
+            epoch: self.epoch() + 1,
+            node_id: String::new(),
+            address: String::new(),
+            replid: None,
+            first_offset: None,
+        });
+        self.leader = None;
+    }
+
+    /// A new term for `node_id`.
+    pub fn grant(&mut self, epoch: u64, node_id: &str, address: &str, lease_ms: u64, now: Instant) {
+        self.history.retain(|term| term.replid.is_some());
+        self.history.drain(..self.history.len().saturating_sub(MAX_TERMS - 1));
+        self.history.push(Term {
+            epoch,
+            node_id: node_id.to_owned(),
+            address: address.to_owned(),
+            replid: None,
+            first_offset: None,
+        });
+        self.leader = Some(Leader { node_id: node_id.to_owned(), address: address.to_owned(), lease_ms });
+        self.expires = expiry(lease_ms, now);
+        self.own_from = None;
+    }
+
+    /// Whether `epoch` is the current one and led by somebody.
+    pub fn check_leading(&self, epoch: u64) -> Result<&Leader, Refusal> {
+        match &self.leader {
+            Some(leader) if epoch == self.epoch() => Ok(leader),
+            Some(leader) => Err(Refusal::new(
+                Code::Fenced,
+                format!("epoch {epoch} is over: {} leads in epoch {}", leader.node_id, self.epoch()),
+            )),
+            None if epoch == self.epoch() => Err(Refusal::new(Code::Fenced, format!("epoch {epoch} was released"))),
+            None => {
+                Err(Refusal::new(Code::Fenced, format!("epoch {epoch} is over: the log is at epoch {}", self.epoch())))
+            }
+        }
+    }
+
+    /// Extends the lease from `now`. True when its length has changed, which has to be stored.
+    pub fn renew(&mut self, epoch: u64, lease_ms: u64, now: Instant) -> Result<bool, Refusal> {
+        self.check_leading(epoch)?;
+        self.expires = expiry(lease_ms, now);
+        let leader = self.leader.as_mut();
+        Ok(leader.is_some_and(|leader| std::mem::replace(&mut leader.lease_ms, lease_ms) != lease_ms))
+    }
+
+    /// Frees the lease. Releasing the current epoch twice is no error.
+    pub fn release(&mut self, epoch: u64) -> Result<(), Refusal> {
+        if epoch != self.epoch() || epoch == 0 {
+            self.check_leading(epoch)?;
+        }
+        self.leader = None;
+        Ok(())
+    }
+
+    /// The leader begins to write at `offset`, the log's end, under `replid`. False when it had begun just so already.
+    pub fn begin(&mut self, epoch: u64, replid: &str, offset: u64, end: u64) -> Result<bool, Refusal> {
+        self.check_leading(epoch)?;
+        if !is_valid_replid(replid) {
+            return Err(Refusal::new(Code::Err, "a replication id has 40 lower-case hexadecimal digits"));
+        }
+        let Some(term) = self.history.last_mut() else { return Err(no_term()) };
+        if let (Some(began_as), Some(began_at)) = (&term.replid, term.first_offset) {
+            if began_as == replid && began_at == offset {
+                return Ok(false);
+            }
+            let text = format!("epoch {epoch} began at {began_at} with replication id {began_as} already");
+            return Err(Refusal::new(Code::Err, text));
+        }
+        if offset != end {
+            return Err(gap(end, "is the end of the log", offset));
+        }
+        term.replid = Some(replid.to_owned());
+        term.first_offset = Some(offset);
+        self.own_from = Some(offset);
+        Ok(true)
+    }
+
+    /// The leader replaces everything by its own data at `offset`. The history before it is not that of the new log,
+    /// so nobody can continue from it.
+    pub fn seed(&mut self, epoch: u64, replid: &str, offset: u64, end: u64) -> Result<(), Refusal> {
+        self.check_leading(epoch)?;
+        if !is_valid_replid(replid) {
+            return Err(Refusal::new(Code::Err, "a replication id has 40 lower-case hexadecimal digits"));
+        }
+        if offset < end {
+            return Err(gap(end, "is the end of the log; a seed cannot stand before it, at", offset));
+        }
+        let Some(mut term) = self.history.pop() else { return Err(no_term()) };
+        self.own_from = Some(self.own_from.unwrap_or(offset));
+        term.replid = Some(replid.to_owned());
+        term.first_offset = Some(offset);
+        self.history = vec![term];
+        Ok(())
+    }
+
+    /// What to do with `bytes` bytes at `offset` from the leader of `epoch` when the log ends at `end`.
+    pub fn admit(&self, epoch: u64, offset: u64, bytes: usize, end: u64) -> Result<Admission, Refusal> {
+        self.check_leading(epoch)?;
+        let Some(own_from) = self.own_from else {
+            return Err(Refusal::new(Code::Err, format!("epoch {epoch} has not begun: send LOG.BEGIN first")));
+        };
+        let Some(append_end) = offset.checked_add(bytes as u64) else {
+            return Err(Refusal::new(Code::Err, "offset out of range"));
+        };
+        if offset > end || offset < own_from {
+            return Err(gap(end, "is the end of the log, the append is at", offset));
+        }
+        if append_end <= end {
+            return Ok(Admission::Duplicate);
+        }
+        Ok(Admission::Write { skip_bytes: (end - offset) as usize })
+    }
+
+    /// Whether somebody who holds the stream of `replid` up to `position` (exclusive) holds the beginning of this log,
+    /// which goes from `base` to `end`, and can simply go on from there.
+    ///
+    /// A replication id stands for a history up to where the next leader began, all of what was before it included: a
+    /// replica that is still behind when it learns a new id is told that id and keeps its position. So there is no
+    /// lower bound but the base.
+    pub fn continues(&self, replid: &str, position: u64, base: u64, end: u64) -> bool {
+        if position < base || position > end {
+            return false;
+        }
+        let began = self.history.iter().filter_map(|term| Some((term.replid.as_deref()?, term.first_offset?)));
+        let ends = began.clone().skip(1).map(|(_, first_offset)| first_offset).chain([end]);
+        began.zip(ends).any(|((id, _), term_end)| id == replid && position <= term_end)
+    }
+}
+
+fn expiry(lease_ms: u64, now: Instant) -> Option<Instant> {
+    // A lease too long for the clock is one that never expires.
+    (lease_ms > 0).then(|| now.checked_add(Duration::from_millis(lease_ms))).flatten()
+}
+
+fn gap(end: u64, what: &str, offset: u64) -> Refusal {
+    Refusal::new(Code::Gap, format!("{end} {what} {offset}"))
+}
+
+fn no_term() -> Refusal {
+    Refusal::new(Code::Fenced, "nobody ever led this shard")
+}
+
+#[cfg(test)]
+#[path = "terms_tests.rs"]
+mod tests;

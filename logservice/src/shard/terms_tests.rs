@@ -1,0 +1,182 @@
+use super::*;
+
+const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const ZERO: &str = "0000000000000000000000000000000000000000";
+const LEASE_MS: u64 = 1000;
+
+fn fresh() -> (Terms, Instant) {
+    let now = Instant::now();
+    (Terms::from_manifest(&Manifest::new("s1", ZERO.to_owned()), now), now)
+}
+
+fn led_by(node: &str, replid: &str, offset: u64) -> (Terms, Instant) {
+    let (mut terms, now) = fresh();
+    terms.grant(1, node, "host:1", LEASE_MS, now);
+    assert_eq!(terms.begin(1, replid, offset, offset), Ok(true));
+    (terms, now)
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, Refusal>) -> Code {
+    result.expect_err("must be refused").code
+}
+
+fn later(now: Instant, ms: u64) -> Instant {
+    now + Duration::from_millis(ms)
+}
+
+#[test]
+fn a_lease_keeps_others_out_until_it_expires() {
+    let (terms, now) = led_by("n1", A, 0);
+    let refusal = terms.check_free("s1", "n2", later(now, 400)).expect_err("leased");
+    assert_eq!(refusal.code, Code::Leased);
+    assert!(refusal.detail.starts_with("n1 host:1 600 "), "{refusal}");
+    assert_eq!(terms.check_free("s1", "n1", now), Ok(()), "its own earlier life");
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, 999))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(now, 1000)), Ok(()));
+}
+
+#[test]
+fn renewing_extends_the_lease_from_then_on_also_when_it_has_expired() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    assert_eq!(terms.renew(1, LEASE_MS, later(now, 900)), Ok(false));
+    assert_eq!(terms.lease_left(later(now, 1000)), LeaseLeft::For(Duration::from_millis(900)));
+    assert_eq!(terms.renew(1, 5000, later(now, 9000)), Ok(true), "another length must be stored");
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, 13_999))), Code::Leased);
+    assert_eq!(code(terms.renew(2, LEASE_MS, now)), Code::Fenced);
+}
+
+#[test]
+fn a_lease_that_never_expires_is_freed_by_hand() {
+    let (mut terms, now) = fresh();
+    terms.grant(1, "n1", "host:1", 0, now);
+    let refusal = terms.check_free("s1", "n2", later(now, 1 << 40)).expect_err("leased");
+    assert!(refusal.detail.starts_with("n1 host:1 -1 ") && refusal.detail.contains("LOG.RELEASE s1 1"), "{refusal}");
+    assert_eq!(terms.lease_left(now), LeaseLeft::Forever);
+    assert_eq!(code(terms.release(0)), Code::Fenced);
+    assert_eq!(terms.release(1), Ok(()));
+    assert_eq!(terms.release(1), Ok(()), "twice is no error");
+    assert_eq!(terms.lease_left(now), LeaseLeft::Nobody);
+    assert_eq!(terms.check_free("s1", "n2", now), Ok(()));
+}
+
+#[test]
+fn after_a_restart_the_lease_counts_in_full() {
+    let (terms, now) = led_by("n1", A, 0);
+    let mut manifest = Manifest::new("s1", ZERO.to_owned());
+    terms.store_in(&mut manifest);
+    let restarted = later(now, 5000);
+    let terms = Terms::from_manifest(&manifest, restarted);
+    assert_eq!(code(terms.check_free("s1", "n2", later(restarted, 999))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(restarted, 1000)), Ok(()));
+    assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write { skip_bytes: 0 }));
+}
+
+#[test]
+fn only_the_current_epoch_appends_and_only_after_it_began() {
+    let (mut terms, now) = fresh();
+    assert_eq!(code(terms.admit(0, 0, 10, 0)), Code::Fenced);
+    terms.grant(1, "n1", "host:1", LEASE_MS, now);
+    assert_eq!(code(terms.admit(1, 0, 10, 0)), Code::Err);
+    assert_eq!(terms.begin(1, A, 0, 0), Ok(true));
+    assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write { skip_bytes: 0 }));
+    assert_eq!(code(terms.admit(2, 0, 10, 0)), Code::Fenced);
+    let mut closed = terms.clone();
+    closed.close();
+    assert_eq!(code(closed.admit(1, 0, 10, 0)), Code::Fenced);
+    assert_eq!(code(closed.admit(2, 0, 10, 0)), Code::Fenced);
+    terms.release(1).expect("released");
+    assert_eq!(code(terms.admit(1, 0, 10, 0)), Code::Fenced);
+}
+
+#[test]
+fn an_append_is_new_duplicate_overlapping_or_a_gap() {
+    let (terms, _) = led_by("n1", A, 100);
+    let end = 200;
+    assert_eq!(terms.admit(1, 200, 50, end), Ok(Admission::Write { skip_bytes: 0 }));
+    assert_eq!(terms.admit(1, 150, 50, end), Ok(Admission::Duplicate));
+    assert_eq!(terms.admit(1, 100, 1, end), Ok(Admission::Duplicate));
+    assert_eq!(terms.admit(1, 200, 0, end), Ok(Admission::Duplicate));
+    assert_eq!(terms.admit(1, 180, 50, end), Ok(Admission::Write { skip_bytes: 20 }));
+    for (offset, bytes) in [(201, 10), (99, 10), (99, 1000), (0, 0)] {
+        let refusal = terms.admit(1, offset, bytes, end).expect_err("gap");
+        assert_eq!(refusal.code, Code::Gap);
+        assert!(refusal.detail.starts_with("200 "), "{refusal}");
+    }
+    assert_eq!(code(terms.admit(1, u64::MAX, 10, end)), Code::Err);
+}
+
+#[test]
+fn a_leader_begins_once_at_the_end_of_the_log() {
+    let (mut terms, now) = fresh();
+    assert_eq!(code(terms.begin(0, A, 0, 0)), Code::Fenced);
+    terms.grant(1, "n1", "host:1", LEASE_MS, now);
+    assert_eq!(code(terms.begin(1, "short", 50, 50)), Code::Err);
+    assert_eq!(code(terms.begin(1, A, 49, 50)), Code::Gap);
+    assert_eq!(terms.begin(1, A, 50, 50), Ok(true));
+    assert_eq!(terms.begin(1, A, 50, 70), Ok(false), "sent again after it wrote");
+    assert_eq!(code(terms.begin(1, B, 50, 50)), Code::Err);
+    assert_eq!(terms.replid(), A);
+}
+
+#[test]
+fn a_replica_continues_only_from_what_is_in_the_log() {
+    // Epoch 0 up to 0, then A up to 100, then B up to 250.
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.grant(2, "n2", "host:2", LEASE_MS, now);
+    assert!(terms.continues(A, 100, 0, 100), "nobody has begun after A yet");
+    terms.begin(2, B, 100, 100).expect("begins");
+    let continues = |replid, position| terms.continues(replid, position, 20, 250);
+    assert!(continues(A, 20) && continues(A, 100));
+    assert!(!continues(A, 101), "A wrote more than the log took: those bytes are not in it");
+    assert!(!continues(A, 19) && !continues(B, 19), "below the base");
+    assert!(continues(B, 250) && continues(B, 100));
+    assert!(continues(B, 50), "it learnt the new id while it was still behind");
+    assert!(!continues(B, 251));
+    assert!(!continues(ZERO, 20), "beyond the end of epoch 0");
+    assert!(terms.continues(ZERO, 0, 0, 250));
+    assert!(!continues("?", 100));
+}
+
+#[test]
+fn a_leader_that_comes_back_under_its_old_id_does_not_end_its_own_history() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.grant(2, "n1", "host:1", LEASE_MS, now);
+    terms.begin(2, A, 100, 100).expect("begins");
+    assert!(terms.continues(A, 150, 0, 200));
+}
+
+#[test]
+fn a_seed_ends_every_history_before_it() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.grant(2, "n2", "host:2", LEASE_MS, now);
+    assert_eq!(code(terms.clone().seed(1, B, 500, 100)), Code::Fenced);
+    assert_eq!(code(terms.clone().seed(2, B, 99, 100)), Code::Gap);
+    terms.seed(2, B, 100, 100).expect("seeded");
+    assert!(!terms.continues(A, 100, 100, 300), "the same position, but not the same data");
+    assert!(terms.continues(B, 100, 100, 300));
+    assert_eq!(terms.begin(2, B, 100, 100), Ok(false), "a seed counts as having begun");
+    assert_eq!(terms.admit(2, 100, 10, 100), Ok(Admission::Write { skip_bytes: 0 }));
+    assert_eq!(code(terms.admit(2, 90, 5, 100)), Code::Gap, "n2 had not written before");
+}
+
+#[test]
+fn appends_below_a_seed_of_a_leader_that_wrote_them_are_duplicates() {
+    let (mut terms, _) = led_by("n1", A, 0);
+    terms.seed(1, B, 500, 100).expect("seeded");
+    assert_eq!(terms.admit(1, 90, 20, 500), Ok(Admission::Duplicate));
+}
+
+#[test]
+fn the_history_is_bounded_and_forgets_terms_that_never_began() {
+    let (mut terms, now) = fresh();
+    for epoch in 1..=1000 {
+        terms.grant(epoch, "n1", "host:1", LEASE_MS, now);
+        if epoch % 2 == 0 {
+            terms.begin(epoch, A, epoch, epoch).expect("begins");
+        }
+    }
+    assert_eq!(terms.epoch(), 1000);
+    assert_eq!(terms.history.len(), MAX_TERMS);
+    assert!(terms.history.iter().all(|term| term.replid.is_some()));
+}

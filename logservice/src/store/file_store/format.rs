@@ -1,0 +1,201 @@
+//! The bytes on disk: a segment is a header block followed by records, all integers little-endian.
+//!
+//! A record's header checksum starts from the segment's random salt, so bytes inside a payload, or a left-over of
+//! another segment, never pass for a record. The running checksum takes in every record since the log began, so a
+//! record that is missing, repeated or swapped is found although each one is sound by itself.
+
+/// Bytes at the start of a segment that hold no records. A whole page, so that writing records never touches it.
+pub const SEGMENT_HEADER_BYTES: u64 = 4096;
+/// Bytes of a record before its payload.
+pub const RECORD_HEADER_BYTES: usize = 64;
+/// Largest payload of one record: how much is grouped under one sync.
+pub const MAX_RECORD_PAYLOAD_BYTES: usize = 4 << 20;
+/// The version of this format.
+pub const FORMAT_VERSION: u32 = 1;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"VKDURLOG";
+const RECORD_MAGIC: u32 = 0x4443_4552;
+const SEGMENT_FIELDS_BYTES: usize = 128;
+const NAME_BYTES: usize = durability_protocol::MAX_NAME_BYTES;
+
+/// What a segment says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The shard it belongs to.
+    pub shard: String,
+    /// The generation of the log it belongs to.
+    pub generation: u64,
+    /// Position of its first byte of log.
+    pub first_offset: u64,
+    /// The running checksum before its first record.
+    pub running_checksum: u32,
+    /// Drawn at random; where the header checksums of its records start.
+    pub salt: u32,
+}
+
+/// What a record says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// Bytes of payload, from 1 to [`MAX_RECORD_PAYLOAD_BYTES`].
+    pub payload_bytes: u32,
+    /// The epoch of the leader that wrote it.
+    pub epoch: u64,
+    /// Position of its first byte of log.
+    pub offset: u64,
+    /// When it was written, in milliseconds since 1970. For people; nothing depends on it.
+    pub time_ms: u64,
+    /// CRC32C of the payload.
+    pub payload_crc32c: u32,
+    /// The running checksum after this record.
+    pub running_checksum: u32,
+}
+
+/// Bytes that a record with that much payload takes in the file.
+pub fn record_bytes(payload_bytes: usize) -> usize {
+    (RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(8)
+}
+
+impl SegmentHeader {
+    /// The header block's fields; the rest of [`SEGMENT_HEADER_BYTES`] is zero.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SEGMENT_FIELDS_BYTES);
+        out.extend_from_slice(&SEGMENT_MAGIC);
+        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&self.salt.to_le_bytes());
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&self.first_offset.to_le_bytes());
+        out.extend_from_slice(&self.running_checksum.to_le_bytes());
+        let mut name = [0; NAME_BYTES];
+        let named = self.shard.len().min(NAME_BYTES);
+        name[..named].copy_from_slice(&self.shard.as_bytes()[..named]);
+        out.extend_from_slice(&name);
+        out.resize(SEGMENT_FIELDS_BYTES - 4, 0);
+        let checksum = crc32c::crc32c(&out);
+        out.extend_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    /// Reads a header block, or says why it is none.
+    pub fn decode(block: &[u8]) -> Result<Self, String> {
+        let fields = block.get(..SEGMENT_FIELDS_BYTES).ok_or("the file is too short for a segment")?;
+        if fields[..8] != SEGMENT_MAGIC {
+            return Err("not a log segment".to_owned());
+        }
+        let mut fields_after_magic = Fields(&fields[8..]);
+        let version = fields_after_magic.u32();
+        if version != FORMAT_VERSION {
+            return Err(format!("segment format {version}, this version reads {FORMAT_VERSION}"));
+        }
+        if Fields(&fields[SEGMENT_FIELDS_BYTES - 4..]).u32() != crc32c::crc32c(&fields[..SEGMENT_FIELDS_BYTES - 4]) {
+            return Err("the segment header does not match its checksum".to_owned());
+        }
+        let salt = fields_after_magic.u32();
+        let generation = fields_after_magic.u64();
+        let first_offset = fields_after_magic.u64();
+        let running_checksum = fields_after_magic.u32();
+        let name = &fields_after_magic.0[..NAME_BYTES];
+        let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES)];
+        let shard = String::from_utf8(name.to_vec()).map_err(|_| "the shard name is not text".to_owned())?;
+        Ok(SegmentHeader { shard, generation, first_offset, running_checksum, salt })
+    }
+}
+
+impl RecordHeader {
+    /// The header of a record that follows one with running checksum `previous`.
+    pub fn following(
+        previous: u32,
+        payload_bytes: u32,
+        epoch: u64,
+        offset: u64,
+        time_ms: u64,
+        payload_crc32c: u32,
+    ) -> Self {
+        let mut header = RecordHeader { payload_bytes, epoch, offset, time_ms, payload_crc32c, running_checksum: 0 };
+        header.running_checksum = header.checksum_after(previous);
+        header
+    }
+
+    /// The running checksum after this record when it was `previous` before.
+    pub fn checksum_after(&self, previous: u32) -> u32 {
+        let mut fields = [0; 40];
+        fields[..4].copy_from_slice(&previous.to_le_bytes());
+        self.put_fields(&mut fields[4..]);
+        crc32c::crc32c(&fields)
+    }
+
+    fn put_fields(&self, out: &mut [u8]) {
+        out[..4].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        out[4..12].copy_from_slice(&self.epoch.to_le_bytes());
+        out[12..20].copy_from_slice(&self.offset.to_le_bytes());
+        out[20..28].copy_from_slice(&self.time_ms.to_le_bytes());
+        out[28..32].copy_from_slice(&self.payload_crc32c.to_le_bytes());
+    }
+
+    /// The header as it stands in a segment with that salt.
+    pub fn encode(&self, salt: u32) -> [u8; RECORD_HEADER_BYTES] {
+        let mut out = [0; RECORD_HEADER_BYTES];
+        out[..4].copy_from_slice(&RECORD_MAGIC.to_le_bytes());
+        self.put_fields(&mut out[4..]);
+        out[36..40].copy_from_slice(&self.running_checksum.to_le_bytes());
+        let checksum = crc32c::crc32c_append(salt, &out[..RECORD_HEADER_BYTES - 4]);
+        out[RECORD_HEADER_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    /// Reads a header; none if these bytes are not a sound record header of a segment with that salt.
+    pub fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
+        let bytes = bytes.get(..RECORD_HEADER_BYTES)?;
+        let mut fields = Fields(bytes);
+        if fields.u32() != RECORD_MAGIC {
+            return None;
+        }
+        let checksum = crc32c::crc32c_append(salt, &bytes[..RECORD_HEADER_BYTES - 4]);
+        if Fields(&bytes[RECORD_HEADER_BYTES - 4..]).u32() != checksum {
+            return None;
+        }
+        let header = RecordHeader {
+            payload_bytes: fields.u32(),
+            epoch: fields.u64(),
+            offset: fields.u64(),
+            time_ms: fields.u64(),
+            payload_crc32c: fields.u32(),
+            running_checksum: fields.u32(),
+        };
+        (1..=MAX_RECORD_PAYLOAD_BYTES).contains(&(header.payload_bytes as usize)).then_some(header)
+    }
+
+    /// Position after the record's last byte of log.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.payload_bytes))
+    }
+}
+
+/// Whether a record header may start here: cheap enough to ask at every eighth byte of a segment.
+pub fn has_record_magic(bytes: &[u8]) -> bool {
+    bytes.starts_with(&RECORD_MAGIC.to_le_bytes())
+}
+
+/// Takes fixed-size integers off a slice that the caller has checked to be long enough.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const BYTES: usize>(&mut self) -> [u8; BYTES] {
+        let mut out = [0; BYTES];
+        let (head, rest) = self.0.split_at(BYTES.min(self.0.len()));
+        out[..head.len()].copy_from_slice(head);
+        self.0 = rest;
+        out
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

@@ -1,0 +1,57 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn any_header() -> impl Strategy<Value = (RecordHeader, u32)> {
+    let fields = (1..=MAX_RECORD_PAYLOAD_BYTES as u32, any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+    (fields, any::<u32>(), any::<u32>()).prop_map(|((bytes, epoch, offset, time_ms, crc), previous, salt)| {
+        (RecordHeader::following(previous, bytes, epoch, offset, time_ms, crc), salt)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_record_header_survives_and_every_flipped_bit_is_seen((header, salt) in any_header()) {
+        let bytes = header.encode(salt);
+        prop_assert_eq!(RecordHeader::decode(&bytes, salt), Some(header));
+        prop_assert_eq!(RecordHeader::decode(&bytes, salt ^ 1), None);
+        prop_assert_eq!(RecordHeader::decode(&bytes[..bytes.len() - 1], salt), None);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(RecordHeader::decode(&flipped, salt), None, "bit {}", bit);
+        }
+    }
+
+    #[test]
+    fn the_running_checksum_depends_on_every_record_before((header, _) in any_header(), previous in any::<u32>()) {
+        let after = header.checksum_after(previous);
+        prop_assert_ne!(after, header.checksum_after(previous ^ 1));
+        let other = RecordHeader { payload_crc32c: header.payload_crc32c ^ 1, ..header };
+        prop_assert_ne!(after, other.checksum_after(previous));
+    }
+
+    #[test]
+    fn a_segment_header_survives_and_every_flipped_bit_is_seen(
+        shard in "[A-Za-z0-9_:-]{1,64}", generation: u64, first_offset: u64, running_checksum: u32, salt: u32,
+    ) {
+        let header = SegmentHeader { shard, generation, first_offset, running_checksum, salt };
+        let bytes = header.encode();
+        prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(SegmentHeader::decode(&flipped).is_err(), "bit {}", bit);
+        }
+    }
+}
+
+#[test]
+fn an_empty_or_oversized_record_is_none() {
+    for payload_bytes in [0, MAX_RECORD_PAYLOAD_BYTES as u32 + 1, u32::MAX] {
+        let bytes = RecordHeader::following(0, payload_bytes, 1, 0, 0, 0).encode(7);
+        assert_eq!(RecordHeader::decode(&bytes, 7), None);
+    }
+}

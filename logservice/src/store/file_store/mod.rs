@@ -1,0 +1,255 @@
+//! The embedded store: preallocated segment files, one writer thread for each shard, group commit.
+//!
+//! While one record is written and synced, appends queue; then all that have queued become the next record.
+
+pub mod files;
+pub mod format;
+mod open;
+mod queue;
+mod reader;
+mod scan;
+mod segment;
+mod segments;
+mod snapshot;
+mod spare;
+mod writer;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use self::files::{FaultHook, ReplaceError, Step};
+use self::queue::Queue;
+use self::reader::FileReader;
+use self::segments::Segments;
+use self::spare::Spare;
+use self::writer::{WriteError, Writer};
+use super::{
+    Append, FileError, InFile, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, SnapshotError,
+    SnapshotRecord, SnapshotWriter, Store, StoreEvents, SubmitError, TrimError, Usage,
+};
+
+/// Smallest length of a segment in bytes: one append of the largest size and its headers.
+pub const MIN_SEGMENT_BYTES: u64 = 2 << 20;
+
+/// How a file store behaves.
+#[derive(Debug, Clone)]
+pub struct FileStoreOptions {
+    /// Length of new segments in bytes, at least [`MIN_SEGMENT_BYTES`].
+    pub segment_bytes: u64,
+    /// For tests.
+    pub faults: FaultHook,
+}
+
+/// One shard in one directory.
+pub struct FileStore {
+    shared: Arc<Shared>,
+    writer_thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    queue: Queue,
+    segments: Arc<Segments>,
+    spare: Arc<Spare>,
+    writer: Mutex<Writer>,
+    manifest: Mutex<Manifest>,
+    faults: FaultHook,
+    events: Arc<dyn StoreEvents>,
+    appends: AtomicU64,
+    fsyncs: AtomicU64,
+}
+
+/// Opens the shard in `directory`, creating it if it is not there. Blocks while every record is verified.
+pub fn open(
+    directory: &Path,
+    shard: &str,
+    options: &FileStoreOptions,
+    events: Arc<dyn StoreEvents>,
+) -> Result<Opened, OpenError> {
+    let found = open::open(directory, shard)?;
+    let log = directory.join("log");
+    let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
+    let segments = Arc::new(Segments::new(found.segments));
+    let spare = Arc::new(Spare::new(log.join(open::SPARE), segment_bytes));
+    if found.active.is_none() && found.manifest.leader.is_some() {
+        spare.prepare();
+    }
+    let writer = Writer {
+        shard: shard.to_owned(),
+        generation: found.manifest.generation,
+        segment_bytes,
+        end: found.end,
+        running_checksum: found.running_checksum,
+        active: found.active,
+        segments: segments.clone(),
+        spare: spare.clone(),
+        faults: options.faults.clone(),
+        directory: log,
+    };
+    let batch_bytes = (segment_bytes - format::SEGMENT_HEADER_BYTES) as usize - format::RECORD_HEADER_BYTES - 8;
+    let shared = Arc::new(Shared {
+        directory: directory.to_owned(),
+        queue: Queue::new(batch_bytes.min(format::MAX_RECORD_PAYLOAD_BYTES)),
+        segments,
+        spare,
+        writer: Mutex::new(writer),
+        manifest: Mutex::new(found.manifest),
+        faults: options.faults.clone(),
+        events,
+        appends: AtomicU64::new(0),
+        fsyncs: AtomicU64::new(0),
+    });
+    let for_thread = shared.clone();
+    let writer_thread = std::thread::Builder::new()
+        .name(format!("log-{shard}"))
+        .spawn(move || for_thread.write_until_closed())
+        .in_file("cannot start the writer thread of", directory)?;
+    let store = FileStore { shared, writer_thread: Some(writer_thread) };
+    Ok(Opened { store: Arc::new(store), end: found.end })
+}
+
+impl Shared {
+    fn write_until_closed(&self) {
+        let mut batch = Vec::new();
+        while self.queue.next_batch(&mut batch) {
+            let mut writer = lock(&self.writer);
+            if batch.first().is_none_or(|append| append.offset != writer.end) {
+                continue;
+            }
+            match writer.write(&batch) {
+                Ok(()) => {
+                    let end = writer.end;
+                    drop(writer);
+                    self.appends.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                    self.fsyncs.fetch_add(1, Ordering::Relaxed);
+                    self.events.durable(end);
+                }
+                Err(WriteError::NoSpace(error)) => {
+                    let end = writer.end;
+                    drop(writer);
+                    self.events.refused(end, &error.to_string());
+                }
+                Err(WriteError::Failed(error)) => {
+                    drop(writer);
+                    self.queue.close();
+                    self.events.failed(&error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn replace_manifest(&self, manifest: &mut Manifest, next: Manifest) -> Result<(), ManifestError> {
+        if manifest.revision + 1 != next.revision {
+            return Err(ManifestError::Conflict {
+                expected: next.revision.saturating_sub(1),
+                found: manifest.revision,
+            });
+        }
+        open::write_manifest(&self.directory, &next, &self.faults).map_err(|error| match error {
+            ReplaceError::Unchanged(error) if error.is_no_space() => ManifestError::NoSpace(error),
+            ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => ManifestError::Unknown(error),
+        })?;
+        *manifest = next;
+        Ok(())
+    }
+
+    fn delete(&self, segments: &[Arc<segment::Segment>]) -> Result<(), FileError> {
+        for segment in segments {
+            let deleted = self.faults.before(Step::DeleteOld).and_then(|()| std::fs::remove_file(&segment.path));
+            deleted.in_file("cannot remove", &segment.path)?;
+        }
+        Ok(())
+    }
+
+    fn snapshots(&self) -> PathBuf {
+        self.directory.join("snapshots")
+    }
+}
+
+impl Store for FileStore {
+    fn submit(&self, append: Append) -> Result<(), SubmitError> {
+        self.shared.queue.push(append)
+    }
+
+    fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
+        if offset < lock(&self.shared.manifest).base {
+            return Err(ReadError::Trimmed { offset });
+        }
+        Ok(Box::new(FileReader::new(self.shared.segments.clone(), offset)?))
+    }
+
+    fn manifest(&self) -> Manifest {
+        lock(&self.shared.manifest).clone()
+    }
+
+    fn replace_manifest(&self, next: Manifest) -> Result<(), ManifestError> {
+        let led = next.leader.is_some();
+        self.shared.replace_manifest(&mut lock(&self.shared.manifest), next)?;
+        // A shard takes space when it gets a leader, not when somebody asks for its status.
+        if led && self.shared.segments.usage().0 == 0 {
+            self.shared.spare.prepare();
+        }
+        Ok(())
+    }
+
+    fn restart(&self, mut next: Manifest) -> Result<(), ManifestError> {
+        let mut writer = lock(&self.shared.writer);
+        let mut manifest = lock(&self.shared.manifest);
+        next.generation = manifest.generation + 1;
+        let (generation, base, snapshot) = (next.generation, next.base, next.snapshot.clone());
+        self.shared.replace_manifest(&mut manifest, next)?;
+        (writer.generation, writer.end, writer.running_checksum, writer.active) = (generation, base, 0, None);
+        let old = self.shared.segments.take_all();
+        self.shared.spare.prepare();
+        drop(writer);
+        drop(manifest);
+        // The new log stands whether or not these go; what stays is removed when the shard is next opened.
+        if let Err(error) = self.shared.delete(&old) {
+            tracing::warn!("old log not deleted yet: {error}");
+        }
+        let snapshots = self.shared.snapshots();
+        if let Err(error) = snapshot::remove_others(&snapshots, snapshot.as_ref()) {
+            tracing::warn!("old snapshots in {} not deleted yet: {error}", snapshots.display());
+        }
+        Ok(())
+    }
+
+    fn trim(&self) -> Result<(), TrimError> {
+        let base = lock(&self.shared.manifest).base;
+        let old = self.shared.segments.take_below(base);
+        Ok(self.shared.delete(&old)?)
+    }
+
+    fn create_snapshot(&self, epoch: u64, offset: u64) -> Result<Box<dyn SnapshotWriter>, SnapshotError> {
+        Ok(Box::new(snapshot::FileSnapshot::create(&self.shared.snapshots(), epoch, offset)?))
+    }
+
+    fn open_snapshot(&self, record: &SnapshotRecord) -> Result<File, SnapshotError> {
+        snapshot::open(&self.shared.snapshots(), record)
+    }
+
+    fn usage(&self) -> Usage {
+        let (segments, log_bytes) = self.shared.segments.usage();
+        let (appends, fsyncs) = (&self.shared.appends, &self.shared.fsyncs);
+        let (appends, fsyncs) = (appends.load(Ordering::Relaxed), fsyncs.load(Ordering::Relaxed));
+        Usage { segments, log_bytes, appends, fsyncs }
+    }
+}
+
+impl Drop for FileStore {
+    /// Writes what is queued, then ends the writer thread.
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(thread) = self.writer_thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,213 @@
+//! Opens a shard's directory: verifies every record, cuts a torn tail, refuses damage.
+//!
+//! The writer never begins a record before the one before it was synced, and acknowledges none before its sync. So a
+//! crash can tear one record at most, the last one, and nobody was told that it is durable: cutting it loses nothing.
+//! Anything else that is not sound (a bad record with a later one behind it, a bad record in a segment that another
+//! follows, a log that ends before a position where a leader began) was durable once and is damage that no crash
+//! explains: the shard is not served. A bad record at the very end that *had* been synced cannot be told from a torn
+//! one; telling them apart would take a second copy. The last record that is sound may not have been synced either, so
+//! it is written again before anybody is told of it.
+//!
+//! Files that a crash left over are removed: partial files, the spare segment, segments of an older generation or
+//! wholly below the base, snapshots that the manifest does not record.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{replace_file, sync_directory, FaultHook, ReplaceError};
+use super::scan::{scan_segment, Scanned, Tail};
+use super::segment::{parse_segment_name, Segment};
+use super::snapshot;
+use super::writer::{Active, UNNAMED};
+use crate::store::{FileError, InFile, Manifest, OpenError};
+
+/// Name of the manifest in a shard's directory.
+pub const MANIFEST: &str = "MANIFEST";
+/// Name of the spare segment in the log directory.
+pub const SPARE: &str = "spare";
+
+/// What was found in a shard's directory.
+pub struct Found {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The log's segments, in order.
+    pub segments: Vec<Arc<Segment>>,
+    /// The last of them.
+    pub active: Option<Active>,
+    /// The end of the log (exclusive).
+    pub end: u64,
+    /// The running checksum there.
+    pub running_checksum: u32,
+}
+
+/// Opens the directory of a shard, creating it if it does not exist.
+pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
+    let (log, snapshots) = (directory.join("log"), directory.join("snapshots"));
+    for path in [&log, &snapshots] {
+        fs::create_dir_all(path).in_file("cannot create", path)?;
+    }
+    let listed = list_log(&log)?;
+    let manifest = read_or_create_manifest(directory, shard, listed.is_empty())?;
+    sync_directory(directory)?;
+    snapshot::remove_others(&snapshots, manifest.snapshot.as_ref()).in_file("cannot clean up", &snapshots)?;
+    let paths = remove_left_overs(&log, listed, &manifest)?;
+    let mut found = Found { end: manifest.base, manifest, segments: Vec::new(), active: None, running_checksum: 0 };
+    for (at, path) in paths.iter().enumerate() {
+        found.add_segment(path, shard, at + 1 == paths.len())?;
+    }
+    let least_end = found.manifest.least_end();
+    if found.end < least_end {
+        let (path, position) = match &found.active {
+            Some(active) => (active.segment.path.clone(), active.position),
+            None => (log, 0),
+        };
+        let reason = format!("the log ends at offset {}, but it was durable up to {least_end} at least", found.end);
+        return Err(OpenError::Damaged { path, position, reason });
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn add_segment(&mut self, path: &Path, shard: &str, last: bool) -> Result<(), OpenError> {
+        let damaged = |position, reason| OpenError::Damaged { path: path.to_owned(), position, reason };
+        let segment = Segment::open(path)?.map_err(|reason| damaged(0, reason))?;
+        let header = &segment.header;
+        if header.shard != shard || header.generation != self.manifest.generation {
+            return Err(damaged(0, format!("it belongs to shard {} generation {}", header.shard, header.generation)));
+        }
+        let continues = if self.segments.is_empty() {
+            header.first_offset <= self.manifest.base
+        } else {
+            header.first_offset == self.end && header.running_checksum == self.running_checksum
+        };
+        if !continues {
+            let reason =
+                format!("it begins at offset {}, but the log before it ends at {}", header.first_offset, self.end);
+            return Err(damaged(0, reason));
+        }
+        let Scanned { end, position, running_checksum, last_record, tail } = scan_segment(&segment)?;
+        match tail {
+            Tail::Clean => {}
+            Tail::Torn { dirty_end } if last => cut(&segment, position, dirty_end, end)?,
+            Tail::Torn { .. } => {
+                return Err(damaged(position, format!("the record of offset {end} is not sound")));
+            }
+            Tail::Damaged { reason } => return Err(damaged(position, reason)),
+        }
+        if last {
+            write_again(&segment, last_record, position)?;
+        }
+        let segment = Arc::new(segment);
+        self.segments.push(segment.clone());
+        (self.end, self.running_checksum) = (end, running_checksum);
+        self.active = Some(Active { segment, position });
+        Ok(())
+    }
+}
+
+/// Writes and syncs the last record once more. It was read from the page cache, perhaps: its writer may have been
+/// killed before the sync, or the sync may have failed, after which the kernel counts the pages as clean although they
+/// never reached the medium, and another sync alone would do nothing. Every record before it was synced.
+fn write_again(segment: &Segment, from: u64, to: u64) -> Result<(), FileError> {
+    let mut record = vec![0; (to - from) as usize];
+    segment.file.read_exact_at(&mut record, from).in_file("cannot read", &segment.path)?;
+    segment.file.write_all_at(&record, from).in_file("cannot write to", &segment.path)?;
+    segment.file.sync_data().in_file("cannot sync", &segment.path)
+}
+
+/// Overwrites a torn record with zeros, so that nothing of it is taken for a record later.
+fn cut(segment: &Segment, position: u64, dirty_end: u64, end: u64) -> Result<(), FileError> {
+    let zeros = vec![0; 1 << 16];
+    let mut at = position;
+    while at < dirty_end {
+        let bytes = (dirty_end - at).min(zeros.len() as u64);
+        segment.file.write_all_at(&zeros[..bytes as usize], at).in_file("cannot cut", &segment.path)?;
+        at += bytes;
+    }
+    segment.file.sync_data().in_file("cannot sync", &segment.path)?;
+    tracing::warn!(
+        "torn tail cut: {} at byte {position}, {} bytes; the log ends at offset {end}",
+        segment.path.display(),
+        dirty_end - position
+    );
+    Ok(())
+}
+
+fn list_log(log: &Path) -> Result<Vec<(u64, u64, PathBuf)>, FileError> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(log).in_file("cannot list", log)? {
+        let entry = entry.in_file("cannot list", log)?;
+        let name = entry.file_name();
+        match name.to_str().and_then(parse_segment_name) {
+            Some((generation, first_offset)) => segments.push((generation, first_offset, entry.path())),
+            None if name == SPARE || name == UNNAMED => {
+                fs::remove_file(entry.path()).in_file("cannot remove", &entry.path())?
+            }
+            None => tracing::warn!("{} is no file of the log; left alone", entry.path().display()),
+        }
+    }
+    segments.sort();
+    Ok(segments)
+}
+
+fn read_or_create_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Manifest, OpenError> {
+    let path = directory.join(MANIFEST);
+    let wrong = |reason: String| OpenError::Manifest { path: path.clone(), reason };
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let manifest = Manifest::parse(&bytes).map_err(wrong)?;
+            if manifest.shard != shard {
+                return Err(wrong(format!("it is the manifest of shard {}", manifest.shard)));
+            }
+            Ok(manifest)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && log_is_empty => {
+            let mut random = [0; 20];
+            getrandom::fill(&mut random).map_err(|error| wrong(format!("no random number: {error}")))?;
+            let replid = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            let manifest = Manifest::new(shard, replid);
+            write_manifest(directory, &manifest, &FaultHook::default()).map_err(|error| match error {
+                ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => OpenError::File(error),
+            })?;
+            if let Some(parent) = directory.parent() {
+                sync_directory(parent)?;
+            }
+            Ok(manifest)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(wrong("it is missing, although there is a log".to_owned()))
+        }
+        Err(error) => Err(OpenError::File(FileError { action: "cannot read", path, source: error })),
+    }
+}
+
+/// Replaces a shard's manifest.
+pub fn write_manifest(directory: &Path, manifest: &Manifest, faults: &FaultHook) -> Result<(), ReplaceError> {
+    let text = serde_json::to_vec_pretty(manifest).map_err(|error| {
+        let path = directory.join(MANIFEST);
+        ReplaceError::Unchanged(FileError { action: "cannot encode", path, source: error.into() })
+    })?;
+    replace_file(directory, MANIFEST, &text, faults)
+}
+
+fn remove_left_overs(
+    log: &Path,
+    listed: Vec<(u64, u64, PathBuf)>,
+    manifest: &Manifest,
+) -> Result<Vec<PathBuf>, OpenError> {
+    let (current, others): (Vec<_>, Vec<_>) =
+        listed.into_iter().partition(|(generation, _, _)| *generation == manifest.generation);
+    if let Some((_, _, path)) = others.iter().find(|(generation, _, _)| *generation > manifest.generation) {
+        let reason = format!("newer than generation {} of the manifest", manifest.generation);
+        return Err(OpenError::Damaged { path: path.clone(), position: 0, reason });
+    }
+    let below = current.windows(2).take_while(|pair| pair[1].1 <= manifest.base).count();
+    let unneeded = others.iter().chain(&current[..below]);
+    for (_, _, path) in unneeded {
+        fs::remove_file(path).in_file("cannot remove", path)?;
+    }
+    File::open(log).and_then(|directory| directory.sync_all()).in_file("cannot sync directory", log)?;
+    Ok(current.into_iter().skip(below).map(|(_, _, path)| path).collect())
+}

@@ -1,0 +1,140 @@
+//! One segment file: how it comes into being, what it is called, where its records are.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+
+use rustix::fs::FallocateFlags;
+
+use super::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
+use crate::store::{FileError, InFile};
+
+/// File bytes between two entries of a segment's index.
+const INDEX_STEP_BYTES: u64 = 256 << 10;
+const ZEROS: &[u8] = &[0; 1 << 20];
+/// Zeros written between two syncs, so that a sync of the log beside it never waits behind a whole segment of them.
+const ZERO_SYNC_BYTES: u64 = 4 << 20;
+
+/// A segment of the log.
+#[derive(Debug)]
+pub struct Segment {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Open for reading and writing.
+    pub file: File,
+    /// What it says of itself.
+    pub header: SegmentHeader,
+    /// Its length in bytes: what was preallocated.
+    pub file_bytes: u64,
+    /// Places of some records, as (position in the log, position in the file), in order.
+    index: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Segment {
+    /// A segment in a file that is open already.
+    pub fn new(path: PathBuf, file: File, header: SegmentHeader, file_bytes: u64) -> Self {
+        let index = Mutex::new(vec![(header.first_offset, SEGMENT_HEADER_BYTES)]);
+        Segment { path, file, header, file_bytes, index }
+    }
+
+    /// Opens a segment and reads its header. The inner error says what is wrong with the header.
+    pub fn open(path: &Path) -> Result<Result<Self, String>, FileError> {
+        let file = OpenOptions::new().read(true).write(true).open(path).in_file("cannot open", path)?;
+        let file_bytes = file.metadata().in_file("cannot read the size of", path)?.len();
+        if file_bytes < SEGMENT_HEADER_BYTES {
+            return Ok(Err("the file is too short for a segment".to_owned()));
+        }
+        let mut block = [0; SEGMENT_HEADER_BYTES as usize];
+        file.read_exact_at(&mut block, 0).in_file("cannot read", path)?;
+        Ok(SegmentHeader::decode(&block).map(|header| Segment::new(path.to_owned(), file, header, file_bytes)))
+    }
+
+    /// Notes that the record at `offset` of the log starts at `position` of the file.
+    pub fn note_record(&self, offset: u64, position: u64) {
+        let mut index = self.index();
+        if index.last().is_none_or(|&(_, last)| position >= last + INDEX_STEP_BYTES) {
+            index.push((offset, position));
+        }
+    }
+
+    /// A record at or before `offset`, as (position in the log, position in the file).
+    pub fn record_before(&self, offset: u64) -> (u64, u64) {
+        let index = self.index();
+        let after = index.partition_point(|&(first, _)| first <= offset);
+        index.get(after.saturating_sub(1)).copied().unwrap_or((self.header.first_offset, SEGMENT_HEADER_BYTES))
+    }
+
+    fn index(&self) -> std::sync::MutexGuard<'_, Vec<(u64, u64)>> {
+        self.index.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The file name of a segment. Names sort by generation, then by offset.
+pub fn segment_name(generation: u64, first_offset: u64) -> String {
+    format!("{generation:06}-{first_offset:020}.log")
+}
+
+/// Generation and first offset from a file name; none if it is not a segment's.
+pub fn parse_segment_name(name: &str) -> Option<(u64, u64)> {
+    let (generation, first_offset) = name.strip_suffix(".log")?.split_once('-')?;
+    Some((generation.parse().ok()?, first_offset.parse().ok()?))
+}
+
+/// Creates an empty file of that length whose blocks are allocated but were never written: quick, but the first sync
+/// over each block has to record that it is written now (measured: 160 µs instead of 125 µs for 4 KB).
+pub fn create_allocated(path: &Path, file_bytes: u64) -> Result<File, FileError> {
+    create(path, |file| Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, file_bytes)?))
+}
+
+/// Creates a file of that length full of zeros that are on the medium, so that a sync of a record in it needs no
+/// change of the file system's own records. Takes as long as writing that much; gives up when `stop` is set.
+pub fn create_zeroed(path: &Path, file_bytes: u64, stop: &AtomicBool) -> Result<File, FileError> {
+    create(path, |file| {
+        let mut position = 0;
+        while position < file_bytes {
+            if stop.load(Ordering::Relaxed) {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            let bytes = (file_bytes - position).min(ZEROS.len() as u64);
+            file.write_all_at(&ZEROS[..bytes as usize], position)?;
+            position += bytes;
+            if position % ZERO_SYNC_BYTES == 0 {
+                file.sync_data()?;
+            }
+        }
+        file.sync_all()
+    })
+}
+
+fn create(path: &Path, fill: impl FnOnce(&File) -> std::io::Result<()>) -> Result<File, FileError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .in_file("cannot create", path)?;
+    let filled = fill(&file).in_file("cannot allocate", path);
+    if filled.is_err() {
+        // What little space it took is worth more to the log than to a file nobody needs.
+        let _ = std::fs::remove_file(path);
+    }
+    filled.map(|()| file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_by_generation_and_offset() {
+        let mut names = [segment_name(1, 0), segment_name(0, 10_000_000_000), segment_name(0, 9)];
+        names.sort();
+        let parsed: Vec<_> = names.iter().filter_map(|name| parse_segment_name(name)).collect();
+        assert_eq!(parsed, [(0, 9), (0, 10_000_000_000), (1, 0)]);
+        assert_eq!(parse_segment_name("spare"), None);
+        assert_eq!(parse_segment_name("x-1.log"), None);
+    }
+}

@@ -1,0 +1,167 @@
+//! Writes records: one at a time, each synced before the next begins, so that at most one can be torn by a crash.
+
+use std::io::IoSlice;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::files::{sync_directory, FaultHook, Step};
+use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::segment::{create_allocated, segment_name, Segment};
+use super::segments::Segments;
+use super::spare::Spare;
+use crate::store::{Append, FileError, InFile};
+
+/// Name of a segment that was not prepared ahead of time, until it gets its own.
+pub const UNNAMED: &str = "unnamed";
+
+/// Why a batch was not written.
+#[derive(Debug)]
+pub enum WriteError {
+    /// There was no room for a new segment. Nothing reached the log; the same batch can be written later.
+    NoSpace(FileError),
+    /// It is not known what reached the medium.
+    Failed(FileError),
+}
+
+/// Where the log is written.
+pub struct Writer {
+    /// The directory of the segments.
+    pub directory: PathBuf,
+    /// The shard's name, for the headers of segments.
+    pub shard: String,
+    /// The generation of the log.
+    pub generation: u64,
+    /// Length of new segments.
+    pub segment_bytes: u64,
+    /// The end of the log (exclusive).
+    pub end: u64,
+    /// The running checksum there.
+    pub running_checksum: u32,
+    /// The segment that is written; none before the first append of a log.
+    pub active: Option<Active>,
+    /// All segments, for readers.
+    pub segments: Arc<Segments>,
+    /// The next segment.
+    pub spare: Arc<Spare>,
+    /// Test hook.
+    pub faults: FaultHook,
+}
+
+/// The segment that is written.
+pub struct Active {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Where in the file the next record goes.
+    pub position: u64,
+}
+
+impl Writer {
+    /// Writes and syncs `batch`, appends of one epoch that continue the log, as one record.
+    pub fn write(&mut self, batch: &[Append]) -> Result<(), WriteError> {
+        let Some(epoch) = batch.first().map(|append| append.epoch) else { return Ok(()) };
+        let payload_bytes: usize = batch.iter().map(|append| append.payload.len()).sum();
+        let whole = record_bytes(payload_bytes) as u64;
+        if self.active.as_ref().is_none_or(|active| active.position + whole > active.segment.file_bytes) {
+            self.begin_segment()?;
+        }
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let checksum = batch.iter().fold(0, |checksum, append| crc32c::crc32c_append(checksum, &append.payload));
+        let header =
+            RecordHeader::following(self.running_checksum, payload_bytes as u32, epoch, self.end, now_ms(), checksum);
+        let header_bytes = header.encode(active.segment.header.salt);
+        let mut parts = Vec::with_capacity(batch.len() + 1);
+        parts.push(IoSlice::new(&header_bytes));
+        parts.extend(batch.iter().map(|append| IoSlice::new(&append.payload)));
+        let segment = &active.segment;
+        let written = self
+            .faults
+            .before(Step::RecordWrite)
+            .and_then(|()| write_all_vectored(segment, &mut parts, active.position))
+            .in_file("cannot write to", &segment.path);
+        let synced = written.and_then(|()| {
+            let synced = self.faults.before(Step::RecordSync).and_then(|()| segment.file.sync_data());
+            synced.in_file("cannot sync", &segment.path)
+        });
+        synced.map_err(WriteError::Failed)?;
+        segment.note_record(self.end, active.position);
+        active.position += whole;
+        self.end = header.end();
+        self.running_checksum = header.running_checksum;
+        if active.position > segment.file_bytes / 4 {
+            self.spare.prepare();
+        }
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> Result<(), WriteError> {
+        let first_of_log = self.active.is_none();
+        let (file, unnamed) = match self.spare.take(first_of_log) {
+            Some(file) => (file, self.spare.path().to_owned()),
+            None => {
+                // Not the spare's own name: that one may be in the making.
+                let unnamed = self.directory.join(UNNAMED);
+                let allocated = self.faults.before(Step::Allocate).in_file("cannot allocate", &unnamed);
+                let file = allocated.and_then(|()| create_allocated(&unnamed, self.segment_bytes));
+                (file.map_err(no_space_or_failed)?, unnamed)
+            }
+        };
+        let header = SegmentHeader {
+            shard: self.shard.clone(),
+            generation: self.generation,
+            first_offset: self.end,
+            running_checksum: self.running_checksum,
+            salt: random_salt().in_file("cannot draw a random number for", &unnamed).map_err(WriteError::Failed)?,
+        };
+        let path = self.directory.join(segment_name(self.generation, self.end));
+        let named = self
+            .faults
+            .before(Step::SegmentHeader)
+            .and_then(|()| file.write_all_at(&header.encode(), 0))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| self.faults.before(Step::SegmentRename))
+            .in_file("cannot write the header of", &unnamed)
+            .and_then(|()| std::fs::rename(&unnamed, &path).in_file("cannot rename a segment to", &path));
+        if let Err(error) = named {
+            let _ = std::fs::remove_file(&unnamed);
+            return Err(no_space_or_failed(error));
+        }
+        sync_directory(&self.directory).map_err(WriteError::Failed)?;
+        let segment = Arc::new(Segment::new(path, file, header, self.segment_bytes));
+        self.segments.push(segment.clone());
+        self.active = Some(Active { segment, position: SEGMENT_HEADER_BYTES });
+        Ok(())
+    }
+}
+
+fn no_space_or_failed(error: FileError) -> WriteError {
+    if error.is_no_space() {
+        WriteError::NoSpace(error)
+    } else {
+        WriteError::Failed(error)
+    }
+}
+
+fn random_salt() -> std::io::Result<u32> {
+    Ok(getrandom::u32()?)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn write_all_vectored(segment: &Segment, mut parts: &mut [IoSlice<'_>], mut position: u64) -> std::io::Result<()> {
+    while !parts.is_empty() {
+        match rustix::io::pwritev(&segment.file, parts, position) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                position += written as u64;
+                IoSlice::advance_slices(&mut parts, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+use serde::{Deserialize, Serialize};
+
+/// The version this code writes, and the newest it reads.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// What a shard must remember besides its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this layout.
+    pub format: u32,
+    /// Goes up by one with each replacement.
+    pub revision: u64,
+    /// Name of the shard.
+    pub shard: String,
+    /// The terms of leadership whose history the log continues, oldest first. Never empty: a new shard begins with
+    /// epoch 0, which nobody leads and which has a replication id of its own.
+    pub epochs: Vec<Term>,
+    /// Who leads; nobody before the first leader and after a release.
+    pub leader: Option<Leader>,
+    /// First position that the log holds, or its end when it is empty.
+    pub base: u64,
+    /// Goes up when the log is begun anew. Log files of another generation are left-overs.
+    pub generation: u64,
+    /// The newest snapshot.
+    pub snapshot: Option<SnapshotRecord>,
+    /// Whether a leader ever began to write.
+    pub seeded: bool,
+}
+
+/// A term of leadership.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// Its number.
+    pub epoch: u64,
+    /// Who led.
+    pub node_id: String,
+    /// Where that node was reached.
+    pub address: String,
+    /// The replication id under which it wrote; none until it began.
+    pub replid: Option<String>,
+    /// Position of the first byte it wrote; none until it began.
+    pub first_offset: Option<u64>,
+}
+
+/// The node that holds the lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    /// Its name.
+    pub node_id: String,
+    /// Where it is reached.
+    pub address: String,
+    /// Length of its lease in milliseconds; 0 does not expire.
+    pub lease_ms: u64,
+}
+
+/// A snapshot: the whole data set at one position, as an RDB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// The stream continues here.
+    pub offset: u64,
+    /// Name of the file or object.
+    pub file: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// CRC32C of its bytes.
+    pub crc32c: u32,
+    /// The replication id of the stream at that position.
+    pub replid: String,
+}
+
+impl Manifest {
+    /// The manifest of a shard that has never been written, under a replication id drawn at random.
+    pub fn new(shard: &str, replid: String) -> Self {
+        let epoch_zero = Term {
+            epoch: 0,
+            node_id: String::new(),
+            address: String::new(),
+            replid: Some(replid),
+            first_offset: Some(0),
+        };
+        Manifest {
+            format: MANIFEST_FORMAT,
+            revision: 0,
+            shard: shard.to_owned(),
+            epochs: vec![epoch_zero],
+            leader: None,
+            base: 0,
+            generation: 0,
+            snapshot: None,
+            seeded: false,
+        }
+    }
+
+    /// Reads a manifest, refusing one that a newer version wrote or that contradicts itself.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes).map_err(|error| format!("not a manifest: {error}"))?;
+        if version.format > MANIFEST_FORMAT {
+            return Err(format!(
+                "written by a newer version (format {}, this one reads up to {MANIFEST_FORMAT}): upgrade logservice",
+                version.format
+            ));
+        }
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| format!("not a manifest: {error}"))?;
+        if manifest.epochs.is_empty() || !manifest.epochs.windows(2).all(|pair| pair[0].epoch < pair[1].epoch) {
+            return Err("its epochs are not in order".to_owned());
+        }
+        if manifest.epochs.iter().any(|term| term.replid.is_some() != term.first_offset.is_some()) {
+            return Err("an epoch has a replication id without a first offset, or the reverse".to_owned());
+        }
+        Ok(manifest)
+    }
+
+    /// The next revision of this manifest, for its caller to change.
+    pub fn next(&self) -> Self {
+        let mut next = self.clone();
+        next.revision += 1;
+        next
+    }
+
+    /// The lowest end the log can have: a leader began there, so everything below was durable.
+    pub fn least_end(&self) -> u64 {
+        self.epochs.iter().filter_map(|term| term.first_offset).max().unwrap_or(0).max(self.base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_its_own_text_and_refuses_a_newer_one() {
+        let manifest = Manifest::new("s1", "a".repeat(40));
+        let text = serde_json::to_vec(&manifest).expect("serialises");
+        assert_eq!(Manifest::parse(&text), Ok(manifest));
+        let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":2");
+        assert!(Manifest::parse(newer.as_bytes()).expect_err("newer").contains("newer version"));
+        assert!(Manifest::parse(b"{\"format\":1}").is_err());
+        assert!(Manifest::parse(b"").is_err());
+    }
+}

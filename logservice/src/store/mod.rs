@@ -1,0 +1,115 @@
+//! What a shard needs from whatever keeps its bytes.
+//!
+//! The trait is small so that an engine other than files (a replicated stream, for instance) can stand behind it.
+//! A store knows nothing of leases, fencing or duplicates: the shard above it hands over appends that are already
+//! known to be contiguous, and asks again by offset when an outcome is unknown.
+
+mod errors;
+pub mod file_store;
+mod manifest;
+
+pub use errors::{FileError, InFile, ManifestError, OpenError, ReadError, SnapshotError, SubmitError, TrimError};
+pub use manifest::{Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Bytes on their way into the log.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The epoch of the leader that sent them.
+    pub epoch: u64,
+    /// Position of the first byte: the end of what was submitted before.
+    pub offset: u64,
+    /// The bytes themselves, never empty.
+    pub payload: Bytes,
+}
+
+/// Where a store reports what became of the appends it was given. Called from the store's own thread; must not block
+/// for long and must not call back into the store.
+pub trait StoreEvents: Send + Sync {
+    /// Everything below `end` (exclusive) survives a crash. Never goes back.
+    fn durable(&self, end: u64);
+    /// There was no space for the append at `end`. Nothing of it or of anything submitted after it was written; the
+    /// store drops those and takes an append at `end` again.
+    fn refused(&self, end: u64, reason: &str);
+    /// A write or sync failed, so what is on the medium is not known. The store takes nothing any more.
+    fn failed(&self, reason: &str);
+}
+
+/// How much a store holds and has done since it was opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Files or streams that hold log bytes.
+    pub segments: u64,
+    /// Bytes of space they take, preallocated space included.
+    pub log_bytes: u64,
+    /// Appends made durable.
+    pub appends: u64,
+    /// Syncs that made them durable: fewer than appends when they are grouped.
+    pub fsyncs: u64,
+}
+
+/// The storage of one shard.
+///
+/// Any number of appends may be in flight; they become durable in the order they were submitted.
+pub trait Store: Send + Sync {
+    /// Hands over an append without waiting for it. Its outcome comes through [`StoreEvents`]. An append that does
+    /// not continue the one before it is dropped in silence: that happens only after [`StoreEvents::refused`].
+    fn submit(&self, append: Append) -> Result<(), SubmitError>;
+
+    /// Opens a reader at `offset`, which must be at least the base. Blocks on I/O.
+    fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError>;
+
+    /// The manifest as last replaced.
+    fn manifest(&self) -> Manifest;
+
+    /// Replaces the manifest if its revision is still `next.revision - 1`. Durable when this returns. Blocks on I/O.
+    fn replace_manifest(&self, next: Manifest) -> Result<(), ManifestError>;
+
+    /// Replaces the manifest as [`Store::replace_manifest`] does and with it the whole log: after it the log is empty
+    /// and begins and ends at `next.base`. No append may be in flight. Blocks on I/O.
+    fn restart(&self, next: Manifest) -> Result<(), ManifestError>;
+
+    /// Drops log that lies wholly below the manifest's base. May keep some of it. Blocks on I/O.
+    fn trim(&self) -> Result<(), TrimError>;
+
+    /// Begins to store a snapshot that stands at `offset`. Blocks on I/O.
+    fn create_snapshot(&self, epoch: u64, offset: u64) -> Result<Box<dyn SnapshotWriter>, SnapshotError>;
+
+    /// Opens the bytes of a recorded snapshot. Blocks on I/O.
+    fn open_snapshot(&self, record: &SnapshotRecord) -> Result<File, SnapshotError>;
+
+    /// Counters and sizes.
+    fn usage(&self) -> Usage;
+}
+
+/// A place in the log that moves forward as it is read.
+pub trait LogReader: Send {
+    /// The next bytes, at least one and at most `max_bytes`, none at or beyond `limit` (exclusive), which must be
+    /// durable and beyond what was read so far. Checksums are verified before bytes are returned. Blocks on I/O.
+    fn read(&mut self, limit: u64, max_bytes: usize) -> Result<Bytes, ReadError>;
+
+    /// Position of the next byte.
+    fn offset(&self) -> u64;
+}
+
+/// A snapshot on its way into the store. Dropped before [`SnapshotWriter::finish`] it leaves nothing behind.
+pub trait SnapshotWriter: Send {
+    /// Adds bytes. Blocks on I/O.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError>;
+
+    /// Makes the snapshot durable. It counts only when a manifest records it; one that no manifest records is removed
+    /// when the store is next opened. Blocks on I/O.
+    fn finish(self: Box<Self>, replid: &str) -> Result<SnapshotRecord, SnapshotError>;
+}
+
+/// A shard's store as found when it was opened.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The end of the log (exclusive): everything below is durable.
+    pub end: u64,
+}

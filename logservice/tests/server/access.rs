@@ -1,0 +1,132 @@
+use std::io::Write;
+
+use logservice::server::StartError;
+use logservice::service::DirectoryError;
+
+use crate::client::{Reply, Service};
+
+const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+#[test]
+fn with_tokens_a_client_reaches_only_what_its_token_opens() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let tokens = directory.path().join("tokens");
+    std::fs::write(&tokens, "s1 one\ns2 two\n* all\n").expect("written");
+    let data = directory.path().join("data");
+    let service = Service::start(&data, &["--tokens", tokens.to_str().expect("text")]).expect("starts");
+    let mut client = service.connect();
+    let append = ["LOG.APPEND", "s1", "1", "0", "x"];
+    for command in
+        [&["LOG.STATUS", "s1"][..], &["LOG.ACQUIRE", "s1", "n1", "a", "0", "0"], &append, &["PSYNC", "?", "-1"]]
+    {
+        client.refused(command, "NOAUTH ");
+    }
+    assert_eq!(client.call(&["LOG.SHARDS"]), Reply::Array(vec![]));
+    client.refused(&["AUTH", "s1", "two"], "NOAUTH ");
+    client.refused(&["AUTH", "one"], "NOAUTH ");
+    client.ok(&["AUTH", "s1", "one"]);
+    assert_eq!(client.status("s1", "state"), "ok");
+    client.refused(&["LOG.STATUS", "s2"], "NOAUTH ");
+    let mut all = service.connect();
+    all.ok(&["AUTH", "all"]);
+    assert_eq!(all.status("s2", "state"), "ok");
+    let names = vec![Reply::Text("s1".into()), Reply::Text("s2".into())];
+    assert_eq!(all.call(&["LOG.SHARDS"]), Reply::Array(names));
+    all.refused(&["PSYNC", "?", "-1"], "NOAUTH name the shard with primaryuser and primaryauth");
+    assert!(matches!(client.call(&["HELLO", "2", "AUTH", "s2", "two"]), Reply::Array(_)));
+    assert_eq!(client.status("s2", "state"), "ok");
+    client.refused(&["HELLO", "3"], "NOPROTO ");
+    let seed = format!("PUT /shards/s1/snapshot?epoch=1&offset=1&replid={A} HTTP/1.1");
+    assert_eq!(service.http(&seed, b"REDIS").0, 401);
+    assert_eq!(service.http(&format!("{seed}\r\nAuthorization: Bearer two"), b"REDIS").0, 401);
+    assert_eq!(service.http(&format!("{seed}\r\nAuthorization: Bearer one"), b"REDIS").0, 409, "nobody leads");
+    assert_eq!(service.http("GET /shards HTTP/1.1", b"").1, "[]");
+    assert!(service.http("GET /shards HTTP/1.1\r\nAuthorization: Bearer one", b"").1.contains("\"shard\":\"s1\""));
+    assert_eq!(service.http("GET /healthz HTTP/1.1", b"").0, 200);
+    service.stop();
+}
+
+#[test]
+fn a_directory_serves_one_process_at_a_time() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    match Service::start(directory.path(), &[]).map(|_| ()) {
+        Err(error @ StartError::Directory(DirectoryError::InUse { .. })) => {
+            assert!(error.to_string().contains("LOCK"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    service.stop();
+    Service::start(directory.path(), &[]).expect("starts again").stop();
+}
+
+#[test]
+fn a_start_that_cannot_work_says_why() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let other = tempfile::tempdir().expect("tempdir");
+    let fails = |flags: &[&str], expected: &str| {
+        let error = Service::start(other.path(), flags).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(expected) && !error.contains('\n'), "{flags:?}: {error}");
+    };
+    let used = service.listen_address().to_string();
+    fails(&["--max-shards", "1", "--listen", &used], "choose another address");
+    fails(&["--http", "0.0.0.0:0"], "--insecure");
+    fails(&["--tokens", "/nowhere/tokens"], "cannot read the tokens file");
+    let malformed = other.path().join("tokens");
+    std::fs::write(&malformed, "s1 secret-token extra\n").expect("written");
+    fails(&["--tokens", malformed.to_str().expect("text")], "line 1");
+    service.stop();
+}
+
+#[test]
+fn a_damaged_shard_is_refused_by_name_and_place_while_others_go_on() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    for shard in ["s1", "s2"] {
+        let (mut leader, epoch, _) = service.lead(shard, "n1", A);
+        assert_eq!(leader.append(shard, epoch, 0, b"one"), Reply::Integer(3));
+        assert_eq!(leader.append(shard, epoch, 3, b"two"), Reply::Integer(6));
+    }
+    service.stop();
+    let log = directory.path().join("shards/s1/log/000000-00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).expect("read");
+    bytes[4096 + 64] ^= 1;
+    std::fs::write(&log, bytes).expect("written");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    let at_place = format!("LOGFAILED {} at byte 4096: ", log.display());
+    client.refused(&["LOG.STATUS", "s1"], &at_place);
+    client.refused(&["LOG.ACQUIRE", "s1", "n1", "a", "6", "0"], &at_place);
+    client.refused(&["LOG.APPEND", "s1", "1", "6", "x"], &at_place);
+    assert_eq!(client.status("s2", "end"), "6");
+    assert!(service.http("GET /shards HTTP/1.1", b"").1.contains("\"state\":\"damaged\""));
+    service.stop();
+}
+
+#[test]
+fn what_clients_send_when_they_connect_is_answered() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    assert_eq!(client.call(&["PING"]), Reply::Text("PONG".into()));
+    assert!(matches!(client.call(&["HELLO"]), Reply::Array(items) if items.len() == 14));
+    assert_eq!(client.call(&["COMMAND", "DOCS"]), Reply::Array(vec![]));
+    assert!(matches!(client.call(&["CLIENT", "ID"]), Reply::Integer(_)));
+    client.ok(&["CLIENT", "SETINFO", "LIB-NAME", "x"]);
+    client.ok(&["SELECT", "0"]);
+    client.refused(&["SELECT", "1"], "ERR ");
+    client.refused(&["SET", "k", "v"], "ERR unknown command");
+    for capability in [&["REPLCONF", "listening-port", "6379"][..], &["REPLCONF", "capa", "eof", "capa", "psync2"]] {
+        client.ok(capability);
+    }
+    client.refused(&["LOG.STATUS", "../etc"], "ERR not a valid shard name");
+    assert!(matches!(client.call(&["INFO"]), Reply::Text(text) if text.contains("# Shards")));
+    client.ok(&["QUIT"]);
+    client.assert_closed();
+    let mut broken = service.connect();
+    broken.stream.write_all(b"*1\r\n$99999999\r\n").expect("sent");
+    assert!(matches!(broken.reply(), Reply::Error(text) if text.starts_with("ERR Protocol error")));
+    broken.assert_closed();
+    service.stop();
+}

@@ -1,0 +1,10 @@
+//! The service over its sockets.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod access;
+mod appending;
+mod client;
+mod replicas;
+mod seeding;

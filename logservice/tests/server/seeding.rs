@@ -1,0 +1,113 @@
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::client::{Reply, Service};
+use crate::common::pattern;
+
+const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+fn put(shard: &str, epoch: u64, offset: u64, replid: &str) -> String {
+    format!("PUT /shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid} HTTP/1.1")
+}
+
+#[test]
+fn a_seed_replaces_the_log_and_is_what_replicas_get() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    leader.append("s1", epoch, 0, &pattern(0, 100));
+    let mut attached = service.connect();
+    attached.psync("s1", A, 101);
+    let rdb = pattern(7, 600_000);
+    let (status, text) = service.http(&put("s1", epoch, 5000, B), &rdb);
+    assert_eq!(status, 200, "{text}");
+    attached.assert_closed();
+    for (field, value) in [("base", "5000"), ("end", "5000"), ("snapshot_offset", "5000"), ("replid", B)] {
+        assert_eq!(leader.status("s1", field), value, "{field}");
+    }
+    assert_eq!(leader.append("s1", epoch, 50, &pattern(50, 50)), Reply::Integer(5000), "below the seed");
+    leader.ok(&["LOG.BEGIN", "s1", "1", B, "5000"]);
+    assert_eq!(leader.append("s1", epoch, 5000, &pattern(5000, 70)), Reply::Integer(5070));
+    service.stop();
+    let service = Service::start(directory.path(), &[]).expect("restarts");
+    for (replid, next) in [("?", -1), (A, 101), (A, 5001)] {
+        let mut replica = service.connect();
+        assert_eq!(replica.psync("s1", replid, next), format!("+FULLRESYNC {B} 5000"));
+        assert_eq!(replica.line(), "$600000");
+        assert!(replica.bytes(600_000) == rdb);
+        assert!(replica.bytes(70) == pattern(5000, 70), "the stream follows the copy at once");
+    }
+    let mut replica = service.connect();
+    assert_eq!(replica.psync("s1", B, 5051), format!("+CONTINUE {B}"));
+    assert!(replica.bytes(20) == pattern(5050, 20));
+    service.stop();
+}
+
+#[test]
+fn a_seed_of_a_stranger_or_into_the_past_is_refused_and_changes_nothing() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    leader.append("s1", epoch, 0, &pattern(0, 100));
+    for (head, expected, start) in [
+        (put("s1", epoch + 1, 5000, B), 409, "FENCED "),
+        (put("s1", epoch, 99, B), 409, "GAP 100 "),
+        (put("s1", epoch, 5000, "short"), 400, "ERR "),
+        (put("..", epoch, 5000, B), 400, "ERR "),
+    ] {
+        let (status, text) = service.http(&head, b"REDIS");
+        assert!(status == expected && text.starts_with(start), "{head}: {status} {text}");
+    }
+    assert_eq!(service.http(&put("s1", epoch, 5000, B), b"").0, 400, "empty");
+    assert_eq!((leader.status("s1", "base"), leader.status("s1", "replid")), ("0".into(), A.into()));
+    assert_eq!(leader.append("s1", epoch, 100, b"x"), Reply::Integer(101));
+    service.stop();
+}
+
+#[test]
+fn an_upload_that_breaks_off_changes_nothing() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    let mut upload = TcpStream::connect(service.http_address()).expect("connected");
+    let head = format!("{}\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", put("s1", epoch, 5000, B));
+    upload.write_all(head.as_bytes()).expect("sent");
+    upload.write_all(&pattern(0, 300_000)).expect("sent");
+    let snapshots = directory.path().join("shards/s1/snapshots");
+    let files = || std::fs::read_dir(&snapshots).expect("listed").count();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while files() == 0 {
+        assert!(Instant::now() < deadline, "the upload never began");
+    }
+    drop(upload);
+    while files() > 0 {
+        assert!(Instant::now() < deadline, "the partial file stays");
+    }
+    assert_eq!(leader.status("s1", "snapshot_offset"), "-1");
+    assert_eq!(leader.append("s1", epoch, 0, b"x"), Reply::Integer(1));
+    service.stop();
+}
+
+#[test]
+fn a_snapshot_that_has_rotted_is_never_handed_out_whole() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (_leader, epoch, _) = service.lead("s1", "n1", A);
+    assert_eq!(service.http(&put("s1", epoch, 10, A), &pattern(0, 600_000)).0, 200);
+    let snapshots = directory.path().join("shards/s1/snapshots");
+    let path = std::fs::read_dir(&snapshots).expect("listed").next().expect("one").expect("entry").path();
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[1000] ^= 1;
+    std::fs::write(&path, &bytes).expect("written");
+    let mut replica = service.connect();
+    assert_eq!(replica.psync("s1", "?", -1), format!("+FULLRESYNC {A} 10"));
+    assert_eq!(replica.line(), "$600000");
+    let mut got = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut replica.replies, &mut got);
+    assert!(got.len() < 600_000);
+    std::fs::write(&path, &bytes[1..]).expect("written");
+    assert!(service.connect().psync("s1", "?", -1).starts_with("-LOGFAILED snapshot "));
+    service.stop();
+}

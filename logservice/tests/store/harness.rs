@@ -1,0 +1,138 @@
+//! A store whose reports are remembered, and what tests do to its files.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use logservice::store::file_store::files::FaultHook;
+use logservice::store::file_store::{self, FileStoreOptions, MIN_SEGMENT_BYTES};
+use logservice::store::{Append, OpenError, Opened, ReadError, Store, StoreEvents};
+
+use crate::common::pattern;
+
+/// Remembers what the store reported.
+#[derive(Default)]
+pub struct Events {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+#[derive(Default, Clone, Debug)]
+pub struct Seen {
+    pub durable: u64,
+    pub refused: Option<u64>,
+    pub failed: Option<String>,
+}
+
+impl Events {
+    pub fn note(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.lock().expect("lock"));
+        self.changed.notify_all();
+    }
+
+    pub fn wait(&self, until: impl Fn(&Seen) -> bool) -> Seen {
+        let seen = self.seen.lock().expect("lock");
+        let waited = self.changed.wait_timeout_while(seen, Duration::from_secs(10), |seen| !until(seen));
+        let (seen, timeout) = waited.expect("lock");
+        assert!(!timeout.timed_out(), "still {seen:?}");
+        seen.clone()
+    }
+}
+
+impl StoreEvents for Events {
+    fn durable(&self, end: u64) {
+        self.note(|seen| seen.durable = end);
+    }
+
+    fn refused(&self, end: u64, _reason: &str) {
+        self.note(|seen| seen.refused = Some(end));
+    }
+
+    fn failed(&self, reason: &str) {
+        self.note(|seen| seen.failed = Some(reason.to_owned()));
+    }
+}
+
+pub struct Log {
+    pub store: Arc<dyn Store>,
+    pub events: Arc<Events>,
+    pub end: u64,
+}
+
+impl Log {
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        Self::open_with(directory, FaultHook::default())
+    }
+
+    pub fn open_with(directory: &Path, faults: FaultHook) -> Result<Self, OpenError> {
+        let events = Arc::new(Events::default());
+        let options = FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, faults };
+        let Opened { store, end } = file_store::open(directory, "s1", &options, events.clone())?;
+        events.note(|seen| seen.durable = end);
+        Ok(Log { store, events, end })
+    }
+
+    pub fn submit(&mut self, bytes: usize) {
+        let payload = Bytes::from(pattern(self.end, bytes));
+        self.store.submit(Append { epoch: 1, offset: self.end, payload }).expect("submitted");
+        self.end += bytes as u64;
+    }
+
+    /// Appends one record and waits for it.
+    pub fn append(&mut self, bytes: usize) {
+        self.submit(bytes);
+        let end = self.end;
+        self.events.wait(|seen| seen.durable >= end);
+    }
+
+    pub fn read_all(&self, from: u64) -> Result<Vec<u8>, ReadError> {
+        let mut out = Vec::new();
+        if from < self.end {
+            let mut reader = self.store.reader(from)?;
+            while reader.offset() < self.end {
+                out.extend_from_slice(&reader.read(self.end, 100_000)?);
+            }
+        }
+        Ok(out)
+    }
+
+    pub fn assert_holds_pattern(&self, from: u64) {
+        let all = self.read_all(from).expect("readable");
+        assert!(all == pattern(from, (self.end - from) as usize), "the log differs from {from} to {}", self.end);
+    }
+}
+
+pub fn segments(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory.join("log")).expect("listed");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    paths.sort();
+    paths
+}
+
+pub fn overwrite(path: &Path, position: u64, bytes: &[u8]) {
+    let file = OpenOptions::new().write(true).open(path).expect("opened");
+    file.write_all_at(bytes, position).expect("written");
+}
+
+pub fn read_at(path: &Path, position: u64, bytes: usize) -> Vec<u8> {
+    let mut out = vec![0; bytes];
+    fs::File::open(path).expect("opened").read_exact_at(&mut out, position).expect("read");
+    out
+}
+
+pub fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("created");
+    for entry in fs::read_dir(from).expect("listed") {
+        let entry = entry.expect("entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("type").is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The file store, by itself: what a crash leaves, what damage looks like, what failing steps do.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod damage;
+mod harness;
+mod steps;
