@@ -76,14 +76,14 @@ pub fn install(internals: &Internals) {
 }
 
 fn install_one<const KIND: usize>(table: *mut ConnectionType) {
-    if table.is_null() || ORIGINALS[KIND].get().is_some() {
+    if table.is_null() {
         return;
     }
     // SAFETY: `table` is the server's live table of that type, which is never freed; the fields that are read
     // and written are function pointers, aligned, so that a reader on another thread sees the old or the new one.
     unsafe {
-        let functions = ptr::read(table);
-        ORIGINALS[KIND].get_or_init(|| Originals { table, functions });
+        // Kept from the first time if the module was unloaded in between.
+        ORIGINALS[KIND].get_or_init(|| Originals { table, functions: ptr::read(table) });
         (*table).write = gated_write::<KIND>;
         (*table).writev = gated_writev::<KIND>;
         (*table).set_write_handler = gated_set_write_handler::<KIND>;

@@ -335,6 +335,11 @@ impl Module {
         self.shared.agent_bell.ring();
     }
 
+    /// Whether the agent has ended.
+    pub fn is_stopped(&self) -> bool {
+        self.agent.is_none()
+    }
+
     /// Has the agent ship what is left and end. Waits for it, at most about a second.
     pub fn stop_agent(&mut self) {
         self.tell_agent(Command::Stop);

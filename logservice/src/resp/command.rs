@@ -44,6 +44,11 @@ impl Splitter {
     /// it has not arrived as a whole.
     pub fn next(&mut self, input: &mut BytesMut, arguments: &mut Vec<Bytes>) -> Result<bool, ProtocolError> {
         arguments.clear();
+        if self.needed_bytes == 0 {
+            // A replica keeps its connection alive with empty lines while it loads a snapshot.
+            let empty = input.iter().take_while(|byte| **byte == b'\n').count();
+            input.advance(empty);
+        }
         if input.len() < self.needed_bytes.max(1) {
             return Ok(false);
         }
@@ -136,6 +141,12 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = text.chunks(1).collect();
         assert_eq!(split_all(&bytes), Ok(whole));
+    }
+
+    #[test]
+    fn empty_lines_between_commands_are_passed_over() {
+        let commands = split_all(&[b"\n\n*1\r\n$4\r\nPING\r\n\n", b"\n*1\r\n$4\r\nQUIT\r\n"]).expect("well-formed");
+        assert_eq!(commands, [[b"PING".to_vec()], [b"QUIT".to_vec()]]);
     }
 
     #[test]
