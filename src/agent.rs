@@ -61,8 +61,7 @@ pub struct Agent {
 /// The system gives no thread.
 pub fn start(shared: Arc<Shared>, mode: Mode) -> std::io::Result<(Sender<Command>, JoinHandle<()>)> {
     let (sender, commands) = unbounded();
-    let mut agent =
-        Agent { shared, commands, mode, is_self_tested: false, last_led: None, was_off: false };
+    let mut agent = Agent { shared, commands, mode, is_self_tested: false, last_led: None, was_off: false };
     let thread = std::thread::Builder::new()
         .name("durability".to_owned())
         .spawn(move || guard("running the agent", (), || agent.run()))?;
@@ -140,7 +139,7 @@ impl Agent {
         self.shared.set_last_error("");
         self.shared.send(Task::Lead { epoch });
         loop {
-            let why = match shipper::ship(self, epoch, &tap, &mut backlog) {
+            let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
                 Ended::TapLost(error) => error,
                 Ended::Fenced(detail) => {
                     let why = format!("another leader has taken over: {detail}");
@@ -160,23 +159,24 @@ impl Agent {
             log_notice(format!("durability: the tap ended ({why}); opening it again at offset {}", backlog.end()));
             self.shared.tap_reconnects.fetch_add(1, Ordering::Relaxed);
             let mut wait = BACKOFF_FROM;
-            let (stream, start) = loop {
-                match tap::open(address, &self.shared, Some((&replid, backlog.end()))) {
+            let (opened, start) = loop {
+                match tap::open(self, address, Some((&replid, backlog.end()))) {
                     Ok(opened) => break opened,
-                    Err(error) => {
-                        if self.shared.set_last_error(&error.to_string()) {
-                            log_warning(format!("durability: {error}; trying again"));
+                    Err(Interrupt::Failed(why)) => {
+                        if self.shared.set_last_error(&why) {
+                            log_warning(format!("durability: {why}; trying again"));
                         }
                         self.pause(wait)?;
                         wait = (wait * 2).min(BACKOFF_TO);
                     }
+                    Err(other) => return Err(other),
                 }
             };
-            tap = stream;
+            tap = opened;
             if let Start::Snapshot { replid: new_replid, offset, bytes } = start {
                 // The server does not have the next byte any more. A snapshot holds what lies between.
                 let status = LogConnection::open()?.status()?;
-                seed::send(&tap, &status, epoch, &new_replid, offset, bytes)?;
+                seed::send(&tap.stream, &status, epoch, &new_replid, offset, bytes)?;
                 self.shared.seeds.fetch_add(1, Ordering::Relaxed);
                 replid = new_replid;
                 backlog = crate::backlog::Backlog::new(offset);

@@ -13,7 +13,7 @@ use crate::log_connection::{self, LogConnection, LogError, LogStatus};
 use crate::seed;
 use crate::shared::{Facts, Link, Task};
 use crate::start::default_node_id;
-use crate::tap::{self, Address, Start, Stream};
+use crate::tap::{self, Address, Start, Tap};
 
 /// How often the log is asked again while another node leads.
 const LEASE_POLL: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ pub struct Leadership {
     /// The server's replication id in this term.
     pub replid: String,
     /// Its own stream, from the end of `backlog` on.
-    pub tap: Stream,
+    pub tap: Tap,
     /// Empty, at the log's end.
     pub backlog: Backlog,
 }
@@ -55,11 +55,8 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         status.state
     ));
     let candidate = Candidate { node_id, node, log, address };
-    let leadership = if seeds(agent, facts, &status)? {
-        candidate.seed(agent, status)?
-    } else {
-        candidate.follow(agent, status)?
-    };
+    let leadership =
+        if seeds(agent, facts, &status)? { candidate.seed(agent, status)? } else { candidate.follow(agent, status)? };
     log_notice(format!(
         "durability: attached to the log in {} ms: epoch {}, offset {}",
         started.elapsed().as_millis(),
@@ -100,7 +97,7 @@ struct Candidate<'a> {
 impl Candidate<'_> {
     fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
         let epoch = self.log.acquire(&self.node_id, &self.node, status.end)?;
-        let (tap, start) = tap::open(self.address, &agent.shared, None)?;
+        let (tap, start) = tap::open(agent, self.address, None)?;
         self.take_tap(agent, epoch, tap, start, None)
     }
 
@@ -140,7 +137,7 @@ impl Candidate<'_> {
         if offset != end {
             return Err(Interrupt::Failed(format!("the server stands at offset {offset}, not at the log's end {end}")));
         }
-        let (tap, start) = tap::open(self.address, &agent.shared, Some((&replid, end)))?;
+        let (tap, start) = tap::open(agent, self.address, Some((&replid, end)))?;
         self.take_tap(agent, epoch, tap, start, Some((replid, end)))
     }
 
@@ -149,7 +146,7 @@ impl Candidate<'_> {
         mut self,
         agent: &Agent,
         epoch: u64,
-        tap: Stream,
+        tap: Tap,
         start: Start,
         position: Option<(String, u64)>,
     ) -> Result<Leadership, Interrupt> {
@@ -163,7 +160,7 @@ impl Candidate<'_> {
             }
             (Start::Snapshot { replid, offset, bytes }, _) => {
                 let status = self.log.status()?;
-                seed::send(&tap, &status, epoch, &replid, offset, bytes)?;
+                seed::send(&tap.stream, &status, epoch, &replid, offset, bytes)?;
                 agent.shared.seeds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 (replid, offset)
             }

@@ -74,6 +74,17 @@ impl Backlog {
         &block.bytes[from..]
     }
 
+    /// Adds bytes that were read elsewhere.
+    pub fn append(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = self.room();
+            let count = bytes.len().min(room.capacity() - room.len());
+            room.extend_from_slice(&bytes[..count]);
+            self.filled();
+            bytes = &bytes[count..];
+        }
+    }
+
     /// Hands out the next at most `most` bytes as an offset range; `None` if all is handed out.
     pub fn take(&mut self, most: usize) -> Option<std::ops::Range<u64>> {
         let range = self.sent..self.end.min(self.sent + most as u64);

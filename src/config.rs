@@ -156,7 +156,9 @@ fn check_name(what: &str, name: &str) -> Result<(), String> {
     if is_valid_name(name) {
         return Ok(());
     }
-    Err(format!("'{name}' cannot name a {what}: use 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ : -, not beginning with a dot"))
+    Err(format!(
+        "'{name}' cannot name a {what}: use 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ : -, not beginning with a dot"
+    ))
 }
 
 fn check_shard(name: &str) -> Result<(), String> {
@@ -178,7 +180,11 @@ pub fn check_arguments<'a>(arguments: impl ExactSizeIterator<Item = &'a str>) ->
     let arguments: Vec<&str> = arguments.collect();
     for pair in arguments.chunks(2) {
         if !NAMES.contains(&pair[0]) {
-            return Err(format!("unknown loadmodule argument '{}': give pairs of one of {} and its value", pair[0], NAMES.join(", ")));
+            return Err(format!(
+                "unknown loadmodule argument '{}': give pairs of one of {} and its value",
+                pair[0],
+                NAMES.join(", ")
+            ));
         }
         if pair.len() == 1 {
             return Err(format!("the loadmodule argument '{}' has no value", pair[0]));

@@ -9,25 +9,42 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
 use crate::guard::guard;
+use crate::pipe::Pipe;
+use crate::shared::Shared;
 use crate::valve::{Group, Permit, Valve};
 
 /// A connection that is held, or was: it stays known until its client disconnects.
 struct HeldConnection {
     /// Only compared, never followed.
     connection: *const Connection,
-    /// Whether writes have to ask the valve. Changed only under the lock of `valve`.
+    /// Whether writes have to look at `state`. Changed only under its lock.
     is_closed: AtomicBool,
-    valve: Mutex<Valve>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    valve: Valve,
+    /// For the tap's own connection: what is written goes there, not into the socket.
+    diversion: Option<Diversion>,
+}
+
+/// Where the stream goes instead of the tap's socket.
+pub struct Diversion {
+    /// Into this.
+    pub pipe: Arc<Pipe>,
+    /// Has the agent's bell.
+    pub shared: Arc<Shared>,
 }
 
 impl HeldConnection {
-    fn valve(&self) -> MutexGuard<'_, Valve> {
-        self.valve.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -191,11 +208,14 @@ const MAX_VECTORS: usize = 64;
 fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connection, vectors: &[libc::iovec]) -> c_int {
     guard("writing to a held connection", -1, || {
         let pending: u64 = vectors.iter().map(|vector| vector.iov_len as u64).sum();
-        let mut valve = held.valve();
-        match valve.offer(pending, RELEASED.load(Ordering::Acquire)) {
+        let mut state = held.state();
+        if let Some(diversion) = &state.diversion {
+            return divert(diversion, vectors, pending);
+        }
+        match state.valve.offer(pending, RELEASED.load(Ordering::Acquire)) {
             Permit::Open => {
                 held.is_closed.store(false, Ordering::Release);
-                drop(valve);
+                drop(state);
                 // SAFETY: the server's own arguments to its own function.
                 unsafe { (original::<KIND>().writev)(connection, vectors.as_ptr(), vectors.len() as c_int) }
             }
@@ -217,12 +237,28 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
                 // SAFETY: `part` holds `count` vectors, each the beginning of one that the server passed.
                 let sent = unsafe { (original::<KIND>().writev)(connection, part.as_ptr(), count as c_int) };
                 if let Ok(sent) = u64::try_from(sent) {
-                    valve.sent(sent);
+                    state.valve.sent(sent);
                 }
                 sent
             }
         }
     })
+}
+
+/// Takes everything, as a socket with endless room would.
+fn divert(diversion: &Diversion, vectors: &[libc::iovec], pending: u64) -> c_int {
+    let is_awaited = diversion.pipe.push(|bytes| {
+        bytes.reserve(pending as usize);
+        for vector in vectors {
+            // SAFETY: the server passes readable buffers of that length.
+            let buffer = unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) };
+            bytes.extend_from_slice(buffer);
+        }
+    });
+    if is_awaited {
+        diversion.shared.agent_bell.ring();
+    }
+    c_int::try_from(pending).expect("the server writes less than 2 GB at once")
 }
 
 /// Fills `part` with the first `bytes` bytes of `vectors`, or fewer if it is too small. Returns how many it filled.
@@ -254,7 +290,7 @@ unsafe extern "C" fn gated_set_write_handler<const KIND: usize>(
 ) -> c_int {
     // SAFETY: the server calls this for a live connection.
     let held = unsafe { gated(connection) };
-    let may_send = |held: &HeldConnection| held.valve().may_send(RELEASED.load(Ordering::Acquire));
+    let may_send = |held: &HeldConnection| held.state().valve.may_send(RELEASED.load(Ordering::Acquire));
     let handler = match held {
         Some(held) if handler.is_some() => guard("waiting for a socket", None, || handler.filter(|_| may_send(held))),
         _ => handler,
@@ -306,6 +342,30 @@ impl ServerConnections {
         self.connection(id).and_then(|connection| unsafe { held(connection) })
     }
 
+    /// As [`ServerConnections::held`], but makes the connection known. `None` if it cannot be held.
+    fn held_or_new(&self, id: ClientId) -> Option<(*mut Connection, &HeldConnection)> {
+        let connection = self.connection(id)?;
+        // SAFETY: a live connection.
+        let entry = entry_or_new(unsafe { (*connection).fd })?;
+        if entry.load(Ordering::Acquire).is_null() {
+            let new = HeldConnection { connection, is_closed: AtomicBool::new(false), state: Mutex::default() };
+            entry.store(Box::into_raw(Box::new(new)), Ordering::Release);
+        }
+        // SAFETY: not null, and only the main thread removes it.
+        let held = unsafe { &*entry.load(Ordering::Acquire) };
+        assert!(ptr::eq(held.connection, connection), "a held connection was closed without notice");
+        Some((connection, held))
+    }
+
+    /// From now on, what the server writes to that client takes `diversion`, until it disconnects. Returns whether that
+    /// is possible.
+    pub fn divert(&self, id: ClientId, diversion: Diversion) -> bool {
+        let Some((_, held)) = self.held_or_new(id) else { return false };
+        held.state().diversion = Some(diversion);
+        held.is_closed.store(true, Ordering::Release);
+        true
+    }
+
     /// The client is about to be freed. Returns the newest group it was held for.
     pub fn disconnected(&self, id: ClientId) -> Option<Group> {
         let connection = self.connection(id)?;
@@ -319,13 +379,13 @@ impl ServerConnections {
         // disconnection only when no I/O thread works for the client, so nobody else uses it.
         let held = unsafe { Box::from_raw(held) };
         debug_assert!(ptr::eq(held.connection, connection));
-        let mark = held.valve().mark();
+        let mark = held.state().valve.mark();
         Some(mark)
     }
 
     /// How many bytes the server last offered that wait on the client's connection.
     pub fn waiting_bytes(&self, id: ClientId) -> u64 {
-        self.held(id).map_or(0, |held| held.valve().waiting_bytes())
+        self.held(id).map_or(0, |held| held.state().valve.waiting_bytes())
     }
 
     fn close_by_id(&self, id: ClientId) {
@@ -347,32 +407,20 @@ impl ServerConnections {
 
 impl Connections for ServerConnections {
     fn hold(&mut self, client: ClientId, group: Group) -> Held {
-        let Some(connection) = self.connection(client) else {
+        let Some((connection, held)) = self.held_or_new(client) else {
             // A real client whose connection cannot be held must not be answered.
             self.close_by_id(client);
             return Held::NoConnection;
         };
-        // SAFETY: a live connection.
-        let Some(entry) = entry_or_new(unsafe { (*connection).fd }) else {
-            self.close_by_id(client);
-            return Held::NoConnection;
-        };
-        if entry.load(Ordering::Acquire).is_null() {
-            let new = HeldConnection { connection, is_closed: AtomicBool::new(false), valve: Mutex::default() };
-            entry.store(Box::into_raw(Box::new(new)), Ordering::Release);
-        }
-        // SAFETY: not null, and only the main thread removes it.
-        let held = unsafe { &*entry.load(Ordering::Acquire) };
-        assert!(ptr::eq(held.connection, connection), "a held connection was closed without notice");
         let released = RELEASED.load(Ordering::Acquire);
-        let mut valve = held.valve();
-        let before = valve.mark();
-        if !valve.hold(group) {
+        let mut state = held.state();
+        let before = state.valve.mark();
+        if !state.valve.hold(group) {
             return Held::Already;
         }
         held.is_closed.store(true, Ordering::Release);
-        let may_send = valve.may_send(released);
-        drop(valve);
+        let may_send = state.valve.may_send(released);
+        drop(state);
         // SAFETY: a live connection on the main thread, and the function of its own type.
         unsafe {
             if !may_send && (*connection).write_handler.is_some() {
@@ -395,20 +443,20 @@ impl Connections for ServerConnections {
     }
 
     fn mark(&self, client: ClientId) -> Option<Group> {
-        self.held(client).map(|held| held.valve().mark())
+        self.held(client).map(|held| held.state().valve.mark())
     }
 
     fn reset(&mut self, client: ClientId) {
         if let Some(held) = self.held(client) {
-            let mut valve = held.valve();
-            valve.reset();
+            let mut state = held.state();
+            state.valve.reset();
             held.is_closed.store(false, Ordering::Release);
         }
     }
 
     fn close(&mut self, client: ClientId) {
         if let Some(held) = self.held(client) {
-            held.valve().shut();
+            held.state().valve.shut();
         }
         self.close_by_id(client);
     }

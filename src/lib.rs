@@ -19,6 +19,7 @@ mod hooks;
 mod lag;
 mod log_connection;
 mod module;
+mod pipe;
 mod seed;
 mod self_test;
 mod server;

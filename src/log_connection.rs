@@ -5,8 +5,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, STATUS};
-use redis_protocol::resp2::{self, decode::decode};
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
+use redis_protocol::resp2::{self, decode::decode};
 
 use crate::config;
 

@@ -175,7 +175,9 @@ impl Module {
         self.mode = mode;
         match mode {
             Mode::Off => {
-                log_warning("durability: mode is off: writes are not sent to the log any more and a failure loses them");
+                log_warning(
+                    "durability: mode is off: writes are not sent to the log any more and a failure loses them",
+                );
                 self.serve_nobody(Role::Off)?;
             }
             _ if was_off => self.serve_nobody(Role::Attaching)?,

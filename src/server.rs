@@ -101,8 +101,7 @@ pub unsafe fn bytes<'a>(string: *mut raw::RedisModuleString) -> &'a [u8] {
 pub fn for_each_key(ctx: &Context, result: &CommandResult, mut each: impl FnMut(&[u8])) {
     let mut count = 0;
     // SAFETY: the server's own arguments, as they were passed to the event's callback.
-    let positions =
-        unsafe { api!(RedisModule_GetCommandKeys)(ctx.ctx, result.argv, result.argc, &raw mut count) };
+    let positions = unsafe { api!(RedisModule_GetCommandKeys)(ctx.ctx, result.argv, result.argc, &raw mut count) };
     if positions.is_null() {
         return;
     }

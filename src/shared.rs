@@ -2,12 +2,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use rustix::event::{eventfd, EventfdFlags};
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use crate::config::Mode;
+use crate::pipe::Pipe;
 
 /// Rings another thread out of its sleep. Ringing twice before the other wakes is ringing once.
 pub struct Bell {
@@ -27,6 +30,20 @@ impl Bell {
             // The counter of an eventfd takes 2^64 - 2 rings before a write could fail; this makes at most one.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
+    }
+
+    /// Sleeps until it is rung, at most `time`; then it is silent.
+    ///
+    /// # Errors
+    /// The system cannot wait.
+    pub fn wait(&self, time: Duration) -> std::io::Result<()> {
+        let time = Timespec::try_from(time).map_err(std::io::Error::other)?;
+        match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.silence();
+        Ok(())
     }
 
     /// The sleeper is awake, and looks at its mailbox after this.
@@ -65,6 +82,8 @@ pub enum Task {
     Follow { host: String, port: u16, user: String, password: String, reply: Sender<Result<(), String>> },
     /// Become a primary. Answers the replication id and offset from which the stream goes on.
     Promote(Sender<Position>),
+    /// From now on, write what is meant for the tap that is connected into the pipe. Answers whether that is possible.
+    Divert(Arc<Pipe>, Sender<bool>),
     /// How many bytes wait on the connection of that client, which is held for the self-test?
     SelfTestPending(Sender<u64>),
     /// Let go of the connection that is held for the self-test.

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use durability_protocol::{append_header, Code, Refusal, MAX_APPEND_BYTES};
 use memchr::memmem;
 use redis_protocol::resp2::types::OwnedFrame;
+use rustix::buffer::spare_capacity;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::{Agent, Interrupt, BACKOFF_FROM, BACKOFF_TO};
@@ -20,7 +22,7 @@ use crate::backlog::Backlog;
 use crate::config::{self, Mode};
 use crate::log_connection::{self, encode, take_reply};
 use crate::shared::Link;
-use crate::tap::Stream;
+use crate::tap::Tap;
 
 /// Bytes that are sent and not acknowledged, at most.
 const WINDOW_BYTES: u64 = 8 << 20;
@@ -100,7 +102,9 @@ struct Shipper<'a> {
     agent: &'a mut Agent,
     epoch: u64,
     shard: String,
-    tap: &'a Stream,
+    tap: &'a Tap,
+    /// Memory that changes places with the pipe's.
+    taken: Vec<u8>,
     backlog: &'a mut Backlog,
     log: Log,
     is_ack_wanted: bool,
@@ -111,16 +115,18 @@ struct Shipper<'a> {
 }
 
 /// Ships from `tap` to the log until something ends it. `backlog` ends where the tap goes on.
-pub fn ship(agent: &mut Agent, epoch: u64, tap: &Stream, backlog: &mut Backlog) -> Ended {
-    if let Err(error) = tap.set_nonblocking(true) {
+pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog) -> Ended {
+    if let Err(error) = tap.stream.set_nonblocking(true) {
         return Ended::TapLost(error.to_string());
     }
+    backlog.append(&std::mem::take(&mut tap.first));
     let now = Instant::now();
     let mut shipper = Shipper {
         agent,
         epoch,
         shard: config::SHARD.value(),
         tap,
+        taken: Vec::new(),
         backlog,
         log: Log::Down { retry: now, wait: BACKOFF_FROM },
         is_ack_wanted: true,
@@ -128,10 +134,15 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &Stream, backlog: &mut Backlog) 
         gather_until: now,
         stop_at: None,
     };
+    // Commands may have come while nobody listened to the bell.
+    let mut turned = shipper.obey();
     loop {
-        if let Err(ended) = shipper.turn() {
+        if let Err(ended) = turned {
+            // What came through the pipe before the connection ended belongs to the stream.
+            shipper.read_pipe();
             return ended;
         }
+        turned = shipper.turn();
     }
 }
 
@@ -140,12 +151,15 @@ impl Shipper<'_> {
     fn turn(&mut self) -> Result<(), Ended> {
         let now = Instant::now();
         self.connect_if_due(now);
-        let gathers = self.gather_until > now;
-        let takes_more = self.backlog.pending_bytes() < config::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
-        let (bell, tap, log) = self.wait(now, takes_more && !gathers).map_err(Ended::TapLost)?;
+        let has_room = self.backlog.pending_bytes() < config::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
+        let takes_more = has_room && self.gather_until <= now;
+        let (bell, tap, log) = self.wait(now, takes_more).map_err(Ended::TapLost)?;
         if bell {
             self.agent.shared.agent_bell.silence();
             self.obey()?;
+        }
+        if takes_more {
+            self.read_pipe();
         }
         if tap {
             self.read_tap()?;
@@ -159,8 +173,12 @@ impl Shipper<'_> {
     }
 
     /// Returns whether the bell rang, and whether the tap and the log have something.
-    fn wait(&self, now: Instant, reads_tap: bool) -> Result<(bool, bool, bool), String> {
+    fn wait(&self, now: Instant, takes_more: bool) -> Result<(bool, bool, bool), String> {
         let mut wake = self.next_ack;
+        let pipe = self.tap.pipe.as_deref();
+        if takes_more && pipe.is_some_and(|pipe| !pipe.await_ring()) {
+            wake = now;
+        }
         if self.gather_until > now {
             wake = wake.min(self.gather_until);
         }
@@ -171,8 +189,9 @@ impl Shipper<'_> {
             wake = wake.min(*retry);
         }
         let mut sockets = vec![PollFd::new(&self.agent.shared.agent_bell, PollFlags::IN)];
-        let tap_flags = if reads_tap { PollFlags::IN } else { PollFlags::empty() };
-        sockets.push(PollFd::from_borrowed_fd(self.tap.as_fd(), tap_flags));
+        // Beside a pipe, the socket only tells that the connection has ended.
+        let tap_flags = if takes_more || pipe.is_some() { PollFlags::IN } else { PollFlags::empty() };
+        sockets.push(PollFd::from_borrowed_fd(self.tap.stream.as_fd(), tap_flags));
         if let Log::Up(link) = &self.log {
             let writes = link.outgoing.is_some() || (link.has_window(self.backlog) && self.has_unsent());
             let flags = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
@@ -180,7 +199,7 @@ impl Shipper<'_> {
         }
         let timeout = Timespec::try_from(wake.saturating_duration_since(now)).map_err(|error| error.to_string())?;
         match poll(&mut sockets, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.to_string()),
         }
         let has = |index: usize| sockets.get(index).is_some_and(|socket| !socket.revents().is_empty());
@@ -209,31 +228,44 @@ impl Shipper<'_> {
         }
     }
 
+    /// Takes what waits in the pipe, if there is one.
+    fn read_pipe(&mut self) {
+        let Some(pipe) = &self.tap.pipe else { return };
+        pipe.take(&mut self.taken);
+        if self.taken.is_empty() {
+            return;
+        }
+        self.backlog.append(&self.taken);
+        let wants_ack = asks_for_ack(&self.taken);
+        self.taken.clear();
+        self.came_in(wants_ack);
+    }
+
     fn read_tap(&mut self) -> Result<(), Ended> {
         let lost = |why: String| Err(Ended::TapLost(why));
         let room = self.backlog.room();
-        let (start, free) = (room.len(), room.capacity() - room.len());
-        // The capacity is there already: this neither allocates nor moves.
-        room.resize(start + free, 0);
-        let mut tap = self.tap;
-        let read = tap.read(&mut room[start..]);
-        room.truncate(start + read.as_ref().copied().unwrap_or(0));
-        match read {
+        let start = room.len();
+        match rustix::io::read(&self.tap.stream, spare_capacity(room)) {
             Ok(0) => return lost("the server closed it".to_owned()),
+            Ok(_) if self.tap.pipe.is_some() => {
+                room.truncate(start);
+                return lost("the server wrote past the pipe".to_owned());
+            }
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
             Err(error) => return lost(error.to_string()),
         }
-        let bytes = self.backlog.filled();
-        let is_short = bytes.len() < free;
-        if memmem::find(bytes, GETACK).is_some() {
-            self.is_ack_wanted = true;
-        }
+        let wants_ack = asks_for_ack(self.backlog.filled());
+        self.came_in(wants_ack);
+        Ok(())
+    }
+
+    fn came_in(&mut self, wants_ack: bool) {
+        self.is_ack_wanted |= wants_ack;
         self.agent.shared.tapped.store(self.backlog.end(), Ordering::Relaxed);
-        if is_short && self.agent.mode() == Mode::Async {
+        if self.agent.mode() == Mode::Async && self.stop_at.is_none() {
             self.gather_until = Instant::now() + ASYNC_GATHER;
         }
-        Ok(())
     }
 
     fn connect_if_due(&mut self, now: Instant) {
@@ -302,8 +334,8 @@ impl Shipper<'_> {
             self.is_ack_wanted = false;
         }
         let bytes = encode(&["REPLCONF", "ACK", &durable.to_string()]);
-        let mut tap = self.tap;
-        match tap.write(&bytes) {
+        let mut socket = &self.tap.stream;
+        match socket.write(&bytes) {
             Ok(count) if count == bytes.len() => Ok(()),
             // A part of a command would be followed by another command.
             Ok(_) => Err(ErrorKind::WriteZero.into()),
@@ -412,6 +444,12 @@ impl LogLink {
         }
         Ok(is_news)
     }
+}
+
+/// Whether the server asks, in these bytes of the stream, how far its replicas are. A value may look the same; the
+/// answer then is one too many. One that is cut in two is answered within a second all the same.
+fn asks_for_ack(bytes: &[u8]) -> bool {
+    memmem::find(bytes, GETACK).is_some()
 }
 
 fn refused(refusal: Refusal, backlog: &Backlog) -> LinkError {

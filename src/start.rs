@@ -93,7 +93,8 @@ fn start(ctx: &Context) -> Result<(), String> {
         }
         _ => None,
     };
-    let (to_agent, agent) = agent::start(Arc::clone(&shared), config::MODE.mode()).map_err(|error| format!("no thread: {error}"))?;
+    let (to_agent, agent) =
+        agent::start(Arc::clone(&shared), config::MODE.mode()).map_err(|error| format!("no thread: {error}"))?;
     module::loaded(Module::new(lasting, shared, gate, tap_user, to_agent, agent));
     Ok(())
 }

@@ -5,13 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use durability_protocol::is_valid_replid;
 
+use crate::agent::{Agent, Interrupt};
 use crate::auth;
 use crate::log_connection::encode;
-use crate::shared::{Facts, Shared};
+use crate::pipe::Pipe;
+use crate::shared::{Bell, Facts, Shared, Task};
 
 /// How long the server may take to answer a step of the handshake.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,9 +40,11 @@ impl Address {
             return Ok(Address::Unix(PathBuf::from(&facts.unix_socket)));
         }
         if facts.port == 0 {
-            return Err("the server listens neither on a TCP port nor on a unix socket, and the module reaches its own \
+            return Err(
+                "the server listens neither on a TCP port nor on a unix socket, and the module reaches its own \
                         server by one of them: set unixsocket, or port"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         // A wildcard, or a name, is reached by loopback.
         let ip = match facts.bind.parse::<IpAddr>() {
@@ -178,36 +183,73 @@ pub enum TapError {
     },
 }
 
+/// The tap, once it is open.
+pub struct Tap {
+    /// The connection. The stream comes on it, unless there is a pipe.
+    pub stream: Stream,
+    /// Where the stream comes, if the server's writes can be diverted.
+    pub pipe: Option<Arc<Pipe>>,
+    /// The beginning of the stream, as far as it came with the server's answer.
+    pub first: Vec<u8>,
+}
+
 /// Opens the tap. With `position` (replication id and offset) the stream goes on from there if the server still has
-/// it; without, it begins with a snapshot.
-///
-/// The stream returned is blocking; nothing of what follows the answer was read.
+/// it; without, or if it does not, it begins with a snapshot, which is the next thing to be read from the connection.
 ///
 /// # Errors
-/// The server cannot be reached, or does not serve replicas now.
-pub fn open(address: &Address, shared: &Shared, position: Option<(&str, u64)>) -> Result<(Stream, Start), TapError> {
-    let mut stream = Stream::log_in(address, shared, auth::TAP)?;
-    expect(&mut stream, "AUTH", "+OK")?;
+/// The server cannot be reached or does not serve replicas now; or something else is to be done first.
+pub fn open(agent: &mut Agent, address: &Address, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
+    if let Some(position) = position {
+        if let Some(tap) = resume(agent, address, position)? {
+            return Ok((tap, Start::Continue));
+        }
+    }
+    // A snapshot comes through the socket, where it can wait.
+    let stream = introduce(address, &agent.shared)?;
+    (&stream).write_all(&encode(&["PSYNC", "?", "-1"]))?;
+    let start = read_snapshot_start(&stream)?;
+    Ok((Tap { stream, pipe: None, first: Vec::new() }, start))
+}
+
+/// Logs in and introduces the connection as a replica's.
+fn introduce(address: &Address, shared: &Shared) -> Result<Stream, TapError> {
+    let stream = Stream::log_in(address, shared, auth::TAP)?;
+    expect(&stream, "AUTH", "+OK")?;
     // No "eof": a snapshot then comes with its length, and without the delay that diskless syncs begin with.
     (&stream).write_all(&encode(&["REPLCONF", "capa", "psync2"]))?;
-    expect(&mut stream, "REPLCONF", "+OK")?;
-    let (replid, next) = match position {
-        // PSYNC counts from one and asks for the next byte.
-        Some((replid, offset)) => (replid, (offset + 1).to_string()),
-        None => ("?", "-1".to_owned()),
-    };
-    (&stream).write_all(&encode(&["PSYNC", replid, &next]))?;
-    let answer = read_line(&mut stream)?;
-    if answer.starts_with("+CONTINUE") {
-        stream.set_read_timeout(None)?;
-        return Ok((stream, Start::Continue));
+    expect(&stream, "REPLCONF", "+OK")?;
+    Ok(stream)
+}
+
+/// Asks for the stream from `position` on. `None` if the server does not have it any more.
+fn resume(agent: &mut Agent, address: &Address, (replid, offset): (&str, u64)) -> Result<Option<Tap>, Interrupt> {
+    let stream = introduce(address, &agent.shared)?;
+    let pipe = Arc::new(Pipe::default());
+    // Every answer so far was read, so the next byte that the server writes is the first of its answer to PSYNC.
+    let is_diverted = agent.ask(|reply| Task::Divert(Arc::clone(&pipe), reply))?;
+    // PSYNC counts from one and asks for the next byte.
+    (&stream).write_all(&encode(&["PSYNC", replid, &(offset + 1).to_string()]))?;
+    let (answer, first) =
+        if is_diverted { read_line_from(&pipe, &agent.shared.agent_bell)? } else { (read_line(&stream)?, Vec::new()) };
+    if parse_full_sync(&answer).is_some() {
+        return Ok(None);
     }
+    if !answer.starts_with("+CONTINUE") {
+        return Err(TapError::Answer { step: "PSYNC", answer }.into());
+    }
+    stream.set_read_timeout(None)?;
+    Ok(Some(Tap { stream, pipe: is_diverted.then_some(pipe), first }))
+}
+
+/// The answer to PSYNC when the server sends a snapshot, up to the snapshot's first byte.
+fn read_snapshot_start(stream: &Stream) -> Result<Start, TapError> {
     let unexpected = |step, answer: &str| TapError::Answer { step, answer: answer.to_owned() };
+    let answer = read_line(stream)?;
     let (replid, offset) = parse_full_sync(&answer).ok_or_else(|| unexpected("PSYNC", &answer))?;
     stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
     let length = loop {
         // Empty lines keep the connection alive while the server writes its snapshot.
-        let line = read_line(&mut stream)?;
+        let line = read_line(stream)?;
         if !line.is_empty() {
             break line;
         }
@@ -216,7 +258,28 @@ pub fn open(address: &Address, shared: &Shared, position: Option<(&str, u64)>) -
         .strip_prefix('$')
         .and_then(|length| length.parse().ok())
         .ok_or_else(|| unexpected("request for a snapshot", &length))?;
-    Ok((stream, Start::Snapshot { replid, offset, bytes }))
+    Ok(Start::Snapshot { replid, offset, bytes })
+}
+
+/// Reads a line from the pipe. Returns what came after it as well.
+fn read_line_from(pipe: &Pipe, bell: &Bell) -> Result<(String, Vec<u8>), TapError> {
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let (mut all, mut taken) = (Vec::new(), Vec::new());
+    loop {
+        pipe.take(&mut taken);
+        all.append(&mut taken);
+        if let Some(end) = memchr::memchr(b'\n', &all) {
+            let rest = all.split_off(end + 1);
+            return Ok((String::from_utf8_lossy(&all).trim_end().to_owned(), rest));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::from(ErrorKind::TimedOut).into());
+        }
+        if pipe.await_ring() {
+            bell.wait(left)?;
+        }
+    }
 }
 
 fn parse_full_sync(answer: &str) -> Option<(String, u64)> {
@@ -224,7 +287,7 @@ fn parse_full_sync(answer: &str) -> Option<(String, u64)> {
     is_valid_replid(replid).then_some((replid.to_owned(), offset.parse().ok()?))
 }
 
-fn expect(stream: &mut Stream, step: &'static str, wanted: &str) -> Result<(), TapError> {
+fn expect(stream: &Stream, step: &'static str, wanted: &str) -> Result<(), TapError> {
     let answer = read_line(stream)?;
     if answer == wanted {
         Ok(())
@@ -234,7 +297,7 @@ fn expect(stream: &mut Stream, step: &'static str, wanted: &str) -> Result<(), T
 }
 
 /// Reads a line byte by byte, so that nothing after it is taken from the socket.
-fn read_line(stream: &mut Stream) -> io::Result<String> {
+fn read_line(mut stream: &Stream) -> io::Result<String> {
     const MAX_LINE_BYTES: usize = 1024;
     let mut line = Vec::new();
     loop {

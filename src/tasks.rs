@@ -1,11 +1,14 @@
 //! What the agent asks of the main thread, carried out.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallReply, Context};
 
+use crate::connections::Diversion;
 use crate::gate::Connections;
 use crate::module::{self, Role};
 use crate::server;
@@ -41,6 +44,14 @@ fn carry_out(ctx: &Context, task: Task) {
             answer(reply, follow(ctx, &host, port, &user, &password));
         }
         Task::Promote(reply) => answer(reply, promote(ctx)),
+        Task::Divert(pipe, reply) => {
+            let is_diverted = module::with(|module| {
+                let tap = module.shared.tap_client.load(Ordering::Relaxed);
+                let gate = module.gate.as_mut()?;
+                Some(gate.connections.divert(tap, Diversion { pipe, shared: Arc::clone(&module.shared) }))
+            });
+            answer(reply, is_diverted.flatten().unwrap_or(false));
+        }
         Task::SelfTestPending(reply) => {
             let pending = module::with(|module| {
                 let client = module.self_test_client;

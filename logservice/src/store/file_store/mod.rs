@@ -75,7 +75,7 @@ pub fn open(
     let segments = Arc::new(Segments::new(found.segments));
     let spare = Arc::new(Spare::new(log.join(open::SPARE), segment_bytes));
     if found.active.is_none() && found.manifest.leader.is_some() {
-        spare.prepare();
+        spare.prepare(true);
     }
     let writer = Writer {
         shard: shard.to_owned(),
@@ -191,7 +191,7 @@ impl Store for FileStore {
         self.shared.replace_manifest(&mut lock(&self.shared.manifest), next)?;
         // A shard takes space when it gets a leader, not when somebody asks for its status.
         if led && self.shared.segments.usage().0 == 0 {
-            self.shared.spare.prepare();
+            self.shared.spare.prepare(true);
         }
         Ok(())
     }
@@ -204,7 +204,7 @@ impl Store for FileStore {
         self.shared.replace_manifest(&mut manifest, next)?;
         (writer.generation, writer.end, writer.running_checksum, writer.active) = (generation, base, 0, None);
         let old = self.shared.segments.take_all();
-        self.shared.spare.prepare();
+        self.shared.spare.prepare(true);
         drop(writer);
         drop(manifest);
         // The new log stands whether or not these go; what stays is removed when the shard is next opened.

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 
@@ -89,8 +90,9 @@ pub fn create_allocated(path: &Path, file_bytes: u64) -> Result<File, FileError>
 }
 
 /// Creates a file of that length full of zeros that are on the medium, so that a sync of a record in it needs no
-/// change of the file system's own records. Takes as long as writing that much; gives up when `stop` is set.
-pub fn create_zeroed(path: &Path, file_bytes: u64, stop: &AtomicBool) -> Result<File, FileError> {
+/// change of the file system's own records. Takes as long as writing that much and resting for `rest` after each MiB;
+/// gives up when `stop` is set.
+pub fn create_zeroed(path: &Path, file_bytes: u64, rest: Duration, stop: &AtomicBool) -> Result<File, FileError> {
     create(path, |file| {
         let mut position = 0;
         while position < file_bytes {
@@ -103,6 +105,7 @@ pub fn create_zeroed(path: &Path, file_bytes: u64, stop: &AtomicBool) -> Result<
             if position % ZERO_SYNC_BYTES == 0 {
                 file.sync_data()?;
             }
+            std::thread::sleep(rest);
         }
         file.sync_all()
     })

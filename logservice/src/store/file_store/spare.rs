@@ -14,6 +14,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The longest the writer waits for a spare that is being made.
 const WAIT_AT_MOST: Duration = Duration::from_secs(5);
 
+/// How long the maker rests after each MiB while the log is in use: zeros take at most 32 MB/s of the disk and of a core.
+/// A log that grows faster than that gets some segments that are only allocated.
+const REST: Duration = Duration::from_millis(30);
+
 /// At most one prepared segment file.
 pub struct Spare {
     shared: Arc<Shared>,
@@ -48,8 +52,8 @@ impl Spare {
         &self.shared.path
     }
 
-    /// Has a spare made in the background unless there is one.
-    pub fn prepare(&self) {
+    /// Has a spare made in the background unless there is one; `at_once` if nothing is written to the log yet.
+    pub fn prepare(&self, at_once: bool) {
         {
             let mut state = self.shared.lock();
             match *state {
@@ -58,7 +62,9 @@ impl Spare {
             }
         }
         let shared = self.shared.clone();
-        let spawned = std::thread::Builder::new().name("log-spare".to_owned()).spawn(move || shared.make());
+        let spawned = std::thread::Builder::new()
+            .name("log-spare".to_owned())
+            .spawn(move || shared.make(if at_once { Duration::ZERO } else { REST }));
         match spawned {
             Ok(handle) => *self.maker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(handle),
             Err(error) => {
@@ -98,8 +104,8 @@ impl Drop for Spare {
 }
 
 impl Shared {
-    fn make(&self) {
-        let state = match create_zeroed(&self.path, self.segment_bytes, &self.stop) {
+    fn make(&self, rest: Duration) {
+        let state = match create_zeroed(&self.path, self.segment_bytes, rest, &self.stop) {
             Ok(file) => State::Ready(file),
             Err(_) if self.stop.load(Ordering::Relaxed) => State::None { retry_at: None },
             Err(error) => {

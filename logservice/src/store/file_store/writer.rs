@@ -90,7 +90,7 @@ impl Writer {
         self.end = header.end();
         self.running_checksum = header.running_checksum;
         if active.position > segment.file_bytes / 4 {
-            self.spare.prepare();
+            self.spare.prepare(false);
         }
         Ok(())
     }
