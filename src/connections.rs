@@ -87,7 +87,7 @@ fn original<const KIND: usize>() -> &'static ConnectionType {
 pub fn install(internals: &Internals) {
     // SAFETY: has no preconditions.
     MAIN_THREAD.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
-    let [tcp, tls] = internals.writing_types();
+    let [tcp, tls, _] = internals.types();
     install_one::<TCP>(tcp);
     install_one::<TLS>(tls);
 }
@@ -172,13 +172,13 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
 ) -> c_int {
     // SAFETY: the server calls this to write to a live connection.
     match unsafe { gated(connection) } {
-        None => {
-            // SAFETY: the server's own arguments to its own function.
-            unsafe { (original::<KIND>().write)(connection, data, length) }
-        }
-        Some(held) => {
+        Some(held) if !opens(held, length) => {
             let one = libc::iovec { iov_base: data.cast_mut(), iov_len: length };
             write_held::<KIND>(held, connection, &[one])
+        }
+        _ => {
+            // SAFETY: the server's own arguments to its own function.
+            unsafe { (original::<KIND>().write)(connection, data, length) }
         }
     }
 }
@@ -200,6 +200,20 @@ unsafe extern "C" fn gated_writev<const KIND: usize>(
             unsafe { (original::<KIND>().writev)(connection, vectors, count) }
         }
     }
+}
+
+/// Whether nothing is held any more; then the connection writes as ever, with the cheaper of the two calls.
+fn opens(held: &HeldConnection, pending: usize) -> bool {
+    guard("opening a held connection", false, || {
+        let mut state = held.state();
+        let opens = state.diversion.is_none()
+            && state.valve.mark() <= RELEASED.load(Ordering::Acquire)
+            && state.valve.offer(pending as u64, RELEASED.load(Ordering::Acquire)) == Permit::Open;
+        if opens {
+            held.is_closed.store(false, Ordering::Release);
+        }
+        opens
+    })
 }
 
 /// At most this many vectors go out in one call; the server calls again for the rest.
@@ -302,6 +316,8 @@ unsafe extern "C" fn gated_set_write_handler<const KIND: usize>(
 /// The server's connections. Main thread only.
 pub struct ServerConnections {
     internals: &'static Internals,
+    /// The types of connections that can be held.
+    types: [*mut ConnectionType; 3],
     /// Where in a client its connection stands, in bytes; found once.
     connection_offset: Cell<Option<usize>>,
 }
@@ -309,7 +325,7 @@ pub struct ServerConnections {
 impl ServerConnections {
     /// The connections of the running server; [`install`] has been called.
     pub fn new(internals: &'static Internals) -> Self {
-        ServerConnections { internals, connection_offset: Cell::new(None) }
+        ServerConnections { internals, types: internals.types(), connection_offset: Cell::new(None) }
     }
 
     /// The client's connection, if it has one that this module can hold.
@@ -318,10 +334,15 @@ impl ServerConnections {
         if client.is_null() {
             return None;
         }
+        self.connection_of(client)
+    }
+
+    /// As [`ServerConnections::connection`], of a client that was just looked up.
+    fn connection_of(&self, client: *mut Client) -> Option<*mut Connection> {
         let offset = match self.connection_offset.get() {
             Some(offset) => offset,
             None => {
-                let offset = find_connection(self.internals, client)?;
+                let offset = find_connection(&self.types, client)?;
                 self.connection_offset.set(Some(offset));
                 offset
             }
@@ -332,7 +353,7 @@ impl ServerConnections {
             let connection = *client.byte_add(offset).cast::<*mut Connection>();
             let is_its = !connection.is_null()
                 && (*connection).private_data == client
-                && self.internals.is_known_type((*connection).kind);
+                && self.types.contains(&(*connection).kind);
             is_its.then_some(connection)
         }
     }
@@ -442,6 +463,18 @@ impl Connections for ServerConnections {
         self.flush_by_id(client);
     }
 
+    fn flush_released(&mut self, id: ClientId, group: Group) -> bool {
+        let client = self.internals.lookup_client(id);
+        if client.is_null() {
+            return false;
+        }
+        // SAFETY: just looked up.
+        unsafe { self.internals.flush_client(client) };
+        // SAFETY: on the main thread; the reference ends before the client can disconnect.
+        let held = self.connection_of(client).and_then(|connection| unsafe { held(connection) });
+        held.is_some_and(|held| held.state().valve.mark() == group)
+    }
+
     fn mark(&self, client: ClientId) -> Option<Group> {
         self.held(client).map(|held| held.state().valve.mark())
     }
@@ -467,7 +500,7 @@ const SEARCH_BYTES: usize = 512;
 
 /// Finds where a client keeps the pointer to its connection: the word that points to something whose type is one of the
 /// server's and which points back to the client.
-fn find_connection(internals: &Internals, client: *mut Client) -> Option<usize> {
+fn find_connection(types: &[*mut ConnectionType], client: *mut Client) -> Option<usize> {
     let word = std::mem::size_of::<usize>();
     (word..SEARCH_BYTES).step_by(word).find(|offset| {
         let Some(candidate) = read_foreign::<usize>(client.wrapping_byte_add(*offset).cast()) else { return false };
@@ -478,7 +511,7 @@ fn find_connection(internals: &Internals, client: *mut Client) -> Option<usize> 
         let kind = candidate.wrapping_byte_add(std::mem::offset_of!(Connection, kind));
         let owner = candidate.wrapping_byte_add(std::mem::offset_of!(Connection, private_data));
         read_foreign::<usize>(kind.cast())
-            .is_some_and(|kind| internals.is_known_type(ptr::with_exposed_provenance(kind)))
+            .is_some_and(|kind| kind != 0 && types.iter().any(|known| known.expose_provenance() == kind))
             && read_foreign::<usize>(owner.cast()) == Some(client.expose_provenance())
     })
 }

@@ -157,18 +157,11 @@ impl Internals {
         })
     }
 
-    /// The live tables of TCP and TLS connections. Unix-socket connections write through the one of TCP.
-    pub fn writing_types(&self) -> [*mut ConnectionType; 2] {
-        // SAFETY: both return a pointer to a static, or null when the server has no such type.
-        unsafe { [(self.connection_type_tcp)(), (self.connection_type_tls)()] }
-    }
-
-    /// Whether `kind` is a type whose writes pass through [`Internals::writing_types`].
-    pub fn is_known_type(&self, kind: *const ConnectionType) -> bool {
-        // SAFETY: returns a pointer to a static, or null when the server has no such type.
-        let unix = unsafe { (self.connection_type_unix)() };
-        !kind.is_null()
-            && (std::ptr::eq(kind, unix) || self.writing_types().iter().any(|known| std::ptr::eq(kind, *known)))
+    /// The live tables of TCP, TLS and unix-socket connections; null for a type that this server does not have.
+    /// Unix-socket connections write through the table of TCP.
+    pub fn types(&self) -> [*mut ConnectionType; 3] {
+        // SAFETY: each returns a pointer to a static, or null.
+        unsafe { [(self.connection_type_tcp)(), (self.connection_type_tls)(), (self.connection_type_unix)()] }
     }
 
     /// The client with that id; null if there is none among those with a connection. Main thread only.

@@ -29,6 +29,8 @@ pub trait Connections {
     fn set_released(&mut self, group: Group);
     /// Makes the server try to write what is pending for the client, before it sleeps.
     fn flush(&mut self, client: ClientId);
+    /// As [`Connections::flush`]. Returns whether `group` is the newest that the connection was held for.
+    fn flush_released(&mut self, client: ClientId, group: Group) -> bool;
     /// The newest group that the client's connection holds or held for; `None` if it never did, or is gone.
     fn mark(&self, client: ClientId) -> Option<Group>;
     /// Holds nothing on the client's connection any more, whatever it was held for.
@@ -60,7 +62,8 @@ pub struct Gate<C> {
     released: Group,
     /// Whether the open group has written anything; if not, it stays open for the next iteration.
     open_group_is_used: bool,
-    /// Clients whose newest bytes have no boundary yet.
+    /// Clients that were held already, and whose newest bytes have no boundary yet. Those that were not are written to by
+    /// the server itself, as nothing was pending for them.
     touched: Vec<ClientId>,
     held_clients: usize,
     /// Emptied lists of released groups, for the next ones.
@@ -143,11 +146,10 @@ impl<C: Connections> Gate<C> {
         match held {
             Held::Already | Held::NoConnection => return held,
             Held::Now => self.held_clients += 1,
-            Held::Longer => {}
+            Held::Longer => self.touched.push(client),
         }
         let index = (group - self.released - 1) as usize;
         self.waiting[index].clients.push(client);
-        self.touched.push(client);
         held
     }
 
@@ -156,7 +158,6 @@ impl<C: Connections> Gate<C> {
         let held = self.connections.hold(client, Group::MAX);
         if held == Held::Now {
             self.held_clients += 1;
-            self.touched.push(client);
         }
         held
     }
@@ -197,8 +198,7 @@ impl<C: Connections> Gate<C> {
             self.connections.set_released(self.released);
             self.dirty.clean(&group.keys, self.released);
             for client in group.clients.drain(..) {
-                self.connections.flush(client);
-                if self.connections.mark(client) == Some(self.released) {
+                if self.connections.flush_released(client, self.released) {
                     self.held_clients -= 1;
                 }
             }

@@ -30,6 +30,10 @@ impl Connections for Fake {
     fn flush(&mut self, client: ClientId) {
         self.flushed.push(client);
     }
+    fn flush_released(&mut self, client: ClientId, group: Group) -> bool {
+        self.flushed.push(client);
+        self.mark(client) == Some(group)
+    }
     fn mark(&self, client: ClientId) -> Option<Group> {
         self.marks.get(&client).copied()
     }
@@ -114,9 +118,21 @@ fn a_read_in_the_iteration_of_the_write_waits_with_it() {
     get(&mut gate, 2, "a");
     gate.close_group(|| 100);
     assert!(is_held(&gate, 2));
-    assert_eq!(gate.connections.flushed, [1, 2], "both learn where their bytes end");
     gate.release(100);
     assert!(!is_held(&gate, 2));
+    assert_eq!(gate.connections.flushed, [1, 2], "both are written to");
+}
+
+#[test]
+fn a_held_client_that_goes_on_learns_where_its_newest_bytes_end() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 100);
+    assert!(gate.connections.flushed.is_empty(), "the server writes to it by itself");
+    set(&mut gate, 1, "b");
+    set(&mut gate, 1, "c");
+    gate.close_group(|| 200);
+    assert_eq!(gate.connections.flushed, [1]);
 }
 
 #[test]
