@@ -14,7 +14,9 @@ while [ $# -gt 0 ]; do
 done
 
 need_build_packages
-need_packages tcl procps python3 python3-venv
+need_packages tcl openssl procps
+command -v python3 >/dev/null || need_packages python3
+python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip
 cd "$ROOT"
 VALKEY_BIN_DIR=$(scripts/valkey.sh)
 VALKEY_SOURCE=$(scripts/valkey.sh --source)

@@ -128,8 +128,14 @@ pub const DEFAULT_LOG: &str = "127.0.0.1:7379";
 pub const DEFAULT_SHARD: &str = "default";
 /// Default of [`MAX_LAG_MS`].
 pub const DEFAULT_MAX_LAG_MS: i64 = 10_000;
+/// Least value of [`MAX_LAG_MS`].
+pub const LEAST_MAX_LAG_MS: i64 = 100;
+/// Largest value of [`MAX_LAG_MS`]: a day.
+pub const MOST_MAX_LAG_MS: i64 = 86_400_000;
 /// Default of [`MAX_PENDING_BYTES`].
 pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
+/// Least value of [`MAX_PENDING_BYTES`].
+pub const LEAST_MAX_PENDING_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
 pub const NAMES: [&str; 7] = ["log", "shard", "node-id", "auth", "mode", "max-lag-ms", "max-pending-bytes"];
@@ -172,25 +178,40 @@ fn check_node_id(name: &str) -> Result<(), String> {
     check_name("node", name)
 }
 
-/// Checks the arguments of `loadmodule`, which are pairs of a config's name (with or without `durability.`) and its value.
+/// Checks the arguments of `loadmodule`, which are pairs of a config's name without `durability.` and its value.
 ///
 /// # Errors
 /// What is wrong with them, for the user to read.
-pub fn check_arguments<'a>(arguments: impl ExactSizeIterator<Item = &'a str>) -> Result<(), String> {
+pub fn check_arguments<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let arguments: Vec<&str> = arguments.collect();
     for pair in arguments.chunks(2) {
-        if !NAMES.contains(&pair[0]) {
-            return Err(format!(
-                "unknown loadmodule argument '{}': give pairs of one of {} and its value",
-                pair[0],
-                NAMES.join(", ")
-            ));
+        let name = pair[0];
+        if !NAMES.contains(&name) {
+            let names = NAMES.join(", ");
+            return Err(format!("unknown loadmodule argument '{name}': give pairs of one of {names} and its value"));
         }
-        if pair.len() == 1 {
-            return Err(format!("the loadmodule argument '{}' has no value", pair[0]));
-        }
+        let Some(value) = pair.get(1) else { return Err(format!("the loadmodule argument '{name}' has no value")) };
+        check_value(name, value).map_err(|why| format!("the loadmodule argument '{name}' is wrong: {why}"))?;
     }
     Ok(())
+}
+
+fn check_value(name: &str, value: &str) -> Result<(), String> {
+    let number_within = |least: i64, most: i64| match value.parse::<i64>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(()),
+        _ => Err(format!("'{value}' is not a number from {least} to {most}")),
+    };
+    match name {
+        "mode" if Mode::ALL.iter().all(|mode| mode.name() != value) => {
+            Err(format!("'{value}' is none of {}", Mode::ALL.map(Mode::name).join(", ")))
+        }
+        "log" => check_address(value),
+        "shard" => check_shard(value),
+        "node-id" => check_node_id(value),
+        "max-lag-ms" => number_within(LEAST_MAX_LAG_MS, MOST_MAX_LAG_MS),
+        "max-pending-bytes" => number_within(LEAST_MAX_PENDING_BYTES, i64::MAX),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -211,5 +232,11 @@ mod tests {
         assert!(check_arguments(["mode", "async", "log", "h:1"].into_iter()).is_ok());
         assert!(check_arguments(["mode"].into_iter()).unwrap_err().contains("has no value"));
         assert!(check_arguments(["speed", "high"].into_iter()).unwrap_err().contains("unknown"));
+        for (name, value) in
+            [("mode", "fast"), ("log", "x"), ("shard", "a/b"), ("max-lag-ms", "1"), ("max-pending-bytes", "soon")]
+        {
+            let why = check_arguments([name, value].into_iter()).unwrap_err();
+            assert!(why.contains(name) && why.contains(value), "{why}");
+        }
     }
 }

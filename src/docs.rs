@@ -25,7 +25,7 @@ const DOCS: [Doc; 5] = [
     Doc {
         name: "durability.mode",
         summary: "Shows or changes how durable an answered write is: sync, async or off.",
-        complexity: "O(1); leaving sync mode O(N) with N held clients",
+        complexity: "O(1); switching it off O(N) with N held clients",
         arity: -1,
         categories: "durability admin",
     },

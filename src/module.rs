@@ -76,6 +76,8 @@ pub struct Module {
     pub refusals: u64,
     /// Since when writes are refused.
     pub refusing_since: Option<Instant>,
+    /// Whether the server has gone round its event loop since the module was loaded.
+    has_run: bool,
     last_offset: u64,
     to_agent: Sender<Command>,
     agent: Option<JoinHandle<()>>,
@@ -147,6 +149,7 @@ impl Module {
             tap_user,
             refusals: 0,
             refusing_since: None,
+            has_run: false,
             last_offset: 0,
             to_agent,
             agent: Some(agent),
@@ -240,6 +243,7 @@ impl Module {
 
     /// The event loop is about to write replies and sleep.
     pub fn before_sleep(&mut self) {
+        self.has_run = true;
         if has_failed() && !matches!(self.role, Role::Refused(_)) {
             // Not from here: the server is going through its listeners.
             self.role = Role::Refused("internal error, see the server's log; restart the server".to_owned());
@@ -264,7 +268,7 @@ impl Module {
                 gate.release(durable);
             }
         }
-        if offset == self.last_offset && self.lag.is_empty() {
+        if offset == self.last_offset && self.lag.is_empty() && self.refusing_since.is_none() {
             return;
         }
         let now = Instant::now();
@@ -337,9 +341,10 @@ impl Module {
         self.shared.agent_bell.ring();
     }
 
-    /// Whether the agent has ended.
-    pub fn is_stopped(&self) -> bool {
-        self.agent.is_none()
+    /// Whether nothing depends on the module: it is off, or the server shuts down (it unloads its modules after it has
+    /// said so), or the server gave up on loading it.
+    pub fn may_be_unloaded(&self) -> bool {
+        self.role == Role::Off || self.agent.is_none() || !self.has_run
     }
 
     /// Has the agent ship what is left and end. Waits for it, at most about a second.

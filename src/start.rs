@@ -12,7 +12,7 @@ use crate::connections::{self, ServerConnections};
 use crate::ffi::{self, Internals};
 use crate::gate::Gate;
 use crate::guard::guard;
-use crate::module::{self, Module, Role};
+use crate::module::{self, Module};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
 use crate::{agent, auth, commands, docs, filter, hooks, tasks};
@@ -102,9 +102,7 @@ fn start(ctx: &Context) -> Result<(), String> {
 /// Ends the module, if that loses nothing.
 pub fn unload(ctx: &Context) -> Status {
     guard("unloading", Status::Err, || {
-        // The server unloads its modules when it shuts down, after it has said so.
-        let may_go = module::with(|module| module.role == Role::Off || module.is_stopped()).unwrap_or(true);
-        if !may_go {
+        if !module::with(|module| module.may_be_unloaded()).unwrap_or(true) {
             ctx.log_warning("the durability module is in use: CONFIG SET durability.mode off first, then unload it");
             return Status::Err;
         }

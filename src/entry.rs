@@ -1,0 +1,74 @@
+//! What the server finds when it loads the library.
+
+// The macro makes functions that nobody can document from here.
+#![allow(missing_docs)]
+
+use std::ffi::c_int;
+
+use valkey_module::configuration::ConfigurationFlags;
+use valkey_module::{raw, valkey_module};
+
+use crate::commands;
+use crate::config::{self, Mode};
+use crate::start::{before_load, load, unload};
+
+valkey_module! {
+    name: "durability",
+    version: 1,
+    // Not the server's allocator: what waits for the log must not count as memory of the dataset, or the server would
+    // evict keys, or answer OOM, because the log is slow.
+    allocator: (std::alloc::System, std::alloc::System),
+    data_types: [],
+    preload: before_load,
+    init: load,
+    deinit: unload,
+    commands: [
+        ["durability.mode", commands::mode, "allow-loading allow-stale allow-busy no-mandatory-keys fast", 0, 0, 0],
+        ["durability.lag", commands::lag, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
+        ["durability.status", commands::status, "allow-loading allow-stale allow-busy", 0, 0, 0],
+        ["durability.help", commands::help, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
+        ["durability.refused", commands::refused, "allow-loading allow-stale allow-busy no-mandatory-keys fast", 0, 0, 0],
+    ],
+    configurations: [
+        i64: [
+            ["max-lag-ms", &config::MAX_LAG_MS, config::DEFAULT_MAX_LAG_MS, config::LEAST_MAX_LAG_MS, config::MOST_MAX_LAG_MS, ConfigurationFlags::DEFAULT, None],
+            ["max-pending-bytes", &config::MAX_PENDING_BYTES, config::DEFAULT_MAX_PENDING_BYTES, config::LEAST_MAX_PENDING_BYTES, i64::MAX, ConfigurationFlags::MEMORY, None],
+        ],
+        string: [
+            ["log", &config::LOG, config::DEFAULT_LOG, ConfigurationFlags::IMMUTABLE, None],
+            ["shard", &config::SHARD, config::DEFAULT_SHARD, ConfigurationFlags::IMMUTABLE, None],
+            ["node-id", &config::NODE_ID, "", ConfigurationFlags::IMMUTABLE, None],
+            ["auth", &config::AUTH, "", ConfigurationFlags::SENSITIVE, None],
+        ],
+        bool: [],
+        enum: [
+            ["mode", &config::MODE, Mode::Sync, ConfigurationFlags::DEFAULT, None],
+        ],
+        module_args_as_configuration: true,
+    ]
+}
+
+/// What the server calls to load the module. The macro above defines the same under the name that older servers look for.
+///
+/// # Safety
+/// Called by the server, with a valid context and `argc` arguments.
+#[no_mangle]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn ValkeyModule_OnLoad(
+    ctx: *mut raw::RedisModuleCtx,
+    argv: *mut *mut raw::RedisModuleString,
+    argc: c_int,
+) -> c_int {
+    // SAFETY: by contract of this function.
+    unsafe { RedisModule_OnLoad(ctx, argv, argc) }
+}
+
+/// What the server calls to unload the module.
+///
+/// # Safety
+/// Called by the server, with a valid context.
+#[no_mangle]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn ValkeyModule_OnUnload(ctx: *mut raw::RedisModuleCtx) -> c_int {
+    RedisModule_OnUnload(ctx)
+}

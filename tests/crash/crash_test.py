@@ -1,0 +1,171 @@
+"""Kills the server, the log service or both at random moments under load, and checks after each kill that every
+acknowledged write is there, and every transaction and script whole.
+
+The last line is "N passed, N failed", where N are rounds. A failed round ends the test, and the directory that the first
+line names stays.
+"""
+
+import argparse
+import asyncio
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+from processes import Cluster, NotReady, Process
+from workloads import Violation, Worker, workers
+
+CONNECTIONS = 50
+LOAD_S = (0.2, 2.0)
+OUTAGE_S = (0.0, 0.3)
+PROGRESS_TIMEOUT_S = 15.0
+POLL_S = 0.01
+
+
+class Load:
+    """The workers at work. Leaving the block stops them; what they found broken is raised."""
+
+    def __init__(self, cluster: Cluster, crew: list[Worker]):
+        self._cluster = cluster
+        self._crew = crew
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task] = []
+
+    async def __aenter__(self) -> "Load":
+        self._tasks = [asyncio.create_task(worker.run(self._cluster.connect, self._stop)) for worker in self._crew]
+        return self
+
+    async def __aexit__(self, kind, *_) -> None:
+        self._stop.set()
+        _, hanging = await asyncio.wait(self._tasks, timeout=PROGRESS_TIMEOUT_S)
+        for task in hanging:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        if kind is None:
+            if hanging:
+                raise Violation(f"{len(hanging)} connections wait for a reply that does not come")
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+
+    async def wait_for_progress(self) -> None:
+        """Until every worker has had something acknowledged that was not yet when this was called."""
+        before = {worker: worker.operations for worker in self._crew}
+        deadline = time.monotonic() + PROGRESS_TIMEOUT_S
+        while any(worker.operations == count for worker, count in before.items()):
+            if any(task.done() for task in self._tasks):
+                return  # With a violation, which is raised at the end.
+            if time.monotonic() > deadline:
+                stuck = [worker.name for worker, count in before.items() if worker.operations == count]
+                raise Violation(f"no progress after the restart: {', '.join(stuck)}")
+            await asyncio.sleep(POLL_S)
+
+
+async def verify(cluster: Cluster, crew: list[Worker]) -> None:
+    async with cluster.connect() as client:
+        for worker in crew:
+            await worker.verify(client)
+
+
+async def crash(cluster: Cluster, victims: list[Process], outage_s: float) -> float:
+    """Kills, and starts again in the same order. Returns how long the shard was without its victims, in seconds."""
+    started = time.monotonic()
+    for victim in victims:
+        victim.kill()
+    await asyncio.sleep(outage_s)
+    for victim in victims:
+        victim.start()
+    await cluster.wait_until_leading()
+    return time.monotonic() - started
+
+
+async def play_round(cluster: Cluster, crew: list[Worker], choices: random.Random) -> str:
+    """One round. Returns what it did, for the table."""
+    victims = choices.choice([[cluster.server], [cluster.log], [cluster.server, cluster.log], [cluster.log, cluster.server]])
+    load_s, outage_s = choices.uniform(*LOAD_S), choices.uniform(*OUTAGE_S)
+    survivors = [process for process in (cluster.server, cluster.log) if process not in victims]
+    before = sum(worker.operations for worker in crew)
+    async with Load(cluster, crew) as load:
+        await asyncio.sleep(load_s)
+        away_s = await crash(cluster, victims, outage_s)
+        await load.wait_for_progress()
+    for survivor in survivors:
+        if not survivor.is_running():
+            raise Violation(f"the {survivor.name} died as well")
+    await verify(cluster, crew)
+    killed = " + ".join(victim.name for victim in victims)
+    acknowledged = sum(worker.operations for worker in crew) - before
+    return f"{killed:<22} {load_s:>6.2f} {away_s * 1000:>8.0f} {acknowledged:>10} {len(crew):>5} connections"
+
+
+async def test(cluster: Cluster, mode: str, rounds: int, seed: int) -> bool:
+    print(f"seed {seed}, mode {mode}, {CONNECTIONS} connections, logs and data in {cluster.directory}")
+    print(f"{'round':>5}  {'killed':<22} {'at s':>6} {'away ms':>8} {'acked ops':>10}  verified")
+    choices = random.Random(seed)
+    crew = workers(CONNECTIONS, may_lose=mode == "async")
+    await cluster.wait_until_leading()
+    passed = failed = 0
+    for number in range(1, rounds + 1):
+        try:
+            print(f"{number:>5}  {await play_round(cluster, crew, choices)}", flush=True)
+            passed += 1
+        except (Violation, NotReady) as failure:
+            print(f"{number:>5}  FAILED: {failure}", flush=True)
+            failed += 1
+            break
+    print(f"{passed} passed, {failed} failed")
+    return failed == 0 and passed > 0
+
+
+async def self_check(cluster: Cluster) -> bool:
+    """Acknowledges writes that nobody keeps: async mode, a log service that stands still, and then both are killed."""
+    crew = workers(CONNECTIONS, may_lose=False)
+    await cluster.wait_until_leading()
+    try:
+        async with Load(cluster, crew) as load:
+            await load.wait_for_progress()
+            cluster.log.freeze()
+            await load.wait_for_progress()
+            await crash(cluster, [cluster.server, cluster.log], outage_s=0)
+            await load.wait_for_progress()
+        await verify(cluster, crew)
+    except Violation as violation:
+        print(f"the loss was detected: {violation}")
+        print("1 passed, 0 failed")
+        return True
+    print(f"acknowledged writes were lost on purpose, and the test did not see it: {cluster.directory}")
+    print("0 passed, 1 failed")
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--mode", choices=["sync", "async"], default="sync",
+                        help="in async mode acknowledged writes may be lost, but not torn, doubled or reordered")
+    parser.add_argument("--self-check", action="store_true",
+                        help="lose acknowledged writes on purpose; succeeds only if that is detected")
+    arguments = parser.parse_args()
+    mode = "async" if arguments.self_check else arguments.mode
+    # Ended by a signal, it ends its processes as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="crash."))
+    cluster = Cluster(directory, mode)
+    succeeded = False
+    try:
+        cluster.start()
+        work = self_check(cluster) if arguments.self_check else test(cluster, mode, arguments.rounds, arguments.seed)
+        succeeded = asyncio.run(work)
+    finally:
+        cluster.kill()
+        if succeeded:
+            shutil.rmtree(directory)
+    return 0 if succeeded else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+# What the units share: a log service and a server with the module, and ways to see that a reply is held.
+
+set ::shard s1
+
+# --- The log service ---------------------------------------------------------------------------------------------
+
+# Chooses ports and a directory for a log service; start_log starts it there, as often as it takes.
+proc new_log {} {
+    set ::log_service [dict create \
+        directory [tmpdir log] \
+        port [find_available_port $::baseport $::portcount] \
+        http [find_available_port $::baseport $::portcount] \
+        pid 0 \
+        arguments {}]
+}
+
+proc log_option {name} {
+    dict get $::log_service $name
+}
+
+proc log_command {} {
+    list $::env(LOGSERVICE) --dir [log_option directory] --listen $::host:[log_option port] \
+        --http $::host:[log_option http] --enable-debug-command {*}[log_option arguments]
+}
+
+proc start_log {} {
+    set output [log_option directory].output
+    set pid [exec {*}[log_command] >> $output 2>@1 &]
+    dict set ::log_service pid $pid
+    send_data_packet $::test_server_fd server-spawned [list $pid $output $::curfile]
+    wait_for_condition 500 10 {[ping_server $::host [log_option port]]} else {
+        fail "the log service does not start: [exec cat $output]"
+    }
+}
+
+# As a crash would end it. Does nothing if it does not run.
+proc kill_log {} {
+    set pid [log_option pid]
+    if {$pid == 0} return
+    kill_hard $pid
+    dict set ::log_service pid 0
+    send_data_packet $::test_server_fd server-killed $pid
+}
+
+proc kill_hard {pid} {
+    catch {exec kill -KILL $pid}
+    wait_for_condition 500 10 {![is_alive $pid]} else {
+        fail "process $pid does not end"
+    }
+}
+
+# Sends the log service one command.
+proc log_service {args} {
+    set client [valkey $::host [log_option port]]
+    set failed [catch {$client {*}$args} reply]
+    $client close
+    return -code $failed $reply
+}
+
+# --- A server with the module --------------------------------------------------------------------------------------
+
+# Options are the module's configs without their prefix, and `server`: a dict of the server's own.
+proc server_options {options} {
+    set server [dict create save {} loadmodule $::env(DURABILITY_SO)]
+    dict set server durability.log $::host:[log_option port]
+    dict set server durability.shard $::shard
+    dict for {name value} $options {
+        if {$name ne "server"} {dict set server durability.$name $value}
+    }
+    if {[dict exists $options server]} {set server [dict merge $server [dict get $options server]]}
+    list overrides $server tags {external:skip tls:skip}
+}
+
+# A fresh log service and a server that leads its shard, for as long as `code` runs.
+proc durable_server {options code} {
+    new_log
+    start_log
+    uplevel 1 [list start_server [server_options $options] "wait_until_leading\n$code"]
+    kill_log
+}
+
+# A figure of INFO durability, of the innermost server or of one that many levels out (-1, -2).
+proc figure {name {level 0}} {
+    getInfoProperty [r $level info durability] durability_$name
+}
+
+proc wait_until_leading {} {
+    wait_for_condition 1000 10 {[figure role] eq "leader"} else {
+        fail "the server does not lead: [figure last_error]"
+    }
+}
+
+# As a crash would end it, and a start from its configuration file.
+proc crash_and_restart_server {} {
+    kill_hard [srv 0 pid]
+    restart_server 0 true false
+}
+
+proc wait_until_durable {} {
+    wait_for_condition 500 10 {[figure pending_bytes] == 0} else {
+        fail "not everything becomes durable: [figure last_error]"
+    }
+}
+
+# --- Held or not ---------------------------------------------------------------------------------------------------
+
+# Runs `code` while the log acknowledges nothing. Then it acknowledges everything, even if `code` failed.
+proc while_frozen {code} {
+    log_service LOG.DEBUG FREEZE-ACKS $::shard
+    set failed [catch {uplevel 1 $code} result options]
+    log_service LOG.DEBUG RESUME-ACKS $::shard
+    if {$failed} {return -options $options $result}
+    return $result
+}
+
+proc wait_for_held {count} {
+    wait_for_condition 500 10 {[figure held_clients] == $count} else {
+        fail "expected $count held clients, there are [figure held_clients]"
+    }
+}
+
+# Whether something (a reply, or the end of the connection) can be read within that time.
+proc is_readable {client milliseconds} {
+    set channel [$client channel]
+    set ::readable pending
+    fileevent $channel readable {set ::readable yes}
+    set timer [after $milliseconds {set ::readable no}]
+    vwait ::readable
+    after cancel $timer
+    fileevent $channel readable {}
+    expr {$::readable eq "yes"}
+}
+
+proc assert_silent {client} {
+    # Had a reply left, it would have arrived before this one.
+    assert_equal PONG [r ping]
+    assert {![is_readable $client 2]}
+}
+
+# What the client is answered, without waiting for ever if it is not.
+proc read_reply {client} {
+    assert {[is_readable $client 5000]}
+    $client read
+}
+
+# An error counts as a reply.
+proc read_any_reply {client} {
+    assert {[is_readable $client 5000]}
+    catch {$client read} reply
+    return $reply
+}
+
+# Sends a command while nothing is acknowledged, runs `meanwhile`, sees that the reply is held, and compares it (glob) once
+# the log acknowledges.
+proc assert_held {expected command {meanwhile {}}} {
+    set client [valkey_deferring_client]
+    while_frozen {
+        uplevel 1 $meanwhile
+        set before [figure held_clients]
+        $client {*}$command
+        wait_for_held [expr {$before + 1}]
+        assert_silent $client
+    }
+    assert_match $expected [read_any_reply $client]
+    wait_for_held 0
+    $client close
+}
+
+# Sends a command in the middle of `while_frozen` and sees that it is answered all the same.
+proc assert_not_held {expected command} {
+    set client [valkey_deferring_client]
+    set held [figure held_clients]
+    $client {*}$command
+    assert_match $expected [read_any_reply $client]
+    assert_equal $held [figure held_clients]
+    $client close
+}
+
+# Writes a key without waiting for the reply. Returns the client, which is held.
+proc dirty_key {key} {
+    set client [valkey_deferring_client]
+    set before [figure held_clients]
+    $client set $key dirty
+    wait_for_held [expr {$before + 1}]
+    return $client
+}
+
+# While one key is dirty and nothing is acknowledged.
+proc while_dirty {key code} {
+    set failed [catch {
+        while_frozen {
+            set writer [dirty_key $key]
+            uplevel 1 $code
+        }
+    } result options]
+    if {$failed} {return -options $options $result}
+    assert_equal OK [read_reply $writer]
+    $writer close
+}
