@@ -71,7 +71,9 @@ if [ -n "$mode" ]; then arguments+=(--durability.mode "$mode"); fi
 server_pid=$!
 
 cli() { "$valkey/valkey-cli" -p "$port" "$@" 2>/dev/null; }
-until cli PING | grep -qx PONG; do
+# Ours, and not another server on that port.
+is_ready() { [ "$(cli INFO server | sed -n 's/^process_id:\([0-9]*\).*/\1/p')" = "$server_pid" ] && cli PING | grep -qx PONG; }
+until is_ready; do
     is_alive "$log_pid" || { stop; tail -n 5 "$dir/log.out" >&2; die "the log service did not start (its log: $dir/log.out)"; }
     is_alive "$server_pid" || { stop; tail -n 5 "$dir/node.out" >&2; die "valkey-server did not start (its log: $dir/node.out)"; }
     sleep 0.1

@@ -74,6 +74,8 @@ pub struct Module {
     pub tap_user: TapUser,
     /// Times that writes began to be refused.
     pub refusals: u64,
+    /// The epoch that this node leads, or would if its mode allowed it.
+    epoch: Option<u64>,
     /// Since when writes are refused.
     pub refusing_since: Option<Instant>,
     /// Whether the server has gone round its event loop since the module was loaded.
@@ -149,6 +151,7 @@ impl Module {
             tap_user,
             refusals: 0,
             refusing_since: None,
+            epoch: None,
             has_run: false,
             last_offset: 0,
             to_agent,
@@ -184,6 +187,12 @@ impl Module {
                 self.serve_nobody(Role::Off)?;
             }
             _ if was_off => self.serve_nobody(Role::Attaching)?,
+            Mode::Async if self.role != Role::Leader => {
+                // Only sync mode was in the way.
+                if let Some(epoch) = self.epoch {
+                    self.lead(epoch)?;
+                }
+            }
             Mode::Sync | Mode::Async => self.listen_to_commands()?,
         }
         self.tell_agent(Command::Mode(mode));
@@ -208,8 +217,10 @@ impl Module {
         if let (Mode::Sync, Some(Err(why))) = (self.mode, &self.self_test) {
             let why = format!("sync mode does not work in this server: {why}; CONFIG SET durability.mode async works");
             self.serve_nobody(Role::Refused(why.clone()))?;
+            self.epoch = Some(epoch);
             return Err(why);
         }
+        self.epoch = Some(epoch);
         self.lag.clear();
         self.last_offset = server::replication_offset(&self.ctx);
         self.role = Role::Leader;
@@ -227,6 +238,7 @@ impl Module {
     /// From now on this node serves nobody (unless `role` is off); clients that wait for the log are closed without an answer.
     pub fn serve_nobody(&mut self, role: Role) -> Result<(), String> {
         self.role = role;
+        self.epoch = None;
         self.listen_to_commands()?;
         if let Some(gate) = &mut self.gate {
             let held = gate.held_clients();
