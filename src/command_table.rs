@@ -7,6 +7,38 @@ use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 /// Commands that only run other commands. What those read and write is accounted for one by one, in their own events.
 const RUN_OTHER_COMMANDS: [&str; 7] = ["exec", "eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"];
 
+/// Commands whose reply shows keys that no key specification names: those that a pattern makes.
+const READ_BY_PATTERN: [&str; 2] = ["sort", "sort_ro"];
+/// Subcommands of this see functions, which are written without keys.
+const FUNCTIONS: &str = "function|";
+
+/// What the reply of a command that wrote nothing can tell about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sees {
+    /// Nothing of the data.
+    Nothing,
+    /// Its keys; the whole keyspace if it has none.
+    Keys,
+    /// Any key.
+    Everything,
+    /// Functions. What the commands that it runs see is told by their own events.
+    Functions,
+}
+
+impl Sees {
+    fn of(name: &str, has: impl Fn(&str) -> bool) -> Sees {
+        if RUN_OTHER_COMMANDS.contains(&name) || (name.starts_with(FUNCTIONS) && name != "function|help") {
+            Sees::Functions
+        } else if READ_BY_PATTERN.contains(&name) {
+            Sees::Everything
+        } else if has("readonly") || has("write") {
+            Sees::Keys
+        } else {
+            Sees::Nothing
+        }
+    }
+}
+
 /// Where a command's keys are in its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
@@ -28,8 +60,8 @@ pub enum Keys {
 /// What the server says of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Properties {
-    /// Its reply can tell about data.
-    pub sees_data: bool,
+    /// What its reply can tell about.
+    pub sees: Sees,
     /// It can change data.
     pub is_write: bool,
     /// It is answered while the server loads its data.
@@ -45,7 +77,7 @@ pub struct Properties {
 impl Properties {
     /// Of a command that the server does not know: everything is taken to be possible.
     const UNKNOWN: Properties = Properties {
-        sees_data: true,
+        sees: Sees::Everything,
         is_write: true,
         runs_while_loading: false,
         runs_others: false,
@@ -77,12 +109,11 @@ impl Properties {
             _ if first > 0 && step > 0 => Keys::Range { first, last, step },
             _ => Keys::None,
         };
-        let runs_others = RUN_OTHER_COMMANDS.contains(&name);
         Some(Properties {
-            sees_data: !runs_others && (has("readonly") || has("write")),
+            sees: Sees::of(name, has),
             is_write: has("write"),
             runs_while_loading: has("loading"),
-            runs_others,
+            runs_others: RUN_OTHER_COMMANDS.contains(&name),
             is_container: length(9) > 0,
             keys,
         })
@@ -152,6 +183,17 @@ pub fn range_positions(argc: i32, first: i32, last: i32, step: i32) -> impl Iter
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_reply_tells_about_follows_from_flags_and_few_exceptions() {
+        let flags = |given: &'static [&str]| move |flag: &str| given.contains(&flag);
+        assert_eq!(Sees::of("ping", flags(&["fast"])), Sees::Nothing);
+        assert_eq!(Sees::of("get", flags(&["readonly"])), Sees::Keys);
+        assert_eq!(Sees::of("sort_ro", flags(&["readonly"])), Sees::Everything);
+        assert_eq!(Sees::of("fcall_ro", flags(&["readonly"])), Sees::Functions);
+        assert_eq!(Sees::of("function|list", flags(&[])), Sees::Functions);
+        assert_eq!(Sees::of("function|help", flags(&[])), Sees::Nothing);
+    }
 
     #[test]
     fn key_positions_follow_the_servers_description() {

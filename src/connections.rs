@@ -107,7 +107,7 @@ fn install_one<const KIND: usize>(table: *mut ConnectionType) {
     }
 }
 
-/// Puts the server's own functions back. Main thread, when no connection is held and none will be.
+/// Puts the server's own functions back and forgets all connections. Main thread, when no reply is held and none will be.
 pub fn uninstall() {
     for originals in ORIGINALS.iter().filter_map(OnceLock::get) {
         // SAFETY: as in `install_one`.
@@ -115,6 +115,18 @@ pub fn uninstall() {
             (*originals.table).write = originals.functions.write;
             (*originals.table).writev = originals.functions.writev;
             (*originals.table).set_write_handler = originals.functions.set_write_handler;
+        }
+    }
+    for page in &TABLE {
+        // SAFETY: a page that is not null was leaked by `entry_or_new` and stays.
+        let Some(page) = (unsafe { page.load(Ordering::Acquire).as_ref() }) else { continue };
+        for entry in page {
+            let held = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+            if !held.is_null() {
+                // Not freed: an I/O thread may be on its way through it, and this happens once in a server's life.
+                // SAFETY: entries come from `Box::into_raw` and are freed only after they were taken out of the table.
+                unsafe { (*held).is_closed.store(false, Ordering::Release) };
+            }
         }
     }
 }

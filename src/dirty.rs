@@ -72,6 +72,11 @@ impl DirtyKeys {
         self.any
     }
 
+    /// The newest group that everything depends on.
+    pub fn barrier(&self) -> Group {
+        self.barrier
+    }
+
     /// `group` is durable: those of its `keys` that no later group wrote are clean.
     pub fn clean(&mut self, keys: &[KeyHash], group: Group) {
         for key in keys {

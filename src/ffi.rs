@@ -15,6 +15,8 @@ pub fn is_verified_version(major: u32, minor: u32) -> bool {
 }
 
 // Server events (`valkeymodule.h`).
+/// A database, or all of them, were emptied.
+pub const EVENT_FLUSHDB: u64 = 2;
 /// A client connected or disconnected.
 pub const EVENT_CLIENT_CHANGE: u64 = 4;
 /// The server shuts down.
@@ -29,6 +31,8 @@ pub const EVENT_COMMAND_RESULT_SUCCESS: u64 = 20;
 pub const EVENT_COMMAND_RESULT_FAILURE: u64 = 21;
 /// Sub-event of [`EVENT_CLIENT_CHANGE`].
 pub const SUBEVENT_CLIENT_DISCONNECTED: u64 = 1;
+/// Sub-event of [`EVENT_FLUSHDB`].
+pub const SUBEVENT_FLUSHDB_END: u64 = 1;
 /// Sub-event of [`EVENT_EVENTLOOP`]: replies are written to sockets right after it.
 pub const SUBEVENT_BEFORE_SLEEP: u64 = 0;
 

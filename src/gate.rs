@@ -76,7 +76,8 @@ const SPARE_GROUPS: usize = 64;
 
 impl<C: Connections> Gate<C> {
     /// A gate that holds nothing.
-    pub fn new(connections: C) -> Self {
+    pub fn new(mut connections: C) -> Self {
+        connections.set_released(0);
         Gate {
             connections,
             dirty: DirtyKeys::default(),
@@ -134,6 +135,11 @@ impl<C: Connections> Gate<C> {
     /// The group that a read of the whole keyspace must wait for.
     pub fn read_all(&self) -> Group {
         self.dirty.newest_write()
+    }
+
+    /// The group that a read of functions must wait for.
+    pub fn read_functions(&self) -> Group {
+        self.dirty.barrier()
     }
 
     /// The client's reply to the command that just ran depends on `group`.

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use valkey_module::{raw, Context, ContextFlags};
 
-use crate::command_table::{range_positions, Keys, Properties};
+use crate::command_table::{range_positions, Keys, Properties, Sees};
 use crate::connections::ServerConnections;
 use crate::ffi::{self, CommandResult};
-use crate::gate::{Gate, Held};
+use crate::gate::{Connections, Gate, Held};
 use crate::guard::guard;
 use crate::module::{self, Module};
 use crate::shared::Bell;
@@ -25,12 +25,23 @@ pub unsafe extern "C" fn on_command(
     _: u64,
     data: *mut c_void,
 ) {
-    guard("looking at a command's result", (), || {
-        // SAFETY: the server passes this struct with these events, and it lives during the callback.
-        let result = unsafe { &*data.cast::<CommandResult>() };
+    // SAFETY: the server passes this struct with these events, and it lives during the callback.
+    let result = unsafe { &*data.cast::<CommandResult>() };
+    let is_known = guard("looking at a command's result", false, || {
         debug_assert_eq!(result.version, ffi::COMMAND_RESULT_VERSION);
         module::with(|module| command_ran(module, &Context::new(ctx), result));
+        true
     });
+    if !is_known {
+        // What this reply depends on is not known, so it must not leave.
+        guard("closing a client", (), || {
+            module::with(|module| {
+                if let Some(gate) = &mut module.gate {
+                    gate.connections.close(result.client_id);
+                }
+            });
+        });
+    }
 }
 
 #[inline]
@@ -91,8 +102,11 @@ fn read_dependency(
     result: &CommandResult,
     properties: Properties,
 ) -> Group {
-    if !properties.sees_data {
-        return 0;
+    match properties.sees {
+        Sees::Nothing => return 0,
+        Sees::Functions => return gate.read_functions(),
+        Sees::Everything => return gate.read_all(),
+        Sees::Keys => {}
     }
     let mut dependency = None;
     for_each_key(ctx, result, properties.keys, |key| {
@@ -113,6 +127,40 @@ fn for_each_key(ctx: &Context, result: &CommandResult, keys: Keys, mut each: imp
         }
         Keys::Movable => server::for_each_key(ctx, result, each),
     }
+}
+
+/// A database was emptied. The command that did it may look like one that wrote nothing: where the server saves an empty
+/// RDB at FLUSHALL, it starts to count changes anew.
+pub unsafe extern "C" fn on_flush(_: *mut raw::RedisModuleCtx, _: raw::RedisModuleEvent, subevent: u64, _: *mut c_void) {
+    if subevent == ffi::SUBEVENT_FLUSHDB_END {
+        guard("noting a flush", (), || {
+            module::with(|module| {
+                if let Some(gate) = &mut module.gate {
+                    // The command's own event follows, and takes this.
+                    module.script_dependency = gate.write_all();
+                }
+            });
+        });
+    }
+}
+
+/// A key was evicted, which no command's event tells: it is dirty like one that was deleted.
+pub unsafe extern "C" fn on_eviction(
+    _: *mut raw::RedisModuleCtx,
+    _: c_int,
+    _: *const std::ffi::c_char,
+    key: *mut raw::RedisModuleString,
+) -> c_int {
+    guard("noting an eviction", (), || {
+        module::with(|module| {
+            if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
+                // SAFETY: the server's own string, used only during this callback.
+                let hash = gate.hash(unsafe { server::bytes(key) });
+                gate.write_key(hash);
+            }
+        });
+    });
+    raw::REDISMODULE_OK as c_int
 }
 
 /// The event loop goes round.

@@ -78,6 +78,8 @@ pub struct Module {
     epoch: Option<u64>,
     /// Since when writes are refused.
     pub refusing_since: Option<Instant>,
+    /// Whether the gate hears of commands.
+    pub is_listening: bool,
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
     last_offset: u64,
@@ -152,6 +154,7 @@ impl Module {
             refusals: 0,
             refusing_since: None,
             epoch: None,
+            is_listening: false,
             has_run: false,
             last_offset: 0,
             to_agent,
@@ -202,9 +205,15 @@ impl Module {
     /// The gate wants to hear of commands in sync mode, while leading.
     fn listen_to_commands(&mut self) -> Result<(), String> {
         let listens = self.mode == Mode::Sync && self.role == Role::Leader;
-        for event in [ffi::EVENT_COMMAND_RESULT_SUCCESS, ffi::EVENT_COMMAND_RESULT_FAILURE] {
-            server::subscribe(&self.ctx, event, listens.then_some(hooks::on_command as server::EventCallback))?;
+        let listeners: [(u64, server::EventCallback); 3] = [
+            (ffi::EVENT_COMMAND_RESULT_SUCCESS, hooks::on_command),
+            (ffi::EVENT_COMMAND_RESULT_FAILURE, hooks::on_command),
+            (ffi::EVENT_FLUSHDB, hooks::on_flush),
+        ];
+        for (event, callback) in listeners {
+            server::subscribe(&self.ctx, event, listens.then_some(callback))?;
         }
+        self.is_listening = listens;
         if let (true, Some(gate)) = (listens, &mut self.gate) {
             // Whatever was written without the gate's knowledge is dirty until the log has it.
             gate.write_all();

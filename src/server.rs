@@ -70,6 +70,26 @@ pub fn add_filter(ctx: &Context, filter: extern "C" fn(*mut raw::RedisModuleComm
     }
 }
 
+/// What hears of changes to keys: type and name of the change, and the key.
+pub type KeyspaceCallback = unsafe extern "C" fn(
+    *mut raw::RedisModuleCtx,
+    c_int,
+    *const std::ffi::c_char,
+    *mut raw::RedisModuleString,
+) -> c_int;
+
+/// Calls `callback` for each key that the server evicts.
+pub fn watch_evictions(ctx: &Context, callback: KeyspaceCallback) -> Result<(), String> {
+    let evicted = raw::REDISMODULE_NOTIFY_EVICTED as c_int;
+    // SAFETY: the context is valid and the callback has the right signature.
+    let status = unsafe { api!(RedisModule_SubscribeToKeyspaceEvents)(ctx.ctx, evicted, Some(callback)) };
+    if status == raw::REDISMODULE_OK as c_int {
+        Ok(())
+    } else {
+        Err("the server does not tell of evictions".to_owned())
+    }
+}
+
 /// What decides over a login: user, password, and where an error message would go.
 pub type LoginCallback = unsafe extern "C" fn(
     *mut raw::RedisModuleCtx,

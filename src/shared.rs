@@ -51,7 +51,8 @@ impl Bell {
         let mut count = [0; 8];
         // Nothing to read means that it was not rung.
         let _ = rustix::io::read(&self.event, &mut count);
-        self.is_rung.store(false, Ordering::Release);
+        // Not a plain store: what the mailbox held before a ring that found this set must be seen by who looks next.
+        self.is_rung.swap(false, Ordering::AcqRel);
     }
 }
 

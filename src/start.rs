@@ -32,10 +32,8 @@ pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
         ctx.log_warning(&why);
         return Status::Err;
     }
-    if ctx.add_acl_category(docs::CATEGORY) != Status::Ok {
-        ctx.log_warning("the server takes no more ACL categories; unload a module that adds some");
-        return Status::Err;
-    }
+    // Refused if the module was loaded before: a category outlives its module. If there is no room for it, its use fails.
+    let _ = ctx.add_acl_category(docs::CATEGORY);
     // The server reads this before it calls `load`: with diskless loading, a replica keeps serving while it loads.
     let options = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
         | raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
@@ -77,6 +75,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     server::subscribe(ctx, ffi::EVENT_MODULE_CHANGE, Some(hooks::on_module_change))?;
     server::subscribe(ctx, ffi::EVENT_SHUTDOWN, Some(hooks::on_shutdown))?;
 
+    server::watch_evictions(ctx, hooks::on_eviction)?;
     server::add_filter(ctx, filter::filter)?;
     server::add_login(ctx, auth::authenticate);
 
