@@ -3,25 +3,28 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::attach::{self, Leadership};
+use crate::backlog::Backlog;
 use crate::config::Mode;
 use crate::guard::guard;
 use crate::log_connection::LogConnection;
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
-use crate::tap::{self, Address, Start};
+use crate::tap::{self, Address, Start, Tap};
 use crate::{seed, self_test};
 
 /// Waits between attempts to attach, and to reach the log: doubled from the first to the second.
 pub const BACKOFF_FROM: Duration = Duration::from_millis(100);
 /// See [`BACKOFF_FROM`].
 pub const BACKOFF_TO: Duration = Duration::from_secs(2);
+
+/// How long giving back a lease may take.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Why the agent's current work ends before it is done.
 #[derive(Debug)]
@@ -55,17 +58,19 @@ pub struct Agent {
     pub was_off: bool,
 }
 
-/// Starts the thread, in that mode.
+/// Starts the thread, in that mode. The receiver is disconnected when it ends.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(shared: Arc<Shared>, mode: Mode) -> std::io::Result<(Sender<Command>, JoinHandle<()>)> {
+pub fn start(shared: Arc<Shared>, mode: Mode) -> std::io::Result<(Sender<Command>, Receiver<()>)> {
+    let (ends, ended) = bounded(0);
     let (sender, commands) = unbounded();
     let mut agent = Agent { shared, commands, mode, is_self_tested: false, last_led: None, was_off: false };
-    let thread = std::thread::Builder::new()
-        .name("durability".to_owned())
-        .spawn(move || guard("running the agent", (), || agent.run()))?;
-    Ok((sender, thread))
+    std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
+        guard("running the agent", (), || agent.run());
+        drop::<Sender<()>>(ends);
+    })?;
+    Ok((sender, ended))
 }
 
 impl Agent {
@@ -83,6 +88,8 @@ impl Agent {
                 Interrupt::Stop => return,
                 Interrupt::ModeChanged => backoff = BACKOFF_FROM,
                 Interrupt::Failed(why) => {
+                    // A node that led does not serve while it attaches anew.
+                    self.shared.send(Task::Hold(why.clone()));
                     if started.elapsed() > BACKOFF_TO {
                         backoff = BACKOFF_FROM;
                     }
@@ -132,19 +139,22 @@ impl Agent {
 
     fn lead(&mut self, leadership: Leadership, address: &Address) -> Result<std::convert::Infallible, Interrupt> {
         let Leadership { epoch, mut replid, mut tap, mut backlog } = leadership;
-        self.last_led = Some(epoch);
         self.was_off = false;
         self.shared.epoch.store(epoch, Ordering::Relaxed);
         self.publish(&backlog);
         self.shared.set_last_error("");
         self.shared.send(Task::Lead { epoch });
+        let mut wants_snapshot = false;
         loop {
-            let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
+            // Without a snapshot of what the tap has missed there is nothing that could be shipped.
+            let ended = match wants_snapshot {
+                true => Ended::TapLost("the log has no snapshot yet".to_owned()),
+                false => shipper::ship(self, epoch, &mut tap, &mut backlog),
+            };
+            let why = match ended {
                 Ended::TapLost(error) => error,
                 Ended::Fenced(detail) => {
-                    let why = format!("another leader has taken over: {detail}");
-                    self.shared.send(Task::Hold(why.clone()));
-                    return Err(Interrupt::Failed(why));
+                    return Err(Interrupt::Failed(format!("another leader has taken over: {detail}")));
                 }
                 Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
                 Ended::ModeChanged => {
@@ -175,18 +185,35 @@ impl Agent {
             tap = opened;
             if let Start::Snapshot { replid: new_replid, offset, bytes } = start {
                 // The server does not have the next byte any more. A snapshot holds what lies between.
-                let status = LogConnection::open()?.status()?;
-                seed::send(&tap.stream, &status, epoch, &new_replid, offset, bytes)?;
-                self.shared.seeds.fetch_add(1, Ordering::Relaxed);
-                replid = new_replid;
-                backlog = crate::backlog::Backlog::new(offset);
+                match self.seed_again(&tap, epoch, &new_replid, offset, bytes) {
+                    Ok(()) => {
+                        replid = new_replid;
+                        backlog = Backlog::new(offset);
+                    }
+                    Err(Interrupt::Failed(why)) => {
+                        // The node still holds everything, so it goes on leading and tries again.
+                        if self.shared.set_last_error(&why) {
+                            log_warning(format!("durability: {why}; trying again"));
+                        }
+                        self.pause(BACKOFF_TO)?;
+                        wants_snapshot = true;
+                        continue;
+                    }
+                    Err(other) => return Err(other),
+                }
             }
+            wants_snapshot = false;
             self.publish(&backlog);
         }
     }
 
+    fn seed_again(&mut self, tap: &Tap, epoch: u64, replid: &str, offset: u64, bytes: u64) -> Result<(), Interrupt> {
+        let status = LogConnection::open()?.status()?;
+        Ok(seed::send(&self.shared, &tap.stream, &status, epoch, replid, offset, bytes)?)
+    }
+
     /// Makes known how far the log is.
-    pub fn publish(&self, backlog: &crate::backlog::Backlog) {
+    pub fn publish(&self, backlog: &Backlog) {
         self.shared.tapped.store(backlog.end(), Ordering::Relaxed);
         self.shared.durable.store(backlog.durable(), Ordering::Release);
         self.shared.main_bell.ring();
@@ -194,7 +221,7 @@ impl Agent {
 
     fn release(&self, epoch: u64) {
         // Best effort: a lease that is not released is taken over by the same node when it comes back.
-        let released = LogConnection::open().and_then(|mut log| log.release(epoch));
+        let released = LogConnection::open_within(RELEASE_TIMEOUT).and_then(|mut log| log.release(epoch));
         match released {
             Ok(()) => log_notice(format!("durability: released the lease of epoch {epoch}")),
             Err(error) => log_warning(format!("durability: the lease of epoch {epoch} is not released: {error}")),

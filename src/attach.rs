@@ -11,7 +11,7 @@ use crate::backlog::Backlog;
 use crate::config;
 use crate::log_connection::{self, LogConnection, LogError, LogStatus};
 use crate::seed;
-use crate::shared::{Facts, Link, Task};
+use crate::shared::{Facts, Link, Progress, Task};
 use crate::start::default_node_id;
 use crate::tap::{self, Address, Start, Tap};
 
@@ -19,6 +19,31 @@ use crate::tap::{self, Address, Start, Tap};
 const LEASE_POLL: Duration = Duration::from_millis(500);
 /// How often a long catching-up is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether catching up goes on.
+const PROGRESS_POLL: Duration = Duration::from_secs(1);
+
+/// Finds out that a log ends inside a command: everything was received, and what was applied stands still before the end.
+#[derive(Default)]
+struct TornTail {
+    last: Option<Progress>,
+    seen: u32,
+}
+
+impl TornTail {
+    /// A replica applies what it received within one turn of its event loop, but for a command that takes long; while
+    /// one does, nobody can ask. So standing still for several looks is certain.
+    const LOOKS: u32 = 3;
+
+    /// One look, at a log that ends at `end`.
+    fn is_certain(&mut self, progress: Option<Progress>, end: u64) -> bool {
+        let is_torn = progress.is_some_and(|progress| progress.received == end && progress.applied < end);
+        let stands_still = progress == self.last;
+        self.last = progress;
+        self.seen = if is_torn && stands_still { self.seen + 1 } else { 0 };
+        self.seen >= Self::LOOKS
+    }
+}
 
 /// What a node holds that leads.
 pub struct Leadership {
@@ -96,26 +121,44 @@ struct Candidate<'a> {
 
 impl Candidate<'_> {
     fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
-        let epoch = self.log.acquire(&self.node_id, &self.node, status.end)?;
+        let epoch = self.acquire(agent, status.end)?;
         let (tap, start) = tap::open(agent, self.address, None)?;
         self.take_tap(agent, epoch, tap, start, None)
     }
 
+    fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {
+        let epoch = self.log.acquire(&self.node_id, &self.node, end)?;
+        agent.last_led = Some(epoch);
+        log_notice(format!("durability: acquired the lease in epoch {epoch} at offset {end}"));
+        Ok(epoch)
+    }
+
     fn follow(mut self, agent: &mut Agent, mut status: LogStatus) -> Result<Leadership, Interrupt> {
         let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
+        self.check_name_is_its_own(agent, &status)?;
+        let (user, password) = (config::SHARD.value(), log_connection::password());
+        agent
+            .ask(|reply| Task::Follow { host, port, user, password, reply })?
+            .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
         let mut waits_for = None;
+        let mut tail = TornTail::default();
+        let mut next_report = Instant::now() + PROGRESS_INTERVAL;
         let (epoch, end) = loop {
-            self.check_name_is_its_own(agent, &status)?;
-            let (host, user, password) = (host.clone(), config::SHARD.value(), log_connection::password());
-            agent
-                .ask(|reply| Task::Follow { host, port, user, password, reply })?
-                .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
-            let Some(applied) = agent.wait_until_applied(status.end, PROGRESS_INTERVAL)? else {
-                log_notice(format!("durability: still catching up with the log, to offset {}", status.end));
+            let Some(applied) = agent.wait_until_applied(status.end, PROGRESS_POLL)? else {
+                let progress = agent.ask(Task::Progress)?;
+                if tail.is_certain(progress, status.end) {
+                    return self.cut(agent, &status);
+                }
+                if Instant::now() > next_report {
+                    next_report += PROGRESS_INTERVAL;
+                    let applied = progress.map_or(0, |progress| progress.applied);
+                    let end = status.end;
+                    log_notice(format!("durability: catching up with the log, at offset {applied} of {end}"));
+                }
                 status = self.log.status()?;
                 continue;
             };
-            match self.log.acquire(&self.node_id, &self.node, applied) {
+            match self.acquire(agent, applied) {
                 Ok(epoch) => break (epoch, applied),
                 Err(LogError::Refused(refusal)) if refusal.code == Code::Gap => {}
                 Err(LogError::Refused(refusal)) if refusal.code == Code::Leased => {
@@ -129,11 +172,9 @@ impl Candidate<'_> {
                 Err(error) => return Err(error.into()),
             }
             status = self.log.status()?;
+            self.check_name_is_its_own(agent, &status)?;
         };
-        log_notice(format!("durability: acquired the lease in epoch {epoch} at offset {end}"));
-        let (replid, offset) = agent
-            .ask(Task::Promote)?
-            .map_err(|why| Interrupt::Failed(format!("the server cannot become a primary: {why}")))?;
+        let (replid, offset) = self.promote(agent)?;
         if offset != end {
             return Err(Interrupt::Failed(format!("the server stands at offset {offset}, not at the log's end {end}")));
         }
@@ -141,10 +182,30 @@ impl Candidate<'_> {
         self.take_tap(agent, epoch, tap, start, Some((replid, end)))
     }
 
+    fn promote(&self, agent: &mut Agent) -> Result<(String, u64), Interrupt> {
+        agent.ask(Task::Promote)?.map_err(|why| Interrupt::Failed(format!("the server cannot become a primary: {why}")))
+    }
+
+    /// The log ends inside a command, or inside a transaction: its leader died while a large one was on its way. Nothing of
+    /// it was ever acknowledged, as replies wait for whole groups. No replica can apply it, so the log starts anew from a
+    /// snapshot of what stands before it.
+    fn cut(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
+        log_warning(format!(
+            "durability: the log ends at offset {} inside a command that was never acknowledged; leaving that command out",
+            status.end
+        ));
+        let epoch = self.acquire(agent, status.end)?;
+        self.promote(agent)?;
+        // The log never goes back, so this node's stream has to come after what is left out.
+        agent.ask(|reply| Task::Advance(status.end, reply))?.map_err(Interrupt::Failed)?;
+        let (tap, start) = tap::open(agent, self.address, None)?;
+        self.take_tap(agent, epoch, tap, start, None)
+    }
+
     /// The stream goes on in the log where the tap starts.
     fn take_tap(
         mut self,
-        agent: &Agent,
+        agent: &mut Agent,
         epoch: u64,
         tap: Tap,
         start: Start,
@@ -160,8 +221,7 @@ impl Candidate<'_> {
             }
             (Start::Snapshot { replid, offset, bytes }, _) => {
                 let status = self.log.status()?;
-                seed::send(&tap.stream, &status, epoch, &replid, offset, bytes)?;
-                agent.shared.seeds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                seed::send(&agent.shared, &tap.stream, &status, epoch, &replid, offset, bytes)?;
                 (replid, offset)
             }
         };
@@ -179,5 +239,24 @@ impl Candidate<'_> {
              this one",
             self.node_id
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_torn_only_if_all_was_received_and_nothing_moves() {
+        let at = |applied, received| Some(Progress { applied, received });
+        let mut tail = TornTail::default();
+        for progress in [at(5, 8), at(5, 10), at(6, 10), at(6, 10), at(6, 10), None, at(6, 10), at(6, 10), at(6, 10)] {
+            assert!(!tail.is_certain(progress, 10), "{progress:?}");
+        }
+        assert!(tail.is_certain(at(6, 10), 10));
+        let mut whole = TornTail::default();
+        for _ in 0..10 {
+            assert!(!whole.is_certain(at(10, 10), 10));
+        }
     }
 }

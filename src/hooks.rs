@@ -131,7 +131,12 @@ fn for_each_key(ctx: &Context, result: &CommandResult, keys: Keys, mut each: imp
 
 /// A database was emptied. The command that did it may look like one that wrote nothing: where the server saves an empty
 /// RDB at FLUSHALL, it starts to count changes anew.
-pub unsafe extern "C" fn on_flush(_: *mut raw::RedisModuleCtx, _: raw::RedisModuleEvent, subevent: u64, _: *mut c_void) {
+pub unsafe extern "C" fn on_flush(
+    _: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    _: *mut c_void,
+) {
     if subevent == ffi::SUBEVENT_FLUSHDB_END {
         guard("noting a flush", (), || {
             module::with(|module| {

@@ -133,10 +133,18 @@ impl LogConnection {
     /// # Errors
     /// The log cannot be reached, or does not take the token.
     pub fn open() -> Result<Self, LogError> {
+        LogConnection::open_within(ANSWER_TIMEOUT)
+    }
+
+    /// As [`LogConnection::open`]; no answer takes longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`LogConnection::open`].
+    pub fn open_within(timeout: Duration) -> Result<Self, LogError> {
         let socket = connect()?;
         let mut connection = LogConnection { socket, address: config::LOG.value(), buffer: Vec::new() };
-        connection.socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(|error| connection.unreachable(error))?;
-        connection.socket.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(|error| connection.unreachable(error))?;
+        connection.socket.set_read_timeout(Some(timeout)).map_err(|error| connection.unreachable(error))?;
+        connection.socket.set_write_timeout(Some(timeout)).map_err(|error| connection.unreachable(error))?;
         let login = login();
         connection.ask(&[&login[0], &login[1], &login[2]])?;
         Ok(connection)
@@ -144,7 +152,7 @@ impl LogConnection {
 
     fn unreachable(&self, source: std::io::Error) -> LogError {
         let source = match source.kind() {
-            ErrorKind::WouldBlock => std::io::Error::new(ErrorKind::TimedOut, "no answer within 5 s"),
+            ErrorKind::WouldBlock => std::io::Error::new(ErrorKind::TimedOut, "no answer in time"),
             _ => source,
         };
         LogError::Unreachable { address: self.address.clone(), source }

@@ -3,10 +3,9 @@
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::Context;
 
@@ -22,6 +21,9 @@ use crate::lag::Lag;
 use crate::server::{self, TapUser};
 use crate::shared::{Command, Shared, NO_TARGET};
 use crate::valve::Group;
+
+/// How long the server waits for the agent when it shuts down.
+const STOP_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// What this node is to its shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +86,8 @@ pub struct Module {
     has_run: bool,
     last_offset: u64,
     to_agent: Sender<Command>,
-    agent: Option<JoinHandle<()>>,
+    /// Disconnected when the agent has ended.
+    agent: Option<Receiver<()>>,
 }
 
 thread_local! {
@@ -136,7 +139,7 @@ impl Module {
         gate: Option<Gate<ServerConnections>>,
         tap_user: TapUser,
         to_agent: Sender<Command>,
-        agent: JoinHandle<()>,
+        agent: Receiver<()>,
     ) -> Self {
         let mode = config::MODE.mode();
         let module = Module {
@@ -368,12 +371,14 @@ impl Module {
         self.role == Role::Off || self.agent.is_none() || !self.has_run
     }
 
-    /// Has the agent ship what is left and end. Waits for it, at most about a second.
+    /// Has the agent ship what is left and end. Waits for it, but not for long.
     pub fn stop_agent(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
         self.tell_agent(Command::Stop);
-        if let Some(agent) = self.agent.take() {
-            if agent.join().is_err() {
-                log_warning("durability: the agent thread ended by an internal error");
+        if let Some(ended) = self.agent.take() {
+            // Disconnected or not, the agent has let go of its end.
+            if ended.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+                log_warning("durability: the agent does not end in time; going on without it");
             }
         }
     }

@@ -1,12 +1,31 @@
 //! Seeding: the log starts from a snapshot of this node, when it is empty or when the tap lost its place in the stream.
 
-use std::io::Read;
+use std::io::{Read, Take};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
 
 use valkey_module::logging::log_notice;
 
 use crate::config;
 use crate::log_connection::LogStatus;
+use crate::shared::Shared;
 use crate::tap::Stream;
+
+/// The bytes of the snapshot. Breaks off when the module is to end.
+struct Snapshot {
+    stream: Take<Stream>,
+    shared: Arc<Shared>,
+}
+
+impl Read for Snapshot {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.shared.is_stopping.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("the server shuts down"));
+        }
+        self.stream.read(buffer)
+    }
+}
 
 /// Why the log did not take the snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +58,7 @@ pub enum SeedError {
 /// # Errors
 /// The log is as it was before.
 pub fn send(
+    shared: &Arc<Shared>,
     stream: &Stream,
     status: &LogStatus,
     epoch: u64,
@@ -53,8 +73,11 @@ pub fn send(
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let shard = config::SHARD.value();
     log_notice(format!("durability: seeding the log with a snapshot of {bytes} bytes at offset {offset}"));
-    let client = reqwest::blocking::Client::builder().timeout(None).build()?;
-    let body = reqwest::blocking::Body::sized(stream.try_clone()?.take(bytes), bytes);
+    // The slowest that is waited for: a minute, and a second for each MiB.
+    let timeout = Duration::from_secs(60 + (bytes >> 20));
+    let client = reqwest::blocking::Client::builder().timeout(timeout).build()?;
+    let snapshot = Snapshot { stream: stream.try_clone()?.take(bytes), shared: Arc::clone(shared) };
+    let body = reqwest::blocking::Body::sized(snapshot, bytes);
     let port = status.http_port;
     let response = client
         .put(format!("http://{host}:{port}/shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid}"))
@@ -63,6 +86,7 @@ pub fn send(
         .send()?;
     let status = response.status();
     if status.is_success() {
+        shared.seeds.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     }
     Err(SeedError::Refused { status: status.as_u16(), detail: response.text().unwrap_or_default() })

@@ -83,6 +83,10 @@ pub enum Task {
     Follow { host: String, port: u16, user: String, password: String, reply: Sender<Result<(), String>> },
     /// Become a primary. Answers the replication id and offset from which the stream goes on.
     Promote(Sender<Position>),
+    /// How far has the server come as a replica of the log?
+    Progress(Sender<Option<Progress>>),
+    /// Make the stream at least as long as that.
+    Advance(u64, Sender<Result<(), String>>),
     /// From now on, write what is meant for the tap that is connected into the pipe. Answers whether that is possible.
     Divert(Arc<Pipe>, Sender<bool>),
     /// How many bytes wait on the connection of that client, which is held for the self-test?
@@ -107,6 +111,15 @@ pub enum Command {
     Applied(u64),
     /// The server or the module goes away: ship what is left, release the lease, then end.
     Stop,
+}
+
+/// How far a replica is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What was applied: whole commands, whole transactions.
+    pub applied: u64,
+    /// What was received.
+    pub received: u64,
 }
 
 /// How the agent reaches its own server, and what the server holds.
@@ -142,6 +155,8 @@ pub struct Shared {
     pub tap_reconnects: AtomicU64,
     /// How often the log was started anew from a snapshot of this node.
     pub seeds: AtomicU64,
+    /// The module is to end, and what takes long is to break off.
+    pub is_stopping: AtomicBool,
     /// Client id of the tap's connection to this server; 0 if there is none.
     pub tap_client: AtomicU64,
     last_error: Mutex<String>,
@@ -173,6 +188,7 @@ impl Shared {
             log_reconnects: AtomicU64::new(0),
             tap_reconnects: AtomicU64::new(0),
             seeds: AtomicU64::new(0),
+            is_stopping: AtomicBool::new(false),
             tap_client: AtomicU64::new(0),
             last_error: Mutex::new(String::new()),
             node_id: OnceLock::new(),

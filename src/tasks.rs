@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::{log_notice, log_warning};
-use valkey_module::{CallReply, Context};
+use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
 use crate::connections::Diversion;
 use crate::gate::Connections;
 use crate::module::{self, Role};
 use crate::server;
-use crate::shared::{Facts, Task};
+use crate::shared::{Facts, Position, Progress, Task};
 
 /// The server's settings for following a primary. They are the log's while this node follows it, and the operator's again
 /// once it leads.
@@ -44,6 +44,8 @@ fn carry_out(ctx: &Context, task: Task) {
             answer(reply, follow(ctx, &host, port, &user, &password));
         }
         Task::Promote(reply) => answer(reply, promote(ctx)),
+        Task::Progress(reply) => answer(reply, progress(ctx)),
+        Task::Advance(end, reply) => answer(reply, advance(ctx, end)),
         Task::Divert(pipe, reply) => {
             let is_diverted = module::with(|module| {
                 let tap = module.shared.tap_client.load(Ordering::Relaxed);
@@ -78,8 +80,10 @@ fn carry_out(ctx: &Context, task: Task) {
         }
         Task::Lead { epoch } => change_role("leading", |module| module.lead(epoch)),
         Task::Hold(why) => {
-            log_warning(format!("durability: not serving clients: {why}"));
-            change_role("attaching", |module| module.serve_nobody(Role::Attaching));
+            if module::with(|module| module.role == Role::Leader).unwrap_or(false) {
+                log_warning(format!("durability: not serving clients: {why}"));
+                change_role("attaching", |module| module.serve_nobody(Role::Attaching));
+            }
         }
         Task::Refuse(why) => {
             log_warning(format!("durability: refusing clients until an operator acts: {why}"));
@@ -139,7 +143,38 @@ fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> R
     Ok(())
 }
 
-fn promote(ctx: &Context) -> Result<(String, u64), String> {
+/// `None` unless this is a replica whose link is up.
+fn progress(ctx: &Context) -> Option<Progress> {
+    let info = ctx.server_info("replication");
+    let number = |name: &str| info.field(name)?.to_string_lossy().parse::<u64>().ok();
+    let is_up = info.field("master_link_status")?.to_string_lossy() == "up";
+    is_up.then_some(Progress { applied: number("slave_repl_offset")?, received: number("slave_read_repl_offset")? })
+}
+
+/// Writes and deletes a key of the module's own until the stream is long enough.
+fn advance(ctx: &Context, end: u64) -> Result<(), String> {
+    const KEY: &str = "durability:padding";
+    const STEP_BYTES: u64 = 1 << 20;
+    let options = CallOptionsBuilder::new().replicate().errors_as_replies().build();
+    let run = |command: &str, arguments: &[&str]| {
+        let result: CallResult = ctx.call_ext(command, &options, arguments);
+        result.map(drop).map_err(|error| error.to_utf8_string().unwrap_or_default())
+    };
+    loop {
+        let offset = server::replication_offset(ctx);
+        if offset >= end {
+            return Ok(());
+        }
+        let padding = "0".repeat((end - offset).min(STEP_BYTES) as usize);
+        run("SET", &[KEY, &padding])?;
+        run("DEL", &[KEY])?;
+        if server::replication_offset(ctx) == offset {
+            return Err("the replication stream does not move".to_owned());
+        }
+    }
+}
+
+fn promote(ctx: &Context) -> Position {
     server::call(ctx, "REPLICAOF", &["NO", "ONE"])?;
     if let Some(operators) = OPERATORS.take() {
         set_following(ctx, &operators.each_ref().map(String::as_str))?;
@@ -153,7 +188,7 @@ fn set_following(ctx: &Context, values: &[&str; 3]) -> Result<(), String> {
     server::call(ctx, "CONFIG", &arguments).map(drop)
 }
 
-fn position(ctx: &Context) -> Result<(String, u64), String> {
+fn position(ctx: &Context) -> Position {
     let info = ctx.server_info("replication");
     let replid = info.field("master_replid").map(|id| id.to_string_lossy()).unwrap_or_default();
     if !durability_protocol::is_valid_replid(&replid) {
