@@ -201,3 +201,76 @@ durable_server {} {
         r debug set-active-expire 1
     } {OK} {needs:debug}
 }
+
+durable_server {server {save {3600 1}}} {
+    # There FLUSHALL saves an empty RDB, and the server counts its changes from zero.
+    foreach command {{flushall} {eval {return redis.call('flushall')} 0}} {
+        test "On a server that saves RDBs, [lindex $command 0] that empties the dataset is held, and so are reads after it" {
+            r set key value
+            set reader [valkey_deferring_client]
+            assert_held OK $command {}
+            assert_equal 0 [r dbsize]
+            r set key value
+            set flusher [valkey_deferring_client]
+            while_frozen {
+                $flusher {*}$command
+                wait_for_held 1
+                $reader get key
+                wait_for_held 2
+                assert_silent $reader
+            }
+            assert_equal OK [read_reply $flusher]
+            assert_equal {} [read_reply $reader]
+            $flusher close
+            $reader close
+        }
+    }
+}
+
+durable_server {} {
+    test "SORT by a pattern waits for keys that only the pattern names" {
+        r rpush clean-list 1
+        assert_held *dirty* {sort clean-list by nosort get weight_*} {set writer [dirty_key weight_1]}
+        $writer close
+    }
+
+    test "A function is not seen before it is durable" {
+        set loader [valkey_deferring_client]
+        set caller [valkey_deferring_client]
+        while_frozen {
+            $loader function load {#!lua name=undurable
+                server.register_function('undurable', function() return 'called' end)}
+            wait_for_held 1
+            $caller fcall undurable 0
+            wait_for_held 2
+            assert_silent $caller
+        }
+        assert_equal undurable [read_reply $loader]
+        assert_equal called [read_reply $caller]
+        $loader close
+        $caller close
+    }
+
+    test "A key that was evicted is dirty" {
+        r set victim [string repeat x 1000]
+        wait_until_durable
+        set writer [valkey_deferring_client]
+        set reader [valkey_deferring_client]
+        r config set maxmemory-policy allkeys-lru
+        while_frozen {
+            r config set maxmemory 1
+            $writer set another 1
+            wait_for_condition 500 10 {[figure dirty_keys] > 0} else {
+                fail "nothing is dirty"
+            }
+            r config set maxmemory 0
+            set before [figure held_clients]
+            $reader exists victim
+            wait_for_held [expr {$before + 1}]
+            assert_silent $reader
+        }
+        assert_equal 0 [read_reply $reader]
+        $writer close
+        $reader close
+    }
+}

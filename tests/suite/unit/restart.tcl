@@ -207,6 +207,55 @@ durable_server {} {
     }
 }
 
+durable_server {server {repl-backlog-size 1mb}} {
+    test "A log that ends inside a command, because its leader died on the way, is led again without that command" {
+        r set before 1
+        set writer [valkey_deferring_client]
+        while_frozen {
+            # More than may be on its way to the log at once.
+            $writer set torn [string repeat x 30000000]
+            wait_for_held 1
+            wait_for_condition 500 10 {[dict get [log_service LOG.STATUS $::shard] durable_end] > 8000000} else {
+                fail "the log does not get the beginning"
+            }
+            kill_hard [srv 0 pid]
+        }
+        $writer close
+        restart_server 0 true false
+        wait_until_leading
+        assert_equal 1 [r get before]
+        assert_equal 0 [r exists torn]
+        assert_equal 1 [r dbsize]
+        r set after 1
+        crash_and_restart_server
+        wait_until_leading
+        assert_equal 2 [r dbsize]
+    }
+
+    test "A leader that has to seed its log while the log is away goes on leading, and loses nothing" {
+        r set kept 1
+        kill_log
+        set writer [valkey_deferring_client]
+        $writer set held 1
+        wait_for_held 1
+        # The tap cannot go on where it was.
+        r debug change-repl-id
+        r client kill type replica
+        wait_for_condition 500 10 {[string match "*cannot be reached*" [figure last_error]]} else {
+            fail "no error is shown: [figure last_error]"
+        }
+        assert_equal leader [figure role]
+        assert_equal 1 [r get kept]
+        start_log
+        assert_equal OK [read_reply $writer]
+        wait_until_durable
+        crash_and_restart_server
+        wait_until_leading
+        assert_equal {1 1} [r mget kept held]
+        $writer close
+    } "*" {needs:debug}
+}
+
 durable_server {server {appendonly yes}} {
     test "With AOF on, the log's data is taken after a crash, and the AOF goes on" {
         set digest [fill]
