@@ -58,14 +58,14 @@ pub struct Agent {
     pub was_off: bool,
 }
 
-/// Starts the thread, in that mode. The receiver is disconnected when it ends.
+/// Starts the thread, in that mode; `was_off` as in [`Agent`]. The receiver is disconnected when it ends.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(shared: Arc<Shared>, mode: Mode) -> std::io::Result<(Sender<Command>, Receiver<()>)> {
+pub fn start(shared: Arc<Shared>, mode: Mode, was_off: bool) -> std::io::Result<(Sender<Command>, Receiver<()>)> {
     let (ends, ended) = bounded(0);
     let (sender, commands) = unbounded();
-    let mut agent = Agent { shared, commands, mode, is_self_tested: false, last_led: None, was_off: false };
+    let mut agent = Agent { shared, commands, mode, is_self_tested: false, last_led: None, was_off };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
         drop::<Sender<()>>(ends);

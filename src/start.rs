@@ -92,8 +92,10 @@ fn start(ctx: &Context) -> Result<(), String> {
         }
         _ => None,
     };
-    let (to_agent, agent) =
-        agent::start(Arc::clone(&shared), config::MODE.mode()).map_err(|error| format!("no thread: {error}"))?;
+    // At a server's start there is no data yet. Where there is, clients have written it without this module.
+    let was_off = !tasks::is_empty_keyspace(ctx);
+    let (to_agent, agent) = agent::start(Arc::clone(&shared), config::MODE.mode(), was_off)
+        .map_err(|error| format!("no thread: {error}"))?;
     module::loaded(Module::new(lasting, shared, gate, tap_user, to_agent, agent));
     Ok(())
 }

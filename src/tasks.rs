@@ -119,7 +119,8 @@ fn describe(ctx: &Context) -> Facts {
     }
 }
 
-fn is_empty_keyspace(ctx: &Context) -> bool {
+/// Whether no database has a key.
+pub fn is_empty_keyspace(ctx: &Context) -> bool {
     match server::call(ctx, "INFO", &["keyspace"]) {
         Ok(CallReply::String(text)) => !text.to_string().unwrap_or_default().contains("keys="),
         Ok(CallReply::VerbatimString(text)) => {

@@ -190,6 +190,16 @@ durable_server {} {
         assert_equal OK [r set key plain]
         assert_equal {} [r config get durability.mode]
     }
+
+    test "Loaded again, it does not let the log overwrite what was written in between" {
+        assert_equal OK [r module load $::env(DURABILITY_SO) log $::host:[log_option port] shard $::shard]
+        wait_for_condition 500 10 {[figure role] eq "refused"} else {
+            fail "the role is [figure role]"
+        }
+        assert_error {ERR durability: the log of shard * did not follow*} {r get key}
+        r durability.mode off
+        assert_equal plain [r get key]
+    }
 }
 
 foreach {form options} [list \
