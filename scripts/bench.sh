@@ -69,12 +69,21 @@ get_rate_beside_sets() {
     wait $writer 2>/dev/null || true
 }
 
+# What a run leaves behind (dirty pages, a segment that is being prepared) is not the next one's to pay.
+settle() {
+    sync -f "$dir"
+    sleep 2
+}
+
 compare() { # compare TITLE FUNCTION ARGUMENT...
     local title=$1 measure=$2 system run plain rate
     shift 2
     for system in "${systems[@]}"; do : >"$dir/rates.$system"; done
     for run in $(seq "$runs"); do
-        for system in "${systems[@]}"; do "$measure" "${port[$system]}" "$@" >>"$dir/rates.$system"; done
+        for system in "${systems[@]}"; do
+            settle
+            "$measure" "${port[$system]}" "$@" >>"$dir/rates.$system"
+        done
     done
     plain=$(median "$dir/rates.plain")
     printf '%-34s' "$title"

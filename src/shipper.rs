@@ -1,17 +1,12 @@
 //! The shipper: takes bytes from the tap, appends them to the log with many appends in flight, and takes the
 //! acknowledgements. One loop on the agent's thread waits for all of it, so no byte changes hands between threads.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::TcpStream;
-use std::ops::Range;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use durability_protocol::{append_header, Code, Refusal, MAX_APPEND_BYTES};
 use memchr::memmem;
-use redis_protocol::resp2::types::OwnedFrame;
 use rustix::buffer::spare_capacity;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -20,14 +15,11 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::agent::{Agent, Interrupt, BACKOFF_FROM, BACKOFF_TO};
 use crate::backlog::Backlog;
 use crate::config::{self, Mode};
-use crate::log_connection::{self, encode, take_reply};
+use crate::log_connection::encode;
+use crate::log_link::{LinkError, LogLink};
 use crate::shared::Link;
 use crate::tap::Tap;
 
-/// Bytes that are sent and not acknowledged, at most.
-const WINDOW_BYTES: u64 = 8 << 20;
-/// Appends that are sent and not acknowledged, at most.
-const WINDOW_APPENDS: usize = 512;
 /// The server is told how far the log is this often.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
 /// A log that acknowledges nothing of what it was sent for so long is connected to anew.
@@ -53,49 +45,9 @@ pub enum Ended {
     Stop,
 }
 
-/// A reply that the log owes.
-enum Expected {
-    Login,
-    Append { end: u64 },
-}
-
-/// An append on its way into the socket.
-struct Outgoing {
-    header: Vec<u8>,
-    payload: Range<u64>,
-    /// Of header, payload and the closing line end.
-    written: usize,
-}
-
-const LINE_END: &[u8] = b"\r\n";
-
-/// A connection to the log that never makes the loop wait.
-struct LogLink {
-    socket: TcpStream,
-    expected: VecDeque<Expected>,
-    outgoing: Option<Outgoing>,
-    replies: Vec<u8>,
-    /// When the log last acknowledged something, or was first owed to.
-    progress: Instant,
-}
-
 enum Log {
     Up(LogLink),
     Down { retry: Instant, wait: Duration },
-}
-
-/// What went wrong on the link to the log.
-enum LinkError {
-    /// To be connected to anew.
-    Lost(String),
-    /// Shipping ends.
-    Ended(Ended),
-}
-
-impl From<std::io::Error> for LinkError {
-    fn from(error: std::io::Error) -> Self {
-        LinkError::Lost(format!("the connection to the log service failed: {error}"))
-    }
 }
 
 struct Shipper<'a> {
@@ -193,9 +145,9 @@ impl Shipper<'_> {
         let tap_flags = if takes_more || pipe.is_some() { PollFlags::IN } else { PollFlags::empty() };
         sockets.push(PollFd::from_borrowed_fd(self.tap.stream.as_fd(), tap_flags));
         if let Log::Up(link) = &self.log {
-            let writes = link.outgoing.is_some() || (link.has_window(self.backlog) && self.has_unsent());
+            let writes = link.wants_to_send(self.backlog);
             let flags = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-            sockets.push(PollFd::new(&link.socket, flags));
+            sockets.push(PollFd::new(link, flags));
         }
         let timeout = Timespec::try_from(wake.saturating_duration_since(now)).map_err(|error| error.to_string())?;
         match poll(&mut sockets, Some(&timeout)) {
@@ -204,10 +156,6 @@ impl Shipper<'_> {
         }
         let has = |index: usize| sockets.get(index).is_some_and(|socket| !socket.revents().is_empty());
         Ok((has(0), has(1), has(2)))
-    }
-
-    fn has_unsent(&self) -> bool {
-        self.backlog.sent() < self.backlog.end()
     }
 
     fn obey(&mut self) -> Result<(), Ended> {
@@ -314,8 +262,7 @@ impl Shipper<'_> {
             }
         }
         link.send(&self.shard, self.epoch, self.backlog)?;
-        let owes = !link.expected.is_empty();
-        if owes && link.progress.elapsed() > STALL_TIMEOUT {
+        if link.owed_for() > STALL_TIMEOUT {
             let seconds = STALL_TIMEOUT.as_secs();
             return Err(LinkError::Lost(format!("the log service has acknowledged nothing for {seconds} s")));
         }
@@ -345,138 +292,8 @@ impl Shipper<'_> {
     }
 }
 
-impl LogLink {
-    fn open() -> Result<Self, String> {
-        let mut socket = log_connection::connect().map_err(|error| error.to_string())?;
-        let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
-        let login = log_connection::login();
-        socket.write_all(&encode(&[&login[0], &login[1], &login[2]])).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        Ok(LogLink {
-            socket,
-            expected: VecDeque::from([Expected::Login]),
-            outgoing: None,
-            replies: Vec::new(),
-            progress: Instant::now(),
-        })
-    }
-
-    fn has_window(&self, backlog: &Backlog) -> bool {
-        self.expected.len() < WINDOW_APPENDS && backlog.sent() - backlog.durable() < WINDOW_BYTES
-    }
-
-    /// Sends as much as the window and the socket take.
-    fn send(&mut self, shard: &str, epoch: u64, backlog: &mut Backlog) -> Result<(), LinkError> {
-        loop {
-            if self.outgoing.is_none() {
-                if !self.has_window(backlog) {
-                    return Ok(());
-                }
-                let Some(payload) = backlog.take(MAX_APPEND_BYTES) else { return Ok(()) };
-                if self.expected.is_empty() {
-                    self.progress = Instant::now();
-                }
-                self.expected.push_back(Expected::Append { end: payload.end });
-                let mut header = Vec::with_capacity(128);
-                append_header(&mut header, shard, epoch, payload.start, (payload.end - payload.start) as usize);
-                self.outgoing = Some(Outgoing { header, payload, written: 0 });
-            }
-            if !self.write_outgoing(backlog)? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Returns whether the append is written whole.
-    fn write_outgoing(&mut self, backlog: &Backlog) -> Result<bool, LinkError> {
-        let Some(outgoing) = &mut self.outgoing else { return Ok(true) };
-        let payload_bytes = (outgoing.payload.end - outgoing.payload.start) as usize;
-        let total = outgoing.header.len() + payload_bytes + LINE_END.len();
-        while outgoing.written < total {
-            // What is acknowledged already may be gone from the backlog; what is not written cannot be.
-            let skip = outgoing.written.saturating_sub(outgoing.header.len()).min(payload_bytes);
-            let header_left = &outgoing.header[outgoing.written.min(outgoing.header.len())..];
-            let end_written = outgoing.written.saturating_sub(outgoing.header.len() + payload_bytes);
-            let mut slices = vec![IoSlice::new(header_left)];
-            backlog.slices(outgoing.payload.start + skip as u64..outgoing.payload.end, &mut slices);
-            slices.push(IoSlice::new(&LINE_END[end_written..]));
-            match self.socket.write_vectored(&slices) {
-                Ok(0) => return Err(std::io::Error::from(ErrorKind::WriteZero).into()),
-                Ok(count) => outgoing.written += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.outgoing = None;
-        Ok(true)
-    }
-
-    /// Reads the replies that are there. Returns whether something more is durable.
-    fn read_replies(&mut self, backlog: &mut Backlog) -> Result<bool, LinkError> {
-        let mut bytes = [0; 16 << 10];
-        match self.socket.read(&mut bytes) {
-            Ok(0) => return Err(LinkError::Lost("the log service closed the connection".to_owned())),
-            Ok(count) => self.replies.extend_from_slice(&bytes[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
-        let mut is_news = false;
-        while let Some(reply) = take_reply(&mut self.replies).map_err(LinkError::Lost)? {
-            let Some(expected) = self.expected.pop_front() else {
-                return Err(LinkError::Lost("the log service answered what nobody asked".to_owned()));
-            };
-            match (expected, reply) {
-                (Expected::Login, OwnedFrame::SimpleString(_)) => {}
-                (Expected::Append { end }, OwnedFrame::Integer(durable)) => {
-                    let durable = u64::try_from(durable).unwrap_or(0);
-                    if durable < end {
-                        let why = format!("the log service acknowledged offset {durable} for an append up to {end}");
-                        return Err(LinkError::Ended(Ended::Broken(why)));
-                    }
-                    let acknowledged = backlog.acknowledge(durable);
-                    is_news |= acknowledged.map_err(|why| LinkError::Ended(Ended::Broken(why.to_string())))?;
-                    self.progress = Instant::now();
-                }
-                (_, OwnedFrame::Error(line)) => return Err(refused(Refusal::parse(&line), backlog)),
-                (_, other) => return Err(LinkError::Lost(format!("the log service answered {other:?}"))),
-            }
-        }
-        Ok(is_news)
-    }
-}
-
 /// Whether the server asks, in these bytes of the stream, how far its replicas are. A value may look the same; the
 /// answer then is one too many. One that is cut in two is answered within a second all the same.
 fn asks_for_ack(bytes: &[u8]) -> bool {
     memmem::find(bytes, GETACK).is_some()
-}
-
-fn refused(refusal: Refusal, backlog: &Backlog) -> LinkError {
-    match refusal.code {
-        Code::Fenced => LinkError::Ended(Ended::Fenced(refusal.detail)),
-        // Nobody else appends in this epoch, so the log has lost what it acknowledged.
-        Code::Gap => LinkError::Ended(Ended::Broken(format!(
-            "the log service has acknowledged offset {} and now ends elsewhere ({refusal}): its storage was rolled back or \
-             exchanged. This node still holds the data: save it (BGSAVE) before anything else",
-            backlog.durable()
-        ))),
-        _ => LinkError::Lost(format!("the log service refuses: {refusal}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_ends_leadership_only_if_trying_again_cannot_help() {
-        let backlog = Backlog::new(7);
-        let of = |code| refused(Refusal::new(code, "x"), &backlog);
-        assert!(matches!(of(Code::Fenced), LinkError::Ended(Ended::Fenced(_))));
-        assert!(matches!(of(Code::Gap), LinkError::Ended(Ended::Broken(_))));
-        for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::Err] {
-            assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");
-        }
-    }
 }

@@ -8,7 +8,8 @@ use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context, Status, ValkeyString};
 
 use crate::config::{self, Mode};
-use crate::connections::{self, ServerConnections};
+use crate::connections::ServerConnections;
+use crate::decorate;
 use crate::ffi::{self, Internals};
 use crate::gate::Gate;
 use crate::guard::guard;
@@ -87,7 +88,7 @@ fn start(ctx: &Context) -> Result<(), String> {
 
     let gate = match Internals::get() {
         Ok(internals) if module::why_sync_is_impossible().is_none() => {
-            connections::install(internals);
+            decorate::install(internals);
             Some(Gate::new(ServerConnections::new(internals)))
         }
         _ => None,
@@ -111,7 +112,7 @@ pub fn unload(ctx: &Context) -> Status {
             module.stop_agent();
             server::unwatch(module.shared.main_bell.as_fd().as_raw_fd());
             if module.gate.is_some() {
-                connections::uninstall();
+                decorate::uninstall();
             }
         }
         Status::Ok

@@ -8,8 +8,8 @@ use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
-use crate::connections::Diversion;
 use crate::gate::Connections;
+use crate::held_table::Diversion;
 use crate::module::{self, Role};
 use crate::server;
 use crate::shared::{Facts, Position, Progress, Task};

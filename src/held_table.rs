@@ -1,0 +1,112 @@
+//! The held connections, by socket number: written by the main thread, read by every thread that writes to sockets.
+
+use std::ffi::c_int;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::ffi::Connection;
+use crate::pipe::Pipe;
+use crate::shared::Shared;
+use crate::valve::Valve;
+
+/// A connection that is held, or was: it stays known until its client disconnects.
+pub struct HeldConnection {
+    /// Only compared, never followed.
+    pub connection: *const Connection,
+    /// Whether writes have to look at `state`. Changed only under its lock.
+    pub is_closed: AtomicBool,
+    pub state: Mutex<State>,
+}
+
+/// What is asked when something is written to it.
+#[derive(Default)]
+pub struct State {
+    /// Decides how much may leave.
+    pub valve: Valve,
+    /// For the tap's own connection: what is written goes there, not into the socket.
+    pub diversion: Option<Diversion>,
+}
+
+/// Where the stream goes instead of the tap's socket.
+pub struct Diversion {
+    /// Into this.
+    pub pipe: Arc<Pipe>,
+    /// Has the agent's bell.
+    pub shared: Arc<Shared>,
+}
+
+impl HeldConnection {
+    /// Its state, locked.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+const PAGE_ENTRIES: usize = 4096;
+const PAGES: usize = 1024;
+type Page = [AtomicPtr<HeldConnection>; PAGE_ENTRIES];
+
+/// Held connections by socket number. Entries are written by the main thread only, and read by every thread that
+/// writes to sockets. A page, once made, stays.
+static TABLE: [AtomicPtr<Page>; PAGES] = [const { AtomicPtr::new(ptr::null_mut()) }; PAGES];
+/// The newest group that may leave.
+pub static RELEASED: AtomicU64 = AtomicU64::new(0);
+
+/// The entry of a socket number, if its page was made.
+pub fn entry(fd: c_int) -> Option<&'static AtomicPtr<HeldConnection>> {
+    let fd = usize::try_from(fd).ok()?;
+    let page = TABLE.get(fd / PAGE_ENTRIES)?.load(Ordering::Acquire);
+    // SAFETY: a page that is not null was leaked by `entry_or_new` and stays.
+    unsafe { page.as_ref() }.map(|page| &page[fd % PAGE_ENTRIES])
+}
+
+/// Main thread only. `None` for a socket number beyond the table's four million.
+pub fn entry_or_new(fd: c_int) -> Option<&'static AtomicPtr<HeldConnection>> {
+    let page = TABLE.get(usize::try_from(fd).ok()? / PAGE_ENTRIES)?;
+    if page.load(Ordering::Acquire).is_null() {
+        let new: Box<Page> = Box::new([const { AtomicPtr::new(ptr::null_mut()) }; PAGE_ENTRIES]);
+        page.store(Box::leak(new), Ordering::Release);
+    }
+    entry(fd)
+}
+
+/// The held connection behind `connection`, whether or not its valve is closed.
+///
+/// # Safety
+/// The caller is the server, writing to the connection, or the main thread. Neither can meet the removal of the
+/// entry: the main thread removes it when the client disconnects, which the server puts off while an I/O thread works
+/// for that client.
+pub unsafe fn held<'a>(connection: *const Connection) -> Option<&'a HeldConnection> {
+    // SAFETY: the server passes a live connection.
+    let entry = entry(unsafe { (*connection).fd })?;
+    // SAFETY: by contract, the entry is not removed while the reference lives.
+    let held = unsafe { entry.load(Ordering::Acquire).as_ref() }?;
+    ptr::eq(held.connection, connection).then_some(held)
+}
+
+/// As [`held`], but only if writes have to ask the valve.
+///
+/// # Safety
+/// As [`held`].
+#[inline]
+pub unsafe fn gated<'a>(connection: *const Connection) -> Option<&'a HeldConnection> {
+    // SAFETY: by contract of this function.
+    unsafe { held(connection) }.filter(|held| held.is_closed.load(Ordering::Acquire))
+}
+
+/// Forgets all connections. Main thread, when no reply is held and none will be.
+pub fn forget_all() {
+    for page in &TABLE {
+        // SAFETY: a page that is not null was leaked by `entry_or_new` and stays.
+        let Some(page) = (unsafe { page.load(Ordering::Acquire).as_ref() }) else { continue };
+        for entry in page {
+            let held = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+            if !held.is_null() {
+                // Not freed: an I/O thread may be on its way through it, and this happens once in a server's life.
+                // SAFETY: entries come from `Box::into_raw` and are freed only after they were taken out of the table.
+                unsafe { (*held).is_closed.store(false, Ordering::Release) };
+            }
+        }
+    }
+}
