@@ -247,6 +247,12 @@ impl Module {
         Ok(())
     }
 
+    /// The agent leads no more. Returns whether clients were served until now.
+    pub fn stop_leading(&mut self) -> bool {
+        self.epoch = None;
+        self.role == Role::Leader
+    }
+
     /// From now on this node serves nobody (unless `role` is off); clients that wait for the log are closed without an answer.
     pub fn serve_nobody(&mut self, role: Role) -> Result<(), String> {
         self.role = role;

@@ -10,7 +10,7 @@ use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
 use crate::gate::Connections;
 use crate::held_table::Diversion;
-use crate::module::{self, Role};
+use crate::module::{self, Module, Role};
 use crate::server;
 use crate::shared::{Facts, Position, Progress, Task};
 
@@ -80,7 +80,7 @@ fn carry_out(ctx: &Context, task: Task) {
         }
         Task::Lead { epoch } => change_role("leading", |module| module.lead(epoch)),
         Task::Hold(why) => {
-            if module::with(|module| module.role == Role::Leader).unwrap_or(false) {
+            if module::with(Module::stop_leading).unwrap_or(false) {
                 log_warning(format!("durability: not serving clients: {why}"));
                 change_role("attaching", |module| module.serve_nobody(Role::Attaching));
             }
@@ -97,7 +97,7 @@ fn answer<T>(reply: Sender<T>, value: T) {
     let _ = reply.send(value);
 }
 
-fn change_role(what: &str, change: impl FnOnce(&mut module::Module) -> Result<(), String>) {
+fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String>) {
     if let Some(Err(why)) = module::with(change) {
         log_warning(format!("durability: {what} failed: {why}"));
     }
