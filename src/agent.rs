@@ -93,9 +93,7 @@ impl Agent {
                     if started.elapsed() > BACKOFF_TO {
                         backoff = BACKOFF_FROM;
                     }
-                    if self.shared.set_last_error(&why) {
-                        log_warning(format!("durability: {why}; trying again"));
-                    }
+                    self.shared.try_again_after(&why);
                     if let Err(Interrupt::Stop) = self.pause(backoff) {
                         return;
                     }
@@ -144,14 +142,8 @@ impl Agent {
         self.publish(&backlog);
         self.shared.set_last_error("");
         self.shared.send(Task::Lead { epoch });
-        let mut wants_snapshot = false;
         loop {
-            // Without a snapshot of what the tap has missed there is nothing that could be shipped.
-            let ended = match wants_snapshot {
-                true => Ended::TapLost("the log has no snapshot yet".to_owned()),
-                false => shipper::ship(self, epoch, &mut tap, &mut backlog),
-            };
-            let why = match ended {
+            let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
                 Ended::TapLost(error) => error,
                 Ended::Fenced(detail) => {
                     return Err(Interrupt::Failed(format!("another leader has taken over: {detail}")));
@@ -167,54 +159,52 @@ impl Agent {
                 }
             };
             log_notice(format!("durability: the tap ended ({why}); opening it again at offset {}", backlog.end()));
-            self.shared.tap_reconnects.fetch_add(1, Ordering::Relaxed);
             let mut wait = BACKOFF_FROM;
-            let (opened, start) = loop {
-                match tap::open(self, address, Some((&replid, backlog.end()))) {
-                    Ok(opened) => break opened,
-                    Err(Interrupt::Failed(why)) => {
-                        if self.shared.set_last_error(&why) {
-                            log_warning(format!("durability: {why}; trying again"));
-                        }
-                        self.pause(wait)?;
-                        wait = (wait * 2).min(BACKOFF_TO);
-                    }
+            tap = loop {
+                self.shared.tap_reconnects.fetch_add(1, Ordering::Relaxed);
+                match self.resume(epoch, address, &mut replid, &mut backlog) {
+                    Ok(tap) => break tap,
+                    // The node still holds everything, so it goes on leading and tries again.
+                    Err(Interrupt::Failed(why)) => self.shared.try_again_after(&why),
                     Err(other) => return Err(other),
                 }
+                self.pause(wait)?;
+                wait = (wait * 2).min(BACKOFF_TO);
             };
-            tap = opened;
-            if let Start::Snapshot { replid: new_replid, offset, bytes } = start {
-                // The server does not have the next byte any more. A snapshot holds what lies between.
-                match self.seed_again(&tap, epoch, &new_replid, offset, bytes) {
-                    Ok(()) => {
-                        replid = new_replid;
-                        backlog = Backlog::new(offset);
-                    }
-                    Err(Interrupt::Failed(why)) => {
-                        // The node still holds everything, so it goes on leading and tries again.
-                        if self.shared.set_last_error(&why) {
-                            log_warning(format!("durability: {why}; trying again"));
-                        }
-                        self.pause(BACKOFF_TO)?;
-                        wants_snapshot = true;
-                        continue;
-                    }
-                    Err(other) => return Err(other),
-                }
-            }
-            wants_snapshot = false;
             self.publish(&backlog);
         }
     }
 
-    fn seed_again(&mut self, tap: &Tap, epoch: u64, replid: &str, offset: u64, bytes: u64) -> Result<(), Interrupt> {
-        let status = LogConnection::open()?.status()?;
-        Ok(seed::send(&self.shared, &tap.stream, &status, epoch, replid, offset, bytes)?)
+    /// Opens the tap where `backlog` ends. If the server does not have the next byte any more, the log starts anew from a
+    /// snapshot, which holds what lies between.
+    fn resume(
+        &mut self,
+        epoch: u64,
+        address: &Address,
+        replid: &mut String,
+        backlog: &mut Backlog,
+    ) -> Result<Tap, Interrupt> {
+        let (tap, start) = tap::open(self, address, Some((replid, backlog.end())))?;
+        if let Start::Snapshot { replid: new_replid, offset, bytes } = start {
+            if let Err(why) = self.seed_again(&tap, epoch, &new_replid, offset, bytes) {
+                self.shared.try_again_after(&why);
+                // The server forks for each snapshot.
+                self.pause(BACKOFF_TO)?;
+                return Err(Interrupt::Failed(why));
+            }
+            *replid = new_replid;
+            *backlog = Backlog::new(offset);
+        }
+        Ok(tap)
+    }
+
+    fn seed_again(&self, tap: &Tap, epoch: u64, replid: &str, offset: u64, bytes: u64) -> Result<(), String> {
+        let status = LogConnection::open().and_then(|mut log| log.status()).map_err(|error| error.to_string())?;
+        seed::send(&self.shared, &tap.stream, &status, epoch, replid, offset, bytes).map_err(|error| error.to_string())
     }
 
     /// Makes known how far the log is.
     pub fn publish(&self, backlog: &Backlog) {
-        self.shared.tapped.store(backlog.end(), Ordering::Relaxed);
         self.shared.durable.store(backlog.durable(), Ordering::Release);
         self.shared.main_bell.ring();
     }

@@ -20,18 +20,14 @@ pub struct ServerConnections {
 }
 
 impl ServerConnections {
-    /// The connections of the running server; [`install`] has been called.
+    /// The connections of the running server, whose functions are decorated.
     pub fn new(internals: &'static Internals) -> Self {
         ServerConnections { internals, types: internals.types(), connection_offset: Cell::new(None) }
     }
 
     /// The client's connection, if it has one that this module can hold.
     fn connection(&self, id: ClientId) -> Option<*mut Connection> {
-        let client = self.internals.lookup_client(id);
-        if client.is_null() {
-            return None;
-        }
-        self.connection_of(client)
+        self.connection_of(self.internals.lookup_client(id)?)
     }
 
     /// As [`ServerConnections::connection`], of a client that was just looked up.
@@ -107,16 +103,14 @@ impl ServerConnections {
     }
 
     fn close_by_id(&self, id: ClientId) {
-        let client = self.internals.lookup_client(id);
-        if !client.is_null() {
+        if let Some(client) = self.internals.lookup_client(id) {
             // SAFETY: just looked up.
             unsafe { self.internals.close_client(client) };
         }
     }
 
     fn flush_by_id(&self, id: ClientId) {
-        let client = self.internals.lookup_client(id);
-        if !client.is_null() {
+        if let Some(client) = self.internals.lookup_client(id) {
             // SAFETY: just looked up.
             unsafe { self.internals.flush_client(client) };
         }
@@ -161,10 +155,7 @@ impl Connections for ServerConnections {
     }
 
     fn flush_released(&mut self, id: ClientId, group: Group) -> bool {
-        let client = self.internals.lookup_client(id);
-        if client.is_null() {
-            return false;
-        }
+        let Some(client) = self.internals.lookup_client(id) else { return false };
         // SAFETY: just looked up.
         unsafe { self.internals.flush_client(client) };
         // SAFETY: on the main thread; the reference ends before the client can disconnect.

@@ -124,9 +124,10 @@ unsafe extern "C" fn gated_writev<const KIND: usize>(
 fn opens(held: &HeldConnection, pending: usize) -> bool {
     guard("opening a held connection", false, || {
         let mut state = held.state();
+        let released = RELEASED.load(Ordering::Acquire);
         let opens = state.diversion.is_none()
-            && state.valve.mark() <= RELEASED.load(Ordering::Acquire)
-            && state.valve.offer(pending as u64, RELEASED.load(Ordering::Acquire)) == Permit::Open;
+            && state.valve.mark() <= released
+            && state.valve.offer(pending as u64, released) == Permit::Open;
         if opens {
             held.is_closed.store(false, Ordering::Release);
         }

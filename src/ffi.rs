@@ -168,10 +168,11 @@ impl Internals {
         unsafe { [(self.connection_type_tcp)(), (self.connection_type_tls)(), (self.connection_type_unix)()] }
     }
 
-    /// The client with that id; null if there is none among those with a connection. Main thread only.
-    pub fn lookup_client(&self, id: u64) -> *mut Client {
+    /// The client with that id, if there is one among those with a connection. Main thread only.
+    pub fn lookup_client(&self, id: u64) -> Option<*mut Client> {
         // SAFETY: looks into an index that only the main thread changes.
-        unsafe { (self.lookup_client_by_id)(id) }
+        let client = unsafe { (self.lookup_client_by_id)(id) };
+        (!client.is_null()).then_some(client)
     }
 
     /// Makes the server try to write to the client before it sleeps. Main thread only.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use valkey_module::logging::log_warning;
 
 use crate::config::Mode;
 use crate::pipe::Pipe;
@@ -142,8 +143,6 @@ pub const NO_TARGET: u64 = u64::MAX;
 pub struct Shared {
     /// Everything up to here is acknowledged by the log. Written by the agent.
     pub durable: AtomicU64,
-    /// Everything up to here was read from the replication stream. Written by the agent.
-    pub tapped: AtomicU64,
     /// Current epoch of this leader; 0 if it does not lead.
     pub epoch: AtomicU64,
     link: AtomicU8,
@@ -181,7 +180,6 @@ impl Shared {
         let (tasks, receiver) = crossbeam_channel::unbounded();
         let shared = Shared {
             durable: AtomicU64::new(0),
-            tapped: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             link: AtomicU8::new(Link::Down as u8),
             attach_target: AtomicU64::new(NO_TARGET),
@@ -227,6 +225,13 @@ impl Shared {
             error.clone_into(&mut last);
         }
         is_new
+    }
+
+    /// Something failed and will be tried again: sets [`Shared::last_error`], and logs it unless it is the same as before.
+    pub fn try_again_after(&self, error: &str) {
+        if self.set_last_error(error) {
+            log_warning(format!("durability: {error}; trying again"));
+        }
     }
 
     fn error(&self) -> MutexGuard<'_, String> {

@@ -210,7 +210,6 @@ impl Shipper<'_> {
 
     fn came_in(&mut self, wants_ack: bool) {
         self.is_ack_wanted |= wants_ack;
-        self.agent.shared.tapped.store(self.backlog.end(), Ordering::Relaxed);
         if self.agent.mode() == Mode::Async && self.stop_at.is_none() {
             self.gather_until = Instant::now() + ASYNC_GATHER;
         }
@@ -229,9 +228,7 @@ impl Shipper<'_> {
                 self.agent.shared.set_link(Link::Up);
             }
             Err(why) => {
-                if self.agent.shared.set_last_error(&why) {
-                    log_warning(format!("durability: {why}; trying again"));
-                }
+                self.agent.shared.try_again_after(&why);
                 self.log = Log::Down { retry: Instant::now() + wait, wait: (wait * 2).min(BACKOFF_TO) };
             }
         }
