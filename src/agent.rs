@@ -51,6 +51,8 @@ pub struct Agent {
     pub shared: Arc<Shared>,
     commands: Receiver<Command>,
     mode: Mode,
+    /// Whether the operator made the server a replica of another one: then it has no log.
+    is_replica: bool,
     is_self_tested: bool,
     /// The newest epoch that this process led.
     pub last_led: Option<u64>,
@@ -62,10 +64,15 @@ pub struct Agent {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(shared: Arc<Shared>, mode: Mode, was_off: bool) -> std::io::Result<(Sender<Command>, Receiver<()>)> {
+pub fn start(
+    shared: Arc<Shared>,
+    mode: Mode,
+    is_replica: bool,
+    was_off: bool,
+) -> std::io::Result<(Sender<Command>, Receiver<()>)> {
     let (ends, ended) = bounded(0);
     let (sender, commands) = unbounded();
-    let mut agent = Agent { shared, commands, mode, is_self_tested: false, last_led: None, was_off };
+    let mut agent = Agent { shared, commands, mode, is_replica, is_self_tested: false, last_led: None, was_off };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
         drop::<Sender<()>>(ends);
@@ -86,7 +93,12 @@ impl Agent {
             self.shared.epoch.store(0, Ordering::Relaxed);
             match interrupt {
                 Interrupt::Stop => return,
-                Interrupt::ModeChanged => backoff = BACKOFF_FROM,
+                Interrupt::ModeChanged => {
+                    backoff = BACKOFF_FROM;
+                    // Also if the node is to have its log again already.
+                    self.was_off = true;
+                    self.shared.send(Task::TermEnded);
+                }
                 Interrupt::Failed(why) => {
                     // A node that led does not serve while it attaches anew.
                     self.shared.send(Task::Hold(why.clone()));
@@ -112,7 +124,7 @@ impl Agent {
 
     /// Attaches, leads, and ships, until something ends it.
     fn serve(&mut self) -> Result<std::convert::Infallible, Interrupt> {
-        while self.mode == Mode::Off {
+        while !self.has_log() {
             self.was_off = true;
             self.pause(Duration::MAX).or_else(|interrupt| match interrupt {
                 Interrupt::ModeChanged => Ok(()),
@@ -136,47 +148,51 @@ impl Agent {
     }
 
     fn lead(&mut self, leadership: Leadership, address: &Address) -> Result<std::convert::Infallible, Interrupt> {
-        let Leadership { epoch, mut replid, mut tap, mut backlog } = leadership;
+        let Leadership { epoch, mut replid, mut tap, mut backlog, is_to_seed } = leadership;
         self.was_off = false;
         self.shared.epoch.store(epoch, Ordering::Relaxed);
+        self.shared.is_seeding.store(is_to_seed, Ordering::Release);
         self.publish(&backlog);
         self.shared.set_last_error("");
         self.shared.send(Task::Lead { epoch });
+        let mut tap_is_lost = false;
+        if is_to_seed {
+            // The node serves meanwhile; nothing it writes is durable before the snapshot is.
+            if let Err(why) = self.seed(&tap, epoch, &replid, backlog.end()) {
+                self.shared.try_again_after(&why);
+                tap_is_lost = true;
+            }
+        }
         loop {
-            let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
-                Ended::TapLost(error) => error,
-                Ended::Fenced(detail) => {
-                    return Err(Interrupt::Failed(format!("another leader has taken over: {detail}")));
-                }
-                Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
-                Ended::ModeChanged => {
-                    self.release(epoch);
-                    return Err(Interrupt::ModeChanged);
-                }
-                Ended::Stop => {
-                    self.release(epoch);
-                    return Err(Interrupt::Stop);
-                }
-            };
-            log_notice(format!("durability: the tap ended ({why}); opening it again at offset {}", backlog.end()));
-            let mut wait = BACKOFF_FROM;
-            tap = loop {
-                self.shared.tap_reconnects.fetch_add(1, Ordering::Relaxed);
-                match self.resume(epoch, address, &mut replid, &mut backlog) {
-                    Ok(tap) => break tap,
-                    // The node still holds everything, so it goes on leading and tries again.
-                    Err(Interrupt::Failed(why)) => self.shared.try_again_after(&why),
-                    Err(other) => return Err(other),
-                }
-                self.pause(wait)?;
-                wait = (wait * 2).min(BACKOFF_TO);
-            };
+            if !tap_is_lost {
+                let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
+                    Ended::TapLost(error) => error,
+                    Ended::Fenced(detail) => {
+                        return Err(Interrupt::Failed(format!("another leader has taken over: {detail}")));
+                    }
+                    Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
+                    Ended::ModeChanged => {
+                        self.release(epoch);
+                        return Err(Interrupt::ModeChanged);
+                    }
+                    Ended::Stop => {
+                        self.release(epoch);
+                        return Err(Interrupt::Stop);
+                    }
+                };
+                log_notice(format!("durability: the tap ended ({why}); opening it again at offset {}", backlog.end()));
+            }
+            tap_is_lost = false;
+            tap = self.resume(epoch, address, &mut replid, &mut backlog)?;
             self.publish(&backlog);
         }
     }
 
-    /// Opens the tap where `backlog` ends. If the server does not have the next byte any more, the log starts anew from a
-    /// snapshot, which holds what lies between.
+    /// Opens the tap where `backlog` ends, however long it takes. If the server does not have the next byte any more, or the
+    /// log was never seeded, the log starts anew from a snapshot, which holds what lies between.
+    ///
+    /// # Errors
+    /// Something else is to be done first.
     fn resume(
         &mut self,
         epoch: u64,
@@ -184,9 +200,32 @@ impl Agent {
         replid: &mut String,
         backlog: &mut Backlog,
     ) -> Result<Tap, Interrupt> {
-        let (tap, start) = tap::open(self, address, Some((replid, backlog.end())))?;
-        if let Start::Snapshot { replid: new_replid, offset, bytes } = start {
-            if let Err(why) = self.seed_again(&tap, epoch, &new_replid, offset, bytes) {
+        let mut wait = BACKOFF_FROM;
+        loop {
+            self.shared.tap_reconnects.fetch_add(1, Ordering::Relaxed);
+            match self.try_resume(epoch, address, replid, backlog) {
+                Ok(tap) => return Ok(tap),
+                // The node still holds everything, so it goes on leading and tries again.
+                Err(Interrupt::Failed(why)) => self.shared.try_again_after(&why),
+                Err(other) => return Err(other),
+            }
+            self.pause(wait)?;
+            wait = (wait * 2).min(BACKOFF_TO);
+        }
+    }
+
+    fn try_resume(
+        &mut self,
+        epoch: u64,
+        address: &Address,
+        replid: &mut String,
+        backlog: &mut Backlog,
+    ) -> Result<Tap, Interrupt> {
+        let is_seeding = self.shared.is_seeding.load(Ordering::Relaxed);
+        let position = (!is_seeding).then_some((replid.as_str(), backlog.end()));
+        let (tap, start) = tap::open(self, address, position)?;
+        if let Start::Snapshot { replid: new_replid, offset } = start {
+            if let Err(why) = self.seed(&tap, epoch, &new_replid, offset) {
                 self.shared.try_again_after(&why);
                 // The server forks for each snapshot.
                 self.pause(BACKOFF_TO)?;
@@ -198,15 +237,19 @@ impl Agent {
         Ok(tap)
     }
 
-    fn seed_again(&self, tap: &Tap, epoch: u64, replid: &str, offset: u64, bytes: u64) -> Result<(), String> {
+    /// The log starts anew from the snapshot with which the tap begins.
+    fn seed(&self, tap: &Tap, epoch: u64, replid: &str, offset: u64) -> Result<(), String> {
+        let bytes = tap.snapshot_bytes().map_err(|error| error.to_string())?;
         let status = LogConnection::open().and_then(|mut log| log.status()).map_err(|error| error.to_string())?;
-        seed::send(&self.shared, &tap.stream, &status, epoch, replid, offset, bytes).map_err(|error| error.to_string())
+        seed::send(&self.shared, &tap.stream, &status, epoch, replid, offset, bytes)
+            .map_err(|error| error.to_string())?;
+        self.shared.is_seeding.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Makes known how far the log is.
     pub fn publish(&self, backlog: &Backlog) {
-        self.shared.durable.store(backlog.durable(), Ordering::Release);
-        self.shared.main_bell.ring();
+        self.shared.set_durable(backlog.durable());
     }
 
     fn release(&self, epoch: u64) {
@@ -282,24 +325,39 @@ impl Agent {
         Ok(())
     }
 
+    /// Whether this node is to have its log.
+    fn has_log(&self) -> bool {
+        self.mode != Mode::Off && !self.is_replica
+    }
+
     /// The mode that the main thread last told.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
     fn obey(&mut self, command: Command) -> Result<(), Interrupt> {
+        let had_log = self.has_log();
         match command {
             Command::Stop => Err(Interrupt::Stop),
             // A report that nobody waits for any more.
             Command::Applied(_) => Ok(()),
+            Command::LostItsLog => Err(Interrupt::Failed("the server no longer follows its log".to_owned())),
             Command::Mode(mode) => {
-                let before = std::mem::replace(&mut self.mode, mode);
-                if (before == Mode::Off) == (mode == Mode::Off) {
-                    Ok(())
-                } else {
-                    Err(Interrupt::ModeChanged)
-                }
+                self.mode = mode;
+                self.go_on_if(had_log)
             }
+            Command::Replica(is_replica) => {
+                self.is_replica = is_replica;
+                self.go_on_if(had_log)
+            }
+        }
+    }
+
+    fn go_on_if(&self, had_log: bool) -> Result<(), Interrupt> {
+        if self.has_log() == had_log {
+            Ok(())
+        } else {
+            Err(Interrupt::ModeChanged)
         }
     }
 }

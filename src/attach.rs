@@ -10,7 +10,6 @@ use crate::agent::{Agent, Interrupt};
 use crate::backlog::Backlog;
 use crate::config;
 use crate::log_connection::{self, LogConnection, LogError, LogStatus};
-use crate::seed;
 use crate::shared::{Facts, Link, Progress, Task};
 use crate::start::default_node_id;
 use crate::tap::{self, Address, Start, Tap};
@@ -53,8 +52,10 @@ pub struct Leadership {
     pub replid: String,
     /// Its own stream, from the end of `backlog` on.
     pub tap: Tap,
-    /// Empty, at the log's end.
+    /// Empty, at the log's end; or where the log's end will be once it is seeded.
     pub backlog: Backlog,
+    /// Whether the tap begins with a snapshot, with which the log is still to be seeded.
+    pub is_to_seed: bool,
 }
 
 /// Comes to lead, however long it takes.
@@ -96,12 +97,15 @@ fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Inter
     if !status.is_seeded {
         return Ok(facts.has_data);
     }
-    if !agent.was_off || !facts.has_data {
+    if !agent.was_off {
         return Ok(false);
     }
     if agent.last_led == Some(status.epoch) {
-        // Nobody led since this node did: what it wrote while the module was off comes after the log's end.
+        // Nobody led since this node did: what it did while the module was off comes after the log's end.
         return Ok(true);
+    }
+    if !facts.has_data {
+        return Ok(false);
     }
     Err(Interrupt::Hopeless(format!(
         "the log of shard {} holds data that this node did not follow while durability was off. To take the log's data \
@@ -123,7 +127,7 @@ impl Candidate<'_> {
     fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
         let epoch = self.acquire(agent, status.end)?;
         let (tap, start) = tap::open(agent, self.address, None)?;
-        self.take_tap(agent, epoch, tap, start, None)
+        self.take_tap(epoch, tap, start, None)
     }
 
     fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {
@@ -179,7 +183,7 @@ impl Candidate<'_> {
             return Err(Interrupt::Failed(format!("the server stands at offset {offset}, not at the log's end {end}")));
         }
         let (tap, start) = tap::open(agent, self.address, Some((&replid, end)))?;
-        self.take_tap(agent, epoch, tap, start, Some((replid, end)))
+        self.take_tap(epoch, tap, start, Some((replid, end)))
     }
 
     fn promote(&self, agent: &mut Agent) -> Result<(String, u64), Interrupt> {
@@ -199,33 +203,28 @@ impl Candidate<'_> {
         // The log never goes back, so this node's stream has to come after what is left out.
         agent.ask(|reply| Task::Advance(status.end, reply))?.map_err(Interrupt::Failed)?;
         let (tap, start) = tap::open(agent, self.address, None)?;
-        self.take_tap(agent, epoch, tap, start, None)
+        self.take_tap(epoch, tap, start, None)
     }
 
     /// The stream goes on in the log where the tap starts.
     fn take_tap(
         mut self,
-        agent: &mut Agent,
         epoch: u64,
         tap: Tap,
         start: Start,
         position: Option<(String, u64)>,
     ) -> Result<Leadership, Interrupt> {
-        let (replid, offset) = match (start, position) {
+        let (replid, offset, is_to_seed) = match (start, position) {
             (Start::Continue, Some((replid, offset))) => {
                 self.log.begin(epoch, &replid, offset)?;
-                (replid, offset)
+                (replid, offset, false)
             }
             (Start::Continue, None) => {
                 return Err(Interrupt::Failed("the server continues a stream that nobody asked for".to_owned()))
             }
-            (Start::Snapshot { replid, offset, bytes }, _) => {
-                let status = self.log.status()?;
-                seed::send(&agent.shared, &tap.stream, &status, epoch, &replid, offset, bytes)?;
-                (replid, offset)
-            }
+            (Start::Snapshot { replid, offset }, _) => (replid, offset, true),
         };
-        Ok(Leadership { epoch, replid, tap, backlog: Backlog::new(offset) })
+        Ok(Leadership { epoch, replid, tap, backlog: Backlog::new(offset), is_to_seed })
     }
 
     /// A node takes over from its own earlier life at once. Two nodes of one name would do that to each other for ever.

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
+use valkey_module::{CallReply, CallResult, Context};
+
+use crate::server;
 
 /// Commands that only run other commands. What those read and write is accounted for one by one, in their own events.
 const RUN_OTHER_COMMANDS: [&str; 7] = ["exec", "eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"];
@@ -85,7 +87,7 @@ impl Properties {
         keys: Keys::Movable,
     };
 
-    /// Reads one entry of the reply to `COMMAND INFO name`.
+    /// Reads one entry of the reply to `COMMAND`, that of the command with that full name.
     fn parse(name: &str, entry: &CallReply) -> Option<Properties> {
         let CallReply::Array(entry) = entry else { return None };
         let integer = |index| match entry.get(index) {
@@ -127,50 +129,57 @@ fn text(reply: &CallResult) -> Option<String> {
     }
 }
 
-/// The properties of commands, asked of the server once for each. Main thread only.
+/// The properties of all commands, asked of the server at load and whenever another module came or went: not while a
+/// command runs, as a call from within its events would meet the server in the middle of it. Main thread only.
 #[derive(Default)]
 pub struct CommandTable {
     /// By the address of the server's own copy of the name.
     by_address: HashMap<usize, Properties>,
+    /// By full name, in lower case.
     by_name: HashMap<String, Properties>,
 }
 
 impl CommandTable {
-    /// Of the command whose full name stands at `address`; `name` is asked for only the first time.
-    pub fn get_by_address(&mut self, ctx: &Context, address: usize, name: impl FnOnce() -> String) -> Properties {
-        match self.by_address.get(&address) {
-            Some(properties) => *properties,
-            None => {
-                let properties = self.get(ctx, &name());
-                self.by_address.insert(address, properties);
-                properties
+    /// Asks the server.
+    ///
+    /// # Errors
+    /// The server's answer has no form that is known.
+    pub fn of_server(ctx: &Context) -> Result<Self, String> {
+        let mut table = CommandTable::default();
+        table.add(&server::call(ctx, "COMMAND", &[])?);
+        if table.by_name.contains_key("set") {
+            Ok(table)
+        } else {
+            Err("the server's answer to COMMAND has an unknown form".to_owned())
+        }
+    }
+
+    /// Takes in a list of commands, and their subcommands.
+    fn add(&mut self, entries: &CallReply) {
+        let CallReply::Array(entries) = entries else { return };
+        for entry in entries.iter().flatten() {
+            let CallReply::Array(fields) = &entry else { continue };
+            let Some(name) = fields.get(0).as_ref().and_then(text) else { continue };
+            let name = name.to_ascii_lowercase();
+            if let Some(properties) = Properties::parse(&name, &entry) {
+                self.by_name.insert(name, properties);
+            }
+            if let Some(Ok(subcommands)) = fields.get(9) {
+                self.add(&subcommands);
             }
         }
+    }
+
+    /// Of the command whose full name stands at `address`; `name` is asked for only the first time.
+    pub fn get_by_address(&mut self, address: usize, name: impl FnOnce() -> String) -> Properties {
+        let by_name = &self.by_name;
+        let find = || by_name.get(&name().to_ascii_lowercase()).copied().unwrap_or(Properties::UNKNOWN);
+        *self.by_address.entry(address).or_insert_with(find)
     }
 
     /// Of the command with that full name, in lower case.
-    pub fn get(&mut self, ctx: &Context, name: &str) -> Properties {
-        if let Some(properties) = self.by_name.get(name) {
-            return *properties;
-        }
-        let options = CallOptionsBuilder::new().errors_as_replies().build();
-        let reply: CallResult = ctx.call_ext("COMMAND", &options, &["INFO", name][..]);
-        let found = match &reply {
-            Ok(CallReply::Array(entries)) => {
-                entries.get(0).and_then(|entry| entry.ok().and_then(|entry| Properties::parse(name, &entry)))
-            }
-            _ => None,
-        };
-        // A name that the server does not know is not kept: names come from clients, without bound.
-        if let Some(properties) = found {
-            self.by_name.insert(name.to_owned(), properties);
-        }
-        found.unwrap_or(Properties::UNKNOWN)
-    }
-
-    /// The server's commands may have changed.
-    pub fn forget(&mut self) {
-        *self = CommandTable::default();
+    pub fn get(&self, name: &str) -> Properties {
+        self.by_name.get(name).copied().unwrap_or(Properties::UNKNOWN)
     }
 }
 

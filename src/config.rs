@@ -1,6 +1,6 @@
 //! The module's configuration: `durability.*` in valkey.conf and `CONFIG GET|SET`.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::Mutex;
 
 use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
@@ -121,6 +121,8 @@ pub static AUTH: Text = Text::new(|_| Ok(()));
 pub static MAX_LAG_MS: AtomicI64 = AtomicI64::new(DEFAULT_MAX_LAG_MS);
 /// `durability.max-pending-bytes`: when so many bytes are written and not acknowledged, writes are refused.
 pub static MAX_PENDING_BYTES: AtomicI64 = AtomicI64::new(DEFAULT_MAX_PENDING_BYTES);
+/// `durability.allow-replicaof`: whether REPLICAOF and FAILOVER work, with which a node leaves its log.
+pub static ALLOW_REPLICAOF: AtomicBool = AtomicBool::new(false);
 
 /// Default of [`LOG`].
 pub const DEFAULT_LOG: &str = "127.0.0.1:7379";
@@ -138,7 +140,8 @@ pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
 pub const LEAST_MAX_PENDING_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 7] = ["log", "shard", "node-id", "auth", "mode", "max-lag-ms", "max-pending-bytes"];
+pub const NAMES: [&str; 8] =
+    ["log", "shard", "node-id", "auth", "mode", "max-lag-ms", "max-pending-bytes", "allow-replicaof"];
 
 /// Splits `host:port`; an IPv6 host may stand in brackets.
 ///
@@ -208,6 +211,7 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         "log" => check_address(value),
         "shard" => check_shard(value),
         "node-id" => check_node_id(value),
+        "allow-replicaof" if !["yes", "no"].contains(&value) => Err(format!("'{value}' is neither yes nor no")),
         "max-lag-ms" => number_within(LEAST_MAX_LAG_MS, MOST_MAX_LAG_MS),
         "max-pending-bytes" => number_within(LEAST_MAX_PENDING_BYTES, i64::MAX),
         _ => Ok(()),

@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
-use crate::ffi::{Client, Connection, ConnectionType, Internals};
+use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
 use crate::held_table::{entry, entry_or_new, held, Diversion, HeldConnection, RELEASED};
 use crate::valve::Group;
@@ -100,6 +100,17 @@ impl ServerConnections {
     /// How many bytes the server last offered that wait on the client's connection.
     pub fn waiting_bytes(&self, id: ClientId) -> u64 {
         self.held(id).map_or(0, |held| held.state().valve.waiting_bytes())
+    }
+
+    /// Has the server read from the client again, which it was made not to.
+    pub fn read_again(&self, id: ClientId, handler: ConnectionHandler) {
+        let Some(connection) = self.connection(id) else { return };
+        // SAFETY: a live connection on the main thread, and the function of its own type.
+        unsafe {
+            if (*connection).read_handler.is_none() {
+                ((*(*connection).kind).set_read_handler)(connection, handler);
+            }
+        }
     }
 
     fn close_by_id(&self, id: ClientId) {

@@ -209,7 +209,8 @@ fn cut(vectors: &[libc::iovec], mut bytes: u64, part: &mut [libc::iovec]) -> usi
     count
 }
 
-fn set_errno_again() {
+/// What a socket reports that cannot go on now.
+pub fn set_errno_again() {
     // SAFETY: the location is this thread's own.
     unsafe { *libc::__errno_location() = libc::EAGAIN };
 }

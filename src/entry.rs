@@ -40,7 +40,9 @@ valkey_module! {
             ["node-id", &config::NODE_ID, "", ConfigurationFlags::IMMUTABLE, None],
             ["auth", &config::AUTH, "", ConfigurationFlags::SENSITIVE, None],
         ],
-        bool: [],
+        bool: [
+            ["allow-replicaof", &config::ALLOW_REPLICAOF, false, ConfigurationFlags::DEFAULT, None],
+        ],
         enum: [
             ["mode", &config::MODE, Mode::Sync, ConfigurationFlags::DEFAULT, None],
         ],

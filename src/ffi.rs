@@ -15,6 +15,8 @@ pub fn is_verified_version(major: u32, minor: u32) -> bool {
 }
 
 // Server events (`valkeymodule.h`).
+/// The server became a replica, or a primary.
+pub const EVENT_REPLICATION_ROLE_CHANGED: u64 = 0;
 /// A database, or all of them, were emptied.
 pub const EVENT_FLUSHDB: u64 = 2;
 /// A client connected or disconnected.
@@ -23,12 +25,16 @@ pub const EVENT_CLIENT_CHANGE: u64 = 4;
 pub const EVENT_SHUTDOWN: u64 = 5;
 /// A module was loaded or unloaded.
 pub const EVENT_MODULE_CHANGE: u64 = 9;
+/// Data is being loaded; reported now and then.
+pub const EVENT_LOADING_PROGRESS: u64 = 10;
 /// The event loop is about to sleep, or woke up.
 pub const EVENT_EVENTLOOP: u64 = 15;
 /// A command ran and did not fail.
 pub const EVENT_COMMAND_RESULT_SUCCESS: u64 = 20;
 /// A command ran and failed.
 pub const EVENT_COMMAND_RESULT_FAILURE: u64 = 21;
+/// Sub-event of [`EVENT_REPLICATION_ROLE_CHANGED`].
+pub const SUBEVENT_NOW_REPLICA: u64 = 1;
 /// Sub-event of [`EVENT_CLIENT_CHANGE`].
 pub const SUBEVENT_CLIENT_DISCONNECTED: u64 = 1;
 /// Sub-event of [`EVENT_FLUSHDB`].
@@ -62,10 +68,11 @@ pub struct CommandResult {
 /// The version of [`CommandResult`] that this file mirrors.
 pub const COMMAND_RESULT_VERSION: u64 = 1;
 
-/// `client`: never looked into, but for the search of `connections.rs`.
+/// `client`: never looked into beyond its first field, but for the search of `connections.rs`.
 #[repr(C)]
 pub struct Client {
-    _opaque: [u8; 0],
+    /// As `CLIENT ID` shows it.
+    pub id: u64,
 }
 
 /// `ConnectionCallbackFunc`.
@@ -88,16 +95,22 @@ pub struct Connection {
     connect_handler: ConnectionHandler,
     /// Not null while the server waits for the socket to take more.
     pub write_handler: ConnectionHandler,
+    /// Not null while the server reads what the socket receives.
+    pub read_handler: ConnectionHandler,
 }
 
 /// `ConnectionType.write`.
 pub type WriteFunction = unsafe extern "C" fn(*mut Connection, *const c_void, usize) -> c_int;
 /// `ConnectionType.writev`.
 pub type WritevFunction = unsafe extern "C" fn(*mut Connection, *const libc::iovec, c_int) -> c_int;
+/// `ConnectionType.read`.
+pub type ReadFunction = unsafe extern "C" fn(*mut Connection, *mut c_void, usize) -> c_int;
+/// `ConnectionType.set_read_handler`.
+pub type SetReadHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler) -> c_int;
 /// `ConnectionType.set_write_handler`.
 pub type SetWriteHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler, c_int) -> c_int;
 
-/// `ConnectionType`, up to the last function that the module replaces.
+/// `ConnectionType`, up to the last function that the module uses.
 #[repr(C)]
 pub struct ConnectionType {
     get_type: *const c_void,
@@ -108,9 +121,12 @@ pub struct ConnectionType {
     pub write: WriteFunction,
     /// Writes from many.
     pub writev: WritevFunction,
-    read: *const c_void,
+    /// Reads what the socket has received.
+    pub read: ReadFunction,
     /// Asks for a call when the socket takes more, or ends that.
     pub set_write_handler: SetWriteHandlerFunction,
+    /// Asks for a call when the socket has received something, or ends that.
+    pub set_read_handler: SetReadHandlerFunction,
 }
 
 type TypeFunction = unsafe extern "C" fn() -> *mut ConnectionType;

@@ -46,7 +46,7 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
     let shared = &module.shared;
     let current = server::replication_offset(&module.ctx);
     let is_leader = module.role == Role::Leader;
-    let durable = if is_leader { shared.durable.load(Ordering::Acquire) } else { 0 };
+    let durable = if is_leader { shared.durable().unwrap_or(0) } else { 0 };
     let gate = module.gate.as_ref();
     let link = match shared.link() {
         Link::Up => "up",

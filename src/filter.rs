@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use valkey_module::{CommandFilterCtx, RedisModuleCommandFilterCtx};
 
 use crate::guard::guard;
-use crate::{module, server};
+use crate::{config, module, server};
 
 /// The command that answers the refusal.
 pub const REFUSED: &str = "durability.refused";
@@ -40,7 +40,7 @@ static LEVEL: AtomicU8 = AtomicU8::new(NOTHING);
 pub static REFUSED_COMMANDS: AtomicU64 = AtomicU64::new(0);
 
 const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and FAILOVER would take it away. \
-    CONFIG SET durability.mode off first if that is what you want";
+    CONFIG SET durability.mode off first if that is what you want, or durability.allow-replicaof yes";
 
 thread_local! {
     /// The error that [`REFUSED`] answers next, and the one for all commands that touch data.
@@ -78,7 +78,9 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
         // SAFETY: argument 0 exists, and is used only during this callback.
         let name = unsafe { server::bytes(command.arg_get(0)) };
         if changes_role(name) {
-            refuse(&command, ROLE_CHANGE_ERROR.to_owned());
+            if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) {
+                refuse(&command, ROLE_CHANGE_ERROR.to_owned());
+            }
         } else if level > ROLE_CHANGES {
             filter_data(&command, name, level);
         }
@@ -103,12 +105,12 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     let Ok(name) = std::str::from_utf8(name) else { return };
     let name = name.to_ascii_lowercase();
     let Some((properties, is_own, lag_ms)) = module::with(|module| {
-        let mut properties = module.commands.get(&module.ctx, &name);
+        let mut properties = module.commands.get(&name);
         if properties.is_container && command.args_count() > 1 {
             // SAFETY: argument 1 exists, and is used only during this callback.
             let sub = unsafe { server::bytes(command.arg_get(1)) };
             let full = format!("{name}|{}", String::from_utf8_lossy(sub).to_ascii_lowercase());
-            properties = module.commands.get(&module.ctx, &full);
+            properties = module.commands.get(&full);
         }
         let is_own = client == module.shared.tap_client.load(Ordering::Relaxed) || client == module.self_test_client;
         (properties, is_own, module.lag_age().as_millis())
@@ -140,7 +142,7 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
         let error = match level {
             WRITES => format!(
                 "CLUSTERDOWN durability: writes are refused, the log is {lag_ms} ms behind (limit {} ms); reads go on",
-                crate::config::MAX_LAG_MS.load(Ordering::Relaxed)
+                config::MAX_LAG_MS.load(Ordering::Relaxed)
             ),
             _ => ERRORS.with_borrow(|errors| errors.1.clone()),
         };

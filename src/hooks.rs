@@ -3,9 +3,10 @@
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context, ContextFlags};
 
-use crate::command_table::{range_positions, Keys, Properties, Sees};
+use crate::command_table::{range_positions, CommandTable, Keys, Properties, Sees};
 use crate::connections::ServerConnections;
 use crate::ffi::{self, CommandResult};
 use crate::gate::{Connections, Gate, Held};
@@ -46,14 +47,14 @@ pub unsafe extern "C" fn on_command(
 
 #[inline]
 fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
-    let Module { gate, commands, script_dependency, .. } = module;
-    let Some(gate) = gate else { return };
+    let Module { gate, commands, script_dependency, is_listening, .. } = module;
+    let (true, Some(gate)) = (*is_listening, gate) else { return };
     let wrote = result.dirty > 0;
     let is_called_by_module = result.is_module_client != 0;
     if !wrote && (gate.is_idle() || is_called_by_module) {
         return;
     }
-    let properties = commands.get_by_address(ctx, result.command_name as usize, || {
+    let properties = commands.get_by_address(result.command_name as usize, || {
         // SAFETY: the server's own name of the command.
         unsafe { CStr::from_ptr(result.command_name) }.to_string_lossy().into_owned()
     });
@@ -210,15 +211,48 @@ pub unsafe extern "C" fn on_client_change(
     });
 }
 
-/// Another module was loaded or unloaded: commands may have come or gone.
-pub unsafe extern "C" fn on_module_change(
+/// The server became a replica, or a primary.
+pub unsafe extern "C" fn on_role_change(
+    _: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    _: *mut c_void,
+) {
+    if tasks::is_changing_role() {
+        return;
+    }
+    guard("noting a change of role", (), || {
+        module::with(|module| module.role_changed(subevent == ffi::SUBEVENT_NOW_REPLICA));
+    });
+}
+
+/// Data is being loaded, during which the event loop does not go round as ever.
+pub unsafe extern "C" fn on_loading_progress(
     _: *mut raw::RedisModuleCtx,
     _: raw::RedisModuleEvent,
     _: u64,
     _: *mut c_void,
 ) {
-    guard("forgetting commands", (), || {
-        module::with(|module| module.commands.forget());
+    guard("looking at the time", (), || {
+        module::with(Module::end_settling_in_time);
+    });
+}
+
+/// Another module was loaded or unloaded: commands may have come or gone.
+pub unsafe extern "C" fn on_module_change(
+    ctx: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    _: u64,
+    _: *mut c_void,
+) {
+    guard("looking at commands", (), || {
+        // Not within `with`: the call makes the server call back.
+        match CommandTable::of_server(&Context::new(ctx)) {
+            Ok(commands) => {
+                module::with(|module| module.commands = commands);
+            }
+            Err(why) => log_warning(format!("durability: commands of other modules are not known: {why}")),
+        }
     });
 }
 

@@ -27,6 +27,7 @@ mod pipe;
 mod seed;
 mod self_test;
 mod server;
+mod settle;
 mod shared;
 mod shipper;
 mod start;

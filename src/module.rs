@@ -19,7 +19,8 @@ use crate::guard::has_failed;
 use crate::hooks;
 use crate::lag::Lag;
 use crate::server::{self, TapUser};
-use crate::shared::{Command, Shared, NO_TARGET};
+use crate::settle::Settling;
+use crate::shared::{Command, Shared, Task, NO_TARGET};
 use crate::valve::Group;
 
 /// How long the server waits for the agent when it shuts down.
@@ -34,6 +35,8 @@ pub enum Role {
     Attaching,
     /// It leads: its writes go to the log.
     Leader,
+    /// The operator made it a replica of another server: it has no log until it is a primary again.
+    Replica,
     /// It cannot serve until an operator acts, for that reason.
     Refused(String),
 }
@@ -45,6 +48,7 @@ impl Role {
             Role::Off => "off",
             Role::Attaching => "attaching",
             Role::Leader => "leader",
+            Role::Replica => "replica",
             Role::Refused(_) => "refused",
         }
     }
@@ -84,10 +88,32 @@ pub struct Module {
     pub is_listening: bool,
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
+    /// Clients wait while this node attaches.
+    settling: Option<Settling>,
     last_offset: u64,
     to_agent: Sender<Command>,
     /// Disconnected when the agent has ended.
     agent: Option<Receiver<()>>,
+}
+
+/// What a module is made of.
+pub struct Parts {
+    /// See [`Module::ctx`].
+    pub ctx: Context,
+    /// See [`Module::shared`].
+    pub shared: Arc<Shared>,
+    /// See [`Module::gate`].
+    pub gate: Option<Gate<ServerConnections>>,
+    /// See [`Module::tap_user`].
+    pub tap_user: TapUser,
+    /// The agent's mailbox.
+    pub to_agent: Sender<Command>,
+    /// Disconnected when the agent has ended.
+    pub agent: Receiver<()>,
+    /// See [`Module::commands`].
+    pub commands: CommandTable,
+    /// Whether the operator made the server a replica.
+    pub is_replica: bool,
 }
 
 thread_local! {
@@ -132,24 +158,23 @@ pub fn change_mode(mode: Mode) -> Result<(), String> {
 }
 
 impl Module {
-    /// Starts out attaching, or off. The agent is running.
-    pub fn new(
-        ctx: Context,
-        shared: Arc<Shared>,
-        gate: Option<Gate<ServerConnections>>,
-        tap_user: TapUser,
-        to_agent: Sender<Command>,
-        agent: Receiver<()>,
-    ) -> Self {
+    /// Starts out attaching, off, or as a replica. The agent is running.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { ctx, shared, gate, tap_user, to_agent, agent, commands, is_replica } = parts;
         let mode = config::MODE.mode();
+        let role = match mode {
+            Mode::Off => Role::Off,
+            _ if is_replica => Role::Replica,
+            _ => Role::Attaching,
+        };
         let module = Module {
             ctx,
             shared,
             gate,
-            commands: CommandTable::default(),
+            commands,
             script_dependency: 0,
             lag: Lag::default(),
-            role: if mode == Mode::Off { Role::Off } else { Role::Attaching },
+            role,
             mode,
             self_test: None,
             self_test_client: 0,
@@ -159,6 +184,7 @@ impl Module {
             epoch: None,
             is_listening: false,
             has_run: false,
+            settling: None,
             last_offset: 0,
             to_agent,
             agent: Some(agent),
@@ -190,9 +216,16 @@ impl Module {
                 log_warning(
                     "durability: mode is off: writes are not sent to the log any more and a failure loses them",
                 );
-                self.serve_nobody(Role::Off)?;
+                self.leave(Role::Off);
+                self.listen_to_commands()?;
             }
-            _ if was_off => self.serve_nobody(Role::Attaching)?,
+            _ if was_off && server::is_replica(&self.ctx) && config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
+                self.serve_nobody(Role::Replica)?;
+            }
+            _ if was_off => {
+                self.serve_nobody(Role::Attaching)?;
+                self.settle();
+            }
             Mode::Async if self.role != Role::Leader => {
                 // Only sync mode was in the way.
                 if let Some(epoch) = self.epoch {
@@ -206,7 +239,7 @@ impl Module {
     }
 
     /// The gate wants to hear of commands in sync mode, while leading.
-    fn listen_to_commands(&mut self) -> Result<(), String> {
+    pub fn listen_to_commands(&mut self) -> Result<(), String> {
         let listens = self.mode == Mode::Sync && self.role == Role::Leader;
         let listeners: [(u64, server::EventCallback); 3] = [
             (ffi::EVENT_COMMAND_RESULT_SUCCESS, hooks::on_command),
@@ -247,6 +280,50 @@ impl Module {
         Ok(())
     }
 
+    /// Clients wait until this node leads, but not for long. Nothing happens if the server does not allow that.
+    fn settle(&mut self) {
+        if self.settling.is_none() && self.gate.is_some() {
+            self.settling = Internals::get().ok().map(Settling::begin);
+        }
+    }
+
+    /// Clients wait no longer.
+    pub fn end_settling(&mut self) {
+        if let (Some(settling), Some(gate)) = (self.settling.take(), &self.gate) {
+            settling.end(&gate.connections);
+        }
+    }
+
+    /// As [`Module::end_settling`], if clients have waited long enough.
+    pub fn end_settling_in_time(&mut self) {
+        if self.settling.as_ref().is_some_and(Settling::is_over) {
+            log_notice("durability: not attached yet; clients are refused until it is");
+            self.end_settling();
+        }
+    }
+
+    /// The operator made the server a replica of another one, or a primary again. Called from a server event, in which
+    /// nothing can be subscribed to: the task that follows does that.
+    pub fn role_changed(&mut self, is_replica: bool) {
+        match (&self.role, is_replica) {
+            (Role::Off, _) => {}
+            (Role::Attaching, false) => return self.tell_agent(Command::LostItsLog),
+            (Role::Leader | Role::Attaching | Role::Refused(_), true) => {
+                log_warning("durability: this node is a replica of another server now, and has no log of its own");
+                self.leave(Role::Replica);
+                self.shared.send(Task::StandAside);
+            }
+            (Role::Replica, false) => {
+                log_notice("durability: this node is a primary again: its log starts anew from what it holds");
+                self.role = Role::Attaching;
+                self.update_filter();
+                self.settle();
+            }
+            (Role::Replica, true) | (Role::Leader | Role::Refused(_), false) => return,
+        }
+        self.tell_agent(Command::Replica(is_replica));
+    }
+
     /// The agent leads no more. Returns whether clients were served until now.
     pub fn stop_leading(&mut self) -> bool {
         self.epoch = None;
@@ -256,8 +333,36 @@ impl Module {
     /// From now on this node serves nobody (unless `role` is off); clients that wait for the log are closed without an answer.
     pub fn serve_nobody(&mut self, role: Role) -> Result<(), String> {
         self.role = role;
-        self.epoch = None;
         self.listen_to_commands()?;
+        self.forget_term();
+        self.abandon_clients();
+        self.update_filter();
+        Ok(())
+    }
+
+    /// From now on this node serves its clients without a log. What is held leaves if the log acknowledges it soon: the agent
+    /// ships it, and then has the rest abandoned. Called from server events as well, so it subscribes to nothing.
+    fn leave(&mut self, role: Role) {
+        self.role = role;
+        self.is_listening = false;
+        self.forget_term();
+        let offset = server::replication_offset(&self.ctx);
+        if let Some(gate) = &mut self.gate {
+            gate.close_group(|| offset);
+        }
+        self.shared.leave_offset.store(offset, Ordering::Release);
+        self.update_filter();
+    }
+
+    fn forget_term(&mut self) {
+        self.epoch = None;
+        self.refusing_since = None;
+        self.lag.clear();
+        self.script_dependency = 0;
+    }
+
+    /// Closes the clients whose writes the log has not acknowledged, and forgets what is dirty.
+    fn abandon_clients(&mut self) {
         if let Some(gate) = &mut self.gate {
             let held = gate.held_clients();
             if held > 0 {
@@ -265,15 +370,23 @@ impl Module {
             }
             gate.abandon();
         }
-        self.lag.clear();
-        self.script_dependency = 0;
-        self.update_filter();
-        Ok(())
+    }
+
+    /// The agent has ended its term, and ships nothing any more.
+    pub fn term_ended(&mut self) {
+        if self.role != Role::Leader {
+            self.abandon_clients();
+        }
     }
 
     /// The event loop is about to write replies and sleep.
     pub fn before_sleep(&mut self) {
-        self.has_run = true;
+        if !self.has_run {
+            self.has_run = true;
+            if self.role == Role::Attaching {
+                self.settle();
+            }
+        }
         if has_failed() && !matches!(self.role, Role::Refused(_)) {
             // Not from here: the server is going through its listeners.
             self.role = Role::Refused("internal error, see the server's log; restart the server".to_owned());
@@ -285,19 +398,30 @@ impl Module {
         match self.role {
             Role::Leader => self.account(),
             Role::Attaching => self.report_applied(),
-            Role::Off | Role::Refused(_) => {}
+            Role::Off | Role::Replica => self.release_held(),
+            Role::Refused(_) => {}
+        }
+        if self.settling.is_some() {
+            if self.role == Role::Attaching {
+                self.end_settling_in_time();
+            } else {
+                self.end_settling();
+            }
         }
     }
 
     fn account(&mut self) {
         let offset = server::replication_offset(&self.ctx);
-        let durable = self.shared.durable.load(Ordering::Acquire);
+        let durable = self.shared.durable();
         if let Some(gate) = &mut self.gate {
             if !gate.is_idle() {
                 gate.close_group(|| offset);
-                gate.release(durable);
+                if let Some(durable) = durable {
+                    gate.release(durable);
+                }
             }
         }
+        let durable = durable.unwrap_or(0);
         if offset == self.last_offset && self.lag.is_empty() && self.refusing_since.is_none() {
             return;
         }
@@ -308,6 +432,12 @@ impl Module {
         }
         self.lag.durable(durable);
         self.bound_lag(now, offset.saturating_sub(durable));
+    }
+
+    fn release_held(&mut self) {
+        if let (Some(gate), Some(durable)) = (&mut self.gate, self.shared.durable()) {
+            gate.release(durable);
+        }
     }
 
     /// Refuses writes at the limit, and takes them again when the log has caught up to half of it.
@@ -347,7 +477,7 @@ impl Module {
     /// What the command filter refuses follows from role and lag.
     fn update_filter(&self) {
         filter::set(match &self.role {
-            Role::Off => Refusal::Nothing,
+            Role::Off | Role::Replica => Refusal::Nothing,
             Role::Attaching => Refusal::Data("LOADING durability: this node is attaching to its log".to_owned()),
             Role::Refused(why) => Refusal::Data(format!("ERR durability: {why}")),
             Role::Leader if self.refusing_since.is_some() => Refusal::Writes,
@@ -360,7 +490,7 @@ impl Module {
         if self.role != Role::Leader {
             return Duration::ZERO;
         }
-        self.lag.durable(self.shared.durable.load(Ordering::Acquire));
+        self.lag.durable(self.shared.durable().unwrap_or(0));
         self.lag.age(Instant::now())
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void, CString};
 use std::ptr;
 
-use valkey_module::{raw, CallOptionsBuilder, CallReply, CallResult, Context};
+use valkey_module::{raw, CallOptionsBuilder, CallReply, CallResult, Context, ContextFlags};
 
 use crate::ffi::{CommandResult, Internals};
 
@@ -140,6 +140,11 @@ pub fn replication_offset(ctx: &Context) -> u64 {
         Ok(internals) => internals.replication_offset(),
         Err(_) => role(ctx).map_or(0, |role| role.offset),
     }
+}
+
+/// Whether the server is a replica, whatever the state of its link.
+pub fn is_replica(ctx: &Context) -> bool {
+    ctx.get_flags().contains(ContextFlags::SLAVE)
 }
 
 /// The reply to `ROLE`.

@@ -100,6 +100,10 @@ pub enum Task {
     Lead { epoch: u64 },
     /// Serve nobody until the next [`Task::Lead`], for that reason.
     Hold(String),
+    /// The operator made the server a replica: leave the server's settings and commands alone.
+    StandAside,
+    /// The agent ships nothing any more, because the node is to have no log.
+    TermEnded,
     /// Serve nobody, and answer with an error instead of `-LOADING`: an operator has to act.
     Refuse(String),
 }
@@ -108,6 +112,10 @@ pub enum Task {
 pub enum Command {
     /// The mode is now this.
     Mode(Mode),
+    /// The operator made the server a replica of another one, or a primary again.
+    Replica(bool),
+    /// While it followed its log, the server was made a primary.
+    LostItsLog,
     /// As a replica of the log, the server has applied everything up to the offset that [`Shared::attach_target`] asked for.
     Applied(u64),
     /// The server or the module goes away: ship what is left, release the lease, then end.
@@ -141,8 +149,10 @@ pub const NO_TARGET: u64 = u64::MAX;
 
 /// Figures that both threads read.
 pub struct Shared {
-    /// Everything up to here is acknowledged by the log. Written by the agent.
-    pub durable: AtomicU64,
+    /// See [`Shared::durable`].
+    durable_offset: AtomicU64,
+    /// The log is to start from a snapshot of this node and does not hold it yet, so nothing is durable.
+    pub is_seeding: AtomicBool,
     /// Current epoch of this leader; 0 if it does not lead.
     pub epoch: AtomicU64,
     link: AtomicU8,
@@ -154,6 +164,8 @@ pub struct Shared {
     pub tap_reconnects: AtomicU64,
     /// How often the log was started anew from a snapshot of this node.
     pub seeds: AtomicU64,
+    /// Where the stream stood when the node was told to have no log any more. Written by the main thread.
+    pub leave_offset: AtomicU64,
     /// The module is to end, and what takes long is to break off.
     pub is_stopping: AtomicBool,
     /// Client id of the tap's connection to this server; 0 if there is none.
@@ -179,13 +191,15 @@ impl Shared {
     pub fn new() -> std::io::Result<(Self, Receiver<Task>)> {
         let (tasks, receiver) = crossbeam_channel::unbounded();
         let shared = Shared {
-            durable: AtomicU64::new(0),
+            durable_offset: AtomicU64::new(0),
+            is_seeding: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             link: AtomicU8::new(Link::Down as u8),
             attach_target: AtomicU64::new(NO_TARGET),
             log_reconnects: AtomicU64::new(0),
             tap_reconnects: AtomicU64::new(0),
             seeds: AtomicU64::new(0),
+            leave_offset: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
             tap_client: AtomicU64::new(0),
             last_error: Mutex::new(String::new()),
@@ -196,6 +210,19 @@ impl Shared {
             tasks,
         };
         Ok((shared, receiver))
+    }
+
+    /// Everything up to this offset is acknowledged by the log; `None` while it does not even hold the data that this node
+    /// started with. Any thread.
+    pub fn durable(&self) -> Option<u64> {
+        // The offset was published before seeding ended.
+        (!self.is_seeding.load(Ordering::Acquire)).then(|| self.durable_offset.load(Ordering::Acquire))
+    }
+
+    /// Makes known how far the log is. Agent only.
+    pub fn set_durable(&self, offset: u64) {
+        self.durable_offset.store(offset, Ordering::Release);
+        self.main_bell.ring();
     }
 
     /// The state of the connection to the log.

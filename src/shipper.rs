@@ -39,7 +39,7 @@ pub enum Ended {
     Fenced(String),
     /// The log contradicts what this node knows.
     Broken(String),
-    /// The mode became off.
+    /// The node is to have no log any more; what was written before could be shipped, or time ran out.
     ModeChanged,
     /// The module ends; what could be shipped is shipped.
     Stop,
@@ -63,7 +63,24 @@ struct Shipper<'a> {
     next_ack: Instant,
     /// In async mode: until then bytes gather in the socket.
     gather_until: Instant,
-    stop_at: Option<Instant>,
+    ending: Option<Ending>,
+}
+
+/// Shipping is to end soon.
+struct Ending {
+    /// At the latest then.
+    at: Instant,
+    /// For what reason; if the mode changed, as soon as this offset is durable.
+    until: Option<u64>,
+}
+
+impl Ending {
+    fn ended(&self) -> Ended {
+        match self.until {
+            Some(_) => Ended::ModeChanged,
+            None => Ended::Stop,
+        }
+    }
 }
 
 /// Ships from `tap` to the log until something ends it. `backlog` ends where the tap goes on.
@@ -84,7 +101,7 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
         is_ack_wanted: true,
         next_ack: now,
         gather_until: now,
-        stop_at: None,
+        ending: None,
     };
     // Commands may have come while nobody listened to the bell.
     let mut turned = shipper.obey();
@@ -92,7 +109,11 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
         if let Err(ended) = turned {
             // What came through the pipe before the connection ended belongs to the stream.
             shipper.read_pipe();
-            return ended;
+            return match (ended, &shipper.ending) {
+                // Nothing is left to be opened again for.
+                (Ended::TapLost(_), Some(ending)) => ending.ended(),
+                (ended, _) => ended,
+            };
         }
         turned = shipper.turn();
     }
@@ -134,8 +155,8 @@ impl Shipper<'_> {
         if self.gather_until > now {
             wake = wake.min(self.gather_until);
         }
-        if let Some(stop_at) = self.stop_at {
-            wake = wake.min(stop_at);
+        if let Some(ending) = &self.ending {
+            wake = wake.min(ending.at);
         }
         if let Log::Down { retry, .. } = &self.log {
             wake = wake.min(*retry);
@@ -161,19 +182,28 @@ impl Shipper<'_> {
     fn obey(&mut self) -> Result<(), Ended> {
         match self.agent.look_at_commands() {
             Ok(()) | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_)) => Ok(()),
-            Err(Interrupt::ModeChanged) => Err(Ended::ModeChanged),
+            Err(Interrupt::ModeChanged) => {
+                let until = self.agent.shared.leave_offset.load(Ordering::Acquire);
+                self.ending.get_or_insert(Ending { at: Instant::now() + STOP_TIMEOUT, until: Some(until) });
+                Ok(())
+            }
             Err(Interrupt::Stop) => {
-                self.stop_at = Some(Instant::now() + STOP_TIMEOUT);
+                self.ending = Some(Ending { at: Instant::now() + STOP_TIMEOUT, until: None });
                 Ok(())
             }
         }
     }
 
     fn check_stop(&self) -> Result<(), Ended> {
-        match self.stop_at {
-            Some(at) if self.backlog.pending_bytes() == 0 || Instant::now() >= at => Err(Ended::Stop),
-            _ => Ok(()),
+        let Some(ending) = &self.ending else { return Ok(()) };
+        let is_done = match ending.until {
+            Some(offset) => self.backlog.durable() >= offset,
+            None => self.backlog.pending_bytes() == 0,
+        };
+        if is_done || Instant::now() >= ending.at {
+            return Err(ending.ended());
         }
+        Ok(())
     }
 
     /// Takes what waits in the pipe, if there is one.
@@ -210,7 +240,7 @@ impl Shipper<'_> {
 
     fn came_in(&mut self, wants_ack: bool) {
         self.is_ack_wanted |= wants_ack;
-        if self.agent.mode() == Mode::Async && self.stop_at.is_none() {
+        if self.agent.mode() == Mode::Async && self.ending.is_none() {
             self.gather_until = Instant::now() + ASYNC_GATHER;
         }
     }

@@ -2,18 +2,20 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context, Status, ValkeyString};
 
+use crate::command_table::CommandTable;
 use crate::config::{self, Mode};
 use crate::connections::ServerConnections;
 use crate::decorate;
 use crate::ffi::{self, Internals};
 use crate::gate::Gate;
 use crate::guard::guard;
-use crate::module::{self, Module};
+use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
 use crate::{agent, auth, commands, docs, filter, hooks, tasks};
@@ -75,11 +77,14 @@ fn start(ctx: &Context) -> Result<(), String> {
     server::subscribe(ctx, ffi::EVENT_CLIENT_CHANGE, Some(hooks::on_client_change))?;
     server::subscribe(ctx, ffi::EVENT_MODULE_CHANGE, Some(hooks::on_module_change))?;
     server::subscribe(ctx, ffi::EVENT_SHUTDOWN, Some(hooks::on_shutdown))?;
+    server::subscribe(ctx, ffi::EVENT_REPLICATION_ROLE_CHANGED, Some(hooks::on_role_change))?;
+    server::subscribe(ctx, ffi::EVENT_LOADING_PROGRESS, Some(hooks::on_loading_progress))?;
 
     server::watch_evictions(ctx, hooks::on_eviction)?;
     server::add_filter(ctx, filter::filter)?;
     server::add_login(ctx, auth::authenticate);
 
+    let commands = CommandTable::of_server(ctx)?;
     let tap_user = TapUser::new()?;
     let (shared, receiver) = Shared::new().map_err(|error| format!("no descriptors or randomness: {error}"))?;
     let shared = Arc::new(shared);
@@ -95,9 +100,11 @@ fn start(ctx: &Context) -> Result<(), String> {
     };
     // At a server's start there is no data yet. Where there is, clients have written it without this module.
     let was_off = !tasks::is_empty_keyspace(ctx);
-    let (to_agent, agent) = agent::start(Arc::clone(&shared), config::MODE.mode(), was_off)
+    let is_replica = config::ALLOW_REPLICAOF.load(Ordering::Relaxed) && server::is_replica(ctx);
+    let (to_agent, agent) = agent::start(Arc::clone(&shared), config::MODE.mode(), is_replica, was_off)
         .map_err(|error| format!("no thread: {error}"))?;
-    module::loaded(Module::new(lasting, shared, gate, tap_user, to_agent, agent));
+    let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, commands, is_replica };
+    module::loaded(Module::new(parts));
     Ok(())
 }
 
@@ -109,6 +116,7 @@ pub fn unload(ctx: &Context) -> Status {
             return Status::Err;
         }
         if let Some(mut module) = module::unloaded() {
+            module.end_settling();
             module.stop_agent();
             server::unwatch(module.shared.main_bell.as_fd().as_raw_fd());
             if module.gate.is_some() {

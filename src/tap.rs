@@ -14,6 +14,7 @@ use crate::agent::{Agent, Interrupt};
 use crate::auth;
 use crate::log_connection::encode;
 use crate::pipe::Pipe;
+use crate::settle;
 use crate::shared::{Bell, Facts, Shared, Task};
 
 /// How long the server may take to answer a step of the handshake.
@@ -79,6 +80,7 @@ impl Stream {
             Address::Tcp(address) => {
                 let socket = TcpStream::connect_timeout(address, ANSWER_TIMEOUT)?;
                 socket.set_nodelay(true)?;
+                settle::expect_own(socket.local_addr()?.port());
                 Stream::Tcp(socket)
             }
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
@@ -156,14 +158,12 @@ impl AsFd for Stream {
 pub enum Start {
     /// With the byte that was asked for.
     Continue,
-    /// With a snapshot: `bytes` bytes of RDB come first, then the stream from `offset` on.
+    /// With a snapshot, which is still being made: see [`Tap::snapshot_bytes`]. Then the stream comes from `offset` on.
     Snapshot {
         /// The server's replication id.
         replid: String,
         /// What the snapshot contains.
         offset: u64,
-        /// Length of the snapshot.
-        bytes: u64,
     },
 }
 
@@ -193,6 +193,21 @@ pub struct Tap {
     pub first: Vec<u8>,
 }
 
+impl Tap {
+    /// Waits for the snapshot with which the tap begins, up to its first byte. Returns its length.
+    ///
+    /// # Errors
+    /// The server breaks off.
+    pub fn snapshot_bytes(&self) -> Result<u64, TapError> {
+        self.stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
+        let length = read_answer(&self.stream)?;
+        length
+            .strip_prefix('$')
+            .and_then(|length| length.parse().ok())
+            .ok_or(TapError::Answer { step: "request for a snapshot", answer: length })
+    }
+}
+
 /// Opens the tap. With `position` (replication id and offset) the stream goes on from there if the server still has
 /// it; without, or if it does not, it begins with a snapshot, which is the next thing to be read from the connection.
 ///
@@ -207,8 +222,13 @@ pub fn open(agent: &mut Agent, address: &Address, position: Option<(&str, u64)>)
     // A snapshot comes through the socket, where it can wait.
     let stream = introduce(address, &agent.shared)?;
     (&stream).write_all(&encode(&["PSYNC", "?", "-1"]))?;
-    let start = read_snapshot_start(&stream)?;
-    Ok((Tap { stream, pipe: None, first: Vec::new() }, start))
+    stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
+    // If the server is busy with another snapshot, it first finishes that.
+    let answer = read_answer(&stream)?;
+    let Some((replid, offset)) = parse_full_sync(&answer) else {
+        return Err(TapError::Answer { step: "PSYNC", answer }.into());
+    };
+    Ok((Tap { stream, pipe: None, first: Vec::new() }, Start::Snapshot { replid, offset }))
 }
 
 /// Logs in and introduces the connection as a replica's.
@@ -239,26 +259,6 @@ fn resume(agent: &mut Agent, address: &Address, (replid, offset): (&str, u64)) -
     }
     stream.set_read_timeout(None)?;
     Ok(Some(Tap { stream, pipe: is_diverted.then_some(pipe), first }))
-}
-
-/// The answer to PSYNC when the server sends a snapshot, up to the snapshot's first byte.
-fn read_snapshot_start(stream: &Stream) -> Result<Start, TapError> {
-    let unexpected = |step, answer: &str| TapError::Answer { step, answer: answer.to_owned() };
-    let answer = read_line(stream)?;
-    let (replid, offset) = parse_full_sync(&answer).ok_or_else(|| unexpected("PSYNC", &answer))?;
-    stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
-    let length = loop {
-        // Empty lines keep the connection alive while the server writes its snapshot.
-        let line = read_line(stream)?;
-        if !line.is_empty() {
-            break line;
-        }
-    };
-    let bytes = length
-        .strip_prefix('$')
-        .and_then(|length| length.parse().ok())
-        .ok_or_else(|| unexpected("request for a snapshot", &length))?;
-    Ok(Start::Snapshot { replid, offset, bytes })
 }
 
 /// Reads a line from the pipe. Returns what came after it as well.
@@ -293,6 +293,16 @@ fn expect(stream: &Stream, step: &'static str, wanted: &str) -> Result<(), TapEr
         Ok(())
     } else {
         Err(TapError::Answer { step, answer })
+    }
+}
+
+/// Reads a line that is not empty: empty ones keep the connection alive while the server makes a snapshot.
+fn read_answer(stream: &Stream) -> io::Result<String> {
+    loop {
+        let line = read_line(stream)?;
+        if !line.is_empty() {
+            return Ok(line);
+        }
     }
 }
 

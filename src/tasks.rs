@@ -1,6 +1,6 @@
 //! What the agent asks of the main thread, carried out.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -21,6 +21,26 @@ const FOLLOWING: [&str; 3] = ["primaryuser", "primaryauth", "repl-diskless-load"
 thread_local! {
     static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
     static OPERATORS: RefCell<Option<[String; 3]>> = const { RefCell::new(None) };
+    static IS_CHANGING_ROLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether it is this module that makes the server a replica or a primary.
+pub fn is_changing_role() -> bool {
+    IS_CHANGING_ROLE.get()
+}
+
+fn is_attaching() -> bool {
+    module::with(|module| module.role == Role::Attaching).unwrap_or(false)
+}
+
+fn change_server_role(ctx: &Context, arguments: &[&str]) -> Result<(), String> {
+    if !is_attaching() {
+        return Err("this node is not attaching to its log any more".to_owned());
+    }
+    IS_CHANGING_ROLE.set(true);
+    let result = server::call(ctx, "REPLICAOF", arguments);
+    IS_CHANGING_ROLE.set(false);
+    result.map(drop)
 }
 
 /// Tasks come from `tasks` from now on.
@@ -78,12 +98,28 @@ fn carry_out(ctx: &Context, task: Task) {
             }
             module::with(|module| module.self_test = Some(result));
         }
-        Task::Lead { epoch } => change_role("leading", |module| module.lead(epoch)),
+        Task::Lead { epoch } => {
+            // Not if the node ceased to attach while this was on its way.
+            if is_attaching() {
+                change_role("leading", |module| module.lead(epoch));
+            }
+        }
         Task::Hold(why) => {
+            // The log does not answer, so clients are told at once.
+            module::with(Module::end_settling);
             if module::with(Module::stop_leading).unwrap_or(false) {
                 log_warning(format!("durability: not serving clients: {why}"));
                 change_role("attaching", |module| module.serve_nobody(Role::Attaching));
             }
+        }
+        Task::StandAside => {
+            change_role("standing aside", Module::listen_to_commands);
+            if let Err(why) = restore_settings(ctx) {
+                log_warning(format!("durability: primaryuser and primaryauth are not what they were: {why}"));
+            }
+        }
+        Task::TermEnded => {
+            module::with(Module::term_ended);
         }
         Task::Refuse(why) => {
             log_warning(format!("durability: refusing clients until an operator acts: {why}"));
@@ -139,7 +175,7 @@ fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> R
     // The snapshot goes from the socket into memory: a copy on disk would take its time and serve nobody, as what this
     // node held before is void once the log sends a whole snapshot.
     set_following(ctx, &[user, password, "flush-before-load"])?;
-    server::call(ctx, "REPLICAOF", &[host, &port.to_string()])?;
+    change_server_role(ctx, &[host, &port.to_string()])?;
     log_notice(format!("durability: following the log at {host}:{port}"));
     Ok(())
 }
@@ -176,11 +212,17 @@ fn advance(ctx: &Context, end: u64) -> Result<(), String> {
 }
 
 fn promote(ctx: &Context) -> Position {
-    server::call(ctx, "REPLICAOF", &["NO", "ONE"])?;
-    if let Some(operators) = OPERATORS.take() {
-        set_following(ctx, &operators.each_ref().map(String::as_str))?;
-    }
+    change_server_role(ctx, &["NO", "ONE"])?;
+    restore_settings(ctx)?;
     position(ctx)
+}
+
+/// The settings for following a primary are the operator's again.
+fn restore_settings(ctx: &Context) -> Result<(), String> {
+    match OPERATORS.take() {
+        Some(operators) => set_following(ctx, &operators.each_ref().map(String::as_str)),
+        None => Ok(()),
+    }
 }
 
 fn set_following(ctx: &Context, values: &[&str; 3]) -> Result<(), String> {

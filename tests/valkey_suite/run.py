@@ -1,0 +1,216 @@
+"""Runs Valkey's own test suite, unmodified, with the module loaded into every server that it starts.
+
+Units run one by one, each in a process of its own, two at a time. What fails is run again without the module, so that
+only what the module changed is counted against it.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).parent
+PORTS_FROM, PORTS_PER_LANE = 21000, 2000
+# A unit in which nothing happens for this long is ended. The longest tests that pass take about a minute.
+STALL_SECONDS = 240
+OUTCOMES = re.compile(r"^\[(ok|err|exception|TIMEOUT|skip|ignore)\]: (.*)$")
+
+SERVER = """#!/bin/bash
+# Gives every server that the suite starts a shard of its own.
+if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
+    exec -a "$0" {server} "$1" --durability.shard "suite-$$-${{EPOCHREALTIME/./}}" "${{@:2}}"
+fi
+exec -a "$0" {server} "$@"
+"""
+
+
+class Unit:
+    """What one run of a unit gave."""
+
+    def __init__(self, name, output, seconds, is_whole):
+        self.name, self.seconds, self.is_whole = name, seconds, is_whole
+        self.passed, self.failed, self.skipped = 0, [], 0
+        for line in output.splitlines():
+            match = OUTCOMES.match(line)
+            if not match:
+                continue
+            outcome, rest = match.groups()
+            if outcome == "ok":
+                self.passed += 1
+            elif outcome in ("skip", "ignore"):
+                self.skipped += 1
+            else:
+                self.failed.append(re.sub(r" in tests/\S+$", "", rest).strip())
+        if not is_whole and not self.failed:
+            self.failed.append("(the unit did not come to its end)")
+
+
+class Suite:
+    """A way to run units: with the module in a mode, or without it."""
+
+    def __init__(self, arguments, work):
+        self.source = pathlib.Path(os.environ["VALKEY_SOURCE"])
+        self.binaries = pathlib.Path(os.environ["VALKEY_BIN_DIR"])
+        self.module = pathlib.Path(os.environ["DURABILITY_SO"])
+        self.log_address = None
+        self.arguments = arguments
+        self.work = work
+        self.lanes = queue.Queue()
+        for lane in range(arguments.lanes):
+            directory = work / f"lane{lane}"
+            shutil.copytree(self.source / "tests", directory / "tests")
+            (directory / "tests/tmp").mkdir(exist_ok=True)
+            self.lanes.put((directory, arguments.base_port + lane * PORTS_PER_LANE))
+        self.bin = work / "bin"
+        self.bin.mkdir()
+        for program in self.binaries.glob("valkey-*"):
+            if program.is_file() and os.access(program, os.X_OK):
+                (self.bin / program.name).symlink_to(program)
+        server = self.bin / "valkey-server"
+        server.unlink()
+        server.write_text(SERVER.format(module=self.module.name, server=self.binaries / "valkey-server"))
+        server.chmod(0o755)
+        self.skip_file = work / "skip"
+        self.skip_file.write_text("\n".join(skipped_tests()) + "\n")
+
+    def units(self):
+        listed = subprocess.run(
+            ["tclsh", "tests/test_helper.tcl", "--list-tests"], cwd=self.source, capture_output=True, text=True, check=True
+        )
+        return [name for name in listed.stdout.split() if not name.startswith("unit/cluster/")]
+
+    def run(self, name, mode):
+        """Runs a unit, with the module in that mode, or without it (`none`)."""
+        directory, port = self.lanes.get()
+        try:
+            return self.run_in(directory, port, name, mode)
+        finally:
+            self.lanes.put((directory, port))
+
+    def run_in(self, directory, port, name, mode):
+        command = ["tclsh", "tests/test_helper.tcl", "--clients", "1", "--durable", "--dump-logs", "--skip-leaks", "--single", name]
+        command += ["--timeout", str(STALL_SECONDS), "--baseport", str(port), "--portcount", str(PORTS_PER_LANE - 50)]
+        if mode != "none":
+            lines = [str(self.module), f"durability.mode {mode}", f"durability.log {self.log_address}"]
+            lines.append("durability.allow-replicaof yes")
+            command += ["--config", "loadmodule", "\n".join(lines)]
+        if mode != "none" and not self.arguments.no_skip:
+            command += ["--skipfile", str(self.skip_file)]
+        environment = dict(os.environ, TERM="dumb", VALKEY_BIN_DIR=str(self.bin))
+        kept = self.arguments.output / f"{name.replace('/', '-')}.{mode}.txt"
+        started = time.monotonic()
+        with open(kept, "w", encoding="utf-8", errors="replace") as output:
+            process = subprocess.Popen(
+                command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )
+            try:
+                process.wait(timeout=3600)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                # What the unit left running, stopped or not, is in its process group.
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                process.wait()
+        text = kept.read_text(encoding="utf-8", errors="replace")
+        return Unit(name, text, time.monotonic() - started, "The End" in text)
+
+
+def skipped_tests():
+    lines = (HERE / "skip").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+class LogService:
+    """The log service that all servers of a run share."""
+
+    def __init__(self, directory):
+        ports = [free_port(), free_port()]
+        self.address = f"127.0.0.1:{ports[0]}"
+        command = [os.environ["LOGSERVICE"], "--dir", str(directory / "log"), "--listen", self.address]
+        command += ["--http", f"127.0.0.1:{ports[1]}", "--segment-mb", "2", "--max-shards", "1000000"]
+        with open(directory / "logservice.txt", "w", encoding="utf-8") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+        for _ in range(500):
+            try:
+                socket.create_connection(("127.0.0.1", ports[0]), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.01)
+        sys.exit(f"the log service does not start: {(directory / 'logservice.txt').read_text()}")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/valkey-suite.sh", description=__doc__)
+    parser.add_argument("--mode", choices=["sync", "async", "none"], default="sync", help="none: without the module")
+    parser.add_argument("--no-skip", action="store_true", help="run what the skip file names as well")
+    parser.add_argument("--no-repeat", action="store_true", help="do not run again what failed")
+    parser.add_argument("--lanes", type=int, default=2, help="units that run at a time")
+    parser.add_argument("--base-port", type=int, default=PORTS_FROM)
+    parser.add_argument("--output", type=pathlib.Path, help="directory for the output of each unit")
+    parser.add_argument("units", nargs="*", help="unit/type, unit/multi ...; all units unless told")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="vs.") as work:
+        work = pathlib.Path(work)
+        if arguments.output is None:
+            arguments.output = work / "output"
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        suite = Suite(arguments, work)
+        every = suite.units()
+        names = [unit for unit in every if not arguments.units or any(matches(unit, given) for given in arguments.units)]
+        for given in arguments.units:
+            if not any(matches(unit, given) for unit in every):
+                sys.exit(f"there is no unit {given}")
+        log = None
+        if arguments.mode != "none":
+            log = LogService(work)
+            suite.log_address = log.address
+        try:
+            return run(suite, names, arguments)
+        finally:
+            if log:
+                log.stop()
+
+
+def matches(unit, given):
+    return unit == given or unit.startswith(given.rstrip("/") + "/")
+
+
+def run(suite, names, arguments):
+    mode = arguments.mode
+    results = []
+    with concurrent.futures.ThreadPoolExecutor(arguments.lanes) as pool:
+        for unit in pool.map(lambda name: suite.run(name, mode), names):
+            results.append(unit)
+            print(f"{unit.name}: {unit.passed} passed, {len(unit.failed)} failed ({unit.seconds:.0f} s)", flush=True)
+            for test in unit.failed:
+                print(f"    FAILED: {test}", flush=True)
+    print(json.dumps({"mode": mode, "passed": sum(u.passed for u in results), "failed": sum(len(u.failed) for u in results)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
