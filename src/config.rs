@@ -81,11 +81,17 @@ impl ConfigurationValue<Mode> for ModeValue {
 pub struct Text {
     value: Mutex<String>,
     check: fn(&str) -> Result<(), String>,
+    /// It names the node's log. In a running server it can only be set to what it is.
+    is_fixed: bool,
 }
 
 impl Text {
     const fn new(check: fn(&str) -> Result<(), String>) -> Self {
-        Text { value: Mutex::new(String::new()), check }
+        Text { value: Mutex::new(String::new()), check, is_fixed: false }
+    }
+
+    const fn fixed(check: fn(&str) -> Result<(), String>) -> Self {
+        Text { value: Mutex::new(String::new()), check, is_fixed: true }
     }
 
     /// The value as it is now.
@@ -102,6 +108,9 @@ impl ConfigurationValue<ValkeyString> for Text {
     fn set(&self, _: &ConfigurationContext, value: ValkeyString) -> Result<(), ValkeyError> {
         let value = value.try_as_str()?;
         (self.check)(value).map_err(ValkeyError::String)?;
+        if self.is_fixed && module::with(|_| ()).is_some() && self.value() != value {
+            return Err(ValkeyError::Str("a running server cannot change its log: set it in valkey.conf and restart"));
+        }
         value.clone_into(&mut self.value.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         Ok(())
     }
@@ -110,11 +119,11 @@ impl ConfigurationValue<ValkeyString> for Text {
 /// `durability.mode`: sync, async or off.
 pub static MODE: ModeValue = ModeValue(AtomicU8::new(Mode::Sync as u8));
 /// `durability.log`: host:port of the log service.
-pub static LOG: Text = Text::new(check_address);
+pub static LOG: Text = Text::fixed(check_address);
 /// `durability.shard`: the name of this node's shard in the log service.
-pub static SHARD: Text = Text::new(check_shard);
+pub static SHARD: Text = Text::fixed(check_shard);
 /// `durability.node-id`: the name of this node among those of its shard. Empty: host name and port.
-pub static NODE_ID: Text = Text::new(check_node_id);
+pub static NODE_ID: Text = Text::fixed(check_node_id);
 /// `durability.auth`: the shard's token.
 pub static AUTH: Text = Text::new(|_| Ok(()));
 /// `durability.max-lag-ms`: at this lag writes are refused.

@@ -27,7 +27,8 @@ valkey_module! {
         ["durability.lag", commands::lag, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
         ["durability.status", commands::status, "allow-loading allow-stale allow-busy", 0, 0, 0],
         ["durability.help", commands::help, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
-        ["durability.refused", commands::refused, "allow-loading allow-stale allow-busy no-mandatory-keys fast", 0, 0, 0],
+        // Any user may: what it answers is why the user's own command is refused.
+        ["durability.refused", commands::refused, "allow-loading allow-stale allow-busy no-auth no-mandatory-keys fast", 0, 0, 0],
     ],
     configurations: [
         i64: [
@@ -35,9 +36,9 @@ valkey_module! {
             ["max-pending-bytes", &config::MAX_PENDING_BYTES, config::DEFAULT_MAX_PENDING_BYTES, config::LEAST_MAX_PENDING_BYTES, i64::MAX, ConfigurationFlags::MEMORY, None],
         ],
         string: [
-            ["log", &config::LOG, config::DEFAULT_LOG, ConfigurationFlags::IMMUTABLE, None],
-            ["shard", &config::SHARD, config::DEFAULT_SHARD, ConfigurationFlags::IMMUTABLE, None],
-            ["node-id", &config::NODE_ID, "", ConfigurationFlags::IMMUTABLE, None],
+            ["log", &config::LOG, config::DEFAULT_LOG, ConfigurationFlags::DEFAULT, None],
+            ["shard", &config::SHARD, config::DEFAULT_SHARD, ConfigurationFlags::DEFAULT, None],
+            ["node-id", &config::NODE_ID, "", ConfigurationFlags::DEFAULT, None],
             ["auth", &config::AUTH, "", ConfigurationFlags::SENSITIVE, None],
         ],
         bool: [

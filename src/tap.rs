@@ -346,7 +346,6 @@ mod tests {
             port,
             bind: bind.to_owned(),
             unix_socket: unix.to_owned(),
-            databases: 1,
             has_data: false,
         };
         let tcp = |facts| match Address::of(&facts) {

@@ -160,16 +160,14 @@ fn describe(ctx: &Context) -> Facts {
         Ok(CallReply::Array(functions)) => functions.len() > 0,
         _ => false,
     };
-    let bind = server::config(ctx, "bind");
-    // The first address; a leading '-' only says that it may be missing.
-    let bind = bind.split_whitespace().next().unwrap_or("").trim_start_matches('-').to_owned();
-    Facts {
-        port: server::config(ctx, "port").parse().unwrap_or(0),
-        bind,
-        unix_socket: server::config(ctx, "unixsocket"),
-        databases: server::config(ctx, "databases").parse().unwrap_or(1),
-        has_data: has_functions || !is_empty_keyspace(ctx),
+    let mut facts = Facts { has_data: has_functions || !is_empty_keyspace(ctx), ..Facts::default() };
+    // Not by CONFIG, which operators rename.
+    let info = ctx.server_info("server");
+    for number in 0.. {
+        let Some(listener) = info.field(&format!("listener{number}")) else { break };
+        facts.add_listener(&listener.to_string_lossy());
     }
+    facts
 }
 
 /// Whether no database has a key.
@@ -191,7 +189,9 @@ fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> R
     });
     // The snapshot goes from the socket into memory: a copy on disk would take its time and serve nobody, as what this
     // node held before is void once the log sends a whole snapshot.
-    set_following(ctx, &[user, password, "flush-before-load"])?;
+    set_following(ctx, &[user, password, "flush-before-load"]).map_err(|why| {
+        format!("{why} (a node follows its log by CONFIG SET and REPLICAOF: do not rename or disable these; use ACLs)")
+    })?;
     change_server_role(ctx, &[host, &port.to_string()])?;
     log_notice(format!("durability: following the log at {host}:{port}"));
     Ok(())

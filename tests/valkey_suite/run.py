@@ -29,9 +29,11 @@ SERVER = """#!/bin/bash
 # Gives every server that the suite starts a shard of its own. A cluster's nodes, which cannot have a log yet, load the
 # module in mode off.
 if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
-    more=(--durability.shard "suite-$$-${{EPOCHREALTIME/./}}")
+    more=()
+    # CONFIG REWRITE has kept it.
+    if ! grep -q '^durability.shard ' "$1"; then more+=(--durability.shard "suite-$$-${{EPOCHREALTIME/./}}"); fi
     if grep -q '^cluster-enabled yes' "$1"; then more+=(--durability.mode off); fi
-    exec -a "$0" {server} "$1" "${{more[@]}}" "${{@:2}}"
+    exec -a "$0" {server} "$@" "${{more[@]}}"
 fi
 exec -a "$0" {server} "$@"
 """
@@ -108,7 +110,7 @@ class Suite:
         command += ["--timeout", str(STALL_SECONDS), "--baseport", str(port), "--portcount", str(PORTS_PER_LANE - 50)]
         if mode != "none":
             lines = [str(self.module), f"durability.mode {mode}", f"durability.log {self.log_address}"]
-            lines.append("durability.allow-replicaof yes")
+            lines += ["durability.allow-replicaof yes", *os.environ.get("MORE_LINES", "").splitlines()]
             command += ["--config", "loadmodule", "\n".join(lines)]
         if mode != "none" and not self.arguments.no_skip:
             command += ["--skipfile", str(self.skip_file)]

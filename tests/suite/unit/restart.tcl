@@ -134,23 +134,24 @@ durable_server {} {
         assert_equal leader [figure role]
     }
 
-    test "WAIT counts the log only when the write is durable" {
+    test "WAITAOF counts the log only when the write is durable, WAIT counts replicas alone" {
         r durability.mode async
         while_frozen {
             assert_equal OK [r set waited 1]
-            assert_equal 0 [r wait 1 50]
+            assert_equal {0 0} [r waitaof 0 1 50]
         }
-        assert_equal 1 [r wait 1 5000]
+        assert_equal {0 1} [r waitaof 0 1 5000]
+        assert_equal 0 [r wait 1 50]
         r durability.mode sync
         set client [valkey_deferring_client]
         while_frozen {
             $client set waited 2
-            $client wait 1 0
+            $client waitaof 0 1 0
             wait_for_held 1
             assert_silent $client
         }
         assert_equal OK [read_reply $client]
-        assert_equal 1 [read_reply $client]
+        assert_equal {0 1} [read_reply $client]
         $client close
     }
 
