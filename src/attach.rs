@@ -83,7 +83,7 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
     let candidate = Candidate { node_id, node, log, address };
     let leadership = if seeds(agent, facts, &status)? {
         candidate.seed(agent, status)?
-    } else if status.is_seeded || status.end > 0 || facts.has_data {
+    } else if status.is_seeded || status.end > 0 {
         candidate.follow(agent, status)?
     } else {
         candidate.begin(agent, status)?
@@ -138,7 +138,8 @@ impl Candidate<'_> {
     /// Neither the log nor this node holds anything.
     fn begin(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
         let Some((replid, offset)) = agent.ask(|reply| Task::StartStream(status.end, reply))? else {
-            return self.follow(agent, status);
+            // Its stream has begun long ago, so the log goes on from where that is.
+            return self.seed(agent, status);
         };
         let epoch = self.acquire(agent, offset)?;
         let (tap, start) = tap::open(agent, self.address, Some((&replid, offset)))?;

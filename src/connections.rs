@@ -9,7 +9,9 @@ use crate::client_layout::{read_foreign, DatabaseLayout, SEARCH_BYTES};
 use crate::dirty::Database;
 use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
-use crate::held_table::{entry, entry_or_new, held, Diversion, HeldConnection, RELEASED};
+use crate::held_table::{
+    entry, entry_or_new, held, take_late_holds, Diversion, HeldConnection, LateHold, NEWEST, RELEASED,
+};
 use crate::valve::Group;
 
 /// The server's connections. Main thread only.
@@ -96,7 +98,8 @@ impl ServerConnections {
         // SAFETY: a live connection.
         let entry = entry_or_new(unsafe { (*connection).fd })?;
         if entry.load(Ordering::Acquire).is_null() {
-            let new = HeldConnection { connection, is_closed: AtomicBool::new(false), state: Mutex::default() };
+            let new =
+                HeldConnection { connection, client: id, is_closed: AtomicBool::new(false), state: Mutex::default() };
             entry.store(Box::into_raw(Box::new(new)), Ordering::Release);
         }
         // SAFETY: not null, and only the main thread removes it.
@@ -112,6 +115,14 @@ impl ServerConnections {
         held.state().diversion = Some(diversion);
         held.is_closed.store(true, Ordering::Release);
         true
+    }
+
+    /// The client gets messages from now on, until it disconnects: what is written to it is looked at.
+    pub fn receives_messages(&self, id: ClientId) {
+        if let Some((_, held)) = self.held_or_new(id) {
+            held.state().is_receiver = true;
+            held.is_closed.store(true, Ordering::Release);
+        }
     }
 
     /// The client is about to be freed. Returns the newest group it was held for.
@@ -197,6 +208,14 @@ impl Connections for ServerConnections {
         RELEASED.store(group, Ordering::Release);
     }
 
+    fn set_newest(&mut self, group: Group) {
+        NEWEST.store(group, Ordering::Release);
+    }
+
+    fn late_holds(&mut self) -> Vec<LateHold> {
+        take_late_holds()
+    }
+
     fn flush(&mut self, client: ClientId) {
         self.flush_by_id(client);
     }
@@ -222,7 +241,7 @@ impl Connections for ServerConnections {
         if let Some(held) = self.held(client) {
             let mut state = held.state();
             state.valve.reset();
-            held.is_closed.store(false, Ordering::Release);
+            held.is_closed.store(state.is_receiver, Ordering::Release);
         }
     }
 

@@ -12,7 +12,10 @@ use std::sync::OnceLock;
 
 use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::guard::guard;
-use crate::held_table::{forget_all, gated, Diversion, HeldConnection, RELEASED};
+use crate::held_table::{
+    forget_all, gated, report_late_hold, Diversion, HeldConnection, LateHold, State, NEWEST, RELEASED,
+};
+use crate::messages;
 use crate::valve::Permit;
 
 /// The main thread, as `pthread_self` names it.
@@ -126,6 +129,7 @@ fn opens(held: &HeldConnection, pending: usize) -> bool {
         let mut state = held.state();
         let released = RELEASED.load(Ordering::Acquire);
         let opens = state.diversion.is_none()
+            && !state.is_receiver
             && state.valve.mark() <= released
             && state.valve.offer(pending as u64, released) == Permit::Open;
         if opens {
@@ -145,9 +149,12 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
         if let Some(diversion) = &state.diversion {
             return divert(diversion, vectors, pending);
         }
+        if state.is_receiver {
+            hold_messages(held, &mut state, vectors);
+        }
         match state.valve.offer(pending, RELEASED.load(Ordering::Acquire)) {
             Permit::Open => {
-                held.is_closed.store(false, Ordering::Release);
+                held.is_closed.store(state.is_receiver, Ordering::Release);
                 drop(state);
                 // SAFETY: the server's own arguments to its own function.
                 unsafe { (original::<KIND>().writev)(connection, vectors.as_ptr(), vectors.len() as c_int) }
@@ -176,6 +183,23 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
             }
         }
     })
+}
+
+/// Holds what is pending if a part of it that was not seen before is a message: keyspace notifications and invalidations
+/// tell of writes, and any message may.
+fn hold_messages(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec]) {
+    let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
+    if newest <= released.max(state.valve.mark()) {
+        return;
+    }
+    // SAFETY: the server passes readable buffers of that length, which live as long as this call.
+    let buffers =
+        vectors.iter().map(|vector| unsafe { std::slice::from_raw_parts(vector.iov_base.cast(), vector.iov_len) });
+    if messages::contain_one(buffers, state.valve.waiting_bytes()) {
+        let is_new = state.valve.mark() <= released;
+        state.valve.hold(newest);
+        report_late_hold(LateHold { client: held.client, group: newest, is_new });
+    }
 }
 
 /// Takes everything, as a socket with endless room would.

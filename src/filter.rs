@@ -75,8 +75,15 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
     }
     guard("filtering a command", (), || {
         let command = CommandFilterCtx::new(ctx);
-        // SAFETY: argument 0 exists, and is used only during this callback.
-        let name = unsafe { server::bytes(command.arg_get(0)) };
+        let name = argument(&command, 0);
+        if asks_for_messages(name, || argument(&command, 1)) {
+            let client = command.get_client_id();
+            module::with(|module| {
+                if let Some(gate) = &module.gate {
+                    gate.connections.receives_messages(client);
+                }
+            });
+        }
         if changes_role(name) {
             if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) {
                 refuse(&command, ROLE_CHANGE_ERROR.to_owned());
@@ -97,6 +104,25 @@ fn changes_role(name: &[u8]) -> bool {
     }
 }
 
+/// Whether the client may get messages because of this command. Compares lengths first, as above.
+fn asks_for_messages<'a>(name: &[u8], subcommand: impl FnOnce() -> &'a [u8]) -> bool {
+    match name.len() {
+        6 => name.eq_ignore_ascii_case(b"CLIENT") && subcommand().eq_ignore_ascii_case(b"TRACKING"),
+        9 => name.eq_ignore_ascii_case(b"SUBSCRIBE"),
+        10 => name.eq_ignore_ascii_case(b"PSUBSCRIBE") || name.eq_ignore_ascii_case(b"SSUBSCRIBE"),
+        _ => false,
+    }
+}
+
+/// An argument's bytes, for the time of the callback; none if there is no such argument.
+fn argument<'a>(command: &CommandFilterCtx, position: i32) -> &'a [u8] {
+    if position >= command.args_count() {
+        return &[];
+    }
+    // SAFETY: the argument exists, and is used only during the callback.
+    unsafe { server::bytes(command.arg_get(position)) }
+}
+
 fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     let client = command.get_client_id();
     if LAST_PRIMARY.with_borrow(|primary| *primary == client) {
@@ -107,9 +133,8 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     let Some((properties, is_own, lag_ms)) = module::with(|module| {
         let mut properties = module.commands.get(&name);
         if properties.is_container && command.args_count() > 1 {
-            // SAFETY: argument 1 exists, and is used only during this callback.
-            let sub = unsafe { server::bytes(command.arg_get(1)) };
-            let full = format!("{name}|{}", String::from_utf8_lossy(sub).to_ascii_lowercase());
+            let sub = String::from_utf8_lossy(argument(command, 1)).to_ascii_lowercase();
+            let full = format!("{name}|{sub}");
             properties = module.commands.get(&full);
         }
         let is_own = client == module.shared.tap_client.load(Ordering::Relaxed) || client == module.self_test_client;
@@ -161,6 +186,16 @@ fn refuse(command: &CommandFilterCtx, error: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_that_bring_messages_are_known_by_any_case() {
+        for name in ["subscribe", "PSubscribe", "SSUBSCRIBE"] {
+            assert!(asks_for_messages(name.as_bytes(), || b""), "{name}");
+        }
+        assert!(asks_for_messages(b"client", || b"tracking"));
+        assert!(!asks_for_messages(b"client", || b"id"));
+        assert!(!asks_for_messages(b"zrange", || b"tracking"));
+    }
 
     #[test]
     fn commands_that_take_a_node_from_its_log_are_known_by_any_case() {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::dirty::{Database, DirtyKeys, KeyHash};
+use crate::held_table::LateHold;
 use crate::valve::Group;
 
 /// A client of the server, by the id that `CLIENT ID` shows.
@@ -27,6 +28,11 @@ pub trait Connections {
     fn hold(&mut self, client: ClientId, group: Group) -> Held;
     /// Groups up to `group` may leave. Takes effect on a connection when it is next flushed or written to.
     fn set_released(&mut self, group: Group);
+    /// `group` is the newest that wrote anything. Messages that are written from now on are held for it.
+    fn set_newest(&mut self, group: Group);
+    /// Connections that were held because of messages since the last time, with the group that they are held for and
+    /// whether they were not held before.
+    fn late_holds(&mut self) -> Vec<LateHold>;
     /// Makes the server try to write what is pending for the client, before it sleeps.
     fn flush(&mut self, client: ClientId);
     /// As [`Connections::flush`]. Returns whether `group` is the newest that the connection was held for.
@@ -118,8 +124,12 @@ impl<C: Connections> Gate<C> {
 
     /// Something was written that the caller accounts for by other means. Returns the group its writer must wait for.
     pub fn write(&mut self) -> Group {
-        self.open_group_is_used = true;
-        self.open_group()
+        let group = self.open_group();
+        if !self.open_group_is_used {
+            self.open_group_is_used = true;
+            self.connections.set_newest(group);
+        }
+        group
     }
 
     /// Everything was written at once. Returns the group that the writer must wait for.
@@ -200,6 +210,7 @@ impl<C: Connections> Gate<C> {
 
     /// The log has acknowledged everything up to `durable`: lets go of the groups that lie below.
     pub fn release(&mut self, durable: u64) {
+        self.take_late_holds();
         while self.waiting.len() > 1 && self.waiting[0].offset <= durable {
             let Some(mut group) = self.waiting.pop_front() else { return };
             self.released += 1;
@@ -220,8 +231,23 @@ impl<C: Connections> Gate<C> {
         }
     }
 
+    /// Connections were held while they were written to: their clients wait as others do.
+    fn take_late_holds(&mut self) {
+        for LateHold { client, group, is_new } in self.connections.late_holds() {
+            if group <= self.released {
+                // Released while this was on its way.
+                self.connections.flush(client);
+                continue;
+            }
+            self.held_clients += usize::from(is_new);
+            let index = (group - self.released - 1) as usize;
+            self.waiting[index].clients.push(client);
+        }
+    }
+
     /// The client's connection is about to be closed. `mark` is the newest group that it was held for.
     pub fn disconnected(&mut self, mark: Group) {
+        self.take_late_holds();
         if mark > self.released {
             self.held_clients -= 1;
         }
@@ -230,6 +256,7 @@ impl<C: Connections> Gate<C> {
     /// What waits will never be acknowledged under this leader: closes every held client without an answer, and forgets
     /// groups and dirty keys.
     pub fn abandon(&mut self) {
+        self.take_late_holds();
         let mut clients: Vec<ClientId> = self.waiting.iter().flat_map(|group| &group.clients).copied().collect();
         clients.sort_unstable();
         clients.dedup();

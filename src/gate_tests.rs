@@ -9,6 +9,7 @@ struct Fake {
     released: Group,
     flushed: Vec<ClientId>,
     closed: Vec<ClientId>,
+    late: Vec<LateHold>,
 }
 
 impl Connections for Fake {
@@ -26,6 +27,10 @@ impl Connections for Fake {
     }
     fn set_released(&mut self, group: Group) {
         self.released = group;
+    }
+    fn set_newest(&mut self, _: Group) {}
+    fn late_holds(&mut self) -> Vec<LateHold> {
+        std::mem::take(&mut self.late)
     }
     fn flush(&mut self, client: ClientId) {
         self.flushed.push(client);
@@ -219,4 +224,22 @@ fn an_offset_that_goes_back_is_noticed() {
     gate.close_group(|| 100);
     gate.write();
     gate.close_group(|| 99);
+}
+
+#[test]
+fn a_client_that_is_held_because_of_a_message_waits_as_others_do() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 100);
+    gate.connections.marks.insert(2, 1);
+    gate.connections.late.push(LateHold { client: 2, group: 1, is_new: true });
+    gate.release(99);
+    assert_eq!(gate.held_clients(), 2);
+    gate.release(100);
+    assert_eq!(gate.held_clients(), 0);
+    // Told after its group was released: nobody else would have it written.
+    gate.connections.flushed.clear();
+    gate.connections.late.push(LateHold { client: 2, group: 1, is_new: true });
+    gate.release(100);
+    assert_eq!((gate.held_clients(), &gate.connections.flushed[..]), (0, &[2][..]));
 }

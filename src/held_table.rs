@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::ffi::Connection;
+use crate::gate::ClientId;
 use crate::pipe::Pipe;
 use crate::shared::Shared;
-use crate::valve::Valve;
+use crate::valve::{Group, Valve};
 
 /// A connection that is held, or was: it stays known until its client disconnects.
 pub struct HeldConnection {
     /// Only compared, never followed.
     pub connection: *const Connection,
+    /// Whose it is.
+    pub client: ClientId,
     /// Whether writes have to look at `state`. Changed only under its lock.
     pub is_closed: AtomicBool,
     pub state: Mutex<State>,
@@ -26,6 +29,36 @@ pub struct State {
     pub valve: Valve,
     /// For the tap's own connection: what is written goes there, not into the socket.
     pub diversion: Option<Diversion>,
+    /// Whether the client gets messages: it subscribed, or tracks keys. What is written to it is then looked at.
+    pub is_receiver: bool,
+}
+
+/// A connection that was held because of a message, by the thread that wrote to it.
+pub struct LateHold {
+    /// Whose connection.
+    pub client: ClientId,
+    /// Until this group is released.
+    pub group: Group,
+    /// It was not held before.
+    pub is_new: bool,
+}
+
+/// For the main thread to take in.
+static LATE_HOLDS: Mutex<Vec<LateHold>> = Mutex::new(Vec::new());
+static HAS_LATE_HOLDS: AtomicBool = AtomicBool::new(false);
+
+/// Tells the main thread. Any thread.
+pub fn report_late_hold(hold: LateHold) {
+    LATE_HOLDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(hold);
+    HAS_LATE_HOLDS.store(true, Ordering::Release);
+}
+
+/// What was reported since the last time. Main thread.
+pub fn take_late_holds() -> Vec<LateHold> {
+    if !HAS_LATE_HOLDS.load(Ordering::Relaxed) || !HAS_LATE_HOLDS.swap(false, Ordering::AcqRel) {
+        return Vec::new();
+    }
+    std::mem::take(&mut *LATE_HOLDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 /// Where the stream goes instead of the tap's socket.
@@ -52,6 +85,8 @@ type Page = [AtomicPtr<HeldConnection>; PAGE_ENTRIES];
 static TABLE: [AtomicPtr<Page>; PAGES] = [const { AtomicPtr::new(ptr::null_mut()) }; PAGES];
 /// The newest group that may leave.
 pub static RELEASED: AtomicU64 = AtomicU64::new(0);
+/// The newest group that wrote anything. A message that is written now tells of nothing newer.
+pub static NEWEST: AtomicU64 = AtomicU64::new(0);
 
 /// The entry of a socket number, if its page was made.
 pub fn entry(fd: c_int) -> Option<&'static AtomicPtr<HeldConnection>> {

@@ -23,6 +23,7 @@ mod hooks;
 mod lag;
 mod log_connection;
 mod log_link;
+mod messages;
 mod module;
 mod pipe;
 mod seed;

@@ -282,6 +282,7 @@ impl Module {
         self.lag.clear();
         self.last_offset = server::replication_offset(&self.ctx);
         self.role = Role::Leader;
+        self.find_receivers();
         self.listen_to_commands()?;
         self.update_filter();
         log_notice(format!(
@@ -335,6 +336,17 @@ impl Module {
             (Role::Replica, true) | (Role::Leader | Role::Refused(_), false) => return,
         }
         self.tell_agent(Command::Replica(is_replica));
+    }
+
+    /// Clients may have subscribed while this module did not look at commands.
+    fn find_receivers(&self) {
+        let Some(gate) = &self.gate else { return };
+        match server::clients_with_messages(&self.ctx) {
+            Ok(clients) => clients.into_iter().for_each(|client| gate.connections.receives_messages(client)),
+            Err(why) => log_warning(format!(
+                "durability: messages to clients that have subscribed before may tell of writes that are not durable: {why}"
+            )),
+        }
     }
 
     /// The agent leads no more. Returns whether clients were served until now.
@@ -429,9 +441,9 @@ impl Module {
         if let Some(gate) = &mut self.gate {
             if !gate.is_idle() {
                 gate.close_group(|| offset);
-                if let Some(durable) = durable {
-                    gate.release(durable);
-                }
+            }
+            if let Some(durable) = durable {
+                gate.release(durable);
             }
         }
         let durable = durable.unwrap_or(0);

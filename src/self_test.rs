@@ -76,7 +76,9 @@ fn learn_databases(agent: &mut Agent, stream: &mut Stream) -> std::io::Result<()
         }
     }
     if !is_known {
-        log_notice("durability: databases cannot be told apart: a key that is written in one holds reads of its name in all");
+        log_notice(
+            "durability: databases cannot be told apart: a key that is written in one holds reads of its name in all",
+        );
     }
     Ok(())
 }

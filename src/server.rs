@@ -214,6 +214,28 @@ pub fn may_run(ctx: &Context, command: &[&str]) -> bool {
     }
 }
 
+/// Ids of the clients that have subscribed, or track keys.
+///
+/// # Errors
+/// The server does not list its clients.
+pub fn clients_with_messages(ctx: &Context) -> Result<Vec<u64>, String> {
+    let list = match call(ctx, "CLIENT", &["LIST"])? {
+        CallReply::String(text) => text.to_string().unwrap_or_default(),
+        CallReply::VerbatimString(text) => {
+            text.as_parts().map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
+        }
+        _ => return Err("the server's answer to CLIENT LIST has an unknown form".to_owned()),
+    };
+    Ok(list.lines().filter_map(receiver).collect())
+}
+
+/// The id in a line of `CLIENT LIST`, if the client gets messages.
+fn receiver(line: &str) -> Option<u64> {
+    let value = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    let gets_messages = value("flags")?.contains(['P', 't', 'B']);
+    gets_messages.then(|| value("id")?.parse().ok())?
+}
+
 /// The user that the tap logs in as. It may do everything, needs no password, and exists only for the module.
 pub struct TapUser(*mut raw::RedisModuleUser);
 
@@ -278,4 +300,17 @@ pub fn client_flags(id: u64) -> ClientFlags {
         return ClientFlags::default();
     }
     ClientFlags { is_in_transaction: info.flags & MULTI != 0, is_primary: info.flags & PRIMARY != 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_with_messages_are_told_by_their_flags() {
+        assert_eq!(receiver("id=7 addr=127.0.0.1:1 fd=8 name= flags=P db=0"), Some(7));
+        assert_eq!(receiver("id=8 addr=127.0.0.1:1 fd=8 name= flags=t db=0"), Some(8));
+        assert_eq!(receiver("id=9 addr=127.0.0.1:1 fd=8 name=P flags=N db=0"), None);
+        assert_eq!(receiver(""), None);
+    }
 }

@@ -156,7 +156,9 @@ impl Facts {
     /// Takes in a line of `INFO server` such as `name=tcp,bind=127.0.0.1,bind=::1,port=6379`.
     pub fn add_listener(&mut self, line: &str) {
         let values = |name: &'static str| {
-            line.split(',').filter_map(move |field| field.split_once('=').filter(|(key, _)| *key == name)).map(|(_, v)| v)
+            line.split(',')
+                .filter_map(move |field| field.split_once('=').filter(|(key, _)| *key == name))
+                .map(|(_, v)| v)
         };
         // The first address; a leading '-' only says that it may be missing.
         let bind = values("bind").next().unwrap_or("").trim_start_matches('-');
@@ -317,7 +319,9 @@ mod tests {
     #[test]
     fn the_server_tells_where_it_listens() {
         let mut facts = Facts::default();
-        for line in ["name=unix,bind=/run/valkey.sock", "name=tcp,bind=-::1,bind=10.0.0.5,port=6379", "name=tls,bind=*,port=1"] {
+        for line in
+            ["name=unix,bind=/run/valkey.sock", "name=tcp,bind=-::1,bind=10.0.0.5,port=6379", "name=tls,bind=*,port=1"]
+        {
             facts.add_listener(line);
         }
         assert_eq!((facts.port, facts.bind.as_str(), facts.unix_socket.as_str()), (6379, "::1", "/run/valkey.sock"));

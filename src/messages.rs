@@ -1,0 +1,80 @@
+//! Recognises messages among replies, in the bytes that the server writes to a client that subscribed or tracks keys.
+
+/// How messages are named on the wire, in both versions of the protocol: of SUBSCRIBE, PSUBSCRIBE and SSUBSCRIBE, and of
+/// client-side caching. Values may look the same; they are then taken for messages, which makes them wait.
+const NAMES: [&[u8]; 2] = [b"message\r\n", b"invalidate\r\n"];
+const LONGEST_NAME: usize = NAMES[1].len();
+
+/// Whether the bytes contain a message. The first `seen` bytes were looked at before.
+pub fn contain_one<'a>(buffers: impl Iterator<Item = &'a [u8]>, seen: u64) -> bool {
+    // A name may have begun in what was seen.
+    let mut skip = seen.saturating_sub(LONGEST_NAME as u64 - 1);
+    // The end of what was looked at, for a name that begins in one buffer and ends in the next.
+    let mut end: Vec<u8> = Vec::new();
+    for buffer in buffers {
+        let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(buffer.len());
+        skip -= skipped as u64;
+        let buffer = &buffer[skipped..];
+        let beginning = &buffer[..buffer.len().min(LONGEST_NAME - 1)];
+        end.extend_from_slice(beginning);
+        if has_name(&end) || has_name(buffer) {
+            return true;
+        }
+        if buffer.len() >= LONGEST_NAME {
+            end.clear();
+            end.extend_from_slice(&buffer[buffer.len() - (LONGEST_NAME - 1)..]);
+        } else if end.len() > LONGEST_NAME - 1 {
+            end.drain(..end.len() - (LONGEST_NAME - 1));
+        }
+    }
+    false
+}
+
+fn has_name(bytes: &[u8]) -> bool {
+    NAMES.iter().any(|name| memchr::memmem::find(bytes, name).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MESSAGES: [&[u8]; 4] = [
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n",
+        b">4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\nm\r\n",
+        b">3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$1\r\nm\r\n",
+        b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n",
+    ];
+
+    #[test]
+    fn replies_are_no_messages() {
+        assert!(!contain_one([&b"+OK\r\n"[..], b"$7\r\nmessages\r\n"].into_iter(), 0));
+        assert!(!contain_one([].into_iter(), 0));
+    }
+
+    #[test]
+    fn what_was_seen_is_not_looked_at_again() {
+        let (message, reply) = (MESSAGES[0], &b"+OK\r\n"[..]);
+        let seen = (message.len() + 20) as u64;
+        assert!(contain_one([message, &[b' '; 20], reply].into_iter(), 0));
+        assert!(!contain_one([message, &[b' '; 20], reply].into_iter(), seen));
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_is_found_however_it_is_cut(
+            which in 0..MESSAGES.len(),
+            before in "[a-z]{0,40}",
+            mut cuts in prop::collection::vec(0usize..80, 0..6),
+            seen in 0u64..40,
+        ) {
+            let all = [before.as_bytes(), MESSAGES[which]].concat();
+            cuts.iter_mut().for_each(|cut| *cut = (*cut).min(all.len()));
+            cuts.extend([0, all.len()]);
+            cuts.sort_unstable();
+            let parts = cuts.windows(2).map(|ends| &all[ends[0]..ends[1]]);
+            // What was seen ends before the message, or within its first line.
+            prop_assert!(contain_one(parts, seen.min(before.len() as u64)));
+        }
+    }
+}
