@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 
-use valkey_module::{CommandFilterCtx, RedisModuleCommandFilterCtx};
+use valkey_module::{CommandFilterCtx, ContextFlags, RedisModuleCommandFilterCtx};
 
 use crate::guard::guard;
 use crate::{config, module, server};
@@ -84,6 +84,9 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
                 }
             });
         }
+        if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
+            hurry_shutdown(&command);
+        }
         if changes_role(name) {
             if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) {
                 refuse(&command, ROLE_CHANGE_ERROR.to_owned());
@@ -101,6 +104,25 @@ fn changes_role(name: &[u8]) -> bool {
         8 => name.eq_ignore_ascii_case(b"FAILOVER"),
         9 => name.eq_ignore_ascii_case(b"REPLICAOF"),
         _ => false,
+    }
+}
+
+/// While a script is busy, SHUTDOWN would wait for the log's acknowledgement for ever: only the event loop's own rounds end
+/// that wait, and there are none. If the log is the only replica, it is not waited for: what the script wrote is not in the
+/// stream yet, and what was written before is shipped when the module stops.
+fn hurry_shutdown(command: &CommandFilterCtx) {
+    let given = |word: &[u8]| (1..command.args_count()).any(|at| argument(command, at).eq_ignore_ascii_case(word));
+    let is_only_replica = module::with(|module| {
+        let is_busy = module.ctx.get_flags().contains(ContextFlags::LUA);
+        is_busy
+            && module
+                .ctx
+                .server_info("replication")
+                .field("connected_slaves")
+                .is_some_and(|n| n.to_string_lossy() == "1")
+    });
+    if is_only_replica == Some(true) && !given(b"NOW") && !given(b"ABORT") {
+        command.arg_insert(command.args_count(), "NOW");
     }
 }
 

@@ -23,7 +23,11 @@ HERE = pathlib.Path(__file__).parent
 PORTS_FROM, PORTS_PER_LANE = 21000, 2000
 # A unit in which nothing happens for this long is ended. The longest tests that pass take about a minute.
 STALL_SECONDS = int(os.environ.get("STALL", "240"))
-OUTCOMES = re.compile(r"^\[(ok|err|exception|TIMEOUT|skip|ignore)\]: (.*)$")
+OUTCOME = re.compile(r"^\[(ok|skip)\]: (.*)$")
+FAILURE = re.compile(r"^\*\*\* \[(?:err|exception|TIMEOUT)\]: (.*)$", re.MULTILINE)
+# These take longest, so they start first.
+SLOW = ["unit/memefficiency", "integration/replication-psync", "integration/replication", "unit/hashexpire"]
+SLOW += ["integration/dual-channel-replication", "unit/maxmemory", "unit/hyperloglog", "unit/type/list-3"]
 
 SERVER = """#!/bin/bash
 # Gives every server that the suite starts a shard of its own. A cluster's nodes, which cannot have a log yet, load the
@@ -45,21 +49,14 @@ RUNNING = set()
 class Unit:
     """What one run of a unit gave."""
 
-    def __init__(self, name, output, seconds, is_whole):
-        self.name, self.seconds, self.is_whole = name, seconds, is_whole
-        self.passed, self.failed, self.skipped = 0, [], 0
-        for line in output.splitlines():
-            match = OUTCOMES.match(line)
-            if not match:
-                continue
-            outcome, rest = match.groups()
-            if outcome == "ok":
-                self.passed += 1
-            elif outcome in ("skip", "ignore"):
-                self.skipped += 1
-            else:
-                self.failed.append(re.sub(r" in tests/\S+$", "", rest).strip())
-        if not is_whole and not self.failed:
+    def __init__(self, name, output, seconds):
+        self.name, self.seconds = name, round(seconds)
+        outcomes = [match.groups() for match in map(OUTCOME.match, output.splitlines()) if match]
+        self.passed = sum(outcome == "ok" for outcome, _ in outcomes)
+        self.skipped = sum(outcome == "skip" for outcome, _ in outcomes)
+        # The list at the end names what timed out as well.
+        self.failed = sorted({re.sub(r" in tests/\S+$", "", name).strip() for name in FAILURE.findall(output)})
+        if "The End" not in output:
             self.failed.append("(the unit did not come to its end)")
 
 
@@ -95,7 +92,8 @@ class Suite:
         listed = subprocess.run(
             ["tclsh", "tests/test_helper.tcl", "--list-tests"], cwd=self.source, capture_output=True, text=True, check=True
         )
-        return [name for name in listed.stdout.split() if not name.startswith("unit/cluster/")]
+        names = [name for name in listed.stdout.split() if not name.startswith("unit/cluster/")]
+        return sorted(names, key=lambda name: (SLOW.index(name) if name in SLOW else len(SLOW), name))
 
     def run(self, name, mode):
         """Runs a unit, with the module in that mode, or without it (`none`)."""
@@ -118,6 +116,8 @@ class Suite:
             command += ["--only", self.arguments.only]
         environment = dict(os.environ, TERM="dumb", VALKEY_BIN_DIR=str(self.bin))
         kept = self.arguments.output / f"{name.replace('/', '-')}.{mode}.txt"
+        if kept.exists():
+            kept = kept.with_suffix(".again.txt")
         started = time.monotonic()
         with open(kept, "w", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
@@ -132,7 +132,7 @@ class Suite:
             finally:
                 end(process)
         text = kept.read_text(encoding="utf-8", errors="replace")
-        return Unit(name, text, time.monotonic() - started, "The End" in text)
+        return Unit(name, text, time.monotonic() - started)
 
 
 def end(process):
@@ -189,7 +189,7 @@ def main():
     parser = argparse.ArgumentParser(prog="scripts/valkey-suite.sh", description=__doc__)
     parser.add_argument("--mode", choices=["sync", "async", "none"], default="sync", help="none: without the module")
     parser.add_argument("--no-skip", action="store_true", help="run what the skip file names as well")
-    parser.add_argument("--no-repeat", action="store_true", help="do not run again what failed")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the result, for table.py")
     parser.add_argument("--only", help="run only tests of that name, or /pattern")
     parser.add_argument("--lanes", type=int, default=2, help="units that run at a time")
     parser.add_argument("--base-port", type=int, default=PORTS_FROM)
@@ -224,17 +224,71 @@ def matches(unit, given):
     return unit == given or unit.startswith(given.rstrip("/") + "/")
 
 
+def run_units(suite, names, mode):
+    units = {}
+    with concurrent.futures.ThreadPoolExecutor(suite.arguments.lanes) as pool:
+        runs = [pool.submit(suite.run, name, mode) for name in names]
+        for done in concurrent.futures.as_completed(runs):
+            unit = done.result()
+            units[unit.name] = unit
+            print(f"{unit.name} ({mode}): {unit.passed} passed, {len(unit.failed)} failed in {unit.seconds} s", flush=True)
+            for test in unit.failed:
+                print(f"    failed: {test}", flush=True)
+    return units
+
+
 def run(suite, names, arguments):
     mode = arguments.mode
-    results = []
-    with concurrent.futures.ThreadPoolExecutor(arguments.lanes) as pool:
-        for unit in pool.map(lambda name: suite.run(name, mode), names):
-            results.append(unit)
-            print(f"{unit.name}: {unit.passed} passed, {len(unit.failed)} failed ({unit.seconds:.0f} s)", flush=True)
-            for test in unit.failed:
-                print(f"    FAILED: {test}", flush=True)
-    print(json.dumps({"mode": mode, "passed": sum(u.passed for u in results), "failed": sum(len(u.failed) for u in results)}))
-    return 0
+    units = run_units(suite, names, mode)
+    suspects = {name: set(unit.failed) for name, unit in units.items() if unit.failed}
+    without, once = {}, {}
+    if mode != "none" and suspects:
+        print("== without the module", flush=True)
+        for name, unit in run_units(suite, suspects, "none").items():
+            without[name] = suspects[name] & set(unit.failed)
+            suspects[name] -= without[name]
+        suspects = {name: tests for name, tests in suspects.items() if tests}
+    if mode != "none" and suspects:
+        print("== again with the module", flush=True)
+        for name, unit in run_units(suite, suspects, mode).items():
+            once[name] = suspects[name] - set(unit.failed)
+            suspects[name] -= once[name]
+    report = {
+        "mode": mode,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "units": {
+            name: {
+                "passed": unit.passed,
+                "skipped": unit.skipped,
+                "failed_without_as_well": sorted(without.get(name, [])),
+                "passed_when_repeated": sorted(once.get(name, [])),
+                "failed": sorted(suspects.get(name, [])),
+            }
+            for name, unit in sorted(units.items())
+        },
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return summarise(report)
+
+
+def summarise(report):
+    def tests(kind):
+        return [f"{name}: {test}" for name, unit in report["units"].items() for test in unit[kind]]
+
+    for kind, words in [
+        ("failed_without_as_well", "failed without the module as well"),
+        ("passed_when_repeated", "failed once, passed when repeated"),
+        ("failed", "FAILED ONLY WITH THE MODULE" if report["mode"] != "none" else "failed"),
+    ]:
+        for test in tests(kind):
+            print(f"{words}: {test}")
+    skipped = sum(unit["skipped"] for unit in report["units"].values())
+    passed = sum(unit["passed"] for unit in report["units"].values()) + len(tests("passed_when_repeated"))
+    print(f"{len(report['units'])} units in mode {report['mode']}, {skipped} tests skipped, "
+          f"{len(tests('failed_without_as_well'))} failed without the module as well")
+    print(f"{passed} passed, {len(tests('failed'))} failed")
+    return 1 if tests("failed") else 0
 
 
 if __name__ == "__main__":
