@@ -19,6 +19,7 @@ set ::dataset {
     call('xreadgroup', 'group', 'g', 'c', 'streams', key'x', '>')
     call('xadd', key'x', '2-1', 'f', 'v')
     call('pfadd', key'p', 'a', 'b')
+    call('pfcount', key'p')
     call('pfadd', key'p2', 'c')
     call('geoadd', key'g', 13.361389, 38.115556, 'Palermo', 15.087269, 37.502669, 'Catania')
 }

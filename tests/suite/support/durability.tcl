@@ -171,6 +171,13 @@ proc assert_silent {client} {
     assert {![is_readable $client 2]}
 }
 
+# Sends all commands in one packet. One by one, they could stay in this machine's network for a while: the server of a held
+# client sends nothing that would acknowledge the first packet.
+proc send_all {client commands} {
+    foreach command $commands {$client write [format_command {*}$command]}
+    $client flush
+}
+
 # What the client is answered, without waiting for ever if it is not.
 proc read_reply {client} {
     assert {[is_readable $client 5000]}

@@ -85,8 +85,7 @@ durable_server {} {
         r del queue
         set waiter [valkey_deferring_client]
         while_frozen {
-            $waiter incr queue-length
-            $waiter blpop queue 0
+            send_all $waiter {{incr queue-length} {blpop queue 0}}
             wait_for_blocked_client
             wait_for_held 1
             set writer [valkey_deferring_client]
@@ -150,8 +149,7 @@ durable_server {} {
         r durability.mode sync
         set client [valkey_deferring_client]
         while_frozen {
-            $client set waited 2
-            $client wait 1 0
+            send_all $client {{set waited 2} {wait 1 0}}
             wait_for_held 1
             assert_silent $client
         }
@@ -163,9 +161,9 @@ durable_server {} {
     test "WAIT behind a write ends in time although the log acknowledges nothing, and is not answered early \[case 7\]" {
         set client [valkey_deferring_client]
         while_frozen {
-            $client set waited 3
-            $client wait 1 20
+            send_all $client {{set waited 3} {wait 1 200}}
             wait_for_held 1
+            wait_for_blocked_client
             wait_for_blocked_clients_count 0
             assert_silent $client
         }
@@ -179,8 +177,7 @@ durable_server {} {
         waitForBgrewriteaof r
         set client [valkey_deferring_client]
         while_frozen {
-            $client set waited 4
-            $client waitaof 1 0 0
+            send_all $client {{set waited 4} {waitaof 1 0 0}}
             wait_for_held 1
             wait_for_blocked_clients_count 0
             assert_silent $client

@@ -49,9 +49,8 @@ durable_server {} {
         $client client id
         set id [read_reply $client]
         while_frozen {
-            $client set key suicide
+            send_all $client [list {set key suicide} [list client kill id $id skipme no]]
             wait_for_held 1
-            $client client kill id $id skipme no
             assert_silent $client
         }
         assert_equal OK [read_reply $client]
@@ -120,9 +119,8 @@ durable_server {} {
     test "QUIT while held: the held reply comes, then the end \[case 9\]" {
         set client [valkey_deferring_client]
         while_frozen {
-            $client set key before-quit
+            send_all $client {{set key before-quit} quit}
             wait_for_held 1
-            $client quit
             assert_silent $client
         }
         assert_equal OK [read_reply $client]
@@ -153,8 +151,7 @@ durable_server {} {
         test "$name behind a held write keeps its place \[case 9\]" {
             set client [valkey_deferring_client]
             while_frozen {
-                $client set key 1
-                foreach command $commands {$client {*}$command}
+                send_all $client [list {set key 1} {*}$commands]
                 wait_for_held 1
                 assert_silent $client
             }
@@ -168,9 +165,7 @@ durable_server {} {
     test "RESET and SUBSCRIBE while held, and a message that comes, keep their place \[case 9\]" {
         set client [valkey_deferring_client]
         while_frozen {
-            $client set key 1
-            $client reset
-            $client subscribe channel
+            send_all $client {{set key 1} reset {subscribe channel}}
             wait_for_held 1
             wait_for_condition 500 10 {[r publish channel message] == 1} else {
                 fail "the client does not subscribe"
@@ -214,8 +209,7 @@ durable_server {} {
             set reader [valkey_deferring_client]
             r del quiet
             while_frozen {
-                foreach command $switch {$silent {*}$command}
-                $silent set quiet 1
+                send_all $silent [list {*}$switch {set quiet 1}]
                 wait_for_condition 500 10 {[figure dirty_keys] == 1} else {
                     fail "the key is not dirty"
                 }
@@ -224,8 +218,7 @@ durable_server {} {
                 wait_for_held [expr {$held + 1}]
                 assert_silent $reader
                 # Replies are wanted again, and come in their place.
-                $silent client reply on
-                $silent ping
+                send_all $silent {{client reply on} ping}
             }
             assert_equal 1 [read_reply $reader]
             assert_equal OK [read_reply $silent]

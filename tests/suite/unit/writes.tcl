@@ -109,6 +109,7 @@ set writes {
     {geosearchstore target d:g frommember Palermo byradius 300 km}  target
     {pfadd d:p new}                                             d:p
     {pfmerge target d:p d:p2}                                   target
+    {pfcount d:p2}                                              d:p2
     {pfdebug todense d:p}                                       d:p
     {xadd d:x 5-1 f v}                                          d:x
     {xadd target 5-1 f v}                                       target
@@ -120,6 +121,7 @@ set writes {
     {xautoclaim d:x g other 0 0}                                d:x
     {xreadgroup group g c streams d:x >}                        d:x
     {xreadgroup group g newcomer count 1 streams d:x >}         d:x
+    {xreadgroup group g c streams d:x 0}                        d:x
     {xgroup create d:x g2 0}                                    d:x
     {xgroup create target g2 0 mkstream}                        target
     {xgroup createconsumer d:x g newcomer}                      d:x
