@@ -133,16 +133,16 @@ impl Agent {
         }
         let facts = self.ask(Task::Describe)?;
         let address = Address::of(&facts).map_err(Interrupt::Hopeless)?;
-        self.test_once(&address);
+        self.test_once(&address, facts.databases);
         let leadership = attach::attach(self, &facts, &address)?;
         self.lead(leadership, &address)
     }
 
-    fn test_once(&mut self, address: &Address) {
+    fn test_once(&mut self, address: &Address, databases: u32) {
         if self.is_self_tested || crate::module::why_sync_is_impossible().is_some() {
             return;
         }
-        let result = self_test::run(self, address);
+        let result = self_test::run(self, address, databases);
         self.is_self_tested = true;
         self.shared.send(Task::SelfTestDone(result));
     }

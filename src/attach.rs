@@ -81,8 +81,13 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         status.state
     ));
     let candidate = Candidate { node_id, node, log, address };
-    let leadership =
-        if seeds(agent, facts, &status)? { candidate.seed(agent, status)? } else { candidate.follow(agent, status)? };
+    let leadership = if seeds(agent, facts, &status)? {
+        candidate.seed(agent, status)?
+    } else if status.is_seeded || status.end > 0 || facts.has_data {
+        candidate.follow(agent, status)?
+    } else {
+        candidate.begin(agent, status)?
+    };
     log_notice(format!(
         "durability: attached to the log in {} ms: epoch {}, offset {}",
         started.elapsed().as_millis(),
@@ -128,6 +133,16 @@ impl Candidate<'_> {
         let epoch = self.acquire(agent, status.end)?;
         let (tap, start) = tap::open(agent, self.address, None)?;
         self.take_tap(epoch, tap, start, None)
+    }
+
+    /// Neither the log nor this node holds anything.
+    fn begin(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
+        let Some((replid, offset)) = agent.ask(|reply| Task::StartStream(status.end, reply))? else {
+            return self.follow(agent, status);
+        };
+        let epoch = self.acquire(agent, offset)?;
+        let (tap, start) = tap::open(agent, self.address, Some((&replid, offset)))?;
+        self.take_tap(epoch, tap, start, Some((replid, offset)))
     }
 
     fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {

@@ -11,8 +11,13 @@ const RUN_OTHER_COMMANDS: [&str; 7] = ["exec", "eval", "eval_ro", "evalsha", "ev
 
 /// Commands whose reply shows keys that no key specification names: those that a pattern makes.
 const READ_BY_PATTERN: [&str; 2] = ["sort", "sort_ro"];
-/// Subcommands of this see functions, which are written without keys.
+/// Subcommands of this see functions, which are written without keys,
 const FUNCTIONS: &str = "function|";
+/// but for these.
+const SEE_NO_FUNCTIONS: [&str; 2] = ["function|help", "function|kill"];
+
+/// Commands that write a key of another database than the one selected.
+const LEAVE_DATABASE: [&str; 2] = ["copy", "move"];
 
 /// What the reply of a command that wrote nothing can tell about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub enum Sees {
 
 impl Sees {
     fn of(name: &str, has: impl Fn(&str) -> bool) -> Sees {
-        if RUN_OTHER_COMMANDS.contains(&name) || (name.starts_with(FUNCTIONS) && name != "function|help") {
+        if RUN_OTHER_COMMANDS.contains(&name) || (name.starts_with(FUNCTIONS) && !SEE_NO_FUNCTIONS.contains(&name)) {
             Sees::Functions
         } else if READ_BY_PATTERN.contains(&name) {
             Sees::Everything
@@ -68,10 +73,14 @@ pub struct Properties {
     pub is_write: bool,
     /// It is answered while the server loads its data.
     pub runs_while_loading: bool,
+    /// Clients may run it while another's script is busy.
+    pub runs_while_busy: bool,
     /// It only runs other commands (EXEC, scripts).
     pub runs_others: bool,
     /// It has subcommands, which have properties of their own.
     pub is_container: bool,
+    /// It may write keys of another database than the one that its client has selected.
+    pub leaves_database: bool,
     /// Where its keys are.
     pub keys: Keys,
 }
@@ -82,8 +91,10 @@ impl Properties {
         sees: Sees::Everything,
         is_write: true,
         runs_while_loading: false,
+        runs_while_busy: false,
         runs_others: false,
         is_container: false,
+        leaves_database: true,
         keys: Keys::Movable,
     };
 
@@ -115,8 +126,11 @@ impl Properties {
             sees: Sees::of(name, has),
             is_write: has("write"),
             runs_while_loading: has("loading"),
+            runs_while_busy: has("allow_busy"),
             runs_others: RUN_OTHER_COMMANDS.contains(&name),
             is_container: length(9) > 0,
+            // A module's command may do anything.
+            leaves_database: LEAVE_DATABASE.contains(&name) || has("module"),
             keys,
         })
     }
@@ -202,6 +216,7 @@ mod tests {
         assert_eq!(Sees::of("fcall_ro", flags(&["readonly"])), Sees::Functions);
         assert_eq!(Sees::of("function|list", flags(&[])), Sees::Functions);
         assert_eq!(Sees::of("function|help", flags(&[])), Sees::Nothing);
+        assert_eq!(Sees::of("function|kill", flags(&[])), Sees::Nothing);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
+use crate::client_layout::{read_foreign, DatabaseLayout, SEARCH_BYTES};
+use crate::dirty::Database;
 use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
 use crate::held_table::{entry, entry_or_new, held, Diversion, HeldConnection, RELEASED};
@@ -17,17 +19,49 @@ pub struct ServerConnections {
     types: [*mut ConnectionType; 3],
     /// Where in a client its connection stands, in bytes; found once.
     connection_offset: Cell<Option<usize>>,
+    /// Where a client's database stands; found by the self-test.
+    layout: DatabaseLayout,
+    /// The client that was looked up last, until it disconnects.
+    recent: Cell<Option<(ClientId, *mut Client)>>,
 }
 
 impl ServerConnections {
     /// The connections of the running server, whose functions are decorated.
     pub fn new(internals: &'static Internals) -> Self {
-        ServerConnections { internals, types: internals.types(), connection_offset: Cell::new(None) }
+        ServerConnections {
+            internals,
+            types: internals.types(),
+            connection_offset: Cell::new(None),
+            layout: DatabaseLayout::default(),
+            recent: Cell::new(None),
+        }
+    }
+
+    /// The client with that id, if it is one of the network's.
+    fn client(&self, id: ClientId) -> Option<*mut Client> {
+        match self.recent.get() {
+            // A client lives until its disconnection was reported.
+            Some((recent, client)) if recent == id => Some(client),
+            _ => {
+                let client = self.internals.lookup_client(id)?;
+                self.recent.set(Some((id, client)));
+                Some(client)
+            }
+        }
+    }
+
+    /// The client has just selected the database with that number: one more fact from which the layout of clients is
+    /// learned. Returns whether it is known now.
+    pub fn learn_database(&mut self, id: ClientId, number: u32) -> bool {
+        match self.client(id) {
+            Some(client) => self.layout.learn(client, number),
+            None => false,
+        }
     }
 
     /// The client's connection, if it has one that this module can hold.
     fn connection(&self, id: ClientId) -> Option<*mut Connection> {
-        self.connection_of(self.internals.lookup_client(id)?)
+        self.connection_of(self.client(id)?)
     }
 
     /// As [`ServerConnections::connection`], of a client that was just looked up.
@@ -82,7 +116,9 @@ impl ServerConnections {
 
     /// The client is about to be freed. Returns the newest group it was held for.
     pub fn disconnected(&self, id: ClientId) -> Option<Group> {
-        let connection = self.connection(id)?;
+        let connection = self.connection(id);
+        self.recent.set(None);
+        let connection = connection?;
         // SAFETY: a live connection, on the main thread.
         let entry = entry(unsafe { (*connection).fd })?;
         let held = entry.swap(ptr::null_mut(), Ordering::AcqRel);
@@ -114,14 +150,14 @@ impl ServerConnections {
     }
 
     fn close_by_id(&self, id: ClientId) {
-        if let Some(client) = self.internals.lookup_client(id) {
+        if let Some(client) = self.client(id) {
             // SAFETY: just looked up.
             unsafe { self.internals.close_client(client) };
         }
     }
 
     fn flush_by_id(&self, id: ClientId) {
-        if let Some(client) = self.internals.lookup_client(id) {
+        if let Some(client) = self.client(id) {
             // SAFETY: just looked up.
             unsafe { self.internals.flush_client(client) };
         }
@@ -166,12 +202,16 @@ impl Connections for ServerConnections {
     }
 
     fn flush_released(&mut self, id: ClientId, group: Group) -> bool {
-        let Some(client) = self.internals.lookup_client(id) else { return false };
+        let Some(client) = self.client(id) else { return false };
         // SAFETY: just looked up.
         unsafe { self.internals.flush_client(client) };
         // SAFETY: on the main thread; the reference ends before the client can disconnect.
         let held = self.connection_of(client).and_then(|connection| unsafe { held(connection) });
         held.is_some_and(|held| held.state().valve.mark() == group)
+    }
+
+    fn database(&self, client: ClientId) -> Database {
+        self.client(client).map_or(Database::ANY, |client| self.layout.database(client))
     }
 
     fn mark(&self, client: ClientId) -> Option<Group> {
@@ -194,9 +234,6 @@ impl Connections for ServerConnections {
     }
 }
 
-/// How far into a client the search for its connection goes, in bytes.
-const SEARCH_BYTES: usize = 512;
-
 /// Finds where a client keeps the pointer to its connection: the word that points to something whose type is one of the
 /// server's and which points back to the client.
 fn find_connection(types: &[*mut ConnectionType], client: *mut Client) -> Option<usize> {
@@ -213,21 +250,4 @@ fn find_connection(types: &[*mut ConnectionType], client: *mut Client) -> Option
             .is_some_and(|kind| kind != 0 && types.iter().any(|known| known.expose_provenance() == kind))
             && read_foreign::<usize>(owner.cast()) == Some(client.expose_provenance())
     })
-}
-
-/// Reads a value from an address that may not be readable, by having the kernel look: a bad address fails the system
-/// call instead of the process.
-fn read_foreign<T: Copy + Default>(address: *const T) -> Option<T> {
-    let (reader, writer) = rustix::pipe::pipe().ok()?;
-    let mut value = T::default();
-    let size = std::mem::size_of::<T>();
-    // SAFETY: `write` only reads `size` bytes at `address`, and answers EFAULT where it cannot; `read` fills `value`,
-    // a plain number of that size.
-    unsafe {
-        use std::os::fd::AsRawFd;
-        let written = libc::write(writer.as_raw_fd(), address.cast(), size);
-        (usize::try_from(written) == Ok(size)
-            && libc::read(reader.as_raw_fd(), (&raw mut value).cast(), size) == written)
-            .then_some(value)
-    }
 }

@@ -133,6 +133,7 @@ type TypeFunction = unsafe extern "C" fn() -> *mut ConnectionType;
 type LookupFunction = unsafe extern "C" fn(u64) -> *mut Client;
 type ClientFunction = unsafe extern "C" fn(*mut Client);
 type OffsetFunction = unsafe extern "C" fn() -> c_longlong;
+type ActionFunction = unsafe extern "C" fn();
 
 /// Functions of the server that are exported to modules only by accident.
 pub struct Internals {
@@ -143,6 +144,7 @@ pub struct Internals {
     put_client_in_pending_write_queue: ClientFunction,
     free_client_async: ClientFunction,
     get_psync_initial_offset: OffsetFunction,
+    create_replication_backlog: ActionFunction,
 }
 
 static INTERNALS: OnceLock<Result<Internals, String>> = OnceLock::new();
@@ -174,6 +176,7 @@ impl Internals {
             put_client_in_pending_write_queue: symbol(&server, "putClientInPendingWriteQueue")?,
             free_client_async: symbol(&server, "freeClientAsync")?,
             get_psync_initial_offset: symbol(&server, "getPsyncInitialOffset")?,
+            create_replication_backlog: symbol(&server, "createReplicationBacklog")?,
         })
     }
 
@@ -207,6 +210,15 @@ impl Internals {
     pub unsafe fn close_client(&self, client: *mut Client) {
         // SAFETY: by contract of this function.
         unsafe { (self.free_client_async)(client) }
+    }
+
+    /// Has the server keep its replication stream from now on, as it does from its first replica on. Main thread only.
+    ///
+    /// # Safety
+    /// The server keeps none yet.
+    pub unsafe fn start_replication_backlog(&self) {
+        // SAFETY: by contract of this function.
+        unsafe { (self.create_replication_backlog)() }
     }
 
     /// The end of the replication stream, in bytes. Main thread only.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::dirty::{DirtyKeys, KeyHash};
+use crate::dirty::{Database, DirtyKeys, KeyHash};
 use crate::valve::Group;
 
 /// A client of the server, by the id that `CLIENT ID` shows.
@@ -31,6 +31,8 @@ pub trait Connections {
     fn flush(&mut self, client: ClientId);
     /// As [`Connections::flush`]. Returns whether `group` is the newest that the connection was held for.
     fn flush_released(&mut self, client: ClientId, group: Group) -> bool;
+    /// The database that the client has selected; any if that is not known, as for a client without a connection.
+    fn database(&self, client: ClientId) -> Database;
     /// The newest group that the client's connection holds or held for; `None` if it never did, or is gone.
     fn mark(&self, client: ClientId) -> Option<Group>;
     /// Holds nothing on the client's connection any more, whatever it was held for.
@@ -106,9 +108,9 @@ impl<C: Connections> Gate<C> {
     }
 
     /// A key was written. Returns the group that its writer must wait for.
-    pub fn write_key(&mut self, key: KeyHash) -> Group {
+    pub fn write_key(&mut self, key: KeyHash, database: Database) -> Group {
         let group = self.write();
-        if self.dirty.mark(key, group) {
+        if self.dirty.mark(key, database, group) {
             self.newest().keys.push(key);
         }
         group
@@ -127,9 +129,9 @@ impl<C: Connections> Gate<C> {
         group
     }
 
-    /// The group that a read of `key` must wait for.
-    pub fn read_key(&self, key: KeyHash) -> Group {
-        self.dirty.dependency(key)
+    /// The group that `client` must wait for if it reads `key` in the database that it has selected.
+    pub fn read_key(&self, key: KeyHash, client: ClientId) -> Group {
+        self.dirty.dependency(key, || self.connections.database(client))
     }
 
     /// The group that a read of the whole keyspace must wait for.

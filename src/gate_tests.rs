@@ -34,6 +34,9 @@ impl Connections for Fake {
         self.flushed.push(client);
         self.mark(client) == Some(group)
     }
+    fn database(&self, _: ClientId) -> Database {
+        Database::new(0)
+    }
     fn mark(&self, client: ClientId) -> Option<Group> {
         self.marks.get(&client).copied()
     }
@@ -53,13 +56,13 @@ fn gate() -> Gate<Fake> {
 /// Client `client` writes `key`.
 fn set(gate: &mut Gate<Fake>, client: ClientId, key: &str) {
     let hash = gate.hash(key.as_bytes());
-    let group = gate.write_key(hash);
+    let group = gate.write_key(hash, Database::new(0));
     gate.hold(client, group);
 }
 
 /// Client `client` reads `key`.
 fn get(gate: &mut Gate<Fake>, client: ClientId, key: &str) {
-    let group = gate.read_key(gate.hash(key.as_bytes()));
+    let group = gate.read_key(gate.hash(key.as_bytes()), client);
     gate.hold(client, group);
 }
 

@@ -8,6 +8,7 @@ use valkey_module::{raw, Context, ContextFlags};
 
 use crate::command_table::{range_positions, CommandTable, Keys, Properties, Sees};
 use crate::connections::ServerConnections;
+use crate::dirty::Database;
 use crate::ffi::{self, CommandResult};
 use crate::gate::{Connections, Gate, Held};
 use crate::guard::guard;
@@ -67,7 +68,10 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
         // The command that made another module call this one has its own event, with these writes counted in.
         return;
     }
-    dependency = dependency.max(std::mem::take(script_dependency));
+    if !properties.runs_while_busy {
+        // Another client's command that runs while a script is busy has no part in what the script depends on.
+        dependency = dependency.max(std::mem::take(script_dependency));
+    }
     if dependency > 0 && gate.hold(result.client_id, dependency) == Held::NoConnection {
         // A command that a script called: the script's own event follows.
         *script_dependency = dependency;
@@ -84,13 +88,16 @@ fn write_dependency(
         // What it ran has dirtied its own keys.
         return gate.write();
     }
-    let mut has_keys = false;
+    let mut database = None;
     for_each_key(ctx, result, properties.keys, |key| {
-        has_keys = true;
+        let database = *database.get_or_insert_with(|| match properties.leaves_database {
+            true => Database::ANY,
+            false => gate.connections.database(result.client_id),
+        });
         let hash = gate.hash(key);
-        gate.write_key(hash);
+        gate.write_key(hash, database);
     });
-    if has_keys {
+    if database.is_some() {
         gate.write()
     } else {
         gate.write_all()
@@ -111,7 +118,7 @@ fn read_dependency(
     }
     let mut dependency = None;
     for_each_key(ctx, result, properties.keys, |key| {
-        let group = gate.read_key(gate.hash(key));
+        let group = gate.read_key(gate.hash(key), result.client_id);
         dependency = dependency.max(Some(group));
     });
     dependency.unwrap_or_else(|| gate.read_all())
@@ -162,7 +169,7 @@ pub unsafe extern "C" fn on_eviction(
             if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
                 // SAFETY: the server's own string, used only during this callback.
                 let hash = gate.hash(unsafe { server::bytes(key) });
-                gate.write_key(hash);
+                gate.write_key(hash, Database::ANY);
             }
         });
     });

@@ -4,6 +4,7 @@ mod agent;
 mod attach;
 mod auth;
 mod backlog;
+mod client_layout;
 mod command_table;
 mod commands;
 mod config;

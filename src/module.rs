@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use valkey_module::logging::{log_notice, log_warning};
-use valkey_module::Context;
+use valkey_module::{Context, ContextFlags};
 
 use crate::command_table::CommandTable;
 use crate::config::{self, Mode};
@@ -148,6 +148,16 @@ pub fn why_sync_is_impossible() -> Option<String> {
     Internals::get().err().map(|missing| format!("{missing}, which sync mode needs; use durability.mode async"))
 }
 
+/// Why this server cannot have a log, in any mode but off.
+pub fn why_the_log_is_impossible(ctx: &Context) -> Option<String> {
+    let is_cluster = ctx.get_flags().contains(ContextFlags::CLUSTER);
+    is_cluster.then(|| {
+        "cluster mode (cluster-enabled yes) is not supported yet: a cluster's node cannot follow its log after a restart; \
+         set cluster-enabled no, or durability.mode off"
+            .to_owned()
+    })
+}
+
 /// The configured mode is about to become `mode`.
 ///
 /// # Errors
@@ -196,6 +206,9 @@ impl Module {
     fn change_mode(&mut self, mode: Mode) -> Result<(), String> {
         if mode == self.mode {
             return Ok(());
+        }
+        if let (true, Some(why)) = (mode != Mode::Off, why_the_log_is_impossible(&self.ctx)) {
+            return Err(why);
         }
         if mode == Mode::Sync {
             if let Some(why) = why_sync_is_impossible() {

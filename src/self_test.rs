@@ -6,6 +6,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
+use valkey_module::logging::log_notice;
+
 use crate::agent::Agent;
 use crate::auth;
 use crate::log_connection::encode;
@@ -13,14 +15,15 @@ use crate::shared::Task;
 use crate::tap::{Address, Stream};
 
 const ANSWERS: &[u8] = b"+OK\r\n+PONG\r\n";
+const OK: &[u8] = b"+OK\r\n";
 /// How long the server may take for each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs the test against the server at `address`.
+/// Runs the test against the server at `address`, which has so many databases.
 ///
 /// # Errors
 /// What did not work.
-pub fn run(agent: &mut Agent, address: &Address) -> Result<(), String> {
+pub fn run(agent: &mut Agent, address: &Address, databases: u32) -> Result<(), String> {
     let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
     let mut stream = Stream::log_in(address, &agent.shared, auth::SELF_TEST)
         .map_err(|error| failed("the module cannot connect to its own server", error))?;
@@ -51,6 +54,31 @@ pub fn run(agent: &mut Agent, address: &Address) -> Result<(), String> {
     stream.read_exact(&mut answers).map_err(|error| failed("a released reply did not arrive", error))?;
     if answers != ANSWERS {
         return Err(format!("released replies arrived as '{}'", answers.escape_ascii()));
+    }
+    learn_databases(agent, &mut stream, databases).map_err(|error| failed("selecting a database failed", error))
+}
+
+/// Has the main thread find where a client's database stands. If it does not, a key that is dirty in one database is so in
+/// any, which only makes some reads wait.
+fn learn_databases(agent: &mut Agent, stream: &mut Stream, databases: u32) -> std::io::Result<()> {
+    let Some(last) = databases.checked_sub(1).filter(|last| *last > 0) else { return Ok(()) };
+    let mut is_known = false;
+    for number in [0, last, 1, 0] {
+        (&*stream).write_all(&encode(&["SELECT", &number.to_string()]))?;
+        let mut answer = [0; OK.len()];
+        stream.read_exact(&mut answer)?;
+        if answer != OK {
+            break;
+        }
+        match agent.ask(|reply| Task::LearnDatabase(number, reply)) {
+            Ok(known) => is_known = known,
+            Err(_) => return Ok(()),
+        }
+    }
+    if !is_known {
+        log_notice(
+            "durability: databases cannot be told apart: a key that is written in one holds reads of its name in all",
+        );
     }
     Ok(())
 }

@@ -84,6 +84,9 @@ pub enum Task {
     Follow { host: String, port: u16, user: String, password: String, reply: Sender<Result<(), String>> },
     /// Become a primary. Answers the replication id and offset from which the stream goes on.
     Promote(Sender<Position>),
+    /// Keep the replication stream from here on. Answers the position, or `None` if the server is no primary without
+    /// replicas that stands at that offset.
+    StartStream(u64, Sender<Option<(String, u64)>>),
     /// How far has the server come as a replica of the log?
     Progress(Sender<Option<Progress>>),
     /// Make the stream at least as long as that.
@@ -94,8 +97,13 @@ pub enum Task {
     SelfTestPending(Sender<u64>),
     /// Let go of the connection that is held for the self-test.
     SelfTestRelease(Sender<()>),
+    /// The self-test's client has selected the database with that number. Answers whether it is known now where clients
+    /// say so.
+    LearnDatabase(u32, Sender<bool>),
     /// The self-test's result.
     SelfTestDone(Result<(), String>),
+    /// Find out whether the server waits for its replicas to shut down, for [`Shared::is_shutting_down`].
+    LookForShutdown,
     /// Everything is in place: serve clients as the leader of that epoch.
     Lead { epoch: u64 },
     /// Serve nobody until the next [`Task::Lead`], for that reason.
@@ -140,6 +148,8 @@ pub struct Facts {
     pub bind: String,
     /// Path of the unix socket; empty if there is none.
     pub unix_socket: String,
+    /// How many databases it has.
+    pub databases: u32,
     /// Whether there is any key or function.
     pub has_data: bool,
 }
@@ -166,6 +176,8 @@ pub struct Shared {
     pub seeds: AtomicU64,
     /// Where the stream stood when the node was told to have no log any more. Written by the main thread.
     pub leave_offset: AtomicU64,
+    /// The server waits for its replicas before it shuts down. Written by the main thread when the agent asks.
+    pub is_shutting_down: AtomicBool,
     /// The module is to end, and what takes long is to break off.
     pub is_stopping: AtomicBool,
     /// Client id of the tap's connection to this server; 0 if there is none.
@@ -200,6 +212,7 @@ impl Shared {
             tap_reconnects: AtomicU64::new(0),
             seeds: AtomicU64::new(0),
             leave_offset: AtomicU64::new(0),
+            is_shutting_down: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             tap_client: AtomicU64::new(0),
             last_error: Mutex::new(String::new()),

@@ -17,11 +17,13 @@ use crate::backlog::Backlog;
 use crate::config::{self, Mode};
 use crate::log_connection::encode;
 use crate::log_link::{LinkError, LogLink};
-use crate::shared::Link;
+use crate::shared::{Link, Task};
 use crate::tap::Tap;
 
 /// The server is told how far the log is this often.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
+/// While the server asks how far its replicas are, it is looked this often whether it does so to shut down.
+const SHUTDOWN_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A log that acknowledges nothing of what it was sent for so long is connected to anew.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// In async mode, nobody waits for the log: bytes gather for so long before they are read.
@@ -61,6 +63,8 @@ struct Shipper<'a> {
     log: Log,
     is_ack_wanted: bool,
     next_ack: Instant,
+    next_look: Instant,
+    was_shutting_down: bool,
     /// In async mode: until then bytes gather in the socket.
     gather_until: Instant,
     ending: Option<Ending>,
@@ -100,6 +104,8 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
         log: Log::Down { retry: now, wait: BACKOFF_FROM },
         is_ack_wanted: true,
         next_ack: now,
+        next_look: now,
+        was_shutting_down: false,
         gather_until: now,
         ending: None,
     };
@@ -296,18 +302,29 @@ impl Shipper<'_> {
         Ok(())
     }
 
-    /// Tells the server how far the log is, as a replica does: so WAIT, and the wait of SHUTDOWN, mean durability.
+    /// Tells the server how far the log is, as a replica does that holds nothing in memory and all of it on disk: WAITAOF
+    /// counts the log, WAIT counts replicas as ever. When the server shuts down it waits for what replicas hold, and the
+    /// log counts.
     fn acknowledge(&mut self, before: u64) -> std::io::Result<()> {
         let durable = self.backlog.durable();
-        let is_wanted = self.is_ack_wanted && durable > before;
-        if !is_wanted && Instant::now() < self.next_ack {
+        let now = Instant::now();
+        if self.is_ack_wanted && now >= self.next_look {
+            self.next_look = now + SHUTDOWN_LOOK_INTERVAL;
+            self.agent.shared.send(Task::LookForShutdown);
+        }
+        let is_shutting_down = self.agent.shared.is_shutting_down.load(Ordering::Relaxed);
+        let is_news = durable > before || is_shutting_down != self.was_shutting_down;
+        if !(self.is_ack_wanted && is_news) && now < self.next_ack {
             return Ok(());
         }
-        self.next_ack = Instant::now() + ACK_INTERVAL;
+        self.was_shutting_down = is_shutting_down;
+        self.next_ack = now + ACK_INTERVAL;
         if durable == self.backlog.end() {
-            self.is_ack_wanted = false;
+            self.is_ack_wanted = is_shutting_down;
         }
-        let bytes = encode(&["REPLCONF", "ACK", &durable.to_string()]);
+        let (durable, nothing) = (durable.to_string(), "0".to_owned());
+        let in_memory = if is_shutting_down { &durable } else { &nothing };
+        let bytes = encode(&["REPLCONF", "ACK", in_memory, "FACK", &durable]);
         let mut socket = &self.tap.stream;
         match socket.write(&bytes) {
             Ok(count) if count == bytes.len() => Ok(()),

@@ -62,6 +62,11 @@ pub fn load(ctx: &Context, _: &[ValkeyString]) -> Status {
 }
 
 fn start(ctx: &Context) -> Result<(), String> {
+    if config::MODE.mode() != Mode::Off {
+        if let Some(why) = module::why_the_log_is_impossible(ctx) {
+            return Err(why);
+        }
+    }
     if config::MODE.mode() == Mode::Sync {
         if let Some(why) = module::why_sync_is_impossible() {
             return Err(why);

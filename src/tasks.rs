@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
+use crate::ffi::Internals;
 use crate::gate::Connections;
 use crate::held_table::Diversion;
 use crate::module::{self, Module, Role};
@@ -64,6 +65,14 @@ fn carry_out(ctx: &Context, task: Task) {
             answer(reply, follow(ctx, &host, port, &user, &password));
         }
         Task::Promote(reply) => answer(reply, promote(ctx)),
+        Task::StartStream(offset, reply) => answer(reply, start_stream(ctx, offset)),
+        Task::LookForShutdown => {
+            let is_shutting_down = ctx.server_info("server").field("shutdown_in_milliseconds").is_some();
+            module::with(|module| {
+                module.shared.is_shutting_down.store(is_shutting_down, Ordering::Relaxed);
+                module.shared.agent_bell.ring();
+            });
+        }
         Task::Progress(reply) => answer(reply, progress(ctx)),
         Task::Advance(end, reply) => answer(reply, advance(ctx, end)),
         Task::Divert(pipe, reply) => {
@@ -91,6 +100,13 @@ fn carry_out(ctx: &Context, task: Task) {
                 }
             });
             answer(reply, ());
+        }
+        Task::LearnDatabase(number, reply) => {
+            let is_known = module::with(|module| {
+                let client = module.self_test_client;
+                Some(module.gate.as_mut()?.connections.learn_database(client, number))
+            });
+            answer(reply, is_known.flatten().unwrap_or(false));
         }
         Task::SelfTestDone(result) => {
             if let Err(why) = &result {
@@ -151,6 +167,7 @@ fn describe(ctx: &Context) -> Facts {
         port: server::config(ctx, "port").parse().unwrap_or(0),
         bind,
         unix_socket: server::config(ctx, "unixsocket"),
+        databases: server::config(ctx, "databases").parse().unwrap_or(1),
         has_data: has_functions || !is_empty_keyspace(ctx),
     }
 }
@@ -178,6 +195,20 @@ fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> R
     change_server_role(ctx, &[host, &port.to_string()])?;
     log_notice(format!("durability: following the log at {host}:{port}"));
     Ok(())
+}
+
+/// A server that never had a replica counts no offsets yet. It starts where a log starts that holds nothing, so the two
+/// already agree, and neither a full sync nor a fork is needed.
+fn start_stream(ctx: &Context, offset: u64) -> Option<(String, u64)> {
+    let internals = Internals::get().ok()?;
+    let info = ctx.server_info("replication");
+    let has_no_backlog = info.field("repl_backlog_active")?.to_string_lossy() == "0";
+    if !is_attaching() || !has_no_backlog || server::is_replica(ctx) || server::replication_offset(ctx) != offset {
+        return None;
+    }
+    // SAFETY: it has none, as it just said.
+    unsafe { internals.start_replication_backlog() };
+    position(ctx).ok()
 }
 
 /// `None` unless this is a replica whose link is up.

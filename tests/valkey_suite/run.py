@@ -22,16 +22,22 @@ import time
 HERE = pathlib.Path(__file__).parent
 PORTS_FROM, PORTS_PER_LANE = 21000, 2000
 # A unit in which nothing happens for this long is ended. The longest tests that pass take about a minute.
-STALL_SECONDS = 240
+STALL_SECONDS = int(os.environ.get("STALL", "240"))
 OUTCOMES = re.compile(r"^\[(ok|err|exception|TIMEOUT|skip|ignore)\]: (.*)$")
 
 SERVER = """#!/bin/bash
-# Gives every server that the suite starts a shard of its own.
+# Gives every server that the suite starts a shard of its own. A cluster's nodes, which cannot have a log yet, load the
+# module in mode off.
 if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
-    exec -a "$0" {server} "$1" --durability.shard "suite-$$-${{EPOCHREALTIME/./}}" "${{@:2}}"
+    more=(--durability.shard "suite-$$-${{EPOCHREALTIME/./}}")
+    if grep -q '^cluster-enabled yes' "$1"; then more+=(--durability.mode off); fi
+    exec -a "$0" {server} "$1" "${{more[@]}}" "${{@:2}}"
 fi
 exec -a "$0" {server} "$@"
 """
+
+
+RUNNING = set()
 
 
 class Unit:
@@ -106,6 +112,8 @@ class Suite:
             command += ["--config", "loadmodule", "\n".join(lines)]
         if mode != "none" and not self.arguments.no_skip:
             command += ["--skipfile", str(self.skip_file)]
+        if self.arguments.only:
+            command += ["--only", self.arguments.only]
         environment = dict(os.environ, TERM="dumb", VALKEY_BIN_DIR=str(self.bin))
         kept = self.arguments.output / f"{name.replace('/', '-')}.{mode}.txt"
         started = time.monotonic()
@@ -114,19 +122,31 @@ class Suite:
                 command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )
+            RUNNING.add(process)
             try:
                 process.wait(timeout=3600)
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                # What the unit left running, stopped or not, is in its process group.
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-                process.wait()
+                end(process)
         text = kept.read_text(encoding="utf-8", errors="replace")
         return Unit(name, text, time.monotonic() - started, "The End" in text)
+
+
+def end(process):
+    """Ends a unit, and what it left running, stopped or not: that is in its process group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    RUNNING.discard(process)
+
+
+def terminated(*_):
+    for process in list(RUNNING):
+        end(process)
+    os._exit(143)
 
 
 def skipped_tests():
@@ -168,11 +188,14 @@ def main():
     parser.add_argument("--mode", choices=["sync", "async", "none"], default="sync", help="none: without the module")
     parser.add_argument("--no-skip", action="store_true", help="run what the skip file names as well")
     parser.add_argument("--no-repeat", action="store_true", help="do not run again what failed")
+    parser.add_argument("--only", help="run only tests of that name, or /pattern")
     parser.add_argument("--lanes", type=int, default=2, help="units that run at a time")
     parser.add_argument("--base-port", type=int, default=PORTS_FROM)
     parser.add_argument("--output", type=pathlib.Path, help="directory for the output of each unit")
     parser.add_argument("units", nargs="*", help="unit/type, unit/multi ...; all units unless told")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGINT, terminated)
     with tempfile.TemporaryDirectory(prefix="vs.") as work:
         work = pathlib.Path(work)
         if arguments.output is None:

@@ -283,7 +283,7 @@ start_server [server_options [list server [list dir $data_directory]]] {
 
     test "A server with data seeds an empty log" {
         assert_filled $digest
-        assert_equal 1 [figure seeds]
+        wait_for_condition 500 10 {[figure seeds] == 1} else {fail "the log is not seeded: [figure last_error]"}
         assert_morethan_equal [dict get [log_service LOG.STATUS $::shard] snapshot_offset] 0
     }
 
