@@ -139,40 +139,49 @@ durable_server {} {
         $waiter close
     }
 
-    test "WAIT counts the log only when the write is durable \[case 7\]" {
+    test "WAITAOF 0 1 counts the log only when the write is durable \[case 7\]" {
         r durability.mode async
         while_frozen {
             assert_equal OK [r set waited 1]
-            assert_equal 0 [r wait 1 50]
+            assert_equal {0 0} [r waitaof 0 1 50]
         }
-        assert_equal 1 [r wait 1 5000]
+        assert_equal {0 1} [r waitaof 0 1 5000]
         r durability.mode sync
         set client [valkey_deferring_client]
         while_frozen {
-            send_all $client {{set waited 2} {wait 1 0}}
-            wait_for_held 1
-            assert_silent $client
-        }
-        assert_equal OK [read_reply $client]
-        assert_equal 1 [read_reply $client]
-        $client close
-    }
-
-    test "WAIT behind a write ends in time although the log acknowledges nothing, and is not answered early \[case 7\]" {
-        set client [valkey_deferring_client]
-        while_frozen {
-            send_all $client {{set waited 3} {wait 1 200}}
+            send_all $client {{set waited 2} {waitaof 0 1 0}}
             wait_for_held 1
             wait_for_blocked_client
-            wait_for_blocked_clients_count 0
             assert_silent $client
         }
         assert_equal OK [read_reply $client]
-        assert_equal 0 [read_reply $client]
+        assert_equal {0 1} [read_reply $client]
         $client close
     }
 
-    test "WAITAOF is answered once the write is in the AOF, behind the held reply of the write \[case 7, 27\]" {
+    foreach {command expected} {{wait 1 200} 0  {waitaof 0 1 200} {0 0}} {
+        test "[lindex $command 0] ends in time although the log acknowledges nothing, behind the held write \[case 7\]" {
+            set client [valkey_deferring_client]
+            while_frozen {
+                send_all $client [list {set waited 3} $command]
+                wait_for_held 1
+                wait_for_blocked_client
+                wait_for_blocked_clients_count 0
+                assert_silent $client
+            }
+            assert_equal OK [read_reply $client]
+            assert_equal $expected [read_reply $client]
+            $client close
+        }
+    }
+
+    test "WAIT counts replicas, and not the log, which is no node to read from \[case 7\]" {
+        assert_equal OK [r set waited 4]
+        wait_until_durable
+        assert_equal 0 [r wait 1 20]
+    }
+
+    test "WAITAOF 1 0 counts the node's own AOF, behind the held reply of the write \[case 7, 27\]" {
         r config set appendonly yes
         waitForBgrewriteaof r
         set client [valkey_deferring_client]
