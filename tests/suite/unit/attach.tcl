@@ -12,6 +12,7 @@ proc start_with_first_client {args} {
         fail "the first client is not answered: [exec cat $output]"
     }
     reconnect
+    r select 0
     list $milliseconds $reply
 }
 
@@ -23,6 +24,8 @@ proc empty_log {} {
 }
 
 durable_server {} {
+    # That of a client that selects none.
+    r select 0
     foreach mode {sync async} {
         r durability.mode $mode
         r config rewrite
@@ -72,15 +75,24 @@ durable_server {} {
         }
     }
 
-    test "Clients of a node that is switched on again wait as well, and are answered" {
-        r durability.mode off
-        r set kept off
-        set client [valkey_deferring_client]
-        send_all $client {{durability.mode sync} {set kept on}}
-        assert_equal OK [read_reply $client]
-        assert_equal OK [read_reply $client]
-        wait_until_leading
-        assert_equal 0 [figure refused_commands]
-        $client close
+    foreach how {"one by one" "in one packet"} {
+        test "The client that switches a node on again may write right after, commands sent $how" {
+            r durability.mode off
+            r set kept off
+            set client [valkey_deferring_client]
+            set refused [figure refused_commands]
+            if {$how eq "in one packet"} {
+                send_all $client {{durability.mode sync} {set kept on}}
+                assert_equal OK [read_reply $client]
+            } else {
+                $client durability.mode sync
+                assert_equal OK [read_reply $client]
+                $client set kept on
+            }
+            assert_equal OK [read_any_reply $client]
+            wait_until_leading
+            assert_equal $refused [figure refused_commands]
+            $client close
+        }
     }
 }

@@ -137,7 +137,7 @@ durable_server {} {
             $client set key in-time
             wait_for_held 1
             $operator shutdown
-            wait_for_condition 500 10 {[string match "*waiting for replicas*" [exec tail -n 20 [srv 0 stdout]]]} else {
+            wait_for_condition 500 10 {[string match "*Waiting for replicas before shutting down*" [exec tail -n 20 [srv 0 stdout]]]} else {
                 fail "the server does not shut down"
             }
             assert {![is_readable $client 20]}

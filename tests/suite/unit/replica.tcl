@@ -54,25 +54,32 @@ start_server {overrides {save {}} tags {external:skip tls:skip}} {
             assert_equal $end [dict get [log_service LOG.STATUS $::shard] end]
         }
 
-        foreach round {1 2} {
-            test "REPLICAOF NO ONE: the client that says so can write right after, and the log starts anew (round $round)" {
+        foreach how {"one by one" "in one packet"} {
+            test "REPLICAOF NO ONE: the client may write right after, and the log starts anew (commands sent $how)" {
                 r replicaof {*}$other
                 wait_for_condition 500 10 {[s master_link_status] eq "up"} else {
                     fail "the node does not follow"
                 }
                 set seeds [figure seeds]
                 set client [valkey_deferring_client]
-                send_all $client {{replicaof no one} {set own value}}
-                assert_equal OK [read_reply $client]
-                assert_equal OK [read_reply $client]
+                if {$how eq "in one packet"} {
+                    send_all $client {{replicaof no one} {set own value}}
+                    assert_equal OK [read_reply $client]
+                } else {
+                    $client replicaof no one
+                    assert_equal OK [read_reply $client]
+                    $client set own value
+                }
+                set reply [read_any_reply $client]
                 $client close
                 wait_for_role leader
                 wait_until_durable
                 assert_morethan [figure seeds] $seeds
+                assert_equal OK $reply
                 assert_equal {newer value} [r mget theirs own]
             }
 
-            test "It holds replies again, and after a crash it has what it held as a replica (round $round)" {
+            test "It holds replies again, and after a crash it has what it held as a replica (commands sent $how)" {
                 assert_held OK {set own after}
                 r config rewrite
                 crash_and_restart_server
@@ -106,6 +113,37 @@ start_server {overrides {save {}} tags {external:skip tls:skip}} {
             assert_equal OK [r set own again]
             assert_equal {newer again} [r mget theirs own]
             assert_held OK {set own held}
+        }
+    }
+}
+
+# Which of the two streams is longer must not matter: the log starts anew.
+foreach {which own theirs} {"longer" 1000 0  "shorter" 0 1000} {
+    start_server {overrides {save {}} tags {external:skip tls:skip}} {
+        populate $theirs theirs: 100
+        r set theirs value
+        set other [list [srv 0 host] [srv 0 port]]
+
+        durable_server {allow-replicaof yes} {
+            test "A node whose log is $which than the stream that it followed as a replica leads again, and its log starts anew" {
+                populate $own own: 100
+                r replicaof {*}$other
+                wait_for_condition 500 10 {[s master_link_status] eq "up" && [r exists theirs]} else {
+                    fail "the node does not follow"
+                }
+                assert_equal OK [r replicaof no one]
+                wait_until_leading
+                set client [valkey_deferring_client]
+                $client set own value
+                wait_until_durable
+                assert_equal OK [read_reply $client]
+                $client close
+                set digest [debug_digest]
+                crash_and_restart_server
+                wait_until_leading
+                assert_equal $digest [debug_digest]
+                assert_equal {value value} [r mget own theirs]
+            }
         }
     }
 }

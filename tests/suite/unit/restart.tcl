@@ -127,11 +127,49 @@ durable_server {} {
         assert_equal 10 [r llen tapped]
     }
 
-    test "What would take the node away from its log is refused" {
-        foreach command {{replicaof no one} {replicaof 127.0.0.1 1} {slaveof no one} failover} {
-            assert_error {*log*durability.mode off*} {r {*}$command}
+    test "The tap's connection is killed while a write is held: the write is answered, once, and nothing is missing \[case 24\]" {
+        set reconnects [figure tap_reconnects]
+        set seeds [figure seeds]
+        set client [valkey_deferring_client]
+        r del tapped
+        while_frozen {
+            $client rpush tapped held
+            wait_for_held 1
+            r client kill type replica
+            wait_for_condition 500 10 {[figure tap_reconnects] > $reconnects} else {
+                fail "the tap does not connect again"
+            }
+            assert_silent $client
         }
-        assert_equal leader [figure role]
+        assert_equal 1 [read_reply $client]
+        assert_equal $seeds [figure seeds]
+        assert_survives_crash
+        assert_equal held [r lrange tapped 0 -1]
+        $client close
+    }
+
+    test "The tap's output buffer limit is hit: it connects again, and nothing is missing \[case 24\]" {
+        r flushall
+        r config set repl-backlog-size 1mb client-output-buffer-limit {replica 2mb 0 0}
+        set reconnects [figure tap_reconnects]
+        set client [valkey_deferring_client]
+        while_frozen {
+            # More than what may be on its way to the log, so that the rest stays in the buffer.
+            for {set i 0} {$i < 30} {incr i} {
+                set writer$i [valkey_deferring_client]
+                [set writer$i] set large$i [string repeat x 1000000]
+            }
+            wait_for_held 30
+        }
+        for {set i 0} {$i < 30} {incr i} {
+            assert_equal OK [read_reply [set writer$i]]
+            [set writer$i] close
+        }
+        wait_until_durable
+        assert_equal 30 [r dbsize]
+        assert_survives_crash
+        assert_equal 30 [r dbsize]
+        $client close
     }
 
     test "DEBUG RELOAD and a restart by SHUTDOWN keep the data \[case 27\]" {
