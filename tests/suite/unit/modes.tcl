@@ -205,8 +205,9 @@ durable_server {} {
 }
 
 foreach from {async off} {
-    durable_server [list mode $from] {
+    durable_server {} {
         test "From $from to sync under load: what is acknowledged then survives a crash, and nobody hangs \[case 22\]" {
+            r durability.mode $from
             set load [start_write_load [srv 0 host] [srv 0 port] 30]
             wait_for_condition 500 10 {[r dbsize] > 0} else {
                 fail "there is no load"
