@@ -121,7 +121,6 @@ set writes {
     {xautoclaim d:x g other 0 0}                                d:x
     {xreadgroup group g c streams d:x >}                        d:x
     {xreadgroup group g newcomer count 1 streams d:x >}         d:x
-    {xreadgroup group g c streams d:x 0}                        d:x
     {xgroup create d:x g2 0}                                    d:x
     {xgroup create target g2 0 mkstream}                        target
     {xgroup createconsumer d:x g newcomer}                      d:x
