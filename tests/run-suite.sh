@@ -21,8 +21,8 @@ export SUITE_SUPPORT=$TESTS/suite/support
 for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server" "$VALKEY_SOURCE/tests/test_helper.tcl"; do
     [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
 done
-for program in tclsh openssl; do
-    command -v "$program" >/dev/null || { echo "$program is missing: apt-get install tcl openssl" >&2; exit 1; }
+for program in tclsh openssl python3; do
+    command -v "$program" >/dev/null || { echo "$program is missing: apt-get install tcl openssl python3" >&2; exit 1; }
 done
 
 # Short, because the paths of unix sockets are short.

@@ -102,6 +102,40 @@ proc wait_until_durable {} {
     }
 }
 
+# --- Ways to connect -------------------------------------------------------------------------------------------------
+
+# While `code` runs, the innermost server is reached through a relay to its unix socket or its TLS port, by `r` as well.
+proc through_relay {kind target code} {
+    set port [find_available_port $::baseport $::portcount]
+    set output [tmpfile relay]
+    set pid [exec python3 $::env(SUITE_SUPPORT)/relay.py $port $kind {*}$target >> $output 2>@1 &]
+    send_data_packet $::test_server_fd server-spawned [list $pid $output $::curfile]
+    wait_for_condition 1000 10 {[ping_server $::host $port]} else {
+        fail "the relay does not start: [exec cat $output]"
+    }
+    set direct [lindex $::servers end]
+    set client [valkey $::host $port]
+    $client select 9
+    lset ::servers end [dict merge $direct [list port $port client $client]]
+    set failed [catch {uplevel 1 $code} result options]
+    lset ::servers end $direct
+    $client close
+    kill_hard $pid
+    send_data_packet $::test_server_fd server-killed $pid
+    if {$failed} {return -options $options $result}
+}
+
+# Configuration of a server with a TLS port, and what a relay to it needs: {configuration target}.
+proc tls_server {} {
+    set directory [file normalize [tmpdir tls]]
+    set port [find_available_port $::baseport $::portcount]
+    exec openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+        -keyout $directory/key.pem -out $directory/certificate.pem 2>@1
+    set certificate $directory/certificate.pem
+    list [list tls-port $port tls-auth-clients no tls-ca-cert-file $certificate tls-cert-file $certificate \
+        tls-key-file $directory/key.pem] [list $::host $port $certificate]
+}
+
 # --- Held or not ---------------------------------------------------------------------------------------------------
 
 # Runs `code` while the log acknowledges nothing. Then it acknowledges everything, even if `code` failed.
@@ -135,6 +169,13 @@ proc assert_silent {client} {
     # Had a reply left, it would have arrived before this one.
     assert_equal PONG [r ping]
     assert {![is_readable $client 2]}
+}
+
+# Sends all commands in one packet. One by one, they could stay in this machine's network for a while: the server of a held
+# client sends nothing that would acknowledge the first packet.
+proc send_all {client commands} {
+    foreach command $commands {$client write [format_command {*}$command]}
+    $client flush
 }
 
 # What the client is answered, without waiting for ever if it is not.

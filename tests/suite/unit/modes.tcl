@@ -104,7 +104,7 @@ durable_server {} {
         r durability.mode sync
     } {OK}
 
-    test "From sync to async with clients held: all are answered" {
+    test "From sync to async with clients held: all are answered \[case 22\]" {
         while_frozen {
             set clients [start_writers 50 held]
             wait_for_held 50
@@ -116,7 +116,7 @@ durable_server {} {
         r durability.mode sync
     } {OK}
 
-    test "From async to sync: what is not durable yet is dirty" {
+    test "From async to sync: what is not durable yet is dirty \[case 22\]" {
         r durability.mode async
         set reader [valkey_deferring_client]
         while_frozen {
@@ -134,7 +134,7 @@ durable_server {} {
         wait_for_held 0
     }
 
-    test "Modes that change under load lose no answer" {
+    test "Modes that change under load lose no answer \[case 22\]" {
         set load [start_write_load [srv 0 host] [srv 0 port] 30]
         for {set i 0} {$i < 20} {incr i} {
             r durability.mode [lindex {async sync} [expr {$i % 2}]]
@@ -148,12 +148,12 @@ durable_server {} {
         assert_equal sync [r durability.mode]
     }
 
-    test "Unloading the module is refused while it is in use" {
+    test "Unloading the module is refused while it is in use \[case 27\]" {
         assert_error {*unload*} {r module unload durability}
         assert_equal leader [figure role]
     }
 
-    test "Off with clients held: none is told that its write is durable" {
+    test "Off with clients held: none is told that its write is durable \[case 22\]" {
         while_frozen {
             set clients [start_writers 10 lost]
             wait_for_held 10
@@ -167,7 +167,7 @@ durable_server {} {
         }
     }
 
-    test "Off: writes are answered and not shipped; on again, the log starts from what the server holds" {
+    test "Off: writes are answered and not shipped; on again, the log starts from what the server holds \[case 22\]" {
         set end [dict get [log_service LOG.STATUS $::shard] end]
         r flushall
         populate 1000 off: 10
@@ -187,7 +187,7 @@ durable_server {} {
         assert_equal 1 [r get after-seed]
     }
 
-    test "Off, the module can be unloaded, and the server goes on" {
+    test "Off, the module can be unloaded, and the server goes on \[case 27\]" {
         r durability.mode off
         assert_equal OK [r module unload durability]
         assert_equal OK [r set key plain]
@@ -205,11 +205,49 @@ durable_server {} {
     }
 }
 
+foreach from {async off} {
+    durable_server {} {
+        test "From $from to sync under load: what is acknowledged then survives a crash, and nobody hangs \[case 22\]" {
+            r durability.mode $from
+            set load [start_write_load [srv 0 host] [srv 0 port] 30]
+            wait_for_condition 500 10 {[r dbsize] > 0} else {
+                fail "there is no load"
+            }
+            for {set round 0} {$round < 5} {incr round} {
+                set before [start_writers 20 before$round-]
+                assert_equal OK [r durability.mode sync]
+                assert_all_answered $before
+                # Read one by one, so that the last answers are as young as can be when the server dies.
+                set clients [start_writers 20 round$round-]
+                assert_all_answered $clients
+                if {$round < 4} {
+                    set clients [start_writers 20 back$round-]
+                    assert_equal OK [r durability.mode $from]
+                    foreach client $clients {
+                        # Answered, or closed because nothing says that it is durable.
+                        assert_match {OK} [string map {{I/O error reading reply} OK} [read_any_reply $client]]
+                        $client close
+                    }
+                }
+            }
+            kill_hard [srv 0 pid]
+            stop_write_load $load
+            restart_server 0 true false
+            wait_until_leading
+            for {set round 0} {$round < 5} {incr round} {
+                for {set i 0} {$i < 20} {incr i} {
+                    assert_equal value [r get round$round-$i]
+                }
+            }
+        }
+    }
+}
+
 foreach {form options} [list \
     "lines of valkey.conf" {mode sync} \
     "arguments of loadmodule" [list server [list loadmodule "$::env(DURABILITY_SO) mode sync"]]] {
     durable_server $options {
-        test "CONFIG REWRITE keeps the mode ($form)" {
+        test "CONFIG REWRITE keeps the mode ($form) \[case 27\]" {
             r durability.mode async
             r config set durability.max-lag-ms 4321
             r config rewrite

@@ -95,7 +95,7 @@ durable_server {} {
         assert_equal 6 [r dbsize]
     }
 
-    test "Keys that were evicted or expired are gone from the log as well" {
+    test "Keys that were evicted or expired are gone from the log as well \[case 21\]" {
         # Not in the background: memory that is still to be freed would be room for the new keys.
         r flushall sync
         r config set maxmemory-policy allkeys-lru maxmemory [expr {[s used_memory] + 8000000}]
@@ -109,7 +109,7 @@ durable_server {} {
         assert_survives_crash
     }
 
-    test "The tap's connection is killed: it comes again by partial resync, and nothing is missing" {
+    test "The tap's connection is killed: it comes again by partial resync, and nothing is missing \[case 24\]" {
         set reconnects [figure tap_reconnects]
         set seeds [figure seeds]
         set partial [s sync_partial_ok]
@@ -127,35 +127,47 @@ durable_server {} {
         assert_equal 10 [r llen tapped]
     }
 
-    test "What would take the node away from its log is refused" {
-        foreach command {{replicaof no one} {replicaof 127.0.0.1 1} {slaveof no one} failover} {
-            assert_error {*log*durability.mode off*} {r {*}$command}
-        }
-        assert_equal leader [figure role]
-    }
-
-    test "WAITAOF counts the log only when the write is durable, WAIT counts replicas alone" {
-        r durability.mode async
-        while_frozen {
-            assert_equal OK [r set waited 1]
-            assert_equal {0 0} [r waitaof 0 1 50]
-        }
-        assert_equal {0 1} [r waitaof 0 1 5000]
-        assert_equal 0 [r wait 1 50]
-        r durability.mode sync
+    test "The tap's connection is killed while a write is held: the write is answered, once, and nothing is missing \[case 24\]" {
+        set reconnects [figure tap_reconnects]
+        set seeds [figure seeds]
         set client [valkey_deferring_client]
+        r del tapped
         while_frozen {
-            $client set waited 2
-            $client waitaof 0 1 0
+            $client rpush tapped held
             wait_for_held 1
+            r client kill type replica
+            wait_for_condition 500 10 {[figure tap_reconnects] > $reconnects} else {
+                fail "the tap does not connect again"
+            }
             assert_silent $client
         }
-        assert_equal OK [read_reply $client]
-        assert_equal {0 1} [read_reply $client]
+        assert_equal 1 [read_reply $client]
+        assert_equal $seeds [figure seeds]
+        assert_survives_crash
+        assert_equal held [r lrange tapped 0 -1]
         $client close
     }
 
-    test "DEBUG RELOAD and a restart by SHUTDOWN keep the data" {
+    test "The tap's output buffer limit is hit: it connects again, and nothing is missing \[case 24\]" {
+        r flushall
+        r config set repl-backlog-size 1mb client-output-buffer-limit {replica 2mb 0 0}
+        set reconnects [figure tap_reconnects]
+        set disconnections [s client_output_buffer_limit_disconnections]
+        set client [valkey_deferring_client]
+        set value [string repeat x 10000000]
+        # More than the buffer may hold before anything can be taken from it, and than the backlog keeps.
+        $client set large $value
+        assert_equal OK [read_reply $client]
+        $client close
+        assert_morethan [s client_output_buffer_limit_disconnections] $disconnections
+        assert_morethan [figure tap_reconnects] $reconnects
+        r set small 1
+        assert_survives_crash
+        assert_equal $value [r get large]
+        assert_equal 2 [r dbsize]
+    }
+
+    test "DEBUG RELOAD and a restart by SHUTDOWN keep the data \[case 27\]" {
         set digest [fill]
         r debug reload
         wait_until_leading
@@ -164,23 +176,6 @@ durable_server {} {
         wait_until_leading
         assert_filled $digest
     } {} {needs:debug}
-
-    test "SHUTDOWN while a client is held: the server ends, and the client is told nothing" {
-        r config set shutdown-timeout 1
-        set client [valkey_deferring_client]
-        while_frozen {
-            $client set key lost?
-            wait_for_held 1
-            exec kill -TERM [srv 0 pid]
-            wait_for_condition 500 10 {![is_alive [srv 0 pid]]} else {
-                fail "the server does not end"
-            }
-            assert_match {*I/O error*} [read_any_reply $client]
-        }
-        restart_server 0 true false
-        wait_until_leading
-        $client close
-    }
 
     test "A vanilla replica of the log service has the data and follows" {
         set digest [fill]
@@ -259,7 +254,7 @@ durable_server {server {repl-backlog-size 1mb}} {
 }
 
 durable_server {server {appendonly yes}} {
-    test "With AOF on, the log's data is taken after a crash, and the AOF goes on" {
+    test "With AOF on, the log's data is taken after a crash, and the AOF goes on \[case 27\]" {
         set digest [fill]
         crash_and_restart_server
         wait_until_leading
