@@ -1,0 +1,7 @@
+//! What is measured, one file each.
+
+pub mod bounds;
+pub mod early;
+pub mod multiplexed;
+pub mod outage;
+pub mod reads;
