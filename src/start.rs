@@ -62,6 +62,9 @@ pub fn load(ctx: &Context, _: &[ValkeyString]) -> Status {
 }
 
 fn start(ctx: &Context) -> Result<(), String> {
+    if cfg!(feature = "broken-gate") {
+        log_warning("durability: THIS BUILD IS BROKEN ON PURPOSE (broken-gate): acknowledged writes will be lost");
+    }
     if config::MODE.mode() == Mode::Sync {
         if let Some(why) = module::why_sync_is_impossible() {
             return Err(why);
