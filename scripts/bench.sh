@@ -16,7 +16,7 @@ done
 
 need_build_packages
 valkey=$("$ROOT/scripts/valkey.sh")
-(cd "$ROOT" && cargo build --quiet --release --workspace)
+(cd "$ROOT" && cargo build --quiet --release)
 # The disk matters: not /tmp, which may be memory.
 if [ -z "$dir" ]; then dir=$ROOT/target/bench; fi
 rm -rf "$dir"

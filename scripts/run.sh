@@ -27,7 +27,7 @@ log_port=$((port + 1000)) http_port=$((port + 1001))
 need_build_packages
 valkey=$("$ROOT/scripts/valkey.sh")
 say "building (a few minutes the first time)"
-(cd "$ROOT" && cargo build --quiet --release --workspace)
+(cd "$ROOT" && cargo build --quiet --release)
 module=$ROOT/target/release/libvalkey_durability.so
 logservice=$ROOT/target/release/logservice
 

@@ -13,5 +13,5 @@ VALKEY_SOURCE=$(scripts/valkey.sh --source)
 export VALKEY_BIN_DIR VALKEY_SOURCE
 export DURABILITY_SO=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
 export LOGSERVICE=${LOGSERVICE:-$ROOT/target/release/logservice}
-[ -n "${SKIP_BUILD:-}" ] || cargo build --quiet --release --workspace
+[ -n "${SKIP_BUILD:-}" ] || cargo build --quiet --release
 exec python3 tests/valkey_suite/run.py "$@"

@@ -442,8 +442,10 @@ impl Module {
             if !gate.is_idle() {
                 gate.close_group(|| offset);
             }
-            if let Some(durable) = durable {
-                gate.release(durable);
+            // What tests/histories must notice: everything leaves at once.
+            let released = if cfg!(feature = "broken-gate") { Some(u64::MAX) } else { durable };
+            if let Some(released) = released {
+                gate.release(released);
             }
         }
         let durable = durable.unwrap_or(0);

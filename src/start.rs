@@ -62,6 +62,9 @@ pub fn load(ctx: &Context, _: &[ValkeyString]) -> Status {
 }
 
 fn start(ctx: &Context) -> Result<(), String> {
+    if cfg!(feature = "broken-gate") {
+        log_warning("durability: THIS BUILD IS BROKEN ON PURPOSE (broken-gate): acknowledged writes will be lost");
+    }
     if config::MODE.mode() != Mode::Off {
         if let Some(why) = module::why_the_log_is_impossible(ctx) {
             return Err(why);

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Checks that what clients see is linearizable, while server and log service are killed. See --help of the program.
+#
+#   tests/histories/run.sh [--seconds N | --rounds N | --self-check] [--seed S]
+#
+# --self-check tests a module that is broken on purpose, and succeeds if that is noticed within 60 s.
+# Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "$0")" && pwd)
+ROOT=$(dirname "$(dirname "$HERE")")
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+export DURABILITY_SO=${DURABILITY_SO:-$TARGET/release/libvalkey_durability.so}
+export LOGSERVICE=${LOGSERVICE:-$TARGET/release/logservice}
+export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
+
+arguments=()
+for argument in "$@"; do
+    if [ "$argument" = --self-check ]; then
+        # In a directory of its own, so that nobody ever takes this module for the real one.
+        (cd "$ROOT" && cargo build --quiet --release --package valkey-durability --features broken-gate \
+            --target-dir "$TARGET/broken-gate")
+        export DURABILITY_SO=$TARGET/broken-gate/release/libvalkey_durability.so
+        arguments+=(--expect-violation --seconds 60)
+    else
+        arguments+=("$argument")
+    fi
+done
+
+(cd "$ROOT" && cargo build --quiet --release --package durability-histories)
+for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"; do
+    [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
+done
+
+# Job control gives the program a process group of its own, in which everything is that it starts.
+set -m
+"$TARGET/release/durability-histories" "${arguments[@]}" &
+checker=$!
+set +m
+trap 'kill -KILL -- "-$checker" 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
+wait "$checker"
