@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, crash test.
+# Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, crash test, the checker of
+# histories, and a part of Valkey's own suite with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
 #
 #   scripts/test.sh [--rounds N]     rounds of the crash test, 20 unless told
@@ -52,6 +53,10 @@ step build cargo build --quiet --release --workspace
 step integration tests/run-suite.sh
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
+step histories tests/histories/run.sh --rounds 50
+step "histories self-check" tests/histories/run.sh --self-check
+step "Valkey's suite" scripts/valkey-suite.sh --mode sync unit/type unit/multi unit/scripting unit/functions unit/expire \
+    unit/other unit/wait unit/tracking unit/pause
 
 for name in "${failures[@]}"; do say "FAILED: $name"; done
 if [ "$passed" -eq 0 ]; then

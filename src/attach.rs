@@ -132,7 +132,19 @@ impl Candidate<'_> {
     fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
         let epoch = self.acquire(agent, status.end)?;
         let (tap, start) = tap::open(agent, self.address, None)?;
-        self.take_tap(epoch, tap, start, None)
+        match start {
+            Start::Snapshot { replid, offset } if offset < status.end => self.rebase(agent, epoch, &tap, &replid),
+            start => self.take_tap(epoch, tap, start, None),
+        }
+    }
+
+    /// The log never goes back, and this node's stream ends before it. So the log takes the node's data as a seed at the
+    /// log's own end, and the node takes it from there, offset included. Nobody is served meanwhile.
+    fn rebase(mut self, agent: &mut Agent, epoch: u64, tap: &Tap, replid: &str) -> Result<Leadership, Interrupt> {
+        let status = self.log.status()?;
+        agent.seed(tap, epoch, replid, status.end).map_err(Interrupt::Failed)?;
+        let status = self.log.status()?;
+        self.follow(agent, status)
     }
 
     /// Neither the log nor this node holds anything.

@@ -139,9 +139,10 @@ impl<C: Connections> Gate<C> {
         group
     }
 
-    /// The group that `client` must wait for if it reads `key` in the database that it has selected.
-    pub fn read_key(&self, key: KeyHash, client: ClientId) -> Group {
-        self.dirty.dependency(key, || self.connections.database(client))
+    /// The group that a read of `key` must wait for, in the database that `client` has selected; in any without a client.
+    pub fn read_key(&self, key: KeyHash, client: Option<ClientId>) -> Group {
+        let database = || client.map_or(Database::ANY, |client| self.connections.database(client));
+        self.dirty.dependency(key, database)
     }
 
     /// The group that a read of the whole keyspace must wait for.

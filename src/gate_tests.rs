@@ -67,7 +67,7 @@ fn set(gate: &mut Gate<Fake>, client: ClientId, key: &str) {
 
 /// Client `client` reads `key`.
 fn get(gate: &mut Gate<Fake>, client: ClientId, key: &str) {
-    let group = gate.read_key(gate.hash(key.as_bytes()), client);
+    let group = gate.read_key(gate.hash(key.as_bytes()), Some(client));
     gate.hold(client, group);
 }
 

@@ -118,7 +118,8 @@ fn read_dependency(
     }
     let mut dependency = None;
     for_each_key(ctx, result, properties.keys, |key| {
-        let group = gate.read_key(gate.hash(key), result.client_id);
+        let reader = (!properties.leaves_database).then_some(result.client_id);
+        let group = gate.read_key(gate.hash(key), reader);
         dependency = dependency.max(Some(group));
     });
     dependency.unwrap_or_else(|| gate.read_all())

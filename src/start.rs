@@ -1,6 +1,6 @@
 //! Loading and unloading the module.
 
-use std::ffi::CString;
+use std::ffi::{c_int, CString};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
     // SAFETY: set while the module loads, before this is called.
     if let Some(set_options) = unsafe { raw::RedisModule_SetModuleOptions } {
         // SAFETY: a valid context.
-        unsafe { set_options(ctx.ctx, options as std::ffi::c_int) };
+        unsafe { set_options(ctx.ctx, options as c_int) };
     }
     Status::Ok
 }
@@ -75,6 +75,7 @@ fn start(ctx: &Context) -> Result<(), String> {
             return Err(why);
         }
     }
+    give_large_memory_back();
     // SAFETY: set while the module loads, before this is called; the context is valid.
     let lasting = unsafe { raw::RedisModule_GetDetachedThreadSafeContext.map(|get| get(ctx.ctx)) };
     let lasting = Context::new(lasting.ok_or("the server has no thread-safe contexts")?);
@@ -114,6 +115,17 @@ fn start(ctx: &Context) -> Result<(), String> {
     let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, commands, is_replica };
     module::loaded(Module::new(parts));
     Ok(())
+}
+
+/// What waited for the log is large blocks. By default glibc stops giving those back to the system once the first was freed,
+/// so that memory would stay with the process after an outage of the log.
+fn give_large_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only sets a number of this process's allocator, which is not the server's own.
+    unsafe {
+        const LARGE_BYTES: c_int = 128 << 10;
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+    }
 }
 
 /// Ends the module, if that loses nothing.

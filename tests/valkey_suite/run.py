@@ -22,7 +22,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 PORTS_FROM, PORTS_PER_LANE = 21000, 2000
 # A unit in which nothing happens for this long is ended. The longest tests that pass take about a minute.
-STALL_SECONDS = int(os.environ.get("STALL", "240"))
+STALL_SECONDS = 240
 OUTCOME = re.compile(r"^\[(ok|skip)\]: (.*)$")
 FAILURE = re.compile(r"^\*\*\* \[(?:err|exception|TIMEOUT)\]: (.*)$", re.MULTILINE)
 # These take longest, so they start first.
@@ -108,7 +108,7 @@ class Suite:
         command += ["--timeout", str(STALL_SECONDS), "--baseport", str(port), "--portcount", str(PORTS_PER_LANE - 50)]
         if mode != "none":
             lines = [str(self.module), f"durability.mode {mode}", f"durability.log {self.log_address}"]
-            lines += ["durability.allow-replicaof yes", *os.environ.get("MORE_LINES", "").splitlines()]
+            lines.append("durability.allow-replicaof yes")
             command += ["--config", "loadmodule", "\n".join(lines)]
         if mode != "none" and not self.arguments.no_skip:
             command += ["--skipfile", str(self.skip_file)]
@@ -165,7 +165,8 @@ class LogService:
         command = [os.environ["LOGSERVICE"], "--dir", str(directory / "log"), "--listen", self.address]
         command += ["--http", f"127.0.0.1:{ports[1]}", "--segment-mb", "2", "--max-shards", "1000000"]
         with open(directory / "logservice.txt", "w", encoding="utf-8") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        RUNNING.add(self.process)
         for _ in range(500):
             try:
                 socket.create_connection(("127.0.0.1", ports[0]), timeout=1).close()
@@ -177,6 +178,7 @@ class LogService:
     def stop(self):
         self.process.terminate()
         self.process.wait()
+        RUNNING.discard(self.process)
 
 
 def free_port():

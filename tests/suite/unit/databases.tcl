@@ -94,7 +94,6 @@ durable_server {} {
     foreach {name command expected} {
         "GET"                   {get name}                                              9
         "a write of a clean key that changes nothing"   {setnx name other}              0
-        "COPY that does nothing"    {copy name moved}                                   0
     } {
         test "Not held, as its key is dirty in another database only: $name \[case 20\]" {
             fill_databases
