@@ -132,6 +132,8 @@ pub static MAX_LAG_MS: AtomicI64 = AtomicI64::new(DEFAULT_MAX_LAG_MS);
 pub static MAX_PENDING_BYTES: AtomicI64 = AtomicI64::new(DEFAULT_MAX_PENDING_BYTES);
 /// `durability.allow-replicaof`: whether REPLICAOF and FAILOVER work, with which a node leaves its log.
 pub static ALLOW_REPLICAOF: AtomicBool = AtomicBool::new(false);
+/// `durability.count-in-waitaof`: whether WAITAOF counts the log among the replicas that have everything on disk.
+pub static COUNT_IN_WAITAOF: AtomicBool = AtomicBool::new(false);
 
 /// Default of [`LOG`].
 pub const DEFAULT_LOG: &str = "127.0.0.1:7379";
@@ -149,8 +151,17 @@ pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
 pub const LEAST_MAX_PENDING_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 8] =
-    ["log", "shard", "node-id", "auth", "mode", "max-lag-ms", "max-pending-bytes", "allow-replicaof"];
+pub const NAMES: [&str; 9] = [
+    "log",
+    "shard",
+    "node-id",
+    "auth",
+    "mode",
+    "max-lag-ms",
+    "max-pending-bytes",
+    "allow-replicaof",
+    "count-in-waitaof",
+];
 
 /// Splits `host:port`; an IPv6 host may stand in brackets.
 ///
@@ -220,7 +231,9 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         "log" => check_address(value),
         "shard" => check_shard(value),
         "node-id" => check_node_id(value),
-        "allow-replicaof" if !["yes", "no"].contains(&value) => Err(format!("'{value}' is neither yes nor no")),
+        "allow-replicaof" | "count-in-waitaof" if !["yes", "no"].contains(&value) => {
+            Err(format!("'{value}' is neither yes nor no"))
+        }
         "max-lag-ms" => number_within(LEAST_MAX_LAG_MS, MOST_MAX_LAG_MS),
         "max-pending-bytes" => number_within(LEAST_MAX_PENDING_BYTES, i64::MAX),
         _ => Ok(()),

@@ -43,6 +43,7 @@ valkey_module! {
         ],
         bool: [
             ["allow-replicaof", &config::ALLOW_REPLICAOF, false, ConfigurationFlags::DEFAULT, None],
+            ["count-in-waitaof", &config::COUNT_IN_WAITAOF, false, ConfigurationFlags::DEFAULT, None],
         ],
         enum: [
             ["mode", &config::MODE, Mode::Sync, ConfigurationFlags::DEFAULT, None],

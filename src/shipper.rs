@@ -302,8 +302,8 @@ impl Shipper<'_> {
         Ok(())
     }
 
-    /// Tells the server how far the log is, as a replica does that holds nothing in memory and all of it on disk: WAITAOF
-    /// counts the log, WAIT counts replicas as ever. When the server shuts down it waits for what replicas hold, and the
+    /// Tells the server how far the log is, as a replica does that holds nothing in memory: WAIT counts replicas as ever, and
+    /// WAITAOF as well unless the log is to count there. When the server shuts down it waits for what replicas hold, and the
     /// log counts.
     fn acknowledge(&mut self, before: u64) -> std::io::Result<()> {
         let durable = self.backlog.durable();
@@ -324,7 +324,8 @@ impl Shipper<'_> {
         }
         let (durable, nothing) = (durable.to_string(), "0".to_owned());
         let in_memory = if is_shutting_down { &durable } else { &nothing };
-        let bytes = encode(&["REPLCONF", "ACK", in_memory, "FACK", &durable]);
+        let on_disk = if config::COUNT_IN_WAITAOF.load(Ordering::Relaxed) { &durable } else { &nothing };
+        let bytes = encode(&["REPLCONF", "ACK", in_memory, "FACK", on_disk]);
         let mut socket = &self.tap.stream;
         match socket.write(&bytes) {
             Ok(count) if count == bytes.len() => Ok(()),

@@ -139,7 +139,11 @@ durable_server {} {
         $waiter close
     }
 
-    test "WAITAOF 0 1 counts the log only when the write is durable \[case 7\]" {
+    test "WAITAOF 0 1 counts the log if told to, only when the write is durable \[case 7\]" {
+        assert_equal OK [r set waited 0]
+        wait_until_durable
+        assert_equal {0 0} [r waitaof 0 1 20]
+        r config set durability.count-in-waitaof yes
         r durability.mode async
         while_frozen {
             assert_equal OK [r set waited 1]

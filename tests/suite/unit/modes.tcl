@@ -38,7 +38,7 @@ durable_server {} {
 
     test "CONFIG GET shows all configs" {
         set configs [r config get durability.*]
-        assert_equal {allow-replicaof auth log max-lag-ms max-pending-bytes mode node-id shard} \
+        assert_equal {allow-replicaof auth count-in-waitaof log max-lag-ms max-pending-bytes mode node-id shard} \
             [lmap name [lsort [dict keys $configs]] {string range $name 11 end}]
         assert_equal $::host:[log_option port] [dict get $configs durability.log]
     }
