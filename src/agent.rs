@@ -58,6 +58,10 @@ pub struct Agent {
     pub last_led: Option<u64>,
     /// Whether the server ran without its log since it last followed or led it.
     pub was_off: bool,
+    /// The newest epoch of which this server holds everything, as its leader. `None` once it follows the log, until it leads.
+    pub holds_all_of: Option<u64>,
+    /// [`Shared::stage`] when the node began to attach.
+    stage: u64,
 }
 
 /// Starts the thread, in that mode; `was_off` as in [`Agent`]. The receiver is disconnected when it ends.
@@ -72,7 +76,17 @@ pub fn start(
 ) -> std::io::Result<(Sender<Command>, Receiver<()>)> {
     let (ends, ended) = bounded(0);
     let (sender, commands) = unbounded();
-    let mut agent = Agent { shared, commands, mode, is_replica, is_self_tested: false, last_led: None, was_off };
+    let mut agent = Agent {
+        shared,
+        commands,
+        mode,
+        is_replica,
+        is_self_tested: false,
+        last_led: None,
+        was_off,
+        holds_all_of: None,
+        stage: 0,
+    };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
         drop::<Sender<()>>(ends);
@@ -131,7 +145,10 @@ impl Agent {
                 other => Err(other),
             })?;
         }
+        self.shared.is_leaving.store(false, Ordering::Release);
         let facts = self.ask(Task::Describe)?;
+        // Whatever was asked of the main thread before is done.
+        self.stage = self.shared.stage.load(Ordering::Relaxed);
         let address = Address::of(&facts).map_err(Interrupt::Hopeless)?;
         self.test_once(&address);
         let leadership = attach::attach(self, &facts, &address)?;
@@ -150,11 +167,12 @@ impl Agent {
     fn lead(&mut self, leadership: Leadership, address: &Address) -> Result<std::convert::Infallible, Interrupt> {
         let Leadership { epoch, mut replid, mut tap, mut backlog, is_to_seed } = leadership;
         self.was_off = false;
+        self.holds_all_of = Some(epoch);
         self.shared.epoch.store(epoch, Ordering::Relaxed);
         self.shared.is_seeding.store(is_to_seed, Ordering::Release);
         self.publish(&backlog);
         self.shared.set_last_error("");
-        self.shared.send(Task::Lead { epoch });
+        self.shared.send(Task::Lead { epoch, stage: self.stage });
         let mut tap_is_lost = false;
         if is_to_seed {
             // The node serves meanwhile; nothing it writes is durable before the snapshot is.

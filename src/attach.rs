@@ -81,6 +81,13 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         status.state
     ));
     let candidate = Candidate { node_id, node, log, address };
+    if facts.is_others_replica {
+        return Err(Interrupt::Hopeless(
+            "this server is a replica of another one: remove replicaof from its configuration and restart it, or set \
+             durability.allow-replicaof yes to let it be one"
+                .to_owned(),
+        ));
+    }
     let leadership = if seeds(agent, facts, &status)? {
         candidate.seed(agent, status)?
     } else if status.is_seeded || status.end > 0 {
@@ -105,7 +112,7 @@ fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Inter
     if !agent.was_off {
         return Ok(false);
     }
-    if agent.last_led == Some(status.epoch) {
+    if agent.holds_all_of == Some(status.epoch) {
         // Nobody led since this node did: what it did while the module was off comes after the log's end.
         return Ok(true);
     }
@@ -131,6 +138,8 @@ struct Candidate<'a> {
 impl Candidate<'_> {
     fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
         let epoch = self.acquire(agent, status.end)?;
+        // Nothing was written in it yet.
+        agent.holds_all_of = Some(epoch);
         let (tap, start) = tap::open(agent, self.address, None)?;
         match start {
             Start::Snapshot { replid, offset } if offset < status.end => self.rebase(agent, epoch, &tap, &replid),
@@ -168,6 +177,9 @@ impl Candidate<'_> {
     fn follow(mut self, agent: &mut Agent, mut status: LogStatus) -> Result<Leadership, Interrupt> {
         let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
         self.check_name_is_its_own(agent, &status)?;
+        // What this server holds gives way to what the log holds.
+        agent.was_off = false;
+        agent.holds_all_of = None;
         let (user, password) = (config::SHARD.value(), log_connection::password());
         agent
             .ask(|reply| Task::Follow { host, port, user, password, reply })?

@@ -1,6 +1,7 @@
 //! The server's connections as the gate sees them: finds a client's connection, and has it held, let go or closed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
@@ -25,6 +26,8 @@ pub struct ServerConnections {
     layout: DatabaseLayout,
     /// The client that was looked up last, until it disconnects.
     recent: Cell<Option<(ClientId, *mut Client)>>,
+    /// The clients that get messages.
+    receivers: RefCell<HashSet<ClientId>>,
 }
 
 impl ServerConnections {
@@ -36,6 +39,7 @@ impl ServerConnections {
             connection_offset: Cell::new(None),
             layout: DatabaseLayout::default(),
             recent: Cell::new(None),
+            receivers: RefCell::default(),
         }
     }
 
@@ -122,6 +126,7 @@ impl ServerConnections {
         if let Some((_, held)) = self.held_or_new(id) {
             held.state().is_receiver = true;
             held.is_closed.store(true, Ordering::Release);
+            self.receivers.borrow_mut().insert(id);
         }
     }
 
@@ -129,6 +134,9 @@ impl ServerConnections {
     pub fn disconnected(&self, id: ClientId) -> Option<Group> {
         let connection = self.connection(id);
         self.recent.set(None);
+        if !self.receivers.borrow().is_empty() {
+            self.receivers.borrow_mut().remove(&id);
+        }
         let connection = connection?;
         // SAFETY: a live connection, on the main thread.
         let entry = entry(unsafe { (*connection).fd })?;
@@ -235,6 +243,10 @@ impl Connections for ServerConnections {
 
     fn mark(&self, client: ClientId) -> Option<Group> {
         self.held(client).map(|held| held.state().valve.mark())
+    }
+
+    fn receivers(&self) -> Vec<ClientId> {
+        self.receivers.borrow().iter().copied().collect()
     }
 
     fn reset(&mut self, client: ClientId) {

@@ -62,9 +62,9 @@ pub fn set(refusal: Refusal) {
     LEVEL.store(level, Ordering::Relaxed);
 }
 
-/// The error for the command that was just turned into [`REFUSED`].
+/// The error for the command that was just turned into [`REFUSED`]; nobody else gets it.
 pub fn error() -> String {
-    ERRORS.with_borrow(|errors| errors.0.clone())
+    ERRORS.with_borrow_mut(|errors| std::mem::take(&mut errors.0))
 }
 
 /// The filter itself. Runs before every command of every client and script.
@@ -76,14 +76,6 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
     guard("filtering a command", (), || {
         let command = CommandFilterCtx::new(ctx);
         let name = argument(&command, 0);
-        if asks_for_messages(name, || argument(&command, 1)) {
-            let client = command.get_client_id();
-            module::with(|module| {
-                if let Some(gate) = &module.gate {
-                    gate.connections.receives_messages(client);
-                }
-            });
-        }
         if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
             hurry_shutdown(&command);
         }
@@ -123,16 +115,6 @@ fn hurry_shutdown(command: &CommandFilterCtx) {
     });
     if is_only_replica == Some(true) && !given(b"NOW") && !given(b"ABORT") {
         command.arg_insert(command.args_count(), "NOW");
-    }
-}
-
-/// Whether the client may get messages because of this command. Compares lengths first, as above.
-fn asks_for_messages<'a>(name: &[u8], subcommand: impl FnOnce() -> &'a [u8]) -> bool {
-    match name.len() {
-        6 => name.eq_ignore_ascii_case(b"CLIENT") && subcommand().eq_ignore_ascii_case(b"TRACKING"),
-        9 => name.eq_ignore_ascii_case(b"SUBSCRIBE"),
-        10 => name.eq_ignore_ascii_case(b"PSUBSCRIBE") || name.eq_ignore_ascii_case(b"SSUBSCRIBE"),
-        _ => false,
     }
 }
 
@@ -208,16 +190,6 @@ fn refuse(command: &CommandFilterCtx, error: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn commands_that_bring_messages_are_known_by_any_case() {
-        for name in ["subscribe", "PSubscribe", "SSUBSCRIBE"] {
-            assert!(asks_for_messages(name.as_bytes(), || b""), "{name}");
-        }
-        assert!(asks_for_messages(b"client", || b"tracking"));
-        assert!(!asks_for_messages(b"client", || b"id"));
-        assert!(!asks_for_messages(b"zrange", || b"tracking"));
-    }
 
     #[test]
     fn commands_that_take_a_node_from_its_log_are_known_by_any_case() {

@@ -41,6 +41,8 @@ pub trait Connections {
     fn database(&self, client: ClientId) -> Database;
     /// The newest group that the client's connection holds or held for; `None` if it never did, or is gone.
     fn mark(&self, client: ClientId) -> Option<Group>;
+    /// The clients that get messages.
+    fn receivers(&self) -> Vec<ClientId>;
     /// Holds nothing on the client's connection any more, whatever it was held for.
     fn reset(&mut self, client: ClientId);
     /// Closes the connection without an answer: nothing that is held leaves it any more, whatever is released.
@@ -254,10 +256,15 @@ impl<C: Connections> Gate<C> {
         }
     }
 
-    /// What waits will never be acknowledged under this leader: closes every held client without an answer, and forgets
-    /// groups and dirty keys.
+    /// What waits will never be acknowledged under this leader: closes every held client without an answer, and every one to
+    /// which a message may be on its way that tells of what waits; forgets groups and dirty keys.
     pub fn abandon(&mut self) {
         self.take_late_holds();
+        if !self.is_idle() {
+            for client in self.connections.receivers() {
+                self.connections.close(client);
+            }
+        }
         let mut clients: Vec<ClientId> = self.waiting.iter().flat_map(|group| &group.clients).copied().collect();
         clients.sort_unstable();
         clients.dedup();

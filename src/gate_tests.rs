@@ -10,6 +10,7 @@ struct Fake {
     flushed: Vec<ClientId>,
     closed: Vec<ClientId>,
     late: Vec<LateHold>,
+    receivers: Vec<ClientId>,
 }
 
 impl Connections for Fake {
@@ -44,6 +45,9 @@ impl Connections for Fake {
     }
     fn mark(&self, client: ClientId) -> Option<Group> {
         self.marks.get(&client).copied()
+    }
+    fn receivers(&self) -> Vec<ClientId> {
+        self.receivers.clone()
     }
     fn reset(&mut self, client: ClientId) {
         self.marks.remove(&client);
@@ -242,4 +246,16 @@ fn a_client_that_is_held_because_of_a_message_waits_as_others_do() {
     gate.connections.late.push(LateHold { client: 2, group: 1, is_new: true });
     gate.release(100);
     assert_eq!((gate.held_clients(), &gate.connections.flushed[..]), (0, &[2][..]));
+}
+
+#[test]
+fn who_gets_messages_is_closed_with_what_they_may_tell_of() {
+    let mut gate = gate();
+    gate.connections.receivers.push(9);
+    gate.abandon();
+    assert!(gate.connections.closed.is_empty(), "nothing was written");
+    set(&mut gate, 1, "a");
+    gate.abandon();
+    gate.connections.closed.sort_unstable();
+    assert_eq!(gate.connections.closed, [1, 9]);
 }

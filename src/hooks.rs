@@ -50,15 +50,17 @@ pub unsafe extern "C" fn on_command(
 fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
     let Module { gate, commands, script_dependency, is_listening, .. } = module;
     let (true, Some(gate)) = (*is_listening, gate) else { return };
+    // SAFETY: the server's own name of the command, whatever it was renamed to.
+    let name = unsafe { CStr::from_ptr(result.command_name) };
+    if brings_messages(name) {
+        note_receivers(gate, result);
+    }
     let wrote = result.dirty > 0;
     let is_called_by_module = result.is_module_client != 0;
     if !wrote && (gate.is_idle() || is_called_by_module) {
         return;
     }
-    let properties = commands.get_by_address(result.command_name as usize, || {
-        // SAFETY: the server's own name of the command.
-        unsafe { CStr::from_ptr(result.command_name) }.to_string_lossy().into_owned()
-    });
+    let properties = commands.get_by_address(result.command_name as usize, || name.to_string_lossy().into_owned());
     let mut dependency = if wrote {
         write_dependency(gate, ctx, result, properties)
     } else {
@@ -75,6 +77,33 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
     if dependency > 0 && gate.hold(result.client_id, dependency) == Held::NoConnection {
         // A command that a script called: the script's own event follows.
         *script_dependency = dependency;
+    }
+}
+
+/// Whether clients get messages because of this command. Most names differ from these in their first two bytes.
+#[inline]
+fn brings_messages(name: &CStr) -> bool {
+    const NAMES: [&CStr; 4] = [c"subscribe", c"psubscribe", c"ssubscribe", c"client|tracking"];
+    let name = name.as_ptr();
+    NAMES.iter().any(|one| {
+        // SAFETY: both end with a zero, behind which nothing is read: the second byte is read only after an equal first.
+        unsafe {
+            let one = one.as_ptr();
+            *name == *one && *name.add(1) == *one.add(1) && CStr::from_ptr(name) == CStr::from_ptr(one)
+        }
+    })
+}
+
+/// The client of such a command, and the one that it has its invalidations sent to.
+fn note_receivers(gate: &mut Gate<ServerConnections>, result: &CommandResult) {
+    gate.connections.receives_messages(result.client_id);
+    // SAFETY: the server's arguments, which live during the callback.
+    let argument = |at: i32| unsafe { server::bytes(*result.argv.add(at as usize)) };
+    for at in 1..result.argc - 1 {
+        let target = std::str::from_utf8(argument(at + 1)).ok().and_then(|id| id.parse().ok());
+        if let (true, Some(target)) = (argument(at).eq_ignore_ascii_case(b"REDIRECT"), target) {
+            gate.connections.receives_messages(target);
+        }
     }
 }
 
@@ -149,7 +178,7 @@ pub unsafe extern "C" fn on_flush(
     if subevent == ffi::SUBEVENT_FLUSHDB_END {
         guard("noting a flush", (), || {
             module::with(|module| {
-                if let Some(gate) = &mut module.gate {
+                if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
                     // The command's own event follows, and takes this.
                     module.script_dependency = gate.write_all();
                 }

@@ -26,6 +26,7 @@ mod log_link;
 mod messages;
 mod module;
 mod pipe;
+mod roles;
 mod seed;
 mod self_test;
 mod server;

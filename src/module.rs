@@ -13,14 +13,12 @@ use crate::command_table::CommandTable;
 use crate::config::{self, Mode};
 use crate::connections::ServerConnections;
 use crate::ffi::{self, Internals};
-use crate::filter::{self, Refusal};
 use crate::gate::{ClientId, Gate};
 use crate::guard::has_failed;
-use crate::hooks;
 use crate::lag::Lag;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
-use crate::shared::{Command, Shared, Task, NO_TARGET};
+use crate::shared::{Command, Shared, NO_TARGET};
 use crate::valve::Group;
 
 /// How long the server waits for the agent when it shuts down.
@@ -81,7 +79,7 @@ pub struct Module {
     /// Times that writes began to be refused.
     pub refusals: u64,
     /// The epoch that this node leads, or would if its mode allowed it.
-    epoch: Option<u64>,
+    pub epoch: Option<u64>,
     /// Since when writes are refused.
     pub refusing_since: Option<Instant>,
     /// Whether the gate hears of commands.
@@ -89,8 +87,9 @@ pub struct Module {
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
     /// Clients wait while this node attaches.
-    settling: Option<Settling>,
-    last_offset: u64,
+    pub settling: Option<Settling>,
+    /// Where the stream stood when the event loop last went round.
+    pub last_offset: u64,
     to_agent: Sender<Command>,
     /// Disconnected when the agent has ended.
     agent: Option<Receiver<()>>,
@@ -203,207 +202,6 @@ impl Module {
         module
     }
 
-    fn change_mode(&mut self, mode: Mode) -> Result<(), String> {
-        if mode == self.mode {
-            return Ok(());
-        }
-        if let (true, Some(why)) = (mode != Mode::Off, why_the_log_is_impossible(&self.ctx)) {
-            return Err(why);
-        }
-        if mode == Mode::Sync {
-            if let Some(why) = why_sync_is_impossible() {
-                return Err(why);
-            }
-            match &self.self_test {
-                Some(Ok(())) => {}
-                Some(Err(why)) => return Err(format!("sync mode does not work in this server: {why}")),
-                // Not tried yet: the agent tries before this node serves anything, as at a start.
-                None if self.role != Role::Leader => {}
-                None => return Err("sync mode is still being tested in this server; try again in a second".to_owned()),
-            }
-        }
-        let was_off = self.mode == Mode::Off;
-        self.mode = mode;
-        match mode {
-            Mode::Off => {
-                log_warning(
-                    "durability: mode is off: writes are not sent to the log any more and a failure loses them",
-                );
-                self.leave(Role::Off);
-                self.listen_to_commands()?;
-            }
-            _ if was_off && server::is_replica(&self.ctx) && config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
-                self.serve_nobody(Role::Replica)?;
-            }
-            _ if was_off => {
-                self.serve_nobody(Role::Attaching)?;
-                self.settle();
-            }
-            Mode::Async if self.role != Role::Leader => {
-                // Only sync mode was in the way.
-                if let Some(epoch) = self.epoch {
-                    self.lead(epoch)?;
-                }
-            }
-            Mode::Sync | Mode::Async => self.listen_to_commands()?,
-        }
-        self.tell_agent(Command::Mode(mode));
-        Ok(())
-    }
-
-    /// The gate wants to hear of commands in sync mode, while leading.
-    pub fn listen_to_commands(&mut self) -> Result<(), String> {
-        let listens = self.mode == Mode::Sync && self.role == Role::Leader;
-        let listeners: [(u64, server::EventCallback); 3] = [
-            (ffi::EVENT_COMMAND_RESULT_SUCCESS, hooks::on_command),
-            (ffi::EVENT_COMMAND_RESULT_FAILURE, hooks::on_command),
-            (ffi::EVENT_FLUSHDB, hooks::on_flush),
-        ];
-        for (event, callback) in listeners {
-            server::subscribe(&self.ctx, event, listens.then_some(callback))?;
-        }
-        self.is_listening = listens;
-        if let (true, Some(gate)) = (listens, &mut self.gate) {
-            // Whatever was written without the gate's knowledge is dirty until the log has it.
-            gate.write_all();
-        }
-        Ok(())
-    }
-
-    /// From now on this node serves its clients, as the leader of `epoch`.
-    pub fn lead(&mut self, epoch: u64) -> Result<(), String> {
-        if let (Mode::Sync, Some(Err(why))) = (self.mode, &self.self_test) {
-            let why = format!("sync mode does not work in this server: {why}; CONFIG SET durability.mode async works");
-            self.serve_nobody(Role::Refused(why.clone()))?;
-            self.epoch = Some(epoch);
-            return Err(why);
-        }
-        self.epoch = Some(epoch);
-        self.lag.clear();
-        self.last_offset = server::replication_offset(&self.ctx);
-        self.role = Role::Leader;
-        self.find_receivers();
-        self.listen_to_commands()?;
-        self.update_filter();
-        log_notice(format!(
-            "durability: leading shard {} in epoch {epoch} from offset {}, mode {}",
-            config::SHARD.value(),
-            self.last_offset,
-            self.mode.name()
-        ));
-        Ok(())
-    }
-
-    /// Clients wait until this node leads, but not for long. Nothing happens if the server does not allow that.
-    fn settle(&mut self) {
-        if self.settling.is_none() && self.gate.is_some() {
-            self.settling = Internals::get().ok().map(Settling::begin);
-        }
-    }
-
-    /// Clients wait no longer.
-    pub fn end_settling(&mut self) {
-        if let (Some(settling), Some(gate)) = (self.settling.take(), &self.gate) {
-            settling.end(&gate.connections);
-        }
-    }
-
-    /// As [`Module::end_settling`], if clients have waited long enough.
-    pub fn end_settling_in_time(&mut self) {
-        if self.settling.as_ref().is_some_and(Settling::is_over) {
-            log_notice("durability: not attached yet; clients are refused until it is");
-            self.end_settling();
-        }
-    }
-
-    /// The operator made the server a replica of another one, or a primary again. Called from a server event, in which
-    /// nothing can be subscribed to: the task that follows does that.
-    pub fn role_changed(&mut self, is_replica: bool) {
-        match (&self.role, is_replica) {
-            (Role::Off, _) => {}
-            (Role::Attaching, false) => return self.tell_agent(Command::LostItsLog),
-            (Role::Leader | Role::Attaching | Role::Refused(_), true) => {
-                log_warning("durability: this node is a replica of another server now, and has no log of its own");
-                self.leave(Role::Replica);
-                self.shared.send(Task::StandAside);
-            }
-            (Role::Replica, false) => {
-                log_notice("durability: this node is a primary again: its log starts anew from what it holds");
-                self.role = Role::Attaching;
-                self.update_filter();
-                self.settle();
-            }
-            (Role::Replica, true) | (Role::Leader | Role::Refused(_), false) => return,
-        }
-        self.tell_agent(Command::Replica(is_replica));
-    }
-
-    /// Clients may have subscribed while this module did not look at commands.
-    fn find_receivers(&self) {
-        let Some(gate) = &self.gate else { return };
-        match server::clients_with_messages(&self.ctx) {
-            Ok(clients) => clients.into_iter().for_each(|client| gate.connections.receives_messages(client)),
-            Err(why) => log_warning(format!(
-                "durability: messages to clients that have subscribed before may tell of writes that are not durable: {why}"
-            )),
-        }
-    }
-
-    /// The agent leads no more. Returns whether clients were served until now.
-    pub fn stop_leading(&mut self) -> bool {
-        self.epoch = None;
-        self.role == Role::Leader
-    }
-
-    /// From now on this node serves nobody (unless `role` is off); clients that wait for the log are closed without an answer.
-    pub fn serve_nobody(&mut self, role: Role) -> Result<(), String> {
-        self.role = role;
-        self.listen_to_commands()?;
-        self.forget_term();
-        self.abandon_clients();
-        self.update_filter();
-        Ok(())
-    }
-
-    /// From now on this node serves its clients without a log. What is held leaves if the log acknowledges it soon: the agent
-    /// ships it, and then has the rest abandoned. Called from server events as well, so it subscribes to nothing.
-    fn leave(&mut self, role: Role) {
-        self.role = role;
-        self.is_listening = false;
-        self.forget_term();
-        let offset = server::replication_offset(&self.ctx);
-        if let Some(gate) = &mut self.gate {
-            gate.close_group(|| offset);
-        }
-        self.shared.leave_offset.store(offset, Ordering::Release);
-        self.update_filter();
-    }
-
-    fn forget_term(&mut self) {
-        self.epoch = None;
-        self.refusing_since = None;
-        self.lag.clear();
-        self.script_dependency = 0;
-    }
-
-    /// Closes the clients whose writes the log has not acknowledged, and forgets what is dirty.
-    fn abandon_clients(&mut self) {
-        if let Some(gate) = &mut self.gate {
-            let held = gate.held_clients();
-            if held > 0 {
-                log_warning(format!("durability: closing {held} clients whose writes the log has not acknowledged"));
-            }
-            gate.abandon();
-        }
-    }
-
-    /// The agent has ended its term, and ships nothing any more.
-    pub fn term_ended(&mut self) {
-        if self.role != Role::Leader {
-            self.abandon_clients();
-        }
-    }
-
     /// The event loop is about to write replies and sleep.
     pub fn before_sleep(&mut self) {
         if !self.has_run {
@@ -499,17 +297,6 @@ impl Module {
         let Some(role) = server::role(&self.ctx).filter(|role| role.is_connected_replica) else { return };
         self.shared.attach_target.store(NO_TARGET, Ordering::Release);
         self.tell_agent(Command::Applied(role.offset));
-    }
-
-    /// What the command filter refuses follows from role and lag.
-    fn update_filter(&self) {
-        filter::set(match &self.role {
-            Role::Off | Role::Replica => Refusal::Nothing,
-            Role::Attaching => Refusal::Data("LOADING durability: this node is attaching to its log".to_owned()),
-            Role::Refused(why) => Refusal::Data(format!("ERR durability: {why}")),
-            Role::Leader if self.refusing_since.is_some() => Refusal::Writes,
-            Role::Leader => Refusal::RoleChanges,
-        });
     }
 
     /// The durability lag now.

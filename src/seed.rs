@@ -23,6 +23,9 @@ impl Read for Snapshot {
         if self.shared.is_stopping.load(Ordering::Relaxed) {
             return Err(std::io::Error::other("the server shuts down"));
         }
+        if self.shared.is_leaving.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("this node is to have no log any more"));
+        }
         self.stream.read(buffer)
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
 
+use crate::config;
 use crate::connections::ServerConnections;
 use crate::decorate::set_errno_again;
 use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals, ReadFunction};
@@ -122,15 +123,15 @@ unsafe extern "C" fn paused_read<const KIND: usize>(
 /// # Safety
 /// The connection is live.
 unsafe fn pause(connection: *mut Connection) -> bool {
-    // SAFETY: has no preconditions.
-    if MAIN_THREAD.load(Ordering::Relaxed) != unsafe { libc::pthread_self() } as usize {
-        // An I/O thread, which may not change the event loop; the main thread will ask again.
-        return true;
-    }
     // SAFETY: a live connection; its client, if it has one, lives as long.
     let (fd, client) = unsafe { ((*connection).fd, (*connection).private_data.as_ref()) };
     // Without a client it is the server's own link to a primary, on its way.
     let Some(client) = client else { return false };
+    // SAFETY: has no preconditions.
+    if MAIN_THREAD.load(Ordering::Relaxed) != unsafe { libc::pthread_self() } as usize {
+        // An I/O thread, which may neither change the event loop nor ask for the client's flags. It will be asked again.
+        return !is_own(fd) && !is_link_to_log(fd);
+    }
     if is_own(fd) || server::client_flags(client.id).is_primary {
         return false;
     }
@@ -140,6 +141,16 @@ unsafe fn pause(connection: *mut Connection) -> bool {
         ((*(*connection).kind).set_read_handler)(connection, None);
     }
     true
+}
+
+/// Whether the other end of the socket has the log's port.
+fn is_link_to_log(fd: c_int) -> bool {
+    // SAFETY: as in `is_own`.
+    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let log_port = config::parse_address(&config::LOG.value()).map(|(_, port)| port);
+    let peer =
+        rustix::net::getpeername(socket).ok().flatten().and_then(|peer| std::net::SocketAddr::try_from(peer).ok());
+    peer.is_some_and(|peer| Ok(peer.port()) == log_port)
 }
 
 /// Whether the other end of the socket is this process.

@@ -104,8 +104,10 @@ pub enum Task {
     SelfTestDone(Result<(), String>),
     /// Find out whether the server waits for its replicas to shut down, for [`Shared::is_shutting_down`].
     LookForShutdown,
-    /// Everything is in place: serve clients as the leader of that epoch.
-    Lead { epoch: u64 },
+    /// Everything is in place: serve clients as the leader of that epoch, unless [`Shared::stage`] has moved on.
+    Lead { epoch: u64, stage: u64 },
+    /// The mode became off while the server followed its log: let it be a primary.
+    StopFollowing,
     /// Serve nobody until the next [`Task::Lead`], for that reason.
     Hold(String),
     /// The operator made the server a replica: leave the server's settings and commands alone.
@@ -150,6 +152,8 @@ pub struct Facts {
     pub unix_socket: String,
     /// Whether there is any key or function.
     pub has_data: bool,
+    /// Whether it is a replica, and not because this module made it one.
+    pub is_others_replica: bool,
 }
 
 impl Facts {
@@ -197,6 +201,10 @@ pub struct Shared {
     pub leave_offset: AtomicU64,
     /// The server waits for its replicas before it shuts down. Written by the main thread when the agent asks.
     pub is_shutting_down: AtomicBool,
+    /// The node is told to have no log any more, so what takes long is to break off. Cleared by the agent.
+    pub is_leaving: AtomicBool,
+    /// Counts the times that this node ceased to lead or to be on its way there. Written by the main thread.
+    pub stage: AtomicU64,
     /// The module is to end, and what takes long is to break off.
     pub is_stopping: AtomicBool,
     /// Client id of the tap's connection to this server; 0 if there is none.
@@ -232,6 +240,8 @@ impl Shared {
             seeds: AtomicU64::new(0),
             leave_offset: AtomicU64::new(0),
             is_shutting_down: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
+            stage: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
             tap_client: AtomicU64::new(0),
             last_error: Mutex::new(String::new()),

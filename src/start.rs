@@ -108,7 +108,7 @@ fn start(ctx: &Context) -> Result<(), String> {
         _ => None,
     };
     // At a server's start there is no data yet. Where there is, clients have written it without this module.
-    let was_off = !tasks::is_empty_keyspace(ctx);
+    let was_off = tasks::has_data(ctx);
     let is_replica = config::ALLOW_REPLICAOF.load(Ordering::Relaxed) && server::is_replica(ctx);
     let (to_agent, agent) = agent::start(Arc::clone(&shared), config::MODE.mode(), is_replica, was_off)
         .map_err(|error| format!("no thread: {error}"))?;

@@ -346,6 +346,7 @@ mod tests {
             port,
             bind: bind.to_owned(),
             unix_socket: unix.to_owned(),
+            is_others_replica: false,
             has_data: false,
         };
         let tcp = |facts| match Address::of(&facts) {

@@ -114,9 +114,10 @@ fn carry_out(ctx: &Context, task: Task) {
             }
             module::with(|module| module.self_test = Some(result));
         }
-        Task::Lead { epoch } => {
+        Task::Lead { epoch, stage } => {
             // Not if the node ceased to attach while this was on its way.
-            if is_attaching() {
+            let is_current = module::with(|module| module.shared.stage.load(Ordering::Relaxed) == stage);
+            if is_current == Some(true) && is_attaching() && !server::is_replica(ctx) {
                 change_role("leading", |module| module.lead(epoch));
             }
         }
@@ -132,6 +133,17 @@ fn carry_out(ctx: &Context, task: Task) {
             change_role("standing aside", Module::listen_to_commands);
             if let Err(why) = restore_settings(ctx) {
                 log_warning(format!("durability: primaryuser and primaryauth are not what they were: {why}"));
+            }
+        }
+        Task::StopFollowing => {
+            if OPERATORS.with_borrow(Option::is_some) {
+                IS_CHANGING_ROLE.set(true);
+                let ended =
+                    server::call(ctx, "REPLICAOF", &["NO", "ONE"]).map(drop).and_then(|()| restore_settings(ctx));
+                IS_CHANGING_ROLE.set(false);
+                if let Err(why) = ended {
+                    log_warning(format!("durability: the server still follows its log: {why}"));
+                }
             }
         }
         Task::TermEnded => {
@@ -156,11 +168,8 @@ fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String
 }
 
 fn describe(ctx: &Context) -> Facts {
-    let has_functions = match server::call(ctx, "FUNCTION", &["LIST"]) {
-        Ok(CallReply::Array(functions)) => functions.len() > 0,
-        _ => false,
-    };
-    let mut facts = Facts { has_data: has_functions || !is_empty_keyspace(ctx), ..Facts::default() };
+    let is_others_replica = server::is_replica(ctx) && OPERATORS.with_borrow(Option::is_none);
+    let mut facts = Facts { has_data: has_data(ctx), is_others_replica, ..Facts::default() };
     // Not by CONFIG, which operators rename.
     let info = ctx.server_info("server");
     for number in 0.. {
@@ -170,8 +179,17 @@ fn describe(ctx: &Context) -> Facts {
     facts
 }
 
+/// Whether the server has any key or function.
+pub fn has_data(ctx: &Context) -> bool {
+    let has_functions = match server::call(ctx, "FUNCTION", &["LIST"]) {
+        Ok(CallReply::Array(functions)) => functions.len() > 0,
+        _ => false,
+    };
+    has_functions || !is_empty_keyspace(ctx)
+}
+
 /// Whether no database has a key.
-pub fn is_empty_keyspace(ctx: &Context) -> bool {
+fn is_empty_keyspace(ctx: &Context) -> bool {
     match server::call(ctx, "INFO", &["keyspace"]) {
         Ok(CallReply::String(text)) => !text.to_string().unwrap_or_default().contains("keys="),
         Ok(CallReply::VerbatimString(text)) => {

@@ -80,6 +80,28 @@ proc test_messages {with} {
         foreach one [list $writer $client $receiver] {$one close}
     }
 
+    test "An invalidation that is redirected to a client of RESP3, which never subscribed, is held ($with)" {
+        r set cached old
+        set receiver [valkey_deferring_client]
+        $receiver hello 3
+        read_reply $receiver
+        $receiver client id
+        set receiver_id [read_reply $receiver]
+        set client [valkey_deferring_client]
+        $client client tracking on redirect $receiver_id
+        assert_equal OK [read_reply $client]
+        $client get cached
+        assert_equal old [read_reply $client]
+        while_frozen {
+            set writer [write_key cached]
+            wait_for_held 2
+            assert_silent $receiver
+        }
+        assert_equal {invalidate cached} [read_reply $receiver]
+        assert_equal OK [read_reply $writer]
+        foreach one [list $writer $client $receiver] {$one close}
+    }
+
     test "A message that is published after a write is held until the write is durable ($with)" {
         foreach {subscribe publish kind} {subscribe publish message ssubscribe spublish smessage} {
             set subscriber [subscriber $subscribe news]
@@ -173,3 +195,28 @@ durable_server {} {
 durable_server {server {io-threads 4 io-threads-always-active yes}} {
     test_messages "I/O threads"
 }
+
+new_log
+start_log
+start_server [list overrides [dict create save {} loadmodule $::env(DURABILITY_SO) \
+    durability.log $::host:[log_option port] durability.shard $::shard] \
+    config_lines [list rename-command "SUBSCRIBE listen"] tags {external:skip tls:skip}] {
+    wait_until_leading
+
+    test "A renamed SUBSCRIBE brings messages as well, which are held" {
+        set subscriber [valkey_deferring_client]
+        $subscriber listen news
+        assert_equal {subscribe news 1} [read_reply $subscriber]
+        while_frozen {
+            set writer [write_key before]
+            r publish news told
+            wait_for_held 2
+            assert_silent $subscriber
+        }
+        assert_equal {message news told} [read_reply $subscriber]
+        assert_equal OK [read_reply $writer]
+        $writer close
+        $subscriber close
+    }
+}
+kill_log
