@@ -185,8 +185,8 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
     })
 }
 
-/// Holds what is pending if a part of it that was not seen before is a message: keyspace notifications and invalidations
-/// tell of writes, and any message may.
+/// Holds what is pending if a part of it that was not seen before is a message: keyspace notifications tell of writes, and any
+/// message may.
 fn hold_messages(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec]) {
     let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
     if newest <= released.max(state.valve.mark()) {

@@ -29,7 +29,7 @@ pub struct State {
     pub valve: Valve,
     /// For the tap's own connection: what is written goes there, not into the socket.
     pub diversion: Option<Diversion>,
-    /// Whether the client gets messages: it subscribed, or tracks keys. What is written to it is then looked at.
+    /// Whether the client gets messages: it subscribed. What is written to it is then looked at.
     pub is_receiver: bool,
 }
 

@@ -53,7 +53,7 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
     // SAFETY: the server's own name of the command, whatever it was renamed to.
     let name = unsafe { CStr::from_ptr(result.command_name) };
     if brings_messages(name) {
-        note_receivers(gate, result);
+        gate.connections.receives_messages(result.client_id);
     }
     let wrote = result.dirty > 0;
     let is_called_by_module = result.is_module_client != 0;
@@ -83,7 +83,7 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
 /// Whether clients get messages because of this command. Most names differ from these in their first two bytes.
 #[inline]
 fn brings_messages(name: &CStr) -> bool {
-    const NAMES: [&CStr; 4] = [c"subscribe", c"psubscribe", c"ssubscribe", c"client|tracking"];
+    const NAMES: [&CStr; 3] = [c"subscribe", c"psubscribe", c"ssubscribe"];
     let name = name.as_ptr();
     NAMES.iter().any(|one| {
         // SAFETY: both end with a zero, behind which nothing is read: the second byte is read only after an equal first.
@@ -92,19 +92,6 @@ fn brings_messages(name: &CStr) -> bool {
             *name == *one && *name.add(1) == *one.add(1) && CStr::from_ptr(name) == CStr::from_ptr(one)
         }
     })
-}
-
-/// The client of such a command, and the one that it has its invalidations sent to.
-fn note_receivers(gate: &mut Gate<ServerConnections>, result: &CommandResult) {
-    gate.connections.receives_messages(result.client_id);
-    // SAFETY: the server's arguments, which live during the callback.
-    let argument = |at: i32| unsafe { server::bytes(*result.argv.add(at as usize)) };
-    for at in 1..result.argc - 1 {
-        let target = std::str::from_utf8(argument(at + 1)).ok().and_then(|id| id.parse().ok());
-        if let (true, Some(target)) = (argument(at).eq_ignore_ascii_case(b"REDIRECT"), target) {
-            gate.connections.receives_messages(target);
-        }
-    }
 }
 
 fn write_dependency(

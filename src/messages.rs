@@ -1,37 +1,36 @@
-//! Recognises messages among replies, in the bytes that the server writes to a client that subscribed or tracks keys.
+//! Recognises messages among replies, in the bytes that the server writes to a client that subscribed.
 
-/// How messages are named on the wire, in both versions of the protocol: of SUBSCRIBE, PSUBSCRIBE and SSUBSCRIBE, and of
-/// client-side caching. Values may look the same; they are then taken for messages, which makes them wait.
-const NAMES: [&[u8]; 2] = [b"message\r\n", b"invalidate\r\n"];
-const LONGEST_NAME: usize = NAMES[1].len();
+/// The end of the name of messages on the wire, in both versions of the protocol: `message`, `pmessage`, `smessage`. Values may
+/// look the same; they are then taken for messages, which makes them wait.
+const NAME: &[u8] = b"message\r\n";
 
 /// Whether the bytes contain a message. The first `seen` bytes were looked at before.
 pub fn contain_one<'a>(buffers: impl Iterator<Item = &'a [u8]>, seen: u64) -> bool {
     // A name may have begun in what was seen.
-    let mut skip = seen.saturating_sub(LONGEST_NAME as u64 - 1);
+    let mut skip = seen.saturating_sub(NAME.len() as u64 - 1);
     // The end of what was looked at, for a name that begins in one buffer and ends in the next.
     let mut end: Vec<u8> = Vec::new();
     for buffer in buffers {
         let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(buffer.len());
         skip -= skipped as u64;
         let buffer = &buffer[skipped..];
-        let beginning = &buffer[..buffer.len().min(LONGEST_NAME - 1)];
+        let beginning = &buffer[..buffer.len().min(NAME.len() - 1)];
         end.extend_from_slice(beginning);
         if has_name(&end) || has_name(buffer) {
             return true;
         }
-        if buffer.len() >= LONGEST_NAME {
+        if buffer.len() >= NAME.len() {
             end.clear();
-            end.extend_from_slice(&buffer[buffer.len() - (LONGEST_NAME - 1)..]);
-        } else if end.len() > LONGEST_NAME - 1 {
-            end.drain(..end.len() - (LONGEST_NAME - 1));
+            end.extend_from_slice(&buffer[buffer.len() - (NAME.len() - 1)..]);
+        } else if end.len() > NAME.len() - 1 {
+            end.drain(..end.len() - (NAME.len() - 1));
         }
     }
     false
 }
 
 fn has_name(bytes: &[u8]) -> bool {
-    NAMES.iter().any(|name| memchr::memmem::find(bytes, name).is_some())
+    memchr::memmem::find(bytes, NAME).is_some()
 }
 
 #[cfg(test)]
@@ -39,11 +38,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MESSAGES: [&[u8]; 4] = [
+    const MESSAGES: [&[u8]; 3] = [
         b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n",
         b">4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$1\r\nm\r\n",
         b">3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$1\r\nm\r\n",
-        b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n",
     ];
 
     #[test]

@@ -168,7 +168,7 @@ impl Module {
     /// Clients may have subscribed while this module did not look at commands.
     fn find_receivers(&self) {
         let Some(gate) = &self.gate else { return };
-        match server::clients_with_messages(&self.ctx) {
+        match server::subscribers(&self.ctx) {
             Ok(clients) => clients.into_iter().for_each(|client| gate.connections.receives_messages(client)),
             Err(why) => log_warning(format!(
                 "durability: messages to clients that have subscribed before may tell of writes that are not durable: {why}"

@@ -214,11 +214,11 @@ pub fn may_run(ctx: &Context, command: &[&str]) -> bool {
     }
 }
 
-/// Ids of the clients that have subscribed, or track keys.
+/// Ids of the clients that have subscribed.
 ///
 /// # Errors
 /// The server does not list its clients.
-pub fn clients_with_messages(ctx: &Context) -> Result<Vec<u64>, String> {
+pub fn subscribers(ctx: &Context) -> Result<Vec<u64>, String> {
     let list = match call(ctx, "CLIENT", &["LIST"])? {
         CallReply::String(text) => text.to_string().unwrap_or_default(),
         CallReply::VerbatimString(text) => {
@@ -226,17 +226,13 @@ pub fn clients_with_messages(ctx: &Context) -> Result<Vec<u64>, String> {
         }
         _ => return Err("the server's answer to CLIENT LIST has an unknown form".to_owned()),
     };
-    Ok(list.lines().flat_map(receivers).collect())
+    Ok(list.lines().filter_map(subscriber).collect())
 }
 
-/// From a line of `CLIENT LIST`: the client if it gets messages, and the one that its invalidations are sent to.
-fn receivers(line: &str) -> impl Iterator<Item = u64> {
+/// The id in a line of `CLIENT LIST`, if the client has subscribed.
+fn subscriber(line: &str) -> Option<u64> {
     let value = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-    let gets_messages = value("flags").is_some_and(|flags| flags.contains(['P', 't', 'B']));
-    let client = value("id").and_then(|id| id.parse().ok()).filter(|_| gets_messages);
-    // Not a number, or none, if nothing is redirected.
-    let target = value("redir").and_then(|id| id.parse().ok()).filter(|id| *id > 0);
-    client.into_iter().chain(target)
+    value("flags")?.contains('P').then(|| value("id")?.parse().ok())?
 }
 
 /// The user that the tap logs in as. It may do everything, needs no password, and exists only for the module.
@@ -310,11 +306,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_with_messages_are_told_by_their_flags() {
-        let told = |line| receivers(line).collect::<Vec<u64>>();
-        assert_eq!(told("id=7 addr=127.0.0.1:1 fd=8 name= flags=P db=0 redir=-1"), [7]);
-        assert_eq!(told("id=8 addr=127.0.0.1:1 fd=8 name= flags=t db=0 redir=12"), [8, 12]);
-        assert!(told("id=9 addr=127.0.0.1:1 fd=8 name=P flags=N db=0 redir=-1").is_empty());
-        assert!(told("").is_empty());
+    fn subscribers_are_told_by_their_flags() {
+        assert_eq!(subscriber("id=7 addr=127.0.0.1:1 fd=8 name= flags=P db=0"), Some(7));
+        assert_eq!(subscriber("id=9 addr=127.0.0.1:1 fd=8 name=P flags=N db=0"), None);
+        assert_eq!(subscriber(""), None);
     }
 }

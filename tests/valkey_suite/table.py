@@ -30,7 +30,7 @@ def main():
     print("# Valkey's own test suite with the module loaded\n")
     print(f"Valkey {version}; all of `unit/` and `integration/` but `unit/cluster` and `unit/moduleapi`, unmodified; tests that")
     print("passed. `scripts/valkey-suite.sh` repeats it. What is not run is in `skip`, each test with its reason; it is not")
-    print("counted here.\n")
+    print("counted here. Nodes of a cluster load the module in mode off. One line of integration/replication is adapted (see `run.py`).\n")
     print("| |" + "".join(f" {names[mode]} ({report['date']}) |" for mode, report in reports.items()))
     print("|---|" + "---|" * len(reports))
     for unit in sorted(set().union(*(report["units"] for report in reports.values()))):
