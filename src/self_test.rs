@@ -1,7 +1,7 @@
 //! Tries whether this server's replies can be held, before sync mode relies on it.
 //!
 //! The module opens a connection to its own server, and has it held from its login on. Then it sees that the server
-//! offered the answers to the login and to a PING, that neither arrived, and that both arrive once it lets go.
+//! offered the answers to the login and to a second one, that neither arrived, and that both arrive once it lets go.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::log_connection::encode;
 use crate::shared::Task;
 use crate::tap::{Address, Stream};
 
-const ANSWERS: &[u8] = b"+OK\r\n+PONG\r\n";
+const ANSWERS: &[u8] = b"+OK\r\n+OK\r\n";
 const OK: &[u8] = b"+OK\r\n";
 /// How long the server may take for each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,7 +27,8 @@ pub fn run(agent: &mut Agent, address: &Address) -> Result<(), String> {
     let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
     let mut stream = Stream::log_in(address, &agent.shared, auth::SELF_TEST)
         .map_err(|error| failed("the module cannot connect to its own server", error))?;
-    (&stream).write_all(&encode(&["PING"])).map_err(|error| failed("sending failed", error))?;
+    // Not PING: operators rename commands, and without AUTH there would be no module.
+    (&stream).write_all(&encode(&["AUTH", auth::SELF_TEST, &agent.shared.secret])).map_err(|error| failed("sending failed", error))?;
 
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {

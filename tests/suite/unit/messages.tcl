@@ -69,7 +69,7 @@ proc test_messages {with} {
         foreach {subscribe publish kind} {subscribe publish message ssubscribe spublish smessage} {
             set subscriber [subscriber $subscribe news]
             while_frozen {
-                set writer [write_key before]
+                set writer [dirty_key before]
                 assert_equal 1 [r $publish news told]
                 wait_for_held 2
                 assert_silent $subscriber
@@ -108,7 +108,7 @@ proc test_messages {with} {
         $client subscribe news
         assert_match *subscribe* [read_reply $client]
         while_frozen {
-            set writer [write_key before]
+            set writer [dirty_key before]
             r publish news told
             wait_for_held 2
             $client ping
@@ -124,7 +124,7 @@ proc test_messages {with} {
     test "A subscriber that leaves while a message is held is forgotten ($with)" {
         set subscriber [subscriber subscribe news]
         while_frozen {
-            set writer [write_key before]
+            set writer [dirty_key before]
             r publish news told
             wait_for_held 2
             $subscriber close
@@ -146,7 +146,7 @@ durable_server {} {
         wait_until_leading
         wait_until_durable
         while_frozen {
-            set writer [write_key before]
+            set writer [dirty_key before]
             r publish news told
             wait_for_held 2
             assert_silent $subscriber
@@ -173,7 +173,7 @@ start_server [list overrides [dict create save {} loadmodule $::env(DURABILITY_S
         $subscriber listen news
         assert_equal {subscribe news 1} [read_reply $subscriber]
         while_frozen {
-            set writer [write_key before]
+            set writer [dirty_key before]
             r publish news told
             wait_for_held 2
             assert_silent $subscriber
