@@ -28,7 +28,9 @@ pub fn run(agent: &mut Agent, address: &Address) -> Result<(), String> {
     let mut stream = Stream::log_in(address, &agent.shared, auth::SELF_TEST)
         .map_err(|error| failed("the module cannot connect to its own server", error))?;
     // Not PING: operators rename commands, and without AUTH there would be no module.
-    (&stream).write_all(&encode(&["AUTH", auth::SELF_TEST, &agent.shared.secret])).map_err(|error| failed("sending failed", error))?;
+    (&stream)
+        .write_all(&encode(&["AUTH", auth::SELF_TEST, &agent.shared.secret]))
+        .map_err(|error| failed("sending failed", error))?;
 
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
