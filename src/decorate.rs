@@ -81,7 +81,8 @@ pub fn uninstall() {
     forget_all();
 }
 
-fn is_main_thread() -> bool {
+/// Whether this is the thread that called [`install`].
+pub fn is_main_thread() -> bool {
     // SAFETY: has no preconditions.
     MAIN_THREAD.load(Ordering::Relaxed) == unsafe { libc::pthread_self() } as usize
 }

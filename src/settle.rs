@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use rustix::net::sockopt::socket_peercred;
 
 use crate::config;
 use crate::connections::ServerConnections;
-use crate::decorate::set_errno_again;
+use crate::decorate::{is_main_thread, set_errno_again};
 use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals, ReadFunction};
 use crate::gate::ClientId;
 use crate::guard::guard;
@@ -47,8 +48,6 @@ unsafe impl Sync for Replaced {}
 const TCP: usize = 0;
 const TLS: usize = 1;
 static REPLACED: [OnceLock<Replaced>; 2] = [const { OnceLock::new() }; 2];
-/// The main thread, as `pthread_self` names it; 0 if nothing is replaced.
-static MAIN_THREAD: AtomicUsize = AtomicUsize::new(0);
 
 /// A client that waits, and what the server calls when there is something to read.
 type Waiting = (ClientId, ConnectionHandler);
@@ -63,10 +62,8 @@ pub struct Settling {
 }
 
 impl Settling {
-    /// From now on nothing is read from clients.
+    /// From now on nothing is read from clients. The server's writing functions are decorated.
     pub fn begin(internals: &Internals) -> Self {
-        // SAFETY: has no preconditions.
-        MAIN_THREAD.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
         let [tcp, tls, _] = internals.types();
         replace::<TCP>(tcp);
         replace::<TLS>(tls);
@@ -127,8 +124,7 @@ unsafe fn pause(connection: *mut Connection) -> bool {
     let (fd, client) = unsafe { ((*connection).fd, (*connection).private_data.as_ref()) };
     // Without a client it is the server's own link to a primary, on its way.
     let Some(client) = client else { return false };
-    // SAFETY: has no preconditions.
-    if MAIN_THREAD.load(Ordering::Relaxed) != unsafe { libc::pthread_self() } as usize {
+    if !is_main_thread() {
         // An I/O thread, which may neither change the event loop nor ask for the client's flags. It will be asked again.
         return !is_own(fd) && !is_link_to_log(fd);
     }
@@ -145,26 +141,37 @@ unsafe fn pause(connection: *mut Connection) -> bool {
 
 /// Whether the other end of the socket has the log's port.
 fn is_link_to_log(fd: c_int) -> bool {
-    // SAFETY: as in `is_own`.
-    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let log_port = config::parse_address(&config::LOG.value()).map(|(_, port)| port);
-    let peer =
-        rustix::net::getpeername(socket).ok().flatten().and_then(|peer| std::net::SocketAddr::try_from(peer).ok());
-    peer.is_some_and(|peer| Ok(peer.port()) == log_port)
+    let log_port = config::parse_address(&config::LOG.value()).ok().map(|(_, port)| port);
+    matches!(peer(fd), Some(Peer::Tcp(port)) if Some(port) == log_port)
 }
 
 /// Whether the other end of the socket is this process.
 fn is_own(fd: c_int) -> bool {
-    // SAFETY: the descriptor of a live connection, for the time of this call.
-    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let peer = match rustix::net::getpeername(socket) {
-        Ok(Some(peer)) => peer,
-        _ => return false,
-    };
-    match std::net::SocketAddr::try_from(peer) {
+    match peer(fd) {
         // Another machine's client may have that port too; it is refused then instead of made to wait.
-        Ok(address) => OWN_PORTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(&address.port()),
-        // A unix socket.
-        Err(_) => socket_peercred(socket).is_ok_and(|peer| peer.pid == rustix::process::getpid()),
+        Some(Peer::Tcp(port)) => OWN_PORTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(&port),
+        Some(Peer::Unix { is_own }) => is_own,
+        None => false,
     }
+}
+
+/// The other end of a socket.
+enum Peer {
+    /// Its port.
+    Tcp(u16),
+    /// Whether it is this process.
+    Unix { is_own: bool },
+}
+
+/// `None` for a socket that is not connected.
+fn peer(fd: c_int) -> Option<Peer> {
+    // SAFETY: the descriptor of a live connection, for the time of this call.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    let address = rustix::net::getpeername(socket).ok().flatten()?;
+    Some(match SocketAddr::try_from(address) {
+        Ok(address) => Peer::Tcp(address.port()),
+        Err(_) => {
+            Peer::Unix { is_own: socket_peercred(socket).is_ok_and(|peer| peer.pid == rustix::process::getpid()) }
+        }
+    })
 }

@@ -26,6 +26,20 @@ proc tracking_client {args} {
     return $client
 }
 
+# What is published to `news` after a write waits for it. The subscriber is closed.
+proc assert_message_is_held {subscriber} {
+    while_frozen {
+        set writer [dirty_key before]
+        r publish news told
+        wait_for_held 2
+        assert_silent $subscriber
+    }
+    assert_equal {message news told} [read_reply $subscriber]
+    assert_equal OK [read_reply $writer]
+    $writer close
+    $subscriber close
+}
+
 proc test_messages {with} {
     test "A keyspace notification of a write is held until the write is durable ($with)" {
         r config set notify-keyspace-events KEA
@@ -145,15 +159,7 @@ durable_server {} {
         r durability.mode sync
         wait_until_leading
         wait_until_durable
-        while_frozen {
-            set writer [dirty_key before]
-            r publish news told
-            wait_for_held 2
-            assert_silent $subscriber
-        }
-        assert_equal {message news told} [read_reply $subscriber]
-        $writer close
-        $subscriber close
+        assert_message_is_held $subscriber
     }
 }
 
@@ -172,16 +178,7 @@ start_server [list overrides [dict create save {} loadmodule $::env(DURABILITY_S
         set subscriber [valkey_deferring_client]
         $subscriber listen news
         assert_equal {subscribe news 1} [read_reply $subscriber]
-        while_frozen {
-            set writer [dirty_key before]
-            r publish news told
-            wait_for_held 2
-            assert_silent $subscriber
-        }
-        assert_equal {message news told} [read_reply $subscriber]
-        assert_equal OK [read_reply $writer]
-        $writer close
-        $subscriber close
+        assert_message_is_held $subscriber
     }
 }
 kill_log
