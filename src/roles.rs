@@ -140,11 +140,7 @@ impl Module {
             (_, true) if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
                 // By a way that the filter does not see, such as a command that was renamed. The node goes back to its log.
                 log_warning("durability: something made this node a replica of another server, which is not allowed");
-                self.role = Role::Attaching;
-                self.is_listening = false;
-                self.forget_term();
-                self.abandon_clients();
-                self.update_filter();
+                self.stop_serving(Role::Attaching);
                 self.shared.send(Task::StandAside);
                 return self.tell_agent(Command::LostItsLog);
             }
@@ -184,13 +180,18 @@ impl Module {
 
     /// From now on this node serves nobody (unless `role` is off); clients that wait for the log are closed without an answer.
     pub fn serve_nobody(&mut self, role: Role) -> Result<(), String> {
+        self.stop_serving(role);
+        self.listen_to_commands()
+    }
+
+    /// As [`Module::serve_nobody`], but subscribes to nothing, so that server events can call it.
+    fn stop_serving(&mut self, role: Role) {
         self.new_stage();
         self.role = role;
-        self.listen_to_commands()?;
+        self.is_listening = false;
         self.forget_term();
         self.abandon_clients();
         self.update_filter();
-        Ok(())
     }
 
     /// From now on this node serves its clients without a log. What is held leaves if the log acknowledges it soon: the agent
