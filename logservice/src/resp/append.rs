@@ -62,10 +62,27 @@ impl<'a> AppendCommand<'a> {
     }
 }
 
+impl AppendCommand<'_> {
+    /// Bytes that it appends.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Gives it to its shard.
+    pub fn submit(self, shard: &Shard) -> Result<Ticket, Refusal> {
+        shard.append(self.epoch, self.offset, self.payload)
+    }
+}
+
 impl Replies {
     /// Whether more commands may be taken in.
     pub fn has_room(&self) -> bool {
         self.waiting.len() < MAX_WAITING && self.waiting_bytes < MAX_WAITING_BYTES
+    }
+
+    /// Whether this connection ever appended.
+    pub fn has_targets(&self) -> bool {
+        !self.targets.is_empty()
     }
 
     /// Whether every reply was given.
@@ -88,16 +105,15 @@ impl Replies {
         Ok(self.targets.len() - 1)
     }
 
-    /// Gives an append to its shard; its reply comes when it is durable.
-    pub fn append(&mut self, target: usize, command: AppendCommand<'_>) -> Result<(), Refusal> {
-        let Some(Target { shard, .. }) = self.targets.get(target) else {
-            return Err(reply::failure("no such shard"));
-        };
-        let bytes = command.payload.len();
-        let ticket = shard.append(command.epoch, command.offset, command.payload)?;
+    /// The shard of a target.
+    pub fn shard(&self, target: usize) -> Option<Arc<Shard>> {
+        self.targets.get(target).map(|target| target.shard.clone())
+    }
+
+    /// The reply of an append of so many bytes comes when `ticket` says so.
+    pub fn push_append(&mut self, target: usize, ticket: Ticket, bytes: usize) {
         self.waiting_bytes += bytes;
         self.waiting.push_back(Waiting::Append { target, ticket, bytes });
-        Ok(())
     }
 
     /// Adds a reply that waits only for those before it.
@@ -115,25 +131,13 @@ impl Replies {
             match first {
                 Waiting::Reply(reply) => reply::encode(out, reply),
                 Waiting::Append { target, ticket, bytes } => {
-                    let Some(target) = self.targets.get_mut(*target) else { break };
-                    let Some(outcome) = ticket.outcome(&target.progress.borrow_and_update()) else { break };
+                    let Some(target) = self.targets.get(*target) else { break };
+                    let Some(outcome) = ticket.outcome(&target.progress.borrow()) else { break };
                     self.waiting_bytes -= bytes;
                     reply::encode(out, &outcome.map_or_else(|refusal| reply::error(&refusal), reply::integer));
                 }
             }
             self.waiting.pop_front();
         }
-    }
-
-    /// Waits until [`Replies::settle`] may give the first waiting reply; for ever when none waits.
-    pub async fn changed(&mut self) {
-        if let Some(Waiting::Append { target, .. }) = self.waiting.front() {
-            if let Some(target) = self.targets.get_mut(*target) {
-                if target.progress.changed().await.is_ok() {
-                    return;
-                }
-            }
-        }
-        std::future::pending().await
     }
 }

@@ -1,18 +1,20 @@
 //! One connection: reads commands, runs them in order, gives their replies in order.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use durability_protocol as protocol;
 use durability_protocol::{Code, Refusal};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::append::{AppendCommand, Replies};
+use super::append::AppendCommand;
 use super::arguments::text;
 use super::command::Splitter;
 use super::identity::Identity;
+use super::output::{Outlook, Output};
 use super::replica::{self, ReplicaInfo};
 use super::reply::{self, failure, Reply};
 use super::{admin, lease};
@@ -21,18 +23,14 @@ use crate::shard::{Position, Shard};
 
 const MIN_READ_BYTES: usize = 16 << 10;
 const MAX_READ_BYTES: usize = 256 << 10;
-/// Replies that a client has not taken; beyond that it is not read.
-const MAX_OUTPUT_BYTES: usize = 1 << 20;
 
 /// A client's connection.
 pub struct Connection {
     service: Arc<Service>,
-    stream: TcpStream,
+    output: Arc<Output>,
     peer: String,
     input: BytesMut,
     splitter: Splitter,
-    out: BytesMut,
-    replies: Replies,
     identity: Identity,
     replica: ReplicaInfo,
     closing: bool,
@@ -54,12 +52,10 @@ impl Connection {
     pub fn new(service: Arc<Service>, stream: TcpStream, peer: String, id: u64) -> Self {
         Connection {
             service,
-            stream,
+            output: Arc::new(Output::new(stream)),
             peer,
             input: BytesMut::with_capacity(MIN_READ_BYTES),
             splitter: Splitter::default(),
-            out: BytesMut::new(),
-            replies: Replies::default(),
             identity: Identity::default(),
             replica: ReplicaInfo::default(),
             closing: false,
@@ -73,70 +69,65 @@ impl Connection {
         let mut arguments: Vec<Bytes> = Vec::new();
         let mut read_bytes = MIN_READ_BYTES;
         loop {
-            while self.may_take_more() {
+            while !self.closing && self.output.has_room() {
                 match self.splitter.next(&mut self.input, &mut arguments) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => {
-                        self.replies.push(reply::error(&failure(error.to_string())), &mut self.out);
+                        self.output.push(reply::error(&failure(error.to_string())));
                         self.closing = true;
                         break;
                     }
                 }
                 match self.run(&arguments).await {
-                    Next::Reply(reply) => self.replies.push(reply, &mut self.out),
+                    Next::Reply(reply) => self.output.push(reply),
                     Next::Later => {}
                     Next::Close(reply) => {
-                        self.replies.push(reply, &mut self.out);
+                        self.output.push(reply);
                         self.closing = true;
                     }
                     Next::Follow(shard, position) => return self.follow(shard, position, shutdown).await,
                 }
             }
             arguments.clear();
-            self.replies.settle(&mut self.out);
             self.closing |= *shutdown.borrow();
-            if self.closing && self.replies.is_empty() && self.out.is_empty() {
-                return;
-            }
-            let may_read = self.may_take_more();
-            if may_read {
-                let needed = self.splitter.needed_bytes().saturating_sub(self.input.len());
-                if self.input.capacity() - self.input.len() < needed.max(read_bytes / 4) {
-                    self.input.reserve(needed.max(read_bytes));
+            let outlook = self.output.settle(self.closing);
+            let room = match outlook {
+                Outlook::End => return,
+                Outlook::Wait => 0,
+                Outlook::Read => {
+                    let needed = self.splitter.needed_bytes().saturating_sub(self.input.len());
+                    if self.input.capacity() - self.input.len() < needed.max(read_bytes / 4) {
+                        self.input.reserve(needed.max(read_bytes));
+                    }
+                    self.input.capacity() - self.input.len()
                 }
-            }
-            let room = self.input.capacity() - self.input.len();
-            let (mut reader, mut writer) = self.stream.split();
+            };
             tokio::select! {
-                read = reader.read_buf(&mut self.input), if may_read => match read {
-                    Ok(0) | Err(_) => return,
-                    Ok(bytes) if bytes == room => read_bytes = (read_bytes * 2).min(MAX_READ_BYTES),
-                    Ok(_) => {}
-                },
-                written = writer.write_buf(&mut self.out), if !self.out.is_empty() => {
-                    if written.is_err() {
-                        return;
+                ready = self.output.stream().readable(), if outlook == Outlook::Read => {
+                    match ready.and_then(|()| self.output.stream().try_read_buf(&mut self.input)) {
+                        Ok(0) => return,
+                        Ok(bytes) if bytes == room => read_bytes = (read_bytes * 2).min(MAX_READ_BYTES),
+                        Ok(_) => {}
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                        Err(_) => return,
                     }
                 }
-                () = self.replies.changed() => {}
+                () = self.output.changed() => {}
                 _ = shutdown.changed(), if !self.closing => self.closing = true,
             }
         }
     }
 
-    fn may_take_more(&self) -> bool {
-        !self.closing && self.replies.has_room() && self.out.len() < MAX_OUTPUT_BYTES
-    }
-
-    async fn follow(mut self, shard: Arc<Shard>, position: Position, shutdown: watch::Receiver<bool>) {
-        if self.stream.write_all(&self.out).await.is_err() {
+    async fn follow(self, shard: Arc<Shard>, position: Position, shutdown: watch::Receiver<bool>) {
+        let Some((mut stream, out)) = self.output.into_parts() else { return };
+        if stream.write_all(&out).await.is_err() {
             return;
         }
         let name = shard.name().to_owned();
         let listening = self.replica.listening(&self.peer);
         tracing::info!("shard {name}: replica {listening} attached: {position}");
-        let ended = replica::Follower::new(self.stream, self.input, self.splitter, shard, self.service)
+        let ended = replica::Follower::new(stream, self.input, self.splitter, shard, self.service)
             .serve(position, shutdown)
             .await;
         match ended {
@@ -275,11 +266,7 @@ impl Connection {
     async fn append(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let command = AppendCommand::parse(arguments)?;
         self.identity.check(self.service.tokens(), command.shard)?;
-        let target = match self.replies.target(command.shard) {
-            Some(target) => target,
-            None => self.replies.add_target(self.service.shard(command.shard).await?)?,
-        };
-        self.replies.append(target, command)?;
+        self.output.append(&self.service, command).await?;
         Ok(Next::Later)
     }
 
@@ -287,7 +274,7 @@ impl Connection {
         let Some(name) = self.identity.named_shard() else {
             return Err(Refusal::new(Code::NoAuth, "name the shard with primaryuser and primaryauth"));
         };
-        if !self.replies.is_empty() {
+        if !self.output.is_unused() {
             return Err(failure("PSYNC needs a connection of its own"));
         }
         let shard = self.shard_named(name).await?;

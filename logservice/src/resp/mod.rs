@@ -7,6 +7,7 @@ mod command;
 mod connection;
 mod identity;
 mod lease;
+mod output;
 mod replica;
 mod reply;
 

@@ -8,7 +8,7 @@ mod status;
 mod terms;
 
 pub use follow::Position;
-pub use notifier::{AckMode, DurabilityNotifier, Progress, Ticket};
+pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
 pub use status::{LogState, Status};
 pub use terms::{Admission, LeaseLeft, Terms};
 

@@ -64,12 +64,20 @@ pub enum AckMode {
     Delayed(Duration),
 }
 
+/// Hears of progress at once, on the thread that makes it.
+pub trait ProgressListener: Send + Sync {
+    /// The progress is another than before. Must not block, nor wait for a lock that is held while a shard is asked for
+    /// anything.
+    fn progressed(&self);
+}
+
 /// Owns the durable offset of a shard, as it is and as it is shown.
 pub struct DurabilityNotifier {
     durable: watch::Sender<u64>,
     progress: watch::Sender<Progress>,
     acks: Mutex<Acks>,
     due: Condvar,
+    listeners: Mutex<Vec<Weak<dyn ProgressListener>>>,
 }
 
 struct Acks {
@@ -88,7 +96,15 @@ impl DurabilityNotifier {
             progress: watch::Sender::new(Progress { visible: end, ..Progress::default() }),
             acks: Mutex::new(acks),
             due: Condvar::new(),
+            listeners: Mutex::default(),
         }
+    }
+
+    /// `listener` is told of progress for as long as it lives.
+    pub fn listen(&self, listener: &Arc<dyn ProgressListener>) {
+        let mut listeners = self.listeners();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(Arc::downgrade(listener));
     }
 
     /// Everything below (exclusive) survives a crash.
@@ -146,6 +162,7 @@ impl DurabilityNotifier {
             progress.refused_above = end;
             progress.refused_reason = reason.into();
         });
+        self.tell_listeners();
     }
 
     /// The log has failed: nothing is acknowledged any more.
@@ -156,6 +173,7 @@ impl DurabilityNotifier {
             first
         });
         self.durable.send_modify(|_| {});
+        self.tell_listeners();
     }
 
     /// Makes replicas connect again.
@@ -205,11 +223,24 @@ impl DurabilityNotifier {
     }
 
     fn show(&self, end: u64) {
-        self.progress.send_if_modified(|progress| {
+        let is_news = self.progress.send_if_modified(|progress| {
             let moved = end > progress.visible;
             progress.visible = progress.visible.max(end);
             moved
         });
+        if is_news {
+            self.tell_listeners();
+        }
+    }
+
+    fn tell_listeners(&self) {
+        for listener in self.listeners().iter().filter_map(Weak::upgrade) {
+            listener.progressed();
+        }
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Weak<dyn ProgressListener>>> {
+        self.listeners.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn lock(&self) -> MutexGuard<'_, Acks> {

@@ -14,7 +14,8 @@ use crate::store::{FileError, InFile};
 
 /// File bytes between two entries of a segment's index.
 const INDEX_STEP_BYTES: u64 = 256 << 10;
-const ZEROS: &[u8] = &[0; 1 << 20];
+/// Zeros written at a time: so few that the log's threads do not wait for a core meanwhile.
+const ZEROS: &[u8] = &[0; 64 << 10];
 /// Zeros written between two syncs, so that a sync of the log beside it never waits behind a whole segment of them.
 const ZERO_SYNC_BYTES: u64 = 4 << 20;
 
@@ -90,7 +91,7 @@ pub fn create_allocated(path: &Path, file_bytes: u64) -> Result<File, FileError>
 }
 
 /// Creates a file of that length full of zeros that are on the medium, so that a sync of a record in it needs no
-/// change of the file system's own records. Takes as long as writing that much and resting for `rest` after each MiB;
+/// change of the file system's own records. Takes as long as writing that much and resting for `rest` after each 64 KiB;
 /// gives up when `stop` is set.
 pub fn create_zeroed(path: &Path, file_bytes: u64, rest: Duration, stop: &AtomicBool) -> Result<File, FileError> {
     create(path, |file| {

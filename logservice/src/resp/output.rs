@@ -1,0 +1,177 @@
+//! What leaves a connection. Its task gives most replies; acknowledgements leave on the thread that made the append durable,
+//! as waking the task first would cost each of them a change of threads.
+
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::{Buf, BytesMut};
+use durability_protocol::Refusal;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::append::{AppendCommand, Replies};
+use super::reply::Reply;
+use crate::service::Service;
+use crate::shard::ProgressListener;
+
+/// Replies that a client has not taken; beyond that it is not read.
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
+
+/// The socket of a connection and the replies on their way to it.
+pub struct Output {
+    stream: TcpStream,
+    state: Mutex<State>,
+    /// Wakes the task.
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    replies: Replies,
+    /// Encoded, in the order in which they are to leave.
+    out: BytesMut,
+    /// The task waits for room or for the last reply, so it is to be woken when that changes.
+    is_task_waiting: bool,
+    /// The client is gone.
+    is_broken: bool,
+}
+
+/// What a connection may do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// Take in more commands.
+    Read,
+    /// Wait until replies have left.
+    Wait,
+    /// End: every reply has left and no more are to come, or the client is gone.
+    End,
+}
+
+impl Output {
+    /// Nothing waits.
+    pub fn new(stream: TcpStream) -> Self {
+        Output { stream, state: Mutex::default(), wake: Notify::new() }
+    }
+
+    /// The socket, to read from.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether more commands may be taken in.
+    pub fn has_room(&self) -> bool {
+        self.lock().has_room()
+    }
+
+    /// Adds a reply behind those that wait.
+    pub fn push(&self, reply: Reply) {
+        let State { replies, out, .. } = &mut *self.lock();
+        replies.push(reply, out);
+    }
+
+    /// Whether no reply is to come and this connection never appended.
+    pub fn is_unused(&self) -> bool {
+        let state = self.lock();
+        state.replies.is_empty() && !state.replies.has_targets()
+    }
+
+    /// Gives an append to its shard; its reply comes when it is durable.
+    pub async fn append(self: &Arc<Self>, service: &Arc<Service>, command: AppendCommand<'_>) -> Result<(), Refusal> {
+        let target = self.lock().replies.target(command.shard);
+        let target = match target {
+            Some(target) => target,
+            None => {
+                let shard = service.shard(command.shard).await?;
+                let target = self.lock().replies.add_target(shard.clone())?;
+                let listener: Arc<dyn ProgressListener> = self.clone();
+                shard.notifier().listen(&listener);
+                target
+            }
+        };
+        // Not under the lock, which progress takes while it holds the shard's.
+        let shard = self.lock().replies.shard(target);
+        let shard = shard.ok_or_else(|| super::reply::failure("no such shard"))?;
+        let bytes = command.payload_bytes();
+        let ticket = command.submit(&shard)?;
+        // If it became durable meanwhile, that is seen when the task settles before it waits.
+        self.lock().replies.push_append(target, ticket, bytes);
+        Ok(())
+    }
+
+    /// Sends what can be sent now. Returns what the task may do next; if it is to wait, it will be woken.
+    pub fn settle(&self, is_closing: bool) -> Outlook {
+        let mut state = self.lock();
+        self.send(&mut state);
+        let is_done = is_closing && state.replies.is_empty() && state.out.is_empty();
+        if state.is_broken || is_done {
+            return Outlook::End;
+        }
+        let may_read = !is_closing && state.has_room();
+        state.is_task_waiting = !may_read;
+        if may_read {
+            Outlook::Read
+        } else {
+            Outlook::Wait
+        }
+    }
+
+    /// Waits until [`Output::settle`] has something to do.
+    pub async fn changed(&self) {
+        if self.lock().out.is_empty() {
+            self.wake.notified().await;
+            return;
+        }
+        tokio::select! {
+            // An error is seen when it is written to.
+            _ = self.stream.ready(Interest::WRITABLE) => {}
+            () = self.wake.notified() => {}
+        }
+    }
+
+    /// The socket, and what is still to be written to it; `None` if progress holds on to it.
+    pub fn into_parts(self: Arc<Self>) -> Option<(TcpStream, BytesMut)> {
+        let Output { stream, state, .. } = Arc::into_inner(self)?;
+        Some((stream, state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).out))
+    }
+
+    fn send(&self, state: &mut State) {
+        let State { replies, out, .. } = state;
+        replies.settle(out);
+        while !state.out.is_empty() {
+            match self.stream.try_write(&state.out) {
+                Ok(0) => {
+                    state.is_broken = true;
+                    return;
+                }
+                Ok(count) => state.out.advance(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    state.is_broken = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn has_room(&self) -> bool {
+        self.replies.has_room() && self.out.len() < MAX_OUTPUT_BYTES
+    }
+}
+
+impl ProgressListener for Output {
+    fn progressed(&self) {
+        let mut state = self.lock();
+        self.send(&mut state);
+        if state.is_task_waiting || state.is_broken || !state.out.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+}
