@@ -61,10 +61,14 @@ fn report_memory(report: &mut Report, plain: &Seen, sync: &Seen) {
     report.at_most("bytes for each held client", per_client.round(), HELD_CLIENT_BYTES, "B");
     report.at_most("bytes for each dirty key", per_key.round(), DIRTY_KEY_BYTES, "B");
 
-    let with_pending = |of: fn(&Seen) -> Memory| of(sync).resident as f64 - of(plain).resident as f64;
-    let begin = with_pending(|seen| seen.connected);
-    let cost = with_pending(|seen| seen.dirty) - begin;
-    let left = with_pending(|seen| seen.after) - begin;
+    // Without what the server itself accounts for: its replication backlog, which it keeps for any replica.
+    let of_module = |of: fn(&Seen) -> Memory| {
+        let (plain, sync) = (of(plain), of(sync));
+        (sync.resident as f64 - sync.used as f64) - (plain.resident as f64 - plain.used as f64)
+    };
+    let begin = of_module(|seen| seen.connected);
+    let cost = of_module(|seen| seen.dirty) - begin;
+    let left = of_module(|seen| seen.after) - begin;
     report.at_least("share of the outage's memory that is given back", 1.0 - left / cost, GIVEN_BACK, "");
 }
 
