@@ -1,6 +1,7 @@
 //! The `DURABILITY.*` commands and the section of `INFO`.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use valkey_module::redisvalue::ValkeyValueKey;
 use valkey_module::{raw, CallReply, Context, InfoContext, ValkeyError, ValkeyResult, ValkeyString, ValkeyValue};
@@ -10,13 +11,15 @@ use crate::guard::guard;
 use crate::module::{self, Module};
 use crate::{filter, server};
 
-const HELP: [&str; 10] = [
+const HELP: [&str; 12] = [
     "DURABILITY.MODE",
     "    Show the mode: sync, async or off.",
     "DURABILITY.MODE sync|async|off",
     "    Change it. Needs the permission for CONFIG SET. CONFIG REWRITE keeps it.",
     "DURABILITY.LAG",
     "    Milliseconds since the oldest write that the log has not acknowledged ran; 0 if there is none.",
+    "DURABILITY.LAG HISTORY",
+    "    The greatest lag of each of the last 600 seconds, oldest first: pairs of a Unix time and milliseconds.",
     "DURABILITY.STATUS",
     "    Everything the module knows of itself, as a map. The same figures stand in INFO durability.",
     "DURABILITY.HELP",
@@ -55,10 +58,26 @@ pub fn mode(ctx: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
     }
 }
 
-/// `DURABILITY.LAG`
+/// `DURABILITY.LAG [HISTORY]`
 pub fn lag(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
-    no_arguments(&arguments)?;
-    on_module("showing the lag", |module| ValkeyValue::Integer(module.lag_age().as_millis() as i64))
+    match &arguments[..] {
+        [_] => {
+            on_module("showing the lag", |module| ValkeyValue::Integer(module.behind().lag.as_millis() as i64))
+        }
+        [_, what] if what.as_slice().eq_ignore_ascii_case(b"history") => on_module("showing the lag", |module| {
+            module.behind();
+            let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let pair = |(age_s, lag_ms): (u64, u32)| {
+                ValkeyValue::Array(vec![
+                    ValkeyValue::Integer(now_s.saturating_sub(age_s) as i64),
+                    ValkeyValue::Integer(i64::from(lag_ms)),
+                ])
+            };
+            ValkeyValue::Array(module.bound.history().maxima().map(pair).collect())
+        }),
+        [_, _] => Err(ValkeyError::Str("ERR usage: DURABILITY.LAG [HISTORY]")),
+        _ => Err(ValkeyError::WrongArity),
+    }
 }
 
 /// `DURABILITY.STATUS`

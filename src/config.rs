@@ -130,6 +130,8 @@ pub static AUTH: Text = Text::new(|_| Ok(()));
 pub static MAX_LAG_MS: AtomicI64 = AtomicI64::new(DEFAULT_MAX_LAG_MS);
 /// `durability.max-pending-bytes`: when so many bytes are written and not acknowledged, writes are refused.
 pub static MAX_PENDING_BYTES: AtomicI64 = AtomicI64::new(DEFAULT_MAX_PENDING_BYTES);
+/// `durability.sync-timeout-ms`: a client whose reply waits for the log for so long is closed; 0: never.
+pub static SYNC_TIMEOUT_MS: AtomicI64 = AtomicI64::new(0);
 /// `durability.allow-replicaof`: whether REPLICAOF and FAILOVER work, with which a node leaves its log.
 pub static ALLOW_REPLICAOF: AtomicBool = AtomicBool::new(false);
 /// `durability.count-in-waitaof`: whether WAITAOF counts the log among the replicas that have everything on disk.
@@ -145,13 +147,15 @@ pub const DEFAULT_MAX_LAG_MS: i64 = 10_000;
 pub const LEAST_MAX_LAG_MS: i64 = 100;
 /// Largest value of [`MAX_LAG_MS`]: a day.
 pub const MOST_MAX_LAG_MS: i64 = 86_400_000;
+/// Largest value of [`SYNC_TIMEOUT_MS`]: a day.
+pub const MOST_SYNC_TIMEOUT_MS: i64 = 86_400_000;
 /// Default of [`MAX_PENDING_BYTES`].
 pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
 /// Least value of [`MAX_PENDING_BYTES`].
 pub const LEAST_MAX_PENDING_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "log",
     "shard",
     "node-id",
@@ -159,6 +163,7 @@ pub const NAMES: [&str; 9] = [
     "mode",
     "max-lag-ms",
     "max-pending-bytes",
+    "sync-timeout-ms",
     "allow-replicaof",
     "count-in-waitaof",
 ];
@@ -236,6 +241,7 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         }
         "max-lag-ms" => number_within(LEAST_MAX_LAG_MS, MOST_MAX_LAG_MS),
         "max-pending-bytes" => number_within(LEAST_MAX_PENDING_BYTES, i64::MAX),
+        "sync-timeout-ms" => number_within(0, MOST_SYNC_TIMEOUT_MS),
         _ => Ok(()),
     }
 }

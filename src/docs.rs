@@ -31,9 +31,9 @@ const DOCS: [Doc; 5] = [
     },
     Doc {
         name: "durability.lag",
-        summary: "Shows the age in milliseconds of the oldest write that the log has not acknowledged.",
+        summary: "Shows the age in milliseconds of the oldest write that the log has not acknowledged, or its history.",
         complexity: "O(1)",
-        arity: 1,
+        arity: -1,
         categories: "durability",
     },
     Doc {

@@ -34,6 +34,7 @@ valkey_module! {
         i64: [
             ["max-lag-ms", &config::MAX_LAG_MS, config::DEFAULT_MAX_LAG_MS, config::LEAST_MAX_LAG_MS, config::MOST_MAX_LAG_MS, ConfigurationFlags::DEFAULT, None],
             ["max-pending-bytes", &config::MAX_PENDING_BYTES, config::DEFAULT_MAX_PENDING_BYTES, config::LEAST_MAX_PENDING_BYTES, i64::MAX, ConfigurationFlags::MEMORY, None],
+            ["sync-timeout-ms", &config::SYNC_TIMEOUT_MS, 0, 0, config::MOST_SYNC_TIMEOUT_MS, ConfigurationFlags::DEFAULT, None],
         ],
         string: [
             ["log", &config::LOG, config::DEFAULT_LOG, ConfigurationFlags::DEFAULT, None],

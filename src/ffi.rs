@@ -41,6 +41,8 @@ pub const SUBEVENT_CLIENT_DISCONNECTED: u64 = 1;
 pub const SUBEVENT_FLUSHDB_END: u64 = 1;
 /// Sub-event of [`EVENT_EVENTLOOP`]: replies are written to sockets right after it.
 pub const SUBEVENT_BEFORE_SLEEP: u64 = 0;
+/// Sub-event of [`EVENT_EVENTLOOP`]: something is to be done.
+pub const SUBEVENT_AFTER_SLEEP: u64 = 1;
 
 /// `ValkeyModuleCommandResultInfoV1`.
 #[repr(C)]

@@ -1,7 +1,9 @@
 //! The figures that `DURABILITY.STATUS` and `INFO durability` show.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use crate::bound::Verdict;
 use crate::config;
 use crate::filter::REFUSED_COMMANDS;
 use crate::module::{Module, Role};
@@ -42,7 +44,8 @@ impl From<&str> for Figure {
 
 /// All figures, in the order in which they are shown.
 pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
-    let lag_ms = module.lag_age().as_millis() as u64;
+    let behind = module.behind();
+    let now = Instant::now();
     let shared = &module.shared;
     let current = server::replication_offset(&module.ctx);
     let is_leader = module.role == Role::Leader;
@@ -71,14 +74,18 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         ("epoch", shared.epoch.load(Ordering::Relaxed).into()),
         ("current_offset", current.into()),
         ("durable_offset", durable.into()),
-        ("lag_ms", lag_ms.into()),
-        ("pending_bytes", if is_leader { current.saturating_sub(durable) } else { 0 }.into()),
+        ("lag_ms", (behind.lag.as_millis() as u64).into()),
+        ("pending_bytes", behind.pending_bytes.into()),
         ("held_clients", gate.map_or(0, |gate| gate.held_clients()).into()),
         ("dirty_keys", gate.map_or(0, |gate| gate.dirty_keys()).into()),
         ("waiting_groups", gate.map_or(0, |gate| gate.waiting_groups()).into()),
-        ("refusing_writes", u64::from(module.refusing_since.is_some()).into()),
-        ("refusals", module.refusals.into()),
+        ("refusing_writes", u64::from(module.bound.verdict() == Verdict::Refused).into()),
+        ("refusals", module.bound.refusals().into()),
+        ("refused_time_ms", (module.bound.refused_for(now).as_millis() as u64).into()),
         ("refused_commands", REFUSED_COMMANDS.load(Ordering::Relaxed).into()),
+        ("sync_timeouts", module.timed_out_clients.into()),
+        ("unlogged_from_ms", module.unlogged.from_ms.into()),
+        ("unlogged_until_ms", module.unlogged.until_ms.into()),
         ("log_reconnects", shared.log_reconnects.load(Ordering::Relaxed).into()),
         ("tap_reconnects", shared.tap_reconnects.load(Ordering::Relaxed).into()),
         ("seeds", shared.seeds.load(Ordering::Relaxed).into()),

@@ -4,16 +4,22 @@
 //! A command filter cannot answer. It turns the command into [`REFUSED`], which can; or, between MULTI and EXEC, into one
 //! that no server knows, so that the transaction aborts as a whole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 
 use valkey_module::{CommandFilterCtx, ContextFlags, RedisModuleCommandFilterCtx};
 
+use crate::bound::{Behind, Limits, Verdict};
+use crate::command_table::{CommandTable, Properties};
+use crate::gate::ClientId;
 use crate::guard::guard;
+use crate::transactions::Transactions;
 use crate::{config, module, server};
 
 /// The command that answers the refusal.
 pub const REFUSED: &str = "durability.refused";
+/// Names of commands are shorter.
+const MAX_NAME_BYTES: usize = 64;
 /// No command has this name.
 const NO_COMMAND: &str = "durability.is-refusing-this-command";
 
@@ -24,6 +30,8 @@ pub enum Refusal {
     Nothing,
     /// What would take this node away from its log: REPLICAOF, FAILOVER.
     RoleChanges,
+    /// Those; commands that change data may be refused soon.
+    WritesSoon,
     /// Those, and commands that change data.
     Writes,
     /// Everything that a loading server would refuse, with that error.
@@ -32,8 +40,9 @@ pub enum Refusal {
 
 const NOTHING: u8 = 0;
 const ROLE_CHANGES: u8 = 1;
-const WRITES: u8 = 2;
-const DATA: u8 = 3;
+const WRITES_SOON: u8 = 2;
+const WRITES: u8 = 3;
+const DATA: u8 = 4;
 
 static LEVEL: AtomicU8 = AtomicU8::new(NOTHING);
 /// How many commands were refused.
@@ -45,7 +54,9 @@ const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and 
 thread_local! {
     /// The error that [`REFUSED`] answers next, and the one for all commands that touch data.
     static ERRORS: RefCell<(String, String)> = const { RefCell::new((String::new(), String::new())) };
-    static LAST_PRIMARY: RefCell<u64> = const { RefCell::new(0) };
+    static LAST_PRIMARY: Cell<ClientId> = const { Cell::new(0) };
+    /// Kept while writes are refused, or may be soon.
+    static TRANSACTIONS: RefCell<Transactions> = RefCell::default();
 }
 
 /// Changes what is refused. Main thread.
@@ -53,12 +64,16 @@ pub fn set(refusal: Refusal) {
     let level = match refusal {
         Refusal::Nothing => NOTHING,
         Refusal::RoleChanges => ROLE_CHANGES,
+        Refusal::WritesSoon => WRITES_SOON,
         Refusal::Writes => WRITES,
         Refusal::Data(error) => {
             ERRORS.with_borrow_mut(|errors| errors.1 = error);
             DATA
         }
     };
+    if !(WRITES_SOON..=WRITES).contains(&level) {
+        TRANSACTIONS.with_borrow_mut(Transactions::forget);
+    }
     LEVEL.store(level, Ordering::Relaxed);
 }
 
@@ -129,53 +144,132 @@ fn argument<'a>(command: &CommandFilterCtx, position: i32) -> &'a [u8] {
 
 fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     let client = command.get_client_id();
-    if LAST_PRIMARY.with_borrow(|primary| *primary == client) {
+    if LAST_PRIMARY.get() == client {
         return;
     }
-    let Ok(name) = std::str::from_utf8(name) else { return };
-    let name = name.to_ascii_lowercase();
-    let Some((properties, is_own, lag_ms)) = module::with(|module| {
-        let mut properties = module.commands.get(&name);
-        if properties.is_container && command.args_count() > 1 {
-            let sub = String::from_utf8_lossy(argument(command, 1)).to_ascii_lowercase();
-            let full = format!("{name}|{sub}");
-            properties = module.commands.get(&full);
-        }
+    let mut lowercase = [0; MAX_NAME_BYTES];
+    // A longer one is no command.
+    let Some(lowercase) = lowercase.get_mut(..name.len()) else { return };
+    lowercase.copy_from_slice(name);
+    lowercase.make_ascii_lowercase();
+    let Ok(name) = std::str::from_utf8(lowercase) else { return };
+    let Some((properties, is_own)) = module::with(|module| {
         let is_own = client == module.shared.tap_client.load(Ordering::Relaxed) || client == module.self_test_client;
-        (properties, is_own, module.lag_age().as_millis())
+        (properties_of(&module.commands, name, command), is_own)
     }) else {
         return;
     };
     if is_own {
         return;
     }
-    let is_refused = match level {
-        WRITES => properties.is_write,
-        _ => !properties.runs_while_loading || name == "exec",
-    };
-    if !is_refused {
-        return;
+    match level {
+        DATA if !properties.runs_while_loading || name == "exec" => {
+            let flags = server::client_flags(client);
+            if is_primary(client, flags.is_primary) {
+                return;
+            }
+            let error = || ERRORS.with_borrow(|errors| errors.1.clone());
+            refuse_data(command, name == "exec", flags.is_in_transaction, error);
+        }
+        DATA => {}
+        _ => filter_write(command, name, client, properties, level == WRITES),
+    }
+}
+
+fn properties_of(commands: &CommandTable, name: &str, command: &CommandFilterCtx) -> Properties {
+    let properties = commands.get(name);
+    if !properties.is_container || command.args_count() < 2 {
+        return properties;
+    }
+    let sub = String::from_utf8_lossy(argument(command, 1)).to_ascii_lowercase();
+    commands.get(&format!("{name}|{sub}"))
+}
+
+/// Refuses a write at the limit. While that may come soon, it keeps account of transactions, so that those that hold a write
+/// can be refused as a whole when they are executed beyond the limit, and no others.
+fn filter_write(
+    command: &CommandFilterCtx,
+    name: &str,
+    client: ClientId,
+    properties: Properties,
+    mut is_refusing: bool,
+) {
+    match name {
+        "multi" => return TRANSACTIONS.with_borrow_mut(|transactions| transactions.begin(client)),
+        "discard" | "reset" | "quit" => {
+            TRANSACTIONS.with_borrow_mut(|transactions| transactions.end(client));
+            return;
+        }
+        "exec" => {}
+        _ if properties.is_write => {}
+        _ => return,
     }
     let flags = server::client_flags(client);
-    if flags.is_primary {
-        LAST_PRIMARY.with_borrow_mut(|primary| *primary = client);
+    if is_primary(client, flags.is_primary) {
         return;
     }
-    REFUSED_COMMANDS.fetch_add(1, Ordering::Relaxed);
+    let Some(behind) = module::with(|module| {
+        if is_refusing {
+            return module.behind();
+        }
+        // To the moment: the event loop may have slept since it last looked.
+        let behind = module.look_at_bound_now();
+        is_refusing = module.bound.verdict() == Verdict::Refused;
+        behind
+    }) else {
+        return;
+    };
     if name == "exec" {
+        let holds_no_write = TRANSACTIONS.with_borrow_mut(|transactions| transactions.end(client));
+        if is_refusing && flags.is_in_transaction && !holds_no_write {
+            refuse_data(command, true, true, String::new);
+        }
+    } else if is_refusing {
+        refuse_data(command, false, flags.is_in_transaction, || too_far_behind(&behind));
+    } else if flags.is_in_transaction {
+        TRANSACTIONS.with_borrow_mut(|transactions| transactions.queued_write(client));
+    }
+}
+
+/// Whether this is the server's primary, which is not refused; it is known from then on.
+fn is_primary(client: ClientId, is_primary: bool) -> bool {
+    if is_primary {
+        LAST_PRIMARY.set(client);
+    }
+    is_primary
+}
+
+fn too_far_behind(behind: &Behind) -> String {
+    let limits = Limits::configured();
+    let lag_ms = behind.lag.as_millis();
+    if behind.pending_bytes > limits.pending_bytes / 2 && behind.lag <= limits.lag / 2 {
+        return format!(
+            "CLUSTERDOWN durability: writes are refused, the log is {} bytes behind (limit {} bytes); reads go on",
+            behind.pending_bytes, limits.pending_bytes
+        );
+    }
+    format!(
+        "CLUSTERDOWN durability: writes are refused, the log is {lag_ms} ms behind (limit {} ms); reads go on",
+        limits.lag.as_millis()
+    )
+}
+
+fn refuse_data(command: &CommandFilterCtx, is_exec: bool, is_in_transaction: bool, error: impl FnOnce() -> String) {
+    REFUSED_COMMANDS.fetch_add(1, Ordering::Relaxed);
+    if is_exec {
         // One argument too many makes the server abort the transaction, as the loading server's own refusal would.
         command.arg_insert(1, "refused");
-    } else if flags.is_in_transaction {
+    } else if is_in_transaction {
         command.arg_replace(0, NO_COMMAND);
     } else {
-        let error = match level {
-            WRITES => format!(
-                "CLUSTERDOWN durability: writes are refused, the log is {lag_ms} ms behind (limit {} ms); reads go on",
-                config::MAX_LAG_MS.load(Ordering::Relaxed)
-            ),
-            _ => ERRORS.with_borrow(|errors| errors.1.clone()),
-        };
-        refuse(command, error);
+        refuse(command, error());
+    }
+}
+
+/// The client is gone.
+pub fn disconnected(client: ClientId) {
+    if LEVEL.load(Ordering::Relaxed) >= WRITES_SOON {
+        TRANSACTIONS.with_borrow_mut(|transactions| transactions.end(client));
     }
 }
 

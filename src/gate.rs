@@ -282,6 +282,17 @@ impl<C: Connections> Gate<C> {
         self.dirty.clear();
     }
 
+    /// The newest group that is durable.
+    pub fn released(&self) -> Group {
+        self.released
+    }
+
+    /// The clients that wait, each with a group that one of its replies waits for; some more than once, some that are gone.
+    pub fn waiting_clients(&self) -> impl Iterator<Item = (ClientId, Group)> + '_ {
+        let groups = self.waiting.iter().zip(self.released + 1..);
+        groups.flat_map(|(waiting, group)| waiting.clients.iter().map(move |client| (*client, group)))
+    }
+
     /// How many clients have a reply that waits for the log.
     pub fn held_clients(&self) -> usize {
         self.held_clients

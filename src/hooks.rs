@@ -15,7 +15,7 @@ use crate::guard::guard;
 use crate::module::{self, Module};
 use crate::shared::Bell;
 use crate::valve::Group;
-use crate::{server, tasks};
+use crate::{filter, server, tasks};
 
 /// Tasks came while the server could not run them.
 static TASKS_WAIT: AtomicBool = AtomicBool::new(false);
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn on_command(
 
 #[inline]
 fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
-    let Module { gate, commands, script_dependency, is_listening, .. } = module;
+    let Module { gate, commands, script_dependency, is_listening, timeouts, .. } = module;
     let (true, Some(gate)) = (*is_listening, gate) else { return };
     // SAFETY: the server's own name of the command, whatever it was renamed to.
     let name = unsafe { CStr::from_ptr(result.command_name) };
@@ -74,9 +74,14 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
         // Another client's command that runs while a script is busy has no part in what the script depends on.
         dependency = dependency.max(std::mem::take(script_dependency));
     }
-    if dependency > 0 && gate.hold(result.client_id, dependency) == Held::NoConnection {
+    if dependency == 0 {
+        return;
+    }
+    match gate.hold(result.client_id, dependency) {
         // A command that a script called: the script's own event follows.
-        *script_dependency = dependency;
+        Held::NoConnection => *script_dependency = dependency,
+        Held::Now | Held::Longer if timeouts.is_kept() => timeouts.held(result.client_id, dependency),
+        Held::Now | Held::Longer | Held::Already => {}
     }
 }
 
@@ -200,7 +205,11 @@ pub unsafe extern "C" fn on_event_loop(
     subevent: u64,
     _: *mut c_void,
 ) {
-    if subevent == ffi::SUBEVENT_BEFORE_SLEEP {
+    if subevent == ffi::SUBEVENT_AFTER_SLEEP {
+        guard("waking up", (), || {
+            module::with(Module::woke);
+        });
+    } else if subevent == ffi::SUBEVENT_BEFORE_SLEEP {
         guard("closing a group", (), || {
             module::with(|module| {
                 module.before_sleep();
@@ -225,6 +234,7 @@ pub unsafe extern "C" fn on_client_change(
     guard("forgetting a client", (), || {
         // SAFETY: the server passes this struct with this event.
         let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
+        filter::disconnected(client);
         module::with(|module| {
             if let Some(gate) = &mut module.gate {
                 if let Some(mark) = gate.connections.disconnected(client) {

@@ -98,8 +98,11 @@ impl LogLink {
         self.outgoing.is_some() || (self.has_window(backlog) && backlog.sent() < backlog.end())
     }
 
+    /// Not before the login is answered: a log that stands still would otherwise be sent the same appends on each connection
+    /// that is tried meanwhile.
     fn has_window(&self, backlog: &Backlog) -> bool {
-        self.expected.len() < WINDOW_APPENDS && backlog.sent() - backlog.durable() < WINDOW_BYTES
+        !matches!(self.expected.front(), Some(Expected::Login))
+            && self.expected.len() < WINDOW_APPENDS && backlog.sent() - backlog.durable() < WINDOW_BYTES
     }
 
     /// Sends as much as the window and the socket take.

@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use valkey_module::logging::{log_notice, log_warning};
+use valkey_module::logging::log_warning;
 use valkey_module::{Context, ContextFlags};
 
+use crate::bound::Bound;
 use crate::command_table::CommandTable;
 use crate::config::{self, Mode};
 use crate::connections::ServerConnections;
 use crate::ffi::{self, Internals};
 use crate::gate::{ClientId, Gate};
 use crate::guard::has_failed;
-use crate::lag::Lag;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
 use crate::shared::{Command, Shared, NO_TARGET};
+use crate::timeouts::Timeouts;
+use crate::unlogged::Unlogged;
 use crate::valve::Group;
 
 /// How long the server waits for the agent when it shuts down.
@@ -64,8 +66,14 @@ pub struct Module {
     pub commands: CommandTable,
     /// The newest group that a script depends on whose own event is still to come.
     pub script_dependency: Group,
-    /// Ages of the writes that are not durable.
-    pub lag: Lag,
+    /// How far the log is behind, and whether writes are refused for it.
+    pub bound: Bound,
+    /// Closes clients that wait too long.
+    pub timeouts: Timeouts,
+    /// Clients that were closed because they waited too long.
+    pub timed_out_clients: u64,
+    /// When writes were not sent to the log.
+    pub unlogged: Unlogged,
     /// What this node is to its shard.
     pub role: Role,
     /// The mode in force.
@@ -76,20 +84,14 @@ pub struct Module {
     pub self_test_client: ClientId,
     /// The user that the tap logs in as.
     pub tap_user: TapUser,
-    /// Times that writes began to be refused.
-    pub refusals: u64,
     /// The epoch that this node leads, or would if its mode allowed it.
     pub epoch: Option<u64>,
-    /// Since when writes are refused.
-    pub refusing_since: Option<Instant>,
     /// Whether the gate hears of commands.
     pub is_listening: bool,
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
     /// Clients wait while this node attaches.
     pub settling: Option<Settling>,
-    /// Where the stream stood when the event loop last went round.
-    pub last_offset: u64,
     to_agent: Sender<Command>,
     /// Disconnected when the agent has ended.
     agent: Option<Receiver<()>>,
@@ -176,25 +178,29 @@ impl Module {
             _ if is_replica => Role::Replica,
             _ => Role::Attaching,
         };
+        let mut unlogged = Unlogged::default();
+        if role == Role::Off {
+            unlogged.begin();
+        }
         let module = Module {
             ctx,
             shared,
             gate,
             commands,
             script_dependency: 0,
-            lag: Lag::default(),
+            bound: Bound::new(Instant::now()),
+            timeouts: Timeouts::default(),
+            timed_out_clients: 0,
+            unlogged,
             role,
             mode,
             self_test: None,
             self_test_client: 0,
             tap_user,
-            refusals: 0,
-            refusing_since: None,
             epoch: None,
             is_listening: false,
             has_run: false,
             settling: None,
-            last_offset: 0,
             to_agent,
             agent: Some(agent),
         };
@@ -246,47 +252,21 @@ impl Module {
                 gate.release(released);
             }
         }
-        let durable = durable.unwrap_or(0);
-        if offset == self.last_offset && self.lag.is_empty() && self.refusing_since.is_none() {
-            return;
+        if durable.is_some() {
+            self.unlogged.end();
         }
-        let now = Instant::now();
-        if offset != self.last_offset {
-            self.last_offset = offset;
-            self.lag.written(now, offset);
+        let is_anyone_held = self.gate.as_ref().is_some_and(|gate| gate.held_clients() > 0);
+        if !self.bound.is_idle_at(offset) || is_anyone_held || self.timeouts.is_waiting() {
+            let now = Instant::now();
+            self.look_at_bound(now, offset, durable);
+            self.close_late(now);
         }
-        self.lag.durable(durable);
-        self.bound_lag(now, offset.saturating_sub(durable));
     }
 
     fn release_held(&mut self) {
         if let (Some(gate), Some(durable)) = (&mut self.gate, self.shared.durable()) {
             gate.release(durable);
         }
-    }
-
-    /// Refuses writes at the limit, and takes them again when the log has caught up to half of it.
-    fn bound_lag(&mut self, now: Instant, pending_bytes: u64) {
-        let limit = Duration::from_millis(config::MAX_LAG_MS.load(Ordering::Relaxed) as u64);
-        let limit_bytes = config::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
-        let lag = self.lag.age(now);
-        match self.refusing_since {
-            None if lag >= limit || pending_bytes >= limit_bytes => {
-                self.refusals += 1;
-                self.refusing_since = Some(now);
-                log_warning(format!(
-                    "durability: refusing writes: the log is {} ms and {pending_bytes} bytes behind; reads go on",
-                    lag.as_millis()
-                ));
-            }
-            Some(since) if lag <= limit / 2 && pending_bytes <= limit_bytes / 2 => {
-                self.refusing_since = None;
-                let seconds = now.duration_since(since).as_secs_f64();
-                log_notice(format!("durability: taking writes again after {seconds:.1} s"));
-            }
-            _ => return,
-        }
-        self.update_filter();
     }
 
     fn report_applied(&mut self) {
@@ -297,15 +277,6 @@ impl Module {
         let Some(role) = server::role(&self.ctx).filter(|role| role.is_connected_replica) else { return };
         self.shared.attach_target.store(NO_TARGET, Ordering::Release);
         self.tell_agent(Command::Applied(role.offset));
-    }
-
-    /// The durability lag now.
-    pub fn lag_age(&mut self) -> Duration {
-        if self.role != Role::Leader {
-            return Duration::ZERO;
-        }
-        self.lag.durable(self.shared.durable().unwrap_or(0));
-        self.lag.age(Instant::now())
     }
 
     /// Puts a message into the agent's mailbox and wakes it.

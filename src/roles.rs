@@ -1,9 +1,11 @@
 //! How a node's role changes, on the server's main thread: what it serves, holds and refuses follows from its role.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use valkey_module::logging::{log_notice, log_warning};
 
+use crate::bound::Verdict;
 use crate::config::{self, Mode};
 use crate::ffi::{self, Internals};
 use crate::filter::{self, Refusal};
@@ -94,8 +96,7 @@ impl Module {
             return Err(why);
         }
         self.epoch = Some(epoch);
-        self.lag.clear();
-        self.last_offset = server::replication_offset(&self.ctx);
+        self.bound.begin(Instant::now(), server::replication_offset(&self.ctx));
         self.role = Role::Leader;
         self.find_receivers();
         self.listen_to_commands()?;
@@ -103,7 +104,7 @@ impl Module {
         log_notice(format!(
             "durability: leading shard {} in epoch {epoch} from offset {}, mode {}",
             config::SHARD.value(),
-            self.last_offset,
+            self.bound.offset(),
             self.mode.name()
         ));
         Ok(())
@@ -201,6 +202,7 @@ impl Module {
         self.role = role;
         self.is_listening = false;
         self.forget_term();
+        self.unlogged.begin();
         let offset = server::replication_offset(&self.ctx);
         if let Some(gate) = &mut self.gate {
             gate.close_group(|| offset);
@@ -217,8 +219,8 @@ impl Module {
 
     fn forget_term(&mut self) {
         self.epoch = None;
-        self.refusing_since = None;
-        self.lag.clear();
+        self.bound.end(Instant::now());
+        self.timeouts.forget();
         self.script_dependency = 0;
     }
 
@@ -246,8 +248,11 @@ impl Module {
             Role::Off | Role::Replica => Refusal::Nothing,
             Role::Attaching => Refusal::Data("LOADING durability: this node is attaching to its log".to_owned()),
             Role::Refused(why) => Refusal::Data(format!("ERR durability: {why}")),
-            Role::Leader if self.refusing_since.is_some() => Refusal::Writes,
-            Role::Leader => Refusal::RoleChanges,
+            Role::Leader => match self.bound.verdict() {
+                Verdict::Taken => Refusal::RoleChanges,
+                Verdict::TakenYet => Refusal::WritesSoon,
+                Verdict::Refused => Refusal::Writes,
+            },
         });
     }
 }

@@ -2,6 +2,94 @@
 
 source $::env(SUITE_SUPPORT)/durability.tcl
 
+# Writes a key, runs `code` while nothing is acknowledged, and sees that the lag is then the time since the write.
+proc assert_lag_is_time_since_write {code} {
+    while_frozen {
+        set before_write [clock milliseconds]
+        r set counted 1
+        set after_write [clock milliseconds]
+        uplevel 1 $code
+        set before_look [clock milliseconds]
+        set lag_ms [r durability.lag]
+        set after_look [clock milliseconds]
+        assert_morethan_equal $lag_ms [expr {$before_look - $after_write - 1}]
+        assert_lessthan_equal $lag_ms [expr {$after_look - $before_write + 20}]
+    }
+    wait_until_durable
+}
+
+# Without the PINGs of replication nothing but the tests' own writes moves the offset.
+durable_server {mode async server {repl-ping-replica-period 3600}} {
+    test "The lag is the time since the oldest write that is not acknowledged ran" {
+        assert_equal 0 [r durability.lag]
+        assert_lag_is_time_since_write {
+            after 100
+            r set younger 1
+            after 100
+        }
+        assert_equal 0 [r durability.lag]
+    }
+
+    test "The lag counts on while the tap is disconnected" {
+        set reconnects [figure tap_reconnects]
+        assert_lag_is_time_since_write {
+            for {set i 0} {$i < 3} {incr i} {
+                r client kill type replica
+                r set while-disconnected $i
+                wait_for_condition 500 10 {[figure tap_reconnects] > $reconnects + $i && [s connected_slaves] == 1} else {
+                    fail "the tap is not opened again"
+                }
+            }
+        }
+    }
+
+    test "The lag counts on while the connection to the log is cut and the log stands still" {
+        set pid [log_option pid]
+        pause_process $pid
+        set before_write [clock milliseconds]
+        r set counted 1
+        after 200
+        assert_range [r durability.lag] 199 [expr {[clock milliseconds] - $before_write + 20}]
+        resume_process $pid
+        wait_until_durable
+    }
+
+    test "A write counts from the moment it ran, also while the server is busy" {
+        while_frozen {
+            set client [valkey_deferring_client]
+            send_all $client {{set busy 1} {debug sleep 0.4} {durability.lag}}
+            assert_equal {OK OK} [list [read_reply $client] [read_reply $client]]
+            assert_range [read_reply $client] 400 420
+            $client close
+        }
+        wait_until_durable
+    } {} {needs:debug}
+
+    test "DURABILITY.LAG HISTORY shows the greatest lag of each second" {
+        while_frozen {
+            r set second 1
+            wait_for_condition 500 10 {[r durability.lag] >= 1100} else {
+                fail "the lag does not grow"
+            }
+        }
+        wait_until_durable
+        set history [r durability.lag HISTORY]
+        assert_range [llength $history] 2 600
+        set previous [expr {[lindex $history 0 0] - 1}]
+        foreach pair $history {
+            assert_equal [incr previous] [lindex $pair 0]
+        }
+        assert_range $previous [expr {[clock seconds] - 1}] [clock seconds]
+        set maxima [lmap pair $history {lindex $pair 1}]
+        assert_range [tcl::mathfunc::max {*}$maxima] 1100 1400
+        wait_for_condition 500 10 {[lindex [r durability.lag history] end 1] == 0} else {
+            fail "the lag of the last second is [lindex [r durability.lag history] end]"
+        }
+        assert_error {*usage*} {r durability.lag now}
+        assert_error {*wrong number*} {r durability.lag history 10}
+    }
+}
+
 proc wait_until_refusing {expected} {
     wait_for_condition 500 10 {[figure refusing_writes] == $expected} else {
         fail "expected refusing_writes $expected, lag is [figure lag_ms] ms"

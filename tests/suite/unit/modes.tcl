@@ -38,7 +38,7 @@ durable_server {} {
 
     test "CONFIG GET shows all configs" {
         set configs [r config get durability.*]
-        assert_equal {allow-replicaof auth count-in-waitaof log max-lag-ms max-pending-bytes mode node-id shard} \
+        assert_equal {allow-replicaof auth count-in-waitaof log max-lag-ms max-pending-bytes mode node-id shard sync-timeout-ms} \
             [lmap name [lsort [dict keys $configs]] {string range $name 11 end}]
         assert_equal $::host:[log_option port] [dict get $configs durability.log]
     }
@@ -72,7 +72,7 @@ durable_server {} {
             assert_match {*summary*} [dict get [r command docs $name] $name]
             assert {$name in [r acl cat durability]}
         }
-        assert_error {*wrong number of arguments*} {r durability.lag now}
+        assert_error {*wrong number of arguments*} {r durability.status now}
     }
 
     test "A user without the permission for CONFIG SET cannot change the mode" {
@@ -174,11 +174,19 @@ durable_server {} {
         assert_equal $end [dict get [log_service LOG.STATUS $::shard] end]
         set digest [debug_digest]
         set seeds [figure seeds]
+        set from_ms [figure unlogged_from_ms]
+        assert_range $from_ms [expr {[clock milliseconds] - 60000}] [clock milliseconds]
+        assert_equal 0 [figure unlogged_until_ms]
+        set on_ms [clock milliseconds]
         r durability.mode sync
         wait_until_leading
         wait_for_condition 500 10 {[figure seeds] == $seeds + 1} else {
             fail "the log is not seeded: [figure last_error]"
         }
+        wait_for_condition 500 10 {[figure unlogged_until_ms] >= $on_ms} else {
+            fail "it does not show until when writes were not sent to the log"
+        }
+        assert_equal $from_ms [figure unlogged_from_ms]
         r set after-seed 1
         set digest [debug_digest]
         crash_and_restart_server

@@ -1,0 +1,88 @@
+//! What the main thread does about time: it refuses writes at the limit, closes clients that wait too long, and tells the lag.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use valkey_module::logging::{log_notice, log_warning};
+
+use crate::bound::{Behind, Change, Limits};
+use crate::config;
+use crate::gate::Connections;
+use crate::module::{Module, Role};
+use crate::server;
+
+impl Module {
+    /// The event loop wakes.
+    #[inline]
+    pub fn woke(&mut self) {
+        if self.role == Role::Leader {
+            self.bound.woke(Instant::now());
+        }
+    }
+
+    /// The stream stands at `offset`, and the log has everything up to `durable` (see [`crate::bound::Bound::look`]). Refuses writes at a limit, and takes them
+    /// again when the log has caught up to half of it.
+    pub fn look_at_bound(&mut self, now: Instant, offset: u64, durable: Option<u64>) -> Behind {
+        let behind = self.bound.look(now, offset, durable);
+        let change = self.bound.judge(now, &behind, &Limits::configured());
+        match change {
+            Change::None => return behind,
+            Change::Outlook => {}
+            Change::Refusing => log_warning(format!(
+                "durability: refusing writes: the log is {} ms and {} bytes behind; reads go on",
+                behind.lag.as_millis(),
+                behind.pending_bytes
+            )),
+            Change::Resumed(time) => {
+                log_notice(format!("durability: taking writes again after {:.1} s", time.as_secs_f64()));
+            }
+        }
+        self.update_filter();
+        behind
+    }
+
+    /// As [`Module::look_at_bound`], between two rounds of the event loop.
+    pub fn look_at_bound_now(&mut self) -> Behind {
+        let offset = server::replication_offset(&self.ctx);
+        let durable = self.shared.durable();
+        self.look_at_bound(Instant::now(), offset, durable)
+    }
+
+    /// How far the log is behind now; nothing unless this node leads.
+    pub fn behind(&mut self) -> Behind {
+        let now = Instant::now();
+        if self.role != Role::Leader {
+            self.bound.look_idle(now);
+            return Behind { lag: Duration::ZERO, pending_bytes: 0 };
+        }
+        let offset = server::replication_offset(&self.ctx);
+        self.bound.look(now, offset, self.shared.durable())
+    }
+
+    /// Closes clients that the log has let wait for longer than `durability.sync-timeout-ms`.
+    pub fn close_late(&mut self, now: Instant) {
+        let Some(gate) = &mut self.gate else { return };
+        let timeout_ms = config::SYNC_TIMEOUT_MS.load(Ordering::Relaxed).unsigned_abs();
+        if timeout_ms == 0 {
+            self.timeouts.forget();
+            return;
+        }
+        if self.timeouts.is_new() {
+            // The timeout was set while clients wait: for them it counts from now on.
+            gate.waiting_clients().for_each(|(client, group)| self.timeouts.held(client, group));
+        }
+        let late = self.timeouts.late(now, Duration::from_millis(timeout_ms), gate.released());
+        if late.is_empty() {
+            return;
+        }
+        self.timed_out_clients += late.len() as u64;
+        for client in &late {
+            gate.connections.close(*client);
+        }
+        log_warning(format!(
+            "durability: closed {} clients without an answer: the log has not acknowledged within {timeout_ms} ms what \
+             they wait for",
+            late.len()
+        ));
+    }
+}
