@@ -61,9 +61,7 @@ pub fn mode(ctx: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
 /// `DURABILITY.LAG [HISTORY]`
 pub fn lag(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
     match &arguments[..] {
-        [_] => {
-            on_module("showing the lag", |module| ValkeyValue::Integer(module.behind().lag.as_millis() as i64))
-        }
+        [_] => on_module("showing the lag", |module| ValkeyValue::Integer(module.behind().lag.as_millis() as i64)),
         [_, what] if what.as_slice().eq_ignore_ascii_case(b"history") => on_module("showing the lag", |module| {
             module.behind();
             let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -102,7 +102,8 @@ impl LogLink {
     /// that is tried meanwhile.
     fn has_window(&self, backlog: &Backlog) -> bool {
         !matches!(self.expected.front(), Some(Expected::Login))
-            && self.expected.len() < WINDOW_APPENDS && backlog.sent() - backlog.durable() < WINDOW_BYTES
+            && self.expected.len() < WINDOW_APPENDS
+            && backlog.sent() - backlog.durable() < WINDOW_BYTES
     }
 
     /// Sends as much as the window and the socket take.

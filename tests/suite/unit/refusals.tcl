@@ -198,3 +198,25 @@ foreach mode {async sync} {
         }
     }
 }
+
+durable_server {mode async server {repl-backlog-size 1mb repl-ping-replica-period 3600}} {
+    test "What waits for the log makes the server neither evict keys nor cut the tap off" {
+        # Above what one command writes: what is beyond it never reaches the tap.
+        r config set client-output-buffer-limit "replica 4mb 2mb 1"
+        set value [string repeat x 1000000]
+        populate 1000 kept: 1000
+        for {set i 0} {$i < 5} {incr i} {r set overwritten $value}
+        wait_until_durable
+        r config set maxmemory-policy allkeys-random
+        r config set maxmemory [expr {[s used_memory] + 6000000}]
+        set reconnects [figure tap_reconnects]
+        while_frozen {
+            for {set i 0} {$i < 40} {incr i} {assert_equal OK [r set overwritten $value]}
+            assert_morethan [figure pending_bytes] 40000000
+        }
+        assert_equal 0 [s evicted_keys]
+        assert_equal 1001 [r dbsize]
+        assert_equal $reconnects [figure tap_reconnects]
+        wait_until_durable
+    }
+}
