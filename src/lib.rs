@@ -23,6 +23,7 @@ mod held_table;
 mod history;
 mod hooks;
 mod lag;
+mod line;
 mod log_connection;
 mod log_link;
 mod messages;

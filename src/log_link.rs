@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durability_protocol::{append_header, Code, Refusal, MAX_APPEND_BYTES};
@@ -37,7 +37,7 @@ const LINE_END: &[u8] = b"\r\n";
 
 /// A connection to the log that never makes the loop wait.
 pub struct LogLink {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     expected: VecDeque<Expected>,
     outgoing: Option<Outgoing>,
     replies: Vec<u8>,
@@ -59,12 +59,6 @@ impl From<std::io::Error> for LinkError {
     }
 }
 
-impl AsFd for LogLink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 impl LogLink {
     /// Connects, and sends the login without waiting for its answer.
     ///
@@ -77,12 +71,17 @@ impl LogLink {
         socket.write_all(&encode(&[&login[0], &login[1], &login[2]])).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
         Ok(LogLink {
-            socket,
+            socket: Arc::new(socket),
             expected: VecDeque::from([Expected::Login]),
             outgoing: None,
             replies: Vec::new(),
             progress: Instant::now(),
         })
+    }
+
+    /// The connection itself, to wait for.
+    pub fn socket(&self) -> Arc<TcpStream> {
+        Arc::clone(&self.socket)
     }
 
     /// For how long the log has acknowledged nothing of what it was sent; zero if it owes nothing.
@@ -96,6 +95,11 @@ impl LogLink {
     /// Whether there is something to send, and the window has room for it.
     pub fn wants_to_send(&self, backlog: &Backlog) -> bool {
         self.outgoing.is_some() || (self.has_window(backlog) && backlog.sent() < backlog.end())
+    }
+
+    /// Whether all that there was to send is in the socket, and more can be sent.
+    pub fn is_ready(&self, backlog: &Backlog) -> bool {
+        self.outgoing.is_none() && self.has_window(backlog) && backlog.sent() == backlog.end()
     }
 
     /// Not before the login is answered: a log that stands still would otherwise be sent the same appends on each connection
@@ -141,7 +145,7 @@ impl LogLink {
             let mut slices = vec![IoSlice::new(header_left)];
             backlog.slices(outgoing.payload.start + skip as u64..outgoing.payload.end, &mut slices);
             slices.push(IoSlice::new(&LINE_END[end_written..]));
-            match self.socket.write_vectored(&slices) {
+            match (&*self.socket).write_vectored(&slices) {
                 Ok(0) => return Err(std::io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(count) => outgoing.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -156,7 +160,7 @@ impl LogLink {
     /// Reads the replies that are there. Returns whether something more is durable.
     pub fn read_replies(&mut self, backlog: &mut Backlog) -> Result<bool, LinkError> {
         let mut bytes = [0; 16 << 10];
-        match self.socket.read(&mut bytes) {
+        match (&*self.socket).read(&mut bytes) {
             Ok(0) => return Err(LinkError::Lost("the log service closed the connection".to_owned())),
             Ok(count) => self.replies.extend_from_slice(&bytes[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(false),

@@ -3,7 +3,9 @@
 //! The server believes that it writes to the tap's socket; the decorated write puts the bytes here instead.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::line::SharedLine;
 
 /// The buffer is given back to the system when it grew beyond this in a burst.
 const KEEP_BYTES: usize = 1 << 20;
@@ -13,15 +15,35 @@ const KEEP_BYTES: usize = 1 << 20;
 #[derive(Default)]
 pub struct Pipe {
     bytes: Mutex<Vec<u8>>,
+    /// Where the bytes go, while the agent ships.
+    line: Mutex<Option<Arc<SharedLine>>>,
     /// The agent sleeps, or is about to, and wants to be rung.
     is_awaited: AtomicBool,
 }
 
 impl Pipe {
-    /// Adds what `write` writes. Returns whether the agent is to be rung. Main thread, or an I/O thread in its place.
+    /// Adds what `write` writes, or sends it to the log if the agent sleeps and it can be done at once. Returns whether the
+    /// agent is to be rung. Main thread, or an I/O thread in its place.
     pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        write(&mut self.lock());
+        let mut bytes = self.lock();
+        write(&mut bytes);
+        if self.is_awaited.load(Ordering::Relaxed) && self.send_directly(&mut bytes) {
+            return false;
+        }
+        drop(bytes);
         self.is_awaited.swap(false, Ordering::AcqRel)
+    }
+
+    /// Returns whether the agent may go on sleeping.
+    fn send_directly(&self, bytes: &mut Vec<u8>) -> bool {
+        let line = self.line.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // An agent that has the line is awake.
+        line.as_ref().is_some_and(|line| line.try_lock().is_ok_and(|mut line| line.send_directly(bytes)))
+    }
+
+    /// What is pushed may go to `line` directly from now on. Agent, which does not hold the line.
+    pub fn connect(&self, line: Option<Arc<SharedLine>>) {
+        *self.line.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = line;
     }
 
     /// Moves the bytes that wait into `to`, which is empty, and keeps its memory for the next ones. Agent.

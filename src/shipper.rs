@@ -4,9 +4,9 @@
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use memchr::memmem;
 use rustix::buffer::spare_capacity;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -15,6 +15,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::agent::{Agent, Interrupt, BACKOFF_FROM, BACKOFF_TO};
 use crate::backlog::Backlog;
 use crate::config::{self, Mode};
+use crate::line::{self, Line, Log, SharedLine};
 use crate::log_connection::encode;
 use crate::log_link::{LinkError, LogLink};
 use crate::shared::{Link, Task};
@@ -30,8 +31,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 const ASYNC_GATHER: Duration = Duration::from_millis(2);
 /// At the end, what is left is shipped for at most so long.
 const STOP_TIMEOUT: Duration = Duration::from_millis(800);
-/// The server asks for an acknowledgement, in the stream.
-const GETACK: &[u8] = b"REPLCONF\r\n$6\r\nGETACK\r\n";
 
 /// Why shipping ended.
 pub enum Ended {
@@ -47,23 +46,18 @@ pub enum Ended {
     Stop,
 }
 
-enum Log {
-    Up(LogLink),
-    Down { retry: Instant, wait: Duration },
-}
-
 struct Shipper<'a> {
     agent: &'a mut Agent,
-    epoch: u64,
-    shard: String,
     tap: &'a Tap,
     /// Memory that changes places with the pipe's.
     taken: Vec<u8>,
-    backlog: &'a mut Backlog,
-    log: Log,
-    is_ack_wanted: bool,
+    line: Arc<SharedLine>,
+    /// What the log had acknowledged when the server was last told.
+    told: u64,
     next_ack: Instant,
     next_look: Instant,
+    /// [`Line::ack_wanted_for`] when it was last looked whether the server shuts down.
+    looked_for: u64,
     was_shutting_down: bool,
     /// In async mode: until then bytes gather in the socket.
     gather_until: Instant,
@@ -92,97 +86,123 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
     if let Err(error) = tap.stream.set_nonblocking(true) {
         return Ended::TapLost(error.to_string());
     }
-    backlog.append(&std::mem::take(&mut tap.first));
     let now = Instant::now();
+    // Where nothing is left behind, nothing can be taken for what was.
+    let whole = std::mem::replace(backlog, Backlog::new(0));
+    let mut line = Line::new(epoch, whole, BACKOFF_FROM);
+    line.tapped(&std::mem::take(&mut tap.first));
+    let line = Arc::new(SharedLine::new(line));
     let mut shipper = Shipper {
         agent,
-        epoch,
-        shard: config::SHARD.value(),
         tap,
         taken: Vec::new(),
-        backlog,
-        log: Log::Down { retry: now, wait: BACKOFF_FROM },
-        is_ack_wanted: true,
+        line: Arc::clone(&line),
+        told: 0,
         next_ack: now,
         next_look: now,
+        looked_for: 0,
         was_shutting_down: false,
         gather_until: now,
         ending: None,
     };
-    // Commands may have come while nobody listened to the bell.
-    let mut turned = shipper.obey();
-    loop {
-        if let Err(ended) = turned {
-            // What came through the pipe before the connection ended belongs to the stream.
-            shipper.read_pipe();
-            return match (ended, &shipper.ending) {
-                // Nothing is left to be opened again for.
-                (Ended::TapLost(_), Some(ending)) => ending.ended(),
-                (ended, _) => ended,
-            };
-        }
-        turned = shipper.turn();
-    }
+    let ended = shipper.run();
+    *backlog = std::mem::replace(&mut line::lock(&line).backlog, Backlog::new(0));
+    ended
 }
 
 impl Shipper<'_> {
+    fn run(&mut self) -> Ended {
+        if let Some(pipe) = &self.tap.pipe {
+            pipe.connect(Some(Arc::clone(&self.line)));
+        }
+        // Commands may have come while nobody listened to the bell.
+        let mut turned = self.obey();
+        let ended = loop {
+            match turned {
+                Ok(()) => turned = self.turn(),
+                Err(ended) => break ended,
+            }
+        };
+        if let Some(pipe) = &self.tap.pipe {
+            pipe.connect(None);
+            // What came through the pipe before the connection ended belongs to the stream.
+            let line = Arc::clone(&self.line);
+            self.read_pipe(&mut line::lock(&line));
+        }
+        match (ended, &self.ending) {
+            // Nothing is left to be opened again for.
+            (Ended::TapLost(_), Some(ending)) => ending.ended(),
+            (ended, _) => ended,
+        }
+    }
+
     /// Waits until something can be done, and does it.
     fn turn(&mut self) -> Result<(), Ended> {
         let now = Instant::now();
-        self.connect_if_due(now);
-        let has_room = self.backlog.pending_bytes() < config::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
+        let shared_line = Arc::clone(&self.line);
+        let mut line = line::lock(&shared_line);
+        self.connect_if_due(now, &mut line);
+        let has_room = line.backlog.pending_bytes() < config::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
         let takes_more = has_room && self.gather_until <= now;
-        let (bell, tap, log) = self.wait(now, takes_more).map_err(Ended::TapLost)?;
+        line.may_send_directly = takes_more && self.agent.mode() == Mode::Sync && self.ending.is_none();
+        let (bell, tap, log) = self.wait(now, takes_more, line).map_err(Ended::TapLost)?;
+        let mut line = line::lock(&shared_line);
         if bell {
             self.agent.shared.agent_bell.silence();
             self.obey()?;
         }
         if takes_more {
-            self.read_pipe();
+            self.read_pipe(&mut line);
         }
         if tap {
-            self.read_tap()?;
+            self.read_tap(&mut line)?;
         }
-        let before = self.backlog.durable();
-        if let Err(error) = self.serve_link(log) {
-            self.link_failed(error)?;
+        if let Err(error) = self.serve_link(log, &mut line) {
+            self.link_failed(error, &mut line)?;
         }
-        self.acknowledge(before).map_err(|error| Ended::TapLost(error.to_string()))?;
-        self.check_stop()
+        self.acknowledge(&mut line).map_err(|error| Ended::TapLost(error.to_string()))?;
+        self.check_stop(&line)
     }
 
-    /// Returns whether the bell rang, and whether the tap and the log have something.
-    fn wait(&self, now: Instant, takes_more: bool) -> Result<(bool, bool, bool), String> {
+    /// Lets go of the line and sleeps. Returns whether the bell rang, and whether the tap and the log have something.
+    fn wait(&self, now: Instant, takes_more: bool, line: MutexGuard<'_, Line>) -> Result<(bool, bool, bool), String> {
         let mut wake = self.next_ack;
         let pipe = self.tap.pipe.as_deref();
-        if takes_more && pipe.is_some_and(|pipe| !pipe.await_ring()) {
-            wake = now;
-        }
         if self.gather_until > now {
             wake = wake.min(self.gather_until);
         }
         if let Some(ending) = &self.ending {
             wake = wake.min(ending.at);
         }
-        if let Log::Down { retry, .. } = &self.log {
-            wake = wake.min(*retry);
+        if self.is_to_look(&line) {
+            wake = wake.min(self.next_look);
         }
-        let mut sockets = vec![PollFd::new(&self.agent.shared.agent_bell, PollFlags::IN)];
+        let mut socket = None;
+        let mut log_flags = PollFlags::IN;
+        match &line.log {
+            Log::Down { retry, .. } => wake = wake.min(*retry),
+            Log::Up(link) => {
+                if link.wants_to_send(&line.backlog) {
+                    log_flags |= PollFlags::OUT;
+                }
+                socket = Some(link.socket());
+            }
+        }
+        drop(line);
+        if takes_more && pipe.is_some_and(|pipe| !pipe.await_ring()) {
+            wake = now;
+        }
         // Beside a pipe, the socket only tells that the connection has ended.
         let tap_flags = if takes_more || pipe.is_some() { PollFlags::IN } else { PollFlags::empty() };
-        sockets.push(PollFd::from_borrowed_fd(self.tap.stream.as_fd(), tap_flags));
-        if let Log::Up(link) = &self.log {
-            let writes = link.wants_to_send(self.backlog);
-            let flags = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-            sockets.push(PollFd::new(link, flags));
-        }
+        let bell = PollFd::new(&self.agent.shared.agent_bell, PollFlags::IN);
+        let tap = PollFd::from_borrowed_fd(self.tap.stream.as_fd(), tap_flags);
         let timeout = Timespec::try_from(wake.saturating_duration_since(now)).map_err(|error| error.to_string())?;
-        match poll(&mut sockets, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-        let has = |index: usize| sockets.get(index).is_some_and(|socket| !socket.revents().is_empty());
-        Ok((has(0), has(1), has(2)))
+        let polled = match &socket {
+            Some(socket) => poll_all([bell, tap, PollFd::new(socket, log_flags)], &timeout),
+            None => poll_all([bell, tap], &timeout).map(|[bell, tap]| [bell, tap, false]),
+        };
+        let [bell, tap, log] = polled.map_err(|error| error.to_string())?;
+        Ok((bell, tap, log))
     }
 
     fn obey(&mut self) -> Result<(), Ended> {
@@ -200,11 +220,11 @@ impl Shipper<'_> {
         }
     }
 
-    fn check_stop(&self) -> Result<(), Ended> {
+    fn check_stop(&self, line: &Line) -> Result<(), Ended> {
         let Some(ending) = &self.ending else { return Ok(()) };
         let is_done = match ending.until {
-            Some(offset) => self.backlog.durable() >= offset,
-            None => self.backlog.pending_bytes() == 0,
+            Some(offset) => line.backlog.durable() >= offset,
+            None => line.backlog.pending_bytes() == 0,
         };
         if is_done || Instant::now() >= ending.at {
             return Err(ending.ended());
@@ -213,21 +233,20 @@ impl Shipper<'_> {
     }
 
     /// Takes what waits in the pipe, if there is one.
-    fn read_pipe(&mut self) {
+    fn read_pipe(&mut self, line: &mut Line) {
         let Some(pipe) = &self.tap.pipe else { return };
         pipe.take(&mut self.taken);
         if self.taken.is_empty() {
             return;
         }
-        self.backlog.append(&self.taken);
-        let wants_ack = asks_for_ack(&self.taken);
+        line.tapped(&self.taken);
         self.taken.clear();
-        self.came_in(wants_ack);
+        self.came_in();
     }
 
-    fn read_tap(&mut self) -> Result<(), Ended> {
+    fn read_tap(&mut self, line: &mut Line) -> Result<(), Ended> {
         let lost = |why: String| Err(Ended::TapLost(why));
-        let room = self.backlog.room();
+        let room = line.backlog.room();
         let start = room.len();
         match rustix::io::read(&self.tap.stream, spare_capacity(room)) {
             Ok(0) => return lost("the server closed it".to_owned()),
@@ -239,89 +258,92 @@ impl Shipper<'_> {
             Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
             Err(error) => return lost(error.to_string()),
         }
-        let wants_ack = asks_for_ack(self.backlog.filled());
-        self.came_in(wants_ack);
+        line.filled();
+        self.came_in();
         Ok(())
     }
 
-    fn came_in(&mut self, wants_ack: bool) {
-        self.is_ack_wanted |= wants_ack;
+    fn came_in(&mut self) {
         if self.agent.mode() == Mode::Async && self.ending.is_none() {
             self.gather_until = Instant::now() + ASYNC_GATHER;
         }
     }
 
-    fn connect_if_due(&mut self, now: Instant) {
-        let Log::Down { retry, wait } = &self.log else { return };
+    fn connect_if_due(&mut self, now: Instant, line: &mut Line) {
+        let Log::Down { retry, wait } = &line.log else { return };
         let wait = *wait;
         if now < *retry {
             return;
         }
         match LogLink::open() {
             Ok(link) => {
-                self.backlog.rewind();
-                self.log = Log::Up(link);
+                line.connected(link);
                 self.agent.shared.set_link(Link::Up);
             }
             Err(why) => {
                 self.agent.shared.try_again_after(&why);
-                self.log = Log::Down { retry: Instant::now() + wait, wait: (wait * 2).min(BACKOFF_TO) };
+                line.log = Log::Down { retry: Instant::now() + wait, wait: (wait * 2).min(BACKOFF_TO) };
             }
         }
     }
 
-    fn link_failed(&mut self, error: LinkError) -> Result<(), Ended> {
+    fn link_failed(&mut self, error: LinkError, line: &mut Line) -> Result<(), Ended> {
         match error {
             LinkError::Ended(ended) => Err(ended),
             LinkError::Lost(why) => {
                 if self.agent.shared.set_last_error(&why) {
-                    log_warning(format!("durability: {why}; {} bytes wait", self.backlog.pending_bytes()));
+                    log_warning(format!("durability: {why}; {} bytes wait", line.backlog.pending_bytes()));
                 }
                 self.agent.shared.set_link(Link::Down);
                 self.agent.shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
-                self.log = Log::Down { retry: Instant::now() + BACKOFF_FROM, wait: BACKOFF_FROM };
+                line.log = Log::Down { retry: Instant::now() + BACKOFF_FROM, wait: BACKOFF_FROM };
                 Ok(())
             }
         }
     }
 
-    fn serve_link(&mut self, has_replies: bool) -> Result<(), LinkError> {
-        let Log::Up(link) = &mut self.log else { return Ok(()) };
-        if has_replies && link.read_replies(self.backlog)? {
-            self.agent.publish(self.backlog);
+    fn serve_link(&mut self, has_replies: bool, line: &mut Line) -> Result<(), LinkError> {
+        let Log::Up(link) = &mut line.log else { return Ok(()) };
+        if has_replies && link.read_replies(&mut line.backlog)? {
+            self.agent.publish(&line.backlog);
             if !self.agent.shared.last_error().is_empty() {
-                log_notice(format!("durability: the log acknowledges again, at offset {}", self.backlog.durable()));
+                log_notice(format!("durability: the log acknowledges again, at offset {}", line.backlog.durable()));
                 self.agent.shared.set_last_error("");
             }
         }
-        link.send(&self.shard, self.epoch, self.backlog)?;
-        if link.owed_for() > STALL_TIMEOUT {
+        let owed_for = link.owed_for();
+        line.send()?;
+        if owed_for > STALL_TIMEOUT {
             let seconds = STALL_TIMEOUT.as_secs();
             return Err(LinkError::Lost(format!("the log service has acknowledged nothing for {seconds} s")));
         }
         Ok(())
     }
 
+    fn is_to_look(&self, line: &Line) -> bool {
+        line.ack_wanted_for > self.looked_for || self.was_shutting_down
+    }
+
     /// Tells the server how far the log is, as a replica does that holds nothing in memory: WAIT counts replicas as ever, and
     /// WAITAOF as well unless the log is to count there. When the server shuts down it waits for what replicas hold, and the
     /// log counts.
-    fn acknowledge(&mut self, before: u64) -> std::io::Result<()> {
-        let durable = self.backlog.durable();
+    fn acknowledge(&mut self, line: &mut Line) -> std::io::Result<()> {
+        let durable = line.backlog.durable();
         let now = Instant::now();
-        if self.is_ack_wanted && now >= self.next_look {
+        if self.is_to_look(line) && now >= self.next_look {
             self.next_look = now + SHUTDOWN_LOOK_INTERVAL;
+            self.looked_for = line.ack_wanted_for;
             self.agent.shared.send(Task::LookForShutdown);
         }
         let is_shutting_down = self.agent.shared.is_shutting_down.load(Ordering::Relaxed);
-        let is_news = durable > before || is_shutting_down != self.was_shutting_down;
-        if !(self.is_ack_wanted && is_news) && now < self.next_ack {
+        let is_wanted = is_shutting_down || self.told < line.ack_wanted_for;
+        let is_news = durable > self.told || is_shutting_down != self.was_shutting_down;
+        if !(is_wanted && is_news) && now < self.next_ack {
             return Ok(());
         }
+        self.told = durable;
         self.was_shutting_down = is_shutting_down;
         self.next_ack = now + ACK_INTERVAL;
-        if durable == self.backlog.end() {
-            self.is_ack_wanted = is_shutting_down;
-        }
         let (durable, nothing) = (durable.to_string(), "0".to_owned());
         let in_memory = if is_shutting_down { &durable } else { &nothing };
         let on_disk = if config::COUNT_IN_WAITAOF.load(Ordering::Relaxed) { &durable } else { &nothing };
@@ -337,8 +359,10 @@ impl Shipper<'_> {
     }
 }
 
-/// Whether the server asks, in these bytes of the stream, how far its replicas are. A value may look the same; the
-/// answer then is one too many. One that is cut in two is answered within a second all the same.
-fn asks_for_ack(bytes: &[u8]) -> bool {
-    memmem::find(bytes, GETACK).is_some()
+/// Sleeps until one of the sockets has what is waited for, at most `timeout`. Returns which have.
+fn poll_all<const N: usize>(mut sockets: [PollFd<'_>; N], timeout: &Timespec) -> Result<[bool; N], Errno> {
+    match poll(&mut sockets, Some(timeout)) {
+        Ok(_) | Err(Errno::INTR) => Ok(sockets.map(|socket| !socket.revents().is_empty())),
+        Err(error) => Err(error),
+    }
 }
