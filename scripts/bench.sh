@@ -2,21 +2,29 @@
 # Measures what durability costs: plain Valkey, `appendfsync always`, async and sync, side by side on this machine, with
 # the log on the same disk. Prints medians of interleaved runs and their ratios to plain Valkey.
 #
-#   scripts/bench.sh [--runs 3] [--dir DIR]
+#   scripts/bench.sh [--async] [--runs 3] [--dir DIR]
+#
+# --async compares only async mode, and with what it replaces: plain Valkey with one ordinary replica. Throughput and
+# latencies are held against targets; fails if one is missed.
+#
+# DURABILITY_SO and LOGSERVICE name other binaries, SKIP_BUILD=1 builds none, BASE_PORT (27000) moves the ports.
 source "$(dirname "$0")/lib.sh"
 
-runs=3 dir=''
+runs=3 dir='' only_async=no
 while [ $# -gt 0 ]; do
     case $1 in
+    --async) only_async=yes; shift ;;
     --runs) runs=${2:?--runs takes a number}; shift 2 ;;
     --dir) dir=${2:?--dir takes a directory}; shift 2 ;;
-    *) die "usage: scripts/bench.sh [--runs 3] [--dir DIR]" ;;
+    *) die "usage: scripts/bench.sh [--async] [--runs 3] [--dir DIR]" ;;
     esac
 done
 
 need_build_packages
 valkey=$("$ROOT/scripts/valkey.sh")
-(cd "$ROOT" && cargo build --quiet --release)
+[ -n "${SKIP_BUILD:-}" ] || (cd "$ROOT" && cargo build --quiet --release)
+module=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
+logservice=${LOGSERVICE:-$ROOT/target/release/logservice}
 # The disk matters: not /tmp, which may be memory.
 if [ -z "$dir" ]; then dir=$ROOT/target/bench; fi
 rm -rf "$dir"
@@ -31,10 +39,12 @@ stop() {
 }
 trap stop EXIT
 
-declare -A port=([plain]=27001 [aof]=27002 [async]=27003 [sync]=27004)
-systems=(plain aof async sync)
+base=${BASE_PORT:-27000}
+log=127.0.0.1:$((base + 10))
+declare -A port=([plain]=$((base + 1)) [aof]=$((base + 2)) [async]=$((base + 3)) [sync]=$((base + 4))
+    [primary]=$((base + 5)) [replica]=$((base + 6)))
 
-"$ROOT/target/release/logservice" --dir "$dir/log" --listen 127.0.0.1:27010 --http 127.0.0.1:27011 >"$dir/log.out" 2>&1 &
+"$logservice" --dir "$dir/log" --listen "$log" --http "127.0.0.1:$((base + 11))" >"$dir/log.out" 2>&1 &
 pids+=($!)
 start() { # start NAME ARGUMENT...
     local name=$1
@@ -43,36 +53,36 @@ start() { # start NAME ARGUMENT...
     "$valkey/valkey-server" --port "${port[$name]}" --dir "$dir/$name" --save '' --logfile "$dir/$name/out" "$@" &
     pids+=($!)
     for _ in $(seq 100); do
-        if "$valkey/valkey-cli" -p "${port[$name]}" PING 2>/dev/null | grep -qx PONG; then return; fi
+        if cli "$name" PING 2>/dev/null | grep -qx PONG; then return; fi
         sleep 0.1
     done
     tail -n 5 "$dir/$name/out" >&2
     die "$name did not start"
 }
-module=$ROOT/target/release/libvalkey_durability.so
-start plain
-start aof --appendonly yes --appendfsync always
-start async --loadmodule "$module" log 127.0.0.1:27010 shard async mode async
-start sync --loadmodule "$module" log 127.0.0.1:27010 shard sync mode sync
+cli() { "$valkey/valkey-cli" -p "${port[$1]}" "${@:2}"; }       # cli NAME COMMAND...
+info() { cli "$1" INFO "$2" | tr -d '\r' | sed -n "s/^$3://p"; } # info NAME SECTION FIELD
 
-median() { sort -n "$1" | sed -n "$(((runs + 1) / 2))p"; }
-
-# The requests per second of one valkey-benchmark run.
-set_rate() { "$valkey/valkey-benchmark" -p "$1" -t set -d 100 -r 100000 --csv "${@:2}" 2>/dev/null | tail -n 1 | cut -d'"' -f4; }
-
-# GETs per second by 50 clients, beside 8 clients that SET all the while.
-get_rate_beside_sets() {
-    "$valkey/valkey-benchmark" -p "$1" -t set -d 100 -r 100000 -c 8 -n 100000000 >/dev/null 2>&1 &
-    local writer=$!
-    "$valkey/valkey-benchmark" -p "$1" -t get -d 100 -r 100000 -c 50 -n 150000 --csv 2>/dev/null | tail -n 1 | cut -d'"' -f4
-    kill $writer
-    wait $writer 2>/dev/null || true
-}
+# What valkey-benchmark says of one kind of request, as a line of CSV.
+benchmark() { "$valkey/valkey-benchmark" -p "${port[$1]}" -d 100 -r 100000 --csv "${@:2}" 2>/dev/null | tail -n 1; }
+median() { sort -n | sed -n "$(((runs + 1) / 2))p"; }
+ratio() { awk "BEGIN { printf \"%.2f\", $1 / $2 }"; }
 
 # What a run leaves behind (dirty pages, a segment that is being prepared) is not the next one's to pay.
 settle() {
     sync -f "$dir"
     sleep 2
+}
+
+# The requests per second of one run that SETs.
+set_rate() { benchmark "$1" -t set "${@:2}" | cut -d'"' -f4; }
+
+# GETs per second by 50 clients, beside 8 clients that SET all the while.
+get_rate_beside_sets() {
+    "$valkey/valkey-benchmark" -p "${port[$1]}" -t set -d 100 -r 100000 -c 8 -n 100000000 >/dev/null 2>&1 &
+    local writer=$!
+    benchmark "$1" -t get -c 50 -n 150000 | cut -d'"' -f4
+    kill $writer
+    wait $writer 2>/dev/null || true
 }
 
 compare() { # compare TITLE FUNCTION ARGUMENT...
@@ -82,23 +92,91 @@ compare() { # compare TITLE FUNCTION ARGUMENT...
     for run in $(seq "$runs"); do
         for system in "${systems[@]}"; do
             settle
-            "$measure" "${port[$system]}" "$@" >>"$dir/rates.$system"
+            "$measure" "$system" "$@" >>"$dir/rates.$system"
         done
     done
-    plain=$(median "$dir/rates.plain")
+    plain=$(median <"$dir/rates.plain")
     printf '%-34s' "$title"
     for system in "${systems[@]}"; do
-        rate=$(median "$dir/rates.$system")
-        printf ' %11.0f (%4.2f)' "$rate" "$(awk "BEGIN { print $rate / $plain }")"
+        rate=$(median <"$dir/rates.$system")
+        printf ' %11.0f (%s)' "$rate" "$(ratio "$rate" "$plain")"
     done
     echo
 }
 
-for system in "${systems[@]}"; do set_rate "${port[$system]}" -c 50 -n 100000 >/dev/null; done
-printf '%-34s' "requests/s, medians of $runs"
-printf ' %18s' plain 'aof fsync always' async sync
-echo
-compare 'SET, 400 clients' set_rate -c 400 -n 200000
-compare 'SET, 50 clients, pipelines of 16' set_rate -c 50 -P 16 -n 800000
-compare 'SET, 50 clients' set_rate -c 50 -n 150000
-compare 'GET, 50 clients beside 8 SETting' get_rate_beside_sets
+compare_all() {
+    local systems=(plain aof async sync) system
+    start plain
+    start aof --appendonly yes --appendfsync always
+    start async --loadmodule "$module" log "$log" shard async mode async
+    start sync --loadmodule "$module" log "$log" shard sync mode sync
+    for system in "${systems[@]}"; do set_rate "$system" -c 50 -n 100000 >/dev/null; done
+
+    printf '%-34s' "requests/s, medians of $runs"
+    printf ' %18s' plain 'aof fsync always' async sync
+    echo
+    compare 'SET, 400 clients' set_rate -c 400 -n 200000
+    compare 'SET, 50 clients, pipelines of 16' set_rate -c 50 -P 16 -n 800000
+    compare 'SET, 50 clients' set_rate -c 50 -n 150000
+    compare 'GET, 50 clients beside 8 SETting' get_rate_beside_sets
+}
+
+# The replica and the log have everything: what they still had to do would be paid by the other one's next run.
+wait_for_followers() {
+    for _ in $(seq 300); do
+        if [ "$(info primary replication master_repl_offset)" = "$(info replica replication slave_repl_offset)" ] &&
+            [ "$(cli async DURABILITY.LAG)" = 0 ]; then return; fi
+        sleep 0.1
+    done
+    die "the replica or the log did not catch up within 30 s"
+}
+
+missed=0
+figure() { # figure NAME COLUMN-OF-RUNS FORMAT COMPARISON TARGET
+    local name=$1 column=$2 format=$3 comparison=$4 target=$5 primary async ratio verdict=ok
+    primary=$(cut -d' ' -f"$column" "$dir/runs.primary" | median)
+    async=$(cut -d' ' -f"$column" "$dir/runs.async" | median)
+    ratio=$(ratio "$async" "$primary")
+    # What is compared is what is printed.
+    if ! awk "BEGIN { exit !($ratio $comparison $target) }"; then
+        verdict=MISSED missed=$((missed + 1))
+    fi
+    printf "  %-32s %18$format %18$format %8s   %s %-5s %s\n" "$name" "$primary" "$async" "$ratio" "$comparison" "$target" "$verdict"
+}
+
+compare_with_replica() { # compare_with_replica TITLE ARGUMENT...
+    local title=$1 system run
+    shift
+    for system in primary async; do : >"$dir/runs.$system"; done
+    for run in $(seq "$runs"); do
+        for system in primary async; do
+            wait_for_followers
+            settle
+            # Requests a second, p50 and p99.
+            benchmark "$system" "$@" | awk -F'"' '{ print $4, $10, $14 }' >>"$dir/runs.$system"
+        done
+    done
+    echo "$title"
+    figure 'requests/s' 1 .0f '>=' 0.95
+    figure 'p50, ms' 2 .3f '<=' 1.1
+    figure 'p99, ms' 3 .3f '<=' 1.1
+}
+
+compare_async() {
+    local system
+    start primary --repl-diskless-sync-delay 0
+    start replica --replicaof 127.0.0.1 "${port[primary]}"
+    start async --loadmodule "$module" log "$log" shard async mode async
+    for system in primary async; do set_rate "$system" -c 50 -n 100000 >/dev/null; done
+
+    printf '%-34s %18s %18s %8s   %s\n' "medians of $runs" 'plain and replica' async ratio target
+    compare_with_replica 'SET, 50 clients' -t set -c 50 -n 150000
+    compare_with_replica 'SET, 50 clients, pipelines of 16' -t set -c 50 -P 16 -n 800000
+    compare_with_replica 'GET, 50 clients' -t get -c 50 -n 150000
+    compare_with_replica 'GET, 50 clients, pipelines of 16' -t get -c 50 -P 16 -n 800000
+    [ "$(info primary stats sync_full)" = 1 ] || die "the replica lost its primary: these figures do not count"
+    [ "$(info async durability durability_refusals)" = 0 ] || die "writes were refused: these figures do not count"
+    [ "$missed" -eq 0 ] || die "targets missed: $missed"
+}
+
+if [ $only_async = yes ]; then compare_async; else compare_all; fi

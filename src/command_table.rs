@@ -86,8 +86,8 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// Of a command that the server does not know: everything is taken to be possible.
-    const UNKNOWN: Properties = Properties {
+    /// Of a command of which nothing is known: everything is taken to be possible.
+    pub const UNKNOWN: Properties = Properties {
         sees: Sees::Everything,
         is_write: true,
         runs_while_loading: false,
@@ -191,9 +191,9 @@ impl CommandTable {
         *self.by_address.entry(address).or_insert_with(find)
     }
 
-    /// Of the command with that full name, in lower case.
-    pub fn get(&self, name: &str) -> Properties {
-        self.by_name.get(name).copied().unwrap_or(Properties::UNKNOWN)
+    /// Of the command with that full name, in lower case. `None` if the server has none of that name, or has renamed it.
+    pub fn get(&self, name: &str) -> Option<Properties> {
+        self.by_name.get(name).copied()
     }
 }
 

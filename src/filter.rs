@@ -2,7 +2,7 @@
 //! behind, and those that would take a node away from its log.
 //!
 //! A command filter cannot answer. It turns the command into [`REFUSED`], which can; or, between MULTI and EXEC, into one
-//! that no server knows, so that the transaction aborts as a whole.
+//! that no server knows, whose name is the error, so that the transaction aborts as a whole.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use valkey_module::{CommandFilterCtx, ContextFlags, RedisModuleCommandFilterCtx};
 
 use crate::bound::{Behind, Limits, Verdict};
-use crate::command_table::{CommandTable, Properties};
+use crate::command_table::Properties;
 use crate::gate::ClientId;
 use crate::guard::guard;
+use crate::module::Module;
 use crate::transactions::Transactions;
 use crate::{config, module, server};
 
@@ -20,8 +21,6 @@ use crate::{config, module, server};
 pub const REFUSED: &str = "durability.refused";
 /// Names of commands are shorter.
 const MAX_NAME_BYTES: usize = 64;
-/// No command has this name.
-const NO_COMMAND: &str = "durability.is-refusing-this-command";
 
 /// What is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,13 +154,11 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     let Ok(name) = std::str::from_utf8(lowercase) else { return };
     let Some((properties, is_own)) = module::with(|module| {
         let is_own = client == module.shared.tap_client.load(Ordering::Relaxed) || client == module.self_test_client;
-        (properties_of(&module.commands, name, command), is_own)
+        (properties_of(module, name, command), is_own)
     }) else {
         return;
     };
-    if is_own {
-        return;
-    }
+    let (Some(properties), false) = (properties, is_own) else { return };
     match level {
         DATA if !properties.runs_while_loading || name == "exec" => {
             let flags = server::client_flags(client);
@@ -176,13 +173,19 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     }
 }
 
-fn properties_of(commands: &CommandTable, name: &str, command: &CommandFilterCtx) -> Properties {
-    let properties = commands.get(name);
-    if !properties.is_container || command.args_count() < 2 {
-        return properties;
+/// `None` if there is no such command: then the server says so itself.
+fn properties_of(module: &Module, name: &str, command: &CommandFilterCtx) -> Option<Properties> {
+    let mut properties = module.commands.get(name);
+    if properties.is_some_and(|properties| properties.is_container) && command.args_count() > 1 {
+        let sub = String::from_utf8_lossy(argument(command, 1)).to_ascii_lowercase();
+        properties = module.commands.get(&format!("{name}|{sub}"));
     }
-    let sub = String::from_utf8_lossy(argument(command, 1)).to_ascii_lowercase();
-    commands.get(&format!("{name}|{sub}"))
+    properties.or_else(|| {
+        // SAFETY: arguments of the command, during the callback.
+        let arguments = (0..command.args_count().min(2)).map(|at| unsafe { server::bytes(command.arg_get(at)) });
+        // A command that was renamed is there, but not by this name.
+        module.tap_user.knows(&module.ctx, arguments).then_some(Properties::UNKNOWN)
+    })
 }
 
 /// Refuses a write at the limit. While that may come soon, it keeps account of transactions, so that those that hold a write
@@ -260,7 +263,8 @@ fn refuse_data(command: &CommandFilterCtx, is_exec: bool, is_in_transaction: boo
         // One argument too many makes the server abort the transaction, as the loading server's own refusal would.
         command.arg_insert(1, "refused");
     } else if is_in_transaction {
-        command.arg_replace(0, NO_COMMAND);
+        // The server answers with the name of the command that it does not know.
+        replace(command, &error());
     } else {
         refuse(command, error());
     }
@@ -275,10 +279,15 @@ pub fn disconnected(client: ClientId) {
 
 fn refuse(command: &CommandFilterCtx, error: String) {
     ERRORS.with_borrow_mut(|errors| errors.0 = error);
+    replace(command, REFUSED);
+}
+
+/// The command becomes one of that name, without arguments.
+fn replace(command: &CommandFilterCtx, name: &str) {
     for position in (1..command.args_count()).rev() {
         command.arg_delete(position);
     }
-    command.arg_replace(0, REFUSED);
+    command.arg_replace(0, name);
 }
 
 #[cfg(test)]

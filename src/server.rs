@@ -257,6 +257,18 @@ impl TapUser {
         Ok(TapUser(user))
     }
 
+    /// Whether the server has a command of that name, or container and subcommand. May be asked anywhere.
+    pub fn knows<'a>(&self, ctx: &Context, name: impl Iterator<Item = &'a [u8]>) -> bool {
+        let arguments: Vec<_> = name.map(|part| ctx.create_string(part)).collect();
+        let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.inner).collect();
+        // SAFETY: the user lives as long as the module, and the arguments through the call.
+        let status = unsafe {
+            api!(RedisModule_ACLCheckCommandPermissions)(self.0, pointers.as_mut_ptr(), pointers.len() as c_int)
+        };
+        let error = std::io::Error::last_os_error();
+        status == raw::REDISMODULE_OK as c_int || error.raw_os_error() != Some(libc::ENOENT)
+    }
+
     /// Logs the context's client in as this user. Returns the client's id, or `None` if it could not.
     pub fn log_in(&self, ctx: &Context) -> Option<u64> {
         let mut client = 0;

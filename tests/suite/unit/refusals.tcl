@@ -89,6 +89,13 @@ foreach mode {async sync} {
             }
         }
 
+        test "At the limit what is no command is answered as ever ($mode)" {
+            at_the_limit {
+                assert_error {ERR unknown command 'no-such-command'*} {r no-such-command}
+                assert_error {ERR unknown subcommand 'nosuch'*} {r client nosuch}
+            }
+        }
+
         test "At the limit keys go on to expire ($mode)" {
             r set short value px 1200
             set expired [s expired_keys]
@@ -147,7 +154,8 @@ foreach mode {async sync} {
                 assert_equal value [read_reply $reused]
                 open_transaction $reused {{get present}}
                 $reused set present other
-                assert_match {ERR *} [read_any_reply $reused]
+                assert_match {ERR unknown command 'CLUSTERDOWN durability: *(limit 1000 ms); reads go on'*} \
+                    [read_any_reply $reused]
                 $reused exec
                 assert_match {EXECABORT*} [read_any_reply $reused]
             } {
@@ -218,5 +226,20 @@ durable_server {mode async server {repl-backlog-size 1mb repl-ping-replica-perio
         assert_equal 1001 [r dbsize]
         assert_equal $reconnects [figure tap_reconnects]
         wait_until_durable
+    }
+}
+
+durable_server [list mode async max-lag-ms $::limit_ms server {rename-command {set put}}] {
+    test "At the limit a write is refused by whatever name it goes" {
+        assert_equal OK [r put key value]
+        while_frozen {
+            r put key other
+            wait_for_condition 500 10 {[figure refusing_writes]} else {
+                fail "writes are not refused"
+            }
+            assert_error {CLUSTERDOWN*} {r put key another}
+            assert_error {ERR unknown command 'set'*} {r set key another}
+            assert_equal other [r get key]
+        }
     }
 }
