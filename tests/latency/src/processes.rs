@@ -13,6 +13,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
 const HOST: &str = "127.0.0.1";
 const SHARD: &str = "latency";
+/// No outage is that long.
+const NO_LIMIT_MS: u64 = 600_000;
 
 /// Where the programs are, and where they may work.
 #[derive(Debug)]
@@ -123,8 +125,15 @@ impl Programs {
         self.start_server("plain", 0, options, &[])
     }
 
-    /// Starts a log service and a server that ships to it, and waits until it leads.
+    /// Starts a log service and a server in sync mode that ships to it, and waits until it leads. An outage of the log is
+    /// measured, not what comes after it: writes are never refused.
     pub fn start_durable(&self, options: &[&str]) -> Result<Durable> {
+        self.start_limited("sync", NO_LIMIT_MS, options)
+    }
+
+    /// Starts a log service and a server that ships to it in that mode, and waits until it leads. The server refuses
+    /// writes when the oldest that the log does not have is `max_lag_ms` old.
+    pub fn start_limited(&self, mode: &str, max_lag_ms: u64, options: &[&str]) -> Result<Durable> {
         let (log_port, http_port) = (self.base_port + 2, self.base_port + 3);
         let directory = fresh(&self.log_directory, "log")?;
         let arguments = [
@@ -142,9 +151,8 @@ impl Programs {
             ("loadmodule", self.module.display().to_string()),
             ("durability.log", format!("{HOST}:{log_port}")),
             ("durability.shard", SHARD.to_owned()),
-            ("durability.mode", "sync".to_owned()),
-            // An outage of the log is measured, not what comes after it.
-            ("durability.max-lag-ms", "600000".to_owned()),
+            ("durability.mode", mode.to_owned()),
+            ("durability.max-lag-ms", max_lag_ms.to_string()),
             ("durability.max-pending-bytes", "4gb".to_owned()),
         ];
         let server = self.start_server("durable", 1, options, &module)?;
