@@ -6,13 +6,18 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
+
 use crate::client::Client;
 use crate::Result;
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 const HOST: &str = "127.0.0.1";
 const SHARD: &str = "latency";
+/// Without tokens, the log service asks for none.
+const ANY_TOKEN: &str = "any";
 /// No outage is that long.
 const NO_LIMIT_MS: u64 = 600_000;
 
@@ -80,7 +85,8 @@ impl Server {
 /// A log service.
 pub struct Log {
     client: Client,
-    _process: Running,
+    process: Running,
+    port: u16,
 }
 
 impl Log {
@@ -98,6 +104,21 @@ impl Log {
     pub fn delay(&mut self, delay: Duration) -> Result<()> {
         let milliseconds = format!("{}", delay.as_secs_f64() * 1000.0);
         self.client.call(&["LOG.DEBUG", "DELAY-ACKS", SHARD, &milliseconds]).map(drop)
+    }
+
+    /// The process stands still from now on.
+    pub fn stop(&self) -> Result<()> {
+        let id = Pid::from_child(&self.process.0);
+        kill_process(id, Signal::STOP)?;
+        match waitpid(Some(id), WaitOptions::UNTRACED)? {
+            Some((_, status)) if status.stopped() => Ok(()),
+            _ => Err("the log service ended instead of standing still".into()),
+        }
+    }
+
+    /// The process goes on.
+    pub fn go_on(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.process.0), Signal::CONT)?)
     }
 }
 
@@ -123,6 +144,19 @@ impl Programs {
     /// Starts a server without the module. `options` are names and values of its configs in turn.
     pub fn start_plain(&self, options: &[&str]) -> Result<Server> {
         self.start_server("plain", 0, options, &[])
+    }
+
+    /// Starts a server without the module that follows `log`, and waits until it has applied everything before `offset`.
+    pub fn start_replica(&self, log: &Log, offset: u64) -> Result<Server> {
+        let primary = format!("{HOST} {}", log.port);
+        let options = ["replicaof", &primary, "primaryuser", SHARD, "primaryauth", ANY_TOKEN];
+        let server = self.start_plain(&options)?;
+        let mut client = server.connect()?;
+        wait_until("the replica has what is in the log", REPLAY_TIMEOUT, || {
+            Ok(client.info("replication", "master_link_status")? == "up"
+                && client.info("replication", "master_repl_offset")?.parse::<u64>()? >= offset)
+        })?;
+        Ok(server)
     }
 
     /// Starts a log service and a server in sync mode that ships to it, and waits until it leads. An outage of the log is
@@ -160,7 +194,7 @@ impl Programs {
         wait_until("the server leads", START_TIMEOUT, || {
             Ok(client.info("durability", "durability_role").is_ok_and(|role| role == "leader"))
         })?;
-        Ok(Durable { server, log: Log { client: log, _process: process } })
+        Ok(Durable { server, log: Log { client: log, process, port: log_port } })
     }
 
     fn start_server(&self, name: &str, port: u16, options: &[&str], module: &[(&str, String)]) -> Result<Server> {
@@ -205,13 +239,23 @@ fn wait_for_client(port: u16) -> Result<Client> {
 }
 
 /// Asks again and again until `is_so`.
-pub fn wait_until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn wait_until(what: &str, timeout: Duration, is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_closely(what, timeout, POLL, is_so)
+}
+
+/// Asks again and again, `poll` apart, until `is_so`.
+pub fn wait_closely(
+    what: &str,
+    timeout: Duration,
+    poll: Duration,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let deadline = Instant::now() + timeout;
     while !is_so()? {
         if Instant::now() > deadline {
             return Err(format!("not within {} s: {what}", timeout.as_secs()).into());
         }
-        sleep(POLL);
+        sleep(poll);
     }
     Ok(())
 }
