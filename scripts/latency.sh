@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Measures what clients see of durability: latencies on one connection and beside plain Valkey, early replies, and what
-# an outage of the log costs in memory. Builds what is missing. Each figure says whether it meets its target.
+# Measures what clients see of durability: latencies on one connection and beside plain Valkey, early replies, what an
+# outage of the log costs in memory, and when writes are refused and accepted again in async mode. Builds what is missing.
+# Each figure says whether it meets its target.
 #
-#   scripts/latency.sh [multiplexed] [early] [reads] [bounds] [--seconds N] [--rounds N] [--log-dir DIR]
+#   scripts/latency.sh [multiplexed] [early] [reads] [bounds] [limit] [--seconds N] [--rounds N] [--max-lag-ms N]
+#                      [--log-dir DIR]
 #
 # Without a name it measures everything. Fails if a target is missed. The log is kept in memory if the machine has
 # /dev/shm, so that it acknowledges when it is told to, and the disk is left out; --log-dir puts it elsewhere.

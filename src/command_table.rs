@@ -191,7 +191,7 @@ impl CommandTable {
         *self.by_address.entry(address).or_insert_with(find)
     }
 
-    /// Of the command with that full name, in lower case. `None` if the server has none of that name, or has renamed it.
+    /// Of the command with that full name, in lower case. `None` if the server has none of that name, or knows it by another.
     pub fn get(&self, name: &str) -> Option<Properties> {
         self.by_name.get(name).copied()
     }

@@ -158,7 +158,9 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     }) else {
         return;
     };
-    let (Some(properties), false) = (properties, is_own) else { return };
+    if is_own {
+        return;
+    }
     match level {
         DATA if !properties.runs_while_loading || name == "exec" => {
             let flags = server::client_flags(client);
@@ -173,19 +175,21 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     }
 }
 
-/// `None` if there is no such command: then the server says so itself.
-fn properties_of(module: &Module, name: &str, command: &CommandFilterCtx) -> Option<Properties> {
+fn properties_of(module: &Module, name: &str, command: &CommandFilterCtx) -> Properties {
     let mut properties = module.commands.get(name);
     if properties.is_some_and(|properties| properties.is_container) && command.args_count() > 1 {
         let sub = String::from_utf8_lossy(argument(command, 1)).to_ascii_lowercase();
         properties = module.commands.get(&format!("{name}|{sub}"));
     }
-    properties.or_else(|| {
-        // SAFETY: arguments of the command, during the callback.
-        let arguments = (0..command.args_count().min(2)).map(|at| unsafe { server::bytes(command.arg_get(at)) });
-        // A command that was renamed is there, but not by this name.
-        module.tap_user.knows(&module.ctx, arguments).then_some(Properties::UNKNOWN)
-    })
+    // One that was renamed is there, but not by this name.
+    properties.unwrap_or(Properties::UNKNOWN)
+}
+
+/// Whether there is such a command. If not, the server says so itself.
+fn is_command(command: &CommandFilterCtx) -> bool {
+    // SAFETY: arguments of the command, during the callback.
+    let name = (0..command.args_count().min(2)).map(|at| unsafe { server::bytes(command.arg_get(at)) });
+    module::with(|module| module.tap_user.knows(&module.ctx, name)).unwrap_or(true)
 }
 
 /// Refuses a write at the limit. While that may come soon, it keeps account of transactions, so that those that hold a write
@@ -258,6 +262,9 @@ fn too_far_behind(behind: &Behind) -> String {
 }
 
 fn refuse_data(command: &CommandFilterCtx, is_exec: bool, is_in_transaction: bool, error: impl FnOnce() -> String) {
+    if !is_command(command) {
+        return;
+    }
     REFUSED_COMMANDS.fetch_add(1, Ordering::Relaxed);
     if is_exec {
         // One argument too many makes the server abort the transaction, as the loading server's own refusal would.

@@ -1,12 +1,14 @@
 //! Measures what clients see of durability, on servers and a log service that it starts itself: latencies beside plain
-//! Valkey, whether any reply leaves early, and what an outage of the log costs in memory. `scripts/latency.sh` builds
-//! everything and runs it.
+//! Valkey, whether any reply leaves early, what an outage of the log costs in memory, and when writes are refused and
+//! accepted again in async mode. `scripts/latency.sh` builds everything and runs it.
 //!
 //! It ends with status 1 if a target is missed, and 2 if something could not be measured.
 
 mod client;
 mod figures;
 mod load;
+mod numbered;
+mod paced;
 mod plan;
 mod pool;
 mod process;
@@ -39,6 +41,9 @@ struct Options {
     /// Interleaved rounds of the comparison with plain Valkey
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
+    /// Limit of the lag in ms at which the limit is measured; the server's own default unless told
+    #[arg(long, default_value_t = 10_000)]
+    max_lag_ms: u64,
     /// First of the ports of loopback that are used
     #[arg(long, default_value_t = 28000)]
     base_port: u16,
@@ -70,6 +75,8 @@ enum Figure {
     Reads,
     /// Memory and time that held clients and dirty keys cost
     Bounds,
+    /// When writes are refused and accepted again in async mode, if the log stops and goes on
+    Limit,
 }
 
 fn main() -> ExitCode {
@@ -106,6 +113,9 @@ fn run(options: &Options, report: &mut Report) -> Result<()> {
                 figures::reads::measure(&programs, options.seconds.unwrap_or(5), options.rounds.into(), report)
             }
             Figure::Bounds => figures::bounds::measure(&programs, report),
+            Figure::Limit => {
+                figures::limit::measure(&programs, options.seconds.unwrap_or(5), options.max_lag_ms, report)
+            }
         }?;
     }
     Ok(())

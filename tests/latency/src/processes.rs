@@ -6,13 +6,20 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
+
 use crate::client::Client;
 use crate::Result;
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 const HOST: &str = "127.0.0.1";
 const SHARD: &str = "latency";
+/// Without tokens, the log service asks for none.
+const ANY_TOKEN: &str = "any";
+/// No outage is that long.
+const NO_LIMIT_MS: u64 = 600_000;
 
 /// Where the programs are, and where they may work.
 #[derive(Debug)]
@@ -78,7 +85,8 @@ impl Server {
 /// A log service.
 pub struct Log {
     client: Client,
-    _process: Running,
+    process: Running,
+    port: u16,
 }
 
 impl Log {
@@ -96,6 +104,21 @@ impl Log {
     pub fn delay(&mut self, delay: Duration) -> Result<()> {
         let milliseconds = format!("{}", delay.as_secs_f64() * 1000.0);
         self.client.call(&["LOG.DEBUG", "DELAY-ACKS", SHARD, &milliseconds]).map(drop)
+    }
+
+    /// The process stands still from now on.
+    pub fn stop(&self) -> Result<()> {
+        let id = Pid::from_child(&self.process.0);
+        kill_process(id, Signal::STOP)?;
+        match waitpid(Some(id), WaitOptions::UNTRACED)? {
+            Some((_, status)) if status.stopped() => Ok(()),
+            _ => Err("the log service ended instead of standing still".into()),
+        }
+    }
+
+    /// The process goes on.
+    pub fn go_on(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.process.0), Signal::CONT)?)
     }
 }
 
@@ -123,8 +146,28 @@ impl Programs {
         self.start_server("plain", 0, options, &[])
     }
 
-    /// Starts a log service and a server that ships to it, and waits until it leads.
+    /// Starts a server without the module that follows `log`, and waits until it has applied everything before `offset`.
+    pub fn start_replica(&self, log: &Log, offset: u64) -> Result<Server> {
+        let primary = format!("{HOST} {}", log.port);
+        let options = ["replicaof", &primary, "primaryuser", SHARD, "primaryauth", ANY_TOKEN];
+        let server = self.start_plain(&options)?;
+        let mut client = server.connect()?;
+        wait_until("the replica has what is in the log", REPLAY_TIMEOUT, || {
+            Ok(client.info("replication", "master_link_status")? == "up"
+                && client.info("replication", "master_repl_offset")?.parse::<u64>()? >= offset)
+        })?;
+        Ok(server)
+    }
+
+    /// Starts a log service and a server in sync mode that ships to it, and waits until it leads. An outage of the log is
+    /// measured, not what comes after it: writes are never refused.
     pub fn start_durable(&self, options: &[&str]) -> Result<Durable> {
+        self.start_limited("sync", NO_LIMIT_MS, options)
+    }
+
+    /// Starts a log service and a server that ships to it in that mode, and waits until it leads. The server refuses
+    /// writes when the oldest that the log does not have is `max_lag_ms` old.
+    pub fn start_limited(&self, mode: &str, max_lag_ms: u64, options: &[&str]) -> Result<Durable> {
         let (log_port, http_port) = (self.base_port + 2, self.base_port + 3);
         let directory = fresh(&self.log_directory, "log")?;
         let arguments = [
@@ -142,9 +185,8 @@ impl Programs {
             ("loadmodule", self.module.display().to_string()),
             ("durability.log", format!("{HOST}:{log_port}")),
             ("durability.shard", SHARD.to_owned()),
-            ("durability.mode", "sync".to_owned()),
-            // An outage of the log is measured, not what comes after it.
-            ("durability.max-lag-ms", "600000".to_owned()),
+            ("durability.mode", mode.to_owned()),
+            ("durability.max-lag-ms", max_lag_ms.to_string()),
             ("durability.max-pending-bytes", "4gb".to_owned()),
         ];
         let server = self.start_server("durable", 1, options, &module)?;
@@ -152,7 +194,7 @@ impl Programs {
         wait_until("the server leads", START_TIMEOUT, || {
             Ok(client.info("durability", "durability_role").is_ok_and(|role| role == "leader"))
         })?;
-        Ok(Durable { server, log: Log { client: log, _process: process } })
+        Ok(Durable { server, log: Log { client: log, process, port: log_port } })
     }
 
     fn start_server(&self, name: &str, port: u16, options: &[&str], module: &[(&str, String)]) -> Result<Server> {
@@ -197,13 +239,23 @@ fn wait_for_client(port: u16) -> Result<Client> {
 }
 
 /// Asks again and again until `is_so`.
-pub fn wait_until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn wait_until(what: &str, timeout: Duration, is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_closely(what, timeout, POLL, is_so)
+}
+
+/// Asks again and again, `poll` apart, until `is_so`.
+pub fn wait_closely(
+    what: &str,
+    timeout: Duration,
+    poll: Duration,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let deadline = Instant::now() + timeout;
     while !is_so()? {
         if Instant::now() > deadline {
             return Err(format!("not within {} s: {what}", timeout.as_secs()).into());
         }
-        sleep(POLL);
+        sleep(poll);
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 pub mod bounds;
 pub mod early;
+pub mod limit;
 pub mod multiplexed;
 pub mod outage;
 pub mod reads;
+pub mod stoppage;
