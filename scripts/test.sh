@@ -53,6 +53,8 @@ step build cargo build --quiet --release --workspace
 step integration tests/run-suite.sh
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
+step "crash, async" tests/crash/run.sh --mode async --rounds 9
+step "crash self-check, async" tests/crash/run.sh --mode async --self-check
 step histories tests/histories/run.sh --rounds 50
 step "histories self-check" tests/histories/run.sh --self-check
 step "Valkey's suite" scripts/valkey-suite.sh --mode sync unit/type unit/multi unit/scripting unit/functions unit/expire \

@@ -47,9 +47,13 @@ class Process:
             self._child = None
 
     def freeze(self) -> None:
-        """It stands still until it is killed."""
+        """It stands still until it is killed or thawed."""
         if self._child is not None:
             self._child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self._child is not None:
+            self._child.send_signal(signal.SIGCONT)
 
     def is_running(self) -> bool:
         return self._child is not None and self._child.poll() is None
@@ -61,14 +65,14 @@ class Cluster:
     def __init__(self, directory: pathlib.Path, mode: str):
         self.directory = directory
         self.port = free_port()
-        log_port = free_port()
+        self.log_port = free_port()
         data = directory / "server"
         data.mkdir()
         config = directory / "valkey.conf"
         config.write_text(
             f'bind {HOST}\nport {self.port}\ndir {data}\nunixsocket {data}/socket\nsave ""\n'
             f'loadmodule {os.environ["DURABILITY_SO"]}\n'
-            f"durability.log {HOST}:{log_port}\ndurability.shard {SHARD}\ndurability.mode {mode}\n"
+            f"durability.log {HOST}:{self.log_port}\ndurability.shard {SHARD}\ndurability.mode {mode}\n"
         )
         server = os.path.join(os.environ["VALKEY_BIN_DIR"], "valkey-server")
         self.server = Process("server", [server, str(config)], directory / "server.output")
@@ -77,8 +81,9 @@ class Cluster:
             [
                 os.environ["LOGSERVICE"],
                 "--dir", str(directory / "log"),
-                "--listen", f"{HOST}:{log_port}",
+                "--listen", f"{HOST}:{self.log_port}",
                 "--http", f"{HOST}:{free_port()}",
+                "--enable-debug-command",
             ],
             directory / "log.output",
         )
@@ -93,6 +98,12 @@ class Cluster:
 
     def connect(self) -> Client:
         return Client(HOST, self.port)
+
+    async def debug_log(self, *command) -> None:
+        """LOG.DEBUG, on this shard."""
+        action, *arguments = command
+        async with Client(HOST, self.log_port) as client:
+            await client.call("LOG.DEBUG", action, SHARD, *arguments)
 
     async def wait_until_leading(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

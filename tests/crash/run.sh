@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Kills the server and the log service under load and checks that nothing acknowledged is lost. See crash_test.py --help.
+# Kills the server and the log service under load and checks that nothing is lost that may not be. See crash_test.py --help.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR.
 set -euo pipefail
 

@@ -9,21 +9,17 @@ import asyncio
 from collections.abc import Callable
 
 from client import CLIENT_ERRORS, Client
+from violation import Violation
 
 RECONNECT_S = 0.02
-
-
-class Violation(Exception):
-    """A promise was broken."""
 
 
 class Worker(abc.ABC):
     """Writes by one connection at a time, and remembers what it was told."""
 
-    def __init__(self, number: int, may_lose: bool):
+    def __init__(self, number: int):
         self.name = f"{type(self).__name__.lower()}:{number}"
         self.operations = 0
-        self._may_lose = may_lose
         self._acknowledged = 0
         self._sent = 0
 
@@ -40,7 +36,7 @@ class Worker(abc.ABC):
         found = await self.read(client)
         if found > self._sent:
             raise Violation(f"{self.name}: {found} is there, but only {self._sent} was sent")
-        if found < self._acknowledged and not self._may_lose:
+        if found < self._acknowledged:
             raise Violation(f"{self.name}: {self._acknowledged} was acknowledged, but only {found} is there")
         self._acknowledged = self._sent = found
 
@@ -123,6 +119,6 @@ class Script(Worker):
         return number(first)
 
 
-def workers(count: int, may_lose: bool) -> list[Worker]:
+def workers(count: int) -> list[Worker]:
     kinds = (Increment, Assign, Append, Transaction, Script)
-    return [kinds[index % len(kinds)](index, may_lose) for index in range(count)]
+    return [kinds[index % len(kinds)](index) for index in range(count)]

@@ -1,0 +1,5 @@
+"""What every check here raises."""
+
+
+class Violation(Exception):
+    """A promise was broken."""
