@@ -151,11 +151,14 @@ impl Shipper<'_> {
             self.agent.shared.agent_bell.silence();
             self.obey()?;
         }
-        if takes_more {
+        // At the end, whatever was written before belongs to it.
+        let is_ending = self.ending.is_some();
+        if takes_more || is_ending {
             self.read_pipe(&mut line);
         }
-        if tap {
-            self.read_tap(&mut line)?;
+        let mut has_more = tap || is_ending && self.tap.pipe.is_none();
+        while has_more {
+            has_more = self.read_tap(&mut line)? && is_ending;
         }
         if let Err(error) = self.serve_link(log, &mut line) {
             self.link_failed(error, &mut line)?;
@@ -244,7 +247,8 @@ impl Shipper<'_> {
         self.came_in();
     }
 
-    fn read_tap(&mut self, line: &mut Line) -> Result<(), Ended> {
+    /// Takes what the tap's socket has, a block at most. Returns whether that was anything.
+    fn read_tap(&mut self, line: &mut Line) -> Result<bool, Ended> {
         let lost = |why: String| Err(Ended::TapLost(why));
         let room = line.backlog.room();
         let start = room.len();
@@ -255,12 +259,12 @@ impl Shipper<'_> {
                 return lost("the server wrote past the pipe".to_owned());
             }
             Ok(_) => {}
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
             Err(error) => return lost(error.to_string()),
         }
         line.filled();
         self.came_in();
-        Ok(())
+        Ok(true)
     }
 
     fn came_in(&mut self) {

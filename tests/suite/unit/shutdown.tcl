@@ -28,21 +28,21 @@ proc wait_for_end {what pid} {
     }
 }
 
-# Runs `code`, which tells the server to end, while clients write, and `meanwhile`, while it waits for its log. What the
-# clients were told is there after the restart.
-proc assert_loses_nothing {code {meanwhile {}}} {
+# Runs `code`, which tells the server to end, while clients write, and `meanwhile`, while it waits for its log, if it is to
+# wait. What the clients were told is there after the restart.
+proc assert_loses_nothing {code {meanwhile {}} {waits 1}} {
     r flushall
     lassign [start_load] load output
     wait_for_load 200
     set lines [count_log_lines 0]
     uplevel 1 $code
-    wait_for_log_messages 0 {"*Waiting for replicas before shutting down*"} $lines 500 10
+    if {$waits} {wait_for_log_messages 0 {"*Waiting for replicas before shutting down*"} $lines 500 10}
     uplevel 1 $meanwhile
     wait_for_end server [srv 0 pid]
     wait_for_end load $load
     send_data_packet $::test_server_fd server-killed $load
     # It did not give up waiting.
-    verify_log_message 0 "*1 of 1 replicas are in sync when shutting down*" $lines
+    if {$waits} {verify_log_message 0 "*1 of 1 replicas are in sync when shutting down*" $lines}
     restart_server 0 true false
     wait_until_leading
     set written [split [string trim [exec cat $output]] \n]
@@ -93,6 +93,27 @@ durable_server {mode async} {
             } {
                 resume_process [log_option pid]
             }
+        }
+    }
+
+    for {set i 0} {$i < 5} {incr i} {
+        test "Async: SHUTDOWN NOW under load loses nothing, though the server does not wait ($i)" {
+            assert_loses_nothing {tell_to_end {SHUTDOWN NOW}} {} 0
+        }
+    }
+
+    foreach pause_ms {0 20 60} {
+        test "Async: SHUTDOWN $pause_ms ms after a WAIT ends as soon as the log has everything" {
+            r set before-wait 1
+            r wait 1 1
+            after $pause_ms
+            set since [clock milliseconds]
+            tell_to_end SHUTDOWN
+            wait_for_end server [srv 0 pid]
+            assert_lessthan [expr {[clock milliseconds] - $since}] 3000
+            restart_server 0 true false
+            wait_until_leading
+            assert_equal 1 [r get before-wait]
         }
     }
 }
