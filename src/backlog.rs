@@ -94,7 +94,7 @@ impl Backlog {
 
     /// Adds the bytes of `range` to `slices`, without copying them.
     pub fn slices<'a>(&'a self, range: std::ops::Range<u64>, slices: &mut Vec<IoSlice<'a>>) {
-        debug_assert!(range.start >= self.durable && range.end <= self.end);
+        assert!(range.start >= self.durable && range.end <= self.end, "bytes that are not there were to be sent");
         let first = self.blocks.partition_point(|block| block.end() <= range.start);
         for block in self.blocks.range(first..) {
             if block.start >= range.end {

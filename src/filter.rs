@@ -209,6 +209,11 @@ fn filter_write(
         }
         "exec" => {}
         _ if properties.is_write => {}
+        // For what it calls.
+        _ if properties.runs_others && !is_refusing => {
+            module::with(judge_now);
+            return;
+        }
         _ => return,
     }
     let flags = server::client_flags(client);
@@ -219,10 +224,8 @@ fn filter_write(
         if is_refusing {
             return module.behind();
         }
-        // To the moment: the event loop may have slept since it last looked.
-        let behind = module.look_at_bound_now();
-        is_refusing = module.bound.verdict() == Verdict::Refused;
-        behind
+        is_refusing = judge_now(module);
+        module.behind()
     }) else {
         return;
     };
@@ -236,6 +239,15 @@ fn filter_write(
     } else if flags.is_in_transaction {
         TRANSACTIONS.with_borrow_mut(|transactions| transactions.queued_write(client));
     }
+}
+
+/// Judges to the moment: the event loop may have slept since it last did. Not while a script runs, which is to see one verdict.
+/// Returns whether writes are refused.
+fn judge_now(module: &mut Module) -> bool {
+    if !module.ctx.get_flags().contains(ContextFlags::LUA) {
+        module.look_at_bound_now();
+    }
+    module.bound.verdict() == Verdict::Refused
 }
 
 /// Whether this is the server's primary, which is not refused; it is known from then on.

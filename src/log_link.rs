@@ -138,7 +138,7 @@ impl LogLink {
         let payload_bytes = (outgoing.payload.end - outgoing.payload.start) as usize;
         let total = outgoing.header.len() + payload_bytes + LINE_END.len();
         while outgoing.written < total {
-            // What is acknowledged already may be gone from the backlog; what is not written cannot be.
+            // All of it is still in the backlog: see `read_replies`.
             let skip = outgoing.written.saturating_sub(outgoing.header.len()).min(payload_bytes);
             let header_left = &outgoing.header[outgoing.written.min(outgoing.header.len())..];
             let end_written = outgoing.written.saturating_sub(outgoing.header.len() + payload_bytes);
@@ -179,7 +179,14 @@ impl LogLink {
                         let why = format!("the log service acknowledged offset {durable} for an append up to {end}");
                         return Err(LinkError::Ended(Ended::Broken(why)));
                     }
-                    let acknowledged = backlog.acknowledge(durable);
+                    // The log may already have had, by an earlier connection, what is just being written on this one. That has
+                    // to stay until it is written: its own reply tells of it again.
+                    let kept_from = self.outgoing.as_ref().map_or(u64::MAX, |outgoing| outgoing.payload.start);
+                    if durable > backlog.end() {
+                        let why = format!("the log service acknowledged offset {durable}, beyond what it was sent");
+                        return Err(LinkError::Ended(Ended::Broken(why)));
+                    }
+                    let acknowledged = backlog.acknowledge(durable.min(kept_from));
                     is_news |= acknowledged.map_err(|why| LinkError::Ended(Ended::Broken(why.to_string())))?;
                     self.progress = Instant::now();
                 }
@@ -217,5 +224,53 @@ mod tests {
         for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::Err] {
             assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");
         }
+    }
+
+    /// The log has, by an earlier connection, what this one is in the middle of sending, and says so in its first reply.
+    #[test]
+    fn what_is_being_written_stays_until_it_is_written() {
+        const BYTES: usize = 7 * MAX_APPEND_BYTES;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut log, _) = listener.accept().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&socket, 64 << 10).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&log, 64 << 10).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (expected, replies) = (VecDeque::new(), Vec::new());
+        let mut link =
+            LogLink { socket: Arc::new(socket), expected, outgoing: None, replies, progress: Instant::now() };
+        let stream: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
+        let mut backlog = Backlog::new(0);
+        backlog.append(&stream);
+        // The log takes the first append, and the second in part.
+        let mut sent = vec![0; MAX_APPEND_BYTES + MAX_APPEND_BYTES / 3];
+        log.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut taken = 0;
+        while taken < sent.len() {
+            assert!(link.send("s", 1, &mut backlog).is_ok());
+            taken += log.read(&mut sent[taken..]).unwrap_or(0);
+        }
+        assert!(link.outgoing.as_ref().is_some_and(|outgoing| outgoing.payload.start >= MAX_APPEND_BYTES as u64));
+        log.write_all(format!(":{}\r\n", backlog.sent()).as_bytes()).unwrap();
+        while !link.read_replies(&mut backlog).is_ok_and(|is_news| is_news) {}
+        log.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        while backlog.sent() < backlog.end() || link.outgoing.is_some() {
+            assert!(link.send("s", 1, &mut backlog).is_ok());
+            if let Ok(count) = log.read(&mut buffer) {
+                sent.extend_from_slice(&buffer[..count]);
+            }
+        }
+        drop(link);
+        log.set_nonblocking(false).unwrap();
+        log.set_read_timeout(None).unwrap();
+        log.read_to_end(&mut sent).unwrap();
+        let mut expected = Vec::new();
+        for (number, payload) in stream.chunks(MAX_APPEND_BYTES).enumerate() {
+            append_header(&mut expected, "s", 1, (number * MAX_APPEND_BYTES) as u64, payload.len());
+            expected.extend_from_slice(payload);
+            expected.extend_from_slice(LINE_END);
+        }
+        assert!(sent == expected, "the log was sent other bytes than were written");
     }
 }

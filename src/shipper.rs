@@ -59,6 +59,8 @@ struct Shipper<'a> {
     /// [`Line::ack_wanted_for`] when it was last looked whether the server shuts down.
     looked_for: u64,
     was_shutting_down: bool,
+    /// The tap's connection has ended while shipping was to end anyway.
+    is_tap_gone: bool,
     /// In async mode: until then bytes gather in the socket.
     gather_until: Instant,
     ending: Option<Ending>,
@@ -102,6 +104,7 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
         next_look: now,
         looked_for: 0,
         was_shutting_down: false,
+        is_tap_gone: false,
         gather_until: now,
         ending: None,
     };
@@ -157,13 +160,26 @@ impl Shipper<'_> {
             self.read_pipe(&mut line);
         }
         let mut has_more = tap || is_ending && self.tap.pipe.is_none();
-        while has_more {
-            has_more = self.read_tap(&mut line)? && is_ending;
+        while has_more && !self.is_tap_gone {
+            has_more = match self.read_tap(&mut line) {
+                Ok(has_more) => has_more && is_ending,
+                // What was read is shipped all the same.
+                Err(Ended::TapLost(_)) if is_ending => {
+                    self.is_tap_gone = true;
+                    false
+                }
+                Err(ended) => return Err(ended),
+            }
         }
         if let Err(error) = self.serve_link(log, &mut line) {
             self.link_failed(error, &mut line)?;
         }
-        self.acknowledge(&mut line).map_err(|error| Ended::TapLost(error.to_string()))?;
+        if let Err(error) = self.acknowledge(&mut line) {
+            if !is_ending {
+                return Err(Ended::TapLost(error.to_string()));
+            }
+            self.is_tap_gone = true;
+        }
         self.check_stop(&line)
     }
 
@@ -198,7 +214,10 @@ impl Shipper<'_> {
         // Beside a pipe, the socket only tells that the connection has ended.
         let tap_flags = if takes_more || pipe.is_some() { PollFlags::IN } else { PollFlags::empty() };
         let bell = PollFd::new(&self.agent.shared.agent_bell, PollFlags::IN);
-        let tap = PollFd::from_borrowed_fd(self.tap.stream.as_fd(), tap_flags);
+        let tap = match self.is_tap_gone {
+            true => PollFd::new(&self.agent.shared.agent_bell, PollFlags::empty()),
+            false => PollFd::from_borrowed_fd(self.tap.stream.as_fd(), tap_flags),
+        };
         let timeout = Timespec::try_from(wake.saturating_duration_since(now)).map_err(|error| error.to_string())?;
         let polled = match &socket {
             Some(socket) => poll_all([bell, tap, PollFd::new(socket, log_flags)], &timeout),
@@ -332,6 +351,9 @@ impl Shipper<'_> {
     /// WAITAOF as well unless the log is to count there. When the server shuts down it waits for what replicas hold, and the
     /// log counts.
     fn acknowledge(&mut self, line: &mut Line) -> std::io::Result<()> {
+        if self.is_tap_gone {
+            return Ok(());
+        }
         let durable = line.backlog.durable();
         let now = Instant::now();
         if self.is_to_look(line) && now >= self.next_look {

@@ -10,23 +10,31 @@ use crate::config;
 use crate::gate::Connections;
 use crate::module::{Module, Role};
 use crate::server;
+use crate::valve::Group;
 
 impl Module {
     /// The event loop wakes.
     #[inline]
     pub fn woke(&mut self) {
-        if self.role == Role::Leader {
-            self.bound.woke(Instant::now());
+        if self.role != Role::Leader {
+            return;
         }
+        let now = Instant::now();
+        let offset = server::replication_offset(&self.ctx);
+        if offset != self.bound.offset() {
+            // With I/O threads, commands run after modules were told that the loop sleeps. These ran in the last round.
+            self.bound.look(now, offset, self.shared.durable());
+        }
+        self.bound.woke(now);
     }
 
     /// The stream stands at `offset`, and the log has everything up to `durable` (see [`crate::bound::Bound::look`]). Refuses writes at a limit, and takes them
     /// again when the log has caught up to half of it.
-    pub fn look_at_bound(&mut self, now: Instant, offset: u64, durable: Option<u64>) -> Behind {
+    pub fn look_at_bound(&mut self, now: Instant, offset: u64, durable: Option<u64>) {
         let behind = self.bound.look(now, offset, durable);
         let change = self.bound.judge(now, &behind, &Limits::configured());
         match change {
-            Change::None => return behind,
+            Change::None => return,
             Change::Outlook => {}
             Change::Refusing => log_warning(format!(
                 "durability: refusing writes: the log is {} ms and {} bytes behind; reads go on",
@@ -38,14 +46,13 @@ impl Module {
             }
         }
         self.update_filter();
-        behind
     }
 
     /// As [`Module::look_at_bound`], between two rounds of the event loop.
-    pub fn look_at_bound_now(&mut self) -> Behind {
+    pub fn look_at_bound_now(&mut self) {
         let offset = server::replication_offset(&self.ctx);
         let durable = self.shared.durable();
-        self.look_at_bound(Instant::now(), offset, durable)
+        self.look_at_bound(Instant::now(), offset, durable);
     }
 
     /// How far the log is behind now; nothing unless this node leads.
@@ -71,7 +78,11 @@ impl Module {
             // The timeout was set while clients wait: for them it counts from now on.
             gate.waiting_clients().for_each(|(client, group)| self.timeouts.held(client, group));
         }
-        let late = self.timeouts.late(now, Duration::from_millis(timeout_ms), gate.released());
+        let mut late = self.timeouts.late(now, Duration::from_millis(timeout_ms), gate.released());
+        // Not those that are gone, or were closed for an earlier reply: nothing ever leaves them.
+        late.retain(|client| {
+            gate.connections.mark(*client).is_some_and(|mark| mark > gate.released() && mark != Group::MAX)
+        });
         if late.is_empty() {
             return;
         }

@@ -69,7 +69,12 @@ impl Connection {
         let mut arguments: Vec<Bytes> = Vec::new();
         let mut read_bytes = MIN_READ_BYTES;
         loop {
-            while !self.closing && self.output.has_room() {
+            let mut is_cut_short = false;
+            while !self.closing {
+                if !self.output.has_room() {
+                    is_cut_short = true;
+                    break;
+                }
                 match self.splitter.next(&mut self.input, &mut arguments) {
                     Ok(true) => {}
                     Ok(false) => break,
@@ -92,8 +97,12 @@ impl Connection {
             arguments.clear();
             self.closing |= *shutdown.borrow();
             let outlook = self.output.settle(self.closing);
+            // With a client that always sends, nothing below waits.
+            tokio::task::coop::consume_budget().await;
             let room = match outlook {
                 Outlook::End => return,
+                // There is room again, and commands that have come already.
+                Outlook::Read if is_cut_short => continue,
                 Outlook::Wait => 0,
                 Outlook::Read => {
                     let needed = self.splitter.needed_bytes().saturating_sub(self.input.len());

@@ -170,6 +170,37 @@ foreach mode {async sync} {
             $reused close
         }
 
+        test "A script that is running when the limit is reached applies as a whole ($mode)" {
+            set runner [valkey_deferring_client]
+            set queued [valkey_deferring_client]
+            open_transaction $queued {{exists present} {eval {
+                redis.call('set', KEYS[1], 1)
+                redis.call('set', KEYS[2], 1)
+            } 2 queued-a queued-b}}
+            at_the_limit {
+                assert_error {*CLUSTERDOWN*} {
+                    r eval {redis.call('set', KEYS[1], 1); redis.call('set', KEYS[2], 1)} 2 late-a late-b
+                }
+                $queued exec
+                assert_match {EXECABORT*} [read_any_reply $queued]
+            } {
+                $runner eval {
+                    redis.call('set', KEYS[1], 1)
+                    local function ms() local now = redis.call('time'); return now[1] * 1000 + now[2] / 1000 end
+                    local start = ms()
+                    while ms() < start + 700 do end
+                    redis.call('set', KEYS[2], 1)
+                    return 'done'
+                } 2 script-a script-b
+            }
+            assert_equal done [read_reply $runner]
+            assert_equal {1 1} [r mget script-a script-b]
+            assert_equal 0 [r exists late-a late-b queued-a queued-b]
+            r del script-a script-b
+            $runner close
+            $queued close
+        }
+
         test "Refusals are counted, and how long they lasted ($mode)" {
             set refusals [figure refusals]
             set time_ms [figure refused_time_ms]
