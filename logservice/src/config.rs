@@ -3,13 +3,52 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 use crate::store::file_store::MIN_SEGMENT_BYTES;
 
 /// The log server of durable Valkey.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "logservice", version, args_override_self = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct CommandLine {
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve
+    #[command(flatten)]
+    pub config: Option<Config>,
+}
+
+/// What can be done with a directory that is not served. Nothing is changed.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Verify every record and snapshot in a directory, and tell what it found
+    Check {
+        /// The directory
+        dir: PathBuf,
+        /// Only this shard
+        #[arg(long)]
+        shard: Option<String>,
+    },
+    /// Show a shard's log as commands: offset, epoch, time in milliseconds since 1970, arguments
+    Dump {
+        /// The directory
+        dir: PathBuf,
+        /// The shard
+        #[arg(long)]
+        shard: String,
+        /// Commands that begin at this offset or later
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Commands that begin before this offset
+        #[arg(long, default_value_t = u64::MAX)]
+        to: u64,
+    },
+}
+
+/// How to serve.
+#[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Directory in which everything is kept; created if it does not exist
     #[arg(long)]

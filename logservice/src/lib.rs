@@ -10,6 +10,7 @@
 
 pub mod config;
 pub mod http;
+pub mod inspect;
 pub mod resp;
 pub mod server;
 pub mod service;

@@ -1,17 +1,21 @@
 //! The `logservice` program.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use logservice::config::Config;
-use logservice::server;
+use logservice::config::{Command, CommandLine, Config};
 use logservice::store::file_store::files::FaultHook;
+use logservice::{inspect, server};
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let CommandLine { command, config } = CommandLine::parse();
+    if let Some(command) = command {
+        return inspect(&command);
+    }
+    let Some(config) = config else { return fail("nothing to do: give --dir") };
     let filter = match EnvFilter::try_new(&config.log_level) {
         Ok(filter) => filter,
         Err(error) => return fail(&format!("--log-level {}: {error}", config.log_level)),
@@ -27,6 +31,21 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match ran {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn inspect(command: &Command) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = match command {
+        Command::Check { dir, shard } => inspect::check(dir, shard.as_deref(), &mut out),
+        Command::Dump { dir, shard, from, to } => inspect::dump(dir, shard, *from, *to, &mut out).map(|()| true),
+    };
+    match done.and_then(|is_sound| out.flush().map(|()| is_sound)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }
 }

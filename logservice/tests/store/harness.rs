@@ -76,9 +76,21 @@ impl Log {
     }
 
     pub fn submit(&mut self, bytes: usize) {
-        let payload = Bytes::from(pattern(self.end, bytes));
-        self.store.submit(Append { epoch: 1, offset: self.end, payload }).expect("submitted");
-        self.end += bytes as u64;
+        self.submit_bytes(pattern(self.end, bytes));
+    }
+
+    fn submit_bytes(&mut self, bytes: Vec<u8>) {
+        let length = bytes.len() as u64;
+        let append = Append { epoch: 1, offset: self.end, payload: Bytes::from(bytes) };
+        self.store.submit(append).expect("submitted");
+        self.end += length;
+    }
+
+    /// Appends these bytes as one record and waits for it.
+    pub fn append_bytes(&mut self, bytes: &[u8]) {
+        self.submit_bytes(bytes.to_vec());
+        let end = self.end;
+        self.events.wait(|seen| seen.durable >= end);
     }
 
     /// Appends one record and waits for it.

@@ -5,4 +5,5 @@ mod common;
 
 mod damage;
 mod harness;
+mod inspect;
 mod steps;

@@ -11,7 +11,7 @@
 //! Files that a crash left over are removed: partial files, the spare segment, segments of an older generation or
 //! wholly below the base, snapshots that the manifest does not record.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub struct Found {
     pub end: u64,
     /// The running checksum there.
     pub running_checksum: u32,
+    /// Bytes of a record behind it that a crash has torn, and that nobody was told of.
+    pub torn_bytes: u64,
 }
 
 /// Opens the directory of a shard, creating it if it does not exist.
@@ -49,13 +51,53 @@ pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
         fs::create_dir_all(path).in_file("cannot create", path)?;
     }
     let listed = list_log(&log)?;
-    let manifest = read_or_create_manifest(directory, shard, listed.is_empty())?;
+    for path in &listed.unnamed {
+        fs::remove_file(path).in_file("cannot remove", path)?;
+    }
+    let manifest = match read_manifest(directory, shard, listed.segments.is_empty())? {
+        Some(manifest) => manifest,
+        None => create_manifest(directory, shard)?,
+    };
     sync_directory(directory)?;
     snapshot::remove_others(&snapshots, manifest.snapshot.as_ref()).in_file("cannot clean up", &snapshots)?;
-    let paths = remove_left_overs(&log, listed, &manifest)?;
-    let mut found = Found { end: manifest.base, manifest, segments: Vec::new(), active: None, running_checksum: 0 };
+    let needed = needed(listed.segments, &manifest)?;
+    for path in &needed.left_over {
+        fs::remove_file(path).in_file("cannot remove", path)?;
+    }
+    sync_directory(&log)?;
+    read_log(log, manifest, shard, &needed.current, Access::Repair)
+}
+
+/// Verifies the directory of a shard as [`open`] does, and changes nothing. `None` if nothing was ever stored there.
+pub fn verify(directory: &Path, shard: &str) -> Result<Option<Found>, OpenError> {
+    let log = directory.join("log");
+    let listed = match list_log(&log) {
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Listed::default(),
+        listed => listed?,
+    };
+    let Some(manifest) = read_manifest(directory, shard, listed.segments.is_empty())? else { return Ok(None) };
+    let needed = needed(listed.segments, &manifest)?;
+    read_log(log, manifest, shard, &needed.current, Access::Look).map(Some)
+}
+
+/// Whether a torn tail may be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Look,
+    Repair,
+}
+
+fn read_log(
+    log: PathBuf,
+    manifest: Manifest,
+    shard: &str,
+    paths: &[PathBuf],
+    access: Access,
+) -> Result<Found, OpenError> {
+    let (end, segments) = (manifest.base, Vec::new());
+    let mut found = Found { end, manifest, segments, active: None, running_checksum: 0, torn_bytes: 0 };
     for (at, path) in paths.iter().enumerate() {
-        found.add_segment(path, shard, at + 1 == paths.len())?;
+        found.add_segment(path, shard, at + 1 == paths.len(), access)?;
     }
     let least_end = found.manifest.least_end();
     if found.end < least_end {
@@ -70,9 +112,9 @@ pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
 }
 
 impl Found {
-    fn add_segment(&mut self, path: &Path, shard: &str, last: bool) -> Result<(), OpenError> {
+    fn add_segment(&mut self, path: &Path, shard: &str, last: bool, access: Access) -> Result<(), OpenError> {
         let damaged = |position, reason| OpenError::Damaged { path: path.to_owned(), position, reason };
-        let segment = Segment::open(path)?.map_err(|reason| damaged(0, reason))?;
+        let segment = Segment::open(path, access == Access::Repair)?.map_err(|reason| damaged(0, reason))?;
         let header = &segment.header;
         if header.shard != shard || header.generation != self.manifest.generation {
             return Err(damaged(0, format!("it belongs to shard {} generation {}", header.shard, header.generation)));
@@ -90,13 +132,18 @@ impl Found {
         let Scanned { end, position, running_checksum, last_record, tail } = scan_segment(&segment)?;
         match tail {
             Tail::Clean => {}
-            Tail::Torn { dirty_end } if last => cut(&segment, position, dirty_end, end)?,
+            Tail::Torn { dirty_end } if last => {
+                self.torn_bytes = dirty_end - position;
+                if access == Access::Repair {
+                    cut(&segment, position, dirty_end, end)?;
+                }
+            }
             Tail::Torn { .. } => {
                 return Err(damaged(position, format!("the record of offset {end} is not sound")));
             }
             Tail::Damaged { reason } => return Err(damaged(position, reason)),
         }
-        if last {
+        if last && access == Access::Repair {
             write_again(&segment, last_record, position)?;
         }
         let segment = Arc::new(segment);
@@ -135,24 +182,32 @@ fn cut(segment: &Segment, position: u64, dirty_end: u64, end: u64) -> Result<(),
     Ok(())
 }
 
-fn list_log(log: &Path) -> Result<Vec<(u64, u64, PathBuf)>, FileError> {
-    let mut segments = Vec::new();
+/// The files of a log directory.
+#[derive(Default)]
+struct Listed {
+    /// Generation, first offset and path of each segment, in order.
+    segments: Vec<(u64, u64, PathBuf)>,
+    /// Segments that never got a name of their own.
+    unnamed: Vec<PathBuf>,
+}
+
+fn list_log(log: &Path) -> Result<Listed, FileError> {
+    let mut listed = Listed::default();
     for entry in fs::read_dir(log).in_file("cannot list", log)? {
         let entry = entry.in_file("cannot list", log)?;
         let name = entry.file_name();
         match name.to_str().and_then(parse_segment_name) {
-            Some((generation, first_offset)) => segments.push((generation, first_offset, entry.path())),
-            None if name == SPARE || name == UNNAMED => {
-                fs::remove_file(entry.path()).in_file("cannot remove", &entry.path())?
-            }
+            Some((generation, first_offset)) => listed.segments.push((generation, first_offset, entry.path())),
+            None if name == SPARE || name == UNNAMED => listed.unnamed.push(entry.path()),
             None => tracing::warn!("{} is no file of the log; left alone", entry.path().display()),
         }
     }
-    segments.sort();
-    Ok(segments)
+    listed.segments.sort();
+    Ok(listed)
 }
 
-fn read_or_create_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Manifest, OpenError> {
+/// The manifest of a shard's directory; `None` if there is none, which is right only if there is no log.
+fn read_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Option<Manifest>, OpenError> {
     let path = directory.join(MANIFEST);
     let wrong = |reason: String| OpenError::Manifest { path: path.clone(), reason };
     match fs::read(&path) {
@@ -161,26 +216,31 @@ fn read_or_create_manifest(directory: &Path, shard: &str, log_is_empty: bool) ->
             if manifest.shard != shard {
                 return Err(wrong(format!("it is the manifest of shard {}", manifest.shard)));
             }
-            Ok(manifest)
+            Ok(Some(manifest))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && log_is_empty => {
-            let mut random = [0; 20];
-            getrandom::fill(&mut random).map_err(|error| wrong(format!("no random number: {error}")))?;
-            let replid = random.iter().map(|byte| format!("{byte:02x}")).collect();
-            let manifest = Manifest::new(shard, replid);
-            write_manifest(directory, &manifest, &FaultHook::default()).map_err(|error| match error {
-                ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => OpenError::File(error),
-            })?;
-            if let Some(parent) = directory.parent() {
-                sync_directory(parent)?;
-            }
-            Ok(manifest)
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && log_is_empty => Ok(None),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Err(wrong("it is missing, although there is a log".to_owned()))
         }
         Err(error) => Err(OpenError::File(FileError { action: "cannot read", path, source: error })),
     }
+}
+
+fn create_manifest(directory: &Path, shard: &str) -> Result<Manifest, OpenError> {
+    let mut random = [0; 20];
+    getrandom::fill(&mut random).map_err(|error| OpenError::Manifest {
+        path: directory.join(MANIFEST),
+        reason: format!("no random number: {error}"),
+    })?;
+    let replid = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let manifest = Manifest::new(shard, replid);
+    write_manifest(directory, &manifest, &FaultHook::default()).map_err(|error| match error {
+        ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => OpenError::File(error),
+    })?;
+    if let Some(parent) = directory.parent() {
+        sync_directory(parent)?;
+    }
+    Ok(manifest)
 }
 
 /// Replaces a shard's manifest.
@@ -192,22 +252,24 @@ pub fn write_manifest(directory: &Path, manifest: &Manifest, faults: &FaultHook)
     replace_file(directory, MANIFEST, &text, faults)
 }
 
-fn remove_left_overs(
-    log: &Path,
-    listed: Vec<(u64, u64, PathBuf)>,
-    manifest: &Manifest,
-) -> Result<Vec<PathBuf>, OpenError> {
+/// Which segments are of use.
+struct Needed {
+    /// Those of the log, in order.
+    current: Vec<PathBuf>,
+    /// Of an older generation, or wholly below the base.
+    left_over: Vec<PathBuf>,
+}
+
+fn needed(segments: Vec<(u64, u64, PathBuf)>, manifest: &Manifest) -> Result<Needed, OpenError> {
     let (current, others): (Vec<_>, Vec<_>) =
-        listed.into_iter().partition(|(generation, _, _)| *generation == manifest.generation);
+        segments.into_iter().partition(|(generation, _, _)| *generation == manifest.generation);
     if let Some((_, _, path)) = others.iter().find(|(generation, _, _)| *generation > manifest.generation) {
         let reason = format!("newer than generation {} of the manifest", manifest.generation);
         return Err(OpenError::Damaged { path: path.clone(), position: 0, reason });
     }
     let below = current.windows(2).take_while(|pair| pair[1].1 <= manifest.base).count();
-    let unneeded = others.iter().chain(&current[..below]);
-    for (_, _, path) in unneeded {
-        fs::remove_file(path).in_file("cannot remove", path)?;
-    }
-    File::open(log).and_then(|directory| directory.sync_all()).in_file("cannot sync directory", log)?;
-    Ok(current.into_iter().skip(below).map(|(_, _, path)| path).collect())
+    let mut current: Vec<_> = current.into_iter().map(|(_, _, path)| path).collect();
+    let above = current.split_off(below);
+    let left_over = others.into_iter().map(|(_, _, path)| path).chain(current).collect();
+    Ok(Needed { current: above, left_over })
 }

@@ -24,7 +24,7 @@ const ZERO_SYNC_BYTES: u64 = 4 << 20;
 pub struct Segment {
     /// Where it is.
     pub path: PathBuf,
-    /// Open for reading and writing.
+    /// Open for reading, and for writing unless it is only looked at.
     pub file: File,
     /// What it says of itself.
     pub header: SegmentHeader,
@@ -42,8 +42,8 @@ impl Segment {
     }
 
     /// Opens a segment and reads its header. The inner error says what is wrong with the header.
-    pub fn open(path: &Path) -> Result<Result<Self, String>, FileError> {
-        let file = OpenOptions::new().read(true).write(true).open(path).in_file("cannot open", path)?;
+    pub fn open(path: &Path, for_writing: bool) -> Result<Result<Self, String>, FileError> {
+        let file = OpenOptions::new().read(true).write(for_writing).open(path).in_file("cannot open", path)?;
         let file_bytes = file.metadata().in_file("cannot read the size of", path)?.len();
         if file_bytes < SEGMENT_HEADER_BYTES {
             return Ok(Err("the file is too short for a segment".to_owned()));

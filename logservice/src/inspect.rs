@@ -1,0 +1,108 @@
+//! `logservice check` and `logservice dump`: what a directory holds, without serving it. Nothing is changed.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use bytes::BytesMut;
+use durability_protocol::is_valid_name;
+use redis_protocol::resp2::decode::decode_bytes_mut;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
+
+use crate::store::file_store::{check, dump};
+
+/// Verifies every shard of `directory`, or the one that is named, and writes what it found, a line each. Returns whether all
+/// are sound.
+///
+/// # Errors
+/// The directory cannot be listed, or `out` cannot be written.
+pub fn check(directory: &Path, only: Option<&str>, out: &mut impl Write) -> io::Result<bool> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory.join("shards"))? {
+        names.extend(entry?.file_name().into_string().ok().filter(|name| is_valid_name(name)));
+    }
+    names.sort();
+    if let Some(only) = only {
+        names.retain(|name| name == only);
+        if names.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no shard {only}")));
+        }
+    }
+    let mut is_sound = true;
+    for name in &names {
+        match check::check(&directory.join("shards").join(name), name) {
+            Ok(None) => writeln!(out, "shard {name}: empty")?,
+            Ok(Some(found)) => {
+                let check::Sound { base, end, segments, epoch, running_checksum, .. } = found;
+                write!(out, "shard {name}: sound: offsets {base} to {end} in {segments} segments, epoch {epoch}, ")?;
+                write!(out, "running checksum {running_checksum:08x}")?;
+                if let Some((offset, bytes)) = found.snapshot {
+                    write!(out, "; snapshot at offset {offset}, {bytes} bytes")?;
+                }
+                if found.torn_bytes > 0 {
+                    write!(out, "; {} bytes of a torn record, never acknowledged, behind the end", found.torn_bytes)?;
+                }
+                writeln!(out)?;
+            }
+            Err(error) => {
+                is_sound = false;
+                writeln!(out, "shard {name}: DAMAGED: {error}")?;
+            }
+        }
+    }
+    let count = names.len();
+    writeln!(out, "{count} shards, {}", if is_sound { "all sound" } else { "not all sound" })?;
+    Ok(is_sound)
+}
+
+/// Writes the commands of a shard's log that begin at offsets from `from` on and below `to` (exclusive): offset, epoch, time in
+/// milliseconds since 1970, and the arguments, quoted.
+///
+/// # Errors
+/// The log is damaged, or holds something that is no command, or `out` cannot be written.
+pub fn dump(directory: &Path, shard: &str, from: u64, to: u64, out: &mut impl Write) -> io::Result<()> {
+    let shard_directory = directory.join("shards").join(shard);
+    if !is_valid_name(shard) || !shard_directory.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no shard {shard}")));
+    }
+    let mut commands = Commands::default();
+    let mut written = Ok(());
+    dump::for_each_record(&shard_directory, shard, |record| {
+        written = commands.write(&record, from..to, out);
+        written.is_ok() && commands.offset.is_none_or(|offset| offset < to)
+    })
+    .map_err(io::Error::other)?;
+    written
+}
+
+/// Cuts records into commands, which may reach over several.
+#[derive(Default)]
+struct Commands {
+    input: BytesMut,
+    /// Where the next command begins.
+    offset: Option<u64>,
+}
+
+impl Commands {
+    fn write(&mut self, record: &dump::Record, range: std::ops::Range<u64>, out: &mut impl Write) -> io::Result<()> {
+        let offset = self.offset.get_or_insert(record.offset);
+        self.input.extend_from_slice(&record.payload);
+        let wrong = |offset: u64, what: String| io::Error::other(format!("at offset {offset}: {what}"));
+        while let Some((command, length, _)) =
+            decode_bytes_mut(&mut self.input).map_err(|error| wrong(*offset, error.to_string()))?
+        {
+            if range.contains(offset) {
+                let BytesFrame::Array(arguments) = command else {
+                    return Err(wrong(*offset, "no command".to_owned()));
+                };
+                write!(out, "{offset} e{} {}", record.epoch, record.time_ms)?;
+                for argument in arguments {
+                    let text = argument.as_bytes().ok_or_else(|| wrong(*offset, "no argument".to_owned()))?;
+                    write!(out, " \"{}\"", text.escape_ascii())?;
+                }
+                writeln!(out)?;
+            }
+            *offset += length as u64;
+        }
+        Ok(())
+    }
+}
