@@ -260,7 +260,7 @@ impl Agent {
     /// # Errors
     /// The log is as it was before.
     pub fn seed(&self, tap: &Tap, epoch: u64, replid: &str, offset: u64) -> Result<(), String> {
-        let bytes = tap.snapshot_bytes().map_err(|error| error.to_string())?;
+        let bytes = tap.snapshot_bytes(&self.shared).map_err(|error| error.to_string())?;
         let status = LogConnection::open().and_then(|mut log| log.status()).map_err(|error| error.to_string())?;
         seed::send(&self.shared, &tap.stream, &status, epoch, replid, offset, bytes)
             .map_err(|error| error.to_string())?;

@@ -92,6 +92,9 @@ pub struct Module {
     has_run: bool,
     /// Clients wait while this node attaches.
     pub settling: Option<Settling>,
+    /// The server has just started: clients wait until the log holds what it started with, if that does not take long. Nobody
+    /// is kept from anything meanwhile, and the server is then not in the middle of a background save of the log's.
+    pub settles_until_seeded: bool,
     to_agent: Sender<Command>,
     /// Disconnected when the agent has ended.
     agent: Option<Receiver<()>>,
@@ -201,6 +204,7 @@ impl Module {
             is_listening: false,
             has_run: false,
             settling: None,
+            settles_until_seeded: false,
             to_agent,
             agent: Some(agent),
         };
@@ -213,6 +217,7 @@ impl Module {
         if !self.has_run {
             self.has_run = true;
             if self.role == Role::Attaching {
+                self.settles_until_seeded = true;
                 self.settle();
             }
         }
@@ -231,10 +236,15 @@ impl Module {
             Role::Refused(_) => {}
         }
         if self.settling.is_some() {
-            if self.role == Role::Attaching {
-                self.end_settling_in_time();
-            } else {
+            let is_settled = match self.role {
+                Role::Attaching => false,
+                Role::Leader if self.settles_until_seeded => self.shared.durable().is_some(),
+                _ => true,
+            };
+            if is_settled {
                 self.end_settling();
+            } else {
+                self.end_settling_in_time();
             }
         }
     }

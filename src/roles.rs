@@ -119,6 +119,7 @@ impl Module {
 
     /// Clients wait no longer.
     pub fn end_settling(&mut self) {
+        self.settles_until_seeded = false;
         if let (Some(settling), Some(gate)) = (self.settling.take(), &self.gate) {
             settling.end(&gate.connections);
         }
@@ -127,7 +128,9 @@ impl Module {
     /// As [`Module::end_settling`], if clients have waited long enough.
     pub fn end_settling_in_time(&mut self) {
         if self.settling.as_ref().is_some_and(Settling::is_over) {
-            log_notice("durability: not attached yet; clients are refused until it is");
+            if self.role == Role::Attaching {
+                log_notice("durability: not attached yet; clients are refused until it is");
+            }
             self.end_settling();
         }
     }

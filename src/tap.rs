@@ -5,10 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durability_protocol::is_valid_replid;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
 use crate::agent::{Agent, Interrupt};
 use crate::auth;
@@ -198,9 +200,8 @@ impl Tap {
     ///
     /// # Errors
     /// The server breaks off.
-    pub fn snapshot_bytes(&self) -> Result<u64, TapError> {
-        self.stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
-        let length = read_answer(&self.stream)?;
+    pub fn snapshot_bytes(&self, shared: &Shared) -> Result<u64, TapError> {
+        let length = read_answer(&self.stream, shared)?;
         length
             .strip_prefix('$')
             .and_then(|length| length.parse().ok())
@@ -222,12 +223,12 @@ pub fn open(agent: &mut Agent, address: &Address, position: Option<(&str, u64)>)
     // A snapshot comes through the socket, where it can wait.
     let stream = introduce(address, &agent.shared)?;
     (&stream).write_all(&encode(&["PSYNC", "?", "-1"]))?;
-    stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
     // If the server is busy with another snapshot, it first finishes that.
-    let answer = read_answer(&stream)?;
+    let answer = read_answer(&stream, &agent.shared)?;
     let Some((replid, offset)) = parse_full_sync(&answer) else {
         return Err(TapError::Answer { step: "PSYNC", answer }.into());
     };
+    stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
     Ok((Tap { stream, pipe: None, first: Vec::new() }, Start::Snapshot { replid, offset }))
 }
 
@@ -297,13 +298,29 @@ fn expect(stream: &Stream, step: &'static str, wanted: &str) -> Result<(), TapEr
 }
 
 /// Reads a line that is not empty: empty ones keep the connection alive while the server makes a snapshot.
-fn read_answer(stream: &Stream) -> io::Result<String> {
+fn read_answer(stream: &Stream, shared: &Shared) -> io::Result<String> {
     loop {
+        await_input(stream, shared)?;
         let line = read_line(stream)?;
         if !line.is_empty() {
             return Ok(line);
         }
     }
+}
+
+/// Waits for the server's next sign of life. A server that shuts down gives none: it waits for this thread.
+fn await_input(stream: &Stream, shared: &Shared) -> io::Result<()> {
+    const LOOK_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    let deadline = Instant::now() + FULL_SYNC_TIMEOUT;
+    while !matches!(poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&LOOK_INTERVAL)), Ok(1..)) {
+        if shared.is_stopping.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the module ends"));
+        }
+        if Instant::now() > deadline {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
 }
 
 /// Reads a line byte by byte, so that nothing after it is taken from the socket.
