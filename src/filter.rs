@@ -187,8 +187,7 @@ fn properties_of(module: &Module, name: &str, command: &CommandFilterCtx) -> Pro
 
 /// Whether there is such a command. If not, the server says so itself.
 fn is_command(command: &CommandFilterCtx) -> bool {
-    // SAFETY: arguments of the command, during the callback.
-    let name = (0..command.args_count().min(2)).map(|at| unsafe { server::bytes(command.arg_get(at)) });
+    let name = (0..command.args_count().min(2)).map(|at| argument(command, at));
     module::with(|module| module.tap_user.knows(&module.ctx, name)).unwrap_or(true)
 }
 
@@ -220,21 +219,14 @@ fn filter_write(
     if is_primary(client, flags.is_primary) {
         return;
     }
-    let Some(behind) = module::with(|module| {
-        if is_refusing {
-            return module.behind();
-        }
-        is_refusing = judge_now(module);
-        module.behind()
-    }) else {
-        return;
-    };
+    is_refusing = is_refusing || module::with(judge_now) == Some(true);
     if name == "exec" {
         let holds_no_write = TRANSACTIONS.with_borrow_mut(|transactions| transactions.end(client));
         if is_refusing && flags.is_in_transaction && !holds_no_write {
             refuse_data(command, true, true, String::new);
         }
     } else if is_refusing {
+        let Some(behind) = module::with(Module::behind) else { return };
         refuse_data(command, false, flags.is_in_transaction, || too_far_behind(&behind));
     } else if flags.is_in_transaction {
         TRANSACTIONS.with_borrow_mut(|transactions| transactions.queued_write(client));

@@ -59,7 +59,7 @@ impl Line {
     /// Not connected; to be connected now.
     pub fn new(epoch: u64, backlog: Backlog, wait: Duration) -> Self {
         Line {
-            // A server that asked the tap before this one asks no more.
+            // The server may have asked while there was no line.
             ack_wanted_for: backlog.end(),
             backlog,
             log: Log::Down { retry: Instant::now(), wait },
@@ -77,10 +77,12 @@ impl Line {
         self.log = Log::Up(link);
     }
 
-    /// Adds what was tapped.
-    pub fn tapped(&mut self, bytes: &[u8]) {
+    /// Adds what was tapped. Returns whether the server asks for an acknowledgement in it.
+    pub fn tapped(&mut self, bytes: &[u8]) -> bool {
         self.backlog.append(bytes);
-        self.note_question(asks_for_ack(bytes));
+        let asks = asks_for_ack(bytes);
+        self.note_question(asks);
+        asks
     }
 
     /// Bytes were read into the backlog's own memory.
@@ -119,8 +121,7 @@ impl Line {
         if !self.is_ready() {
             return false;
         }
-        let asks = asks_for_ack(tapped);
-        self.tapped(tapped);
+        let asks = self.tapped(tapped);
         tapped.clear();
         if let Err(error) = self.send() {
             self.trouble = Some(error);

@@ -199,19 +199,40 @@ pub fn config(ctx: &Context, name: &str) -> String {
 /// Whether the user of the context's client may run that command.
 pub fn may_run(ctx: &Context, command: &[&str]) -> bool {
     let name = ctx.get_current_user();
-    let arguments: Vec<_> = command.iter().map(|argument| ctx.create_string(*argument)).collect();
-    let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.inner).collect();
-    // SAFETY: the name and the arguments are strings that live through the calls; the user is freed after its use.
+    // SAFETY: the name is a string that lives through the call; the user is not null, and freed after its use.
     unsafe {
         let user = api!(RedisModule_GetModuleUserFromUserName)(name.inner);
         if user.is_null() {
             // A user that no ACL rule names: one of a module's own.
             return false;
         }
-        let status = api!(RedisModule_ACLCheckCommandPermissions)(user, pointers.as_mut_ptr(), pointers.len() as c_int);
+        let checked = check_permissions(ctx, user, command.iter().map(|argument| argument.as_bytes()));
         api!(RedisModule_FreeModuleUser)(user);
-        status == raw::REDISMODULE_OK as c_int
+        checked.is_ok()
     }
+}
+
+/// Whether the user may run that command, which may be given in part.
+///
+/// # Errors
+/// `ENOENT` if there is no such command, `EACCES` if the user may not run it.
+///
+/// # Safety
+/// The user is one of the server's that lives through the call.
+unsafe fn check_permissions<'a>(
+    ctx: &Context,
+    user: *mut raw::RedisModuleUser,
+    command: impl Iterator<Item = &'a [u8]>,
+) -> std::io::Result<()> {
+    let arguments: Vec<_> = command.map(|argument| ctx.create_string(argument)).collect();
+    let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.inner).collect();
+    // SAFETY: by contract; the arguments are strings that live through the call.
+    let status =
+        unsafe { api!(RedisModule_ACLCheckCommandPermissions)(user, pointers.as_mut_ptr(), pointers.len() as c_int) };
+    if status == raw::REDISMODULE_OK as c_int {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error())
 }
 
 /// Ids of the clients that have subscribed.
@@ -259,14 +280,9 @@ impl TapUser {
 
     /// Whether the server has a command of that name, or container and subcommand. May be asked anywhere.
     pub fn knows<'a>(&self, ctx: &Context, name: impl Iterator<Item = &'a [u8]>) -> bool {
-        let arguments: Vec<_> = name.map(|part| ctx.create_string(part)).collect();
-        let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.inner).collect();
-        // SAFETY: the user lives as long as the module, and the arguments through the call.
-        let status = unsafe {
-            api!(RedisModule_ACLCheckCommandPermissions)(self.0, pointers.as_mut_ptr(), pointers.len() as c_int)
-        };
-        let error = std::io::Error::last_os_error();
-        status == raw::REDISMODULE_OK as c_int || error.raw_os_error() != Some(libc::ENOENT)
+        // SAFETY: the user lives as long as the module.
+        let checked = unsafe { check_permissions(ctx, self.0, name) };
+        checked.map_or_else(|error| error.raw_os_error() != Some(libc::ENOENT), |()| true)
     }
 
     /// Logs the context's client in as this user. Returns the client's id, or `None` if it could not.

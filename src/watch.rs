@@ -28,8 +28,8 @@ impl Module {
         self.bound.woke(now);
     }
 
-    /// The stream stands at `offset`, and the log has everything up to `durable` (see [`crate::bound::Bound::look`]). Refuses writes at a limit, and takes them
-    /// again when the log has caught up to half of it.
+    /// The stream stands at `offset`, and the log has everything up to `durable` (see [`crate::bound::Bound::look`]). Refuses
+    /// writes at a limit, and takes them again when the log has caught up to half of it.
     pub fn look_at_bound(&mut self, now: Instant, offset: u64, durable: Option<u64>) {
         let behind = self.bound.look(now, offset, durable);
         let change = self.bound.judge(now, &behind, &Limits::configured());

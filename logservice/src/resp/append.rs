@@ -60,9 +60,7 @@ impl<'a> AppendCommand<'a> {
             payload: payload.clone(),
         })
     }
-}
 
-impl AppendCommand<'_> {
     /// Bytes that it appends.
     pub fn payload_bytes(&self) -> usize {
         self.payload.len()
@@ -90,9 +88,10 @@ impl Replies {
         self.waiting.is_empty()
     }
 
-    /// The place of a shard among the targets, if this connection appended to it before.
-    pub fn target(&self, shard: &str) -> Option<usize> {
-        self.targets.iter().position(|target| target.shard.name() == shard)
+    /// A shard and its place among the targets, if this connection appended to it before.
+    pub fn target(&self, shard: &str) -> Option<(usize, Arc<Shard>)> {
+        let mut targets = self.targets.iter().enumerate();
+        targets.find(|(_, target)| target.shard.name() == shard).map(|(at, target)| (at, target.shard.clone()))
     }
 
     /// Adds a target.
@@ -103,11 +102,6 @@ impl Replies {
         let progress = shard.notifier().subscribe();
         self.targets.push(Target { shard, progress });
         Ok(self.targets.len() - 1)
-    }
-
-    /// The shard of a target.
-    pub fn shard(&self, target: usize) -> Option<Arc<Shard>> {
-        self.targets.get(target).map(|target| target.shard.clone())
     }
 
     /// The reply of an append of so many bytes comes when `ticket` says so.

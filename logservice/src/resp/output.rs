@@ -78,21 +78,19 @@ impl Output {
 
     /// Gives an append to its shard; its reply comes when it is durable.
     pub async fn append(self: &Arc<Self>, service: &Arc<Service>, command: AppendCommand<'_>) -> Result<(), Refusal> {
-        let target = self.lock().replies.target(command.shard);
-        let target = match target {
-            Some(target) => target,
+        let known = self.lock().replies.target(command.shard);
+        let (target, shard) = match known {
+            Some(known) => known,
             None => {
                 let shard = service.shard(command.shard).await?;
                 let target = self.lock().replies.add_target(shard.clone())?;
                 let listener: Arc<dyn ProgressListener> = self.clone();
                 shard.notifier().listen(&listener);
-                target
+                (target, shard)
             }
         };
-        // Not under the lock, which progress takes while it holds the shard's.
-        let shard = self.lock().replies.shard(target);
-        let shard = shard.ok_or_else(|| super::reply::failure("no such shard"))?;
         let bytes = command.payload_bytes();
+        // Not under the lock, which progress takes while it holds the shard's.
         let ticket = command.submit(&shard)?;
         // If it became durable meanwhile, that is seen when the task settles before it waits.
         self.lock().replies.push_append(target, ticket, bytes);
