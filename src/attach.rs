@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use durability_protocol::Code;
+use durability_protocol::{Code, EngineVersion, Refusal};
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::{Agent, Interrupt};
@@ -80,7 +80,10 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         status.epoch,
         status.state
     ));
-    let candidate = Candidate { node_id, node, log, address };
+    if let (Ok(engine), Ok(writer)) = (facts.engine.parse(), status.engine.parse()) {
+        check_engine(engine, writer)?;
+    }
+    let candidate = Candidate { node_id, node, engine: facts.engine.clone(), log, address };
     if facts.is_others_replica {
         return Err(Interrupt::Hopeless(
             "this server is a replica of another one: remove replicaof from its configuration and restart it, or set \
@@ -127,10 +130,20 @@ fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Inter
     )))
 }
 
+/// A server that is older than the one that wrote the log may not know what it would be sent.
+fn check_engine(engine: EngineVersion, writer: EngineVersion) -> Result<(), Interrupt> {
+    if engine.reads(writer) {
+        return Ok(());
+    }
+    Err(Interrupt::Hopeless(Refusal::old_engine(&format!("runs Valkey {engine}"), writer).detail))
+}
+
 /// A node on its way to lead.
 struct Candidate<'a> {
     node_id: String,
     node: String,
+    /// The server's version.
+    engine: String,
     log: LogConnection,
     address: &'a Address,
 }
@@ -168,7 +181,7 @@ impl Candidate<'_> {
     }
 
     fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {
-        let epoch = self.log.acquire(&self.node_id, &self.node, end)?;
+        let epoch = self.log.acquire(&self.node_id, &self.node, end, &self.engine)?;
         agent.last_led = Some(epoch);
         log_notice(format!("durability: acquired the lease in epoch {epoch} at offset {end}"));
         Ok(epoch)

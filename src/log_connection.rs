@@ -56,6 +56,8 @@ pub struct LogStatus {
     pub state: String,
     /// Says more about the state.
     pub error: String,
+    /// Newest version of the server that wrote the log; empty if it is not known.
+    pub engine: String,
 }
 
 /// Connects to the log service that is configured, without logging in.
@@ -208,6 +210,7 @@ impl LogConnection {
                 "http_port" => status.http_port = value.parse().unwrap_or(0),
                 "state" => status.state = value,
                 "error" => status.error = value,
+                "engine_version" => status.engine = value,
                 _ => {}
             }
         }
@@ -218,14 +221,14 @@ impl LogConnection {
         }
     }
 
-    /// Takes leadership at exactly `expected_end`. Returns the new epoch.
+    /// Takes leadership at exactly `expected_end` for a server of version `engine`. Returns the new epoch.
     ///
     /// # Errors
     /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, [`Code::Gap`](durability_protocol::Code::Gap) if the log's end is another.
-    pub fn acquire(&mut self, node_id: &str, address: &str, expected_end: u64) -> Result<u64, LogError> {
+    pub fn acquire(&mut self, node_id: &str, address: &str, expected_end: u64, engine: &str) -> Result<u64, LogError> {
         // A lease of 0 ms does not expire: failover between nodes is not offered yet.
         let end = expected_end.to_string();
-        let reply = self.ask(&[ACQUIRE, &config::SHARD.value(), node_id, address, &end, "0"])?;
+        let reply = self.ask(&[ACQUIRE, &config::SHARD.value(), node_id, address, &end, "0", engine])?;
         match &reply {
             OwnedFrame::Array(fields) => match fields.first() {
                 Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),

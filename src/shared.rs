@@ -150,6 +150,8 @@ pub struct Facts {
     pub bind: String,
     /// Path of the unix socket; empty if there is none.
     pub unix_socket: String,
+    /// Its version, as `9.1.2`.
+    pub engine: String,
     /// Whether there is any key or function.
     pub has_data: bool,
     /// Whether it is a replica, and not because this module made it one.

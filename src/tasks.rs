@@ -176,6 +176,7 @@ fn describe(ctx: &Context) -> Facts {
         let Some(listener) = info.field(&format!("listener{number}")) else { break };
         facts.add_listener(&listener.to_string_lossy());
     }
+    facts.engine = info.field("valkey_version").map(|version| version.to_string_lossy()).unwrap_or_default();
     facts
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::engine::EngineOptions;
+use crate::snapshotter::SnapshotterOptions;
 use crate::store::file_store::MIN_SEGMENT_BYTES;
 
 /// The log server of durable Valkey.
@@ -30,6 +32,9 @@ pub enum Command {
         /// Only this shard
         #[arg(long)]
         shard: Option<String>,
+        /// Where snapshots are kept, as the service is told; in the directory unless told
+        #[arg(long, value_name = "URL")]
+        snapshots: Option<String>,
     },
     /// Show a shard's log as commands: offset, epoch, time in milliseconds since 1970, arguments
     Dump {
@@ -45,6 +50,21 @@ pub enum Command {
         #[arg(long, default_value_t = u64::MAX)]
         to: u64,
     },
+}
+
+impl Config {
+    /// How snapshots are made.
+    pub fn snapshotter(&self) -> SnapshotterOptions {
+        SnapshotterOptions {
+            engine: EngineOptions {
+                program: self.valkey_server.clone(),
+                config: self.valkey_conf.clone(),
+                is_background: true,
+            },
+            keep: usize::from(self.keep_snapshots),
+            log_bytes: self.snapshot_log_mb << 20,
+        }
+    }
 }
 
 /// How to serve.
@@ -68,6 +88,23 @@ pub struct Config {
     /// Length of a log segment in MiB
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(MIN_SEGMENT_BYTES >> 20..=4096))]
     pub segment_mb: u64,
+    /// Where snapshots are kept: file:///directory or s3://bucket/prefix (credentials and endpoint from AWS_... variables);
+    /// in --dir unless told
+    #[arg(long, value_name = "URL")]
+    pub snapshots: Option<String>,
+    /// A snapshot is made when the log since the last one is longer than so many MiB, and longer than that snapshot; 0 makes
+    /// them only on LOG.SNAPSHOT
+    #[arg(long, default_value_t = 256)]
+    pub snapshot_log_mb: u64,
+    /// Snapshots kept of each shard, with the log that they need
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub keep_snapshots: u16,
+    /// The valkey-server that makes and loads snapshots, of the version that the nodes run
+    #[arg(long, default_value = "valkey-server", value_name = "PATH")]
+    pub valkey_server: PathBuf,
+    /// Configuration that it reads first: loadmodule lines for modules that the data needs
+    #[arg(long, value_name = "FILE")]
+    pub valkey_conf: Option<PathBuf>,
     /// The most shards that may exist
     #[arg(long, default_value_t = 1024)]
     pub max_shards: usize,

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::service::Service;
 use crate::shard::Shard;
-use crate::store::{SnapshotError, SnapshotWriter};
+use crate::snapshots::{Draft, SnapshotError};
 
 /// Chunks of a body on their way from the socket to the disk.
 const CHUNKS_IN_FLIGHT: usize = 8;
@@ -49,7 +49,7 @@ impl From<Refusal> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = match self.0.code {
-            Code::Fenced | Code::Gap | Code::Leased => StatusCode::CONFLICT,
+            Code::Fenced | Code::Gap | Code::Leased | Code::OldEngine => StatusCode::CONFLICT,
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::LogFailed => StatusCode::SERVICE_UNAVAILABLE,
             Code::NoAuth => StatusCode::UNAUTHORIZED,
@@ -108,24 +108,23 @@ async fn put_snapshot(
     }
     let shard = service.shard(&name).await?;
     shard.check_seed(seed.epoch, &seed.replid, seed.offset)?;
-    let writer = receive(shard.clone(), &seed, body).await?;
+    let draft = receive(shard.clone(), &seed, body).await?;
     // In a task of its own: a client that goes away now must not leave it half done.
-    let installed =
-        tokio::spawn(async move { shard.install_seed(seed.epoch, &seed.replid, seed.offset, writer).await }).await;
+    let installed = tokio::spawn(async move { shard.install_seed(seed.epoch, &seed.replid, draft).await }).await;
     installed.map_err(|error| Refusal::new(Code::LogFailed, error.to_string()))??;
     Ok("ok\n")
 }
 
 /// Streams a body into a snapshot. When it breaks off, what was written is removed.
-async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body) -> Result<Box<dyn SnapshotWriter>, Refused> {
+async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body) -> Result<Draft, Refused> {
     let (chunks, mut incoming) = mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
-    let (epoch, offset) = (seed.epoch, seed.offset);
+    let offset = seed.offset;
     let writing = tokio::task::spawn_blocking(move || {
-        let mut writer = shard.store().create_snapshot(epoch, offset)?;
+        let mut draft = shard.snapshots().draft(&shard.store().manifest(), offset)?;
         while let Some(chunk) = incoming.blocking_recv() {
-            writer.write(&chunk)?;
+            draft.write(&chunk)?;
         }
-        Ok::<_, SnapshotError>(writer)
+        Ok::<_, SnapshotError>(draft)
     });
     let mut body = body.into_data_stream();
     let mut bytes: u64 = 0;
@@ -150,11 +149,9 @@ async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body) -> Result<Box<dyn S
         broken.get_or_insert_with(|| "the body is empty".to_owned());
     }
     match (written, broken) {
-        (Ok(writer), None) => Ok(writer),
+        (Ok(draft), None) => Ok(draft),
         (Ok(_), Some(reason)) => Err(Refusal::new(Code::Err, reason).into()),
-        (Err(SnapshotError::File(error)), _) if error.is_no_space() => {
-            Err(Refusal::new(Code::NoSpace, error.to_string()).into())
-        }
+        (Err(error), _) if error.is_no_space() => Err(Refusal::new(Code::NoSpace, error.to_string()).into()),
         (Err(error), _) => Err(Refusal::new(Code::Err, error.to_string()).into()),
     }
 }

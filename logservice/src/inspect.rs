@@ -8,14 +8,20 @@ use durability_protocol::is_valid_name;
 use redis_protocol::resp2::decode::decode_bytes_mut;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
 
+use crate::snapshots::SnapshotStore;
 use crate::store::file_store::{check, dump};
 
-/// Verifies every shard of `directory`, or the one that is named, and writes what it found, a line each. Returns whether all
-/// are sound.
+/// Verifies every shard of `directory`, or the one that is named, and its `snapshots`, and writes what it found, a line each.
+/// Returns whether all are sound.
 ///
 /// # Errors
 /// The directory cannot be listed, or `out` cannot be written.
-pub fn check(directory: &Path, only: Option<&str>, out: &mut impl Write) -> io::Result<bool> {
+pub async fn check(
+    directory: &Path,
+    snapshots: &SnapshotStore,
+    only: Option<&str>,
+    out: &mut impl Write,
+) -> io::Result<bool> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory.join("shards"))? {
         names.extend(entry?.file_name().into_string().ok().filter(|name| is_valid_name(name)));
@@ -32,16 +38,25 @@ pub fn check(directory: &Path, only: Option<&str>, out: &mut impl Write) -> io::
         match check::check(&directory.join("shards").join(name), name) {
             Ok(None) => writeln!(out, "shard {name}: empty")?,
             Ok(Some(found)) => {
-                let check::Sound { base, end, segments, epoch, running_checksum, .. } = found;
-                write!(out, "shard {name}: sound: offsets {base} to {end} in {segments} segments, epoch {epoch}, ")?;
-                write!(out, "running checksum {running_checksum:08x}")?;
-                if let Some((offset, bytes)) = found.snapshot {
-                    write!(out, "; snapshot at offset {offset}, {bytes} bytes")?;
+                let check::Sound { manifest, end, segments, running_checksum, torn_bytes } = found;
+                let (base, epoch) = (manifest.base, manifest.epochs.last().map_or(0, |term| term.epoch));
+                let mut line = format!("offsets {base} to {end} in {segments} segments, epoch {epoch}, ");
+                line += &format!("running checksum {running_checksum:08x}");
+                let mut damage = None;
+                for record in &manifest.snapshots {
+                    line += &format!("; snapshot at offset {}, {} bytes", record.offset, record.bytes);
+                    damage = damage.or(snapshots.verify(record).await.err());
                 }
-                if found.torn_bytes > 0 {
-                    write!(out, "; {} bytes of a torn record, never acknowledged, behind the end", found.torn_bytes)?;
+                if torn_bytes > 0 {
+                    line += &format!("; {torn_bytes} bytes of a torn record, never acknowledged, behind the end");
                 }
-                writeln!(out)?;
+                match damage {
+                    None => writeln!(out, "shard {name}: sound: {line}")?,
+                    Some(error) => {
+                        is_sound = false;
+                        writeln!(out, "shard {name}: DAMAGED: {error}")?;
+                    }
+                }
             }
             Err(error) => {
                 is_sound = false;

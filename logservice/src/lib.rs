@@ -9,11 +9,14 @@
 //! directory, and [`resp`] and [`http`] translate two protocols into calls on a shard.
 
 pub mod config;
+pub mod engine;
 pub mod http;
 pub mod inspect;
 pub mod resp;
 pub mod server;
 pub mod service;
 pub mod shard;
+pub mod snapshots;
+pub mod snapshotter;
 pub mod store;
 pub mod tokens;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use logservice::config::{Command, CommandLine, Config};
+use logservice::snapshots::SnapshotStore;
 use logservice::store::file_store::files::FaultHook;
 use logservice::{inspect, server};
 use tokio::signal::unix::{signal, SignalKind};
@@ -13,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let CommandLine { command, config } = CommandLine::parse();
     if let Some(command) = command {
-        return inspect(&command);
+        return look(&command);
     }
     let Some(config) = config else { return fail("nothing to do: give --dir") };
     let filter = match EnvFilter::try_new(&config.log_level) {
@@ -35,10 +36,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn inspect(command: &Command) -> ExitCode {
+fn look(command: &Command) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let done = match command {
-        Command::Check { dir, shard } => inspect::check(dir, shard.as_deref(), &mut out),
+        Command::Check { dir, shard, snapshots } => {
+            let opened = SnapshotStore::look(snapshots.as_deref(), dir).map_err(std::io::Error::other);
+            opened.and_then(|store| runtime.block_on(inspect::check(dir, &store, shard.as_deref(), &mut out)))
+        }
         Command::Dump { dir, shard, from, to } => inspect::dump(dir, shard, *from, *to, &mut out).map(|()| true),
     };
     match done.and_then(|is_sound| out.flush().map(|()| is_sound)) {

@@ -5,18 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::service::{DirectoryError, Service, ServiceOptions};
+use crate::snapshots::{LocationError, SnapshotStore};
 use crate::store::file_store::files::FaultHook;
 use crate::store::file_store::FileStoreOptions;
 use crate::tokens::{Tokens, TokensError};
-use crate::{http, resp};
+use crate::{http, resp, snapshotter};
 
 /// The longest that stopping waits for accepted appends and their acknowledgements.
 const STOP_AT_MOST: Duration = Duration::from_secs(5);
+
+/// Requests for snapshots that may wait.
+const SNAPSHOT_REQUESTS: usize = 16;
 
 /// Why the service did not start. One line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,9 @@ pub enum StartError {
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The place for snapshots cannot be used.
+    #[error(transparent)]
+    Snapshots(#[from] LocationError),
     /// The tokens file cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
@@ -60,6 +67,7 @@ pub struct Server {
     shutdown: watch::Sender<bool>,
     resp_task: JoinHandle<()>,
     http_task: JoinHandle<()>,
+    snapshot_task: JoinHandle<()>,
 }
 
 /// Starts the service with `faults` for tests. Ports are open when this returns.
@@ -73,7 +81,13 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     let resp_listener = listen("--listen", config.listen).await?;
     let http_listener = listen("--http", config.http).await?;
     let (listen, http) = (resp_listener.local_addr()?, http_listener.local_addr()?);
+    let (snapshot_requests, requests) = mpsc::channel(SNAPSHOT_REQUESTS);
+    let (location, directory) = (config.snapshots.clone(), config.dir.clone());
+    let opened = tokio::task::spawn_blocking(move || SnapshotStore::open(location.as_deref(), &directory)).await;
+    let snapshots = Arc::new(opened.map_err(std::io::Error::other)??);
     let options = ServiceOptions {
+        snapshots,
+        snapshot_requests,
         directory: config.dir.clone(),
         store: FileStoreOptions { segment_bytes: config.segment_mb << 20, faults },
         max_shards: config.max_shards,
@@ -83,10 +97,12 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     let opened = tokio::task::spawn_blocking(move || Service::open(options, tokens)).await;
     let service = opened.map_err(std::io::Error::other)??;
     let (shutdown, stopping) = watch::channel(false);
+    let snapshot_task =
+        tokio::spawn(snapshotter::run(service.clone(), config.snapshotter(), requests, stopping.clone()));
     let resp_task = tokio::spawn(resp::serve(service.clone(), resp_listener, stopping.clone()));
     let http_task = tokio::spawn(http::serve(service.clone(), http_listener, stopping));
     tracing::info!("logservice started: RESP on {listen}, HTTP on {http}, directory {}", config.dir.display());
-    Ok(Server { listen, http, service, shutdown, resp_task, http_task })
+    Ok(Server { listen, http, service, shutdown, resp_task, http_task, snapshot_task })
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -104,6 +120,7 @@ impl Server {
         self.shutdown.send_replace(true);
         let (mut resp_task, mut http_task) = (self.resp_task, self.http_task);
         let stopped = tokio::time::timeout(STOP_AT_MOST, async {
+            let _ = self.snapshot_task.await;
             let _ = (&mut resp_task).await;
             let _ = (&mut http_task).await;
             self.service.drain().await;

@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use durability_protocol::{is_valid_name, Code, Refusal};
 use rustix::fs::FlockOperation;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::shard::{LogState, Shard, Status};
+use crate::snapshots::SnapshotStore;
+use crate::snapshotter::Request;
 use crate::store::file_store::{self, FileStoreOptions};
+use crate::store::SnapshotRecord;
 use crate::tokens::Tokens;
 
 /// Why the directory cannot be used.
@@ -34,12 +38,15 @@ pub enum DirectoryError {
 }
 
 /// What a service is made of.
-#[derive(Debug)]
 pub struct ServiceOptions {
     /// Where everything is kept.
     pub directory: PathBuf,
     /// How shards are stored.
     pub store: FileStoreOptions,
+    /// Where snapshots are kept.
+    pub snapshots: Arc<SnapshotStore>,
+    /// Who makes them.
+    pub snapshot_requests: mpsc::Sender<Request>,
     /// The most shards that may exist.
     pub max_shards: usize,
     /// Whether `LOG.DEBUG` is allowed.
@@ -122,15 +129,39 @@ impl Service {
             shards.entry(name.to_owned()).or_default().clone()
         };
         let opened = slot.get_or_init(|| {
-            let directory = self.options.directory.join("shards").join(name);
-            Shard::open(name, |events| file_store::open(&directory, name, &self.options.store, events))
-                .map(Arc::new)
-                .map_err(|error| {
-                    tracing::error!("shard {name} is not served: {error}");
-                    error.to_string()
-                })
+            let opened = self.open_shard(name);
+            opened.inspect_err(|reason| tracing::error!("shard {name} is not served: {reason}"))
         });
         opened.clone().map_err(|reason| Refusal::new(Code::LogFailed, reason))
+    }
+
+    fn open_shard(&self, name: &str) -> Result<Arc<Shard>, String> {
+        let directory = self.options.directory.join("shards").join(name);
+        let (store, snapshots) = (&self.options.store, self.options.snapshots.clone());
+        let opened = Shard::open(name, snapshots, |events| file_store::open(&directory, name, store, events));
+        let shard = Arc::new(opened.map_err(|error| error.to_string())?);
+        shard.snapshots().remove_drafts(&shard.store().manifest()).map_err(|error| error.to_string())?;
+        // Not waited for: an object store may be far away.
+        let opened = shard.clone();
+        tokio::spawn(async move { opened.clean_up_snapshots().await });
+        Ok(shard)
+    }
+
+    /// The shards that are served now.
+    pub fn open_shards(&self) -> Vec<Arc<Shard>> {
+        self.lock().values().filter_map(|slot| slot.get()?.as_ref().ok().cloned()).collect()
+    }
+
+    /// Has a snapshot made, and waits for it.
+    ///
+    /// # Errors
+    /// None was made; the text says why.
+    pub async fn make_snapshot(&self, shard: Arc<Shard>) -> Result<SnapshotRecord, Refusal> {
+        let stopping = |_| Refusal::new(Code::Err, "the service is stopping");
+        let (reply, made) = oneshot::channel();
+        let request = Request { shard, reply };
+        self.options.snapshot_requests.send(request).await.map_err(|_| stopping(()))?;
+        made.await.map_err(|_| stopping(()))?
     }
 
     /// The names of all shards, in order.
@@ -180,7 +211,13 @@ impl Status {
             seeded: 0,
             segments: 0,
             log_bytes: 0,
+            engine_version: String::new(),
+            snapshots: 0,
             snapshot_offset: -1,
+            snapshot_bytes: 0,
+            snapshot_time_ms: 0,
+            snapshot_running: 0,
+            snapshot_error: String::new(),
             replicas: 0,
             appends: 0,
             fsyncs: 0,

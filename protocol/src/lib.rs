@@ -7,13 +7,15 @@
 //! exception is `PSYNC`, Valkey's own command, which asks for the *next* byte counted from one: `offset + 1`.
 
 mod append;
+mod engine;
 mod refusal;
 
 pub use append::append_header;
+pub use engine::{EngineVersion, NotAVersion};
 pub use refusal::{Code, Refusal};
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms` → `[epoch, end]`.
-/// Refused with [`Code::Leased`] or [`Code::Gap`].
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]` → `[epoch, end]`.
+/// Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
 /// `LOG.RENEW shard epoch lease-ms` → `+OK`. Refused with [`Code::Fenced`].
 pub const RENEW: &str = "LOG.RENEW";
@@ -28,6 +30,9 @@ pub const BEGIN: &str = "LOG.BEGIN";
 pub const APPEND: &str = "LOG.APPEND";
 /// `LOG.STATUS shard` → a flat array of names and values.
 pub const STATUS: &str = "LOG.STATUS";
+/// `LOG.SNAPSHOT shard` → `[offset, bytes]` of a snapshot made now, off the leader, once it is stored and the log below the
+/// oldest snapshot that is kept is dropped.
+pub const SNAPSHOT: &str = "LOG.SNAPSHOT";
 /// `LOG.SHARDS` → an array of shard names.
 pub const SHARDS: &str = "LOG.SHARDS";
 /// `LOG.DEBUG FREEZE-ACKS shard | RESUME-ACKS shard | DELAY-ACKS shard ms`: for tests; refused unless the service was

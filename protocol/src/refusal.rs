@@ -1,5 +1,7 @@
 use std::fmt;
 
+use crate::EngineVersion;
+
 /// Why the log service refused a command: the first word of its error reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -9,6 +11,8 @@ pub enum Code {
     Gap,
     /// Another node holds the lease. The detail begins with node id, address, and milliseconds left.
     Leased,
+    /// The node's engine is older than the one that wrote the log, so it may not know what it would be sent.
+    OldEngine,
     /// The disk of the log is full. Nothing of the request was written; it can be sent again.
     NoSpace,
     /// A write or fsync of the log failed: the shard acknowledges nothing until the service is restarted.
@@ -20,8 +24,16 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 7] =
-        [Code::Fenced, Code::Gap, Code::Leased, Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::Err];
+    const ALL: [Code; 8] = [
+        Code::Fenced,
+        Code::Gap,
+        Code::Leased,
+        Code::OldEngine,
+        Code::NoSpace,
+        Code::LogFailed,
+        Code::NoAuth,
+        Code::Err,
+    ];
 
     /// The word as it stands in the reply.
     pub fn word(self) -> &'static str {
@@ -29,6 +41,7 @@ impl Code {
             Code::Fenced => "FENCED",
             Code::Gap => "GAP",
             Code::Leased => "LEASED",
+            Code::OldEngine => "OLDENGINE",
             Code::NoSpace => "NOSPACE",
             Code::LogFailed => "LOGFAILED",
             Code::NoAuth => "NOAUTH",
@@ -50,6 +63,12 @@ impl Refusal {
     /// A refusal of `code` that says `detail`.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Refusal { code, detail: detail.into() }
+    }
+
+    /// A node `that` (runs an older engine, say) cannot follow or lead a log that `writer` wrote.
+    pub fn old_engine(that: &str, writer: EngineVersion) -> Self {
+        let text = format!("this node {that}, but the log was written by Valkey {writer}: upgrade the node");
+        Refusal::new(Code::OldEngine, text)
     }
 
     /// Reads an error line without its leading `-`. A first word that is not known counts as [`Code::Err`], with

@@ -30,6 +30,12 @@ pub fn shards(service: &Service, identity: &Identity) -> Reply {
     reply::array(names.into_iter().map(reply::bulk).collect())
 }
 
+/// `LOG.SNAPSHOT shard`: a snapshot made now; answers where it stands and its length.
+pub async fn snapshot(service: &Service, shard: Arc<Shard>) -> Result<Reply, Refusal> {
+    let record = service.make_snapshot(shard).await?;
+    Ok(reply::array(vec![reply::integer(record.offset), reply::integer(record.bytes)]))
+}
+
 /// `INFO`: the server, and a line for each shard that this connection may see.
 pub fn info(service: &Service, identity: &Identity) -> Reply {
     let version = env!("CARGO_PKG_VERSION");
@@ -102,7 +108,13 @@ fn fields(status: &Status) -> Vec<(&'static str, String)> {
         ("seeded", status.seeded.to_string()),
         ("segments", status.segments.to_string()),
         ("log_bytes", status.log_bytes.to_string()),
+        ("engine_version", status.engine_version.clone()),
+        ("snapshots", status.snapshots.to_string()),
         ("snapshot_offset", status.snapshot_offset.to_string()),
+        ("snapshot_bytes", status.snapshot_bytes.to_string()),
+        ("snapshot_time_ms", status.snapshot_time_ms.to_string()),
+        ("snapshot_running", status.snapshot_running.to_string()),
+        ("snapshot_error", status.snapshot_error.clone()),
         ("replicas", status.replicas.to_string()),
         ("appends", status.appends.to_string()),
         ("fsyncs", status.fsyncs.to_string()),

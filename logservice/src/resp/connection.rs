@@ -168,6 +168,8 @@ impl Connection {
             lease::release(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::STATUS) {
             admin::status(&*self.shard(arguments).await?, self.service.http_port())
+        } else if is(protocol::SNAPSHOT) {
+            admin::snapshot(&self.service, self.shard(arguments).await?).await?
         } else if is(protocol::SHARDS) {
             admin::shards(&self.service, &self.identity)
         } else if is(protocol::DEBUG) {
@@ -287,6 +289,7 @@ impl Connection {
             return Err(failure("PSYNC needs a connection of its own"));
         }
         let shard = self.shard_named(name).await?;
+        shard.check_engine(self.replica.version())?;
         let position = replica::find_position(&shard, arguments)?;
         Ok(Next::Follow(shard, position))
     }

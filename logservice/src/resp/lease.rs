@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_name, Refusal};
+use durability_protocol::{is_valid_name, EngineVersion, Refusal};
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
-use crate::shard::Shard;
+use crate::shard::{Node, Shard};
 
 /// Longest address of a node in bytes.
 const MAX_ADDRESS_BYTES: usize = 256;
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms`.
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]`.
 pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let [_, _, node_id, address, expected_end, lease_ms] = arguments else {
-        return Err(failure("usage: LOG.ACQUIRE shard node-id address expected-end lease-ms"));
+    let ([_, _, node_id, address, expected_end, lease_ms] | [_, _, node_id, address, expected_end, lease_ms, _]) =
+        arguments
+    else {
+        return Err(failure("usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]"));
     };
     let (node_id, address) = (text(node_id)?, text(address)?);
     if !is_valid_name(node_id) {
@@ -26,8 +28,14 @@ pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Re
         return Err(failure("not a valid address: up to 256 printable characters without spaces"));
     }
     let (expected_end, lease_ms) = (number(expected_end, "expected-end")?, number(lease_ms, "lease-ms")?);
-    let (epoch, end) = shard.acquire(node_id, address, expected_end, lease_ms).await?;
+    let engine = arguments.get(6).map(|version| engine_version(version)).transpose()?;
+    let (epoch, end) = shard.acquire(Node { node_id, address, engine }, expected_end, lease_ms).await?;
     Ok(reply::array(vec![reply::integer(epoch), reply::integer(end)]))
+}
+
+/// A version as a server tells it.
+pub fn engine_version(argument: &[u8]) -> Result<EngineVersion, Refusal> {
+    text(argument)?.parse().map_err(|error| failure(format!("engine-version: {error}")))
 }
 
 /// `LOG.RENEW shard epoch lease-ms`.

@@ -3,12 +3,12 @@
 mod admin;
 mod append;
 mod arguments;
-mod command;
+pub mod command;
 mod connection;
 mod identity;
 mod lease;
 mod output;
-mod replica;
+pub mod replica;
 mod reply;
 
 use std::sync::atomic::{AtomicU64, Ordering};

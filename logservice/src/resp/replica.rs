@@ -9,28 +9,31 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use durability_protocol::{Code, Refusal};
+use durability_protocol::{Code, EngineVersion, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::arguments::{number, text};
 use super::command::Splitter;
+use super::lease::engine_version;
 use super::reply::{self, failure, Reply};
 use crate::service::Service;
 use crate::shard::{Position, Shard};
-use crate::store::{LogReader, ReadError, SnapshotRecord};
+use crate::snapshots::SnapshotError;
+use crate::store::{LogReader, ReadError};
 
 /// The most that is read and sent at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 /// A data set without keys, in a format that every Valkey version reads; the checksum is zero, which means none.
-const EMPTY_RDB: &[u8] = b"REDIS0011\xff\0\0\0\0\0\0\0\0";
+pub const EMPTY_RDB: &[u8] = b"REDIS0011\xff\0\0\0\0\0\0\0\0";
 
 /// What a replica says of itself before `PSYNC`.
 #[derive(Debug, Default)]
 pub struct ReplicaInfo {
     port: Option<u64>,
     ip: Option<String>,
+    version: Option<EngineVersion>,
 }
 
 impl ReplicaInfo {
@@ -42,11 +45,17 @@ impl ReplicaInfo {
             match name.to_ascii_lowercase().as_slice() {
                 b"ack" | b"getack" => return Ok(None),
                 b"listening-port" => self.port = Some(number(value, "listening-port")?),
+                b"version" => self.version = Some(engine_version(value)?),
                 b"ip-address" => self.ip = Some(text(value)?.chars().take(256).collect()),
                 _ => {}
             }
         }
         Ok(Some(reply::ok()))
+    }
+
+    /// The version that it runs, if it has told.
+    pub fn version(&self) -> Option<EngineVersion> {
+        self.version
     }
 
     /// How the replica is called in log lines, when its connection comes from `peer`.
@@ -78,7 +87,7 @@ pub enum FollowError {
     Read(#[from] ReadError),
     /// The snapshot could not be read.
     #[error("snapshot: {0}")]
-    Snapshot(String),
+    Snapshot(#[from] SnapshotError),
     /// It sent something that is no command.
     #[error("{0}")]
     Protocol(#[from] super::command::ProtocolError),
@@ -109,7 +118,11 @@ impl Follower {
     }
 
     /// Sends the stream until the connection ends or the replica has to connect again. Answers how far it came.
-    pub async fn serve(mut self, position: Position, mut shutdown: watch::Receiver<bool>) -> Result<u64, FollowError> {
+    pub async fn serve(
+        mut self,
+        mut position: Position,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<u64, FollowError> {
         let _attached = self.shard.attach_replica();
         let mut progress = self.shard.notifier().subscribe();
         let stream = position.stream();
@@ -138,7 +151,12 @@ impl Follower {
                     // Acknowledgements: what a replica has applied decides nothing here.
                     while self.splitter.next(&mut self.input, &mut arguments)? {}
                 }
-                written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => offset += written? as u64,
+                written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => {
+                    offset += written? as u64;
+                    if chunk.is_empty() {
+                        position.pin().advance(offset);
+                    }
+                }
                 changed = progress.changed(), if chunk.is_empty() => {
                     if changed.is_err() {
                         return Ok(offset);
@@ -184,46 +202,25 @@ impl Follower {
             }
             Position::Full { replid, offset, snapshot: Some(record), .. } => {
                 // Opened first: a snapshot that cannot be read must not begin to look like one that can.
-                let (store, wanted) = (self.shard.store().clone(), record.clone());
-                let opened = tokio::task::spawn_blocking(move || store.open_snapshot(&wanted)).await;
-                let file = match opened {
-                    Ok(Ok(file)) => tokio::fs::File::from_std(file),
-                    Ok(Err(error)) => return self.refuse_snapshot(error.to_string()).await,
-                    Err(error) => return self.refuse_snapshot(error.to_string()).await,
+                let mut snapshot = match self.shard.snapshots().get(record).await {
+                    Ok(snapshot) => snapshot,
+                    Err(error) => return self.refuse_snapshot(error).await,
                 };
                 let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", record.bytes);
                 self.stream.write_all(head.as_bytes()).await?;
-                self.send_snapshot(file, record).await?;
+                while let Some(chunk) = snapshot.next().await? {
+                    self.stream.write_all(&chunk).await?;
+                }
                 Ok(*offset)
             }
         }
     }
 
-    async fn refuse_snapshot(&mut self, reason: String) -> Result<u64, FollowError> {
+    async fn refuse_snapshot(&mut self, error: SnapshotError) -> Result<u64, FollowError> {
         let mut out = BytesMut::new();
-        reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason.clone())));
+        let reason = error.to_string();
+        reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason)));
         self.stream.write_all(&out).await?;
-        Err(FollowError::Snapshot(reason))
-    }
-
-    /// Sends a snapshot. The last chunk goes out only when the checksum of the whole is right: a replica never ends up
-    /// with a damaged copy, it sees the connection break.
-    async fn send_snapshot(&mut self, mut file: tokio::fs::File, record: &SnapshotRecord) -> Result<(), FollowError> {
-        file.set_max_buf_size(CHUNK_BYTES);
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let mut left = record.bytes;
-        let mut checksum = 0;
-        while left > 0 {
-            let bytes = left.min(CHUNK_BYTES as u64) as usize;
-            let read = file.read_exact(&mut chunk[..bytes]).await;
-            read.map_err(|error| FollowError::Snapshot(format!("{}: {error}", record.file)))?;
-            checksum = crc32c::crc32c_append(checksum, &chunk[..bytes]);
-            left -= bytes as u64;
-            if left == 0 && checksum != record.crc32c {
-                return Err(FollowError::Snapshot(format!("{} does not match its checksum", record.file)));
-            }
-            self.stream.write_all(&chunk[..bytes]).await?;
-        }
-        Ok(())
+        Err(error.into())
     }
 }

@@ -4,28 +4,27 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
 
-use super::{Shard, Terms};
+use super::{Node, Shard, Terms};
 use crate::store::{Manifest, ManifestError};
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(10);
 
 impl Shard {
-    /// Makes `node_id` the leader if nobody else is and `expected_end` is the end of the log. Answers its epoch and
+    /// Makes `node` the leader if nobody else is and `expected_end` is the end of the log. Answers its epoch and
     /// that end once both are durable.
-    pub async fn acquire(
-        &self,
-        node_id: &str,
-        address: &str,
-        expected_end: u64,
-        lease_ms: u64,
-    ) -> Result<(u64, u64), Refusal> {
+    pub async fn acquire(&self, node: Node<'_>, expected_end: u64, lease_ms: u64) -> Result<(u64, u64), Refusal> {
+        if let (Some(version), Some(writer)) = (node.engine, self.store.manifest().engine()) {
+            if !version.reads(writer) {
+                return Err(Refusal::old_engine(&format!("runs Valkey {version}"), writer));
+            }
+        }
         let accepted_end = self.accepting().end;
         self.drain(accepted_end).await?;
         let _changing = self.changing.lock().await;
         let (before, mut next) = {
             let mut accepting = self.accepting();
-            accepting.terms.check_free(&self.name, node_id, Instant::now())?;
+            accepting.terms.check_free(&self.name, node.node_id, Instant::now())?;
             if accepting.end != expected_end {
                 let text = format!("{} is the end of the log, not {expected_end}", accepting.end);
                 return Err(Refusal::new(Code::Gap, text));
@@ -37,7 +36,7 @@ impl Shard {
             (before.clone(), before)
         };
         let epoch = before.epoch() + 1;
-        next.grant(epoch, node_id, address, lease_ms, Instant::now());
+        next.grant(epoch, node, lease_ms, Instant::now());
         let stored = match self.drain(expected_end).await {
             Ok(()) => self.store_terms(&next).await,
             Err(refusal) => Err(refusal),
@@ -48,6 +47,7 @@ impl Shard {
         }
         next.renew(epoch, lease_ms, Instant::now())?;
         self.accepting().terms = next;
+        let Node { node_id, address, .. } = node;
         tracing::info!("shard {}: {node_id} at {address} leads in epoch {epoch} from {expected_end}", self.name);
         Ok((epoch, expected_end))
     }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use durability_protocol::Refusal;
+use durability_protocol::{EngineVersion, Refusal};
 
-use super::Shard;
+use super::{Pin, Shard};
 use crate::store::SnapshotRecord;
 
 /// Where a replica goes on.
@@ -18,6 +18,8 @@ pub enum Position {
         offset: u64,
         /// The stream it belongs to.
         stream: u64,
+        /// Keeps the log from there on.
+        pin: Pin,
     },
     /// With a full copy.
     Full {
@@ -29,6 +31,8 @@ pub enum Position {
         snapshot: Option<SnapshotRecord>,
         /// The stream it belongs to.
         stream: u64,
+        /// Keeps the log from there on.
+        pin: Pin,
     },
 }
 
@@ -42,6 +46,13 @@ impl fmt::Display for Position {
 }
 
 impl Position {
+    /// What keeps the log from there on.
+    pub fn pin(&mut self) -> &mut Pin {
+        match self {
+            Position::Continue { pin, .. } | Position::Full { pin, .. } => pin,
+        }
+    }
+
     /// [`Progress::stream`](super::Progress::stream) when it was found: when that moves, the replica must ask again.
     pub fn stream(&self) -> u64 {
         match self {
@@ -56,16 +67,36 @@ impl Shard {
     pub fn position_of(&self, replid: &str, held: Option<u64>) -> Result<Position, Refusal> {
         self.check_not_failed()?;
         let progress = self.notifier().progress();
-        let manifest = self.store.manifest();
         let accepting = self.accepting();
         let current = accepting.terms.replid().to_owned();
         let stream = progress.stream;
-        if let Some(offset) = held {
-            if accepting.terms.continues(replid, offset, manifest.base, progress.visible) {
-                return Ok(Position::Continue { replid: current, offset, stream });
+        let (pin, (offset, snapshot)) = self.pins.pin(|| {
+            let manifest = self.store.manifest();
+            match held {
+                Some(offset) if accepting.terms.continues(replid, offset, manifest.base, progress.visible) => {
+                    (offset, (offset, None))
+                }
+                _ => {
+                    let newest = manifest.newest_snapshot().cloned();
+                    let offset = newest.as_ref().map_or(manifest.base, |snapshot| snapshot.offset);
+                    (offset, (offset, Some(newest)))
+                }
             }
+        });
+        Ok(match snapshot {
+            None => Position::Continue { replid: current, offset, stream, pin },
+            Some(snapshot) => Position::Full { replid: current, offset, snapshot, stream, pin },
+        })
+    }
+
+    /// Whether a server of that version can follow the log. One that does not tell its version is older than all that can
+    /// load a snapshot.
+    pub fn check_engine(&self, version: Option<EngineVersion>) -> Result<(), Refusal> {
+        let Some(writer) = self.store.manifest().engine() else { return Ok(()) };
+        match version {
+            Some(version) if version.reads(writer) => Ok(()),
+            Some(version) => Err(Refusal::old_engine(&format!("runs Valkey {version}"), writer)),
+            None => Err(Refusal::old_engine("does not tell its version with REPLCONF version", writer)),
         }
-        let offset = manifest.snapshot.as_ref().map_or(manifest.base, |snapshot| snapshot.offset);
-        Ok(Position::Full { replid: current, offset, snapshot: manifest.snapshot, stream })
     }
 }

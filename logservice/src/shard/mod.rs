@@ -3,14 +3,18 @@
 mod control;
 mod follow;
 mod notifier;
+mod pins;
 mod seed;
+mod snapshot;
 mod status;
 mod terms;
 
 pub use follow::Position;
 pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
+pub use pins::Pin;
+pub use snapshot::Origin;
 pub use status::{LogState, Status};
-pub use terms::{Admission, LeaseLeft, Terms};
+pub use terms::{Admission, LeaseLeft, Node, Terms};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,15 +23,23 @@ use std::time::Instant;
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
 
+use self::pins::Pins;
+use crate::snapshots::SnapshotStore;
 use crate::store::{Append, OpenError, Opened, Store, StoreEvents, SubmitError};
 
 /// One shard of the log.
 pub struct Shard {
     name: String,
     store: Arc<dyn Store>,
+    snapshots: Arc<SnapshotStore>,
+    pins: Arc<Pins>,
+    snapshotting: Mutex<snapshot::Snapshotting>,
     acceptance: Arc<Acceptance>,
     /// Held while the terms are changed and stored. Taken before the acceptance's lock, never while holding it.
     changing: tokio::sync::Mutex<()>,
+    /// Held from before a snapshot is stored until it is recorded and others are removed, which may take as long as an object
+    /// store takes. Taken before `changing`, never while holding it: leases must be renewed meanwhile.
+    changing_snapshots: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
 }
 
@@ -53,6 +65,7 @@ impl Shard {
     /// Opens a shard with a store that `open` opens. Blocks on I/O.
     pub fn open(
         name: &str,
+        snapshots: Arc<SnapshotStore>,
         open: impl FnOnce(Arc<dyn StoreEvents>) -> Result<Opened, OpenError>,
     ) -> Result<Self, OpenError> {
         let events = Arc::new(LateEvents::default());
@@ -66,8 +79,12 @@ impl Shard {
         let shard = Shard {
             name: name.to_owned(),
             store,
+            snapshots,
+            pins: Arc::default(),
+            snapshotting: Mutex::default(),
             acceptance,
             changing: tokio::sync::Mutex::new(()),
+            changing_snapshots: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),
         };
         tracing::info!(

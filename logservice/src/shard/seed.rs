@@ -2,8 +2,9 @@
 
 use durability_protocol::Refusal;
 
-use super::Shard;
-use crate::store::SnapshotWriter;
+use super::{Origin, Shard, Terms};
+use crate::snapshots::Draft;
+use crate::store::SnapshotRecord;
 
 const INSTALLING: &str = "a seed is being installed; send it again later";
 
@@ -15,15 +16,20 @@ impl Shard {
         accepting.terms.clone().seed(epoch, replid, offset, accepting.end)
     }
 
-    /// Replaces the log by the snapshot in `writer`: base and end become `offset`, and the leader of `epoch` counts as
-    /// having begun there under `replid`. Must not be dropped half-way.
-    pub async fn install_seed(
-        &self,
-        epoch: u64,
-        replid: &str,
-        offset: u64,
-        writer: Box<dyn SnapshotWriter>,
-    ) -> Result<(), Refusal> {
+    /// Replaces the log by the snapshot in `draft`: base and end become the offset where it stands, and the leader of `epoch`
+    /// counts as having begun there under `replid`. Must not be dropped half-way.
+    pub async fn install_seed(&self, epoch: u64, replid: &str, draft: Draft) -> Result<(), Refusal> {
+        let _snapshots = self.changing_snapshots.lock().await;
+        self.check_seed(epoch, replid, draft.offset())?;
+        let engine = self.accepting().terms.engine();
+        let record = self.store_snapshot(draft, Origin { replid, engine, contents: None }).await?;
+        let installed = self.install_snapshot(epoch, replid, record).await;
+        self.remove_other_snapshots().await;
+        installed
+    }
+
+    async fn install_snapshot(&self, epoch: u64, replid: &str, record: SnapshotRecord) -> Result<(), Refusal> {
+        let offset = record.offset;
         let _changing = self.changing.lock().await;
         let (terms, end) = {
             let mut accepting = self.accepting();
@@ -33,7 +39,7 @@ impl Shard {
             (terms, accepting.end)
         };
         let installed = match self.drain(end).await {
-            Ok(()) => self.replace_log(&terms, replid, offset, writer).await,
+            Ok(()) => self.replace_log(&terms, record).await,
             Err(refusal) => Err(refusal),
         };
         let mut accepting = self.accepting();
@@ -48,25 +54,12 @@ impl Shard {
         Ok(())
     }
 
-    async fn replace_log(
-        &self,
-        terms: &super::Terms,
-        replid: &str,
-        offset: u64,
-        writer: Box<dyn SnapshotWriter>,
-    ) -> Result<(), Refusal> {
+    async fn replace_log(&self, terms: &Terms, record: SnapshotRecord) -> Result<(), Refusal> {
         let mut manifest = self.store.manifest().next();
         terms.store_in(&mut manifest);
-        manifest.base = offset;
+        manifest.base = record.offset;
         manifest.seeded = true;
-        let replid = replid.to_owned();
-        let finished = tokio::task::spawn_blocking(move || writer.finish(&replid)).await;
-        let refused = |text: String| Refusal::new(durability_protocol::Code::Err, text);
-        manifest.snapshot = match finished {
-            Ok(Ok(record)) => Some(record),
-            Ok(Err(error)) => return Err(refused(error.to_string())),
-            Err(error) => return Err(refused(error.to_string())),
-        };
+        manifest.snapshots = vec![record];
         let store = self.store.clone();
         self.change_manifest(manifest, move |manifest| store.restart(manifest)).await
     }

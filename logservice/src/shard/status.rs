@@ -64,8 +64,20 @@ pub struct Status {
     pub segments: u64,
     /// Bytes they take, preallocated space included.
     pub log_bytes: u64,
+    /// The newest version of the engine that wrote the log; empty if it is not known.
+    pub engine_version: String,
+    /// Snapshots that are kept.
+    pub snapshots: u64,
     /// Where the newest snapshot stands; -1 there is none.
     pub snapshot_offset: i64,
+    /// Its length.
+    pub snapshot_bytes: u64,
+    /// When it was recorded, in milliseconds since 1970; 0 there is none.
+    pub snapshot_time_ms: u64,
+    /// 1 while one is being made.
+    pub snapshot_running: u8,
+    /// Why the last one was not made; empty if it was.
+    pub snapshot_error: String,
     /// Replicas that follow the stream.
     pub replicas: u64,
     /// Appends made durable since the service started.
@@ -80,6 +92,8 @@ impl Shard {
     /// The shard as an operator sees it.
     pub fn status(&self) -> Status {
         let manifest = self.store.manifest();
+        let newest = manifest.newest_snapshot();
+        let snapshotting = self.snapshotting();
         let usage = self.store.usage();
         let progress = self.notifier().progress();
         let durable_end = self.notifier().durable();
@@ -111,7 +125,13 @@ impl Shard {
             seeded: u8::from(manifest.seeded),
             segments: usage.segments,
             log_bytes: usage.log_bytes,
-            snapshot_offset: manifest.snapshot.map_or(-1, |snapshot| snapshot.offset as i64),
+            engine_version: manifest.engine().map(|version| version.to_string()).unwrap_or_default(),
+            snapshots: manifest.snapshots.len() as u64,
+            snapshot_offset: newest.map_or(-1, |snapshot| snapshot.offset as i64),
+            snapshot_bytes: newest.map_or(0, |snapshot| snapshot.bytes),
+            snapshot_time_ms: newest.map_or(0, |snapshot| snapshot.time_ms),
+            snapshot_running: u8::from(snapshotting.is_running),
+            snapshot_error: snapshotting.error.unwrap_or_default(),
             replicas: self.replicas.load(Ordering::Relaxed),
             appends: usage.appends,
             fsyncs: usage.fsyncs,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use durability_protocol::{is_valid_replid, Code, Refusal};
+use durability_protocol::{is_valid_replid, Code, EngineVersion, Refusal};
 
 use crate::store::{Leader, Manifest, Term};
 
@@ -19,6 +19,17 @@ pub struct Terms {
     expires: Option<Instant>,
     /// The leader's appends at or above this offset were its own, so bytes it sends again are the same bytes.
     own_from: Option<u64>,
+}
+
+/// A node that wants to lead.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a> {
+    /// Its name.
+    pub node_id: &'a str,
+    /// Where it is reached.
+    pub address: &'a str,
+    /// What it runs, if it tells.
+    pub engine: Option<EngineVersion>,
 }
 
 /// What to do with an append.
@@ -75,6 +86,11 @@ impl Terms {
         self.history.iter().rev().find_map(|term| term.replid.as_deref()).unwrap_or_default()
     }
 
+    /// Version of the engine of the newest term.
+    pub fn engine(&self) -> Option<EngineVersion> {
+        self.history.last().and_then(|term| term.engine)
+    }
+
     /// What is left of the lease.
     pub fn lease_left(&self, now: Instant) -> LeaseLeft {
         match (&self.leader, self.expires) {
@@ -112,12 +128,14 @@ impl Terms {
             address: String::new(),
             replid: None,
             first_offset: None,
+            engine: None,
         });
         self.leader = None;
     }
 
     /// A new term for `node_id`.
-    pub fn grant(&mut self, epoch: u64, node_id: &str, address: &str, lease_ms: u64, now: Instant) {
+    pub fn grant(&mut self, epoch: u64, node: Node<'_>, lease_ms: u64, now: Instant) {
+        let Node { node_id, address, engine } = node;
         self.history.retain(|term| term.replid.is_some());
         self.history.drain(..self.history.len().saturating_sub(MAX_TERMS - 1));
         self.history.push(Term {
@@ -126,6 +144,7 @@ impl Terms {
             address: address.to_owned(),
             replid: None,
             first_offset: None,
+            engine,
         });
         self.leader = Some(Leader { node_id: node_id.to_owned(), address: address.to_owned(), lease_ms });
         self.expires = expiry(lease_ms, now);

@@ -7,12 +7,16 @@ const LEASE_MS: u64 = 1000;
 
 fn fresh() -> (Terms, Instant) {
     let now = Instant::now();
-    (Terms::from_manifest(&Manifest::new("s1", ZERO.to_owned()), now), now)
+    (Terms::from_manifest(&Manifest::new("s1", ZERO.to_owned(), "id".to_owned()), now), now)
 }
 
-fn led_by(node: &str, replid: &str, offset: u64) -> (Terms, Instant) {
+fn node<'a>(node_id: &'a str, address: &'a str) -> Node<'a> {
+    Node { node_id, address, engine: None }
+}
+
+fn led_by(node_id: &str, replid: &str, offset: u64) -> (Terms, Instant) {
     let (mut terms, now) = fresh();
-    terms.grant(1, node, "host:1", LEASE_MS, now);
+    terms.grant(1, node(node_id, "host:1"), LEASE_MS, now);
     assert_eq!(terms.begin(1, replid, offset, offset), Ok(true));
     (terms, now)
 }
@@ -49,7 +53,7 @@ fn renewing_extends_the_lease_from_then_on_also_when_it_has_expired() {
 #[test]
 fn a_lease_that_never_expires_is_freed_by_hand() {
     let (mut terms, now) = fresh();
-    terms.grant(1, "n1", "host:1", 0, now);
+    terms.grant(1, node("n1", "host:1"), 0, now);
     let refusal = terms.check_free("s1", "n2", later(now, 1 << 40)).expect_err("leased");
     assert!(refusal.detail.starts_with("n1 host:1 -1 ") && refusal.detail.contains("LOG.RELEASE s1 1"), "{refusal}");
     assert_eq!(terms.lease_left(now), LeaseLeft::Forever);
@@ -63,7 +67,7 @@ fn a_lease_that_never_expires_is_freed_by_hand() {
 #[test]
 fn after_a_restart_the_lease_counts_in_full() {
     let (terms, now) = led_by("n1", A, 0);
-    let mut manifest = Manifest::new("s1", ZERO.to_owned());
+    let mut manifest = Manifest::new("s1", ZERO.to_owned(), "id".to_owned());
     terms.store_in(&mut manifest);
     let restarted = later(now, 5000);
     let terms = Terms::from_manifest(&manifest, restarted);
@@ -76,7 +80,7 @@ fn after_a_restart_the_lease_counts_in_full() {
 fn only_the_current_epoch_appends_and_only_after_it_began() {
     let (mut terms, now) = fresh();
     assert_eq!(code(terms.admit(0, 0, 10, 0)), Code::Fenced);
-    terms.grant(1, "n1", "host:1", LEASE_MS, now);
+    terms.grant(1, node("n1", "host:1"), LEASE_MS, now);
     assert_eq!(code(terms.admit(1, 0, 10, 0)), Code::Err);
     assert_eq!(terms.begin(1, A, 0, 0), Ok(true));
     assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write { skip_bytes: 0 }));
@@ -110,7 +114,7 @@ fn an_append_is_new_duplicate_overlapping_or_a_gap() {
 fn a_leader_begins_once_at_the_end_of_the_log() {
     let (mut terms, now) = fresh();
     assert_eq!(code(terms.begin(0, A, 0, 0)), Code::Fenced);
-    terms.grant(1, "n1", "host:1", LEASE_MS, now);
+    terms.grant(1, node("n1", "host:1"), LEASE_MS, now);
     assert_eq!(code(terms.begin(1, "short", 50, 50)), Code::Err);
     assert_eq!(code(terms.begin(1, A, 49, 50)), Code::Gap);
     assert_eq!(terms.begin(1, A, 50, 50), Ok(true));
@@ -123,7 +127,7 @@ fn a_leader_begins_once_at_the_end_of_the_log() {
 fn a_replica_continues_only_from_what_is_in_the_log() {
     // Epoch 0 up to 0, then A up to 100, then B up to 250.
     let (mut terms, now) = led_by("n1", A, 0);
-    terms.grant(2, "n2", "host:2", LEASE_MS, now);
+    terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
     assert!(terms.continues(A, 100, 0, 100), "nobody has begun after A yet");
     terms.begin(2, B, 100, 100).expect("begins");
     let continues = |replid, position| terms.continues(replid, position, 20, 250);
@@ -141,7 +145,7 @@ fn a_replica_continues_only_from_what_is_in_the_log() {
 #[test]
 fn a_leader_that_comes_back_under_its_old_id_does_not_end_its_own_history() {
     let (mut terms, now) = led_by("n1", A, 0);
-    terms.grant(2, "n1", "host:1", LEASE_MS, now);
+    terms.grant(2, node("n1", "host:1"), LEASE_MS, now);
     terms.begin(2, A, 100, 100).expect("begins");
     assert!(terms.continues(A, 150, 0, 200));
 }
@@ -149,7 +153,7 @@ fn a_leader_that_comes_back_under_its_old_id_does_not_end_its_own_history() {
 #[test]
 fn a_seed_ends_every_history_before_it() {
     let (mut terms, now) = led_by("n1", A, 0);
-    terms.grant(2, "n2", "host:2", LEASE_MS, now);
+    terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
     assert_eq!(code(terms.clone().seed(1, B, 500, 100)), Code::Fenced);
     assert_eq!(code(terms.clone().seed(2, B, 99, 100)), Code::Gap);
     terms.seed(2, B, 100, 100).expect("seeded");
@@ -171,7 +175,7 @@ fn appends_below_a_seed_of_a_leader_that_wrote_them_are_duplicates() {
 fn the_history_is_bounded_and_forgets_terms_that_never_began() {
     let (mut terms, now) = fresh();
     for epoch in 1..=1000 {
-        terms.grant(epoch, "n1", "host:1", LEASE_MS, now);
+        terms.grant(epoch, node("n1", "host:1"), LEASE_MS, now);
         if epoch % 2 == 0 {
             terms.begin(epoch, A, epoch, epoch).expect("begins");
         }

@@ -124,24 +124,6 @@ pub enum ManifestError {
     Unknown(FileError),
 }
 
-/// Why a snapshot could not be stored or opened.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// The operating system refused.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The file is not as long as was recorded.
-    #[error("snapshot {file} has {found} bytes instead of {recorded}")]
-    WrongSize {
-        /// Name of the file.
-        file: String,
-        /// Its length now.
-        found: u64,
-        /// Its length when it was stored.
-        recorded: u64,
-    },
-}
-
 /// Why log could not be trimmed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]

@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use durability_protocol::EngineVersion;
+
 /// The version this code writes, and the newest it reads.
 pub const MANIFEST_FORMAT: u32 = 1;
 
@@ -21,8 +23,10 @@ pub struct Manifest {
     pub base: u64,
     /// Goes up when the log is begun anew. Log files of another generation are left-overs.
     pub generation: u64,
-    /// The newest snapshot.
-    pub snapshot: Option<SnapshotRecord>,
+    /// Names this shard's snapshots among those of other services that keep theirs in the same place. Drawn at random.
+    pub id: String,
+    /// The snapshots, oldest first. Offsets ascend.
+    pub snapshots: Vec<SnapshotRecord>,
     /// Whether a leader ever began to write.
     pub seeded: bool,
 }
@@ -40,6 +44,8 @@ pub struct Term {
     pub replid: Option<String>,
     /// Position of the first byte it wrote; none until it began.
     pub first_offset: Option<u64>,
+    /// Version of the engine that wrote; none if the leader did not tell.
+    pub engine: Option<EngineVersion>,
 }
 
 /// The node that holds the lease.
@@ -58,7 +64,7 @@ pub struct Leader {
 pub struct SnapshotRecord {
     /// The stream continues here.
     pub offset: u64,
-    /// Name of the file or object.
+    /// Name of the file or object, below the place where snapshots are kept.
     pub file: String,
     /// Its length in bytes.
     pub bytes: u64,
@@ -66,17 +72,33 @@ pub struct SnapshotRecord {
     pub crc32c: u32,
     /// The replication id of the stream at that position.
     pub replid: String,
+    /// Version of the engine that made it; none if its maker did not tell.
+    pub engine: Option<EngineVersion>,
+    /// When it was recorded, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What a rehearsal found in it; none for a seed, which the leader itself brought.
+    pub contents: Option<Contents>,
+}
+
+/// What a server holds that has loaded a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Keys in each database that has any, in order of the databases.
+    pub keys: Vec<(u32, u64)>,
+    /// `DEBUG DIGEST` of all of them.
+    pub digest: String,
 }
 
 impl Manifest {
-    /// The manifest of a shard that has never been written, under a replication id drawn at random.
-    pub fn new(shard: &str, replid: String) -> Self {
+    /// The manifest of a shard that has never been written, under a replication id and an id drawn at random.
+    pub fn new(shard: &str, replid: String, id: String) -> Self {
         let epoch_zero = Term {
             epoch: 0,
             node_id: String::new(),
             address: String::new(),
             replid: Some(replid),
             first_offset: Some(0),
+            engine: None,
         };
         Manifest {
             format: MANIFEST_FORMAT,
@@ -86,7 +108,8 @@ impl Manifest {
             leader: None,
             base: 0,
             generation: 0,
-            snapshot: None,
+            id,
+            snapshots: Vec::new(),
             seeded: false,
         }
     }
@@ -111,7 +134,21 @@ impl Manifest {
         if manifest.epochs.iter().any(|term| term.replid.is_some() != term.first_offset.is_some()) {
             return Err("an epoch has a replication id without a first offset, or the reverse".to_owned());
         }
+        if !manifest.snapshots.windows(2).all(|pair| pair[0].offset < pair[1].offset) {
+            return Err("its snapshots are not in order".to_owned());
+        }
         Ok(manifest)
+    }
+
+    /// The newest snapshot.
+    pub fn newest_snapshot(&self) -> Option<&SnapshotRecord> {
+        self.snapshots.last()
+    }
+
+    /// The newest version of the engine that wrote any of what the log holds.
+    pub fn engine(&self) -> Option<EngineVersion> {
+        let wrote = self.epochs.iter().filter(|term| term.replid.is_some()).filter_map(|term| term.engine);
+        wrote.chain(self.snapshots.iter().filter_map(|record| record.engine)).max()
     }
 
     /// The next revision of this manifest, for its caller to change.
@@ -133,7 +170,7 @@ mod tests {
 
     #[test]
     fn survives_its_own_text_and_refuses_a_newer_one() {
-        let manifest = Manifest::new("s1", "a".repeat(40));
+        let manifest = Manifest::new("s1", "a".repeat(40), "b".repeat(16));
         let text = serde_json::to_vec(&manifest).expect("serialises");
         assert_eq!(Manifest::parse(&text), Ok(manifest));
         let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":2");

@@ -8,10 +8,9 @@ mod errors;
 pub mod file_store;
 mod manifest;
 
-pub use errors::{FileError, InFile, ManifestError, OpenError, ReadError, SnapshotError, SubmitError, TrimError};
-pub use manifest::{Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
+pub use errors::{FileError, InFile, ManifestError, OpenError, ReadError, SubmitError, TrimError};
+pub use manifest::{Contents, Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
 
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -60,7 +59,7 @@ pub trait Store: Send + Sync {
     /// not continue the one before it is dropped in silence: that happens only after [`StoreEvents::refused`].
     fn submit(&self, append: Append) -> Result<(), SubmitError>;
 
-    /// Opens a reader at `offset`, which must be at least the base. Blocks on I/O.
+    /// Opens a reader at `offset`, which may lie below the base as long as that was not dropped. Blocks on I/O.
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError>;
 
     /// The manifest as last replaced.
@@ -73,14 +72,8 @@ pub trait Store: Send + Sync {
     /// and begins and ends at `next.base`. No append may be in flight. Blocks on I/O.
     fn restart(&self, next: Manifest) -> Result<(), ManifestError>;
 
-    /// Drops log that lies wholly below the manifest's base. May keep some of it. Blocks on I/O.
-    fn trim(&self) -> Result<(), TrimError>;
-
-    /// Begins to store a snapshot that stands at `offset`. Blocks on I/O.
-    fn create_snapshot(&self, epoch: u64, offset: u64) -> Result<Box<dyn SnapshotWriter>, SnapshotError>;
-
-    /// Opens the bytes of a recorded snapshot. Blocks on I/O.
-    fn open_snapshot(&self, record: &SnapshotRecord) -> Result<File, SnapshotError>;
+    /// Drops log that lies wholly below `offset`, which is at most the manifest's base. May keep some of it. Blocks on I/O.
+    fn trim(&self, offset: u64) -> Result<(), TrimError>;
 
     /// Counters and sizes.
     fn usage(&self) -> Usage;
@@ -94,16 +87,6 @@ pub trait LogReader: Send {
 
     /// Position of the next byte.
     fn offset(&self) -> u64;
-}
-
-/// A snapshot on its way into the store. Dropped before [`SnapshotWriter::finish`] it leaves nothing behind.
-pub trait SnapshotWriter: Send {
-    /// Adds bytes. Blocks on I/O.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError>;
-
-    /// Makes the snapshot durable. It counts only when a manifest records it; one that no manifest records is removed
-    /// when the store is next opened. Blocks on I/O.
-    fn finish(self: Box<Self>, replid: &str) -> Result<SnapshotRecord, SnapshotError>;
 }
 
 /// A shard's store as found when it was opened.

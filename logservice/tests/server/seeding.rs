@@ -1,5 +1,6 @@
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::client::{Reply, Service};
@@ -10,6 +11,15 @@ const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
 fn put(shard: &str, epoch: u64, offset: u64, replid: &str) -> String {
     format!("PUT /shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid} HTTP/1.1")
+}
+
+/// The files of all snapshots, whole or not.
+fn snapshots(directory: &Path) -> Vec<PathBuf> {
+    let list = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten();
+        entries.map(|entry| entry.expect("entry").path()).collect::<Vec<_>>()
+    };
+    list(&directory.join("snapshots")).iter().flat_map(|shard| list(shard)).collect()
 }
 
 #[test]
@@ -75,8 +85,7 @@ fn an_upload_that_breaks_off_changes_nothing() {
     let head = format!("{}\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", put("s1", epoch, 5000, B));
     upload.write_all(head.as_bytes()).expect("sent");
     upload.write_all(&pattern(0, 300_000)).expect("sent");
-    let snapshots = directory.path().join("shards/s1/snapshots");
-    let files = || std::fs::read_dir(&snapshots).expect("listed").count();
+    let files = || snapshots(directory.path()).len();
     let deadline = Instant::now() + Duration::from_secs(5);
     while files() == 0 {
         assert!(Instant::now() < deadline, "the upload never began");
@@ -96,8 +105,7 @@ fn a_snapshot_that_has_rotted_is_never_handed_out_whole() {
     let service = Service::start(directory.path(), &[]).expect("starts");
     let (_leader, epoch, _) = service.lead("s1", "n1", A);
     assert_eq!(service.http(&put("s1", epoch, 10, A), &pattern(0, 600_000)).0, 200);
-    let snapshots = directory.path().join("shards/s1/snapshots");
-    let path = std::fs::read_dir(&snapshots).expect("listed").next().expect("one").expect("entry").path();
+    let path = snapshots(directory.path()).remove(0);
     let mut bytes = std::fs::read(&path).expect("read");
     bytes[1000] ^= 1;
     std::fs::write(&path, &bytes).expect("written");

@@ -3,6 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use logservice::inspect;
+use logservice::snapshots::SnapshotStore;
 use logservice::store::file_store::format::{record_bytes, SEGMENT_HEADER_BYTES};
 
 use crate::harness::{overwrite, segments, Log};
@@ -20,7 +21,9 @@ fn directories() -> (tempfile::TempDir, PathBuf) {
 
 fn check(directory: &Path) -> (bool, String) {
     let mut out = Vec::new();
-    let is_sound = inspect::check(directory, None, &mut out).expect("checked");
+    let snapshots = SnapshotStore::look(None, directory).expect("a directory");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    let is_sound = runtime.block_on(inspect::check(directory, &snapshots, None, &mut out)).expect("checked");
     (is_sound, String::from_utf8(out).expect("text"))
 }
 

@@ -12,11 +12,9 @@ mod reader;
 mod scan;
 mod segment;
 mod segments;
-mod snapshot;
 mod spare;
 mod writer;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,8 +27,8 @@ use self::segments::Segments;
 use self::spare::Spare;
 use self::writer::{WriteError, Writer};
 use super::{
-    Append, FileError, InFile, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, SnapshotError,
-    SnapshotRecord, SnapshotWriter, Store, StoreEvents, SubmitError, TrimError, Usage,
+    Append, FileError, InFile, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, Store, StoreEvents,
+    SubmitError, TrimError, Usage,
 };
 
 /// Smallest length of a segment in bytes: one append of the largest size and its headers.
@@ -166,10 +164,6 @@ impl Shared {
         }
         Ok(())
     }
-
-    fn snapshots(&self) -> PathBuf {
-        self.directory.join("snapshots")
-    }
 }
 
 impl Store for FileStore {
@@ -178,9 +172,6 @@ impl Store for FileStore {
     }
 
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
-        if offset < lock(&self.shared.manifest).base {
-            return Err(ReadError::Trimmed { offset });
-        }
         Ok(Box::new(FileReader::new(self.shared.segments.clone(), offset)?))
     }
 
@@ -202,7 +193,7 @@ impl Store for FileStore {
         let mut writer = lock(&self.shared.writer);
         let mut manifest = lock(&self.shared.manifest);
         next.generation = manifest.generation + 1;
-        let (generation, base, snapshot) = (next.generation, next.base, next.snapshot.clone());
+        let (generation, base) = (next.generation, next.base);
         self.shared.replace_manifest(&mut manifest, next)?;
         (writer.generation, writer.end, writer.running_checksum, writer.active) = (generation, base, 0, None);
         let old = self.shared.segments.take_all();
@@ -213,25 +204,13 @@ impl Store for FileStore {
         if let Err(error) = self.shared.delete(&old) {
             tracing::warn!("old log not deleted yet: {error}");
         }
-        let snapshots = self.shared.snapshots();
-        if let Err(error) = snapshot::remove_others(&snapshots, snapshot.as_ref()) {
-            tracing::warn!("old snapshots in {} not deleted yet: {error}", snapshots.display());
-        }
         Ok(())
     }
 
-    fn trim(&self) -> Result<(), TrimError> {
-        let base = lock(&self.shared.manifest).base;
-        let old = self.shared.segments.take_below(base);
+    fn trim(&self, offset: u64) -> Result<(), TrimError> {
+        debug_assert!(offset <= lock(&self.shared.manifest).base, "log above the base is needed");
+        let old = self.shared.segments.take_below(offset);
         Ok(self.shared.delete(&old)?)
-    }
-
-    fn create_snapshot(&self, epoch: u64, offset: u64) -> Result<Box<dyn SnapshotWriter>, SnapshotError> {
-        Ok(Box::new(snapshot::FileSnapshot::create(&self.shared.snapshots(), epoch, offset)?))
-    }
-
-    fn open_snapshot(&self, record: &SnapshotRecord) -> Result<File, SnapshotError> {
-        snapshot::open(&self.shared.snapshots(), record)
     }
 
     fn usage(&self) -> Usage {

@@ -9,7 +9,7 @@
 //! it is written again before anybody is told of it.
 //!
 //! Files that a crash left over are removed: partial files, the spare segment, segments of an older generation or
-//! wholly below the base, snapshots that the manifest does not record.
+//! wholly below the base.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,6 @@ use std::sync::Arc;
 use super::files::{replace_file, sync_directory, FaultHook, ReplaceError};
 use super::scan::{scan_segment, Scanned, Tail};
 use super::segment::{parse_segment_name, Segment};
-use super::snapshot;
 use super::writer::{Active, UNNAMED};
 use crate::store::{FileError, InFile, Manifest, OpenError};
 
@@ -46,10 +45,8 @@ pub struct Found {
 
 /// Opens the directory of a shard, creating it if it does not exist.
 pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
-    let (log, snapshots) = (directory.join("log"), directory.join("snapshots"));
-    for path in [&log, &snapshots] {
-        fs::create_dir_all(path).in_file("cannot create", path)?;
-    }
+    let log = directory.join("log");
+    fs::create_dir_all(&log).in_file("cannot create", &log)?;
     let listed = list_log(&log)?;
     for path in &listed.unnamed {
         fs::remove_file(path).in_file("cannot remove", path)?;
@@ -59,7 +56,6 @@ pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
         None => create_manifest(directory, shard)?,
     };
     sync_directory(directory)?;
-    snapshot::remove_others(&snapshots, manifest.snapshot.as_ref()).in_file("cannot clean up", &snapshots)?;
     let needed = needed(listed.segments, &manifest)?;
     for path in &needed.left_over {
         fs::remove_file(path).in_file("cannot remove", path)?;
@@ -227,13 +223,13 @@ fn read_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Op
 }
 
 fn create_manifest(directory: &Path, shard: &str) -> Result<Manifest, OpenError> {
-    let mut random = [0; 20];
+    let mut random = [0; 28];
     getrandom::fill(&mut random).map_err(|error| OpenError::Manifest {
         path: directory.join(MANIFEST),
         reason: format!("no random number: {error}"),
     })?;
-    let replid = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let manifest = Manifest::new(shard, replid);
+    let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let manifest = Manifest::new(shard, digits(&random[..20]), digits(&random[20..]));
     write_manifest(directory, &manifest, &FaultHook::default()).map_err(|error| match error {
         ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => OpenError::File(error),
     })?;

@@ -1,0 +1,56 @@
+//! Asks the engine, over its unix socket, one question at a time.
+
+use std::path::Path;
+
+use bytes::BytesMut;
+use redis_protocol::resp2::decode::decode_bytes_mut;
+use redis_protocol::resp2::encode::extend_encode;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::EngineError;
+
+/// A connection to the engine.
+pub struct Client {
+    stream: UnixStream,
+    input: BytesMut,
+}
+
+impl Client {
+    /// Connects to the socket at `path`.
+    pub async fn connect(path: &Path) -> std::io::Result<Self> {
+        Ok(Client { stream: UnixStream::connect(path).await?, input: BytesMut::new() })
+    }
+
+    /// Sends a command; answers the reply as text.
+    ///
+    /// # Errors
+    /// The connection broke, or the reply is an error or none that is text.
+    pub async fn ask(&mut self, command: &[&str]) -> Result<String, EngineError> {
+        self.exchange(command).await.map_err(|reason| EngineError::Answer { command: command.join(" "), reason })
+    }
+
+    async fn exchange(&mut self, command: &[&str]) -> Result<String, String> {
+        let arguments = command.iter().map(|argument| BytesFrame::BulkString((*argument).to_owned().into())).collect();
+        let mut out = BytesMut::new();
+        extend_encode(&mut out, &BytesFrame::Array(arguments), false).map_err(|error| error.to_string())?;
+        self.stream.write_all(&out).await.map_err(|error| error.to_string())?;
+        loop {
+            if let Some((reply, _, _)) = decode_bytes_mut(&mut self.input).map_err(|error| error.to_string())? {
+                return match &reply {
+                    BytesFrame::Error(error) => Err(error.to_string()),
+                    reply => reply.as_str().map(str::to_owned).ok_or_else(|| "the reply is no text".to_owned()),
+                };
+            }
+            if self.stream.read_buf(&mut self.input).await.map_err(|error| error.to_string())? == 0 {
+                return Err("the connection was closed".to_owned());
+            }
+        }
+    }
+}
+
+/// The value of a field in a section of `INFO`.
+pub fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_end)
+}

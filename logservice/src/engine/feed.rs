@@ -1,0 +1,209 @@
+//! Feeds an engine a part of a shard's history: a snapshot, then the log up to a limit, by Valkey replication.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use durability_protocol::EngineVersion;
+use subtle::ConstantTimeEq;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::resp::command::{ProtocolError, Splitter};
+use crate::resp::replica::EMPTY_RDB;
+use crate::snapshots::{SnapshotError, SnapshotReader};
+use crate::store::{LogReader, ReadError};
+
+/// The most that is read from the log at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Why a feed broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The connection broke.
+    #[error("{0}")]
+    Connection(#[from] std::io::Error),
+    /// The log could not be read.
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    /// The snapshot could not be read.
+    #[error("{0}")]
+    Snapshot(#[from] SnapshotError),
+    /// The engine sent something that is no command.
+    #[error("{0}")]
+    Protocol(#[from] ProtocolError),
+    /// The engine is older than what wrote the log.
+    #[error("valkey-server is of version {found}, but the log was written by {writer}: upgrade it on this machine")]
+    OldEngine {
+        /// The engine's version, as it told it.
+        found: String,
+        /// The version that wrote.
+        writer: EngineVersion,
+    },
+}
+
+/// What an engine starts from, and what it is to apply.
+pub struct Start {
+    /// The replication id of the stream.
+    pub replid: String,
+    /// Where the snapshot stands; the stream's first byte comes after it.
+    pub offset: u64,
+    /// The snapshot and its length in bytes; none is an empty data set.
+    pub snapshot: Option<(SnapshotReader, u64)>,
+    /// The log from `offset` on, if any of it is to be applied.
+    pub log: Option<Box<dyn LogReader>>,
+    /// Where it is to end (exclusive).
+    pub end: u64,
+    /// The newest version that wrote any of it.
+    pub engine: Option<EngineVersion>,
+}
+
+/// A listener on the loopback interface that serves one replica, which knows a secret of its own.
+pub struct Feed {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What the replica has to present as `primaryauth`.
+    pub secret: String,
+    /// Where it ends.
+    pub end: u64,
+    sent: Arc<AtomicU64>,
+    task: JoinHandle<Result<(), FeedError>>,
+}
+
+impl Feed {
+    /// Begins to listen. It serves until it is dropped.
+    pub async fn open(start: Start) -> Result<Self, FeedError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(std::io::Error::from)?;
+        let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (expected, end) = (secret.clone(), start.end);
+        let sent = Arc::new(AtomicU64::new(0));
+        let counted = sent.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await?;
+                match Replica::log_in(stream, &expected, start.engine).await {
+                    Ok(Some(replica)) => return replica.serve(start, &counted).await,
+                    Err(error @ FeedError::OldEngine { .. }) => return Err(error),
+                    // Somebody who does not know the secret: the engine is still waited for.
+                    Ok(None) | Err(_) => {}
+                }
+            }
+        });
+        Ok(Feed { address, secret, end, sent, task })
+    }
+
+    /// Bytes sent so far, of snapshot and log together.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Why it broke off, if it did.
+    pub async fn failure(&mut self) -> Option<FeedError> {
+        if !self.task.is_finished() {
+            return None;
+        }
+        match (&mut self.task).await {
+            Ok(Ok(())) => Some(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+            Ok(Err(error)) => Some(error),
+            Err(error) => Some(std::io::Error::other(error).into()),
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The engine's connection.
+struct Replica {
+    stream: TcpStream,
+    input: BytesMut,
+    splitter: Splitter,
+}
+
+impl Replica {
+    /// Answers the handshake up to `PSYNC`. `None` if whoever connected does not know the secret.
+    async fn log_in(stream: TcpStream, secret: &str, writer: Option<EngineVersion>) -> Result<Option<Self>, FeedError> {
+        let mut replica = Replica { stream, input: BytesMut::new(), splitter: Splitter::default() };
+        let mut arguments = Vec::new();
+        let mut is_known = false;
+        let mut version: Option<String> = None;
+        loop {
+            while !replica.splitter.next(&mut replica.input, &mut arguments)? {
+                if replica.stream.read_buf(&mut replica.input).await? == 0 {
+                    return Ok(None);
+                }
+            }
+            let name = arguments[0].to_ascii_uppercase();
+            let reply: &[u8] = match (name.as_slice(), &arguments[1..]) {
+                (b"AUTH", [.., password]) => {
+                    is_known = password.as_ref().ct_eq(secret.as_bytes()).into();
+                    if !is_known {
+                        return Ok(None);
+                    }
+                    b"+OK\r\n"
+                }
+                (b"PING", _) => b"+PONG\r\n",
+                (b"REPLCONF", options) => {
+                    for pair in options.chunks_exact(2).filter(|pair| pair[0].eq_ignore_ascii_case(b"version")) {
+                        version = Some(String::from_utf8_lossy(&pair[1]).into_owned());
+                    }
+                    b"+OK\r\n"
+                }
+                (b"PSYNC", _) if is_known => {
+                    let found = version.unwrap_or_default();
+                    let reads = |writer| found.parse().is_ok_and(|version: EngineVersion| version.reads(writer));
+                    return match writer.filter(|writer| !reads(*writer)) {
+                        Some(writer) => Err(FeedError::OldEngine { found, writer }),
+                        None => Ok(Some(replica)),
+                    };
+                }
+                _ => return Ok(None),
+            };
+            arguments.clear();
+            replica.stream.write_all(reply).await?;
+        }
+    }
+
+    async fn serve(mut self, start: Start, sent: &AtomicU64) -> Result<(), FeedError> {
+        let Start { replid, offset, snapshot, mut log, end, .. } = start;
+        let bytes = snapshot.as_ref().map_or(EMPTY_RDB.len() as u64, |(_, bytes)| *bytes);
+        self.stream.write_all(format!("+FULLRESYNC {replid} {offset}\r\n${bytes}\r\n").as_bytes()).await?;
+        match snapshot {
+            None => self.stream.write_all(EMPTY_RDB).await?,
+            Some((mut snapshot, _)) => {
+                while let Some(chunk) = snapshot.next().await? {
+                    self.stream.write_all(&chunk).await?;
+                    sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                }
+            }
+        }
+        let (mut from_engine, mut to_engine) = self.stream.split();
+        let acknowledgements = async { tokio::io::copy(&mut from_engine, &mut tokio::io::sink()).await.map(drop) };
+        let stream = async {
+            while let Some(mut reader) = log.take().filter(|reader| reader.offset() < end) {
+                let read = tokio::task::spawn_blocking(move || {
+                    let chunk = reader.read(end, CHUNK_BYTES)?;
+                    Ok::<_, ReadError>((reader, chunk))
+                });
+                let (reader, chunk) = read.await.map_err(std::io::Error::other)??;
+                log = Some(reader);
+                to_engine.write_all(&chunk).await?;
+                sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            }
+            // The engine keeps what it has only as long as its primary is there.
+            std::future::pending::<Result<(), FeedError>>().await
+        };
+        tokio::select! {
+            ended = acknowledgements => Ok(ended?),
+            ended = stream => ended,
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Starts, watches and ends the engine.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use durability_protocol::EngineVersion;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use super::client::{info_field, Client};
+use super::feed::Feed;
+use super::EngineError;
+use crate::store::Contents;
+
+/// How long it may take to open its socket.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long nothing may move while there is something to apply.
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often it is asked how far it is.
+const POLL: Duration = Duration::from_millis(20);
+/// Lines of its log that are kept for an error.
+const KEPT_LINES: usize = 8;
+/// Databases that a shard may use: as many as a leader may be configured with, within reason.
+const DATABASES: u32 = 16_384;
+
+/// Which engine, and how it is started.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// The program, looked up in `PATH` if it has no slash.
+    pub program: PathBuf,
+    /// A configuration file that is read before what this process sets: to load modules that the data needs.
+    pub config: Option<PathBuf>,
+    /// Whether it gives way to everything else that runs on the machine.
+    pub is_background: bool,
+}
+
+/// A running engine. Ends when it is dropped, and when this process does.
+pub struct Engine {
+    child: Child,
+    client: Client,
+    output: Arc<Mutex<VecDeque<String>>>,
+    version: EngineVersion,
+    /// Holds the socket.
+    _home: tempfile::TempDir,
+}
+
+/// How far an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    is_linked: bool,
+    applied: u64,
+    received: u64,
+    sent: u64,
+}
+
+impl Engine {
+    /// Starts an engine that writes what it saves to `file`.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends at once.
+    pub async fn start(options: &EngineOptions, file: &Path) -> Result<Self, EngineError> {
+        let system = |action| move |source| EngineError::System { action, source };
+        let not_started = |source| EngineError::Start { program: options.program.clone(), source };
+        let home = tempfile::Builder::new().prefix("logservice-").tempdir();
+        let home = home.map_err(system("cannot create a temporary directory"))?;
+        let socket = home.path().join("engine.sock");
+        let mut command = Command::new(&options.program);
+        command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        if options.is_background {
+            give_way(&mut command);
+        }
+        die_with_parent(&mut command);
+        let mut child = command.spawn().map_err(not_started)?;
+        // If memory runs out it is this one that can be done without.
+        if let Some(pid) = child.id() {
+            let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "800");
+        }
+        let configuration = configuration(options, &socket, file)?;
+        let mut stdin = child.stdin.take().ok_or_else(|| not_started(std::io::ErrorKind::BrokenPipe.into()))?;
+        stdin.write_all(configuration.as_bytes()).await.map_err(system("cannot configure valkey-server"))?;
+        drop(stdin);
+        let output = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(keep_last_lines(stdout, output.clone()));
+        }
+        // Where it says what is wrong with its configuration.
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(keep_last_lines(stderr, output.clone()));
+        }
+        let deadline = Instant::now() + START_TIMEOUT;
+        let mut client = loop {
+            match Client::connect(&socket).await {
+                Ok(client) => break client,
+                Err(source) => {
+                    check_alive(&mut child, &output)?;
+                    if Instant::now() > deadline {
+                        return Err(not_started(source));
+                    }
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        };
+        let info = client.ask(&["INFO", "server"]).await?;
+        let version = info_field(&info, "valkey_version").and_then(|version| version.parse().ok());
+        let version = version.ok_or_else(|| EngineError::Answer {
+            command: "INFO server".to_owned(),
+            reason: "it does not tell a Valkey version".to_owned(),
+        })?;
+        Ok(Engine { child, client, output, version, _home: home })
+    }
+
+    /// Its version.
+    pub fn version(&self) -> EngineVersion {
+        self.version
+    }
+
+    /// Follows `feed` until everything is applied that can be: to its end, or to before a command or transaction that the end
+    /// cuts in two. Answers up to where (exclusive).
+    ///
+    /// # Errors
+    /// The engine ended or stands still, or the feed broke off.
+    pub async fn apply(&mut self, feed: &mut Feed) -> Result<u64, EngineError> {
+        self.client.ask(&["CONFIG", "SET", "primaryauth", &feed.secret]).await?;
+        let (host, port) = (feed.address.ip().to_string(), feed.address.port().to_string());
+        self.client.ask(&["REPLICAOF", &host, &port]).await?;
+        let mut last: Option<Progress> = None;
+        let mut moved = Instant::now();
+        loop {
+            check_alive(&mut self.child, &self.output)?;
+            if let Some(error) = feed.failure().await {
+                return Err(error.into());
+            }
+            let progress = self.progress(feed).await?;
+            let is_same = last == Some(progress);
+            if progress.is_linked && progress.received == feed.end && (is_same || progress.applied == feed.end) {
+                // What is received is applied within the turn of the event loop that received it.
+                return Ok(progress.applied);
+            }
+            if !is_same {
+                (last, moved) = (Some(progress), Instant::now());
+            } else if moved.elapsed() > STALL_TIMEOUT {
+                let Progress { applied, received, .. } = progress;
+                return Err(EngineError::Stalled { applied, received, end: feed.end });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn progress(&mut self, feed: &Feed) -> Result<Progress, EngineError> {
+        let info = self.client.ask(&["INFO", "replication"]).await?;
+        let number = |name| info_field(&info, name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        Ok(Progress {
+            is_linked: info_field(&info, "master_link_status") == Some("up"),
+            applied: number("slave_repl_offset"),
+            received: number("slave_read_repl_offset"),
+            sent: feed.sent_bytes(),
+        })
+    }
+
+    /// What it holds: the number of keys of each database, and the digest of everything.
+    pub async fn contents(&mut self) -> Result<Contents, EngineError> {
+        let info = self.client.ask(&["INFO", "keyspace"]).await?;
+        let digest = self.client.ask(&["DEBUG", "DIGEST"]).await?;
+        Ok(Contents { keys: parse_keyspace(&info), digest })
+    }
+
+    /// Saves what it holds to the file that it was started with.
+    pub async fn save(&mut self) -> Result<(), EngineError> {
+        let saved = self.client.ask(&["SAVE"]).await;
+        if saved.is_err() {
+            check_alive(&mut self.child, &self.output)?;
+        }
+        saved.map(drop).map_err(|error| match error {
+            EngineError::Answer { command, reason } => {
+                EngineError::Answer { command, reason: format!("{reason} ({})", text(&self.output)) }
+            }
+            error => error,
+        })
+    }
+
+    /// Ends it, and waits until it has ended and its memory is free.
+    pub async fn stop(mut self) {
+        let _ = self.child.kill().await;
+    }
+}
+
+fn configuration(options: &EngineOptions, socket: &Path, file: &Path) -> Result<String, EngineError> {
+    let quoted = |path: &Path| -> Result<String, EngineError> {
+        let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n', '\r']));
+        let text = text.ok_or_else(|| EngineError::System {
+            action: "cannot use a path with quotes, backslashes or other than UTF-8 text",
+            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, path.display().to_string()),
+        })?;
+        Ok(format!("\"{text}\""))
+    };
+    let mut out = String::new();
+    if let Some(config) = &options.config {
+        out += &format!("include {}\n", quoted(config)?);
+    }
+    let (directory, name) = (file.parent().unwrap_or(Path::new(".")), Path::new(file.file_name().unwrap_or_default()));
+    out += &format!(
+        "port 0\ntls-port 0\nunixsocket {}\nunixsocketperm 700\ndir {}\ndbfilename {}\n",
+        quoted(socket)?,
+        quoted(directory)?,
+        quoted(name)?
+    );
+    // It holds what the leader holds, whatever that takes, and keeps nothing by itself.
+    out +=
+        &format!("databases {DATABASES}\nmaxmemory 0\nproto-max-bulk-len 4096gb\nclient-query-buffer-limit 4096gb\n");
+    out +=
+        "save \"\"\nappendonly no\nrdbcompression yes\nrdbchecksum yes\nreplica-read-only yes\nrepl-backlog-size 1mb\n";
+    out += "repl-diskless-load swapdb\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
+    out += "latency-tracking no\nactivedefrag no\nio-threads 1\ncluster-enabled no\ntls-replication no\n";
+    Ok(out)
+}
+
+fn give_way(command: &mut Command) {
+    // SAFETY: called in the child between fork and exec; `nice` is a system call that is safe there and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            let _ = rustix::process::nice(19);
+            Ok(())
+        });
+    }
+}
+
+/// If this process is killed, nobody else would end it.
+fn die_with_parent(command: &mut Command) {
+    // SAFETY: called in the child between fork and exec; `prctl` is a system call that is safe there and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            Ok(())
+        });
+    }
+}
+
+async fn keep_last_lines(stdout: impl AsyncRead + Unpin, kept: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        tracing::debug!("valkey-server: {line}");
+        let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if kept.len() == KEPT_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(line);
+    }
+}
+
+fn text(output: &Mutex<VecDeque<String>>) -> String {
+    let kept = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    kept.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+fn check_alive(child: &mut Child, output: &Mutex<VecDeque<String>>) -> Result<(), EngineError> {
+    match child.try_wait() {
+        Ok(None) => Ok(()),
+        Ok(Some(status)) => Err(EngineError::Ended { status: status.to_string(), output: text(output) }),
+        Err(source) => Err(EngineError::System { action: "cannot watch valkey-server", source }),
+    }
+}
+
+/// Lines such as `db0:keys=5,expires=0,avg_ttl=0`.
+fn parse_keyspace(info: &str) -> Vec<(u32, u64)> {
+    let line = |line: &str| {
+        let (database, counts) = line.trim_end().strip_prefix("db")?.split_once(':')?;
+        let keys = counts.split(',').find_map(|count| count.strip_prefix("keys="))?;
+        Some((database.parse().ok()?, keys.parse().ok()?))
+    };
+    info.lines().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_counted_database_by_database() {
+        let info = "# Keyspace\r\ndb0:keys=5,expires=1,avg_ttl=7\r\ndb12:keys=1,expires=0,avg_ttl=0\r\n";
+        assert_eq!(parse_keyspace(info), [(0, 5), (12, 1)]);
+        assert_eq!(parse_keyspace("# Keyspace\r\n"), []);
+    }
+}

@@ -1,0 +1,64 @@
+//! `valkey-check-rdb`, which every valkey-server is when it is called so.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use durability_protocol::EngineVersion;
+use tokio::process::Command;
+
+use super::EngineError;
+
+/// What an RDB says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RdbFacts {
+    /// Version of the server that wrote it.
+    pub engine: Option<EngineVersion>,
+    /// Where in the stream it stands, and under which replication id.
+    pub position: Option<(String, u64)>,
+}
+
+/// Verifies the RDB at `path` as `valkey-check-rdb` of `program` does.
+///
+/// # Errors
+/// It is not sound, or could not be looked at.
+pub async fn inspect_rdb(program: &Path, path: &Path) -> Result<RdbFacts, EngineError> {
+    let mut command = Command::new(program);
+    command.arg0("valkey-check-rdb").arg(path).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.map_err(|source| EngineError::Start { program: program.to_owned(), source })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let last: Vec<_> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
+        return Err(EngineError::Rdb(last.into_iter().rev().collect::<Vec<_>>().join("; ")));
+    }
+    parse(&text).ok_or_else(|| EngineError::Rdb("valkey-check-rdb did not say that it looks OK".to_owned()))
+}
+
+fn parse(text: &str) -> Option<RdbFacts> {
+    let field = |name: &str| {
+        let start = format!("AUX FIELD {name} = '");
+        text.lines().find_map(|line| line.split_once(&start)?.1.strip_suffix('\''))
+    };
+    text.contains("looks OK").then(|| RdbFacts {
+        engine: field("valkey-ver").and_then(|version| version.parse().ok()),
+        position: field("repl-id")
+            .zip(field("repl-offset").and_then(|offset| offset.parse().ok()))
+            .map(|(replid, offset)| (replid.to_owned(), offset)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_checker_prints_is_understood() {
+        let text = "[offset 0] Checking RDB file dump.rdb\n[offset 27] AUX FIELD valkey-ver = '9.1.2'\n\
+                    [offset 52] AUX FIELD repl-stream-db = '0'\n[offset 100] AUX FIELD repl-id = 'abc'\n\
+                    [offset 120] AUX FIELD repl-offset = '1234'\n[offset 158] Checksum OK\n\
+                    [offset 158] \\o/ RDB looks OK! \\o/\n";
+        let facts = parse(text).expect("sound");
+        assert_eq!(facts.engine.map(|version| version.to_string()).as_deref(), Some("9.1.2"));
+        assert_eq!(facts.position, Some(("abc".to_owned(), 1234)));
+        assert_eq!(parse("--- RDB ERROR DETECTED ---\n"), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! Snapshots of a shard: recorded once they are stored, and what becomes of the log below them.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use durability_protocol::{Code, EngineVersion, Refusal};
+
+use super::Shard;
+use crate::snapshots::{Draft, SnapshotStore};
+use crate::store::{Contents, Manifest, SnapshotRecord};
+
+/// How the making of snapshots goes.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshotting {
+    /// One is being made.
+    pub is_running: bool,
+    /// Why the last one was not made.
+    pub error: Option<String>,
+}
+
+impl Shard {
+    /// Where its snapshots are.
+    pub fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
+    }
+
+    /// The same, to keep.
+    pub fn clone_snapshots(&self) -> Arc<SnapshotStore> {
+        self.snapshots.clone()
+    }
+
+    /// A snapshot is being made, or no longer; `outcome` is why the last one was not made, `None` within if it was.
+    pub fn note_snapshotting(&self, is_running: bool, outcome: Option<Option<String>>) {
+        let mut snapshotting = self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        snapshotting.is_running = is_running;
+        if let Some(error) = outcome {
+            snapshotting.error = error;
+        }
+    }
+
+    /// Whether a snapshot is being made, and why the last one was not.
+    pub(super) fn snapshotting(&self) -> Snapshotting {
+        self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Stores and records a snapshot, made of the log as `made_of` tells it, and forgets the oldest beyond `keep`. Log that no
+    /// snapshot needs any more is dropped.
+    ///
+    /// # Errors
+    /// It could not be stored, or the log was begun anew meanwhile, or the manifest cannot be replaced: it does not count.
+    pub async fn keep_snapshot(
+        &self,
+        made_of: &Manifest,
+        draft: Draft,
+        origin: Origin<'_>,
+        keep: usize,
+    ) -> Result<SnapshotRecord, Refusal> {
+        let _snapshots = self.changing_snapshots.lock().await;
+        let record = self.store_snapshot(draft, origin).await?;
+        let recorded = self.record_snapshot(made_of, record.clone(), keep).await;
+        if let Ok(base) = recorded {
+            self.drop_log_below(base).await;
+        }
+        self.remove_other_snapshots().await;
+        recorded.map(|_| record)
+    }
+
+    /// Answers the base that the log has then.
+    async fn record_snapshot(&self, made_of: &Manifest, record: SnapshotRecord, keep: usize) -> Result<u64, Refusal> {
+        let _changing = self.changing.lock().await;
+        let mut manifest = self.store.manifest().next();
+        let is_newest = manifest.newest_snapshot().is_none_or(|newest| newest.offset < record.offset);
+        if manifest.generation != made_of.generation || !is_newest {
+            return Err(Refusal::new(Code::Err, "the log was begun anew while the snapshot was made; make another"));
+        }
+        manifest.snapshots.push(record);
+        let forgotten = manifest.snapshots.len().saturating_sub(keep.max(1));
+        manifest.snapshots.drain(..forgotten);
+        if let Some(oldest) = manifest.snapshots.first() {
+            // What lies below the base is gone already.
+            manifest.base = manifest.base.max(oldest.offset);
+        }
+        let (store, base) = (self.store.clone(), manifest.base);
+        self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await?;
+        Ok(base)
+    }
+
+    async fn drop_log_below(&self, base: u64) {
+        let (store, limit) = (self.store.clone(), self.pins.limit(base));
+        let error = match tokio::task::spawn_blocking(move || store.trim(limit)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // The snapshot counts all the same; what stays is removed with the next, or when the shard is next opened.
+        tracing::warn!("shard {}: log that is not needed stays: {error}", self.name);
+    }
+
+    /// Removes snapshots that a crash has left.
+    pub async fn clean_up_snapshots(&self) {
+        let _snapshots = self.changing_snapshots.lock().await;
+        self.remove_other_snapshots().await;
+    }
+
+    /// Removes all that the manifest does not record. The caller holds the lock on changes of snapshots.
+    pub(super) async fn remove_other_snapshots(&self) {
+        if let Err(error) = self.snapshots.remove_others(&self.store.manifest()).await {
+            tracing::warn!("shard {}: snapshots that are not needed stay: {error}", self.name);
+        }
+    }
+
+    /// Stores a draft; answers what is to be recorded. The caller holds the lock on changes of snapshots.
+    pub(super) async fn store_snapshot(&self, draft: Draft, origin: Origin<'_>) -> Result<SnapshotRecord, Refusal> {
+        let (offset, bytes, crc32c) = (draft.offset(), draft.bytes(), draft.crc32c());
+        let stored = self.snapshots.put(draft).await;
+        let file = stored.map_err(|error| {
+            let code = if error.is_no_space() { Code::NoSpace } else { Code::Err };
+            Refusal::new(code, error.to_string())
+        })?;
+        let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let Origin { replid, engine, contents } = origin;
+        Ok(SnapshotRecord { offset, file, bytes, crc32c, replid: replid.to_owned(), engine, time_ms, contents })
+    }
+}
+
+/// Where a snapshot comes from.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    /// The replication id of the stream where it stands.
+    pub replid: &'a str,
+    /// The version that made it, if it is known.
+    pub engine: Option<EngineVersion>,
+    /// What a rehearsal found in it.
+    pub contents: Option<Contents>,
+}

@@ -1,0 +1,104 @@
+//! A snapshot on its way: a file whose name does not count yet.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::{SnapshotError, SnapshotReader};
+use crate::store::{FileError, InFile};
+
+/// Synced whenever that much was written, so that the last sync is short: leadership cannot change during it, and the
+/// log on the same disk never waits behind gigabytes.
+const SYNC_BYTES: u64 = 32 << 20;
+const READ_BYTES: usize = 1 << 20;
+
+/// A snapshot that is being written. Dropped before it is stored it leaves nothing behind.
+#[derive(Debug)]
+pub struct Draft {
+    path: PathBuf,
+    /// Below which name it is to be stored.
+    pub(super) name: String,
+    offset: u64,
+    file: File,
+    bytes: u64,
+    synced_bytes: u64,
+    crc32c: u32,
+    pub(super) is_stored: bool,
+}
+
+impl Draft {
+    /// Creates the file at `path`, for a snapshot that stands at `offset` and will be called `name`. Blocks on I/O.
+    pub(super) fn create(path: PathBuf, name: String, offset: u64) -> Result<Self, SnapshotError> {
+        let file = File::create_new(&path).in_file("cannot create", &path)?;
+        Ok(Draft { path, name, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false })
+    }
+
+    /// Takes over the file at `path`, that somebody else wrote, and reads it. Blocks on I/O.
+    pub(super) fn adopt(path: PathBuf, name: String, offset: u64) -> Result<Self, SnapshotError> {
+        let file = File::open(&path).in_file("cannot open", &path)?;
+        let mut draft = Draft { path, name, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false };
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match draft.file.read(&mut buffer) {
+                Ok(0) => return Ok(draft),
+                Ok(count) => {
+                    draft.bytes += count as u64;
+                    draft.crc32c = crc32c::crc32c_append(draft.crc32c, &buffer[..count]);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(FileError { action: "cannot read", path: draft.path.clone(), source }.into()),
+            }
+        }
+    }
+
+    /// Adds bytes. Blocks on I/O.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.file.write_all(bytes).in_file("cannot write", &self.path)?;
+        self.bytes += bytes.len() as u64;
+        if self.bytes - self.synced_bytes >= SYNC_BYTES {
+            self.file.sync_data().in_file("cannot sync", &self.path)?;
+            self.synced_bytes = self.bytes;
+        }
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        Ok(())
+    }
+
+    /// Everything that was written is on the medium when this returns. Blocks on I/O.
+    pub(super) fn sync(&self) -> Result<(), SnapshotError> {
+        Ok(self.file.sync_all().in_file("cannot sync", &self.path)?)
+    }
+
+    /// Reads what was written.
+    pub fn reader(&self) -> Result<SnapshotReader, SnapshotError> {
+        let file = File::open(&self.path).in_file("cannot open", &self.path)?;
+        Ok(SnapshotReader::of_file(file, &self.name, self.bytes, self.crc32c))
+    }
+
+    /// Where it is until it is stored.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where in the stream it stands.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Its length so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// CRC32C of its bytes so far.
+    pub fn crc32c(&self) -> u32 {
+        self.crc32c
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_stored {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Where snapshots are kept: a local directory, or an object store by URL. A manifest says which of them count.
+//!
+//! A snapshot is written as a [`Draft`], a local file; [`SnapshotStore::put`] makes it durable under its name; then it is
+//! recorded in the manifest. What is stored and not recorded is removed when its shard is opened, and by the next snapshot.
+
+mod draft;
+mod reader;
+
+pub use draft::Draft;
+pub use reader::SnapshotReader;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::buffered::BufWriter;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
+use url::Url;
+
+use crate::store::{FileError, InFile, Manifest, SnapshotRecord};
+
+/// Appended to the name of a snapshot that is not stored yet.
+const PARTIAL: &str = ".partial";
+/// Smallest part of an upload.
+const MIN_PART_BYTES: u64 = 8 << 20;
+/// Parts of an upload: object stores take ten thousand.
+const MAX_PARTS: u64 = 5000;
+
+/// Why a snapshot could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The operating system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The object store refused.
+    #[error("{action} {file}: {source}")]
+    Object {
+        /// What was being done, as "cannot ...".
+        action: &'static str,
+        /// Name of the snapshot, or of its shard's place.
+        file: String,
+        /// Why it failed.
+        source: object_store::Error,
+    },
+    /// The snapshot cannot be read to its end.
+    #[error("cannot read snapshot {file}: {source}")]
+    Read {
+        /// Name of the snapshot.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The snapshot is not as long as was recorded.
+    #[error("snapshot {file} has {found} bytes instead of {recorded}")]
+    WrongSize {
+        /// Name of the snapshot.
+        file: String,
+        /// Its length now.
+        found: u64,
+        /// Its length when it was stored.
+        recorded: u64,
+    },
+    /// The snapshot's bytes are not those that were stored.
+    #[error("snapshot {file} does not match its checksum")]
+    Damaged {
+        /// Name of the snapshot.
+        file: String,
+    },
+}
+
+impl SnapshotError {
+    /// Whether the file system had no room.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, SnapshotError::File(error) if error.is_no_space())
+    }
+}
+
+/// The place for snapshots cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LocationError {
+    /// It is no URL, or not one of a place that is known.
+    #[error("--snapshots {url}: {reason}; give file:///directory or s3://bucket/prefix")]
+    Url {
+        /// As it was given.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The directory cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Where the snapshots of all shards of a service are kept.
+#[derive(Debug)]
+pub struct SnapshotStore {
+    objects: Arc<dyn ObjectStore>,
+    prefix: ObjectPath,
+    /// The directory, if it is one of this machine: drafts are written beside what is stored.
+    local: Option<PathBuf>,
+    /// Where drafts are written otherwise.
+    drafts: PathBuf,
+}
+
+impl SnapshotStore {
+    /// Snapshots at `url`, or in a directory of its own below `directory`. Credentials and endpoints of object stores are taken
+    /// from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` …). Blocks on I/O.
+    ///
+    /// # Errors
+    /// The URL says nothing that is known, or the directory cannot be created.
+    pub fn open(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
+        let store = Self::look(url, directory)?;
+        if store.local.is_none() {
+            // What drafts a crash has left.
+            match std::fs::remove_dir_all(&store.drafts) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(FileError { action: "cannot remove", path: store.drafts, source: error }.into())
+                }
+                _ => std::fs::create_dir_all(&store.drafts).in_file("cannot create", &store.drafts)?,
+            }
+        }
+        Ok(store)
+    }
+
+    /// As [`SnapshotStore::open`], to read only: nothing is created.
+    ///
+    /// # Errors
+    /// The URL says nothing that is known.
+    pub fn look(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
+        let drafts = directory.join("drafts");
+        let Some(url) = url else { return Self::local(directory.join("snapshots"), drafts) };
+        let wrong = |reason: String| LocationError::Url { url: url.to_owned(), reason };
+        let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        if parsed.scheme() == "file" {
+            let path = parsed.to_file_path().map_err(|()| wrong("not an absolute path".to_owned()))?;
+            return Self::local(path, drafts);
+        }
+        // An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let environment = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let (objects, prefix) =
+            object_store::parse_url_opts(&parsed, environment).map_err(|error| wrong(error.to_string()))?;
+        Ok(SnapshotStore { objects: objects.into(), prefix, local: None, drafts })
+    }
+
+    fn local(root: PathBuf, drafts: PathBuf) -> Result<Self, LocationError> {
+        let root = std::path::absolute(&root).in_file("cannot use", &root)?;
+        let prefix = ObjectPath::from_absolute_path(&root)
+            .map_err(|error| LocationError::Url { url: root.display().to_string(), reason: error.to_string() })?;
+        let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
+        Ok(SnapshotStore { objects, prefix, local: Some(root), drafts })
+    }
+
+    /// A draft of a snapshot of the shard of `manifest` that will stand at `offset`. Its name has a random part: a snapshot
+    /// never takes the place of another. Blocks on I/O.
+    pub fn draft(&self, manifest: &Manifest, offset: u64) -> Result<Draft, SnapshotError> {
+        let (path, name) = self.name(manifest, offset)?;
+        Draft::create(path, name, offset)
+    }
+
+    /// As [`SnapshotStore::draft`], from a file that is there already: it is moved if it lies in
+    /// [`SnapshotStore::draft_directory`]. Blocks on I/O.
+    pub fn adopt(&self, manifest: &Manifest, offset: u64, written: &Path) -> Result<Draft, SnapshotError> {
+        let (path, name) = self.name(manifest, offset)?;
+        std::fs::rename(written, &path).in_file("cannot rename a snapshot to", &path)?;
+        Draft::adopt(path, name, offset)
+    }
+
+    /// Where files for [`SnapshotStore::adopt`] are written. Blocks on I/O.
+    pub fn draft_directory(&self, manifest: &Manifest) -> Result<PathBuf, SnapshotError> {
+        let directory = match &self.local {
+            Some(root) => root.join(place(manifest)),
+            None => self.drafts.clone(),
+        };
+        std::fs::create_dir_all(&directory).in_file("cannot create", &directory)?;
+        Ok(directory)
+    }
+
+    fn name(&self, manifest: &Manifest, offset: u64) -> Result<(PathBuf, String), SnapshotError> {
+        let directory = self.draft_directory(manifest)?;
+        let random = getrandom::u32().map_err(std::io::Error::from).in_file("cannot name a file in", &directory)?;
+        let name = format!("{offset:020}-{random:08x}.rdb");
+        Ok((directory.join(format!("{name}{PARTIAL}")), format!("{}/{name}", place(manifest))))
+    }
+
+    /// Stores a draft under its name. It is durable when this returns, and counts when a manifest records it.
+    ///
+    /// # Errors
+    /// It could not be stored; nothing of it is left, or what is left is removed later.
+    pub async fn put(&self, mut draft: Draft) -> Result<String, SnapshotError> {
+        let to = self.object_path(&draft.name);
+        let file = draft.name.clone();
+        let failed = |source| SnapshotError::Object { action: "cannot store", file: file.clone(), source };
+        draft = blocking(move || draft.sync().map(|()| draft)).await?;
+        if self.local.is_some() {
+            let from = self.object_path(&format!("{}{PARTIAL}", draft.name));
+            self.objects.rename(&from, &to).await.map_err(failed)?;
+            draft.is_stored = true;
+        } else {
+            let part_bytes = MIN_PART_BYTES.max(draft.bytes() / MAX_PARTS) as usize;
+            let mut writer = BufWriter::with_capacity(self.objects.clone(), to, part_bytes);
+            let unreadable = |source| SnapshotError::Read { file: file.clone(), source };
+            let mut reader = tokio::fs::File::open(draft.path()).await.map_err(unreadable)?;
+            let copied = tokio::io::copy(&mut reader, &mut writer).await;
+            if let Err(source) = copied {
+                let _ = writer.abort().await;
+                return Err(unreadable(source));
+            }
+            tokio::io::AsyncWriteExt::shutdown(&mut writer).await.map_err(unreadable)?;
+        }
+        Ok(file)
+    }
+
+    /// Opens a recorded snapshot, and checks its length; its bytes are verified as they are read.
+    pub async fn get(&self, record: &SnapshotRecord) -> Result<SnapshotReader, SnapshotError> {
+        let path = self.object_path(&record.file);
+        let failed = |source| SnapshotError::Object { action: "cannot open", file: record.file.clone(), source };
+        if self.local.is_none() {
+            let found = self.objects.head(&path).await.map_err(failed)?.size;
+            check_size(record, found)?;
+            return Ok(SnapshotReader::of_object(self.objects.clone(), path, record));
+        }
+        let opened = self.objects.get(&path).await.map_err(failed)?;
+        check_size(record, opened.meta.size)?;
+        match opened.payload {
+            GetResultPayload::File(file, _) => {
+                Ok(SnapshotReader::of_file(file, &record.file, record.bytes, record.crc32c))
+            }
+            GetResultPayload::Stream(_) => Ok(SnapshotReader::of_object(self.objects.clone(), path, record)),
+        }
+    }
+
+    /// Reads a recorded snapshot to its end.
+    ///
+    /// # Errors
+    /// It is not as it was recorded.
+    pub async fn verify(&self, record: &SnapshotRecord) -> Result<(), SnapshotError> {
+        let mut reader = self.get(record).await?;
+        while reader.next().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Removes what drafts a crash has left of the shard of `manifest`. None may be in the making. Blocks on I/O.
+    pub fn remove_drafts(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
+        let Some(root) = &self.local else { return Ok(()) };
+        let directory = root.join(place(manifest));
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.in_file("cannot list", &directory)?,
+        };
+        for entry in entries {
+            let path = entry.in_file("cannot list", &directory)?.path();
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_snapshot_name) {
+                std::fs::remove_file(&path).in_file("cannot remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes snapshots that are stored for the shard of `manifest` and not recorded in it. None may be on its way from
+    /// being stored to being recorded.
+    pub async fn remove_others(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
+        let place = place(manifest);
+        let failed = |source| SnapshotError::Object { action: "cannot clean up", file: place.clone(), source };
+        let of_shard = self.object_path(&place);
+        let mut found = self.objects.list(Some(&of_shard)).map_ok(|meta| meta.location).boxed();
+        let recorded: Vec<_> = manifest.snapshots.iter().map(|record| self.object_path(&record.file)).collect();
+        while let Some(path) = found.try_next().await.map_err(failed)? {
+            if is_snapshot(&path) && !recorded.contains(&path) {
+                match self.objects.delete(&path).await {
+                    Ok(()) => tracing::debug!("removed {path}, a snapshot that is not needed"),
+                    Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn object_path(&self, file: &str) -> ObjectPath {
+        self.prefix.parts().chain(ObjectPath::from(file).parts()).collect()
+    }
+}
+
+fn is_snapshot(path: &ObjectPath) -> bool {
+    path.filename().is_some_and(is_snapshot_name)
+}
+
+/// Whether a file is a stored snapshot, by its name, and not something on its way to be one.
+fn is_snapshot_name(name: &str) -> bool {
+    name.len() > 20 && name.as_bytes()[..20].iter().all(u8::is_ascii_digit) && name.ends_with(".rdb")
+}
+
+/// The name of a shard's own place among all snapshots.
+fn place(manifest: &Manifest) -> String {
+    format!("{}-{}", manifest.shard, manifest.id)
+}
+
+fn check_size(record: &SnapshotRecord, found: u64) -> Result<(), SnapshotError> {
+    if found == record.bytes {
+        return Ok(());
+    }
+    Err(SnapshotError::WrongSize { file: record.file.clone(), found, recorded: record.bytes })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, SnapshotError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(SnapshotError::Read { file: String::new(), source: std::io::Error::other(error) }),
+    }
+}
