@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::engine::EngineOptions;
+use crate::restore::Moment;
 use crate::snapshotter::SnapshotterOptions;
 use crate::store::file_store::MIN_SEGMENT_BYTES;
 
@@ -22,7 +23,7 @@ pub struct CommandLine {
     pub config: Option<Config>,
 }
 
-/// What can be done with a directory that is not served. Nothing is changed.
+/// What can be done with a directory besides serving it. Nothing in it is changed.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Verify every record and snapshot in a directory, and tell what it found
@@ -50,6 +51,8 @@ pub enum Command {
         #[arg(long, default_value_t = u64::MAX)]
         to: u64,
     },
+    /// Make an RDB of a shard as it was at a time or an offset
+    Restore(Restore),
 }
 
 impl Config {
@@ -65,6 +68,31 @@ impl Config {
             log_bytes: self.snapshot_log_mb << 20,
         }
     }
+}
+
+/// An RDB of a shard as it was.
+#[derive(Debug, Clone, Args)]
+pub struct Restore {
+    /// The directory, which may be served meanwhile
+    pub dir: PathBuf,
+    /// The shard
+    #[arg(long)]
+    pub shard: String,
+    /// As it was then: an offset, or a time such as 2026-11-21T17:05:00Z or 2026-11-21T17:05:00.250Z
+    #[arg(long, value_name = "TIME|OFFSET")]
+    pub to: Moment,
+    /// The file to write, which must not be there yet
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Where snapshots are kept, as the service is told; in the directory unless told
+    #[arg(long, value_name = "URL")]
+    pub snapshots: Option<String>,
+    /// The valkey-server that applies the log, of the version that the nodes run
+    #[arg(long, default_value = "valkey-server", value_name = "PATH")]
+    pub valkey_server: PathBuf,
+    /// Configuration that it reads first: loadmodule lines for modules that the data needs
+    #[arg(long, value_name = "FILE")]
+    pub valkey_conf: Option<PathBuf>,
 }
 
 /// How to serve.

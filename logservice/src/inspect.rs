@@ -9,7 +9,8 @@ use redis_protocol::resp2::decode::decode_bytes_mut;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
 
 use crate::snapshots::SnapshotStore;
-use crate::store::file_store::{check, dump};
+use crate::store::file_store::check;
+use crate::store::file_store::look::{Look, Record};
 
 /// Verifies every shard of `directory`, or the one that is named, and its `snapshots`, and writes what it found, a line each.
 /// Returns whether all are sound.
@@ -81,7 +82,8 @@ pub fn dump(directory: &Path, shard: &str, from: u64, to: u64, out: &mut impl Wr
     }
     let mut commands = Commands::default();
     let mut written = Ok(());
-    dump::for_each_record(&shard_directory, shard, |record| {
+    let Some(look) = Look::open(&shard_directory, shard).map_err(io::Error::other)? else { return Ok(()) };
+    look.for_each_record(|record| {
         written = commands.write(&record, from..to, out);
         written.is_ok() && commands.offset.is_none_or(|offset| offset < to)
     })
@@ -98,7 +100,7 @@ struct Commands {
 }
 
 impl Commands {
-    fn write(&mut self, record: &dump::Record, range: std::ops::Range<u64>, out: &mut impl Write) -> io::Result<()> {
+    fn write(&mut self, record: &Record, range: std::ops::Range<u64>, out: &mut impl Write) -> io::Result<()> {
         let offset = self.offset.get_or_insert(record.offset);
         self.input.extend_from_slice(&record.payload);
         let wrong = |offset: u64, what: String| io::Error::other(format!("at offset {offset}: {what}"));

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod http;
 pub mod inspect;
 pub mod resp;
+pub mod restore;
 pub mod server;
 pub mod service;
 pub mod shard;

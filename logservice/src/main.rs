@@ -7,7 +7,7 @@ use clap::Parser;
 use logservice::config::{Command, CommandLine, Config};
 use logservice::snapshots::SnapshotStore;
 use logservice::store::file_store::files::FaultHook;
-use logservice::{inspect, server};
+use logservice::{inspect, restore, server};
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
@@ -47,6 +47,10 @@ fn look(command: &Command) -> ExitCode {
             let opened = SnapshotStore::look(snapshots.as_deref(), dir).map_err(std::io::Error::other);
             opened.and_then(|store| runtime.block_on(inspect::check(dir, &store, shard.as_deref(), &mut out)))
         }
+        Command::Restore(options) => match runtime.block_on(restore::restore(options)) {
+            Ok(restored) => writeln!(out, "{restored}").map(|()| true),
+            Err(error) => return fail(&error.to_string()),
+        },
         Command::Dump { dir, shard, from, to } => inspect::dump(dir, shard, *from, *to, &mut out).map(|()| true),
     };
     match done.and_then(|is_sound| out.flush().map(|()| is_sound)) {

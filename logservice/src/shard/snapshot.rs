@@ -76,7 +76,8 @@ impl Shard {
         manifest.snapshots.push(record);
         let forgotten = manifest.snapshots.len().saturating_sub(keep.max(1));
         manifest.snapshots.drain(..forgotten);
-        if let Some(oldest) = manifest.snapshots.first() {
+        // As long as there are fewer, the log goes back to where it began, without any data.
+        if let Some(oldest) = manifest.snapshots.first().filter(|_| manifest.snapshots.len() >= keep) {
             // What lies below the base is gone already.
             manifest.base = manifest.base.max(oldest.offset);
         }

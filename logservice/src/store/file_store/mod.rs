@@ -3,9 +3,9 @@
 //! While one record is written and synced, appends queue; then all that have queued become the next record.
 
 pub mod check;
-pub mod dump;
 pub mod files;
 pub mod format;
+pub mod look;
 mod open;
 mod queue;
 mod reader;
