@@ -44,7 +44,8 @@ log=127.0.0.1:$((base + 10))
 declare -A port=([plain]=$((base + 1)) [aof]=$((base + 2)) [async]=$((base + 3)) [sync]=$((base + 4))
     [primary]=$((base + 5)) [replica]=$((base + 6)))
 
-"$logservice" --dir "$dir/log" --listen "$log" --http "127.0.0.1:$((base + 11))" >"$dir/log.out" 2>&1 &
+"$logservice" --dir "$dir/log" --listen "$log" --http "127.0.0.1:$((base + 11))" \
+    --valkey-server "$valkey/valkey-server" >"$dir/log.out" 2>&1 &
 pids+=($!)
 start() { # start NAME ARGUMENT...
     local name=$1

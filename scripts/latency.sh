@@ -3,7 +3,7 @@
 # outage of the log costs in memory, and when writes are refused and accepted again in async mode. Builds what is missing.
 # Each figure says whether it meets its target.
 #
-#   scripts/latency.sh [multiplexed] [early] [reads] [bounds] [limit] [--seconds N] [--rounds N] [--max-lag-ms N]
+#   scripts/latency.sh [multiplexed] [early] [reads] [bounds] [limit] [snapshot] [--seconds N] [--rounds N] [--max-lag-ms N]
 #                      [--log-dir DIR]
 #
 # Without a name it measures everything. Fails if a target is missed. The log is kept in memory if the machine has

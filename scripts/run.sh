@@ -63,7 +63,8 @@ stop() {
 }
 trap 'stop; exit 0' INT TERM
 
-"$logservice" --dir "$dir/log" --listen "127.0.0.1:$log_port" --http "127.0.0.1:$http_port" >>"$dir/log.out" 2>&1 &
+"$logservice" --dir "$dir/log" --listen "127.0.0.1:$log_port" --http "127.0.0.1:$http_port" \
+    --valkey-server "$valkey/valkey-server" >>"$dir/log.out" 2>&1 &
 log_pid=$!
 arguments=(--port "$port" --durability.log "127.0.0.1:$log_port")
 if [ -n "$mode" ]; then arguments+=(--durability.mode "$mode"); fi

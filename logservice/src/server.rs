@@ -14,7 +14,7 @@ use crate::snapshots::{LocationError, SnapshotStore};
 use crate::store::file_store::files::FaultHook;
 use crate::store::file_store::FileStoreOptions;
 use crate::tokens::{Tokens, TokensError};
-use crate::{http, resp, snapshotter};
+use crate::{engine, http, resp, snapshotter};
 
 /// The longest that stopping waits for accepted appends and their acknowledgements.
 const STOP_AT_MOST: Duration = Duration::from_secs(5);
@@ -97,12 +97,26 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     let opened = tokio::task::spawn_blocking(move || Service::open(options, tokens)).await;
     let service = opened.map_err(std::io::Error::other)??;
     let (shutdown, stopping) = watch::channel(false);
+    warn_without_engine(config).await;
     let snapshot_task =
         tokio::spawn(snapshotter::run(service.clone(), config.snapshotter(), requests, stopping.clone()));
     let resp_task = tokio::spawn(resp::serve(service.clone(), resp_listener, stopping.clone()));
     let http_task = tokio::spawn(http::serve(service.clone(), http_listener, stopping));
     tracing::info!("logservice started: RESP on {listen}, HTTP on {http}, directory {}", config.dir.display());
     Ok(Server { listen, http, service, shutdown, resp_task, http_task, snapshot_task })
+}
+
+/// Says in time that no snapshots can be made: when the log has grown, it may be too late.
+async fn warn_without_engine(config: &Config) {
+    if config.snapshot_log_mb == 0 {
+        return;
+    }
+    let program = &config.valkey_server;
+    if let Err(error) = engine::program_version(program).await {
+        tracing::warn!(
+            "no snapshots can be made, so the log will grow without bound: {error}; or turn them off with --snapshot-log-mb 0"
+        );
+    }
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

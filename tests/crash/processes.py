@@ -84,6 +84,10 @@ class Cluster:
                 "--listen", f"{HOST}:{self.log_port}",
                 "--http", f"{HOST}:{free_port()}",
                 "--enable-debug-command",
+                # Small enough that snapshots are made while everything is killed, and what comes back starts from them.
+                "--segment-mb", "2",
+                "--snapshot-log-mb", "1",
+                "--valkey-server", server,
             ],
             directory / "log.output",
         )

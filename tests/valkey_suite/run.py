@@ -187,6 +187,7 @@ class LogService:
         self.address = f"127.0.0.1:{ports[0]}"
         command = [os.environ["LOGSERVICE"], "--dir", str(directory / "log"), "--listen", self.address]
         command += ["--http", f"127.0.0.1:{ports[1]}", "--segment-mb", "2", "--max-shards", "1000000"]
+        command += ["--snapshot-log-mb", "0"]
         with open(directory / "logservice.txt", "w", encoding="utf-8") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         RUNNING.add(self.process)

@@ -9,7 +9,7 @@ mod process;
 mod rdb;
 
 pub use feed::{Feed, FeedError, Start};
-pub use process::{Engine, EngineOptions};
+pub use process::{program_version, Engine, EngineOptions};
 pub use rdb::{inspect_rdb, RdbFacts};
 
 use std::path::PathBuf;

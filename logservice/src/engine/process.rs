@@ -188,6 +188,18 @@ impl Engine {
     }
 }
 
+/// What `--version` of the program at `path` says.
+///
+/// # Errors
+/// It cannot be started, or is no valkey-server.
+pub async fn program_version(path: &Path) -> Result<EngineVersion, EngineError> {
+    let not_started = |source| EngineError::Start { program: path.to_owned(), source };
+    let output = Command::new(path).arg("--version").stdin(Stdio::null()).output().await.map_err(not_started)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().find_map(|word| word.strip_prefix("v=")?.parse().ok());
+    version.ok_or_else(|| not_started(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is no valkey-server")))
+}
+
 fn configuration(options: &EngineOptions, socket: &Path, file: &Path) -> Result<String, EngineError> {
     let quoted = |path: &Path| -> Result<String, EngineError> {
         let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n', '\r']));

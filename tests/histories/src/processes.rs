@@ -114,6 +114,7 @@ impl Cluster {
                 ["--listen", &format!("{HOST}:{log_port}")],
                 ["--http", &format!("{HOST}:{http_port}")],
                 ["--log-level", "warn"],
+                ["--snapshot-log-mb", "0"],
             ]
             .concat()
             .into_iter()

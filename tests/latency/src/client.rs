@@ -69,6 +69,7 @@ impl Client {
             Reply::Status(text) | Reply::Bulk(text) => Ok(String::from_utf8_lossy(text).into_owned()),
             Reply::Integer(number) => Ok(number.to_string()),
             Reply::Nil => Ok(String::new()),
+            Reply::Array(_) => Err(format!("{}: answered by an array", arguments.join(" ")).into()),
             Reply::Error(text) => Err(format!("{}: {}", arguments.join(" "), String::from_utf8_lossy(text)).into()),
         })?
     }

@@ -77,6 +77,8 @@ enum Figure {
     Bounds,
     /// When writes are refused and accepted again in async mode, if the log stops and goes on
     Limit,
+    /// What clients notice of snapshots that the log service makes
+    Snapshot,
 }
 
 fn main() -> ExitCode {
@@ -115,6 +117,9 @@ fn run(options: &Options, report: &mut Report) -> Result<()> {
             Figure::Bounds => figures::bounds::measure(&programs, report),
             Figure::Limit => {
                 figures::limit::measure(&programs, options.seconds.unwrap_or(5), options.max_lag_ms, report)
+            }
+            Figure::Snapshot => {
+                figures::snapshot::measure(&programs, options.seconds.unwrap_or(10), options.rounds.into(), report)
             }
         }?;
     }

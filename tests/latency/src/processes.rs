@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
 
 use crate::client::Client;
+use crate::resp::{self, Reply};
 use crate::Result;
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// For a snapshot to be made beside other load.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 const HOST: &str = "127.0.0.1";
@@ -106,6 +109,20 @@ impl Log {
         self.client.call(&["LOG.DEBUG", "DELAY-ACKS", SHARD, &milliseconds]).map(drop)
     }
 
+    /// Has a snapshot made, and waits for it.
+    pub fn make_snapshot(&self) -> Result<()> {
+        let mut client = Client::connect(self.port)?;
+        client.socket.set_read_timeout(Some(SNAPSHOT_TIMEOUT))?;
+        let mut request = Vec::new();
+        resp::encode(&mut request, &[b"LOG.SNAPSHOT", SHARD.as_bytes()]);
+        client.send(&request)?;
+        client.reply(|reply| match reply {
+            // Its offset and its length.
+            Reply::Array(2) => Ok(()),
+            other => Err(format!("LOG.SNAPSHOT was answered {other:?}").into()),
+        })?
+    }
+
     /// The process stands still from now on.
     pub fn stop(&self) -> Result<()> {
         let id = Pid::from_child(&self.process.0);
@@ -178,6 +195,11 @@ impl Programs {
             "--http".to_owned(),
             format!("{HOST}:{http_port}"),
             "--enable-debug-command".to_owned(),
+            "--valkey-server".to_owned(),
+            self.valkey_server.display().to_string(),
+            // When they are made, and so when they may disturb, is for a figure to say.
+            "--snapshot-log-mb".to_owned(),
+            "0".to_owned(),
         ];
         let process = Running::start(&self.logservice, &arguments, &self.directory.join("log.output"))?;
         let log = wait_for_client(log_port)?;

@@ -15,6 +15,8 @@ pub enum Reply<'a> {
     Bulk(&'a [u8]),
     /// There is no such value.
     Nil,
+    /// So many replies follow, which belong together.
+    Array(i64),
 }
 
 /// The first reply in `bytes` and its length; `None` if it is not whole yet.
@@ -32,6 +34,7 @@ pub fn take(bytes: &[u8]) -> Result<Option<(Reply<'_>, usize)>> {
         b'+' => (Reply::Status(line), length),
         b'-' => (Reply::Error(line), length),
         b':' => (Reply::Integer(number(line)?), length),
+        b'*' => (Reply::Array(number(line)?), length),
         b'$' if line == b"-1" => (Reply::Nil, length),
         b'$' => {
             let end = length + usize::try_from(number(line)?)?;
@@ -64,9 +67,15 @@ mod tests {
 
     #[test]
     fn replies_are_taken_when_they_are_whole() {
-        let all = b"+OK\r\n$3\r\nabc\r\n$-1\r\n:-7\r\n-ERR no\r\n";
-        let expected =
-            [Reply::Status(b"OK"), Reply::Bulk(b"abc"), Reply::Nil, Reply::Integer(-7), Reply::Error(b"ERR no")];
+        let all = b"+OK\r\n$3\r\nabc\r\n$-1\r\n:-7\r\n-ERR no\r\n*2\r\n";
+        let expected = [
+            Reply::Status(b"OK"),
+            Reply::Bulk(b"abc"),
+            Reply::Nil,
+            Reply::Integer(-7),
+            Reply::Error(b"ERR no"),
+            Reply::Array(2),
+        ];
         let mut start = 0;
         for wanted in expected {
             let (reply, length) = take(&all[start..]).unwrap().unwrap();

@@ -6,4 +6,5 @@ pub mod limit;
 pub mod multiplexed;
 pub mod outage;
 pub mod reads;
+pub mod snapshot;
 pub mod stoppage;
