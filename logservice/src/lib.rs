@@ -10,10 +10,12 @@
 
 pub mod config;
 pub mod http;
+mod https;
 pub mod inspect;
 pub mod resp;
 pub mod server;
 pub mod service;
 pub mod shard;
 pub mod store;
+pub mod tls;
 pub mod tokens;
