@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{InconsistentKeys, RootCertStore, SupportedProtocolVersion};
 
 pub use rustls;
@@ -93,6 +93,24 @@ fn from_pem(content: Content, path: &Path, error: pem::Error) -> FileError {
     }
 }
 
+/// The certificates in a file, the one to be shown first.
+///
+/// # Errors
+/// The file cannot be used.
+pub fn read_certificate(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    certificates(Content::Certificate, path)
+}
+
+/// The private key in a file.
+///
+/// # Errors
+/// The file cannot be used.
+pub fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, FileError> {
+    let der = PrivateKeyDer::from_pem_file(path).map_err(|error| from_pem(Content::Key, path, error))?;
+    let key = provider().key_provider.load_private_key(der);
+    key.map_err(|error| malformed(Content::Key, path, error.to_string()))
+}
+
 fn certificates(content: Content, path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
@@ -107,11 +125,7 @@ fn certificates(content: Content, path: &Path) -> Result<Vec<CertificateDer<'sta
 /// # Errors
 /// A file cannot be used, or the two do not belong together.
 pub fn read_pair(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, FileError> {
-    let chain = certificates(Content::Certificate, certificate)?;
-    let der = PrivateKeyDer::from_pem_file(key).map_err(|error| from_pem(Content::Key, key, error))?;
-    let signing = provider().key_provider.load_private_key(der);
-    let signing = signing.map_err(|error| malformed(Content::Key, key, error.to_string()))?;
-    let pair = CertifiedKey::new(chain, signing);
+    let pair = CertifiedKey::new(read_certificate(certificate)?, read_key(key)?);
     match pair.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Arc::new(pair)),
         Err(rustls::Error::InconsistentKeys(_)) => {
