@@ -22,6 +22,19 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often it is looked whether catching up goes on.
 const PROGRESS_POLL: Duration = Duration::from_secs(1);
 
+/// So many looks, a [`PROGRESS_POLL`] apart, the server may have no link to its log before that is an error.
+const LOOKS_WITHOUT_LINK: u32 = 5;
+
+/// What to tell an operator whose server cannot follow a log that the agent is connected to.
+fn no_link() -> String {
+    let hint = if config::TLS.is_on() {
+        "; by TLS it trusts the CAs in its own tls-ca-cert-file if it has one, so that has to hold the log's as well"
+    } else {
+        ""
+    };
+    format!("the server's replication link to the log is not up: the server's log says why{hint}")
+}
+
 /// Finds out that a log ends inside a command: everything was received, and what was applied stands still before the end.
 #[derive(Default)]
 struct TornTail {
@@ -199,10 +212,18 @@ impl Candidate<'_> {
             .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
         let mut waits_for = None;
         let mut tail = TornTail::default();
+        let mut without_link = 0;
         let mut next_report = Instant::now() + PROGRESS_INTERVAL;
         let (epoch, end) = loop {
             let Some(applied) = agent.wait_until_applied(status.end, PROGRESS_POLL)? else {
                 let progress = agent.ask(Task::Progress)?;
+                let lacks_link = progress.is_none() && agent.ask(Task::LacksLink)?;
+                without_link = if lacks_link { without_link + 1 } else { 0 };
+                if without_link >= LOOKS_WITHOUT_LINK {
+                    // As a replica it goes on trying by itself, with the certificates that it has. Attaching anew, it gets
+                    // those that the files hold then.
+                    return Err(Interrupt::Failed(no_link()));
+                }
                 if tail.is_certain(progress, status.end) {
                     return self.cut(agent, &status);
                 }

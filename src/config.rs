@@ -7,7 +7,7 @@ use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
 use valkey_module::configuration::{ConfigurationContext, ConfigurationValue, EnumConfigurationValue};
 use valkey_module::{ValkeyError, ValkeyString};
 
-use crate::module;
+use crate::{module, tls};
 
 /// How durable an answered write is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,31 @@ impl ConfigurationValue<ValkeyString> for Text {
     }
 }
 
+/// `durability.tls`: whether the log is connected to by TLS.
+pub struct TlsSwitch(AtomicBool);
+
+impl TlsSwitch {
+    /// Whether it is.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl ConfigurationValue<bool> for TlsSwitch {
+    fn get(&self, _: &ConfigurationContext) -> bool {
+        self.is_on()
+    }
+
+    fn set(&self, _: &ConfigurationContext, is_on: bool) -> Result<(), ValkeyError> {
+        // While the server starts, other settings are not known yet: then it is checked when all are.
+        if is_on && module::with(|_| ()).is_some() {
+            tls::check().map_err(|error| ValkeyError::String(error.to_string()))?;
+        }
+        self.0.store(is_on, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 /// `durability.mode`: sync, async or off.
 pub static MODE: ModeValue = ModeValue(AtomicU8::new(Mode::Sync as u8));
 /// `durability.log`: host:port of the log service.
@@ -126,6 +151,14 @@ pub static SHARD: Text = Text::fixed(check_shard);
 pub static NODE_ID: Text = Text::fixed(check_node_id);
 /// `durability.auth`: the shard's token.
 pub static AUTH: Text = Text::new(|_| Ok(()));
+/// `durability.tls`: whether the log is connected to by TLS. This and the following hold for the next connection.
+pub static TLS: TlsSwitch = TlsSwitch(AtomicBool::new(false));
+/// `durability.tls-ca`: file of the CAs that the log's certificate may be of.
+pub static TLS_CA: Text = Text::new(tls::check_ca);
+/// `durability.tls-cert`: file of the certificate that this node shows to the log.
+pub static TLS_CERT: Text = Text::new(tls::check_certificate);
+/// `durability.tls-key`: file of that certificate's key.
+pub static TLS_KEY: Text = Text::new(tls::check_key);
 /// `durability.max-lag-ms`: at this lag writes are refused.
 pub static MAX_LAG_MS: AtomicI64 = AtomicI64::new(DEFAULT_MAX_LAG_MS);
 /// `durability.max-pending-bytes`: when so many bytes are written and not acknowledged, writes are refused.
@@ -155,11 +188,15 @@ pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
 pub const LEAST_MAX_PENDING_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 14] = [
     "log",
     "shard",
     "node-id",
     "auth",
+    "tls",
+    "tls-ca",
+    "tls-cert",
+    "tls-key",
     "mode",
     "max-lag-ms",
     "max-pending-bytes",
@@ -236,7 +273,10 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         "log" => check_address(value),
         "shard" => check_shard(value),
         "node-id" => check_node_id(value),
-        "allow-replicaof" | "count-in-waitaof" if !["yes", "no"].contains(&value) => {
+        "tls-ca" => tls::check_ca(value),
+        "tls-cert" => tls::check_certificate(value),
+        "tls-key" => tls::check_key(value),
+        "tls" | "allow-replicaof" | "count-in-waitaof" if !["yes", "no"].contains(&value) => {
             Err(format!("'{value}' is neither yes nor no"))
         }
         "max-lag-ms" => number_within(LEAST_MAX_LAG_MS, MOST_MAX_LAG_MS),

@@ -41,8 +41,12 @@ valkey_module! {
             ["shard", &config::SHARD, config::DEFAULT_SHARD, ConfigurationFlags::DEFAULT, None],
             ["node-id", &config::NODE_ID, "", ConfigurationFlags::DEFAULT, None],
             ["auth", &config::AUTH, "", ConfigurationFlags::SENSITIVE, None],
+            ["tls-ca", &config::TLS_CA, "", ConfigurationFlags::DEFAULT, None],
+            ["tls-cert", &config::TLS_CERT, "", ConfigurationFlags::DEFAULT, None],
+            ["tls-key", &config::TLS_KEY, "", ConfigurationFlags::DEFAULT, None],
         ],
         bool: [
+            ["tls", &config::TLS, false, ConfigurationFlags::DEFAULT, None],
             ["allow-replicaof", &config::ALLOW_REPLICAOF, false, ConfigurationFlags::DEFAULT, None],
             ["count-in-waitaof", &config::COUNT_IN_WAITAOF, false, ConfigurationFlags::DEFAULT, None],
         ],

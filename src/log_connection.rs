@@ -2,13 +2,15 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, STATUS};
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 use redis_protocol::resp2::{self, decode::decode};
 
 use crate::config;
+use crate::log_socket::LogSocket;
+use crate::tls::TlsSettings;
 
 /// How long connecting to one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -60,21 +62,22 @@ pub struct LogStatus {
     pub engine: String,
 }
 
-/// Connects to the log service that is configured, without logging in.
+/// Connects to the log service that is configured, without logging in; with TLS the handshake is still to be done.
 ///
 /// # Errors
-/// No address that the name stands for can be connected to.
-pub fn connect() -> Result<TcpStream, LogError> {
+/// No address that the name stands for can be connected to, or TLS cannot be used as it is configured.
+pub fn connect() -> Result<LogSocket, LogError> {
     let address = config::LOG.value();
     let unreachable = |source| LogError::Unreachable { address: address.clone(), source };
     let (host, port) = config::parse_address(&address)
         .map_err(|why| unreachable(std::io::Error::new(ErrorKind::InvalidInput, why)))?;
+    let tls = TlsSettings::configured().map_err(|error| unreachable(std::io::Error::other(error)))?;
     let mut last = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
     for socket_address in (host.as_str(), port).to_socket_addrs().map_err(unreachable)? {
         match TcpStream::connect_timeout(&socket_address, CONNECT_TIMEOUT) {
             Ok(socket) => {
                 socket.set_nodelay(true).map_err(unreachable)?;
-                return Ok(socket);
+                return LogSocket::new(socket, &host, tls).map_err(unreachable);
             }
             Err(error) => last = error,
         }
@@ -124,7 +127,7 @@ pub fn take_reply(buffer: &mut Vec<u8>) -> Result<Option<OwnedFrame>, String> {
 
 /// A logged-in connection.
 pub struct LogConnection {
-    socket: TcpStream,
+    socket: LogSocket,
     address: String,
     buffer: Vec<u8>,
 }
@@ -145,8 +148,13 @@ impl LogConnection {
     pub fn open_within(timeout: Duration) -> Result<Self, LogError> {
         let socket = connect()?;
         let mut connection = LogConnection { socket, address: config::LOG.value(), buffer: Vec::new() };
-        connection.socket.set_read_timeout(Some(timeout)).map_err(|error| connection.unreachable(error))?;
-        connection.socket.set_write_timeout(Some(timeout)).map_err(|error| connection.unreachable(error))?;
+        let socket = &mut connection.socket;
+        let ready = socket
+            .tcp()
+            .set_write_timeout(Some(timeout))
+            .and_then(|()| socket.handshake(Instant::now() + timeout))
+            .and_then(|()| socket.tcp().set_read_timeout(Some(timeout)));
+        ready.map_err(|error| connection.unreachable(error))?;
         let login = login();
         connection.ask(&[&login[0], &login[1], &login[2]])?;
         Ok(connection)

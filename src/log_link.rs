@@ -12,6 +12,7 @@ use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::backlog::Backlog;
 use crate::log_connection::{self, encode, take_reply};
+use crate::log_socket::LogSocket;
 use crate::shipper::Ended;
 
 /// Bytes that are sent and not acknowledged, at most.
@@ -37,7 +38,7 @@ const LINE_END: &[u8] = b"\r\n";
 
 /// A connection to the log that never makes the loop wait.
 pub struct LogLink {
-    socket: Arc<TcpStream>,
+    socket: LogSocket,
     expected: VecDeque<Expected>,
     outgoing: Option<Outgoing>,
     replies: Vec<u8>,
@@ -60,7 +61,8 @@ impl From<std::io::Error> for LinkError {
 }
 
 impl LogLink {
-    /// Connects, and sends the login without waiting for its answer.
+    /// Connects, and sends the login without waiting for its answer. With TLS not even for the handshake: it is done along
+    /// with what is sent and read, and [`LogLink::owed_for`] bounds it.
     ///
     /// # Errors
     /// What to tell the operator.
@@ -69,9 +71,9 @@ impl LogLink {
         let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
         let login = log_connection::login();
         socket.write_all(&encode(&[&login[0], &login[1], &login[2]])).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
+        socket.tcp().set_nonblocking(true).map_err(failed)?;
         Ok(LogLink {
-            socket: Arc::new(socket),
+            socket,
             expected: VecDeque::from([Expected::Login]),
             outgoing: None,
             replies: Vec::new(),
@@ -81,7 +83,7 @@ impl LogLink {
 
     /// The connection itself, to wait for.
     pub fn socket(&self) -> Arc<TcpStream> {
-        Arc::clone(&self.socket)
+        Arc::clone(self.socket.tcp())
     }
 
     /// For how long the log has acknowledged nothing of what it was sent; zero if it owes nothing.
@@ -92,14 +94,24 @@ impl LogLink {
         self.progress.elapsed()
     }
 
+    /// Whether the log still owes the end of the TLS handshake.
+    pub fn is_handshaking(&self) -> bool {
+        self.socket.is_handshaking()
+    }
+
     /// Whether there is something to send, and the window has room for it.
     pub fn wants_to_send(&self, backlog: &Backlog) -> bool {
-        self.outgoing.is_some() || (self.has_window(backlog) && backlog.sent() < backlog.end())
+        self.outgoing.is_some()
+            || self.socket.wants_write()
+            || (self.has_window(backlog) && backlog.sent() < backlog.end())
     }
 
     /// Whether all that there was to send is in the socket, and more can be sent.
     pub fn is_ready(&self, backlog: &Backlog) -> bool {
-        self.outgoing.is_none() && self.has_window(backlog) && backlog.sent() == backlog.end()
+        self.outgoing.is_none()
+            && !self.socket.wants_write()
+            && self.has_window(backlog)
+            && backlog.sent() == backlog.end()
     }
 
     /// Not before the login is answered: a log that stands still would otherwise be sent the same appends on each connection
@@ -112,6 +124,9 @@ impl LogLink {
 
     /// Sends as much as the window and the socket take.
     pub fn send(&mut self, shard: &str, epoch: u64, backlog: &mut Backlog) -> Result<(), LinkError> {
+        if !self.socket.try_flush()? {
+            return Ok(());
+        }
         loop {
             if self.outgoing.is_none() {
                 if !self.has_window(backlog) {
@@ -145,7 +160,7 @@ impl LogLink {
             let mut slices = vec![IoSlice::new(header_left)];
             backlog.slices(outgoing.payload.start + skip as u64..outgoing.payload.end, &mut slices);
             slices.push(IoSlice::new(&LINE_END[end_written..]));
-            match (&*self.socket).write_vectored(&slices) {
+            match self.socket.write_vectored(&slices) {
                 Ok(0) => return Err(std::io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(count) => outgoing.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -160,11 +175,19 @@ impl LogLink {
     /// Reads the replies that are there. Returns whether something more is durable.
     pub fn read_replies(&mut self, backlog: &mut Backlog) -> Result<bool, LinkError> {
         let mut bytes = [0; 16 << 10];
-        match (&*self.socket).read(&mut bytes) {
-            Ok(0) => return Err(LinkError::Lost("the log service closed the connection".to_owned())),
-            Ok(count) => self.replies.extend_from_slice(&bytes[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(false),
-            Err(error) => return Err(error.into()),
+        loop {
+            match self.socket.read(&mut bytes) {
+                Ok(0) => return Err(LinkError::Lost("the log service closed the connection".to_owned())),
+                Ok(count) => self.replies.extend_from_slice(&bytes[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return Ok(false)
+                }
+                Err(error) => return Err(error.into()),
+            }
+            // Nothing would wake the loop for what is decrypted already.
+            if !self.socket.has_received() {
+                break;
+            }
         }
         let mut is_news = false;
         while let Some(reply) = take_reply(&mut self.replies).map_err(LinkError::Lost)? {
@@ -237,8 +260,8 @@ mod tests {
         rustix::net::sockopt::set_socket_recv_buffer_size(&log, 64 << 10).unwrap();
         socket.set_nonblocking(true).unwrap();
         let (expected, replies) = (VecDeque::new(), Vec::new());
-        let mut link =
-            LogLink { socket: Arc::new(socket), expected, outgoing: None, replies, progress: Instant::now() };
+        let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
+        let mut link = LogLink { socket, expected, outgoing: None, replies, progress: Instant::now() };
         let stream: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
         let mut backlog = Backlog::new(0);
         backlog.append(&stream);

@@ -11,6 +11,7 @@ use crate::config;
 use crate::log_connection::LogStatus;
 use crate::shared::Shared;
 use crate::tap::Stream;
+use crate::tls::{TlsError, TlsSettings};
 
 /// The bytes of the snapshot. Breaks off when the module is to end.
 struct Snapshot {
@@ -39,8 +40,11 @@ pub enum SeedError {
     /// The configured address is none.
     #[error("{0}")]
     Address(String),
-    /// The connection to the service failed, or that to the server, whose snapshot it carries.
+    /// TLS cannot be used as it is configured.
     #[error("sending the snapshot to the log service failed: {0}")]
+    Tls(#[from] TlsError),
+    /// The connection to the service failed, or that to the server, whose snapshot it carries.
+    #[error("sending the snapshot to the log service failed: {}", with_causes(.0))]
     Http(#[from] reqwest::Error),
     /// The connection to the server failed.
     #[error("reading the snapshot from the server failed: {0}")]
@@ -53,6 +57,12 @@ pub enum SeedError {
         /// What the service says.
         detail: String,
     },
+}
+
+/// What failed, and why: the error itself says only what.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Sends the `bytes` bytes of snapshot that come next on `stream` to the log as its new beginning at `offset`. When this
@@ -78,12 +88,18 @@ pub fn send(
     log_notice(format!("durability: seeding the log with a snapshot of {bytes} bytes at offset {offset}"));
     // The slowest that is waited for: a minute, and a second for each MiB.
     let timeout = Duration::from_secs(60 + (bytes >> 20));
-    let client = reqwest::blocking::Client::builder().timeout(timeout).build()?;
+    let mut builder = reqwest::blocking::Client::builder().timeout(timeout);
+    let mut scheme = "http";
+    if let Some(tls) = TlsSettings::configured()? {
+        builder = builder.use_preconfigured_tls(Arc::unwrap_or_clone(tls.client_config()?));
+        scheme = "https";
+    }
+    let client = builder.build()?;
     let snapshot = Snapshot { stream: stream.try_clone()?.take(bytes), shared: Arc::clone(shared) };
     let body = reqwest::blocking::Body::sized(snapshot, bytes);
     let port = status.http_port;
     let response = client
-        .put(format!("http://{host}:{port}/shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid}"))
+        .put(format!("{scheme}://{host}:{port}/shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid}"))
         .bearer_auth(crate::log_connection::password())
         .body(body)
         .send()?;

@@ -89,6 +89,8 @@ pub enum Task {
     StartStream(u64, Sender<Option<(String, u64)>>),
     /// How far has the server come as a replica of the log?
     Progress(Sender<Option<Progress>>),
+    /// Does the server, as a replica of the log, have no connection to it, not even one on which it receives a full copy?
+    LacksLink(Sender<bool>),
     /// Make the stream at least as long as that.
     Advance(u64, Sender<Result<(), String>>),
     /// From now on, write what is meant for the tap that is connected into the pipe. Answers whether that is possible.

@@ -334,11 +334,12 @@ impl Shipper<'_> {
                 self.agent.shared.set_last_error("");
             }
         }
-        let owed_for = link.owed_for();
+        let (owed_for, is_handshaking) = (link.owed_for(), link.is_handshaking());
         line.send()?;
         if owed_for > STALL_TIMEOUT {
             let seconds = STALL_TIMEOUT.as_secs();
-            return Err(LinkError::Lost(format!("the log service has acknowledged nothing for {seconds} s")));
+            let what = if is_handshaking { "not finished the TLS handshake" } else { "acknowledged nothing" };
+            return Err(LinkError::Lost(format!("the log service has {what} for {seconds} s")));
         }
         Ok(())
     }

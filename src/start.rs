@@ -18,7 +18,7 @@ use crate::guard::guard;
 use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
-use crate::{agent, auth, commands, docs, filter, hooks, tasks};
+use crate::{agent, auth, commands, docs, filter, hooks, tasks, tls};
 
 /// Checks what can be checked before anything is registered.
 pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
@@ -64,6 +64,10 @@ pub fn load(ctx: &Context, _: &[ValkeyString]) -> Status {
 fn start(ctx: &Context) -> Result<(), String> {
     if cfg!(feature = "broken-gate") {
         log_warning("durability: THIS BUILD IS BROKEN ON PURPOSE (broken-gate): acknowledged writes will be lost");
+    }
+    tls::server_has_tls(!server::config(ctx, "tls-replication").is_empty());
+    if config::TLS.is_on() {
+        tls::check().map_err(|error| error.to_string())?;
     }
     if config::MODE.mode() != Mode::Off {
         if let Some(why) = module::why_the_log_is_impossible(ctx) {

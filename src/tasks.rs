@@ -12,16 +12,11 @@ use crate::ffi::Internals;
 use crate::gate::Connections;
 use crate::held_table::Diversion;
 use crate::module::{self, Module, Role};
-use crate::server;
 use crate::shared::{Facts, Position, Progress, Task};
-
-/// The server's settings for following a primary. They are the log's while this node follows it, and the operator's again
-/// once it leads.
-const FOLLOWING: [&str; 3] = ["primaryuser", "primaryauth", "repl-diskless-load"];
+use crate::{following, server};
 
 thread_local! {
     static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
-    static OPERATORS: RefCell<Option<[String; 3]>> = const { RefCell::new(None) };
     static IS_CHANGING_ROLE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -74,6 +69,7 @@ fn carry_out(ctx: &Context, task: Task) {
             });
         }
         Task::Progress(reply) => answer(reply, progress(ctx)),
+        Task::LacksLink(reply) => answer(reply, lacks_link(ctx)),
         Task::Advance(end, reply) => answer(reply, advance(ctx, end)),
         Task::Divert(pipe, reply) => {
             let is_diverted = module::with(|module| {
@@ -131,15 +127,15 @@ fn carry_out(ctx: &Context, task: Task) {
         }
         Task::StandAside => {
             change_role("standing aside", Module::listen_to_commands);
-            if let Err(why) = restore_settings(ctx) {
-                log_warning(format!("durability: primaryuser and primaryauth are not what they were: {why}"));
+            if let Err(why) = following::restore(ctx) {
+                log_warning(format!("durability: the settings for following a primary are not what they were: {why}"));
             }
         }
         Task::StopFollowing => {
-            if OPERATORS.with_borrow(Option::is_some) {
+            if following::are_the_logs() {
                 IS_CHANGING_ROLE.set(true);
                 let ended =
-                    server::call(ctx, "REPLICAOF", &["NO", "ONE"]).map(drop).and_then(|()| restore_settings(ctx));
+                    server::call(ctx, "REPLICAOF", &["NO", "ONE"]).map(drop).and_then(|()| following::restore(ctx));
                 IS_CHANGING_ROLE.set(false);
                 if let Err(why) = ended {
                     log_warning(format!("durability: the server still follows its log: {why}"));
@@ -168,7 +164,7 @@ fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String
 }
 
 fn describe(ctx: &Context) -> Facts {
-    let is_others_replica = server::is_replica(ctx) && OPERATORS.with_borrow(Option::is_none);
+    let is_others_replica = server::is_replica(ctx) && !following::are_the_logs();
     let mut facts = Facts { has_data: has_data(ctx), is_others_replica, ..Facts::default() };
     // Not by CONFIG, which operators rename.
     let info = ctx.server_info("server");
@@ -202,15 +198,7 @@ fn is_empty_keyspace(ctx: &Context) -> bool {
 }
 
 fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> Result<(), String> {
-    let operators = FOLLOWING.map(|name| server::config(ctx, name));
-    OPERATORS.with_borrow_mut(|saved| {
-        saved.get_or_insert(operators);
-    });
-    // The snapshot goes from the socket into memory: a copy on disk would take its time and serve nobody, as what this
-    // node held before is void once the log sends a whole snapshot.
-    set_following(ctx, &[user, password, "flush-before-load"]).map_err(|why| {
-        format!("{why} (a node follows its log by CONFIG SET and REPLICAOF: do not rename or disable these; use ACLs)")
-    })?;
+    following::set(ctx, user, password)?;
     change_server_role(ctx, &[host, &port.to_string()])?;
     log_notice(format!("durability: following the log at {host}:{port}"));
     Ok(())
@@ -238,6 +226,12 @@ fn progress(ctx: &Context) -> Option<Progress> {
     is_up.then_some(Progress { applied: number("slave_repl_offset")?, received: number("slave_read_repl_offset")? })
 }
 
+fn lacks_link(ctx: &Context) -> bool {
+    let info = ctx.server_info("replication");
+    let is = |name: &str, value: &str| info.field(name).is_some_and(|field| field.to_string_lossy() == value);
+    is("master_link_status", "down") && is("master_sync_in_progress", "0")
+}
+
 /// Writes and deletes a key of the module's own until the stream is long enough.
 fn advance(ctx: &Context, end: u64) -> Result<(), String> {
     const KEY: &str = "durability:padding";
@@ -263,22 +257,8 @@ fn advance(ctx: &Context, end: u64) -> Result<(), String> {
 
 fn promote(ctx: &Context) -> Position {
     change_server_role(ctx, &["NO", "ONE"])?;
-    restore_settings(ctx)?;
+    following::restore(ctx)?;
     position(ctx)
-}
-
-/// The settings for following a primary are the operator's again.
-fn restore_settings(ctx: &Context) -> Result<(), String> {
-    match OPERATORS.take() {
-        Some(operators) => set_following(ctx, &operators.each_ref().map(String::as_str)),
-        None => Ok(()),
-    }
-}
-
-fn set_following(ctx: &Context, values: &[&str; 3]) -> Result<(), String> {
-    let pairs = FOLLOWING.iter().zip(values).flat_map(|(name, value)| [*name, *value]);
-    let arguments: Vec<&str> = std::iter::once("SET").chain(pairs).collect();
-    server::call(ctx, "CONFIG", &arguments).map(drop)
 }
 
 fn position(ctx: &Context) -> Position {

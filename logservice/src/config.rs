@@ -110,6 +110,16 @@ pub struct Config {
     /// File with the tokens that clients must present: lines of `shard token`, `*` for all shards, `#` comments
     #[arg(long)]
     pub tokens: Option<PathBuf>,
+    /// File with this service's certificate (PEM, with the certificates that lead to its CA). With it, both ports take
+    /// TLS connections only. SIGHUP reads the files again
+    #[arg(long)]
+    pub tls_cert: Option<PathBuf>,
+    /// File with the certificate's private key (PEM, without a password)
+    #[arg(long)]
+    pub tls_key: Option<PathBuf>,
+    /// File with the CAs (PEM) of which clients must present a certificate
+    #[arg(long)]
+    pub tls_client_ca: Option<PathBuf>,
     /// Serve addresses other than loopback without tokens: anybody who reaches them can read and write every shard
     #[arg(long)]
     pub insecure: bool,

@@ -15,15 +15,22 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::https::TlsListener;
 use crate::service::Service;
 use crate::shard::Shard;
 use crate::snapshots::{Draft, SnapshotError};
+use crate::tls::Tls;
 
 /// Chunks of a body on their way from the socket to the disk.
 const CHUNKS_IN_FLIGHT: usize = 8;
 
 /// Serves HTTP until `shutdown`, then finishes what was begun.
-pub async fn serve(service: Arc<Service>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve(
+    service: Arc<Service>,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/shards", get(shards))
@@ -32,7 +39,11 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, mut shutdown: w
     let stopped = async move {
         let _ = shutdown.wait_for(|stopping| *stopping).await;
     };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+    let served = match tls {
+        None => axum::serve(listener, router).with_graceful_shutdown(stopped).await,
+        Some(tls) => axum::serve(TlsListener::start(listener, tls), router).with_graceful_shutdown(stopped).await,
+    };
+    if let Err(error) = served {
         tracing::error!("the HTTP port has failed: {error}");
     }
 }

@@ -11,6 +11,7 @@
 pub mod config;
 pub mod engine;
 pub mod http;
+mod https;
 pub mod inspect;
 pub mod resp;
 pub mod restore;
@@ -20,4 +21,5 @@ pub mod shard;
 pub mod snapshots;
 pub mod snapshotter;
 pub mod store;
+pub mod tls;
 pub mod tokens;

@@ -65,10 +65,14 @@ fn look(command: &Command) -> ExitCode {
 async fn run(config: &Config) -> Result<(), server::StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let server = server::start(config, FaultHook::default()).await?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let name = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            _ = hang_up.recv() => server.reload(),
+        }
     };
     tracing::info!("stopping on {name}");
     server.stop().await;

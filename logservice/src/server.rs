@@ -1,6 +1,7 @@
 //! Starts and stops the service.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
 use crate::store::file_store::files::FaultHook;
 use crate::store::file_store::FileStoreOptions;
+use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
 use crate::{engine, http, resp, snapshotter};
 
@@ -34,6 +36,9 @@ pub enum StartError {
     /// The tokens file cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// TLS cannot be used as it is configured.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Others could reach it and would not need a token.
     #[error("{flag} {address} can be reached from other machines, but there is no --tokens file; give one, listen on 127.0.0.1, or accept the risk with --insecure")]
     Unprotected {
@@ -64,6 +69,8 @@ pub struct Server {
     /// Where the HTTP port is.
     pub http: SocketAddr,
     service: Arc<Service>,
+    tls: Option<Arc<Tls>>,
+    tokens: Option<PathBuf>,
     shutdown: watch::Sender<bool>,
     resp_task: JoinHandle<()>,
     http_task: JoinHandle<()>,
@@ -78,6 +85,7 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
         }
     }
     let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
+    let tls = Tls::from_config(config)?;
     let resp_listener = listen("--listen", config.listen).await?;
     let http_listener = listen("--http", config.http).await?;
     let (listen, http) = (resp_listener.local_addr()?, http_listener.local_addr()?);
@@ -100,10 +108,15 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     warn_without_engine(config).await;
     let snapshot_task =
         tokio::spawn(snapshotter::run(service.clone(), config.snapshotter(), requests, stopping.clone()));
-    let resp_task = tokio::spawn(resp::serve(service.clone(), resp_listener, stopping.clone()));
-    let http_task = tokio::spawn(http::serve(service.clone(), http_listener, stopping));
-    tracing::info!("logservice started: RESP on {listen}, HTTP on {http}, directory {}", config.dir.display());
-    Ok(Server { listen, http, service, shutdown, resp_task, http_task, snapshot_task })
+    let resp_task = tokio::spawn(resp::serve(service.clone(), resp_listener, tls.clone(), stopping.clone()));
+    let http_task = tokio::spawn(http::serve(service.clone(), http_listener, tls.clone(), stopping));
+    let with_tls = if tls.is_some() { ", both with TLS" } else { "" };
+    tracing::info!(
+        "logservice started: RESP on {listen}, HTTP on {http}{with_tls}, directory {}",
+        config.dir.display()
+    );
+    let tokens = config.tokens.clone();
+    Ok(Server { listen, http, service, tls, tokens, shutdown, resp_task, http_task, snapshot_task })
 }
 
 /// Says in time that no snapshots can be made: when the log has grown, it may be too late.
@@ -127,6 +140,24 @@ impl Server {
     /// Its shards.
     pub fn service(&self) -> &Arc<Service> {
         &self.service
+    }
+
+    /// Reads certificates and tokens again, for connections and logins that come after this. What cannot be used is
+    /// logged, and stays as it was.
+    pub fn reload(&self) {
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            Some(Ok(())) => tracing::info!("certificates reloaded; connections that are open keep theirs"),
+            Some(Err(error)) => tracing::error!("the certificates stay as they were: {error}"),
+            None => {}
+        }
+        match self.tokens.as_deref().map(Tokens::read) {
+            Some(Ok(tokens)) => {
+                self.service.set_tokens(tokens);
+                tracing::info!("tokens reloaded; connections that are logged in stay so");
+            }
+            Some(Err(error)) => tracing::error!("the tokens stay as they were: {error}"),
+            None => {}
+        }
     }
 
     /// Stops accepting, makes accepted appends durable and acknowledges them; waits a few seconds at most.

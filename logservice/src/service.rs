@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use durability_protocol::{is_valid_name, Code, Refusal};
 use rustix::fs::FlockOperation;
@@ -58,7 +58,7 @@ pub struct ServiceOptions {
 /// All shards of a directory, opened or created when they are first asked for.
 pub struct Service {
     options: ServiceOptions,
-    tokens: Option<Tokens>,
+    tokens: Option<RwLock<Arc<Tokens>>>,
     shards: Mutex<BTreeMap<String, Arc<Slot>>>,
     _lock: File,
 }
@@ -82,6 +82,7 @@ impl Service {
                 .extend(entry.map_err(not_writable)?.file_name().into_string().ok().filter(|name| is_valid_name(name)));
         }
         let slots = names.iter().map(|name| (name.clone(), Arc::new(Slot::new()))).collect();
+        let tokens = tokens.map(|tokens| RwLock::new(Arc::new(tokens)));
         let service = Arc::new(Service { options, tokens, shards: Mutex::new(slots), _lock: lock });
         for name in names {
             // The reason was logged, and whoever asks for the shard is told.
@@ -91,8 +92,21 @@ impl Service {
     }
 
     /// The tokens, if any are needed.
-    pub fn tokens(&self) -> Option<&Tokens> {
-        self.tokens.as_ref()
+    pub fn tokens(&self) -> Option<Arc<Tokens>> {
+        let tokens = self.tokens.as_ref()?.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Some(tokens.clone())
+    }
+
+    /// Whether clients have to log in.
+    pub fn needs_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Logins are judged by other tokens from now on, if any are needed.
+    pub fn set_tokens(&self, new: Tokens) {
+        if let Some(tokens) = &self.tokens {
+            *tokens.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(new);
+        }
     }
 
     /// Where leaders send snapshots.

@@ -26,7 +26,7 @@ pub fn status(shard: &Shard, http_port: u16) -> Reply {
 /// `LOG.SHARDS`: the names of the shards that this connection may see.
 pub fn shards(service: &Service, identity: &Identity) -> Reply {
     let mut names = service.names();
-    names.retain(|name| identity.may_see(service.tokens(), name));
+    names.retain(|name| identity.may_see(service.needs_tokens(), name));
     reply::array(names.into_iter().map(reply::bulk).collect())
 }
 
@@ -42,7 +42,7 @@ pub fn info(service: &Service, identity: &Identity) -> Reply {
     let pid = std::process::id();
     let mut out = format!("# Server\r\nlogservice_version:{version}\r\nprocess_id:{pid}\r\n\r\n# Shards\r\n");
     for status in service.statuses() {
-        if identity.may_see(service.tokens(), &status.shard) {
+        if identity.may_see(service.needs_tokens(), &status.shard) {
             let values: Vec<_> = fields(&status)
                 .into_iter()
                 .skip(1)

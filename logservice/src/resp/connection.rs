@@ -7,7 +7,6 @@ use bytes::{Bytes, BytesMut};
 use durability_protocol as protocol;
 use durability_protocol::{Code, Refusal};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::append::AppendCommand;
@@ -17,6 +16,7 @@ use super::identity::Identity;
 use super::output::{Outlook, Output};
 use super::replica::{self, ReplicaInfo};
 use super::reply::{self, failure, Reply};
+use super::socket::Socket;
 use super::{admin, lease};
 use crate::service::Service;
 use crate::shard::{Position, Shard};
@@ -49,10 +49,10 @@ enum Next {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(service: Arc<Service>, stream: TcpStream, peer: String, id: u64) -> Self {
+    pub fn new(service: Arc<Service>, socket: Socket, peer: String, id: u64) -> Self {
         Connection {
             service,
-            output: Arc::new(Output::new(stream)),
+            output: Arc::new(Output::new(socket)),
             peer,
             input: BytesMut::with_capacity(MIN_READ_BYTES),
             splitter: Splitter::default(),
@@ -113,8 +113,8 @@ impl Connection {
                 }
             };
             tokio::select! {
-                ready = self.output.stream().readable(), if outlook == Outlook::Read => {
-                    match ready.and_then(|()| self.output.stream().try_read_buf(&mut self.input)) {
+                ready = self.output.socket().readable(), if outlook == Outlook::Read => {
+                    match ready.and_then(|()| self.output.socket().try_read_buf(&mut self.input)) {
                         Ok(0) => return,
                         Ok(bytes) if bytes == room => read_bytes = (read_bytes * 2).min(MAX_READ_BYTES),
                         Ok(_) => {}
@@ -221,8 +221,8 @@ impl Connection {
     fn authenticate(&mut self, credentials: &[Bytes]) -> Result<(), Refusal> {
         let tokens = self.service.tokens();
         let authenticated = match credentials {
-            [token] => self.identity.authenticate_all(tokens, token),
-            [shard, token] => self.identity.authenticate_shard(tokens, text(shard)?, token),
+            [token] => self.identity.authenticate_all(tokens.as_deref(), token),
+            [shard, token] => self.identity.authenticate_shard(tokens.as_deref(), text(shard)?, token),
             _ => Err(failure("usage: AUTH shard token")),
         };
         authenticated.inspect_err(|refusal| tracing::warn!("{}: login refused: {refusal}", self.peer))
@@ -270,13 +270,13 @@ impl Connection {
     }
 
     async fn shard_named(&self, name: &str) -> Result<Arc<Shard>, Refusal> {
-        self.identity.check(self.service.tokens(), name)?;
+        self.identity.check(self.service.needs_tokens(), name)?;
         self.service.shard(name).await
     }
 
     async fn append(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let command = AppendCommand::parse(arguments)?;
-        self.identity.check(self.service.tokens(), command.shard)?;
+        self.identity.check(self.service.needs_tokens(), command.shard)?;
         self.output.append(&self.service, command).await?;
         Ok(Next::Later)
     }

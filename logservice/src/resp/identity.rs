@@ -39,16 +39,16 @@ impl Identity {
         self.shard.as_deref()
     }
 
-    /// Whether commands on `shard` are allowed.
-    pub fn check(&self, tokens: Option<&Tokens>, shard: &str) -> Result<(), Refusal> {
-        if self.may_see(tokens, shard) {
+    /// Whether commands on `shard` are allowed. What was proved by a login stays proved when tokens change.
+    pub fn check(&self, needs_token: bool, shard: &str) -> Result<(), Refusal> {
+        if self.may_see(needs_token, shard) {
             return Ok(());
         }
         Err(Refusal::new(Code::NoAuth, format!("log in first: AUTH {shard} token")))
     }
 
     /// Whether `shard` may be shown to this connection.
-    pub fn may_see(&self, tokens: Option<&Tokens>, shard: &str) -> bool {
-        tokens.is_none() || self.all || self.shard.as_deref() == Some(shard)
+    pub fn may_see(&self, needs_token: bool, shard: &str) -> bool {
+        !needs_token || self.all || self.shard.as_deref() == Some(shard)
     }
 }

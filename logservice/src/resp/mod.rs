@@ -10,6 +10,9 @@ mod lease;
 mod output;
 pub mod replica;
 mod reply;
+mod socket;
+#[cfg(test)]
+mod socket_tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -22,7 +25,9 @@ use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
 
 use self::connection::Connection;
+use self::socket::Socket;
 use crate::service::Service;
+use crate::tls::{PlainAnswer, Tls};
 
 /// Connections served at a time.
 const MAX_CONNECTIONS: usize = 4096;
@@ -32,6 +37,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How long a peer may be silent before the kernel asks whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
+/// What a client reads that speaks without TLS to a port with TLS.
+const NEEDS_TLS: PlainAnswer = b"-ERR this port takes TLS connections only: connect with TLS\r\n";
+
 fn configure(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     set_socket_keepalive(stream, true)?;
@@ -40,7 +48,12 @@ fn configure(stream: &TcpStream) -> std::io::Result<()> {
 
 /// Serves connections until `shutdown`, then waits until each has given its replies. Bounding that wait is up to the
 /// caller, who may drop this.
-pub async fn serve(service: Arc<Service>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve(
+    service: Arc<Service>,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let next_id = AtomicU64::new(1);
     let mut connections = JoinSet::new();
@@ -60,18 +73,30 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, mut shutdown: w
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             tracing::warn!("{peer} refused: {MAX_CONNECTIONS} connections are open already");
-            let _ = stream.write_all(b"-ERR too many connections\r\n").await;
+            if tls.is_none() {
+                let _ = stream.write_all(b"-ERR too many connections\r\n").await;
+            }
             continue;
         };
         if let Err(error) = configure(&stream) {
             tracing::debug!("{peer}: {error}");
         }
         let id = next_id.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection::new(service.clone(), stream, peer.to_string(), id);
-        let shutdown = shutdown.clone();
+        let (service, tls, mut shutdown) = (service.clone(), tls.clone(), shutdown.clone());
         connections.spawn(async move {
-            connection.serve(shutdown).await;
-            drop(permit);
+            let _permit = permit;
+            let socket = match tls {
+                None => Socket::from(stream),
+                Some(tls) => {
+                    let accepted = tokio::select! {
+                        accepted = tls.accept(stream, peer, NEEDS_TLS) => accepted,
+                        _ = shutdown.wait_for(|stopping| *stopping) => None,
+                    };
+                    let Some(stream) = accepted else { return };
+                    Socket::from(stream)
+                }
+            };
+            Connection::new(service, socket, peer.to_string(), id).serve(shutdown).await;
         });
     }
     drop(listener);

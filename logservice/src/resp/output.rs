@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, BytesMut};
 use durability_protocol::Refusal;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::append::{AppendCommand, Replies};
 use super::reply::Reply;
+use super::socket::Socket;
 use crate::service::Service;
 use crate::shard::ProgressListener;
 
@@ -20,7 +19,7 @@ const MAX_OUTPUT_BYTES: usize = 1 << 20;
 
 /// The socket of a connection and the replies on their way to it.
 pub struct Output {
-    stream: TcpStream,
+    socket: Socket,
     state: Mutex<State>,
     /// Wakes the task.
     wake: Notify,
@@ -50,13 +49,13 @@ pub enum Outlook {
 
 impl Output {
     /// Nothing waits.
-    pub fn new(stream: TcpStream) -> Self {
-        Output { stream, state: Mutex::default(), wake: Notify::new() }
+    pub fn new(socket: Socket) -> Self {
+        Output { socket, state: Mutex::default(), wake: Notify::new() }
     }
 
     /// The socket, to read from.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Whether more commands may be taken in.
@@ -101,7 +100,7 @@ impl Output {
     pub fn settle(&self, is_closing: bool) -> Outlook {
         let mut state = self.lock();
         self.send(&mut state);
-        let is_done = is_closing && state.replies.is_empty() && state.out.is_empty();
+        let is_done = is_closing && state.replies.is_empty() && self.is_sent(&state);
         if state.is_broken || is_done {
             return Outlook::End;
         }
@@ -116,28 +115,28 @@ impl Output {
 
     /// Waits until [`Output::settle`] has something to do.
     pub async fn changed(&self) {
-        if self.lock().out.is_empty() {
+        if self.is_sent(&self.lock()) {
             self.wake.notified().await;
             return;
         }
         tokio::select! {
             // An error is seen when it is written to.
-            _ = self.stream.ready(Interest::WRITABLE) => {}
+            _ = self.socket.writable() => {}
             () = self.wake.notified() => {}
         }
     }
 
     /// The socket, and what is still to be written to it; `None` if progress holds on to it.
-    pub fn into_parts(self: Arc<Self>) -> Option<(TcpStream, BytesMut)> {
-        let Output { stream, state, .. } = Arc::into_inner(self)?;
-        Some((stream, state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).out))
+    pub fn into_parts(self: Arc<Self>) -> Option<(Socket, BytesMut)> {
+        let Output { socket, state, .. } = Arc::into_inner(self)?;
+        Some((socket, state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).out))
     }
 
     fn send(&self, state: &mut State) {
         let State { replies, out, .. } = state;
         replies.settle(out);
         while !state.out.is_empty() {
-            match self.stream.try_write(&state.out) {
+            match self.socket.try_write(&state.out) {
                 Ok(0) => {
                     state.is_broken = true;
                     return;
@@ -151,6 +150,12 @@ impl Output {
                 }
             }
         }
+        state.is_broken |= self.socket.try_flush().is_err();
+    }
+
+    /// Whether everything that is encoded is in the kernel's hands.
+    fn is_sent(&self, state: &State) -> bool {
+        state.out.is_empty() && self.socket.is_flushed()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -168,7 +173,7 @@ impl ProgressListener for Output {
     fn progressed(&self) {
         let mut state = self.lock();
         self.send(&mut state);
-        if state.is_task_waiting || state.is_broken || !state.out.is_empty() {
+        if state.is_task_waiting || state.is_broken || !self.is_sent(&state) {
             self.wake.notify_one();
         }
     }

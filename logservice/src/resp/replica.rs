@@ -11,13 +11,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use durability_protocol::{Code, EngineVersion, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::arguments::{number, text};
 use super::command::Splitter;
 use super::lease::engine_version;
 use super::reply::{self, failure, Reply};
+use super::socket::Socket;
 use crate::service::Service;
 use crate::shard::{Position, Shard};
 use crate::snapshots::SnapshotError;
@@ -98,7 +98,7 @@ pub enum FollowError {
 
 /// A connection that follows the stream.
 pub struct Follower {
-    stream: TcpStream,
+    stream: Socket,
     input: BytesMut,
     splitter: Splitter,
     shard: Arc<Shard>,
@@ -107,13 +107,7 @@ pub struct Follower {
 
 impl Follower {
     /// A follower on a connection whose `input` was read but not used yet.
-    pub fn new(
-        stream: TcpStream,
-        input: BytesMut,
-        splitter: Splitter,
-        shard: Arc<Shard>,
-        service: Arc<Service>,
-    ) -> Self {
+    pub fn new(stream: Socket, input: BytesMut, splitter: Splitter, shard: Arc<Shard>, service: Arc<Service>) -> Self {
         Follower { stream, input, splitter, shard, _service: service }
     }
 
@@ -142,6 +136,7 @@ impl Follower {
                 (reader, chunk) = self.read(reader, offset, visible).await?;
             }
             self.input.reserve(1024);
+            let is_flushed = self.stream.is_flushed();
             let (mut socket_reader, mut socket_writer) = self.stream.split();
             tokio::select! {
                 read = socket_reader.read_buf(&mut self.input) => {
@@ -157,6 +152,7 @@ impl Follower {
                         position.pin().advance(offset);
                     }
                 }
+                flushed = self.stream.flushed(), if chunk.is_empty() && !is_flushed => flushed?,
                 changed = progress.changed(), if chunk.is_empty() => {
                     if changed.is_err() {
                         return Ok(offset);

@@ -42,7 +42,10 @@ impl Service {
 
     /// A client that leads `shard` from its end on, and its epoch.
     pub fn lead(&self, shard: &str, node: &str, replid: &str) -> (Client, u64, u64) {
-        let mut client = self.connect();
+        self.lead_by(self.connect(), shard, node, replid)
+    }
+
+    pub fn lead_by(&self, mut client: Client, shard: &str, node: &str, replid: &str) -> (Client, u64, u64) {
         let end = client.status(shard, "end").parse().expect("a number");
         let (epoch, end) = client.acquire(shard, node, end, 60_000).expect("acquired");
         client.ok(&["LOG.BEGIN", shard, &epoch.to_string(), replid, &end.to_string()]);
@@ -51,7 +54,11 @@ impl Service {
 
     /// Sends an HTTP request; answers status and body.
     pub fn http(&self, head: &str, body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.server.http).expect("connected");
+        Self::http_at(self.server.http, head, body)
+    }
+
+    pub fn http_at(address: SocketAddr, head: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).expect("connected");
         let text = format!("{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(text.as_bytes()).expect("sent");
         // The service may answer without reading the body.
@@ -60,6 +67,14 @@ impl Service {
         stream.read_to_string(&mut answer).expect("answered");
         let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status");
         (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     pub fn http_address(&self) -> SocketAddr {

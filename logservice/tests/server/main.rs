@@ -8,3 +8,5 @@ mod appending;
 mod client;
 mod replicas;
 mod seeding;
+mod tls;
+mod tunnel;

@@ -4,11 +4,14 @@ set ::shard s1
 
 # --- The log service ---------------------------------------------------------------------------------------------
 
-# Chooses ports and a directory for a log service; start_log starts it there, as often as it takes.
+# Chooses ports and a directory for a log service; start_log starts it there, as often as it takes. Its admin port is where
+# it is reached without TLS.
 proc new_log {} {
+    set port [find_available_port $::baseport $::portcount]
     set ::log_service [dict create \
         directory [tmpdir log] \
-        port [find_available_port $::baseport $::portcount] \
+        port $port \
+        admin $port \
         http [find_available_port $::baseport $::portcount] \
         pid 0 \
         arguments {}]
@@ -51,7 +54,7 @@ proc kill_hard {pid} {
 
 # Sends the log service one command.
 proc log_service {args} {
-    set client [valkey $::host [log_option port]]
+    set client [valkey $::host [log_option admin]]
     set failed [catch {$client {*}$args} reply]
     $client close
     return -code $failed $reply
@@ -104,14 +107,25 @@ proc wait_until_durable {} {
 
 # --- Ways to connect -------------------------------------------------------------------------------------------------
 
-# While `code` runs, the innermost server is reached through a relay to its unix socket or its TLS port, by `r` as well.
-proc through_relay {kind target code} {
+# Starts a relay. Returns its process and its port.
+proc start_relay {kind target} {
     set port [find_available_port $::baseport $::portcount]
     set output [tmpfile relay]
     set pid [exec python3 $::env(SUITE_SUPPORT)/relay.py $port $kind {*}$target >> $output 2>@1 &]
     send_data_packet $::test_server_fd server-spawned [list $pid $output $::curfile]
+    list $pid $port
+}
+
+proc stop_relay {pid} {
+    kill_hard $pid
+    send_data_packet $::test_server_fd server-killed $pid
+}
+
+# While `code` runs, the innermost server is reached through a relay to its unix socket or its TLS port, by `r` as well.
+proc through_relay {kind target code} {
+    lassign [start_relay $kind $target] pid port
     wait_for_condition 1000 10 {[ping_server $::host $port]} else {
-        fail "the relay does not start: [exec cat $output]"
+        fail "the relay does not start"
     }
     set direct [lindex $::servers end]
     set client [valkey $::host $port]
@@ -120,8 +134,7 @@ proc through_relay {kind target code} {
     set failed [catch {uplevel 1 $code} result options]
     lset ::servers end $direct
     $client close
-    kill_hard $pid
-    send_data_packet $::test_server_fd server-killed $pid
+    stop_relay $pid
     if {$failed} {return -options $options $result}
 }
 

@@ -1,7 +1,7 @@
 """Listens on a TCP port and passes every connection on to a unix socket, or to a TLS port.
 
     relay.py PORT unix PATH
-    relay.py PORT tls HOST PORT CA-FILE
+    relay.py PORT tls HOST PORT CA-FILE [CERTIFICATE-FILE KEY-FILE]
 
 With it the test framework's client, which speaks TCP, reaches the server by other ways.
 """
@@ -27,6 +27,8 @@ async def main(port, kind, *target):
             return asyncio.open_unix_connection(target[0])
         context = ssl.create_default_context(cafile=target[2])
         context.check_hostname = False
+        if len(target) > 3:
+            context.load_cert_chain(target[3], target[4])
         return asyncio.open_connection(target[0], int(target[1]), ssl=context)
 
     async def relay(reader, writer):

@@ -25,6 +25,10 @@ tags {external:skip tls:skip} {
         "a port that is none"            {log localhost:99999}    {*'localhost:99999' is not an address*}
         "a shard that cannot be a name"  {shard a/b}              {*'a/b' cannot name a shard*}
         "a node that cannot be a name"   {node-id .hidden}        {*'.hidden' cannot name a node*}
+        "TLS without a CA"               {tls yes}                {*durability.tls-ca does not say which CA*}
+        "TLS that is neither"            {tls maybe}              {*'maybe' is neither yes nor no*}
+        "a CA file that is missing"      {tls-ca /nowhere/ca.crt} {*cannot read the CA file /nowhere/ca.crt*}
+        "a certificate that is none"     {tls-cert /dev/null}     {*the certificate file /dev/null cannot be used*}
         "an argument nobody knows"       {speed high}             {*unknown loadmodule argument 'speed'*max-lag-ms*}
         "an argument without a value"    {mode}                   {*loadmodule argument 'mode' has no value*}
         "a limit that is too low"        {max-lag-ms 1}           {*max-lag-ms*}
@@ -39,6 +43,8 @@ tags {external:skip tls:skip} {
         "durability.log nowhere"    {*'nowhere' is not an address*}
         "durability.max-lag-ms 1"   {*durability.max-lag-ms*}
         "durability.speed high"     {*durability.speed*}
+        "durability.tls yes"        {*durability.tls-ca does not say which CA*}
+        "durability.tls-key /none"  {*cannot read the key file /none*}
     } {
         test "The server does not start with this line in valkey.conf: $line" {
             set file [tmpfile valkey.conf]
@@ -61,6 +67,14 @@ tags {external:skip tls:skip} {
         set second [lreplace $second $at+1 $at+1 $::host:0]
         assert_match {*is in use*LOCK*} [run_refusing {*}$second]
         kill_log
+    }
+
+    test "A log service does not start with half of a certificate" {
+        new_log
+        dict set ::log_service arguments {--tls-cert /nowhere/server.crt}
+        assert_match {*--tls-cert needs --tls-key*} [run_refusing {*}[log_command]]
+        dict set ::log_service arguments {--tls-cert /nowhere/server.crt --tls-key /nowhere/server.key}
+        assert_match {*cannot read the certificate file /nowhere/server.crt*} [run_refusing {*}[log_command]]
     }
 
     test "A log service does not start with a tokens file that says nothing" {

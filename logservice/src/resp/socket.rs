@@ -1,0 +1,290 @@
+//! The socket of a connection, with TLS or without.
+//!
+//! The TLS session is under a lock of its own and does no input or output by itself. So the thread that made an append
+//! durable can encrypt and send the acknowledgement, while the connection's task waits for the next command.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard};
+use std::task::{ready, Context, Poll};
+
+use bytes::BytesMut;
+use durability_tls::rustls::ServerConnection;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// The most that is decrypted at a time.
+const MAX_DECRYPT_BYTES: usize = 64 << 10;
+
+/// A connection.
+pub enum Socket {
+    /// Without TLS.
+    Plain(TcpStream),
+    /// With TLS.
+    Tls(Box<TlsSocket>),
+}
+
+/// A connection with TLS on which the handshake is done.
+pub struct TlsSocket {
+    tcp: TcpStream,
+    session: Mutex<ServerConnection>,
+}
+
+impl From<TcpStream> for Socket {
+    fn from(tcp: TcpStream) -> Self {
+        Socket::Plain(tcp)
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Socket {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        let (tcp, session) = stream.into_inner();
+        Socket::Tls(Box::new(TlsSocket { tcp, session: Mutex::new(session) }))
+    }
+}
+
+impl Socket {
+    /// Waits until there may be something to read.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Socket::Plain(tcp) => tcp.readable().await,
+            Socket::Tls(tls) if tls.has_plaintext()? => Ok(()),
+            Socket::Tls(tls) => tls.tcp.readable().await,
+        }
+    }
+
+    /// Reads what is there, as much as `buffer` has capacity for. 0: the other side has ended the connection.
+    pub fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Socket::Plain(tcp) => tcp.try_read_buf(buffer),
+            Socket::Tls(tls) => {
+                let start = buffer.len();
+                buffer.resize(buffer.capacity().min(start + MAX_DECRYPT_BYTES), 0);
+                let read = tls.try_read(&mut buffer[start..]);
+                buffer.truncate(start + read.as_ref().map_or(0, |bytes| *bytes));
+                read
+            }
+        }
+    }
+
+    /// Writes what can be written now. With TLS it may be taken without being sent yet: see [`Socket::try_flush`].
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Plain(tcp) => tcp.try_write(bytes),
+            Socket::Tls(tls) => tls.try_write(bytes),
+        }
+    }
+
+    /// Sends what was taken and is not sent yet, as far as that goes. Returns whether nothing is left.
+    pub fn try_flush(&self) -> io::Result<bool> {
+        match self {
+            Socket::Plain(_) => Ok(true),
+            Socket::Tls(tls) => tls.flush(&mut tls.lock()),
+        }
+    }
+
+    /// Whether nothing is taken and not sent yet.
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            Socket::Plain(_) => true,
+            Socket::Tls(tls) => !tls.lock().wants_write(),
+        }
+    }
+
+    /// Waits until more can be written.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.tcp().ready(Interest::WRITABLE).await.map(drop)
+    }
+
+    /// Waits until nothing is taken and not sent yet.
+    pub async fn flushed(&self) -> io::Result<()> {
+        while !self.try_flush()? {
+            self.writable().await?;
+        }
+        Ok(())
+    }
+
+    /// Two ends to be used at the same time, as [`TcpStream::split`] gives.
+    pub fn split(&self) -> (&Self, &Self) {
+        (self, self)
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Socket::Plain(tcp) => tcp,
+            Socket::Tls(tls) => &tls.tcp,
+        }
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Plain(tcp) => tcp.try_read(buffer),
+            Socket::Tls(tls) => tls.try_read(buffer),
+        }
+    }
+}
+
+impl TlsSocket {
+    fn lock(&self) -> MutexGuard<'_, ServerConnection> {
+        self.session.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether something is decrypted and not read yet: the TCP connection says nothing of that.
+    fn has_plaintext(&self) -> io::Result<bool> {
+        let state = self.lock().process_new_packets().map_err(invalid)?;
+        Ok(state.plaintext_bytes_to_read() > 0)
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut session = self.lock();
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match session.reader().read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(bytes) => {
+                    filled += bytes;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // Ended without the closing alert. What that may have cut off, the protocol above notices.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
+                Err(error) => return Err(error),
+            }
+            match session.read_tls(&mut Tcp(&self.tcp)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => break,
+                Err(error) => return Err(error),
+            }
+            let processed = session.process_new_packets();
+            if session.wants_write() {
+                // An answer of TLS itself, or the alert that says what was wrong. If it does not go out now, it goes
+                // out before what is written next.
+                let _ = self.flush(&mut session);
+            }
+            processed.map_err(invalid)?;
+        }
+        Ok(filled)
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut session = self.lock();
+        if !self.flush(&mut session)? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let taken = session.writer().write(bytes)?;
+        self.flush(&mut session)?;
+        Ok(taken)
+    }
+
+    fn flush(&self, session: &mut ServerConnection) -> io::Result<bool> {
+        while session.wants_write() {
+            match session.write_tls(&mut Tcp(&self.tcp)) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for TlsSocket {
+    /// Tells the other side that the connection ends here and was not cut, if that can be sent at once.
+    fn drop(&mut self) {
+        let mut session = self.lock();
+        session.send_close_notify();
+        let _ = self.flush(&mut session);
+    }
+}
+
+fn invalid(error: durability_tls::rustls::Error) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, error)
+}
+
+/// A TCP connection as a TLS session wants it, without waiting.
+struct Tcp<'a>(&'a TcpStream);
+
+impl Read for Tcp<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl Write for Tcp<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsyncRead for &Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !matches!(**self, Socket::Tls(ref tls) if tls.has_plaintext()?) {
+                ready!(self.tcp().poll_read_ready(cx))?;
+            }
+            match self.try_read(buffer.initialize_unfilled()) {
+                Ok(bytes) => {
+                    buffer.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for &Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp().poll_write_ready(cx))?;
+            match self.try_write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.try_flush()? {
+            ready!(self.tcp().poll_write_ready(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Dropping the socket ends the connection; nothing here ends one half of it.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,291 @@
+# The log by TLS.
+
+source $::env(SUITE_SUPPORT)/durability.tcl
+
+# --- Certificates ----------------------------------------------------------------------------------------------------
+
+set ::ec {-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes}
+
+# A CA in that directory, as NAME.crt and NAME.key.
+proc make_ca {directory name} {
+    exec openssl req -x509 {*}$::ec -days 2 -subj "/CN=$name" -keyout $directory/$name.key -out $directory/$name.crt 2>@1
+}
+
+# A certificate of that CA, as NAME.crt and NAME.key. In place of one that was there, at once.
+proc make_certificate {directory ca name alternatives} {
+    exec openssl req -x509 {*}$::ec -days 2 -subj "/CN=$name" -CA $directory/$ca.crt -CAkey $directory/$ca.key \
+        -addext subjectAltName=$alternatives -addext basicConstraints=critical,CA:FALSE \
+        -keyout $directory/$name.new.key -out $directory/$name.new.crt 2>@1
+    file rename -force $directory/$name.new.key $directory/$name.key
+    file rename -force $directory/$name.new.crt $directory/$name.crt
+}
+
+# A log with TLS, for as long as `code` runs. It shows server.crt, and wants certificates of clients.crt if that is asked for.
+# All files are in $::certificates.
+proc tls_log {wants_certificates code} {
+    new_log
+    set ::certificates [file normalize [tmpdir certificates]]
+    make_ca $::certificates ca
+    make_ca $::certificates clients
+    make_certificate $::certificates ca server IP:$::host
+    make_certificate $::certificates clients node DNS:node
+    set arguments [list --tls-cert $::certificates/server.crt --tls-key $::certificates/server.key]
+    if {$wants_certificates} {lappend arguments --tls-client-ca $::certificates/clients.crt}
+    dict set ::log_service arguments $arguments
+    lassign [start_relay tls [list $::host [log_option port] $::certificates/ca.crt \
+        $::certificates/node.crt $::certificates/node.key]] relay admin
+    dict set ::log_service admin $admin
+    start_log
+    wait_for_condition 1000 10 {![catch {log_service PING}]} else {
+        fail "the log is not reached by TLS"
+    }
+    uplevel 1 $code
+    kill_log
+    stop_relay $relay
+}
+
+proc hang_up_log {message} {
+    set output [log_option directory].output
+    set before [regexp -all $message [exec cat $output]]
+    exec kill -HUP [log_option pid]
+    wait_for_condition 500 10 {[regexp -all $message [exec cat $output]] > $before} else {
+        fail "the log service does not reload: [exec cat $output]"
+    }
+}
+
+proc wait_for_error {pattern} {
+    wait_for_condition 1000 10 {[string match $pattern [figure last_error]]} else {
+        fail "the last error is '[figure last_error]', not '$pattern'"
+    }
+}
+
+# Everything that following the log changes for its time.
+proc following_settings {} {
+    r config get tls-* primary* repl-diskless-load
+}
+
+# --- Tests -----------------------------------------------------------------------------------------------------------
+
+tls_log no {
+    start_server [server_options [list tls yes tls-ca $::certificates/ca.crt]] {
+        wait_until_leading
+        set settings [following_settings]
+
+        test "By TLS, writes are held until the log has them, small and large ones" {
+            assert_held OK {set small 1}
+            assert_held OK [list set large [string repeat x 3000000]]
+            assert_held 2 {incr small}
+            assert_equal {} [figure last_error]
+        }
+
+        test "By TLS, many writes become durable, in async mode as well" {
+            createComplexDataset r 300
+            wait_until_durable
+            r durability.mode async
+            populate 20000 async: 200
+            wait_until_durable
+            r durability.mode sync
+            assert_held OK {set small sync}
+        }
+
+        test "By TLS, data survives a kill -9 of server and log, and the server's settings are the operator's again" {
+            set digest [debug_digest]
+            kill_log
+            kill_hard [srv 0 pid]
+            start_log
+            restart_server 0 true false
+            wait_until_leading
+            assert_equal $digest [debug_digest]
+            assert_equal $settings [following_settings]
+            assert_held OK {set small again}
+        }
+
+        test "By TLS, the log is seeded" {
+            r durability.mode off
+            r set unlogged value
+            set seeds [figure seeds]
+            r durability.mode sync
+            wait_until_leading
+            wait_for_condition 500 10 {[figure seeds] > $seeds} else {
+                fail "the log is not seeded: [figure last_error]"
+            }
+            crash_and_restart_server
+            wait_until_leading
+            assert_equal value [r get unlogged]
+        }
+
+        test "By TLS, held replies arrive when the log is back" {
+            kill_log
+            set client [valkey_deferring_client]
+            $client incr counter
+            wait_for_held 1
+            start_log
+            assert_equal 1 [read_reply $client]
+            $client close
+        }
+
+        test "The log's certificate can be exchanged, without disconnecting anybody" {
+            set reconnects [figure log_reconnects]
+            make_certificate $::certificates ca server IP:$::host
+            hang_up_log "certificates reloaded"
+            assert_held OK {set rotated 1}
+            assert_equal $reconnects [figure log_reconnects]
+        }
+
+        test "An exchange that cannot work changes nothing, and the log service says why" {
+            exec cp $::certificates/node.key $::certificates/server.key
+            hang_up_log "server.key does not belong to the certificate file"
+            assert_held OK {set rotated 2}
+            crash_and_restart_server
+            wait_until_leading
+            make_certificate $::certificates ca server IP:$::host
+            hang_up_log "certificates reloaded"
+        }
+
+        test "The CA can be exchanged while the server runs" {
+            make_ca $::certificates other
+            make_certificate $::certificates other server IP:$::host
+            hang_up_log "certificates reloaded"
+            kill_log
+            start_log
+            wait_for_error "*certificate is not of a CA in durability.tls-ca*ca.crt*"
+            file rename -force $::certificates/other.crt $::certificates/ca.crt
+            file rename -force $::certificates/other.key $::certificates/ca.key
+            assert_equal OK [r set rotated 3]
+            assert_equal {} [figure last_error]
+        }
+
+        test "Other mistakes are told in words that help" {
+            foreach {ca name error} {
+                ca      IP:10.255.255.255   "*certificate is not for '127.0.0.1'*durability.log*10.255.255.255*"
+                clients IP:127.0.0.1        "*certificate is not of a CA in durability.tls-ca*"
+            } {
+                kill_log
+                make_certificate $::certificates $ca server $name
+                start_log
+                wait_for_error $error
+            }
+            make_certificate $::certificates ca server IP:$::host
+            hang_up_log "certificates reloaded"
+            assert_equal OK [r set mended 1]
+            assert_error "*cannot read the CA file*" {r config set durability.tls-ca /nowhere/ca.crt}
+            assert_error "*key file*" {r config set durability.tls-key $::certificates/node.crt}
+        }
+
+        test "TLS can be switched on while the server runs, and which side lacks it is told" {
+            assert_equal OK [r config set durability.tls no]
+            kill_log
+            start_log
+            wait_for_error "*takes TLS connections only*"
+            assert_error "*durability.tls-cert and durability.tls-key belong together*" {
+                r config set durability.tls-cert $::certificates/node.crt durability.tls yes
+            }
+            assert_equal OK [r config set durability.tls-cert {} durability.tls yes]
+            assert_equal OK [r set switched 1]
+            set arguments [log_option arguments]
+            kill_log
+            dict set ::log_service arguments {}
+            start_log
+            wait_for_error "*did not answer with TLS*--tls-cert*durability.tls no*"
+            kill_log
+            dict set ::log_service arguments $arguments
+            start_log
+            assert_equal OK [r set switched 2]
+        }
+
+        test "A log that stands still is connected to anew, in the middle of the handshake as well, and nobody waits for it" {
+            pause_process [log_option pid]
+            set client [valkey_deferring_client]
+            $client set still 1
+            # The old connection has its 5 s first, then the handshake of the new one.
+            wait_for_condition 2000 10 {[string match "*not finished the TLS handshake*" [figure last_error]]} else {
+                fail "the last error is '[figure last_error]'"
+            }
+            assert_silent $client
+            resume_process [log_option pid]
+            assert_equal OK [read_reply $client]
+            $client close
+        }
+    }
+}
+
+tls_log yes {
+    set options [list tls yes tls-ca $::certificates/ca.crt]
+    start_server [server_options $options] {
+        test "A node without a certificate is told that the log wants one, and attaches when it has one" {
+            wait_for_error "*wants a certificate of this node*durability.tls-cert and durability.tls-key*"
+            r config set durability.tls-cert $::certificates/node.crt durability.tls-key $::certificates/node.key
+            wait_until_leading
+            r config rewrite
+            assert_held OK {set key value}
+        }
+
+        test "With a certificate of its own, a node has its data again after a crash, by TLS" {
+            set settings [following_settings]
+            crash_and_restart_server
+            wait_until_leading
+            assert_equal value [r get key]
+            assert_equal $settings [following_settings]
+        }
+
+        test "A certificate of another CA is not accepted, and that is told" {
+            make_ca $::certificates other
+            make_certificate $::certificates other node DNS:node
+            kill_log
+            start_log
+            wait_for_error "*does not accept this node's certificate*node.crt*--tls-client-ca*"
+            make_certificate $::certificates clients node DNS:node
+            assert_equal OK [r set key newer]
+        }
+    }
+
+    # A vanilla server, which follows the log.
+    set vanilla [list save {} primaryuser $::shard primaryauth any tls-replication yes]
+    foreach {name file} {tls-ca-cert-file ca.crt tls-cert-file node.crt tls-key-file node.key} {
+        lappend vanilla $name $::certificates/$file
+    }
+    start_server [list overrides $vanilla tags {external:skip tls:skip}] {
+        test "A server without the module follows the log by TLS" {
+            r replicaof $::host [log_option port]
+            wait_for_condition 1000 10 {[s master_link_status] eq "up" && [r get key] eq "newer"} else {
+                fail "it does not follow"
+            }
+        }
+    }
+
+    # A server that listens with TLS itself.
+    make_ca $::certificates own-ca
+    make_certificate $::certificates own-ca own IP:$::host
+    exec cat $::certificates/own-ca.crt $::certificates/ca.crt > $::certificates/trusted.crt
+    set own [list tls-port [find_available_port $::baseport $::portcount] tls-auth-clients no]
+    foreach {name file} {tls-ca-cert-file trusted.crt tls-cert-file own.crt tls-key-file own.key} {
+        lappend own $name $::certificates/$file
+    }
+    lappend options tls-cert $::certificates/node.crt tls-key $::certificates/node.key shard s2 server $own
+    start_server [server_options $options] {
+        test "A server with TLS of its own keeps it, and takes its data from the log by TLS" {
+            wait_until_leading
+            set settings [following_settings]
+            r set key own
+            crash_and_restart_server
+            wait_until_leading
+            assert_equal own [r get key]
+            assert_equal $settings [following_settings]
+            through_relay tls [list $::host [dict get $own tls-port] $::certificates/own-ca.crt] {
+                assert_equal own [r get key]
+            }
+        }
+
+        test "If the server trusts other CAs than that of the log, it says that it cannot follow, and why" {
+            r config set tls-ca-cert-file $::certificates/own-ca.crt
+            r config rewrite
+            kill_hard [srv 0 pid]
+            restart_server 0 false false 0
+            reconnect
+            wait_for_error "*replication link to the log is not up*tls-ca-cert-file*"
+            exec cp $::certificates/trusted.crt $::certificates/own-ca.crt
+            wait_until_leading
+            assert_equal own [r get key]
+        }
+    }
+}
