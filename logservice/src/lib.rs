@@ -10,10 +10,13 @@
 
 pub mod config;
 pub mod http;
+pub mod http_port;
 pub mod inspect;
+pub mod limits;
 pub mod resp;
 pub mod server;
 pub mod service;
 pub mod shard;
 pub mod store;
+mod throttle;
 pub mod tokens;

@@ -9,11 +9,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::limits::OpenFilesError;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::store::file_store::files::FaultHook;
 use crate::store::file_store::FileStoreOptions;
 use crate::tokens::{Tokens, TokensError};
-use crate::{http, resp};
+use crate::{http_port, resp};
 
 /// The longest that stopping waits for accepted appends and their acknowledgements.
 const STOP_AT_MOST: Duration = Duration::from_secs(5);
@@ -45,6 +46,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The process may not have as many connections as are configured.
+    #[error(transparent)]
+    OpenFiles(#[from] OpenFilesError),
     /// The operating system refused something else.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -69,6 +73,8 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
             return Err(StartError::Unprotected { flag, address });
         }
     }
+    let limits = Arc::new(config.limits());
+    limits.raise_open_files()?;
     let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
     let resp_listener = listen("--listen", config.listen).await?;
     let http_listener = listen("--http", config.http).await?;
@@ -83,8 +89,8 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     let opened = tokio::task::spawn_blocking(move || Service::open(options, tokens)).await;
     let service = opened.map_err(std::io::Error::other)??;
     let (shutdown, stopping) = watch::channel(false);
-    let resp_task = tokio::spawn(resp::serve(service.clone(), resp_listener, stopping.clone()));
-    let http_task = tokio::spawn(http::serve(service.clone(), http_listener, stopping));
+    let resp_task = tokio::spawn(resp::serve(service.clone(), resp_listener, limits.clone(), stopping.clone()));
+    let http_task = tokio::spawn(http_port::serve(service.clone(), http_listener, limits, stopping));
     tracing::info!("logservice started: RESP on {listen}, HTTP on {http}, directory {}", config.dir.display());
     Ok(Server { listen, http, service, shutdown, resp_task, http_task })
 }

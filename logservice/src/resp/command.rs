@@ -14,7 +14,7 @@ const MAX_ARGUMENTS: usize = 64;
 /// Longest argument in bytes.
 const MAX_ARGUMENT_BYTES: usize = MAX_APPEND_BYTES;
 /// Longest command in bytes: one append of the largest size with its framing.
-const MAX_COMMAND_BYTES: usize = MAX_APPEND_BYTES + 4096;
+pub const MAX_COMMAND_BYTES: usize = MAX_APPEND_BYTES + 4096;
 /// Longest length line in bytes, `\r\n` included.
 const MAX_LINE_BYTES: usize = 16;
 
@@ -41,8 +41,14 @@ impl Splitter {
     }
 
     /// Takes the next command off `input` and puts its arguments, without copying them, into `arguments`. False when
-    /// it has not arrived as a whole.
-    pub fn next(&mut self, input: &mut BytesMut, arguments: &mut Vec<Bytes>) -> Result<bool, ProtocolError> {
+    /// it has not arrived as a whole. A command of more than `max_bytes`, which is [`MAX_COMMAND_BYTES`] at most, is refused
+    /// as soon as that is known.
+    pub fn next(
+        &mut self,
+        input: &mut BytesMut,
+        arguments: &mut Vec<Bytes>,
+        max_bytes: usize,
+    ) -> Result<bool, ProtocolError> {
         arguments.clear();
         if self.needed_bytes == 0 {
             // A replica keeps its connection alive with empty lines while it loads a snapshot.
@@ -68,7 +74,7 @@ impl Splitter {
                     return Ok(false);
                 }
             };
-            if bytes > MAX_ARGUMENT_BYTES || start + bytes > MAX_COMMAND_BYTES {
+            if bytes > MAX_ARGUMENT_BYTES || start + bytes > max_bytes {
                 return Err(ProtocolError("the command is too large"));
             }
             *place = (start, start + bytes);
@@ -123,7 +129,7 @@ mod tests {
         let mut commands = Vec::new();
         for chunk in chunks {
             input.extend_from_slice(chunk);
-            while splitter.next(&mut input, &mut arguments)? {
+            while splitter.next(&mut input, &mut arguments, MAX_COMMAND_BYTES)? {
                 commands.push(arguments.iter().map(|argument| argument.to_vec()).collect());
             }
         }

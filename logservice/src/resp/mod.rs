@@ -3,9 +3,11 @@
 mod admin;
 mod append;
 mod arguments;
+mod clock;
 mod command;
 mod connection;
 mod identity;
+mod input;
 mod lease;
 mod output;
 mod replica;
@@ -21,13 +23,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
 
-use self::connection::Connection;
+use self::connection::{Connection, Shared};
+use self::input::InputBudget;
+use crate::limits::Limits;
 use crate::service::Service;
+use crate::throttle::LineThrottle;
 
-/// Connections served at a time.
-const MAX_CONNECTIONS: usize = 4096;
 /// After a failed accept (out of file descriptors, most likely).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long telling a client that there are too many may take.
+const REFUSE_AT_MOST: Duration = Duration::from_secs(1);
 
 /// How long a peer may be silent before the kernel asks whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -40,8 +46,17 @@ fn configure(stream: &TcpStream) -> std::io::Result<()> {
 
 /// Serves connections until `shutdown`, then waits until each has given its replies. Bounding that wait is up to the
 /// caller, who may drop this.
-pub async fn serve(service: Arc<Service>, listener: TcpListener, mut shutdown: watch::Receiver<bool>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub async fn serve(
+    service: Arc<Service>,
+    listener: TcpListener,
+    limits: Arc<Limits>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let max_connections = limits.max_connections;
+    let permits = Arc::new(Semaphore::new(max_connections as usize));
+    let budget = Arc::new(InputBudget::new(limits.max_input_mb));
+    let shared = Shared { service, limits, budget };
+    let refusals = LineThrottle::new();
     let next_id = AtomicU64::new(1);
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
@@ -53,21 +68,28 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, mut shutdown: w
         let (mut stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
+                if let Some(others) = refusals.pass() {
+                    tracing::warn!("cannot accept a connection: {error} ({others} more such lines left out)");
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
-            tracing::warn!("{peer} refused: {MAX_CONNECTIONS} connections are open already");
-            let _ = stream.write_all(b"-ERR too many connections\r\n").await;
+            if let Some(others) = refusals.pass() {
+                let text = "connections are open, as many as --max-connections allows";
+                tracing::warn!("{peer} refused: {max_connections} {text} ({others} more such lines left out)");
+            }
+            let told = stream.write_all(b"-ERR too many connections\r\n");
+            // Fits into the socket's buffer, which is empty.
+            let _ = tokio::time::timeout(REFUSE_AT_MOST, told).await;
             continue;
         };
         if let Err(error) = configure(&stream) {
             tracing::debug!("{peer}: {error}");
         }
         let id = next_id.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection::new(service.clone(), stream, peer.to_string(), id);
+        let connection = Connection::new(&shared, stream, peer.to_string(), id);
         let shutdown = shutdown.clone();
         connections.spawn(async move {
             connection.serve(shutdown).await;

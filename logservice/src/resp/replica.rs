@@ -7,6 +7,7 @@
 //! into its `repl-timeout` after a minute, connects again and continues where it was.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use durability_protocol::{Code, Refusal};
@@ -23,6 +24,8 @@ use crate::store::{LogReader, ReadError, SnapshotRecord};
 
 /// The most that is read and sent at a time.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Longest command of a replica in bytes: it only acknowledges.
+const MAX_COMMAND_BYTES: usize = 4 << 10;
 /// A data set without keys, in a format that every Valkey version reads; the checksum is zero, which means none.
 const EMPTY_RDB: &[u8] = b"REDIS0011\xff\0\0\0\0\0\0\0\0";
 
@@ -94,18 +97,36 @@ pub struct Follower {
     splitter: Splitter,
     shard: Arc<Shard>,
     _service: Arc<Service>,
+    patience: Duration,
+}
+
+/// Sends `bytes` to a client that may take nothing of them for as long as `patience`.
+pub async fn send(stream: &mut TcpStream, mut bytes: &[u8], patience: Duration) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match tokio::time::timeout(patience, stream.write(bytes)).await {
+            Ok(written) => bytes = &bytes[written?..],
+            Err(_) => return Err(stalled(patience)),
+        }
+    }
+    Ok(())
+}
+
+fn stalled(patience: Duration) -> std::io::Error {
+    let text = format!("it has taken nothing, and said nothing, for {} s", patience.as_secs_f32());
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text)
 }
 
 impl Follower {
-    /// A follower on a connection whose `input` was read but not used yet.
+    /// A follower on a connection whose input was read but not used yet. It may take nothing and say nothing for as long as
+    /// `patience`.
     pub fn new(
         stream: TcpStream,
-        input: BytesMut,
-        splitter: Splitter,
+        (input, splitter): (BytesMut, Splitter),
         shard: Arc<Shard>,
         service: Arc<Service>,
+        patience: Duration,
     ) -> Self {
-        Follower { stream, input, splitter, shard, _service: service }
+        Follower { stream, input, splitter, shard, _service: service, patience }
     }
 
     /// Sends the stream until the connection ends or the replica has to connect again. Answers how far it came.
@@ -117,6 +138,8 @@ impl Follower {
         let mut reader: Option<Box<dyn LogReader>> = None;
         let mut chunk = Bytes::new();
         let mut arguments = Vec::new();
+        // A replica that loads a snapshot takes nothing, and sends empty lines.
+        let mut sign_of_life = Instant::now();
         loop {
             let visible = {
                 let progress = progress.borrow_and_update();
@@ -127,8 +150,10 @@ impl Follower {
             };
             if chunk.is_empty() && offset < visible {
                 (reader, chunk) = self.read(reader, offset, visible).await?;
+                sign_of_life = Instant::now();
             }
             self.input.reserve(1024);
+            let stalled_at = sign_of_life + self.patience;
             let (mut socket_reader, mut socket_writer) = self.stream.split();
             tokio::select! {
                 read = socket_reader.read_buf(&mut self.input) => {
@@ -136,9 +161,16 @@ impl Follower {
                         return Ok(offset);
                     }
                     // Acknowledgements: what a replica has applied decides nothing here.
-                    while self.splitter.next(&mut self.input, &mut arguments)? {}
+                    while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {}
+                    sign_of_life = Instant::now();
                 }
-                written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => offset += written? as u64,
+                written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => {
+                    offset += written? as u64;
+                    sign_of_life = Instant::now();
+                }
+                () = tokio::time::sleep_until(stalled_at.into()), if !chunk.is_empty() => {
+                    return Err(stalled(self.patience).into());
+                }
                 changed = progress.changed(), if chunk.is_empty() => {
                     if changed.is_err() {
                         return Ok(offset);
@@ -174,12 +206,12 @@ impl Follower {
     async fn answer(&mut self, position: &Position) -> Result<u64, FollowError> {
         match position {
             Position::Continue { replid, offset, .. } => {
-                self.stream.write_all(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
+                self.send(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
                 Ok(*offset)
             }
             Position::Full { replid, offset, snapshot: None, .. } => {
                 let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", EMPTY_RDB.len());
-                self.stream.write_all(&[head.as_bytes(), EMPTY_RDB].concat()).await?;
+                self.send(&[head.as_bytes(), EMPTY_RDB].concat()).await?;
                 Ok(*offset)
             }
             Position::Full { replid, offset, snapshot: Some(record), .. } => {
@@ -192,17 +224,21 @@ impl Follower {
                     Err(error) => return self.refuse_snapshot(error.to_string()).await,
                 };
                 let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", record.bytes);
-                self.stream.write_all(head.as_bytes()).await?;
+                self.send(head.as_bytes()).await?;
                 self.send_snapshot(file, record).await?;
                 Ok(*offset)
             }
         }
     }
 
+    async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        send(&mut self.stream, bytes, self.patience).await
+    }
+
     async fn refuse_snapshot(&mut self, reason: String) -> Result<u64, FollowError> {
         let mut out = BytesMut::new();
         reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason.clone())));
-        self.stream.write_all(&out).await?;
+        self.send(&out).await?;
         Err(FollowError::Snapshot(reason))
     }
 
@@ -222,7 +258,7 @@ impl Follower {
             if left == 0 && checksum != record.crc32c {
                 return Err(FollowError::Snapshot(format!("{} does not match its checksum", record.file)));
             }
-            self.stream.write_all(&chunk[..bytes]).await?;
+            self.send(&chunk[..bytes]).await?;
         }
         Ok(())
     }
