@@ -9,6 +9,7 @@
 //! directory, and [`resp`] and [`http`] translate two protocols into calls on a shard.
 
 pub mod config;
+mod cutter;
 pub mod http;
 pub mod http_port;
 pub mod inspect;
@@ -20,3 +21,7 @@ pub mod shard;
 pub mod store;
 mod throttle;
 pub mod tokens;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: allocation::Counting = allocation::Counting;

@@ -73,7 +73,7 @@ impl Tokens {
         Self::parse(&text, key).map_err(|(line, reason)| TokensError::Malformed { path: path.to_owned(), line, reason })
     }
 
-    fn parse(text: &str, key: [u8; 32]) -> Result<Self, (usize, &'static str)> {
+    pub(crate) fn parse(text: &str, key: [u8; 32]) -> Result<Self, (usize, &'static str)> {
         let mut entries = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -171,5 +171,15 @@ mod tests {
         {
             assert_eq!(is_open_to_others(mode), expected, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn any_file_is_tokens_or_a_line_that_is_wrong() {
+        bolero::check!().with_type::<String>().for_each(|text| {
+            allocation::within(64 * text.len() + 4096, || match parse(text) {
+                Ok(tokens) => assert!(tokens.entries.len() <= text.lines().count() && !tokens.allow_any(b"")),
+                Err((line, _)) => assert!(line <= text.lines().count()),
+            });
+        });
     }
 }

@@ -178,4 +178,35 @@ mod tests {
         two_large.extend_from_slice(b"\r\n$1048576\r\n");
         assert!(split_all(&[&two_large]).is_err());
     }
+
+    #[test]
+    fn any_bytes_are_split_the_same_however_they_arrive() {
+        bolero::check!().with_type::<(Vec<u8>, Vec<u8>)>().for_each(|(bytes, cuts)| {
+            let (mut rest, mut chunks) = (&bytes[..], Vec::with_capacity(cuts.len() + 1));
+            for cut in cuts.iter().take(bytes.len()) {
+                let (chunk, after) = rest.split_at(usize::from(*cut).min(rest.len()));
+                chunks.push(chunk);
+                rest = after;
+            }
+            chunks.push(rest);
+            allocation::within(32 * bytes.len() + 8192, || assert_eq!(split_all(&chunks), split_all(&[bytes])));
+        });
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_the_largest_command() {
+        bolero::check!().with_type::<(Vec<u8>, u16)>().for_each(|(bytes, max_bytes)| {
+            let max_bytes = usize::from(*max_bytes);
+            let (mut splitter, mut input, mut arguments) = (Splitter::default(), BytesMut::new(), Vec::new());
+            for byte in bytes {
+                input.extend_from_slice(&[*byte]);
+                match splitter.next(&mut input, &mut arguments, max_bytes) {
+                    Ok(true) => assert!(arguments.iter().map(Bytes::len).sum::<usize>() <= max_bytes),
+                    // A line may be incomplete behind the last argument that fits.
+                    Ok(false) => assert!(splitter.needed_bytes() <= max_bytes + 2 + MAX_LINE_BYTES),
+                    Err(_) => return,
+                }
+            }
+        });
+    }
 }

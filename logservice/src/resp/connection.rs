@@ -52,7 +52,7 @@ pub struct Connection {
 }
 
 /// What to do after a command.
-enum Next {
+pub(super) enum Next {
     Reply(Reply),
     /// The reply comes when an append is durable.
     Later,
@@ -223,7 +223,7 @@ impl Connection {
         }
     }
 
-    async fn run(&mut self, arguments: &[Bytes]) -> Next {
+    pub(super) async fn run(&mut self, arguments: &[Bytes]) -> Next {
         let failed_logins = self.failed_logins;
         let next = match self.dispatch(arguments).await {
             Ok(next) => next,
@@ -240,7 +240,7 @@ impl Connection {
         }
     }
 
-    async fn dispatch(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
+    pub(super) async fn dispatch(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let Some(name) = arguments.first() else { return Err(failure("empty command")) };
         let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
         if self.is_stranger() && !["AUTH", "HELLO", "PING", "QUIT"].into_iter().any(is) {

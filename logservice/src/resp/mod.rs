@@ -6,6 +6,8 @@ mod arguments;
 mod clock;
 mod command;
 mod connection;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod input;
 mod lease;

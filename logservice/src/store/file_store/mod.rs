@@ -6,6 +6,8 @@ pub mod check;
 pub mod dump;
 pub mod files;
 pub mod format;
+#[cfg(test)]
+mod fuzz;
 mod open;
 mod queue;
 mod reader;
