@@ -26,6 +26,7 @@ mod lag;
 mod line;
 mod log_connection;
 mod log_link;
+mod log_reply;
 mod messages;
 mod module;
 mod pipe;
