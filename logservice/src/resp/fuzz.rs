@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
@@ -88,7 +89,7 @@ fn shared(tokens: Option<Tokens>) -> Shared {
         http_port: 1,
     };
     let service = Service::open(options, tokens).expect("opens");
-    let patience = Patience::default();
+    let patience = Patience { failed_login_delay: Duration::ZERO, ..Patience::default() };
     let limits = Arc::new(Limits { max_connections: 1, max_http_connections: 1, max_input_mb: 4, patience });
     Shared { service, limits, budget: Arc::new(InputBudget::new(4)) }
 }
