@@ -28,7 +28,8 @@ impl Witness {
         let stopped = stop.clone();
         let appending = std::thread::spawn(move || {
             let (mut appends, mut longest) = (0, Duration::ZERO);
-            while !stopped.load(Ordering::Relaxed) {
+            // Once at least, even if all is over before this thread runs.
+            while appends == 0 || !stopped.load(Ordering::Relaxed) {
                 let begun = Instant::now();
                 assert_eq!(client.append("witness", epoch, end + appends, b"x"), Reply::Integer(end + appends + 1));
                 longest = longest.max(begun.elapsed());
