@@ -27,7 +27,7 @@ const DOCS: [Doc; 5] = [
         summary: "Shows or changes how durable an answered write is: sync, async or off.",
         complexity: "O(1); switching it off O(N) with N held clients",
         arity: -1,
-        categories: "durability admin",
+        categories: "durability admin dangerous",
     },
     Doc {
         name: "durability.lag",

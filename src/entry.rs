@@ -12,12 +12,20 @@ use crate::commands;
 use crate::config::{self, Mode};
 use crate::start::{before_load, load, unload};
 
+#[cfg(not(test))]
+use std::alloc::System as Allocator;
+
+#[cfg(test)]
+use allocation::Counting as Allocator;
+
+const ALLOCATOR: Allocator = Allocator;
+
 valkey_module! {
     name: "durability",
     version: 1,
     // Not the server's allocator: what waits for the log must not count as memory of the dataset, or the server would
     // evict keys, or answer OOM, because the log is slow.
-    allocator: (std::alloc::System, std::alloc::System),
+    allocator: (Allocator, ALLOCATOR),
     data_types: [],
     preload: before_load,
     init: load,

@@ -27,6 +27,7 @@ mod lag;
 mod line;
 mod log_connection;
 mod log_link;
+mod log_reply;
 mod log_socket;
 #[cfg(test)]
 mod log_socket_tests;

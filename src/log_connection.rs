@@ -5,10 +5,11 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, STATUS};
+use redis_protocol::resp2;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
-use redis_protocol::resp2::{self, decode::decode};
 
 use crate::config;
+use crate::log_reply::{take_reply, LogStatus};
 use crate::log_socket::LogSocket;
 use crate::tls::TlsSettings;
 
@@ -39,27 +40,6 @@ pub enum LogError {
         /// What it said.
         detail: String,
     },
-}
-
-/// What `LOG.STATUS` says, as far as a node needs it.
-#[derive(Debug, Clone, Default)]
-pub struct LogStatus {
-    /// The log's end, which is also what is durable.
-    pub end: u64,
-    /// The newest epoch.
-    pub epoch: u64,
-    /// Who leads; empty if nobody does.
-    pub leader: String,
-    /// Whether any leader ever began.
-    pub is_seeded: bool,
-    /// Port of the service's HTTP side.
-    pub http_port: u16,
-    /// `ok`, or what keeps the shard from being served.
-    pub state: String,
-    /// Says more about the state.
-    pub error: String,
-    /// Newest version of the server that wrote the log; empty if it is not known.
-    pub engine: String,
 }
 
 /// Connects to the log service that is configured, without logging in; with TLS the handshake is still to be done.
@@ -107,21 +87,6 @@ pub fn password() -> String {
         "none".to_owned()
     } else {
         token
-    }
-}
-
-/// Takes the first complete reply from `buffer`. `None` if there is none yet.
-///
-/// # Errors
-/// What is in the buffer is no RESP.
-pub fn take_reply(buffer: &mut Vec<u8>) -> Result<Option<OwnedFrame>, String> {
-    match decode(buffer) {
-        Ok(Some((frame, used))) => {
-            buffer.drain(..used);
-            Ok(Some(frame))
-        }
-        Ok(None) => Ok(None),
-        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -197,36 +162,7 @@ impl LogConnection {
     /// As every question: the log cannot be reached, refuses, or does not speak the protocol.
     pub fn status(&mut self) -> Result<LogStatus, LogError> {
         let reply = self.ask(&[STATUS, &config::SHARD.value()])?;
-        let OwnedFrame::Array(fields) = reply else { return Err(self.protocol("LOG.STATUS answered no array")) };
-        let mut status = LogStatus::default();
-        let mut has_end = false;
-        for pair in fields.chunks(2) {
-            let [name, value] = pair else { continue };
-            let value = text(value);
-            let number = value.parse::<u64>();
-            match text(name).as_str() {
-                "end" => match number {
-                    Ok(end) => {
-                        status.end = end;
-                        has_end = true;
-                    }
-                    Err(_) => return Err(self.protocol(format!("LOG.STATUS says that the end is '{value}'"))),
-                },
-                "epoch" => status.epoch = number.unwrap_or(0),
-                "leader" => status.leader = value,
-                "seeded" => status.is_seeded = value == "1",
-                "http_port" => status.http_port = value.parse().unwrap_or(0),
-                "state" => status.state = value,
-                "error" => status.error = value,
-                "engine_version" => status.engine = value,
-                _ => {}
-            }
-        }
-        if has_end {
-            Ok(status)
-        } else {
-            Err(self.protocol("LOG.STATUS does not say where the log ends"))
-        }
+        LogStatus::read(&reply).map_err(|detail| self.protocol(detail))
     }
 
     /// Takes leadership at exactly `expected_end` for a server of version `engine`. Returns the new epoch.
@@ -260,13 +196,5 @@ impl LogConnection {
     /// [`Code::Fenced`](durability_protocol::Code::Fenced) if it was lost already.
     pub fn release(&mut self, epoch: u64) -> Result<(), LogError> {
         self.ask(&[RELEASE, &config::SHARD.value(), &epoch.to_string()]).map(drop)
-    }
-}
-
-fn text(frame: &OwnedFrame) -> String {
-    match frame {
-        OwnedFrame::BulkString(bytes) | OwnedFrame::SimpleString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        OwnedFrame::Integer(number) => number.to_string(),
-        _ => String::new(),
     }
 }

@@ -11,7 +11,8 @@ use durability_protocol::{append_header, Code, Refusal, MAX_APPEND_BYTES};
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::backlog::Backlog;
-use crate::log_connection::{self, encode, take_reply};
+use crate::log_connection::{self, encode};
+use crate::log_reply::take_reply;
 use crate::log_socket::LogSocket;
 use crate::shipper::Ended;
 

@@ -75,4 +75,31 @@ mod tests {
             prop_assert!(contain_one(parts, seen.min(before.len() as u64)));
         }
     }
+
+    #[test]
+    fn in_any_bytes_however_they_are_cut_a_message_is_found_where_there_is_one() {
+        bolero::check!().with_type::<(Vec<u8>, Vec<u8>, u8)>().for_each(|(bytes, cuts, seen)| {
+            // Pieces of the name are more likely than chance would have it.
+            let all: Vec<u8> = bytes
+                .iter()
+                .flat_map(|byte| match byte {
+                    0..=63 => &NAME[usize::from(byte % 10)..],
+                    64..=127 => &NAME[..usize::from(byte % 10)],
+                    _ => std::slice::from_ref(byte),
+                })
+                .copied()
+                .collect();
+            let seen = usize::from(*seen).min(all.len());
+            let (mut rest, mut chunks) = (&all[..], Vec::with_capacity(cuts.len() + 1));
+            for cut in cuts {
+                let (chunk, after) = rest.split_at(usize::from(cut % 16).min(rest.len()));
+                chunks.push(chunk);
+                rest = after;
+            }
+            chunks.push(rest);
+            let is_there = all[seen.saturating_sub(NAME.len() - 1)..].windows(NAME.len()).any(|window| window == NAME);
+            let is_found = allocation::within(1024, || contain_one(chunks.iter().copied(), seen as u64));
+            assert_eq!(is_found, is_there);
+        });
+    }
 }

@@ -8,10 +8,13 @@ use std::time::Duration;
 use valkey_module::logging::log_notice;
 
 use crate::config;
-use crate::log_connection::LogStatus;
+use crate::log_reply::LogStatus;
 use crate::shared::Shared;
 use crate::tap::Stream;
 use crate::tls::{TlsError, TlsSettings};
+
+/// How much of a refusal is read.
+const MAX_DETAIL_BYTES: u64 = 4096;
 
 /// The bytes of the snapshot. Breaks off when the module is to end.
 struct Snapshot {
@@ -108,5 +111,8 @@ pub fn send(
         shared.seeds.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     }
-    Err(SeedError::Refused { status: status.as_u16(), detail: response.text().unwrap_or_default() })
+    let mut detail = Vec::new();
+    // What was read until it broke off says more than nothing.
+    let _ = response.take(MAX_DETAIL_BYTES).read_to_end(&mut detail);
+    Err(SeedError::Refused { status: status.as_u16(), detail: String::from_utf8_lossy(&detail).trim_end().to_owned() })
 }

@@ -24,6 +24,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// While the server prepares a full sync it sends a newline every few seconds. Longer silence means that it is gone.
 const FULL_SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longest line of the server's answers in bytes.
+const MAX_LINE_BYTES: usize = 1024;
+
 /// Where this server can be reached from within its own machine.
 #[derive(Debug, Clone)]
 pub enum Address {
@@ -202,10 +205,7 @@ impl Tap {
     /// The server breaks off.
     pub fn snapshot_bytes(&self, shared: &Shared) -> Result<u64, TapError> {
         let length = read_answer(&self.stream, shared)?;
-        length
-            .strip_prefix('$')
-            .and_then(|length| length.parse().ok())
-            .ok_or(TapError::Answer { step: "request for a snapshot", answer: length })
+        parse_snapshot_bytes(&length).ok_or(TapError::Answer { step: "request for a snapshot", answer: length })
     }
 }
 
@@ -273,6 +273,9 @@ fn read_line_from(pipe: &Pipe, bell: &Bell) -> Result<(String, Vec<u8>), TapErro
             let rest = all.split_off(end + 1);
             return Ok((String::from_utf8_lossy(&all).trim_end().to_owned(), rest));
         }
+        if all.len() > MAX_LINE_BYTES {
+            return Err(io::Error::from(ErrorKind::InvalidData).into());
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::Error::from(ErrorKind::TimedOut).into());
@@ -281,6 +284,10 @@ fn read_line_from(pipe: &Pipe, bell: &Bell) -> Result<(String, Vec<u8>), TapErro
             bell.wait(left)?;
         }
     }
+}
+
+fn parse_snapshot_bytes(answer: &str) -> Option<u64> {
+    answer.strip_prefix('$')?.parse().ok()
 }
 
 fn parse_full_sync(answer: &str) -> Option<(String, u64)> {
@@ -324,8 +331,7 @@ fn await_input(stream: &Stream, shared: &Shared) -> io::Result<()> {
 }
 
 /// Reads a line byte by byte, so that nothing after it is taken from the socket.
-fn read_line(mut stream: &Stream) -> io::Result<String> {
-    const MAX_LINE_BYTES: usize = 1024;
+fn read_line(mut stream: impl Read) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
         let mut byte = [0];
@@ -363,8 +369,7 @@ mod tests {
             port,
             bind: bind.to_owned(),
             unix_socket: unix.to_owned(),
-            is_others_replica: false,
-            has_data: false,
+            ..Facts::default()
         };
         let tcp = |facts| match Address::of(&facts) {
             Ok(Address::Tcp(address)) => address.to_string(),
@@ -375,5 +380,22 @@ mod tests {
         assert_eq!(tcp(facts(6379, "10.0.0.5", "")), "10.0.0.5:6379");
         assert_eq!(tcp(facts(6379, "::", "")), "[::1]:6379");
         assert!(Address::of(&facts(0, "", "")).unwrap_err().contains("unixsocket"));
+    }
+
+    #[test]
+    fn any_bytes_are_lines_that_end_or_an_error() {
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
+            allocation::within(8 * MAX_LINE_BYTES, || {
+                let mut rest = &bytes[..];
+                while let Ok(line) = read_line(&mut rest) {
+                    // Bytes that are no text become longer.
+                    assert!(line.len() <= 3 * MAX_LINE_BYTES);
+                    if let Some((replid, _)) = parse_full_sync(&line) {
+                        assert!(is_valid_replid(&replid));
+                    }
+                    let _ = parse_snapshot_bytes(&line);
+                }
+            });
+        });
     }
 }

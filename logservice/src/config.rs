@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::engine::EngineOptions;
+use crate::limits::{Limits, Patience};
 use crate::restore::Moment;
 use crate::snapshotter::SnapshotterOptions;
 use crate::store::file_store::MIN_SEGMENT_BYTES;
@@ -146,10 +147,31 @@ pub struct Config {
     /// The most shards that may exist
     #[arg(long, default_value_t = 1024)]
     pub max_shards: usize,
+    /// The most connections to the RESP port; one more is told so and closed
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+    /// The most connections to the HTTP port; one more is told so and closed
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_http_connections: u32,
+    /// Memory in MiB for commands of more than 16 KiB that have not arrived as a whole, of all connections together; those for
+    /// which there is no room are read later
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    pub max_input_mb: u32,
     /// What is logged on stderr: error, warn, info, debug, or a filter such as logservice=debug
     #[arg(long, default_value = "info")]
     pub log_level: String,
     /// Allow LOG.DEBUG, with which acknowledgements can be held back: for tests
     #[arg(long)]
     pub enable_debug_command: bool,
+    /// How long clients are waited for
+    #[arg(skip)]
+    pub patience: Patience,
+}
+
+impl Config {
+    /// What clients may do.
+    pub fn limits(&self) -> Limits {
+        let Config { max_connections, max_http_connections, max_input_mb, patience, .. } = *self;
+        Limits { max_connections, max_http_connections, max_input_mb, patience }
+    }
 }

@@ -1,6 +1,7 @@
-//! The HTTP port: seeds come in here, and a machine can ask how the service is.
+//! What the HTTP port answers: seeds come in here, and a machine can ask how the service is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -12,40 +13,30 @@ use bytes::Bytes;
 use durability_protocol::{is_valid_replid, Code, Refusal};
 use futures_util::StreamExt;
 use serde::Deserialize;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use crate::https::TlsListener;
+use crate::limits::Limits;
 use crate::service::Service;
 use crate::shard::Shard;
 use crate::snapshots::{Draft, SnapshotError};
-use crate::tls::Tls;
 
 /// Chunks of a body on their way from the socket to the disk.
 const CHUNKS_IN_FLIGHT: usize = 8;
 
-/// Serves HTTP until `shutdown`, then finishes what was begun.
-pub async fn serve(
+/// What answers need.
+#[derive(Clone)]
+struct Shared {
     service: Arc<Service>,
-    listener: TcpListener,
-    tls: Option<Arc<Tls>>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let router = Router::new()
+    limits: Arc<Limits>,
+}
+
+/// What is asked of the port, see [`crate::http_port`].
+pub fn router(service: Arc<Service>, limits: Arc<Limits>) -> Router {
+    Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/shards", get(shards))
         .route("/shards/{shard}/snapshot", put(put_snapshot))
-        .with_state(service);
-    let stopped = async move {
-        let _ = shutdown.wait_for(|stopping| *stopping).await;
-    };
-    let served = match tls {
-        None => axum::serve(listener, router).with_graceful_shutdown(stopped).await,
-        Some(tls) => axum::serve(TlsListener::start(listener, tls), router).with_graceful_shutdown(stopped).await,
-    };
-    if let Err(error) = served {
-        tracing::error!("the HTTP port has failed: {error}");
-    }
+        .with_state(Shared { service, limits })
 }
 
 /// A refusal as an HTTP answer.
@@ -79,9 +70,18 @@ fn bearer(headers: &HeaderMap) -> &[u8] {
     }
 }
 
+/// Whoever tries tokens has to wait for each answer.
+async fn refuse_token(limits: &Limits) -> Refused {
+    tokio::time::sleep(limits.patience.failed_login_delay).await;
+    Refusal::new(Code::NoAuth, "send the shard's token as Authorization: Bearer").into()
+}
+
 /// `GET /shards`: the status of every shard that the token opens.
-async fn shards(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
+async fn shards(State(Shared { service, limits }): State<Shared>, headers: HeaderMap) -> Response {
     let token = bearer(&headers);
+    if service.tokens().is_some_and(|tokens| !tokens.allow_any(token)) {
+        return refuse_token(&limits).await.into_response();
+    }
     let mut statuses = service.statuses();
     if let Some(tokens) = service.tokens() {
         statuses.retain(|status| tokens.allow(&status.shard, token));
@@ -102,14 +102,14 @@ struct Seed {
 
 /// `PUT /shards/{shard}/snapshot?epoch=E&offset=N&replid=R`: the leader's whole data set as an RDB.
 async fn put_snapshot(
-    State(service): State<Arc<Service>>,
+    State(Shared { service, limits }): State<Shared>,
     Path(name): Path<String>,
     Query(seed): Query<Seed>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<&'static str, Refused> {
     if service.tokens().is_some_and(|tokens| !tokens.allow(&name, bearer(&headers))) {
-        return Err(Refusal::new(Code::NoAuth, "send the shard's token as Authorization: Bearer").into());
+        return Err(refuse_token(&limits).await);
     }
     if !is_valid_replid(&seed.replid) {
         return Err(Refusal::new(Code::Err, "replid must have 40 lower-case hexadecimal digits").into());
@@ -119,15 +119,15 @@ async fn put_snapshot(
     }
     let shard = service.shard(&name).await?;
     shard.check_seed(seed.epoch, &seed.replid, seed.offset)?;
-    let draft = receive(shard.clone(), &seed, body).await?;
+    let draft = receive(shard.clone(), &seed, body, limits.patience.http_stalled).await?;
     // In a task of its own: a client that goes away now must not leave it half done.
     let installed = tokio::spawn(async move { shard.install_seed(seed.epoch, &seed.replid, draft).await }).await;
     installed.map_err(|error| Refusal::new(Code::LogFailed, error.to_string()))??;
     Ok("ok\n")
 }
 
-/// Streams a body into a snapshot. When it breaks off, what was written is removed.
-async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body) -> Result<Draft, Refused> {
+/// Streams a body into a snapshot. When it breaks off, or stands still for as long as `patience`, what was written is removed.
+async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body, patience: Duration) -> Result<Draft, Refused> {
     let (chunks, mut incoming) = mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
     let offset = seed.offset;
     let writing = tokio::task::spawn_blocking(move || {
@@ -140,7 +140,12 @@ async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body) -> Result<Draft, Re
     let mut body = body.into_data_stream();
     let mut bytes: u64 = 0;
     let mut broken = None;
-    while let Some(chunk) = body.next().await {
+    loop {
+        let Ok(chunk) = tokio::time::timeout(patience, body.next()).await else {
+            broken = Some(format!("the upload stood still for {} s after {bytes} bytes", patience.as_secs_f32()));
+            break;
+        };
+        let Some(chunk) = chunk else { break };
         match chunk {
             Ok(chunk) => {
                 bytes += chunk.len() as u64;

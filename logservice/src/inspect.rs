@@ -3,11 +3,9 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use bytes::BytesMut;
 use durability_protocol::is_valid_name;
-use redis_protocol::resp2::decode::decode_bytes_mut;
-use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
 
+use crate::cutter::{CommandCutter, NoCommand};
 use crate::snapshots::SnapshotStore;
 use crate::store::file_store::check;
 use crate::store::file_store::look::{Look, Record};
@@ -94,7 +92,7 @@ pub fn dump(directory: &Path, shard: &str, from: u64, to: u64, out: &mut impl Wr
 /// Cuts records into commands, which may reach over several.
 #[derive(Default)]
 struct Commands {
-    input: BytesMut,
+    cutter: CommandCutter,
     /// Where the next command begins.
     offset: Option<u64>,
 }
@@ -102,19 +100,13 @@ struct Commands {
 impl Commands {
     fn write(&mut self, record: &Record, range: std::ops::Range<u64>, out: &mut impl Write) -> io::Result<()> {
         let offset = self.offset.get_or_insert(record.offset);
-        self.input.extend_from_slice(&record.payload);
-        let wrong = |offset: u64, what: String| io::Error::other(format!("at offset {offset}: {what}"));
-        while let Some((command, length, _)) =
-            decode_bytes_mut(&mut self.input).map_err(|error| wrong(*offset, error.to_string()))?
-        {
+        self.cutter.push(&record.payload);
+        let wrong = |offset: u64, what: NoCommand| io::Error::other(format!("at offset {offset}: {what}"));
+        while let Some((arguments, length)) = self.cutter.next().map_err(|error| wrong(*offset, error))? {
             if range.contains(offset) {
-                let BytesFrame::Array(arguments) = command else {
-                    return Err(wrong(*offset, "no command".to_owned()));
-                };
                 write!(out, "{offset} e{} {}", record.epoch, record.time_ms)?;
                 for argument in arguments {
-                    let text = argument.as_bytes().ok_or_else(|| wrong(*offset, "no argument".to_owned()))?;
-                    write!(out, " \"{}\"", text.escape_ascii())?;
+                    write!(out, " \"{}\"", argument.escape_ascii())?;
                 }
                 writeln!(out)?;
             }

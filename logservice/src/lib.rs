@@ -9,10 +9,12 @@
 //! directory, and [`resp`] and [`http`] translate two protocols into calls on a shard.
 
 pub mod config;
+mod cutter;
 pub mod engine;
 pub mod http;
-mod https;
+pub mod http_port;
 pub mod inspect;
+pub mod limits;
 pub mod resp;
 pub mod restore;
 pub mod server;
@@ -21,5 +23,10 @@ pub mod shard;
 pub mod snapshots;
 pub mod snapshotter;
 pub mod store;
+mod throttle;
 pub mod tls;
 pub mod tokens;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: allocation::Counting = allocation::Counting;

@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::limits::OpenFilesError;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
 use crate::store::file_store::files::FaultHook;
 use crate::store::file_store::FileStoreOptions;
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
-use crate::{engine, http, resp, snapshotter};
+use crate::{engine, http_port, resp, snapshotter};
 
 /// The longest that stopping waits for accepted appends and their acknowledgements.
 const STOP_AT_MOST: Duration = Duration::from_secs(5);
@@ -57,6 +58,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The process may not have as many connections as are configured.
+    #[error(transparent)]
+    OpenFiles(#[from] OpenFilesError),
     /// The operating system refused something else.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -84,6 +88,8 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
             return Err(StartError::Unprotected { flag, address });
         }
     }
+    let limits = Arc::new(config.limits());
+    limits.raise_open_files()?;
     let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
     let tls = Tls::from_config(config)?;
     let resp_listener = listen("--listen", config.listen).await?;
@@ -108,8 +114,9 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     warn_without_engine(config).await;
     let snapshot_task =
         tokio::spawn(snapshotter::run(service.clone(), config.snapshotter(), requests, stopping.clone()));
-    let resp_task = tokio::spawn(resp::serve(service.clone(), resp_listener, tls.clone(), stopping.clone()));
-    let http_task = tokio::spawn(http::serve(service.clone(), http_listener, tls.clone(), stopping));
+    let resp_task =
+        tokio::spawn(resp::serve(service.clone(), resp_listener, limits.clone(), tls.clone(), stopping.clone()));
+    let http_task = tokio::spawn(http_port::serve(service.clone(), http_listener, limits, tls.clone(), stopping));
     let with_tls = if tls.is_some() { ", both with TLS" } else { "" };
     tracing::info!(
         "logservice started: RESP on {listen}, HTTP on {http}{with_tls}, directory {}",

@@ -109,6 +109,11 @@ impl Service {
         }
     }
 
+    /// Where everything is kept.
+    pub fn directory(&self) -> &Path {
+        &self.options.directory
+    }
+
     /// Where leaders send snapshots.
     pub fn http_port(&self) -> u16 {
         self.options.http_port

@@ -1,9 +1,15 @@
 //! Who may use which shard.
+//!
+//! What is kept of names and tokens are digests under a key that is drawn at each start, and every one of them is compared.
+//! So how long an answer takes tells neither how long a token is, nor whether there is one for a shard; and a token stands in
+//! no log line, no `Debug` output and no core file's list of tokens.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use durability_protocol::is_valid_name;
-use subtle::ConstantTimeEq;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
 
 /// Longest token in bytes.
 const MAX_TOKEN_BYTES: usize = 1024;
@@ -32,18 +38,43 @@ pub enum TokensError {
 }
 
 /// The tokens that are accepted, each for one shard or for all.
-pub struct Tokens(Vec<(Option<String>, String)>);
+pub struct Tokens {
+    key: [u8; 32],
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    opens_all: bool,
+    /// Of the shard's name.
+    shard: [u8; 32],
+    token: [u8; 32],
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tokens", self.entries.len())
+    }
+}
 
 impl Tokens {
-    /// Reads a tokens file.
+    /// Reads a tokens file. Warns if users of the machine who are not meant to can read it.
     pub fn read(path: &Path) -> Result<Self, TokensError> {
-        let text = std::fs::read_to_string(path);
-        let text = text.map_err(|source| TokensError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|(line, reason)| TokensError::Malformed { path: path.to_owned(), line, reason })
+        let unreadable = |source| TokensError::Read { path: path.to_owned(), source };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
+        if is_open_to_others(mode) {
+            let path = path.display();
+            tracing::warn!(
+                "the tokens file {path} has mode {mode:04o}: every user of this machine can use it; chmod 600 {path}"
+            );
+        }
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| unreadable(std::io::Error::other(error)))?;
+        Self::parse(&text, key).map_err(|(line, reason)| TokensError::Malformed { path: path.to_owned(), line, reason })
     }
 
-    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
-        let mut tokens = Vec::new();
+    pub(crate) fn parse(text: &str, key: [u8; 32]) -> Result<Self, (usize, &'static str)> {
+        let mut entries = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -59,51 +90,96 @@ impl Tokens {
             if token.len() > MAX_TOKEN_BYTES {
                 return Err((at + 1, "the token is too long"));
             }
-            tokens.push(((shard != "*").then(|| shard.to_owned()), token.to_owned()));
+            let (shard, token) = (shard.as_bytes(), token.as_bytes());
+            entries.push(Entry { opens_all: shard == b"*", shard: digest(key, shard), token: digest(key, token) });
         }
-        if tokens.is_empty() {
+        if entries.is_empty() {
             return Err((text.lines().count(), "there is no token in it"));
         }
-        Ok(Tokens(tokens))
+        Ok(Tokens { key, entries })
     }
 
-    /// Whether `token` opens `shard`. Takes as long for a wrong token as for a right one.
+    /// Whether `token` opens `shard`.
     pub fn allow(&self, shard: &str, token: &[u8]) -> bool {
-        let for_shard = |(name, _): &&(Option<String>, String)| name.as_deref().is_none_or(|name| name == shard);
-        self.any(for_shard, token)
+        let shard = digest(self.key, shard.as_bytes());
+        self.any(|entry| Choice::from(u8::from(entry.opens_all)) | entry.shard.ct_eq(&shard), token)
     }
 
     /// Whether `token` opens every shard.
     pub fn allow_all(&self, token: &[u8]) -> bool {
-        self.any(|(name, _)| name.is_none(), token)
+        self.any(|entry| Choice::from(u8::from(entry.opens_all)), token)
     }
 
-    fn any(&self, applies: impl Fn(&&(Option<String>, String)) -> bool, token: &[u8]) -> bool {
-        let right = self
-            .0
-            .iter()
-            .filter(applies)
-            .fold(subtle::Choice::from(0), |right, (_, expected)| right | expected.as_bytes().ct_eq(token));
-        right.into()
+    /// Whether `token` opens any shard.
+    pub fn allow_any(&self, token: &[u8]) -> bool {
+        self.any(|_| Choice::from(1), token)
     }
+
+    fn any(&self, applies: impl Fn(&Entry) -> Choice, token: &[u8]) -> bool {
+        let token = digest(self.key, token);
+        let opens = |opened, entry: &Entry| opened | (applies(entry) & entry.token.ct_eq(&token));
+        self.entries.iter().fold(Choice::from(0), opens).into()
+    }
+}
+
+fn digest(key: [u8; 32], text: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(key).chain_update(text).finalize().into()
+}
+
+/// Whether a file's mode lets every user read or change it, or its group change it.
+fn is_open_to_others(mode: u32) -> bool {
+    mode & 0o026 != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Tokens, (usize, &'static str)> {
+        Tokens::parse(text, [7; 32])
+    }
+
     #[test]
     fn a_token_opens_its_own_shard_and_a_star_opens_all() {
-        let tokens = Tokens::parse("# comment\n\ns1 one\n s2\ttwo \n* all\n").unwrap_or_else(|_| panic!("parses"));
+        let tokens = parse("# comment\n\ns1 one\n s2\ttwo \n* all\n").expect("parses");
         assert!(tokens.allow("s1", b"one") && tokens.allow("s2", b"two") && tokens.allow("s9", b"all"));
         assert!(!tokens.allow("s1", b"two") && !tokens.allow("s1", b"") && !tokens.allow("s9", b"one"));
+        assert!(!tokens.allow("*", b"one") && !tokens.allow("", b"one") && !tokens.allow("s1", b"one "));
         assert!(tokens.allow_all(b"all") && !tokens.allow_all(b"one"));
+        assert!(tokens.allow_any(b"two") && !tokens.allow_any(b"three") && !tokens.allow_any(b""));
     }
 
     #[test]
     fn a_malformed_file_is_refused_by_line() {
         for (text, line) in [("s1 one\ns2\n", 2), ("a b c", 1), ("../x token", 1), ("# nothing\n", 1), ("", 0)] {
-            assert_eq!(Tokens::parse(text).err().map(|(at, _)| at), Some(line), "{text:?}");
+            assert_eq!(parse(text).err().map(|(at, _)| at), Some(line), "{text:?}");
         }
+    }
+
+    #[test]
+    fn no_token_is_shown() {
+        let tokens = parse("s1 secret-token\n* another-secret\n").expect("parses");
+        assert_eq!(format!("{tokens:?}"), "2 tokens");
+        let (_, reason) = parse("s1 secret-token extra\n").expect_err("malformed");
+        assert!(!reason.contains("secret"));
+    }
+
+    #[test]
+    fn a_file_that_others_can_use_is_told_from_one_that_they_cannot() {
+        for (mode, expected) in
+            [(0o600, false), (0o640, false), (0o400, false), (0o644, true), (0o660, true), (0o602, true)]
+        {
+            assert_eq!(is_open_to_others(mode), expected, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn any_file_is_tokens_or_a_line_that_is_wrong() {
+        bolero::check!().with_type::<String>().for_each(|text| {
+            allocation::within(64 * text.len() + 4096, || match parse(text) {
+                Ok(tokens) => assert!(tokens.entries.len() <= text.lines().count() && !tokens.allow_any(b"")),
+                Err((line, _)) => assert!(line <= text.lines().count()),
+            });
+        });
     }
 }

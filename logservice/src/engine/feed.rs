@@ -19,6 +19,9 @@ use crate::store::{LogReader, ReadError};
 /// The most that is read from the log at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// Longest command of an engine in bytes: a login, and what it says of itself.
+const MAX_COMMAND_BYTES: usize = 4 << 10;
+
 /// Why a feed broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
@@ -136,7 +139,7 @@ impl Replica {
         let mut is_known = false;
         let mut version: Option<String> = None;
         loop {
-            while !replica.splitter.next(&mut replica.input, &mut arguments)? {
+            while !replica.splitter.next(&mut replica.input, &mut arguments, MAX_COMMAND_BYTES)? {
                 if replica.stream.read_buf(&mut replica.input).await? == 0 {
                     return Ok(None);
                 }

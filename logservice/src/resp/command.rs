@@ -14,7 +14,7 @@ const MAX_ARGUMENTS: usize = 64;
 /// Longest argument in bytes.
 const MAX_ARGUMENT_BYTES: usize = MAX_APPEND_BYTES;
 /// Longest command in bytes: one append of the largest size with its framing.
-const MAX_COMMAND_BYTES: usize = MAX_APPEND_BYTES + 4096;
+pub const MAX_COMMAND_BYTES: usize = MAX_APPEND_BYTES + 4096;
 /// Longest length line in bytes, `\r\n` included.
 const MAX_LINE_BYTES: usize = 16;
 
@@ -41,8 +41,14 @@ impl Splitter {
     }
 
     /// Takes the next command off `input` and puts its arguments, without copying them, into `arguments`. False when
-    /// it has not arrived as a whole.
-    pub fn next(&mut self, input: &mut BytesMut, arguments: &mut Vec<Bytes>) -> Result<bool, ProtocolError> {
+    /// it has not arrived as a whole. A command of more than `max_bytes`, which is [`MAX_COMMAND_BYTES`] at most, is refused
+    /// as soon as that is known.
+    pub fn next(
+        &mut self,
+        input: &mut BytesMut,
+        arguments: &mut Vec<Bytes>,
+        max_bytes: usize,
+    ) -> Result<bool, ProtocolError> {
         arguments.clear();
         if self.needed_bytes == 0 {
             // A replica keeps its connection alive with empty lines while it loads a snapshot.
@@ -68,7 +74,7 @@ impl Splitter {
                     return Ok(false);
                 }
             };
-            if bytes > MAX_ARGUMENT_BYTES || start + bytes > MAX_COMMAND_BYTES {
+            if bytes > MAX_ARGUMENT_BYTES || start + bytes > max_bytes {
                 return Err(ProtocolError("the command is too large"));
             }
             *place = (start, start + bytes);
@@ -123,7 +129,7 @@ mod tests {
         let mut commands = Vec::new();
         for chunk in chunks {
             input.extend_from_slice(chunk);
-            while splitter.next(&mut input, &mut arguments)? {
+            while splitter.next(&mut input, &mut arguments, MAX_COMMAND_BYTES)? {
                 commands.push(arguments.iter().map(|argument| argument.to_vec()).collect());
             }
         }
@@ -171,5 +177,37 @@ mod tests {
         two_large.resize(two_large.len() + (1 << 20), b'x');
         two_large.extend_from_slice(b"\r\n$1048576\r\n");
         assert!(split_all(&[&two_large]).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_split_the_same_however_they_arrive() {
+        bolero::check!().with_type::<(Vec<u8>, Vec<u8>)>().for_each(|(bytes, cuts)| {
+            let (mut rest, mut chunks) = (&bytes[..], Vec::with_capacity(cuts.len() + 1));
+            for cut in cuts.iter().take(bytes.len()) {
+                let (chunk, after) = rest.split_at(usize::from(*cut).min(rest.len()));
+                chunks.push(chunk);
+                rest = after;
+            }
+            chunks.push(rest);
+            allocation::within(32 * bytes.len() + 8192, || assert_eq!(split_all(&chunks), split_all(&[bytes])));
+        });
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_the_largest_command() {
+        bolero::check!().with_type::<(Vec<u8>, u16)>().for_each(|(bytes, max_bytes)| {
+            // Room for two length lines at least, which are looked at before they can be refused.
+            let max_bytes = usize::from(*max_bytes).max(2 * MAX_LINE_BYTES);
+            let (mut splitter, mut input, mut arguments) = (Splitter::default(), BytesMut::new(), Vec::new());
+            for byte in bytes {
+                input.extend_from_slice(&[*byte]);
+                match splitter.next(&mut input, &mut arguments, max_bytes) {
+                    Ok(true) => assert!(arguments.iter().map(Bytes::len).sum::<usize>() <= max_bytes),
+                    // A line may be incomplete behind the last argument that fits.
+                    Ok(false) => assert!(splitter.needed_bytes() <= max_bytes + 2 + MAX_LINE_BYTES),
+                    Err(_) => return,
+                }
+            }
+        });
     }
 }

@@ -3,42 +3,56 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use durability_protocol as protocol;
 use durability_protocol::{Code, Refusal};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use super::append::AppendCommand;
 use super::arguments::text;
-use super::command::Splitter;
+use super::clock::{Clock, Overdue, Watch};
 use super::identity::Identity;
+use super::input::{Input, InputBudget};
 use super::output::{Outlook, Output};
 use super::replica::{self, ReplicaInfo};
 use super::reply::{self, failure, Reply};
 use super::socket::Socket;
 use super::{admin, lease};
+use crate::limits::Limits;
 use crate::service::Service;
 use crate::shard::{Position, Shard};
+use crate::throttle::LineThrottle;
 
-const MIN_READ_BYTES: usize = 16 << 10;
-const MAX_READ_BYTES: usize = 256 << 10;
+/// For lines that clients can cause without a token.
+static STRANGERS: LineThrottle = LineThrottle::new();
+
+/// What all connections share.
+pub struct Shared {
+    /// The shards.
+    pub service: Arc<Service>,
+    /// What a client may do.
+    pub limits: Arc<Limits>,
+    /// Memory for what arrives.
+    pub budget: Arc<InputBudget>,
+}
 
 /// A client's connection.
 pub struct Connection {
     service: Arc<Service>,
+    limits: Arc<Limits>,
     output: Arc<Output>,
     peer: String,
-    input: BytesMut,
-    splitter: Splitter,
+    input: Input,
+    clock: Clock,
     identity: Identity,
+    failed_logins: u32,
     replica: ReplicaInfo,
     closing: bool,
     id: u64,
 }
 
 /// What to do after a command.
-enum Next {
+pub(super) enum Next {
     Reply(Reply),
     /// The reply comes when an append is durable.
     Later,
@@ -49,25 +63,28 @@ enum Next {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(service: Arc<Service>, socket: Socket, peer: String, id: u64) -> Self {
-        Connection {
-            service,
+    pub fn new(shared: &Shared, socket: Socket, peer: String, id: u64) -> Self {
+        let mut connection = Connection {
+            service: shared.service.clone(),
+            limits: shared.limits.clone(),
             output: Arc::new(Output::new(socket)),
             peer,
-            input: BytesMut::with_capacity(MIN_READ_BYTES),
-            splitter: Splitter::default(),
+            input: Input::new(shared.budget.clone()),
+            clock: Clock::new(shared.limits.clone()),
             identity: Identity::default(),
+            failed_logins: 0,
             replica: ReplicaInfo::default(),
             closing: false,
             id,
-        }
+        };
+        connection.note_login();
+        connection
     }
 
     /// Serves the connection until either side ends it. After `shutdown` nothing more is read, and it ends when every
     /// reply was given.
     pub async fn serve(mut self, mut shutdown: watch::Receiver<bool>) {
         let mut arguments: Vec<Bytes> = Vec::new();
-        let mut read_bytes = MIN_READ_BYTES;
         loop {
             let mut is_cut_short = false;
             while !self.closing {
@@ -75,12 +92,11 @@ impl Connection {
                     is_cut_short = true;
                     break;
                 }
-                match self.splitter.next(&mut self.input, &mut arguments) {
-                    Ok(true) => {}
+                match self.input.next(&mut arguments) {
+                    Ok(true) => self.clock.command_is_complete(),
                     Ok(false) => break,
                     Err(error) => {
-                        self.output.push(reply::error(&failure(error.to_string())));
-                        self.closing = true;
+                        self.close_with(&failure(error.to_string()));
                         break;
                     }
                 }
@@ -95,48 +111,110 @@ impl Connection {
                 }
             }
             arguments.clear();
+            self.input.settle();
             self.closing |= *shutdown.borrow();
             let outlook = self.output.settle(self.closing);
             // With a client that always sends, nothing below waits.
             tokio::task::coop::consume_budget().await;
-            let room = match outlook {
+            match outlook {
                 Outlook::End => return,
                 // There is room again, and commands that have come already.
                 Outlook::Read if is_cut_short => continue,
-                Outlook::Wait => 0,
-                Outlook::Read => {
-                    let needed = self.splitter.needed_bytes().saturating_sub(self.input.len());
-                    if self.input.capacity() - self.input.len() < needed.max(read_bytes / 4) {
-                        self.input.reserve(needed.max(read_bytes));
-                    }
-                    self.input.capacity() - self.input.len()
-                }
-            };
+                Outlook::Read | Outlook::Wait => {}
+            }
+            let is_reading = outlook == Outlook::Read;
+            let may_read = is_reading && self.input.may_read();
+            let watch = self.watch(may_read);
+            self.clock.start(watch);
             tokio::select! {
-                ready = self.output.socket().readable(), if outlook == Outlook::Read => {
-                    match ready.and_then(|()| self.output.socket().try_read_buf(&mut self.input)) {
+                ready = self.output.socket().readable(), if may_read => {
+                    match ready.and_then(|()| self.input.read(self.output.socket())) {
                         Ok(0) => return,
-                        Ok(bytes) if bytes == room => read_bytes = (read_bytes * 2).min(MAX_READ_BYTES),
-                        Ok(_) => {}
+                        Ok(_) => self.clock.has_read(),
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                         Err(_) => return,
                     }
                 }
+                () = self.input.wait_for_budget(), if is_reading && !may_read => {}
                 () = self.output.changed() => {}
+                () = self.clock.tick() => {
+                    if self.look_at_clock(may_read) == Outlook::End {
+                        return;
+                    }
+                }
                 _ = shutdown.changed(), if !self.closing => self.closing = true,
             }
         }
     }
 
+    fn is_stranger(&self) -> bool {
+        !self.identity.is_known(self.service.needs_tokens())
+    }
+
+    fn note_login(&mut self) {
+        let is_stranger = self.is_stranger();
+        self.input.set_stranger(is_stranger);
+        if !is_stranger {
+            self.output.set_known();
+        }
+    }
+
+    fn close_with(&mut self, refusal: &Refusal) {
+        self.output.push(reply::error(refusal));
+        self.closing = true;
+    }
+
+    fn watch(&self, is_reading: bool) -> Watch {
+        Watch {
+            is_stranger: self.is_stranger(),
+            is_partial: is_reading && self.input.is_partial(),
+            stalled_for: self.output.stalled_for(),
+            holds_memory: self.input.holds_memory(),
+        }
+    }
+
+    fn look_at_clock(&mut self, is_reading: bool) -> Outlook {
+        let watch = self.watch(is_reading);
+        let Some(overdue) = self.clock.look(watch) else { return Outlook::Read };
+        match overdue {
+            Overdue::Input => self.input.release(),
+            Overdue::Output => {
+                let seconds = self.limits.patience.stalled_output.as_secs_f32();
+                tracing::warn!("{} disconnected: it has not read its replies for {seconds} s", self.peer);
+                return Outlook::End;
+            }
+            // It was told already, and does not go.
+            Overdue::Login | Overdue::Command if self.closing => return Outlook::End,
+            Overdue::Login => {
+                let seconds = self.limits.patience.login.as_secs_f32();
+                self.close_with(&Refusal::new(Code::NoAuth, format!("no login within {seconds} s")));
+                self.warn_of_stranger("disconnected: it did not log in");
+            }
+            Overdue::Command => {
+                let seconds = self.limits.patience.command.as_secs_f32();
+                self.close_with(&failure(format!("Protocol error: the command did not end within {seconds} s")));
+                self.warn_of_stranger("disconnected: a command did not end");
+            }
+        }
+        Outlook::Read
+    }
+
+    fn warn_of_stranger(&self, what: &str) {
+        if let Some(others) = STRANGERS.pass() {
+            tracing::warn!("{} {what} ({others} more such lines left out)", self.peer);
+        }
+    }
+
     async fn follow(self, shard: Arc<Shard>, position: Position, shutdown: watch::Receiver<bool>) {
         let Some((mut stream, out)) = self.output.into_parts() else { return };
-        if stream.write_all(&out).await.is_err() {
+        let patience = self.limits.patience.stalled_output;
+        if replica::send(&mut stream, &out, patience).await.is_err() {
             return;
         }
         let name = shard.name().to_owned();
         let listening = self.replica.listening(&self.peer);
         tracing::info!("shard {name}: replica {listening} attached: {position}");
-        let ended = replica::Follower::new(stream, self.input, self.splitter, shard, self.service)
+        let ended = replica::Follower::new(stream, self.input.into_parts(), shard, self.service, patience)
             .serve(position, shutdown)
             .await;
         match ended {
@@ -145,16 +223,29 @@ impl Connection {
         }
     }
 
-    async fn run(&mut self, arguments: &[Bytes]) -> Next {
-        match self.dispatch(arguments).await {
+    pub(super) async fn run(&mut self, arguments: &[Bytes]) -> Next {
+        let failed_logins = self.failed_logins;
+        let next = match self.dispatch(arguments).await {
             Ok(next) => next,
             Err(refusal) => Next::Reply(reply::error(&refusal)),
+        };
+        if self.failed_logins == failed_logins {
+            return next;
+        }
+        // Whoever tries tokens has to wait for each answer. Replies to appends leave meanwhile, by themselves.
+        tokio::time::sleep(self.limits.patience.failed_login_delay).await;
+        match next {
+            Next::Reply(reply) if self.failed_logins >= self.limits.patience.max_failed_logins => Next::Close(reply),
+            next => next,
         }
     }
 
-    async fn dispatch(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
+    pub(super) async fn dispatch(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let Some(name) = arguments.first() else { return Err(failure("empty command")) };
         let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
+        if self.is_stranger() && !["AUTH", "HELLO", "PING", "QUIT"].into_iter().any(is) {
+            return Err(Refusal::new(Code::NoAuth, "log in first: AUTH shard token"));
+        }
         if is(protocol::APPEND) {
             return self.append(arguments).await;
         }
@@ -193,7 +284,11 @@ impl Connection {
     fn session(&mut self, name: &[u8], arguments: &[Bytes]) -> Result<Reply, Refusal> {
         let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
         if is("PING") {
-            return Ok(arguments.get(1).map_or_else(|| reply::simple("PONG"), |text| Reply::BulkString(text.clone())));
+            return Ok(arguments.get(1).map_or_else(
+                || reply::simple("PONG"),
+                // Copied, as it may wait behind appends, and would keep a whole buffer.
+                |text| Reply::BulkString(Bytes::copy_from_slice(text)),
+            ));
         }
         if is("AUTH") {
             self.authenticate(&arguments[1..])?;
@@ -225,7 +320,12 @@ impl Connection {
             [shard, token] => self.identity.authenticate_shard(tokens.as_deref(), text(shard)?, token),
             _ => Err(failure("usage: AUTH shard token")),
         };
-        authenticated.inspect_err(|refusal| tracing::warn!("{}: login refused: {refusal}", self.peer))
+        if let Err(refusal) = &authenticated {
+            self.failed_logins += 1;
+            self.warn_of_stranger(&format!("login refused: {refusal}"));
+        }
+        self.note_login();
+        authenticated
     }
 
     fn hello(&mut self, options: &[Bytes]) -> Result<Reply, Refusal> {
@@ -245,6 +345,9 @@ impl Connection {
                 [_, after @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => after,
                 _ => return Err(failure("usage: HELLO 2 [AUTH shard token] [SETNAME name]")),
             };
+        }
+        if self.is_stranger() {
+            return Err(Refusal::new(Code::NoAuth, "log in first: HELLO 2 AUTH shard token"));
         }
         let fields = [("server", "logservice"), ("version", env!("CARGO_PKG_VERSION")), ("mode", "standalone")];
         let mut items: Vec<_> =

@@ -18,7 +18,8 @@ impl Identity {
             return Err(Refusal::new(Code::NoAuth, "the user must be a valid shard name"));
         }
         if tokens.is_some_and(|tokens| !tokens.allow(shard, token)) {
-            return Err(Refusal::new(Code::NoAuth, format!("wrong token for shard {shard}")));
+            // Not which shard: somebody may have sent the token in its place, and this line is logged.
+            return Err(Refusal::new(Code::NoAuth, "wrong shard or token"));
         }
         self.all = tokens.is_some_and(|tokens| tokens.allow_all(token));
         self.shard = Some(shard.to_owned());
@@ -44,7 +45,12 @@ impl Identity {
         if self.may_see(needs_token, shard) {
             return Ok(());
         }
-        Err(Refusal::new(Code::NoAuth, format!("log in first: AUTH {shard} token")))
+        Err(Refusal::new(Code::NoAuth, "log in to the shard first: AUTH shard token"))
+    }
+
+    /// Whether the connection has logged in, or need not.
+    pub fn is_known(&self, needs_token: bool) -> bool {
+        !needs_token || self.all || self.shard.is_some()
     }
 
     /// Whether `shard` may be shown to this connection.

@@ -3,9 +3,13 @@
 mod admin;
 mod append;
 mod arguments;
+mod clock;
 pub mod command;
 mod connection;
+#[cfg(test)]
+mod fuzz;
 mod identity;
+mod input;
 mod lease;
 mod output;
 pub mod replica;
@@ -24,15 +28,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{watch, Semaphore};
 use tokio::task::JoinSet;
 
-use self::connection::Connection;
+use self::connection::{Connection, Shared};
+use self::input::InputBudget;
 use self::socket::Socket;
+use crate::limits::Limits;
 use crate::service::Service;
+use crate::throttle::LineThrottle;
 use crate::tls::{PlainAnswer, Tls};
 
-/// Connections served at a time.
-const MAX_CONNECTIONS: usize = 4096;
 /// After a failed accept (out of file descriptors, most likely).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long telling a client that there are too many may take.
+const REFUSE_AT_MOST: Duration = Duration::from_secs(1);
 
 /// How long a peer may be silent before the kernel asks whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -51,10 +59,15 @@ fn configure(stream: &TcpStream) -> std::io::Result<()> {
 pub async fn serve(
     service: Arc<Service>,
     listener: TcpListener,
+    limits: Arc<Limits>,
     tls: Option<Arc<Tls>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let max_connections = limits.max_connections;
+    let permits = Arc::new(Semaphore::new(max_connections as usize));
+    let budget = Arc::new(InputBudget::new(limits.max_input_mb));
+    let shared = Arc::new(Shared { service, limits, budget });
+    let refusals = LineThrottle::new();
     let next_id = AtomicU64::new(1);
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
@@ -66,15 +79,22 @@ pub async fn serve(
         let (mut stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
+                if let Some(others) = refusals.pass() {
+                    tracing::warn!("cannot accept a connection: {error} ({others} more such lines left out)");
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
-            tracing::warn!("{peer} refused: {MAX_CONNECTIONS} connections are open already");
+            if let Some(others) = refusals.pass() {
+                let text = "connections are open, as many as --max-connections allows";
+                tracing::warn!("{peer} refused: {max_connections} {text} ({others} more such lines left out)");
+            }
             if tls.is_none() {
-                let _ = stream.write_all(b"-ERR too many connections\r\n").await;
+                let told = stream.write_all(b"-ERR too many connections\r\n");
+                // Fits into the socket's buffer, which is empty.
+                let _ = tokio::time::timeout(REFUSE_AT_MOST, told).await;
             }
             continue;
         };
@@ -82,7 +102,7 @@ pub async fn serve(
             tracing::debug!("{peer}: {error}");
         }
         let id = next_id.fetch_add(1, Ordering::Relaxed);
-        let (service, tls, mut shutdown) = (service.clone(), tls.clone(), shutdown.clone());
+        let (shared, tls, mut shutdown) = (shared.clone(), tls.clone(), shutdown.clone());
         connections.spawn(async move {
             let _permit = permit;
             let socket = match tls {
@@ -96,7 +116,7 @@ pub async fn serve(
                     Socket::from(stream)
                 }
             };
-            Connection::new(service, socket, peer.to_string(), id).serve(shutdown).await;
+            Connection::new(&shared, socket, peer.to_string(), id).serve(shutdown).await;
         });
     }
     drop(listener);

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use durability_protocol::Refusal;
@@ -16,6 +17,8 @@ use crate::shard::ProgressListener;
 
 /// Replies that a client has not taken; beyond that it is not read.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
+/// The same for a client that has not logged in.
+const STRANGERS_OUTPUT_BYTES: usize = 16 << 10;
 
 /// The socket of a connection and the replies on their way to it.
 pub struct Output {
@@ -34,6 +37,10 @@ struct State {
     is_task_waiting: bool,
     /// The client is gone.
     is_broken: bool,
+    /// The client has logged in, or need not.
+    is_known: bool,
+    /// Since when the client takes nothing of `out`.
+    stalled_since: Option<Instant>,
 }
 
 /// What a connection may do next.
@@ -61,6 +68,16 @@ impl Output {
     /// Whether more commands may be taken in.
     pub fn has_room(&self) -> bool {
         self.lock().has_room()
+    }
+
+    /// The client has logged in.
+    pub fn set_known(&self) {
+        self.lock().is_known = true;
+    }
+
+    /// For how long the client has taken nothing of what could be sent to it; `None` if there is nothing.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.lock().stalled_since.map(|since| since.elapsed())
     }
 
     /// Adds a reply behind those that wait.
@@ -141,8 +158,14 @@ impl Output {
                     state.is_broken = true;
                     return;
                 }
-                Ok(count) => state.out.advance(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Ok(count) => {
+                    state.out.advance(count);
+                    state.stalled_since = None;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    state.stalled_since.get_or_insert_with(Instant::now);
+                    return;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     state.is_broken = true;
@@ -165,7 +188,8 @@ impl Output {
 
 impl State {
     fn has_room(&self) -> bool {
-        self.replies.has_room() && self.out.len() < MAX_OUTPUT_BYTES
+        let most_bytes = if self.is_known { MAX_OUTPUT_BYTES } else { STRANGERS_OUTPUT_BYTES };
+        self.replies.has_room() && self.out.len() < most_bytes
     }
 }
 

@@ -7,6 +7,7 @@
 //! into its `repl-timeout` after a minute, connects again and continues where it was.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use durability_protocol::{Code, EngineVersion, Refusal};
@@ -25,6 +26,8 @@ use crate::store::{LogReader, ReadError};
 
 /// The most that is read and sent at a time.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Longest command of a replica in bytes: it only acknowledges.
+const MAX_COMMAND_BYTES: usize = 4 << 10;
 /// A data set without keys, in a format that every Valkey version reads; the checksum is zero, which means none.
 pub const EMPTY_RDB: &[u8] = b"REDIS0011\xff\0\0\0\0\0\0\0\0";
 
@@ -103,12 +106,36 @@ pub struct Follower {
     splitter: Splitter,
     shard: Arc<Shard>,
     _service: Arc<Service>,
+    patience: Duration,
+}
+
+/// Sends `bytes` to a client that may take nothing of them for as long as `patience`.
+pub async fn send(stream: &mut Socket, mut bytes: &[u8], patience: Duration) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match tokio::time::timeout(patience, stream.write(bytes)).await {
+            Ok(written) => bytes = &bytes[written?..],
+            Err(_) => return Err(stalled(patience)),
+        }
+    }
+    Ok(())
+}
+
+fn stalled(patience: Duration) -> std::io::Error {
+    let text = format!("it has taken nothing, and said nothing, for {} s", patience.as_secs_f32());
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text)
 }
 
 impl Follower {
-    /// A follower on a connection whose `input` was read but not used yet.
-    pub fn new(stream: Socket, input: BytesMut, splitter: Splitter, shard: Arc<Shard>, service: Arc<Service>) -> Self {
-        Follower { stream, input, splitter, shard, _service: service }
+    /// A follower on a connection whose input was read but not used yet. It may take nothing and say nothing for as long as
+    /// `patience`.
+    pub fn new(
+        stream: Socket,
+        (input, splitter): (BytesMut, Splitter),
+        shard: Arc<Shard>,
+        service: Arc<Service>,
+        patience: Duration,
+    ) -> Self {
+        Follower { stream, input, splitter, shard, _service: service, patience }
     }
 
     /// Sends the stream until the connection ends or the replica has to connect again. Answers how far it came.
@@ -124,6 +151,8 @@ impl Follower {
         let mut reader: Option<Box<dyn LogReader>> = None;
         let mut chunk = Bytes::new();
         let mut arguments = Vec::new();
+        // A replica that loads a snapshot takes nothing, and sends empty lines.
+        let mut sign_of_life = Instant::now();
         loop {
             let visible = {
                 let progress = progress.borrow_and_update();
@@ -134,9 +163,11 @@ impl Follower {
             };
             if chunk.is_empty() && offset < visible {
                 (reader, chunk) = self.read(reader, offset, visible).await?;
+                sign_of_life = Instant::now();
             }
             self.input.reserve(1024);
             let is_flushed = self.stream.is_flushed();
+            let stalled_at = sign_of_life + self.patience;
             let (mut socket_reader, mut socket_writer) = self.stream.split();
             tokio::select! {
                 read = socket_reader.read_buf(&mut self.input) => {
@@ -144,13 +175,18 @@ impl Follower {
                         return Ok(offset);
                     }
                     // Acknowledgements: what a replica has applied decides nothing here.
-                    while self.splitter.next(&mut self.input, &mut arguments)? {}
+                    while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {}
+                    sign_of_life = Instant::now();
                 }
                 written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => {
                     offset += written? as u64;
+                    sign_of_life = Instant::now();
                     if chunk.is_empty() {
                         position.pin().advance(offset);
                     }
+                }
+                () = tokio::time::sleep_until(stalled_at.into()), if !chunk.is_empty() => {
+                    return Err(stalled(self.patience).into());
                 }
                 flushed = self.stream.flushed(), if chunk.is_empty() && !is_flushed => flushed?,
                 changed = progress.changed(), if chunk.is_empty() => {
@@ -188,12 +224,12 @@ impl Follower {
     async fn answer(&mut self, position: &Position) -> Result<u64, FollowError> {
         match position {
             Position::Continue { replid, offset, .. } => {
-                self.stream.write_all(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
+                self.send(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
                 Ok(*offset)
             }
             Position::Full { replid, offset, snapshot: None, .. } => {
                 let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", EMPTY_RDB.len());
-                self.stream.write_all(&[head.as_bytes(), EMPTY_RDB].concat()).await?;
+                self.send(&[head.as_bytes(), EMPTY_RDB].concat()).await?;
                 Ok(*offset)
             }
             Position::Full { replid, offset, snapshot: Some(record), .. } => {
@@ -203,20 +239,24 @@ impl Follower {
                     Err(error) => return self.refuse_snapshot(error).await,
                 };
                 let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", record.bytes);
-                self.stream.write_all(head.as_bytes()).await?;
+                self.send(head.as_bytes()).await?;
                 while let Some(chunk) = snapshot.next().await? {
-                    self.stream.write_all(&chunk).await?;
+                    self.send(&chunk).await?;
                 }
                 Ok(*offset)
             }
         }
     }
 
+    async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        send(&mut self.stream, bytes, self.patience).await
+    }
+
     async fn refuse_snapshot(&mut self, error: SnapshotError) -> Result<u64, FollowError> {
         let mut out = BytesMut::new();
         let reason = error.to_string();
         reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason)));
-        self.stream.write_all(&out).await?;
+        self.send(&out).await?;
         Err(error.into())
     }
 }

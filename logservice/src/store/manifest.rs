@@ -178,4 +178,31 @@ mod tests {
         assert!(Manifest::parse(b"{\"format\":1}").is_err());
         assert!(Manifest::parse(b"").is_err());
     }
+
+    #[test]
+    fn any_text_is_a_manifest_that_survives_its_own_text_or_none() {
+        let leader = Leader { node_id: "n1".to_owned(), address: "a:1".to_owned(), lease_ms: 1 };
+        let mut sound = Manifest { leader: Some(leader), ..Manifest::new("s1", "a".repeat(40), "b".repeat(16)) };
+        let (file, replid) = ("0.rdb".to_owned(), "a".repeat(40));
+        let contents = Some(Contents { keys: vec![(0, 1)], digest: "c".repeat(40) });
+        let engine = "9.1.2".parse().ok();
+        sound.snapshots =
+            vec![SnapshotRecord { offset: 1, file, bytes: 2, crc32c: 3, replid, engine, time_ms: 4, contents }];
+        let sound = serde_json::to_vec(&sound).expect("serialises");
+        // Either any bytes, or those of a sound one with some of them changed.
+        bolero::check!().with_type::<(bool, Vec<(u16, u8)>, Vec<u8>)>().for_each(|(is_any, changes, bytes)| {
+            let mut text = if *is_any { bytes.clone() } else { sound.clone() };
+            let length = text.len();
+            for (at, byte) in changes.iter().filter(|_| length > 0) {
+                text[usize::from(*at) % length] = *byte;
+            }
+            allocation::within(64 * text.len() + 4096, || {
+                if let Ok(manifest) = Manifest::parse(&text) {
+                    assert!(!manifest.epochs.is_empty() && manifest.least_end() >= manifest.base);
+                    let again = serde_json::to_vec(&manifest).expect("serialises");
+                    assert_eq!(Manifest::parse(&again), Ok(manifest));
+                }
+            });
+        });
+    }
 }

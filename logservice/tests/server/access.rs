@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::time::Duration;
 
 use logservice::server::StartError;
 use logservice::service::DirectoryError;
@@ -13,7 +14,8 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     let tokens = directory.path().join("tokens");
     std::fs::write(&tokens, "s1 one\ns2 two\n* all\n").expect("written");
     let data = directory.path().join("data");
-    let service = Service::start(&data, &["--tokens", tokens.to_str().expect("text")]).expect("starts");
+    let flags = ["--tokens", tokens.to_str().expect("text")];
+    let service = Service::start_patient(&data, &flags, |patience| patience.failed_login_delay = Duration::ZERO);
     let mut client = service.connect();
     let append = ["LOG.APPEND", "s1", "1", "0", "x"];
     for command in
@@ -21,8 +23,12 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     {
         client.refused(command, "NOAUTH ");
     }
-    assert_eq!(client.call(&["LOG.SHARDS"]), Reply::Array(vec![]));
-    client.refused(&["AUTH", "s1", "two"], "NOAUTH ");
+    for command in [&["LOG.SHARDS"][..], &["INFO"], &["COMMAND"], &["HELLO", "2"], &["REPLCONF", "ack", "1"], &["X"]] {
+        client.refused(command, "NOAUTH ");
+    }
+    assert_eq!(client.call(&["PING"]), Reply::Text("PONG".into()));
+    assert_eq!(std::fs::read_dir(data.join("shards")).expect("listed").count(), 0, "a stranger made a shard");
+    client.refused(&["AUTH", "s1", "two"], "NOAUTH wrong shard or token");
     client.refused(&["AUTH", "one"], "NOAUTH ");
     client.ok(&["AUTH", "s1", "one"]);
     assert_eq!(client.status("s1", "state"), "ok");
@@ -40,7 +46,10 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     assert_eq!(service.http(&seed, b"REDIS").0, 401);
     assert_eq!(service.http(&format!("{seed}\r\nAuthorization: Bearer two"), b"REDIS").0, 401);
     assert_eq!(service.http(&format!("{seed}\r\nAuthorization: Bearer one"), b"REDIS").0, 409, "nobody leads");
-    assert_eq!(service.http("GET /shards HTTP/1.1", b"").1, "[]");
+    for token in ["", "\r\nAuthorization: Bearer three", "\r\nAuthorization: Basic one"] {
+        let answer = service.http(&format!("GET /shards HTTP/1.1{token}"), b"");
+        assert_eq!(answer, (401, "NOAUTH send the shard's token as Authorization: Bearer\n".to_owned()));
+    }
     assert!(service.http("GET /shards HTTP/1.1\r\nAuthorization: Bearer one", b"").1.contains("\"shard\":\"s1\""));
     assert_eq!(service.http("GET /healthz HTTP/1.1", b"").0, 200);
     service.stop();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use logservice::config::CommandLine;
+use logservice::limits::Patience;
 use logservice::server::{self, Server, StartError};
 use logservice::store::file_store::files::FaultHook;
 use tokio::runtime::Runtime;
@@ -22,10 +23,25 @@ impl Service {
     }
 
     pub fn start_with(directory: &Path, flags: &[&str], faults: FaultHook) -> Result<Self, StartError> {
+        Self::start_as(directory, flags, faults, |_| {})
+    }
+
+    /// With less patience than a server has, so that no test has to wait for it.
+    pub fn start_patient(directory: &Path, flags: &[&str], limit: impl FnOnce(&mut Patience)) -> Self {
+        Self::start_as(directory, flags, FaultHook::default(), limit).expect("starts")
+    }
+
+    fn start_as(
+        directory: &Path,
+        flags: &[&str],
+        faults: FaultHook,
+        limit: impl FnOnce(&mut Patience),
+    ) -> Result<Self, StartError> {
         let directory = directory.to_str().expect("text");
         let fixed = ["logservice", "--dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let line = CommandLine::parse_from(fixed.iter().chain(&["--segment-mb", "2"]).chain(flags));
-        let config = line.config.expect("a directory");
+        let mut config = line.config.expect("a directory");
+        limit(&mut config.patience);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("runtime");
         let server = runtime.block_on(server::start(&config, faults))?;

@@ -14,7 +14,7 @@ fn put(shard: &str, epoch: u64, offset: u64, replid: &str) -> String {
 }
 
 /// The files of all snapshots, whole or not.
-fn snapshots(directory: &Path) -> Vec<PathBuf> {
+pub fn snapshots(directory: &Path) -> Vec<PathBuf> {
     let list = |path: &Path| {
         let entries = std::fs::read_dir(path).into_iter().flatten();
         entries.map(|entry| entry.expect("entry").path()).collect::<Vec<_>>()

@@ -5,6 +5,8 @@
 pub mod check;
 pub mod files;
 pub mod format;
+#[cfg(test)]
+mod fuzz;
 pub mod look;
 mod open;
 mod queue;

@@ -65,13 +65,18 @@ impl FileReader {
             if header.offset >= limit || payload.end > bytes.len() {
                 break;
             }
-            if header.offset != self.record_offset {
-                return Err(
-                    self.damaged(format!("a record of offset {} instead of {}", header.offset, self.record_offset))
-                );
-            }
-            if crc32c::crc32c(&bytes[payload.clone()]) != header.payload_crc32c {
-                return Err(self.damaged(format!("the record of offset {} does not match its checksum", header.offset)));
+            let wrong = if header.offset != self.record_offset {
+                Some(format!("a record of offset {} instead of {}", header.offset, self.record_offset))
+            } else if crc32c::crc32c(&bytes[payload.clone()]) != header.payload_crc32c {
+                Some(format!("the record of offset {} does not match its checksum", header.offset))
+            } else {
+                None
+            };
+            match wrong {
+                Some(reason) if at == 0 => return Err(self.damaged(reason)),
+                // What came with the same system call before it is sound.
+                Some(_) => break,
+                None => {}
             }
             if header.end() > self.offset {
                 payloads.push(bytes.slice(payload));

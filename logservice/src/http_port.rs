@@ -1,0 +1,183 @@
+//! The connections of the HTTP port: how many there may be, and how long a client may keep one without using it.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{pin, Pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::{watch, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+
+use crate::http;
+use crate::limits::Limits;
+use crate::service::Service;
+use crate::throttle::LineThrottle;
+use crate::tls::{PlainAnswer, Tls};
+
+/// Longest head of a request in bytes, and most that is read ahead of a body.
+const MAX_BUFFER_BYTES: usize = 16 << 10;
+/// Most header lines of a request.
+const MAX_HEADERS: usize = 64;
+/// After a failed accept (out of file descriptors, most likely).
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long telling a client that there are too many may take.
+const REFUSE_AT_MOST: Duration = Duration::from_secs(1);
+
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
+
+/// What a client reads that speaks without TLS to a port with TLS.
+const NEEDS_TLS: PlainAnswer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+    Content-Length: 27\r\n\r\nthis port takes https only\n";
+
+/// Serves HTTP until `shutdown`, then finishes the requests that were begun.
+pub async fn serve(
+    service: Arc<Service>,
+    listener: TcpListener,
+    limits: Arc<Limits>,
+    tls: Option<Arc<Tls>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let router = http::router(service, limits.clone());
+    let permits = Arc::new(Semaphore::new(limits.max_http_connections as usize));
+    let refusals = LineThrottle::new();
+    let mut connections = JoinSet::new();
+    while !*shutdown.borrow() {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = shutdown.changed() => break,
+        };
+        let (mut stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if let Some(others) = refusals.pass() {
+                    tracing::warn!("HTTP: cannot accept a connection: {error} ({others} more such lines left out)");
+                }
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            if let Some(others) = refusals.pass() {
+                let (most, text) = (limits.max_http_connections, "as many as --max-http-connections allows");
+                tracing::warn!(
+                    "HTTP: {peer} refused: {most} are connected, {text} ({others} more such lines left out)"
+                );
+            }
+            if tls.is_none() {
+                let _ = tokio::time::timeout(REFUSE_AT_MOST, stream.write_all(TOO_MANY)).await;
+            }
+            continue;
+        };
+        let (router, limits, tls, mut shutdown) = (router.clone(), limits.clone(), tls.clone(), shutdown.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            let Some(tls) = tls else { return serve_connection(stream, peer, router, &limits, shutdown).await };
+            let accepted = tokio::select! {
+                accepted = tls.accept(stream, peer, NEEDS_TLS) => accepted,
+                _ = shutdown.wait_for(|stopping| *stopping) => None,
+            };
+            if let Some(stream) = accepted {
+                serve_connection(stream, peer, router, &limits, shutdown).await;
+            }
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    router: Router,
+    limits: &Limits,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let stream = Patient::new(stream, limits.patience.http_stalled);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.patience.http_head)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .max_headers(MAX_HEADERS);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let stopped = async move {
+        let _ = shutdown.wait_for(|stopping| *stopping).await;
+    };
+    let served = tokio::select! {
+        served = connection.as_mut() => Some(served),
+        () = stopped => None,
+    };
+    let served = match served {
+        Some(served) => served,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!("HTTP: {peer}: {error}");
+    }
+}
+
+/// A stream that fails when what is written to it is not taken for too long.
+struct Patient<S> {
+    stream: S,
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Patient<S> {
+    fn new(stream: S, patience: Duration) -> Self {
+        Patient { stream, patience, stalled: None }
+    }
+
+    fn watch<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(written, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch(flushed, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.watch(ended, context)
+    }
+}

@@ -1,0 +1,102 @@
+//! What clients may make the service hold, and for how long. Tests shorten the times.
+
+use std::time::Duration;
+
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+
+/// Files that the service has open besides connections: segments, snapshots, its own.
+const OTHER_FILES: u64 = 1024;
+
+/// Bounds for clients that are wrong or hostile.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The most connections to the RESP port.
+    pub max_connections: u32,
+    /// The most connections to the HTTP port.
+    pub max_http_connections: u32,
+    /// Memory in MiB for commands that have not arrived as a whole.
+    pub max_input_mb: u32,
+    /// For how long.
+    pub patience: Patience,
+}
+
+/// Times that have no flag: they are beyond what a right client needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long a connection may stay without having logged in, where tokens are needed.
+    pub login: Duration,
+    /// How long an answer to a wrong token takes.
+    pub failed_login_delay: Duration,
+    /// After so many wrong tokens a connection is closed.
+    pub max_failed_logins: u32,
+    /// How long a command may take from its first byte to its last. Does not count while nothing is read.
+    pub command: Duration,
+    /// How long a client may take nothing of what it is owed. A replica that loads a snapshot says so meanwhile, which counts.
+    pub stalled_output: Duration,
+    /// After so long without a command, a connection's input buffer is given back.
+    pub idle_buffer: Duration,
+    /// How long the head of an HTTP request may take, and how long a connection may wait for the next one.
+    pub http_head: Duration,
+    /// How long an upload, or a client that is being answered, may make no progress.
+    pub http_stalled: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            login: Duration::from_secs(10),
+            failed_login_delay: Duration::from_secs(1),
+            max_failed_logins: 3,
+            command: Duration::from_secs(30),
+            stalled_output: Duration::from_secs(60),
+            idle_buffer: Duration::from_secs(1),
+            http_head: Duration::from_secs(10),
+            http_stalled: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The operating system does not let the process have as many files open as connections are allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("{needed} open files are needed for --max-connections and --max-http-connections, and {allowed} are allowed: raise the limit (ulimit -n, LimitNOFILE) or allow fewer connections")]
+pub struct OpenFilesError {
+    needed: u64,
+    allowed: u64,
+}
+
+impl Limits {
+    /// Lets this process have as many files open as it may, and checks that they suffice.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn raise_open_files(&self) -> Result<(), OpenFilesError> {
+        let needed = u64::from(self.max_connections) + u64::from(self.max_http_connections) + OTHER_FILES;
+        let limit = getrlimit(Resource::Nofile);
+        // Nothing here counts through descriptors, so a high limit costs nothing.
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let _ = setrlimit(Resource::Nofile, raised);
+        match getrlimit(Resource::Nofile).current {
+            Some(allowed) if allowed < needed => Err(OpenFilesError { needed, allowed }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_connections_than_files_are_refused_with_both_numbers() {
+        let patience = Patience::default();
+        let mut limits =
+            Limits { max_connections: 1_000_000, max_http_connections: u32::MAX, max_input_mb: 4, patience };
+        let text = limits.raise_open_files().expect_err("too many").to_string();
+        assert!(text.contains("4295968319 open files are needed"), "{text}");
+        limits.max_connections = 1;
+        limits.max_http_connections = 1;
+        assert!(
+            getrlimit(Resource::Nofile).maximum.is_none_or(|most| most >= 1026) == limits.raise_open_files().is_ok()
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! What a connection has no time for. Most have nothing to be timed, and no timer; the others look once in a while.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use crate::limits::{Limits, Patience};
+
+/// What is to be timed now.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Watch {
+    /// The client has to log in and has not.
+    pub is_stranger: bool,
+    /// A command has arrived in part, and the rest is being waited for.
+    pub is_partial: bool,
+    /// For how long the client has taken nothing of what it is owed.
+    pub stalled_for: Option<Duration>,
+    /// The input holds memory.
+    pub holds_memory: bool,
+}
+
+impl Watch {
+    fn is_needed(&self) -> bool {
+        self.is_stranger || self.is_partial || self.stalled_for.is_some() || self.holds_memory
+    }
+}
+
+/// What a connection has not done in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    /// It has not logged in.
+    Login,
+    /// It has not finished a command.
+    Command,
+    /// It has not taken its replies.
+    Output,
+    /// It has not sent anything, so its buffer can be given back.
+    Input,
+}
+
+/// The times of one connection.
+pub struct Clock {
+    limits: Arc<Limits>,
+    accepted: Instant,
+    partial_since: Option<Instant>,
+    has_read: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Clock {
+    /// The client was just accepted.
+    pub fn new(limits: Arc<Limits>) -> Self {
+        Clock { limits, accepted: Instant::now(), partial_since: None, has_read: false, timer: None }
+    }
+
+    /// Something has arrived.
+    pub fn has_read(&mut self) {
+        self.has_read = true;
+    }
+
+    /// A command was complete, so the next begins.
+    pub fn command_is_complete(&mut self) {
+        self.partial_since = None;
+    }
+
+    /// Before each wait: starts what has to be timed.
+    pub fn start(&mut self, watch: Watch) {
+        if !watch.is_partial {
+            self.partial_since = None;
+        } else if self.partial_since.is_none() {
+            self.partial_since = Some(Instant::now());
+        }
+        if self.timer.is_none() && watch.is_needed() {
+            let Patience { login, command, stalled_output, idle_buffer, .. } = self.limits.patience;
+            self.timer = Some(Box::pin(tokio::time::sleep(login.min(command).min(stalled_output).min(idle_buffer))));
+        }
+    }
+
+    /// Waits until it is time to look, see [`Clock::look`]; for ever if nothing is timed.
+    pub async fn tick(&mut self) {
+        match &mut self.timer {
+            Some(timer) => timer.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// After [`Clock::tick`]: what has taken too long, if anything has.
+    pub fn look(&mut self, watch: Watch) -> Option<Overdue> {
+        self.timer = None;
+        let was_idle = !std::mem::take(&mut self.has_read);
+        if watch.is_stranger && self.accepted.elapsed() >= self.limits.patience.login {
+            return Some(Overdue::Login);
+        }
+        if self.partial_since.is_some_and(|since| since.elapsed() >= self.limits.patience.command) {
+            return Some(Overdue::Command);
+        }
+        if watch.stalled_for.is_some_and(|time| time >= self.limits.patience.stalled_output) {
+            return Some(Overdue::Output);
+        }
+        (was_idle && watch.holds_memory && !watch.is_partial).then_some(Overdue::Input)
+    }
+}

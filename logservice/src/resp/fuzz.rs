@@ -1,0 +1,167 @@
+//! Any arguments to any command, from clients that have logged in and from strangers.
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+use super::connection::{Connection, Next, Shared};
+use super::input::InputBudget;
+use super::replica::ReplicaInfo;
+use super::socket::Socket;
+use crate::limits::{Limits, Patience};
+use crate::service::{Service, ServiceOptions};
+use crate::snapshots::SnapshotStore;
+use crate::store::file_store::{files::FaultHook, FileStoreOptions, MIN_SEGMENT_BYTES};
+use crate::tokens::Tokens;
+
+/// Words that mean something, so that not every input is refused for its first.
+const WORDS: [&str; 40] = [
+    "LOG.APPEND",
+    "LOG.ACQUIRE",
+    "LOG.BEGIN",
+    "LOG.RENEW",
+    "LOG.RELEASE",
+    "LOG.STATUS",
+    "LOG.SHARDS",
+    "LOG.DEBUG",
+    "PSYNC",
+    "REPLCONF",
+    "AUTH",
+    "HELLO",
+    "PING",
+    "INFO",
+    "COMMAND",
+    "SELECT",
+    "CLIENT",
+    "QUIT",
+    "FREEZE-ACKS",
+    "RESUME-ACKS",
+    "DELAY-ACKS",
+    "SETNAME",
+    "ID",
+    "ack",
+    "listening-port",
+    "ip-address",
+    "capa",
+    "s1",
+    "s2",
+    "n1",
+    "host:1",
+    "?",
+    "-1",
+    "0",
+    "1",
+    "2",
+    "3",
+    "9223372036854775807",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "",
+];
+
+/// What one command of any arguments may make this thread hold.
+const MOST_BYTES: usize = 1 << 20;
+
+/// A word of [`WORDS`], or anything.
+type Word = (u8, Vec<u8>);
+
+fn arguments(words: &[Word]) -> Vec<Bytes> {
+    let argument = |(word, other): &Word| match WORDS.get(usize::from(*word) % (WORDS.len() + 8)) {
+        Some(word) => Bytes::from_static(word.as_bytes()),
+        None => Bytes::from(other.clone()),
+    };
+    // As many as the splitter lets through.
+    words.iter().take(64).map(argument).collect()
+}
+
+/// A service in a directory that lasts as long as the process; in memory, as what is fuzzed is not the disk.
+fn shared(tokens: Option<Tokens>) -> Shared {
+    let memory = Path::new("/dev/shm");
+    let builder = tempfile::Builder::new();
+    let directory = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
+    let directory = directory.expect("tempdir").keep();
+    let snapshots = Arc::new(SnapshotStore::open(None, &directory).expect("a directory"));
+    // Nobody makes any.
+    let (snapshot_requests, _) = tokio::sync::mpsc::channel(1);
+    let options = ServiceOptions {
+        directory,
+        snapshots,
+        snapshot_requests,
+        store: FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, faults: FaultHook::default() },
+        max_shards: 4,
+        debug_command: true,
+        http_port: 1,
+    };
+    let service = Service::open(options, tokens).expect("opens");
+    let patience = Patience { failed_login_delay: Duration::ZERO, ..Patience::default() };
+    let limits = Arc::new(Limits { max_connections: 1, max_http_connections: 1, max_input_mb: 4, patience });
+    Shared { service, limits, budget: Arc::new(InputBudget::new(4)) }
+}
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime")
+    })
+}
+
+/// A connection of that service, and its other end.
+async fn connection(shared: &Shared) -> (Connection, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+    let (stream, peer) = listener.accept().await.expect("accepted");
+    (Connection::new(shared, Socket::from(stream), peer.to_string(), 1), client)
+}
+
+#[test]
+fn any_command_is_answered() {
+    let shared = AssertUnwindSafe(shared(None));
+    let (connection, _client) = runtime().block_on(connection(&shared));
+    let connection = std::sync::Mutex::new(connection);
+    bolero::check!().with_type::<Vec<Word>>().for_each(|words| {
+        let mut connection = connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let arguments = arguments(words);
+        let next = allocation::within(MOST_BYTES, || runtime().block_on(connection.run(&arguments)));
+        if let Next::Reply(reply) | Next::Close(reply) = next {
+            let mut out = bytes::BytesMut::new();
+            super::reply::encode(&mut out, &reply);
+            assert!(out.ends_with(b"\r\n"));
+        }
+        assert!(shared.service.names().len() <= 4);
+    });
+    std::fs::remove_dir_all(shared.service.directory()).expect("removed");
+}
+
+#[test]
+fn no_command_of_a_stranger_makes_a_shard_or_shows_one() {
+    let tokens = Tokens::parse("s1 a-token-that-is-not-in-the-words\n", [7; 32]).expect("tokens");
+    let shared = AssertUnwindSafe(shared(Some(tokens)));
+    bolero::check!().with_type::<Vec<Word>>().for_each(|words| {
+        let arguments = arguments(words);
+        let next = runtime().block_on(async {
+            let (mut connection, _client) = connection(&shared).await;
+            connection.dispatch(&arguments).await
+        });
+        if let Ok(Next::Later | Next::Follow(..)) = next {
+            panic!("{arguments:?} was obeyed");
+        }
+        assert!(shared.service.names().is_empty());
+    });
+    std::fs::remove_dir_all(shared.service.directory()).expect("removed");
+}
+
+#[test]
+fn what_a_replica_says_of_itself_is_kept_short() {
+    bolero::check!().with_type::<Vec<Word>>().for_each(|words| {
+        let mut replica = ReplicaInfo::default();
+        let arguments = arguments(words);
+        if !arguments.is_empty() {
+            let _ = replica.configure(&arguments);
+        }
+        assert!(replica.listening("127.0.0.1:1").len() < 1200);
+    });
+}

@@ -1,0 +1,248 @@
+//! What arrives on a connection: a buffer, and how large it may be.
+//!
+//! A connection may hold a few KB as it likes, and more only out of memory that all connections share. What is read ahead comes
+//! out of one half of it, as far as there is some. A command that does not fit is read only when there is room for the largest
+//! one in the other half, so that whoever has begun can end: nobody holds a part of that half and waits for more of it.
+//! Clients that have not logged in have no share. A connection without a command holds nothing.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::command::{ProtocolError, Splitter, MAX_COMMAND_BYTES};
+use super::socket::Socket;
+
+/// What a connection may hold without asking.
+const FREE_BYTES: usize = 16 << 10;
+/// The most that is read at a time.
+const MAX_READ_BYTES: usize = 256 << 10;
+/// Longest command in bytes of a client that has not logged in; enough for the longest login.
+pub const STRANGERS_COMMAND_BYTES: usize = 4 << 10;
+
+/// Memory for what has arrived and is not a whole command yet, of all connections together. In KiB.
+pub struct InputBudget {
+    ahead: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+/// What one large command takes.
+const LARGE_KIB: u32 = (MAX_COMMAND_BYTES + FREE_BYTES).div_ceil(1024) as u32;
+
+impl InputBudget {
+    /// A budget of so many MiB.
+    pub fn new(mib: u32) -> Self {
+        let half = || Arc::new(Semaphore::new((mib as usize) << 9));
+        InputBudget { ahead: half(), large: half() }
+    }
+}
+
+/// The input of a connection.
+pub struct Input {
+    bytes: BytesMut,
+    splitter: Splitter,
+    read_bytes: usize,
+    budget: Arc<InputBudget>,
+    ahead: Option<OwnedSemaphorePermit>,
+    large: Option<OwnedSemaphorePermit>,
+    /// How large the buffer may be.
+    buffer_bytes: usize,
+    is_stranger: bool,
+}
+
+impl Input {
+    /// Nothing has arrived, and it is not known who sends.
+    pub fn new(budget: Arc<InputBudget>) -> Self {
+        Input {
+            bytes: BytesMut::new(),
+            splitter: Splitter::default(),
+            read_bytes: FREE_BYTES,
+            budget,
+            ahead: None,
+            large: None,
+            buffer_bytes: 0,
+            is_stranger: true,
+        }
+    }
+
+    /// Whether the client has not logged in and has to.
+    pub fn set_stranger(&mut self, is_stranger: bool) {
+        self.is_stranger = is_stranger;
+    }
+
+    /// Takes the next command, see [`Splitter::next`].
+    pub fn next(&mut self, arguments: &mut Vec<Bytes>) -> Result<bool, ProtocolError> {
+        let max_bytes = if self.is_stranger { STRANGERS_COMMAND_BYTES } else { MAX_COMMAND_BYTES };
+        self.splitter.next(&mut self.bytes, arguments, max_bytes)
+    }
+
+    /// Whether a command has arrived in part.
+    pub fn is_partial(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// Whether memory is held.
+    pub fn holds_memory(&self) -> bool {
+        self.bytes.capacity() > 0
+    }
+
+    /// Decides how large the buffer may be for the next read. False if there has to be room in the budget first, see
+    /// [`Input::wait_for_budget`].
+    pub fn may_read(&mut self) -> bool {
+        let needed = self.needed_bytes();
+        if self.is_stranger {
+            self.buffer_bytes = needed.max(STRANGERS_COMMAND_BYTES);
+            return true;
+        }
+        let wanted = needed.max(self.bytes.len() + self.read_bytes);
+        if self.large.is_none() && wanted > self.ahead_bytes() {
+            let more = (wanted.min(FREE_BYTES + MAX_READ_BYTES).saturating_sub(self.ahead_bytes())).div_ceil(1024);
+            match self.budget.ahead.clone().try_acquire_many_owned(more as u32) {
+                Ok(more) => merge(&mut self.ahead, more),
+                Err(_) => self.read_bytes = FREE_BYTES,
+            }
+            if needed > self.ahead_bytes() {
+                self.large = self.budget.large.clone().try_acquire_many_owned(LARGE_KIB).ok();
+            }
+        }
+        self.buffer_bytes = wanted.min(self.ahead_bytes()).max(needed);
+        self.large.is_some() || needed <= self.ahead_bytes()
+    }
+
+    fn needed_bytes(&self) -> usize {
+        self.splitter.needed_bytes().max(self.bytes.len() + 1)
+    }
+
+    fn ahead_bytes(&self) -> usize {
+        FREE_BYTES + (self.ahead.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) << 10)
+    }
+
+    /// Waits for room for the command that is arriving; connections get it in turn. Can be dropped while it waits.
+    pub async fn wait_for_budget(&mut self) {
+        // The budget is never closed.
+        self.large = self.budget.large.clone().acquire_many_owned(LARGE_KIB).await.ok();
+    }
+
+    /// Reads what has come, into as much room as [`Input::may_read`] allowed. Zero at the end.
+    pub fn read(&mut self, socket: &Socket) -> std::io::Result<usize> {
+        let held = self.bytes.len();
+        let wanted = self.buffer_bytes.saturating_sub(held);
+        if self.bytes.capacity() - held < (wanted / 4).max(self.needed_bytes() - held) {
+            self.bytes.reserve(wanted);
+        }
+        let room = self.bytes.capacity() - held;
+        let read = socket.try_read_buf(&mut self.bytes)?;
+        if read == room {
+            self.read_bytes = (self.read_bytes * 2).min(MAX_READ_BYTES);
+        }
+        Ok(read)
+    }
+
+    /// When all commands that have arrived were taken: gives back the room for a large one, if none is arriving.
+    pub fn settle(&mut self) {
+        if self.large.is_some() && self.needed_bytes() <= self.ahead_bytes() {
+            self.large = None;
+            if self.bytes.capacity() > self.ahead_bytes() {
+                self.bytes = BytesMut::from(&self.bytes[..]);
+            }
+        }
+    }
+
+    /// Gives back everything that a connection without a command does not need.
+    pub fn release(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+            self.read_bytes = FREE_BYTES;
+            (self.ahead, self.large) = (None, None);
+        }
+    }
+
+    /// What has arrived and was not used, for whoever reads on.
+    pub fn into_parts(self) -> (BytesMut, Splitter) {
+        (self.bytes, self.splitter)
+    }
+}
+
+fn merge(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
+    match held {
+        Some(held) => held.merge(more),
+        held => *held = Some(more),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use super::*;
+
+    const LARGE: usize = 1 << 20;
+
+    fn arriving(budget: &Arc<InputBudget>, bytes: usize) -> Input {
+        let mut input = Input::new(budget.clone());
+        input.set_stranger(false);
+        input.bytes.extend_from_slice(format!("*1\r\n${bytes}\r\n").as_bytes());
+        assert_eq!(input.next(&mut Vec::new()), Ok(false));
+        input
+    }
+
+    #[test]
+    fn large_commands_wait_for_each_other_and_small_ones_for_none() {
+        let budget = Arc::new(InputBudget::new(4));
+        let (mut first, mut second) = (arriving(&budget, LARGE), arriving(&budget, LARGE));
+        assert!(first.may_read() && first.buffer_bytes > LARGE);
+        assert!(!second.may_read());
+        let mut middling = arriving(&budget, 100 << 10);
+        assert!(middling.may_read() && middling.large.is_none());
+        let readers: Vec<_> =
+            (0..100).map(|_| arriving(&budget, 100 << 10)).map(|mut input| (input.may_read(), input)).collect();
+        assert!(readers.iter().any(|(may_read, _)| *may_read) && readers.iter().any(|(may_read, _)| !*may_read));
+        let mut small = arriving(&budget, 1000);
+        assert!(small.may_read());
+        drop(first);
+        assert!(second.may_read());
+    }
+
+    #[test]
+    fn a_command_that_waits_gets_the_room_that_another_gives_back_when_it_is_whole() {
+        let budget = Arc::new(InputBudget::new(4));
+        let (mut first, mut second) = (arriving(&budget, LARGE), arriving(&budget, LARGE));
+        assert!(first.may_read() && !second.may_read());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut waiting = Box::pin(second.wait_for_budget());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        first.settle();
+        assert!(waiting.as_mut().poll(&mut context).is_pending(), "it is still arriving");
+        first.bytes.extend_from_slice(&vec![b'x'; LARGE]);
+        first.bytes.extend_from_slice(b"\r\n*1\r\n");
+        assert_eq!(first.next(&mut Vec::new()), Ok(true));
+        first.settle();
+        assert!(first.bytes.capacity() < FREE_BYTES && first.is_partial());
+        assert!(waiting.as_mut().poll(&mut context).is_ready());
+        drop(waiting);
+        assert!(second.may_read());
+    }
+
+    #[test]
+    fn an_idle_connection_holds_nothing() {
+        let budget = Arc::new(InputBudget::new(4));
+        let mut input = arriving(&budget, 200 << 10);
+        assert!(input.may_read() && input.ahead.is_some());
+        input.release();
+        assert!(input.holds_memory(), "a command has arrived in part");
+        input.bytes.clear();
+        input.release();
+        assert!(!input.holds_memory() && input.ahead.is_none());
+    }
+
+    #[test]
+    fn a_stranger_may_send_a_login_and_nothing_large() {
+        let mut input = Input::new(Arc::new(InputBudget::new(4)));
+        input.bytes.extend_from_slice(b"*3\r\n$4\r\nAUTH\r\n$64\r\n");
+        assert_eq!(input.next(&mut Vec::new()), Ok(false));
+        assert!(input.may_read() && input.buffer_bytes == STRANGERS_COMMAND_BYTES && input.ahead.is_none());
+        let mut input = Input::new(Arc::new(InputBudget::new(4)));
+        input.bytes.extend_from_slice(b"*2\r\n$4\r\nAUTH\r\n$4096\r\n");
+        assert!(input.next(&mut Vec::new()).is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! Many connections at once.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::client::{Reply, Service};
+use crate::witness::Witness;
+
+const CROWD: usize = 5000;
+/// Memory of this process, which holds both ends, for each connection without a command.
+const MAX_IDLE_BYTES: u64 = 8 << 10;
+const SOON: Duration = Duration::from_secs(10);
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
+}
+
+/// On several threads: on a busy machine each connection waits for its turn on a processor.
+fn connect(service: &Service, count: usize) -> Vec<TcpStream> {
+    const THREADS: usize = 20;
+    let address = service.listen_address();
+    let some = |count| move || (0..count).map(|_| TcpStream::connect(address).expect("connected")).collect::<Vec<_>>();
+    let shares = (0..THREADS).map(|thread| (count + thread) / THREADS);
+    let threads: Vec<_> = shares.map(|share| std::thread::spawn(some(share))).collect();
+    threads.into_iter().flat_map(|thread| thread.join().expect("connected")).collect()
+}
+
+/// What came before the end, once that has come.
+fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(SOON)).expect("timeout");
+    let mut got = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut got) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    got
+}
+
+#[test]
+fn thousands_of_idle_connections_cost_little_and_disturb_nobody() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service =
+        Service::start_patient(directory.path(), &[], |patience| patience.idle_buffer = Duration::from_millis(100));
+    let witness = Witness::start(&service, None);
+    let before = resident_bytes();
+    let crowd = connect(&service, CROWD);
+    // Connections are accepted in order, so all the others are served when this one is.
+    let mut last = service.connect();
+    assert_eq!(last.call(&["PING"]), Reply::Text("PONG".into()));
+    let silent = resident_bytes().saturating_sub(before) / CROWD as u64;
+    for mut stream in &crowd {
+        stream.write_all(b"*1\r\n$4\r\nPING\r\n").expect("sent");
+    }
+    for mut stream in &crowd {
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).expect("answered");
+        assert_eq!(&answer, b"+PONG\r\n");
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let spoken = resident_bytes().saturating_sub(before) / CROWD as u64;
+    println!("{CROWD} connections: {silent} bytes each before a command, {spoken} after one");
+    assert!(silent < MAX_IDLE_BYTES, "{silent} bytes");
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn thousands_of_strangers_are_told_to_log_in_and_closed() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let tokens = directory.path().join("tokens");
+    std::fs::write(&tokens, "witness two\n").expect("written");
+    let flags = ["--tokens", tokens.to_str().expect("text")];
+    let service = Service::start_patient(&directory.path().join("data"), &flags, |patience| {
+        patience.login = Duration::from_secs(2);
+    });
+    let witness = Witness::start(&service, Some("two"));
+    let mut crowd = connect(&service, CROWD);
+    for stranger in &mut crowd {
+        assert_eq!(rest(stranger), b"-NOAUTH no login within 2 s\r\n");
+    }
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn one_connection_too_many_is_told_so_and_room_is_found_again() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &["--max-connections", "50"]).expect("starts");
+    let witness = Witness::start(&service, None);
+    let crowd = connect(&service, 49);
+    for mut one in connect(&service, 500) {
+        assert_eq!(rest(&mut one), b"-ERR too many connections\r\n");
+    }
+    drop(crowd);
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut client = service.connect();
+        client.send(&[b"PING"]);
+        if client.line() == "+PONG" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "there is no room although all have gone");
+    }
+    witness.assert_served();
+    service.stop();
+}

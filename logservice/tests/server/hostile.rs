@@ -1,0 +1,266 @@
+//! What a wrong or hostile client of the RESP port gets, and that others are served meanwhile.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use logservice::limits::Patience;
+
+use crate::client::{Client, Reply, Service};
+use crate::common::pattern;
+use crate::witness::Witness;
+
+const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const SHORT: Duration = Duration::from_millis(300);
+/// The longest that a client waits here for what happens after [`SHORT`].
+const SOON: Duration = Duration::from_secs(5);
+
+fn short(patience: &mut Patience) {
+    *patience = Patience { login: SHORT, command: SHORT, stalled_output: SHORT, idle_buffer: SHORT, ..*patience };
+    patience.failed_login_delay = Duration::from_millis(50);
+}
+
+fn with_tokens(directory: &Path, patience: impl FnOnce(&mut Patience)) -> Service {
+    let tokens = directory.join("tokens");
+    std::fs::write(&tokens, "s1 one\nwitness two\n").expect("written");
+    Service::start_patient(&directory.join("data"), &["--tokens", tokens.to_str().expect("text")], patience)
+}
+
+/// Expects an error that begins like that, and then the end.
+fn assert_sent_away(client: &mut Client, start: &str) {
+    match client.reply() {
+        Reply::Error(text) => assert!(text.starts_with(start), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    client.assert_closed();
+}
+
+/// Writes `bytes` again and again and reads nothing, until the other side ends the connection. Answers how many were taken.
+fn write_until_closed(stream: &mut TcpStream, bytes: &[u8]) -> u64 {
+    stream.set_write_timeout(Some(Duration::from_millis(100))).expect("timeout");
+    let deadline = Instant::now() + SOON;
+    let mut taken = 0;
+    loop {
+        match stream.write(bytes) {
+            Ok(count) => taken += count as u64,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => return taken,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(Instant::now() < deadline, "still connected after {taken} bytes");
+    }
+}
+
+#[test]
+fn what_is_no_command_is_refused_at_once() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let witness = Witness::start(&service, None);
+    let nested = "*1\r\n".repeat(10_000).into_bytes();
+    let handshake = [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &pattern(0, 500)].concat();
+    let (random, zeros) = (pattern(0, 5000), [0; 5000]);
+    let inputs: [&[u8]; 14] = [
+        &nested,
+        &handshake,
+        &random,
+        &zeros,
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PING\r\n",
+        b"*0\r\n",
+        b"*-1\r\n",
+        b"*65\r\n",
+        b"*999999999999999999\r\n",
+        b"*1\r\n$-1\r\n",
+        b"*1\r\n$1048577\r\n",
+        b"*1\r\n$18446744073709551615\r\n",
+        b"*1\r\n$1\r\nab\r\n",
+    ];
+    for input in inputs {
+        let mut client = service.connect();
+        // The service may have gone before all of it is written.
+        let _ = client.stream.write_all(input);
+        let mut got = Vec::new();
+        let ended = client.replies.read_to_end(&mut got);
+        // What was sent and not read makes the system forget the answer.
+        let is_reset = ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+        let shown = &input[..input.len().min(40)];
+        assert!(got.starts_with(b"-ERR Protocol error: ") || (is_reset && got.is_empty()), "{shown:?}: {got:?}");
+        assert!(got.iter().filter(|byte| **byte == b'\n').count() <= 1, "{shown:?}: {got:?}");
+    }
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn a_command_that_does_not_end_is_not_waited_for_for_ever() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start_patient(directory.path(), &[], short);
+    let witness = Witness::start(&service, None);
+    for half in ["*", "*3\r\n$4\r\nAU", "*1\r\n$4\r\nPING\r\n*1\r\n$1048576\r\nxxx"] {
+        let mut client = service.connect();
+        client.stream.write_all(half.as_bytes()).expect("sent");
+        if half.contains("PING") {
+            assert_eq!(client.reply(), Reply::Text("PONG".into()));
+        }
+        assert_sent_away(&mut client, "ERR Protocol error: the command did not end within 0.3 s");
+    }
+    let mut dripping = service.connect();
+    dripping.stream.write_all(b"*1\r\n$1000000\r\n").expect("sent");
+    let begun = Instant::now();
+    while dripping.stream.write_all(b"x").is_ok() {
+        assert!(begun.elapsed() < SOON, "a byte now and then is enough");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut idle = service.connect();
+    std::thread::sleep(SHORT * 3);
+    assert_eq!(idle.call(&["PING"]), Reply::Text("PONG".into()), "one without a command may stay");
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn a_half_command_is_not_held_against_a_client_that_is_not_read() {
+    const APPENDS: u64 = 5000;
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start_patient(directory.path(), &["--enable-debug-command"], |patience| {
+        short(patience);
+        patience.stalled_output = SOON;
+    });
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    let mut control = service.connect();
+    control.ok(&["LOG.DEBUG", "FREEZE-ACKS", "s1"]);
+    // More than may wait for their acknowledgement, so that it is not read on.
+    for offset in 0..APPENDS {
+        leader.send_append("s1", epoch, offset, b"x");
+    }
+    leader.stream.write_all(b"*1\r\n$4\r\nPI").expect("sent");
+    let deadline = Instant::now() + SOON;
+    while control.status("s1", "accepted_end") < 4096.to_string() {
+        assert!(Instant::now() < deadline, "the appends do not arrive");
+    }
+    std::thread::sleep(SHORT * 3);
+    control.ok(&["LOG.DEBUG", "RESUME-ACKS", "s1"]);
+    leader.stream.write_all(b"NG\r\n").expect("sent");
+    for offset in 0..APPENDS {
+        assert!(matches!(leader.reply(), Reply::Integer(durable) if durable > offset), "offset {offset}");
+    }
+    assert_eq!(leader.reply(), Reply::Text("PONG".into()));
+    service.stop();
+}
+
+#[test]
+fn a_stranger_has_little_time_and_little_room() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = with_tokens(directory.path(), short);
+    let witness = Witness::start(&service, Some("two"));
+    let mut silent = service.connect();
+    let mut busy = service.connect();
+    let begun = Instant::now();
+    assert_sent_away(&mut silent, "NOAUTH no login within 0.3 s");
+    assert!(begun.elapsed() >= SHORT / 2, "{:?}", begun.elapsed());
+    // One that talks all the time, and does not read, is not better off.
+    let command = [&b"*2\r\n$4\r\nPING\r\n$3000\r\n"[..], &[b'x'; 3000], b"\r\n"].concat();
+    write_until_closed(&mut busy.stream, &command);
+    let mut large = service.connect();
+    large.stream.write_all(b"*2\r\n$4\r\nAUTH\r\n$4096\r\n").expect("sent");
+    assert_sent_away(&mut large, "ERR Protocol error: the command is too large");
+    let mut known = service.connect();
+    known.ok(&["AUTH", "s1", "one"]);
+    known.stream.write_all(b"*2\r\n$4\r\nPING\r\n$4096\r\n").expect("sent");
+    known.stream.write_all(&[&[b'x'; 4096][..], b"\r\n"].concat()).expect("sent");
+    assert_eq!(known.reply(), Reply::Text("x".repeat(4096)));
+    std::thread::sleep(SHORT * 2);
+    assert_eq!(known.call(&["PING"]), Reply::Text("PONG".into()), "who has logged in may stay");
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn wrong_tokens_are_answered_late_and_few() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = with_tokens(directory.path(), |patience| patience.failed_login_delay = SHORT);
+    let mut client = service.connect();
+    let begun = Instant::now();
+    client.refused(&["AUTH", "s1", "two"], "NOAUTH wrong shard or token");
+    client.refused(&["HELLO", "2", "AUTH", "nowhere", "two"], "NOAUTH wrong shard or token");
+    assert!(begun.elapsed() >= SHORT * 2);
+    client.send(&[b"AUTH", b"one"]);
+    assert_sent_away(&mut client, "NOAUTH wrong token");
+    service.stop();
+}
+
+#[test]
+fn a_client_that_does_not_read_is_sent_away() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start_patient(directory.path(), &[], short);
+    let witness = Witness::start(&service, None);
+    let mut asking = service.connect();
+    let question = [&b"*2\r\n$4\r\nPING\r\n$65536\r\n"[..], &[b'x'; 65536], b"\r\n"].concat();
+    write_until_closed(&mut asking.stream, &question);
+    // An append that the log has already is acknowledged without being written, so that there are many.
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    assert_eq!(leader.append("s1", epoch, 0, b"x"), Reply::Integer(1));
+    let mut duplicate = format!("*5\r\n$10\r\nLOG.APPEND\r\n$2\r\ns1\r\n$1\r\n{epoch}\r\n$1\r\n0\r\n$1\r\nx\r\n");
+    duplicate = duplicate.repeat(1000);
+    write_until_closed(&mut leader.stream, duplicate.as_bytes());
+    let mut next = service.connect();
+    assert_eq!(next.append("s1", epoch, 1, b"y"), Reply::Integer(2), "the shard goes on");
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn a_replica_that_takes_nothing_and_says_nothing_is_sent_away() {
+    const APPENDS: u64 = 12;
+    const BYTES: usize = 1 << 20;
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start_patient(directory.path(), &[], short);
+    let witness = Witness::start(&service, None);
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    for append in 0..APPENDS {
+        let offset = append * BYTES as u64;
+        leader.append("s1", epoch, offset, &pattern(offset, BYTES));
+    }
+    let (mut deaf, mut loading) = (service.connect(), service.connect());
+    for replica in [&mut deaf, &mut loading] {
+        assert_eq!(replica.psync("s1", A, 1), format!("+CONTINUE {A}"));
+    }
+    let begun = Instant::now();
+    while leader.status("s1", "replicas") != "1" || begun.elapsed() < SHORT * 3 {
+        // As a replica does while it loads a snapshot.
+        loading.stream.write_all(b"\n").expect("it may stay");
+        assert!(begun.elapsed() < SOON, "both are there still");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let bytes = APPENDS as usize * BYTES;
+    assert!(loading.bytes(bytes) == pattern(0, bytes));
+    let mut got = Vec::new();
+    let _ = deaf.replies.read_to_end(&mut got);
+    assert!(got.len() < bytes);
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn large_commands_that_do_not_end_do_not_keep_others_from_theirs() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    // Room for one large command at a time.
+    let service = Service::start_patient(directory.path(), &["--max-input-mb", "4"], short);
+    let witness = Witness::start(&service, None);
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    let mut halves: Vec<Client> = (0..6).map(|_| service.connect()).collect();
+    for half in &mut halves {
+        half.stream.write_all(b"*1\r\n$1048576\r\n").expect("sent");
+        half.stream.write_all(&[b'x'; 600 << 10]).expect("sent");
+    }
+    let begun = Instant::now();
+    let bytes = 1 << 20;
+    assert_eq!(leader.append("s1", epoch, 0, &pattern(0, bytes)), Reply::Integer(bytes as u64));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    for half in &mut halves {
+        assert_sent_away(half, "ERR Protocol error: the command did not end");
+    }
+    witness.assert_served();
+    service.stop();
+}
