@@ -160,8 +160,7 @@ fn is_due(shard: &Shard, log_bytes: u64) -> bool {
 async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
     let started = Instant::now();
     let made_of = shard.store().manifest();
-    // Keeps the log from the snapshot on, which another one could otherwise free.
-    let Position::Full { replid, offset, snapshot, pin: _pin, .. } = shard.position_of("", None)? else {
+    let Position::Full { replid, offset, snapshot, pin, .. } = shard.position_of("", None)? else {
         return Err(MakeError::Empty);
     };
     let end = shard.notifier().progress().visible;
@@ -197,6 +196,8 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
 
     let facts = inspect_rdb(&options.engine.program, &file).await?;
     let expected = (replid, applied);
+    // What was applied may go, as soon as the snapshot counts.
+    drop(pin);
     if facts.position.as_ref() != Some(&expected) {
         let say = |(replid, offset): &(String, u64)| format!("offset {offset} of {replid}");
         let found = facts.position.as_ref().map_or_else(|| "no offset".to_owned(), say);
