@@ -189,11 +189,11 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
     if applied <= offset {
         return Err(MakeError::NothingNew(offset));
     }
-    let saved = engine.contents().await?;
     engine.save().await?;
     engine.stop().await;
     drop(feed);
 
+    let saved = engine.contents().await?;
     let facts = inspect_rdb(&options.engine.program, &file).await?;
     let expected = (replid, applied);
     // What was applied may go, as soon as the snapshot counts.
