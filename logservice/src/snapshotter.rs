@@ -169,9 +169,10 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
         return snapshot.ok_or(MakeError::Empty);
     }
     let writer = made_of.engine();
-    let directory = shard.snapshots().draft_directory(&made_of)?;
-    let file = directory.join(format!("engine-{:08x}.partial", getrandom::u32().unwrap_or(std::process::id())));
-    let _leftover = RemovedOnDrop(&file);
+    // A directory of its own: an engine that is killed while it saves leaves a file whose name only it knows.
+    let directory = tempfile::Builder::new().prefix("engine-").tempdir_in(shard.snapshots().draft_directory(&made_of)?);
+    let directory = directory.map_err(|source| EngineError::System { action: "cannot create a directory", source })?;
+    let file = directory.path().join("dump.rdb");
 
     let mut engine = Engine::start(&options.engine, &file).await?;
     let version = engine.version();
@@ -242,13 +243,4 @@ async fn rehearse(
         return Err(MakeError::Rehearsal { found, saved: saved.clone() });
     }
     Ok(())
-}
-
-/// What the engine wrote, unless it was taken over.
-struct RemovedOnDrop<'a>(&'a std::path::Path);
-
-impl Drop for RemovedOnDrop<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.0);
-    }
 }

@@ -252,7 +252,9 @@ impl SnapshotStore {
         };
         for entry in entries {
             let path = entry.in_file("cannot list", &directory)?.path();
-            if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_snapshot_name) {
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path).in_file("cannot remove", &path)?;
+            } else if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_snapshot_name) {
                 std::fs::remove_file(&path).in_file("cannot remove", &path)?;
             }
         }
