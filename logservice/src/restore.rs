@@ -135,7 +135,7 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
         return Err(no_shard());
     }
     let look = Look::open(&directory, shard)?.filter(|look| look.end > 0).ok_or_else(no_shard)?;
-    let snapshots = SnapshotStore::look(options.snapshots.as_deref(), dir)?;
+    let snapshots = SnapshotStore::open(options.snapshots.as_deref(), dir)?;
     let (end, time_ms) = end_at(&look, *to)?;
     let base = base_for(&look.manifest, end, *to, shard)?;
 
@@ -164,14 +164,7 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
     engine.save().await?;
     let contents = engine.contents().await?;
     engine.stop().await;
-    let kept = match saved {
-        Ok(()) => inspect_rdb(&options.valkey_server, &partial).await.map(drop),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = kept {
-        let _ = std::fs::remove_file(&partial);
-        return Err(error.into());
-    }
+    inspect_rdb(&options.valkey_server, &partial).await?;
     std::fs::rename(&partial, out).in_file("cannot rename the RDB to", out)?;
     sync_directory(parent)?;
     let keys = contents.keys.iter().map(|(_, keys)| keys).sum();

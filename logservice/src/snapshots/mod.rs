@@ -106,29 +106,11 @@ pub struct SnapshotStore {
 
 impl SnapshotStore {
     /// Snapshots at `url`, or in a directory of its own below `directory`. Credentials and endpoints of object stores are taken
-    /// from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` …). Blocks on I/O.
-    ///
-    /// # Errors
-    /// The URL says nothing that is known, or the directory cannot be created.
-    pub fn open(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
-        let store = Self::look(url, directory)?;
-        if store.local.is_none() {
-            // What drafts a crash has left.
-            match std::fs::remove_dir_all(&store.drafts) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(FileError { action: "cannot remove", path: store.drafts, source: error }.into())
-                }
-                _ => std::fs::create_dir_all(&store.drafts).in_file("cannot create", &store.drafts)?,
-            }
-        }
-        Ok(store)
-    }
-
-    /// As [`SnapshotStore::open`], to read only: nothing is created.
+    /// from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` …). Nothing is created.
     ///
     /// # Errors
     /// The URL says nothing that is known.
-    pub fn look(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
+    pub fn open(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
         let drafts = directory.join("drafts");
         let Some(url) = url else { return Self::local(directory.join("snapshots"), drafts) };
         let wrong = |reason: String| LocationError::Url { url: url.to_owned(), reason };
@@ -259,6 +241,16 @@ impl SnapshotStore {
             }
         }
         Ok(())
+    }
+
+    /// Removes what drafts a crash has left that belong to no shard. None may be in the making. Blocks on I/O.
+    pub fn remove_unnamed_drafts(&self) -> Result<(), FileError> {
+        match std::fs::remove_dir_all(&self.drafts) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).in_file("cannot remove", &self.drafts)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes snapshots that are stored for the shard of `manifest` and not recorded in it. None may be on its way from
