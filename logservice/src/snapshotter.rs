@@ -132,7 +132,9 @@ pub async fn run(
             }
             if let Some(reply) = reply {
                 let answer = made.map_err(|error| match error {
-                    MakeError::Refused(refusal) => refusal,
+                    MakeError::Refused(Refusal { code, detail }) => {
+                        Refusal::new(code, format!("no snapshot was made: {detail}"))
+                    }
                     error => Refusal::new(Code::Err, format!("no snapshot was made: {error}")),
                 });
                 // Who asked may be gone.
@@ -191,14 +193,14 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
         return Err(MakeError::NothingNew(offset));
     }
     engine.save().await?;
+    let saved = engine.contents().await?;
     engine.stop().await;
     drop(feed);
-
-    let saved = engine.contents().await?;
-    let facts = inspect_rdb(&options.engine.program, &file).await?;
-    let expected = (replid, applied);
     // What was applied may go, as soon as the snapshot counts.
     drop(pin);
+
+    let facts = inspect_rdb(&options.engine.program, &file).await?;
+    let expected = (replid, applied);
     if facts.position.as_ref() != Some(&expected) {
         let say = |(replid, offset): &(String, u64)| format!("offset {offset} of {replid}");
         let found = facts.position.as_ref().map_or_else(|| "no offset".to_owned(), say);
