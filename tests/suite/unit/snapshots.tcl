@@ -262,6 +262,19 @@ snapshotted_server {--segment-mb 2} {} {
     }
 }
 
+set ::elsewhere [file normalize [tmpdir "else where"]]
+snapshotted_server [list --snapshots file://[string map {{ } %20} $::elsewhere]] {} {
+    test "Snapshots can be kept in another directory" {
+        r set key value
+        snapshot
+        assert_equal [recorded_files] [glob -directory $::elsewhere -tails *-*/*.rdb]
+        assert_equal {} [snapshot_files]
+        set digest [debug_digest]
+        crash_and_restart_both
+        assert_equal $digest [debug_digest]
+    }
+}
+
 snapshotted_server {--segment-mb 2 --snapshot-log-mb 1} {} {
     test "By itself a snapshot is made whenever the log has grown, and what is on disk is bounded" {
         set value [string repeat x 100000]
