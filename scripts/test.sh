@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, crash test, the checker of
-# histories, and a part of Valkey's own suite with the module loaded.
+# Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, snapshots in an
+# object store, crash test, the checker of histories, and a part of Valkey's own suite with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
 #
 #   scripts/test.sh [--rounds N]     rounds of the crash test, 20 unless told
@@ -51,6 +51,7 @@ step lints cargo clippy --quiet --workspace --all-targets -- -D warnings
 step "unit tests" cargo test --quiet --workspace
 step build cargo build --quiet --release --workspace
 step integration tests/run-suite.sh
+step "object store" tests/s3/run.sh
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
 step "crash, async" tests/crash/run.sh --mode async --rounds 9

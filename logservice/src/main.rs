@@ -44,7 +44,7 @@ fn look(command: &Command) -> ExitCode {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let done = match command {
         Command::Check { dir, shard, snapshots } => {
-            let opened = SnapshotStore::look(snapshots.as_deref(), dir).map_err(std::io::Error::other);
+            let opened = SnapshotStore::open(snapshots.as_deref(), dir).map_err(std::io::Error::other);
             opened.and_then(|store| runtime.block_on(inspect::check(dir, &store, shard.as_deref(), &mut out)))
         }
         Command::Restore(options) => match runtime.block_on(restore::restore(options)) {

@@ -135,11 +135,15 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
         return Err(no_shard());
     }
     let look = Look::open(&directory, shard)?.filter(|look| look.end > 0).ok_or_else(no_shard)?;
-    let snapshots = SnapshotStore::look(options.snapshots.as_deref(), dir)?;
+    let snapshots = SnapshotStore::open(options.snapshots.as_deref(), dir)?;
     let (end, time_ms) = end_at(&look, *to)?;
     let base = base_for(&look.manifest, end, *to, shard)?;
 
-    let partial = out.with_extension("rdb.partial");
+    // A directory of its own: an engine that is killed while it saves leaves a file whose name only it knows.
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = tempfile::Builder::new().prefix("restore-").suffix(".partial").tempdir_in(parent);
+    let directory = directory.in_file("cannot create a directory in", parent)?;
+    let partial = directory.path().join("dump.rdb");
     let engine_options = EngineOptions {
         program: options.valkey_server.clone(),
         config: options.valkey_conf.clone(),
@@ -157,19 +161,11 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
     let start = Start { replid, offset, snapshot, log, end, engine: look.manifest.engine() };
     let mut feed = Feed::open(start).await.map_err(EngineError::from)?;
     let applied = engine.apply(&mut feed).await?;
+    engine.save().await?;
     let contents = engine.contents().await?;
-    let saved = engine.save().await;
     engine.stop().await;
-    let kept = match saved {
-        Ok(()) => inspect_rdb(&options.valkey_server, &partial).await.map(drop),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = kept {
-        let _ = std::fs::remove_file(&partial);
-        return Err(error.into());
-    }
+    inspect_rdb(&options.valkey_server, &partial).await?;
     std::fs::rename(&partial, out).in_file("cannot rename the RDB to", out)?;
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_directory(parent)?;
     let keys = contents.keys.iter().map(|(_, keys)| keys).sum();
     Ok(Restored { shard: shard.clone(), asked: *to, offset: applied, time_ms, keys, out: out.clone() })

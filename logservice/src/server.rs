@@ -96,9 +96,7 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     let http_listener = listen("--http", config.http).await?;
     let (listen, http) = (resp_listener.local_addr()?, http_listener.local_addr()?);
     let (snapshot_requests, requests) = mpsc::channel(SNAPSHOT_REQUESTS);
-    let (location, directory) = (config.snapshots.clone(), config.dir.clone());
-    let opened = tokio::task::spawn_blocking(move || SnapshotStore::open(location.as_deref(), &directory)).await;
-    let snapshots = Arc::new(opened.map_err(std::io::Error::other)??);
+    let snapshots = Arc::new(SnapshotStore::open(config.snapshots.as_deref(), &config.dir)?);
     let options = ServiceOptions {
         snapshots,
         snapshot_requests,

@@ -76,6 +76,8 @@ impl Service {
         std::fs::create_dir_all(&shards).map_err(not_writable)?;
         let lock = take_lock(&directory)?;
         file_store::files::sync_directory(&directory).map_err(|error| not_writable(error.source))?;
+        // Only now: until the lock is held they may be another service's.
+        options.snapshots.remove_unnamed_drafts().map_err(|error| not_writable(error.source))?;
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&shards).map_err(not_writable)? {
             names

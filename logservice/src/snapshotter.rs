@@ -132,7 +132,9 @@ pub async fn run(
             }
             if let Some(reply) = reply {
                 let answer = made.map_err(|error| match error {
-                    MakeError::Refused(refusal) => refusal,
+                    MakeError::Refused(Refusal { code, detail }) => {
+                        Refusal::new(code, format!("no snapshot was made: {detail}"))
+                    }
                     error => Refusal::new(Code::Err, format!("no snapshot was made: {error}")),
                 });
                 // Who asked may be gone.
@@ -160,8 +162,7 @@ fn is_due(shard: &Shard, log_bytes: u64) -> bool {
 async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
     let started = Instant::now();
     let made_of = shard.store().manifest();
-    // Keeps the log from the snapshot on, which another one could otherwise free.
-    let Position::Full { replid, offset, snapshot, pin: _pin, .. } = shard.position_of("", None)? else {
+    let Position::Full { replid, offset, snapshot, pin, .. } = shard.position_of("", None)? else {
         return Err(MakeError::Empty);
     };
     let end = shard.notifier().progress().visible;
@@ -170,9 +171,10 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
         return snapshot.ok_or(MakeError::Empty);
     }
     let writer = made_of.engine();
-    let directory = shard.snapshots().draft_directory(&made_of)?;
-    let file = directory.join(format!("engine-{:08x}.partial", getrandom::u32().unwrap_or(std::process::id())));
-    let _leftover = RemovedOnDrop(&file);
+    // A directory of its own: an engine that is killed while it saves leaves a file whose name only it knows.
+    let directory = tempfile::Builder::new().prefix("engine-").tempdir_in(shard.snapshots().draft_directory(&made_of)?);
+    let directory = directory.map_err(|source| EngineError::System { action: "cannot create a directory", source })?;
+    let file = directory.path().join("dump.rdb");
 
     let mut engine = Engine::start(&options.engine, &file).await?;
     let version = engine.version();
@@ -190,10 +192,12 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
     if applied <= offset {
         return Err(MakeError::NothingNew(offset));
     }
-    let saved = engine.contents().await?;
     engine.save().await?;
+    let saved = engine.contents().await?;
     engine.stop().await;
     drop(feed);
+    // What was applied may go, as soon as the snapshot counts.
+    drop(pin);
 
     let facts = inspect_rdb(&options.engine.program, &file).await?;
     let expected = (replid, applied);
@@ -241,13 +245,4 @@ async fn rehearse(
         return Err(MakeError::Rehearsal { found, saved: saved.clone() });
     }
     Ok(())
-}
-
-/// What the engine wrote, unless it was taken over.
-struct RemovedOnDrop<'a>(&'a std::path::Path);
-
-impl Drop for RemovedOnDrop<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.0);
-    }
 }

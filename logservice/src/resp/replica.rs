@@ -234,16 +234,22 @@ impl Follower {
             }
             Position::Full { replid, offset, snapshot: Some(record), .. } => {
                 // Opened first: a snapshot that cannot be read must not begin to look like one that can.
-                let mut snapshot = match self.shard.snapshots().get(record).await {
+                let mut snapshot = match self.shard.open_snapshot(record).await {
                     Ok(snapshot) => snapshot,
                     Err(error) => return self.refuse_snapshot(error).await,
                 };
                 let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", record.bytes);
                 self.send(head.as_bytes()).await?;
-                while let Some(chunk) = snapshot.next().await? {
-                    self.send(&chunk).await?;
+                loop {
+                    match snapshot.next().await {
+                        Ok(Some(chunk)) => self.send(&chunk).await?,
+                        Ok(None) => return Ok(*offset),
+                        Err(error) => {
+                            self.shard.note_unreadable(record, &error);
+                            return Err(error.into());
+                        }
+                    }
                 }
-                Ok(*offset)
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use durability_protocol::{Code, EngineVersion, Refusal};
 
 use super::Shard;
-use crate::snapshots::{Draft, SnapshotStore};
+use crate::snapshots::{Draft, SnapshotError, SnapshotReader, SnapshotStore};
 use crate::store::{Contents, Manifest, SnapshotRecord};
 
 /// How the making of snapshots goes.
@@ -14,8 +14,10 @@ use crate::store::{Contents, Manifest, SnapshotRecord};
 pub struct Snapshotting {
     /// One is being made.
     pub is_running: bool,
-    /// Why the last one was not made.
+    /// Why the last one was not made, or cannot be read.
     pub error: Option<String>,
+    /// The one that could not be read to its end.
+    suspect: Option<String>,
 }
 
 impl Shard {
@@ -41,6 +43,24 @@ impl Shard {
     /// Whether a snapshot is being made, and why the last one was not.
     pub(super) fn snapshotting(&self) -> Snapshotting {
         self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Opens a snapshot that is to be sent. One that could not be read before is verified first: whoever is sent a part of it
+    /// comes again at once, and is told nothing.
+    pub async fn open_snapshot(&self, record: &SnapshotRecord) -> Result<SnapshotReader, SnapshotError> {
+        if self.snapshotting().suspect.as_ref() == Some(&record.file) {
+            self.snapshots.verify(record).await?;
+            let mut snapshotting = self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            (snapshotting.suspect, snapshotting.error) = (None, None);
+        }
+        self.snapshots.get(record).await
+    }
+
+    /// A snapshot could not be read to its end.
+    pub fn note_unreadable(&self, record: &SnapshotRecord, error: &SnapshotError) {
+        let mut snapshotting = self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        snapshotting.suspect = Some(record.file.clone());
+        snapshotting.error = Some(error.to_string());
     }
 
     /// Stores and records a snapshot, made of the log as `made_of` tells it, and forgets the oldest beyond `keep`. Log that no

@@ -76,7 +76,7 @@ pub struct Status {
     pub snapshot_time_ms: u64,
     /// 1 while one is being made.
     pub snapshot_running: u8,
-    /// Why the last one was not made; empty if it was.
+    /// Why the last one was not made, or cannot be read; empty if it was made.
     pub snapshot_error: String,
     /// Replicas that follow the stream.
     pub replicas: u64,

@@ -11,12 +11,14 @@ pub use reader::SnapshotReader;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
+use object_store::aws::AmazonS3Builder;
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
+use object_store::{BackoffConfig, GetResultPayload, ObjectStore, ObjectStoreExt, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 use crate::store::{FileError, InFile, Manifest, SnapshotRecord};
@@ -27,6 +29,11 @@ const PARTIAL: &str = ".partial";
 const MIN_PART_BYTES: u64 = 8 << 20;
 /// Parts of an upload: object stores take ten thousand.
 const MAX_PARTS: u64 = 5000;
+/// How long a request to an object store is sent again. Whoever waits for it (a node that starts, a seed) is told soon, and
+/// comes again by itself; a snapshot is made again later.
+const RETRY_AT_MOST: Duration = Duration::from_secs(20);
+/// How often, with pauses that double, up to three seconds.
+const MAX_RETRIES: usize = 8;
 
 /// Why a snapshot could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +50,14 @@ pub enum SnapshotError {
         file: String,
         /// Why it failed.
         source: object_store::Error,
+    },
+    /// The snapshot could not be sent to the object store.
+    #[error("cannot store {file}: {source}")]
+    Upload {
+        /// Name of the snapshot.
+        file: String,
+        /// Why.
+        source: std::io::Error,
     },
     /// The snapshot cannot be read to its end.
     #[error("cannot read snapshot {file}: {source}")]
@@ -106,29 +121,11 @@ pub struct SnapshotStore {
 
 impl SnapshotStore {
     /// Snapshots at `url`, or in a directory of its own below `directory`. Credentials and endpoints of object stores are taken
-    /// from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` …). Blocks on I/O.
-    ///
-    /// # Errors
-    /// The URL says nothing that is known, or the directory cannot be created.
-    pub fn open(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
-        let store = Self::look(url, directory)?;
-        if store.local.is_none() {
-            // What drafts a crash has left.
-            match std::fs::remove_dir_all(&store.drafts) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(FileError { action: "cannot remove", path: store.drafts, source: error }.into())
-                }
-                _ => std::fs::create_dir_all(&store.drafts).in_file("cannot create", &store.drafts)?,
-            }
-        }
-        Ok(store)
-    }
-
-    /// As [`SnapshotStore::open`], to read only: nothing is created.
+    /// from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` …). Nothing is created.
     ///
     /// # Errors
     /// The URL says nothing that is known.
-    pub fn look(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
+    pub fn open(url: Option<&str>, directory: &Path) -> Result<Self, LocationError> {
         let drafts = directory.join("drafts");
         let Some(url) = url else { return Self::local(directory.join("snapshots"), drafts) };
         let wrong = |reason: String| LocationError::Url { url: url.to_owned(), reason };
@@ -137,12 +134,15 @@ impl SnapshotStore {
             let path = parsed.to_file_path().map_err(|()| wrong("not an absolute path".to_owned()))?;
             return Self::local(path, drafts);
         }
+        let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|error| wrong(error.to_string()))?;
+        if !matches!(scheme, ObjectStoreScheme::AmazonS3) {
+            return Err(wrong("not a place that is known".to_owned()));
+        }
         // An error means that there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let environment = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
-        let (objects, prefix) =
-            object_store::parse_url_opts(&parsed, environment).map_err(|error| wrong(error.to_string()))?;
-        Ok(SnapshotStore { objects: objects.into(), prefix, local: None, drafts })
+        let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries());
+        let objects = Arc::new(builder.build().map_err(|error| wrong(error.to_string()))?);
+        Ok(SnapshotStore { objects, prefix, local: None, drafts })
     }
 
     fn local(root: PathBuf, drafts: PathBuf) -> Result<Self, LocationError> {
@@ -203,12 +203,13 @@ impl SnapshotStore {
             let mut writer = BufWriter::with_capacity(self.objects.clone(), to, part_bytes);
             let unreadable = |source| SnapshotError::Read { file: file.clone(), source };
             let mut reader = tokio::fs::File::open(draft.path()).await.map_err(unreadable)?;
+            let not_stored = |source| SnapshotError::Upload { file: file.clone(), source };
             let copied = tokio::io::copy(&mut reader, &mut writer).await;
             if let Err(source) = copied {
                 let _ = writer.abort().await;
-                return Err(unreadable(source));
+                return Err(not_stored(source));
             }
-            tokio::io::AsyncWriteExt::shutdown(&mut writer).await.map_err(unreadable)?;
+            tokio::io::AsyncWriteExt::shutdown(&mut writer).await.map_err(not_stored)?;
         }
         Ok(file)
     }
@@ -242,6 +243,16 @@ impl SnapshotStore {
         Ok(())
     }
 
+    /// Removes what drafts a crash has left that belong to no shard. None may be in the making. Blocks on I/O.
+    pub fn remove_unnamed_drafts(&self) -> Result<(), FileError> {
+        match std::fs::remove_dir_all(&self.drafts) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).in_file("cannot remove", &self.drafts)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes what drafts a crash has left of the shard of `manifest`. None may be in the making. Blocks on I/O.
     pub fn remove_drafts(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
         let Some(root) = &self.local else { return Ok(()) };
@@ -252,7 +263,9 @@ impl SnapshotStore {
         };
         for entry in entries {
             let path = entry.in_file("cannot list", &directory)?.path();
-            if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_snapshot_name) {
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path).in_file("cannot remove", &path)?;
+            } else if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_snapshot_name) {
                 std::fs::remove_file(&path).in_file("cannot remove", &path)?;
             }
         }
@@ -282,6 +295,12 @@ impl SnapshotStore {
     fn object_path(&self, file: &str) -> ObjectPath {
         self.prefix.parts().chain(ObjectPath::from(file).parts()).collect()
     }
+}
+
+fn retries() -> RetryConfig {
+    let backoff =
+        BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(3), base: 2.0 };
+    RetryConfig { backoff, max_retries: MAX_RETRIES, retry_timeout: RETRY_AT_MOST }
 }
 
 fn is_snapshot(path: &ObjectPath) -> bool {

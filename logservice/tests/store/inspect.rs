@@ -21,7 +21,7 @@ fn directories() -> (tempfile::TempDir, PathBuf) {
 
 fn check(directory: &Path) -> (bool, String) {
     let mut out = Vec::new();
-    let snapshots = SnapshotStore::look(None, directory).expect("a directory");
+    let snapshots = SnapshotStore::open(None, directory).expect("a directory");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     let is_sound = runtime.block_on(inspect::check(directory, &snapshots, None, &mut out)).expect("checked");
     (is_sound, String::from_utf8(out).expect("text"))

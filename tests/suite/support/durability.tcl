@@ -23,7 +23,8 @@ proc log_option {name} {
 
 proc log_command {} {
     list $::env(LOGSERVICE) --dir [log_option directory] --listen $::host:[log_option port] \
-        --http $::host:[log_option http] --enable-debug-command {*}[log_option arguments]
+        --http $::host:[log_option http] --enable-debug-command --valkey-server $::env(VALKEY_BIN_DIR)/valkey-server \
+        {*}[log_option arguments]
 }
 
 proc start_log {} {

@@ -1,0 +1,331 @@
+"""Snapshots in an object store: what is stored, what comes back, and what happens if the store is away or damaged.
+
+    s3_test.py [test...]
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+import unittest
+
+import valkey
+
+from processes import LogService, Node, ObjectStore, PlainServer, Relay, SHARD, wait_for
+
+# How long LOG.SNAPSHOT may take to say that the store refuses connections, or answers nothing.
+REFUSED_SECONDS = 30.0
+SILENT_SECONDS = 45.0
+FUNCTION = "#!lua name=kept\nserver.register_function('kept', function() return 'kept' end)"
+
+
+class SnapshotsInS3(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.root = pathlib.Path(tempfile.mkdtemp(prefix="s3-"))
+        cls.addClassCleanup(shutil.rmtree, cls.root)
+        cls.store = ObjectStore(cls.root)
+        cls.addClassCleanup(cls.store.process.kill)
+
+    def setUp(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(dir=self.root))
+        self.bucket = "bucket-" + self.directory.name.replace("_", "-").lower()
+        self.store.s3.create_bucket(Bucket=self.bucket)
+        self.relay = Relay(self.store.url)
+        self.addCleanup(self.relay.close)
+
+    def start(self, *arguments: str, directory: pathlib.Path | None = None) -> tuple[LogService, Node]:
+        """A log service and the node that leads its shard."""
+        directory = directory or self.directory
+        log = LogService(directory, f"s3://{self.bucket}/some/prefix", self.relay.url, *arguments)
+        node = Node(directory, log)
+        for process in (log, node):
+            self.addCleanup(process.process.kill)
+            process.start()
+        node.wait_until_leading()
+        return log, node
+
+    def records(self, log: LogService) -> list[dict]:
+        return json.loads((log.directory / "shards" / SHARD / "MANIFEST").read_text())["snapshots"]
+
+    def recorded(self, log: LogService) -> list[str]:
+        """The names of the objects that count."""
+        return sorted(f"some/prefix/{record['file']}" for record in self.records(log))
+
+    def wait_until_only_recorded(self, log: LogService, count: int) -> None:
+        self.assertEqual(len(self.recorded(log)), count)
+        wait_for("only what counts is stored", lambda: self.store.names(self.bucket) == self.recorded(log))
+
+    def restart_both(self, log: LogService, node: Node) -> None:
+        """Kills both and starts them without anything that is not promised to be kept."""
+        node.wait_until_durable()
+        log.process.kill()
+        node.process.kill()
+        shutil.rmtree(log.directory / "drafts", ignore_errors=True)
+        log.start()
+        node.start()
+        node.wait_until_leading()
+
+    def fill(self, node: Node) -> None:
+        node.client.function_load(FUNCTION, replace=True)
+        node.client.set("binary", b"\x00\xff\r\n")
+        node.client.hset("hash", mapping={f"field{i}": "value" for i in range(500)})
+        node.client.xadd("stream", {"field": "value"})
+        for i in range(50):
+            node.client.set(f"large{i}", os.urandom(20_000))
+
+    def test_a_snapshot_is_stored_the_log_below_goes_and_so_does_the_older_snapshot(self):
+        log, node = self.start()
+        self.fill(node)
+        first = log.snapshot()
+        self.wait_until_only_recorded(log, 1)
+        self.assertEqual(int(log.status()["base"]), first)
+        older = self.recorded(log)
+        node.client.set("more", 1)
+        second = log.snapshot()
+        self.assertGreater(second, first)
+        self.wait_until_only_recorded(log, 1)
+        self.assertNotEqual(self.recorded(log), older)
+        self.assertEqual(int(log.status()["base"]), second)
+        self.assertEqual(list((log.directory / "drafts").iterdir()), [])
+
+    def test_what_the_object_store_and_the_log_hold_comes_back(self):
+        log, node = self.start()
+        self.fill(node)
+        log.snapshot()
+        node.client.set("after", 1)
+        digest = node.digest()
+        self.restart_both(log, node)
+        self.assertEqual(node.digest(), digest)
+        self.assertEqual(node.client.fcall("kept", 0), b"kept")
+        node.client.set("after", 2)
+        log.snapshot()
+        digest = node.digest()
+        self.restart_both(log, node)
+        self.assertEqual(node.digest(), digest)
+
+    def test_a_large_snapshot_is_stored_in_parts(self):
+        log, node = self.start()
+        for i in range(20):
+            node.client.set(f"key{i}", os.urandom(1 << 20))
+        log.snapshot()
+        [name] = self.recorded(log)
+        found = self.store.s3.head_object(Bucket=self.bucket, Key=name)
+        self.assertRegex(found["ETag"], r"-3\"$")
+        self.assertEqual(found["ContentLength"], self.records(log)[0]["bytes"])
+        self.assertEqual(self.store.s3.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []), [])
+        digest = node.digest()
+        self.restart_both(log, node)
+        self.assertEqual(node.digest(), digest)
+
+    def test_a_node_with_data_seeds_its_log_into_the_object_store(self):
+        log, node = self.start()
+        node.client.execute_command("DURABILITY.MODE", "off")
+        self.fill(node)
+        node.client.execute_command("DURABILITY.MODE", "sync")
+        node.wait_until_leading()
+        node.client.set("after", 1)
+        self.wait_until_only_recorded(log, 1)
+        digest = node.digest()
+        self.restart_both(log, node)
+        self.assertEqual(node.digest(), digest)
+
+    def test_a_damaged_or_missing_object_is_told_and_nothing_is_lost(self):
+        log, node = self.start()
+        self.fill(node)
+        log.snapshot()
+        node.client.set("after", 1)
+        node.wait_until_durable()
+        digest = node.digest()
+        [name] = self.recorded(log)
+        file = name.rsplit("/", 1)[1]
+        whole = self.store.read(self.bucket, name)
+        middle = len(whole) // 2
+        put = lambda body: self.store.s3.put_object(Bucket=self.bucket, Key=name, Body=body)
+        damages = {
+            "a byte is another": lambda: put(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]),
+            "a byte is missing": lambda: put(whole[:-1]),
+            "it is gone": lambda: self.store.s3.delete_object(Bucket=self.bucket, Key=name),
+        }
+        for what, damage in damages.items():
+            with self.subTest(what):
+                check = ("check", str(log.directory), "--snapshots", log.url)
+                self.assertEqual(log.run(*check)[0], 0)
+                damage()
+                code, said = log.run(*check)
+                self.assertEqual(code, 1)
+                self.assertIn(f"shard {SHARD}: DAMAGED: ", said)
+                self.assertIn(file, said)
+                with self.assertRaisesRegex(valkey.ResponseError, f"no snapshot was made: .*{file}"):
+                    log.snapshot()
+                node.process.kill()
+                told = node.process.printed().count("LOGFAILED")
+                node.start()
+                wait_for("the node is told", lambda: node.process.printed().count("LOGFAILED") > told)
+                self.assertIn(file, node.process.printed())
+                self.assertEqual(node.role(), "attaching")
+                self.assertIn(file, log.status()["snapshot_error"] + log.process.printed())
+                put(whole)
+                node.wait_until_leading()
+                self.assertEqual(node.digest(), digest)
+
+    def assert_fails_soon(self, log: LogService, node: Node, seconds: float) -> None:
+        """A snapshot cannot be made, and is said not to be within that time, while everything else goes on."""
+        before = log.status()
+        node.client.set("meanwhile", before["end"])
+        asked = valkey.Connection(host="127.0.0.1", port=log.port)
+        self.addCleanup(asked.disconnect)
+        started = time.monotonic()
+        asked.send_command("LOG.SNAPSHOT", SHARD)
+        slowest = 0.0
+        while not asked.can_read(timeout=0.05):
+            begun = time.monotonic()
+            node.client.set("meanwhile", begun)
+            slowest = max(slowest, time.monotonic() - begun)
+            self.assertLess(time.monotonic() - started, seconds, "LOG.SNAPSHOT does not answer")
+        took = time.monotonic() - started
+        with self.assertRaises(valkey.ResponseError) as raised:
+            asked.read_response()
+        self.assertRegex(str(raised.exception), r"^no snapshot was made: .*cannot \w+ ")
+        print(f"LOG.SNAPSHOT said so after {took:.1f} s; slowest SET meanwhile {slowest * 1000:.0f} ms", flush=True)
+        self.assertLess(slowest, 2.0)
+        after = log.status()
+        self.assertIn("cannot", after["snapshot_error"])
+        for field in ("base", "snapshots", "snapshot_offset", "leader", "epoch"):
+            self.assertEqual(after[field], before[field])
+
+    def test_without_the_object_store_everything_but_snapshots_goes_on(self):
+        log, node = self.start()
+        node.client.set("key", "value")
+        # The first one has nothing to read from the store: it fails at storing.
+        self.relay.close()
+        self.assert_fails_soon(log, node, REFUSED_SECONDS)
+        self.relay.open()
+        log.snapshot()
+        self.assertEqual(log.status()["snapshot_error"], "")
+        # The second one begins with reading.
+        self.relay.close()
+        self.assert_fails_soon(log, node, REFUSED_SECONDS)
+        # Leadership needs no object store.
+        epoch, _ = log.client.execute_command("LOG.ACQUIRE", "other", "node", "127.0.0.1:1", 0, 0)
+        self.assertEqual(epoch, 1)
+        self.assertEqual(list((log.directory / "drafts").iterdir()), [])
+        # A node that starts meanwhile waits, and is told.
+        node.wait_until_durable()
+        digest = node.digest()
+        node.process.kill()
+        log.process.kill()
+        log.start()
+        node.start()
+        wait_for("the node is told", lambda: "LOGFAILED cannot open" in node.process.printed(), REFUSED_SECONDS + 15)
+        with self.assertRaises(valkey.exceptions.BusyLoadingError):
+            node.client.get("key")
+        self.relay.open()
+        node.wait_until_leading()
+        self.assertEqual(node.digest(), digest)
+        log.snapshot()
+        self.wait_until_only_recorded(log, 1)
+
+    def test_an_object_store_that_answers_nothing_is_given_up(self):
+        log, node = self.start()
+        node.client.set("key", "value")
+        with self.store.silent():
+            self.assert_fails_soon(log, node, SILENT_SECONDS)
+        log.snapshot()
+        self.wait_until_only_recorded(log, 1)
+
+    def test_what_is_kept_can_be_checked_and_restored(self):
+        log, node = self.start("--keep-snapshots", "2")
+        moments = []
+        for i in range(3):
+            node.client.set("key", i)
+            node.wait_until_durable()
+            moments.append((log.status()["end"], node.digest()))
+            log.snapshot()
+        self.wait_until_only_recorded(log, 2)
+        code, said = log.run("check", str(log.directory), "--snapshots", log.url)
+        self.assertEqual((code, said.count("snapshot at offset")), (0, 2), said)
+
+        restore = ("restore", str(log.directory), "--shard", SHARD, "--snapshots", log.url, "--valkey-server", log.engine)
+        for offset, digest in moments[1:]:
+            out = self.directory / f"{offset}.rdb"
+            code, said = log.run(*restore, "--to", offset, "--out", str(out))
+            self.assertEqual(code, 0, said)
+            server = PlainServer(self.directory, out)
+            self.addCleanup(server.process.kill)
+            self.assertEqual(server.client.execute_command("DEBUG", "DIGEST").decode(), digest)
+        code, said = log.run(*restore, "--to", moments[0][0], "--out", str(self.directory / "early.rdb"))
+        self.assertEqual(code, 1)
+        self.assertIn("is before what is kept", said)
+
+    def test_two_services_with_shards_of_one_name_share_a_bucket(self):
+        both = []
+        for name in ("one", "two"):
+            directory = self.directory / name
+            directory.mkdir()
+            both.append(self.start(directory=directory))
+        for turn in range(2):
+            for number, (log, node) in enumerate(both):
+                node.client.set("key", f"{number}-{turn}")
+                log.snapshot()
+        stored = sorted(sum((self.recorded(log) for log, _ in both), []))
+        self.assertEqual(len(stored), 2)
+        wait_for("only what counts is stored", lambda: self.store.names(self.bucket) == stored)
+        for number, (log, node) in enumerate(both):
+            self.restart_both(log, node)
+            self.assertEqual(node.client.get("key"), f"{number}-1".encode())
+        self.assertEqual(self.store.names(self.bucket), stored)
+
+    def test_what_a_crash_has_left_in_the_object_store_goes_and_other_objects_stay(self):
+        log, node = self.start()
+        node.client.set("key", "value")
+        log.snapshot()
+        [name] = self.recorded(log)
+        place = name.rsplit("/", 1)[0]
+        left = f"{place}/{10**9:020}-00000000.rdb"
+        others = [f"{place}/notes.txt", "some/prefix/notes.txt", f"other/{left}"]
+        for key in [left, *others]:
+            self.store.s3.put_object(Bucket=self.bucket, Key=key, Body=b"x")
+        (log.directory / "drafts" / "left").write_text("x")
+        self.restart_both(log, node)
+        wait_for("what is left goes", lambda: self.store.names(self.bucket) == sorted([name, *others]))
+        self.assertFalse((log.directory / "drafts" / "left").exists())
+
+    def test_a_second_service_that_is_turned_away_leaves_the_first_ones_drafts(self):
+        log, _ = self.start()
+        draft = log.directory / "drafts" / "in-the-making"
+        draft.parent.mkdir(exist_ok=True)
+        draft.write_text("x")
+        code, said = log.run("--dir", str(log.directory), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--snapshots", log.url)
+        self.assertEqual(code, 1)
+        self.assertIn("in use by another logservice", said)
+        self.assertTrue(draft.exists())
+
+
+class Result(unittest.TextTestResult):
+    """Counts what passed as well."""
+
+    passed = 0
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        self.passed += 1
+
+
+def main() -> int:
+    loader = unittest.defaultTestLoader
+    if len(sys.argv) > 1:
+        suite = loader.loadTestsFromNames([f"SnapshotsInS3.{name}" for name in sys.argv[1:]], sys.modules[__name__])
+    else:
+        suite = loader.loadTestsFromTestCase(SnapshotsInS3)
+    result = unittest.TextTestRunner(verbosity=2, resultclass=Result, stream=sys.stdout).run(suite)
+    failed = result.testsRun - result.passed
+    print(f"{result.passed} passed, {failed} failed")
+    return 0 if result.passed and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
