@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use logservice::config::{Command, CommandLine, Config};
-use logservice::store::file_store::files::FaultHook;
 use logservice::{inspect, server};
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
@@ -15,6 +14,8 @@ fn main() -> ExitCode {
     if let Some(command) = command {
         return inspect(&command);
     }
+    #[cfg(feature = "failpoints")]
+    logservice::store::file_store::files::configure_failpoints();
     let Some(config) = config else { return fail("nothing to do: give --dir") };
     let filter = match EnvFilter::try_new(&config.log_level) {
         Ok(filter) => filter,
@@ -53,7 +54,7 @@ fn inspect(command: &Command) -> ExitCode {
 async fn run(config: &Config) -> Result<(), server::StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = server::start(config, FaultHook::default()).await?;
+    let server = server::start(config).await?;
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",

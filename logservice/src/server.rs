@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::service::{DirectoryError, Service, ServiceOptions};
-use crate::store::file_store::files::FaultHook;
 use crate::store::file_store::FileStoreOptions;
 use crate::tokens::{Tokens, TokensError};
 use crate::{http, resp};
@@ -62,8 +61,8 @@ pub struct Server {
     http_task: JoinHandle<()>,
 }
 
-/// Starts the service with `faults` for tests. Ports are open when this returns.
-pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartError> {
+/// Starts the service. Ports are open when this returns.
+pub async fn start(config: &Config) -> Result<Server, StartError> {
     for (flag, address) in [("--listen", config.listen), ("--http", config.http)] {
         if !address.ip().is_loopback() && config.tokens.is_none() && !config.insecure {
             return Err(StartError::Unprotected { flag, address });
@@ -75,7 +74,7 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
     let (listen, http) = (resp_listener.local_addr()?, http_listener.local_addr()?);
     let options = ServiceOptions {
         directory: config.dir.clone(),
-        store: FileStoreOptions { segment_bytes: config.segment_mb << 20, faults },
+        store: FileStoreOptions { segment_bytes: config.segment_mb << 20 },
         max_shards: config.max_shards,
         debug_command: config.enable_debug_command,
         http_port: http.port(),

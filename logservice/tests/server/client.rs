@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::Parser;
 use logservice::config::CommandLine;
 use logservice::server::{self, Server, StartError};
-use logservice::store::file_store::files::FaultHook;
 use tokio::runtime::Runtime;
 
 pub struct Service {
@@ -18,17 +17,13 @@ pub struct Service {
 
 impl Service {
     pub fn start(directory: &Path, flags: &[&str]) -> Result<Self, StartError> {
-        Self::start_with(directory, flags, FaultHook::default())
-    }
-
-    pub fn start_with(directory: &Path, flags: &[&str], faults: FaultHook) -> Result<Self, StartError> {
         let directory = directory.to_str().expect("text");
         let fixed = ["logservice", "--dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let line = CommandLine::parse_from(fixed.iter().chain(&["--segment-mb", "2"]).chain(flags));
         let config = line.config.expect("a directory");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("runtime");
-        let server = runtime.block_on(server::start(&config, faults))?;
+        let server = runtime.block_on(server::start(&config))?;
         Ok(Service { runtime, server })
     }
 

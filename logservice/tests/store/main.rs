@@ -6,4 +6,5 @@ mod common;
 mod damage;
 mod harness;
 mod inspect;
+mod recycling;
 mod steps;

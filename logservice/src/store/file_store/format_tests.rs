@@ -16,7 +16,10 @@ proptest! {
     fn a_record_header_survives_and_every_flipped_bit_is_seen((header, salt) in any_header()) {
         let bytes = header.encode(salt);
         prop_assert_eq!(RecordHeader::decode(&bytes, salt), Some(header));
-        prop_assert_eq!(RecordHeader::decode(&bytes, salt ^ 1), None);
+        for bit in 0..32 {
+            prop_assert_eq!(RecordHeader::decode(&bytes, salt ^ 1 << bit), None);
+            prop_assert!(!has_record_magic(&bytes, salt ^ 1 << bit));
+        }
         prop_assert_eq!(RecordHeader::decode(&bytes[..bytes.len() - 1], salt), None);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes;
@@ -35,9 +38,10 @@ proptest! {
 
     #[test]
     fn a_segment_header_survives_and_every_flipped_bit_is_seen(
-        shard in "[A-Za-z0-9_:-]{1,64}", generation: u64, first_offset: u64, running_checksum: u32, salt: u32,
+        shard in "[A-Za-z0-9_:-]{1,64}", generation: u64, first_offset: u64, file_bytes: u64,
+        running_checksum: u32, salt: u32,
     ) {
-        let header = SegmentHeader { shard, generation, first_offset, running_checksum, salt };
+        let header = SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt };
         let bytes = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         for bit in 0..bytes.len() * 8 {
