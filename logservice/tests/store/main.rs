@@ -4,6 +4,7 @@
 mod common;
 
 mod damage;
+mod flips;
 mod harness;
 mod inspect;
 mod recycling;
