@@ -9,13 +9,12 @@ use logservice::{inspect, server};
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
-fn main() -> ExitCode {
+/// Runs the program.
+pub fn main() -> ExitCode {
     let CommandLine { command, config } = CommandLine::parse();
     if let Some(command) = command {
         return inspect(&command);
     }
-    #[cfg(feature = "failpoints")]
-    logservice::store::file_store::files::configure_failpoints();
     let Some(config) = config else { return fail("nothing to do: give --dir") };
     let filter = match EnvFilter::try_new(&config.log_level) {
         Ok(filter) => filter,

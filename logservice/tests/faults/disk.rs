@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fail::FailScenario;
+use fail::{FailGuard, FailScenario};
 use logservice::store::file_store::files::Step;
 use logservice::store::Append;
 
@@ -28,14 +28,14 @@ fn appends_that_queue_while_the_disk_is_busy_share_a_sync() {
         let _ = reached.try_send(());
     })
     .expect("configured");
-    configure(Step::RecordSync, "pause");
+    let held = FailGuard::new(Step::RecordSync.name(), "pause").expect("configured");
     log.submit(10);
     is_reached.recv_timeout(Duration::from_secs(10)).expect("written");
     for _ in 0..100 {
         log.submit(10);
     }
     assert_eq!(log.events.wait(|_| true).durable, 0, "nothing is durable before its sync");
-    fail::remove(Step::RecordSync.name());
+    drop(held);
     log.events.wait(|seen| seen.durable == 1010);
     assert_eq!(log.store.usage().fsyncs, 2);
     assert_eq!(log.store.usage().appends, 101);

@@ -2,7 +2,8 @@
 //!
 //! With the feature `failpoints` (tests only) a step can be made to fail, by the `fail` crate's configuration `return(FAULT)`:
 //! `eio` and `enospc` are answered in place of the step; `short` writes the first half of the bytes, then answers EIO; `kill`
-//! kills the process before the step; `torn` writes the first half, then kills the process. Without it nothing of this is built.
+//! kills the process before the step; `torn` writes the first half, then kills the process; `lie` writes nothing and says that it
+//! did. Without it nothing of this is built.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -35,8 +36,8 @@ impl Step {
 
     /// Writes all of `bytes`.
     pub fn write_all_at(self, file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
-        self.before_write(|| file.write_all_at(&bytes[..bytes.len() / 2], position))?;
-        file.write_all_at(bytes, position)
+        let half = || file.write_all_at(&bytes[..bytes.len() / 2], position);
+        self.instead(half).unwrap_or_else(|| file.write_all_at(bytes, position))
     }
 
     /// Writes all of `parts`, one after the other.
@@ -46,10 +47,13 @@ impl Step {
         mut parts: &mut [IoSlice<'_>],
         mut position: u64,
     ) -> io::Result<()> {
-        self.before_write(|| {
+        let half = || {
             let bytes = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();
             file.write_all_at(&bytes[..bytes.len() / 2], position)
-        })?;
+        };
+        if let Some(result) = self.instead(half) {
+            return result;
+        }
         while !parts.is_empty() {
             match rustix::io::pwritev(file, parts, position) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -94,33 +98,27 @@ impl Step {
         std::fs::remove_file(path)
     }
 
-    #[cfg(not(feature = "failpoints"))]
     fn before(self) -> io::Result<()> {
-        Ok(())
+        self.instead(|| Ok(())).unwrap_or(Ok(()))
     }
 
+    /// What happens in the step's place; none if it is to be done. `write_half` does a part of it, if it is a write.
     #[cfg(not(feature = "failpoints"))]
-    fn before_write(self, _write_half: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        Ok(())
+    fn instead(self, _write_half: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+        None
     }
 
     #[cfg(feature = "failpoints")]
-    fn before(self) -> io::Result<()> {
-        self.before_write(|| Ok(()))
-    }
-
-    #[cfg(feature = "failpoints")]
-    fn before_write(self, write_half: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let Some(fault) = self.fault() else { return Ok(()) };
-        if matches!(fault.as_str(), "short" | "torn") {
-            write_half()?;
-        }
-        match fault.as_str() {
-            "eio" | "short" => Err(rustix::io::Errno::IO.into()),
+    fn instead(self, write_half: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+        let fault = self.fault()?;
+        let half = if matches!(fault.as_str(), "short" | "torn") { write_half() } else { Ok(()) };
+        Some(match fault.as_str() {
+            "eio" | "short" => half.and(Err(rustix::io::Errno::IO.into())),
             "enospc" => Err(rustix::io::Errno::NOSPC.into()),
             "kill" | "torn" => self.kill_process(),
+            "lie" => Ok(()),
             other => panic!("failpoint {}: there is no fault {other:?}", self.name()),
-        }
+        })
     }
 
     #[cfg(feature = "failpoints")]
