@@ -123,11 +123,14 @@ impl SegmentHeader {
         let checksum = Fields(&fields[SEGMENT_FIELDS_BYTES - 4..]).u32();
         let is_sound = checksum == crc32c::crc32c(&fields[..SEGMENT_FIELDS_BYTES - 4]);
         if version != FORMAT_VERSION {
-            let so = if is_sound { "" } else { ", or its header is damaged" };
-            return Err(match version > FORMAT_VERSION {
-                true => format!("written by a newer version (segment format {version}, this one reads {FORMAT_VERSION}): upgrade logservice{so}"),
-                false => format!("written by a version before the first release (segment format {version}, this one reads {FORMAT_VERSION}){so}"),
-            });
+            let (by, hint) = match version > FORMAT_VERSION {
+                true => ("a newer version", ": upgrade logservice"),
+                false => ("a version before the first release", ""),
+            };
+            let doubt = if is_sound { "" } else { ", or its header is damaged" };
+            return Err(format!(
+                "written by {by} (segment format {version}, this one reads {FORMAT_VERSION}){doubt}{hint}"
+            ));
         }
         if !is_sound {
             return Err("the segment header does not match its checksum".to_owned());

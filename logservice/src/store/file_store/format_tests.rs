@@ -59,3 +59,26 @@ fn an_empty_or_oversized_record_is_none() {
         assert_eq!(RecordHeader::decode(&bytes, 7), None);
     }
 }
+
+#[test]
+fn a_segment_of_another_version_is_refused_with_what_to_do() {
+    let header = SegmentHeader {
+        shard: "s1".to_owned(),
+        generation: 0,
+        first_offset: 0,
+        file_bytes: 2 << 20,
+        running_checksum: 0,
+        salt: 7,
+    };
+    let of_version = |version: u32| {
+        let mut bytes = header.encode();
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..SEGMENT_FIELDS_BYTES - 4]);
+        bytes[SEGMENT_FIELDS_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+        SegmentHeader::decode(&bytes)
+    };
+    assert_eq!(of_version(FORMAT_VERSION), Ok(header.clone()));
+    let newer = of_version(FORMAT_VERSION + 1).expect_err("newer");
+    assert!(newer.starts_with("written by a newer version (segment format 3") && newer.ends_with("upgrade logservice"));
+    assert!(of_version(1).expect_err("older").contains("before the first release"));
+}
