@@ -29,8 +29,8 @@ if [ "$only" = log ]; then
     if [ -z "$dir" ]; then dir=$ROOT/target/bench-log; fi
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
-    cd "$ROOT"
-    exec cargo run --quiet --release --workspace --example store_bench -- "$dir" "$runs"
+    [ -n "${SKIP_BUILD:-}" ] || (cd "$ROOT" && cargo build --quiet --release --workspace --example store_bench)
+    exec "${CARGO_TARGET_DIR:-$ROOT/target}/release/examples/store_bench" "$dir" "$runs"
 fi
 valkey=$("$ROOT/scripts/valkey.sh")
 [ -n "${SKIP_BUILD:-}" ] || (cd "$ROOT" && cargo build --quiet --release)
