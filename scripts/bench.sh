@@ -2,25 +2,36 @@
 # Measures what durability costs: plain Valkey, `appendfsync always`, async and sync, side by side on this machine, with
 # the log on the same disk. Prints medians of interleaved runs and their ratios to plain Valkey.
 #
-#   scripts/bench.sh [--async] [--runs 3] [--dir DIR]
+#   scripts/bench.sh [--async|--log] [--runs 3] [--dir DIR]
 #
 # --async compares only async mode, and with what it replaces: plain Valkey with one ordinary replica. Throughput and
 # latencies are held against targets; fails if one is missed.
 #
+# --log measures the log's storage alone, without any server: appends against plain synchronous writing in the same directory,
+# and reading back, against targets; fails if one is missed.
+#
 # DURABILITY_SO and LOGSERVICE name other binaries, SKIP_BUILD=1 builds none, BASE_PORT (27000) moves the ports.
 source "$(dirname "$0")/lib.sh"
 
-runs=3 dir='' only_async=no
+runs=3 dir='' only=''
 while [ $# -gt 0 ]; do
     case $1 in
-    --async) only_async=yes; shift ;;
+    --async) only=async; shift ;;
+    --log) only=log; shift ;;
     --runs) runs=${2:?--runs takes a number}; shift 2 ;;
     --dir) dir=${2:?--dir takes a directory}; shift 2 ;;
-    *) die "usage: scripts/bench.sh [--async] [--runs 3] [--dir DIR]" ;;
+    *) die "usage: scripts/bench.sh [--async|--log] [--runs 3] [--dir DIR]" ;;
     esac
 done
 
 need_build_packages
+if [ "$only" = log ]; then
+    if [ -z "$dir" ]; then dir=$ROOT/target/bench-log; fi
+    mkdir -p "$dir"
+    dir=$(cd "$dir" && pwd)
+    [ -n "${SKIP_BUILD:-}" ] || (cd "$ROOT" && cargo build --quiet --release --workspace --example store_bench)
+    exec "${CARGO_TARGET_DIR:-$ROOT/target}/release/examples/store_bench" "$dir" "$runs"
+fi
 valkey=$("$ROOT/scripts/valkey.sh")
 [ -n "${SKIP_BUILD:-}" ] || (cd "$ROOT" && cargo build --quiet --release)
 module=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
@@ -180,4 +191,4 @@ compare_async() {
     [ "$missed" -eq 0 ] || die "targets missed: $missed"
 }
 
-if [ $only_async = yes ]; then compare_async; else compare_all; fi
+if [ "$only" = async ]; then compare_async; else compare_all; fi

@@ -24,6 +24,7 @@ VALKEY_SOURCE=$(scripts/valkey.sh --source)
 export VALKEY_BIN_DIR VALKEY_SOURCE
 export DURABILITY_SO=$ROOT/target/release/libvalkey_durability.so
 export LOGSERVICE=$ROOT/target/release/logservice
+export LOGSERVICE_FAILPOINTS=$ROOT/target/release/logservice-failpoints
 
 passed=0 failed=0 failures=()
 work=$(mktemp -d)
@@ -47,13 +48,17 @@ step() {
 }
 
 step formatting cargo fmt --all --check
-step lints cargo clippy --quiet --workspace --all-targets -- -D warnings
-step "unit tests" cargo test --quiet --workspace
+# What tests make fail on purpose is not in what is built for use.
+step lints cargo clippy --quiet --workspace --all-targets --features logservice/failpoints -- -D warnings
+step "unit tests" cargo test --quiet --workspace --features logservice/failpoints
 step build cargo build --quiet --release --workspace
+step "build with failpoints" cargo build --quiet --release --workspace --features logservice/failpoints --bin logservice-failpoints
 step integration tests/run-suite.sh
 step "object store" tests/s3/run.sh
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
+step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10
+step "crash self-check, failpoints" tests/crash/run.sh --failpoints --self-check
 step "crash, async" tests/crash/run.sh --mode async --rounds 9
 step "crash self-check, async" tests/crash/run.sh --mode async --self-check
 step histories tests/histories/run.sh --rounds 50

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use logservice::config::{Command, CommandLine, Config};
 use logservice::snapshots::SnapshotStore;
-use logservice::store::file_store::files::FaultHook;
 use logservice::{inspect, restore, server};
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
-fn main() -> ExitCode {
+/// Runs the program.
+pub fn main() -> ExitCode {
     let CommandLine { command, config } = CommandLine::parse();
     if let Some(command) = command {
         return look(&command);
@@ -66,7 +66,7 @@ async fn run(config: &Config) -> Result<(), server::StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let server = server::start(config, FaultHook::default()).await?;
+    let server = server::start(config).await?;
     let name = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",

@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::limits::OpenFilesError;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
-use crate::store::file_store::files::FaultHook;
 use crate::store::file_store::FileStoreOptions;
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
@@ -81,8 +80,8 @@ pub struct Server {
     snapshot_task: JoinHandle<()>,
 }
 
-/// Starts the service with `faults` for tests. Ports are open when this returns.
-pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartError> {
+/// Starts the service. Ports are open when this returns.
+pub async fn start(config: &Config) -> Result<Server, StartError> {
     for (flag, address) in [("--listen", config.listen), ("--http", config.http)] {
         if !address.ip().is_loopback() && config.tokens.is_none() && !config.insecure {
             return Err(StartError::Unprotected { flag, address });
@@ -101,7 +100,7 @@ pub async fn start(config: &Config, faults: FaultHook) -> Result<Server, StartEr
         snapshots,
         snapshot_requests,
         directory: config.dir.clone(),
-        store: FileStoreOptions { segment_bytes: config.segment_mb << 20, faults },
+        store: FileStoreOptions { segment_bytes: config.segment_mb << 20 },
         max_shards: config.max_shards,
         debug_command: config.enable_debug_command,
         http_port: http.port(),

@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import async_test
+from faults import failed_at, killed_at, Nurse
 from processes import Cluster, NotReady, Process
 from violation import Violation
 from workloads import Worker, workers
@@ -24,6 +25,7 @@ from workloads import Worker, workers
 CONNECTIONS = 50
 LOAD_S = (0.2, 2.0)
 OUTAGE_S = (0.0, 0.3)
+FAILING_LOAD_S = (1.0, 4.0)
 PROGRESS_TIMEOUT_S = 15.0
 POLL_S = 0.01
 
@@ -104,8 +106,45 @@ async def play_round(cluster: Cluster, crew: list[Worker], choices: random.Rando
     return f"{killed:<22} {load_s:>6.2f} {away_s * 1000:>8.0f} {acknowledged:>10} {len(crew):>5} connections"
 
 
-async def test(cluster: Cluster, rounds: int, seed: int) -> bool:
-    print(f"seed {seed}, mode sync, {CONNECTIONS} connections, logs and data in {cluster.directory}")
+async def play_failing_round(cluster: Cluster, crew: list[Worker], choices: random.Random) -> str:
+    """A round in which the steps of the log's storage fail, until all processes are started anew without that."""
+    victims = choices.choice([[cluster.log], [cluster.server, cluster.log], [cluster.log, cluster.server]])
+    load_s, outage_s = choices.uniform(*FAILING_LOAD_S), choices.uniform(*OUTAGE_S)
+    before = sum(worker.operations for worker in crew)
+    nurse = Nurse(cluster, choices)
+    async with Load(cluster, crew) as load:
+        nurse.start_log()
+        nursing = asyncio.create_task(nurse.run())
+        await asyncio.sleep(load_s)
+        nurse.stop()
+        await nursing
+        away_s = await crash(cluster, victims, outage_s)
+        await load.wait_for_progress()
+    if not cluster.server.is_running():
+        raise Violation("the server died as well")
+    if await cluster.log_state() != "ok":
+        raise Violation(f"the log is {await cluster.log_state()}, and nothing fails any more")
+    await verify(cluster, crew)
+    killed = " + ".join(victim.name for victim in victims)
+    acknowledged = sum(worker.operations for worker in crew) - before
+    faults = f"{nurse.deaths} deaths, {nurse.failures} failures of the log"
+    return f"{killed:<22} {load_s:>6.2f} {away_s * 1000:>8.0f} {acknowledged:>10} {len(crew):>5} connections; {faults}"
+
+
+def sum_up_faults(cluster: Cluster, crew: list[Worker]) -> bool:
+    """What the failpoints did; whether they did anything."""
+    output = cluster.log.output()
+    kills, failures = killed_at(output), failed_at(output)
+    for what, counts in [("killed at", kills), ("failed with", failures)]:
+        print(f"{what}: " + ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+    acknowledged = sum(worker.operations for worker in crew)
+    print(f"{kills.total()} kills by failpoints, {failures.total()} failures, {acknowledged} acknowledged writes checked")
+    return kills.total() > 0
+
+
+async def test(cluster: Cluster, rounds: int, seed: int, has_failpoints: bool) -> bool:
+    mode = "sync with failpoints" if has_failpoints else "sync"
+    print(f"seed {seed}, mode {mode}, {CONNECTIONS} connections, logs and data in {cluster.directory}")
     print(f"{'round':>5}  {'killed':<22} {'at s':>6} {'away ms':>8} {'acked ops':>10}  verified")
     choices = random.Random(seed)
     crew = workers(CONNECTIONS)
@@ -113,14 +152,40 @@ async def test(cluster: Cluster, rounds: int, seed: int) -> bool:
     passed = failed = 0
     for number in range(1, rounds + 1):
         try:
-            print(f"{number:>5}  {await play_round(cluster, crew, choices)}", flush=True)
+            play = play_failing_round if has_failpoints else play_round
+            print(f"{number:>5}  {await play(cluster, crew, choices)}", flush=True)
             passed += 1
         except (Violation, NotReady) as failure:
             print(f"{number:>5}  FAILED: {failure}", flush=True)
             failed += 1
             break
+    if has_failpoints and not sum_up_faults(cluster, crew):
+        print("FAILED: no failpoint killed anything, so nothing was tested")
+        failed += 1
     print(f"{passed} passed, {failed} failed")
     return failed == 0 and passed > 0
+
+
+async def self_check_failpoints(cluster: Cluster) -> bool:
+    """A disk that says it wrote and did not, from some record on; and then both are killed."""
+    crew = workers(CONNECTIONS)
+    await cluster.wait_until_leading()
+    cluster.log.kill()
+    cluster.log.start({"FAILPOINTS": "record-write=100*off->return(lie)"})
+    try:
+        async with Load(cluster, crew) as load:
+            await load.wait_for_progress()
+            await asyncio.sleep(FAILING_LOAD_S[0])
+            await crash(cluster, [cluster.server, cluster.log], outage_s=0)
+            await load.wait_for_progress()
+        await verify(cluster, crew)
+    except Violation as failure:
+        print(f"the loss was detected: {failure}")
+        print("1 passed, 0 failed")
+        return True
+    print(f"acknowledged writes were lost on purpose, and the test did not see it: {cluster.directory}")
+    print("0 passed, 1 failed")
+    return False
 
 
 async def self_check(cluster: Cluster) -> bool:
@@ -149,23 +214,30 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--mode", choices=["sync", "async"], default="sync")
+    parser.add_argument("--failpoints", action="store_true",
+                        help="steps of the log's storage fail as well; mode sync only")
     parser.add_argument("--self-check", action="store_true",
                         help="break the promise of that mode on purpose; succeeds only if that is detected")
     arguments = parser.parse_args()
-    is_async = arguments.mode == "async"
+    is_async, has_failpoints = arguments.mode == "async", arguments.failpoints
+    if is_async and has_failpoints:
+        parser.error("--failpoints is for mode sync")
     # Ended by a signal, it ends its processes as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     directory = pathlib.Path(tempfile.mkdtemp(prefix="crash."))
     # What sync mode promises is broken by async mode.
-    cluster = Cluster(directory, "async" if is_async or arguments.self_check else "sync")
+    breaks_by_mode = arguments.self_check and not has_failpoints
+    cluster = Cluster(directory, "async" if is_async or breaks_by_mode else "sync", has_failpoints)
     succeeded = False
     try:
         cluster.start()
         if arguments.self_check:
-            work = async_test.self_check(cluster) if is_async else self_check(cluster)
+            check = self_check_failpoints if has_failpoints else self_check
+            work = async_test.self_check(cluster) if is_async else check(cluster)
+        elif is_async:
+            work = async_test.test(cluster, arguments.rounds, arguments.seed)
         else:
-            play = async_test.test if is_async else test
-            work = play(cluster, arguments.rounds, arguments.seed)
+            work = test(cluster, arguments.rounds, arguments.seed, has_failpoints)
         succeeded = asyncio.run(work)
     finally:
         cluster.kill()

@@ -35,9 +35,10 @@ class Process:
         self._output = output
         self._child: subprocess.Popen | None = None
 
-    def start(self) -> None:
+    def start(self, environment: dict[str, str] | None = None) -> None:
         with self._output.open("ab") as output:
-            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                           env=os.environ | (environment or {}))
 
     def kill(self) -> None:
         """As a crash: kill -9. Returns when it is gone."""
@@ -55,6 +56,10 @@ class Process:
         if self._child is not None:
             self._child.send_signal(signal.SIGCONT)
 
+    def output(self) -> str:
+        """Everything it has written so far."""
+        return self._output.read_text(errors="replace")
+
     def is_running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
@@ -62,7 +67,7 @@ class Process:
 class Cluster:
     """A log service and a server that ships to it, in one directory."""
 
-    def __init__(self, directory: pathlib.Path, mode: str):
+    def __init__(self, directory: pathlib.Path, mode: str, has_failpoints: bool = False):
         self.directory = directory
         self.port = free_port()
         self.log_port = free_port()
@@ -79,12 +84,13 @@ class Cluster:
         self.log = Process(
             "log service",
             [
-                os.environ["LOGSERVICE"],
+                os.environ["LOGSERVICE_FAILPOINTS" if has_failpoints else "LOGSERVICE"],
                 "--dir", str(directory / "log"),
                 "--listen", f"{HOST}:{self.log_port}",
                 "--http", f"{HOST}:{free_port()}",
                 "--enable-debug-command",
-                # Small enough that snapshots are made while everything is killed, and what comes back starts from them.
+                # Small enough that snapshots are made while everything is killed, and what comes back starts from them; and
+                # that segments end often, with everything that can fail then.
                 "--segment-mb", "2",
                 "--snapshot-log-mb", "1",
                 "--valkey-server", server,
@@ -102,6 +108,12 @@ class Cluster:
 
     def connect(self) -> Client:
         return Client(HOST, self.port)
+
+    async def log_state(self) -> str:
+        """Whether the log of this shard is served: ok, nospace, failed or damaged."""
+        async with Client(HOST, self.log_port) as client:
+            fields = await client.call("LOG.STATUS", SHARD)
+        return dict(zip(fields[::2], fields[1::2]))[b"state"].decode()
 
     async def debug_log(self, *command) -> None:
         """LOG.DEBUG, on this shard."""

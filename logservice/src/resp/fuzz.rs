@@ -16,7 +16,7 @@ use super::socket::Socket;
 use crate::limits::{Limits, Patience};
 use crate::service::{Service, ServiceOptions};
 use crate::snapshots::SnapshotStore;
-use crate::store::file_store::{files::FaultHook, FileStoreOptions, MIN_SEGMENT_BYTES};
+use crate::store::file_store::{FileStoreOptions, MIN_SEGMENT_BYTES};
 use crate::tokens::Tokens;
 
 /// Words that mean something, so that not every input is refused for its first.
@@ -91,7 +91,7 @@ fn shared(tokens: Option<Tokens>) -> Shared {
         directory,
         snapshots,
         snapshot_requests,
-        store: FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, faults: FaultHook::default() },
+        store: FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES },
         max_shards: 4,
         debug_command: true,
         http_port: 1,

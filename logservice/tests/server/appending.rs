@@ -1,9 +1,4 @@
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use logservice::store::file_store::files::{FaultHook, Step};
 
 use crate::client::{Reply, Service};
 use crate::common::pattern;
@@ -161,41 +156,5 @@ fn the_debug_command_is_off_unless_asked_for() {
     service
         .connect()
         .refused(&["LOG.DEBUG", "FREEZE-ACKS", "s1"], "ERR LOG.DEBUG is off: start logservice with --enable");
-    service.stop();
-}
-
-#[test]
-fn a_full_disk_and_a_failed_sync_as_a_client_sees_them() {
-    let directory = tempfile::tempdir().expect("tempdir");
-    let (full, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let (is_full, is_broken) = (full.clone(), broken.clone());
-    let faults = FaultHook::new(move |step| match step {
-        Step::SegmentHeader if is_full.load(Ordering::SeqCst) => Err(io::ErrorKind::StorageFull.into()),
-        Step::RecordSync if is_broken.load(Ordering::SeqCst) => Err(io::Error::other("the disk is gone")),
-        _ => Ok(()),
-    });
-    let service = Service::start_with(directory.path(), &[], faults).expect("starts");
-    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
-    full.store(true, Ordering::SeqCst);
-    for offset in [0, 10, 20] {
-        leader.send_append("s1", epoch, offset, &pattern(offset, 10));
-    }
-    let refusals: Vec<_> = (0..3).map(|_| leader.reply()).collect();
-    let is = |reply: &Reply, word: &str| matches!(reply, Reply::Error(text) if text.starts_with(word));
-    assert!(is(&refusals[0], "NOSPACE "), "{refusals:?}");
-    assert!(refusals[1..].iter().all(|reply| is(reply, "NOSPACE ") || is(reply, "GAP 0 ")), "{refusals:?}");
-    assert_eq!((leader.status("s1", "state"), leader.status("s1", "accepted_end")), ("nospace".into(), "0".into()));
-    full.store(false, Ordering::SeqCst);
-    assert_eq!(leader.append("s1", epoch, 0, &pattern(0, 30)), Reply::Integer(30));
-    assert_eq!(leader.status("s1", "state"), "ok");
-    broken.store(true, Ordering::SeqCst);
-    assert!(is(&leader.append("s1", epoch, 30, b"x"), "LOGFAILED "));
-    broken.store(false, Ordering::SeqCst);
-    assert!(is(&leader.append("s1", epoch, 30, b"x"), "LOGFAILED "));
-    assert!(is(&leader.append("s1", epoch, 0, &pattern(0, 30)), "LOGFAILED "), "not even what was durable");
-    assert!(leader.acquire("s1", "n1", 30, 0).expect_err("failed").starts_with("LOGFAILED "));
-    assert_eq!(leader.status("s1", "state"), "failed");
-    let (_other, epoch, _) = service.lead("s2", "n1", A);
-    assert_eq!(epoch, 1, "other shards go on");
     service.stop();
 }

@@ -9,7 +9,6 @@ use clap::Parser;
 use logservice::config::CommandLine;
 use logservice::limits::Patience;
 use logservice::server::{self, Server, StartError};
-use logservice::store::file_store::files::FaultHook;
 use tokio::runtime::Runtime;
 
 pub struct Service {
@@ -19,24 +18,15 @@ pub struct Service {
 
 impl Service {
     pub fn start(directory: &Path, flags: &[&str]) -> Result<Self, StartError> {
-        Self::start_with(directory, flags, FaultHook::default())
-    }
-
-    pub fn start_with(directory: &Path, flags: &[&str], faults: FaultHook) -> Result<Self, StartError> {
-        Self::start_as(directory, flags, faults, |_| {})
+        Self::start_as(directory, flags, |_| {})
     }
 
     /// With less patience than a server has, so that no test has to wait for it.
     pub fn start_patient(directory: &Path, flags: &[&str], limit: impl FnOnce(&mut Patience)) -> Self {
-        Self::start_as(directory, flags, FaultHook::default(), limit).expect("starts")
+        Self::start_as(directory, flags, limit).expect("starts")
     }
 
-    fn start_as(
-        directory: &Path,
-        flags: &[&str],
-        faults: FaultHook,
-        limit: impl FnOnce(&mut Patience),
-    ) -> Result<Self, StartError> {
+    fn start_as(directory: &Path, flags: &[&str], limit: impl FnOnce(&mut Patience)) -> Result<Self, StartError> {
         let directory = directory.to_str().expect("text");
         let fixed = ["logservice", "--dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let line = CommandLine::parse_from(fixed.iter().chain(&["--segment-mb", "2"]).chain(flags));
@@ -44,7 +34,7 @@ impl Service {
         limit(&mut config.patience);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("runtime");
-        let server = runtime.block_on(server::start(&config, faults))?;
+        let server = runtime.block_on(server::start(&config))?;
         Ok(Service { runtime, server })
     }
 

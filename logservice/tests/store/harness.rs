@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use logservice::store::file_store::files::FaultHook;
+use logservice::store::file_store::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
 use logservice::store::file_store::{self, FileStoreOptions, MIN_SEGMENT_BYTES};
 use logservice::store::{Append, OpenError, Opened, ReadError, Store, StoreEvents};
 
@@ -24,6 +24,7 @@ pub struct Events {
 pub struct Seen {
     pub durable: u64,
     pub refused: Option<u64>,
+    pub refusal: Option<String>,
     pub failed: Option<String>,
 }
 
@@ -47,8 +48,8 @@ impl StoreEvents for Events {
         self.note(|seen| seen.durable = end);
     }
 
-    fn refused(&self, end: u64, _reason: &str) {
-        self.note(|seen| seen.refused = Some(end));
+    fn refused(&self, end: u64, reason: &str) {
+        self.note(|seen| (seen.refused, seen.refusal) = (Some(end), Some(reason.to_owned())));
     }
 
     fn failed(&self, reason: &str) {
@@ -64,12 +65,12 @@ pub struct Log {
 
 impl Log {
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
-        Self::open_with(directory, FaultHook::default())
+        Self::open_with(directory, MIN_SEGMENT_BYTES)
     }
 
-    pub fn open_with(directory: &Path, faults: FaultHook) -> Result<Self, OpenError> {
+    pub fn open_with(directory: &Path, segment_bytes: u64) -> Result<Self, OpenError> {
         let events = Arc::new(Events::default());
-        let options = FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, faults };
+        let options = FileStoreOptions { segment_bytes };
         let Opened { store, end } = file_store::open(directory, "s1", &options, events.clone())?;
         events.note(|seen| seen.durable = end);
         Ok(Log { store, events, end })
@@ -125,6 +126,14 @@ pub fn segments(directory: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// Makes a segment shorter, and says so in its header: a small one is quickly verified.
+pub fn shrink(path: &Path, file_bytes: u64) {
+    let mut header = SegmentHeader::decode(&read_at(path, 0, SEGMENT_HEADER_BYTES as usize)).expect("sound");
+    header.file_bytes = file_bytes;
+    overwrite(path, 0, &header.encode());
+    OpenOptions::new().write(true).open(path).expect("opened").set_len(file_bytes).expect("shortened");
+}
+
 pub fn overwrite(path: &Path, position: u64, bytes: &[u8]) {
     let file = OpenOptions::new().write(true).open(path).expect("opened");
     file.write_all_at(bytes, position).expect("written");
@@ -134,17 +143,4 @@ pub fn read_at(path: &Path, position: u64, bytes: usize) -> Vec<u8> {
     let mut out = vec![0; bytes];
     fs::File::open(path).expect("opened").read_exact_at(&mut out, position).expect("read");
     out
-}
-
-pub fn copy_directory(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("created");
-    for entry in fs::read_dir(from).expect("listed") {
-        let entry = entry.expect("entry");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("type").is_dir() {
-            copy_directory(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("copied");
-        }
-    }
 }

@@ -4,6 +4,8 @@
 mod common;
 
 mod damage;
+mod flips;
 mod harness;
 mod inspect;
+mod recycling;
 mod steps;

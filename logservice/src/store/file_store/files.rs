@@ -1,57 +1,148 @@
-//! Steps on files that must survive a crash, and the hook with which tests make them fail.
+//! What the store does to files. Every operation belongs to a [`Step`], and stands for the operating system's of the same name.
+//!
+//! With the feature `failpoints` (tests only) a step can be made to fail, by the `fail` crate's configuration `return(FAULT)`:
+//! `eio` and `enospc` are answered in place of the step; `short` writes the first half of the bytes, then answers EIO; `kill`
+//! kills the process before the step; `torn` writes the first half, then kills the process; `lie` writes nothing and says that it
+//! did. Without it nothing of this is built.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+
+pub use super::steps::Step;
 use crate::store::{FileError, InFile};
 
-/// A step that a test can make fail, or stop at as if the process had died there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Step {
-    /// Before space for the next segment is taken.
-    Allocate,
-    /// Before the header of a new segment is written.
-    SegmentHeader,
-    /// Before a new segment gets its name.
-    SegmentRename,
-    /// Before a record is written.
-    RecordWrite,
-    /// Before a record is synced.
-    RecordSync,
-    /// Before the new manifest is written beside the old one.
-    ManifestWrite,
-    /// Before the new manifest takes the old one's name.
-    ManifestRename,
-    /// Before the directory is synced after that.
-    ManifestSync,
-    /// Before log that is not needed any more is deleted.
-    DeleteOld,
+impl Step {
+    /// Creates an empty file, or empties the one that is there, for reading and writing.
+    pub fn create(self, path: &Path) -> io::Result<File> {
+        self.before()?;
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+    }
+
+    /// Creates a directory and those above it.
+    pub fn create_directories(self, path: &Path) -> io::Result<()> {
+        self.before()?;
+        std::fs::create_dir_all(path)
+    }
+
+    /// Takes space for a file, which is that long then.
+    pub fn allocate(self, file: &File, bytes: u64) -> io::Result<()> {
+        self.before()?;
+        Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)?)
+    }
+
+    /// Writes all of `bytes`.
+    pub fn write_all_at(self, file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
+        let half = || file.write_all_at(&bytes[..bytes.len() / 2], position);
+        self.instead(half).unwrap_or_else(|| file.write_all_at(bytes, position))
+    }
+
+    /// Writes all of `parts`, one after the other.
+    pub fn write_all_vectored_at(
+        self,
+        file: &File,
+        mut parts: &mut [IoSlice<'_>],
+        mut position: u64,
+    ) -> io::Result<()> {
+        let half = || {
+            let bytes = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();
+            file.write_all_at(&bytes[..bytes.len() / 2], position)
+        };
+        if let Some(result) = self.instead(half) {
+            return result;
+        }
+        while !parts.is_empty() {
+            match rustix::io::pwritev(file, parts, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    position += written as u64;
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a file's bytes durable.
+    pub fn sync_data(self, file: &File) -> io::Result<()> {
+        self.before()?;
+        file.sync_data()
+    }
+
+    /// Makes a file's bytes and everything else about it durable, but not its name.
+    pub fn sync_all(self, file: &File) -> io::Result<()> {
+        self.before()?;
+        file.sync_all()
+    }
+
+    /// Makes creations, renames and removals in a directory durable.
+    pub fn sync_directory(self, path: &Path) -> Result<(), FileError> {
+        self.before().in_file("cannot sync directory", path)?;
+        sync_directory(path)
+    }
+
+    /// Renames a file, which takes the place of one that has the name.
+    pub fn rename(self, from: &Path, to: &Path) -> io::Result<()> {
+        self.before()?;
+        std::fs::rename(from, to)
+    }
+
+    /// Removes a file.
+    pub fn remove_file(self, path: &Path) -> io::Result<()> {
+        self.before()?;
+        std::fs::remove_file(path)
+    }
+
+    fn before(self) -> io::Result<()> {
+        self.instead(|| Ok(())).unwrap_or(Ok(()))
+    }
+
+    /// What happens in the step's place; none if it is to be done. `write_half` does a part of it, if it is a write.
+    #[cfg(not(feature = "failpoints"))]
+    fn instead(self, _write_half: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+        None
+    }
+
+    #[cfg(feature = "failpoints")]
+    fn instead(self, write_half: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+        let fault = self.fault()?;
+        let half = if matches!(fault.as_str(), "short" | "torn") { write_half() } else { Ok(()) };
+        Some(match fault.as_str() {
+            "eio" | "short" => half.and(Err(rustix::io::Errno::IO.into())),
+            "enospc" => Err(rustix::io::Errno::NOSPC.into()),
+            "kill" | "torn" => self.kill_process(),
+            "lie" => Ok(()),
+            other => panic!("failpoint {}: there is no fault {other:?}", self.name()),
+        })
+    }
+
+    #[cfg(feature = "failpoints")]
+    fn fault(self) -> Option<String> {
+        fail::fail_point!(self.name(), |fault| Some(fault.unwrap_or_default()));
+        None
+    }
+
+    /// As a crash: nothing of this process runs after it.
+    #[cfg(feature = "failpoints")]
+    fn kill_process(self) -> ! {
+        eprintln!("failpoint {}: killed", self.name());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
 }
 
-type Hook = dyn Fn(Step) -> std::io::Result<()> + Send + Sync;
-
-/// Called before each step; an error takes the place of the step.
-#[derive(Clone, Default)]
-pub struct FaultHook(Option<Arc<Hook>>);
-
-impl FaultHook {
-    /// Calls `hook` before each step.
-    pub fn new(hook: impl Fn(Step) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
-        FaultHook(Some(Arc::new(hook)))
-    }
-
-    /// To be called before `step`.
-    pub fn before(&self, step: Step) -> std::io::Result<()> {
-        self.0.as_ref().map_or(Ok(()), |hook| hook(step))
-    }
-}
-
-impl std::fmt::Debug for FaultHook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "FaultHook(set)" } else { "FaultHook(none)" })
-    }
+/// Reads what is to fail from the environment's `FAILPOINTS`: `STEP=ACTION;...`, in the language of the `fail` crate.
+#[cfg(feature = "failpoints")]
+pub fn configure_failpoints() {
+    // For as long as the process lives.
+    std::mem::forget(fail::FailScenario::setup());
 }
 
 /// Makes creations, renames and removals in a directory durable.
@@ -67,23 +158,21 @@ pub enum ReplaceError {
     Unknown(FileError),
 }
 
-/// Puts `bytes` in place of the file `name` so that a crash leaves either the old content or the new.
-pub fn replace_file(directory: &Path, name: &str, bytes: &[u8], faults: &FaultHook) -> Result<(), ReplaceError> {
+/// Puts `bytes` in place of the manifest `name` so that a crash leaves either the old content or the new.
+pub fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), ReplaceError> {
     let path = directory.join(name);
     let partial = directory.join(format!("{name}.partial"));
-    let written = faults.before(Step::ManifestWrite).and_then(|()| {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        faults.before(Step::ManifestRename)
+    let written = Step::ManifestCreate.create(&partial).and_then(|file| {
+        Step::ManifestWrite.write_all_at(&file, bytes, 0)?;
+        Step::ManifestSync.sync_all(&file)
     });
     if let Err(error) = written.in_file("cannot write", &partial) {
-        let _ = std::fs::remove_file(&partial);
+        let _ = Step::ManifestRemove.remove_file(&partial);
         return Err(ReplaceError::Unchanged(error));
     }
-    std::fs::rename(&partial, &path)
-        .and_then(|()| faults.before(Step::ManifestSync))
+    Step::ManifestRename
+        .rename(&partial, &path)
         .in_file("cannot replace", &path)
-        .and_then(|()| sync_directory(directory))
+        .and_then(|()| Step::ManifestDirectorySync.sync_directory(directory))
         .map_err(ReplaceError::Unknown)
 }

@@ -1,8 +1,42 @@
-//! The bytes on disk: a segment is a header block followed by records, all integers little-endian.
+//! The bytes on disk, version 2. All integers are little-endian; checksums are CRC32C (Castagnoli).
 //!
-//! A record's header checksum starts from the segment's random salt, so bytes inside a payload, or a left-over of
-//! another segment, never pass for a record. The running checksum takes in every record since the log began, so a
-//! record that is missing, repeated or swapped is found although each one is sound by itself.
+//! A segment is a file `<generation, 6 digits>-<first offset, 20 digits>.log` of a fixed length: a header block of 4096 bytes,
+//! then records, each beginning at a multiple of 8. The header block:
+//!
+//! | byte | bytes | |
+//! |---|---|---|
+//! | 0 | 8 | `VKDURLOG` |
+//! | 8 | 4 | version of this format |
+//! | 12 | 4 | salt, drawn at random for each segment |
+//! | 16 | 8 | generation of the log |
+//! | 24 | 8 | position in the log of the first byte of the first record |
+//! | 32 | 8 | length of the file in bytes |
+//! | 40 | 4 | running checksum before the first record; 0 at the beginning of a generation |
+//! | 44 | 64 | name of the shard, padded with zeros |
+//! | 108 | 16 | zeros |
+//! | 124 | 4 | checksum of bytes 0 to 123 |
+//! | 128 | 3968 | not looked at |
+//!
+//! A record:
+//!
+//! | byte | bytes | |
+//! |---|---|---|
+//! | 0 | 4 | 0x44434552 XOR the segment's salt |
+//! | 4 | 4 | length of the payload, 1 to 4 MiB |
+//! | 8 | 8 | epoch of the leader that wrote it |
+//! | 16 | 8 | position in the log of its first byte: the end of the record before it |
+//! | 24 | 8 | when it was written, milliseconds since 1970 |
+//! | 32 | 4 | checksum of the payload |
+//! | 36 | 4 | running checksum: of the one before it (4 bytes), then bytes 4 to 35 |
+//! | 40 | 20 | zeros |
+//! | 60 | 4 | checksum of bytes 0 to 59, started from the salt instead of 0 |
+//! | 64 | | the payload, then up to 7 bytes, not looked at, to the next multiple of 8 |
+//!
+//! The log ends where no record follows. What lies behind it may be anything: zeros, or what the file held when it was a
+//! segment before (`spare.rs`). Because of the salt neither that, nor bytes inside a payload, passes for a record of this
+//! segment. If the four bytes there are this segment's magic number, a record was begun and not finished. The running
+//! checksum takes in every record since the generation began, so a record that is missing, repeated or swapped is found
+//! although each one is sound by itself, and each segment begins with the one at the end of the segment before it.
 
 /// Bytes at the start of a segment that hold no records. A whole page, so that writing records never touches it.
 pub const SEGMENT_HEADER_BYTES: u64 = 4096;
@@ -11,7 +45,7 @@ pub const RECORD_HEADER_BYTES: usize = 64;
 /// Largest payload of one record: how much is grouped under one sync.
 pub const MAX_RECORD_PAYLOAD_BYTES: usize = 4 << 20;
 /// The version of this format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"VKDURLOG";
 const RECORD_MAGIC: u32 = 0x4443_4552;
@@ -27,9 +61,11 @@ pub struct SegmentHeader {
     pub generation: u64,
     /// Position of its first byte of log.
     pub first_offset: u64,
+    /// Length of the file, which never changes: a file of another length is damaged.
+    pub file_bytes: u64,
     /// The running checksum before its first record.
     pub running_checksum: u32,
-    /// Drawn at random; where the header checksums of its records start.
+    /// Drawn at random; changes the magic number of its records and is where their header checksums start.
     pub salt: u32,
 }
 
@@ -64,6 +100,7 @@ impl SegmentHeader {
         out.extend_from_slice(&self.salt.to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&self.first_offset.to_le_bytes());
+        out.extend_from_slice(&self.file_bytes.to_le_bytes());
         out.extend_from_slice(&self.running_checksum.to_le_bytes());
         let mut name = [0; NAME_BYTES];
         let named = self.shard.len().min(NAME_BYTES);
@@ -83,20 +120,30 @@ impl SegmentHeader {
         }
         let mut fields_after_magic = Fields(&fields[8..]);
         let version = fields_after_magic.u32();
+        let checksum = Fields(&fields[SEGMENT_FIELDS_BYTES - 4..]).u32();
+        let is_sound = checksum == crc32c::crc32c(&fields[..SEGMENT_FIELDS_BYTES - 4]);
         if version != FORMAT_VERSION {
-            return Err(format!("segment format {version}, this version reads {FORMAT_VERSION}"));
+            let (by, hint) = match version > FORMAT_VERSION {
+                true => ("a newer version", ": upgrade logservice"),
+                false => ("a version before the first release", ""),
+            };
+            let doubt = if is_sound { "" } else { ", or its header is damaged" };
+            return Err(format!(
+                "written by {by} (segment format {version}, this one reads {FORMAT_VERSION}){doubt}{hint}"
+            ));
         }
-        if Fields(&fields[SEGMENT_FIELDS_BYTES - 4..]).u32() != crc32c::crc32c(&fields[..SEGMENT_FIELDS_BYTES - 4]) {
+        if !is_sound {
             return Err("the segment header does not match its checksum".to_owned());
         }
         let salt = fields_after_magic.u32();
         let generation = fields_after_magic.u64();
         let first_offset = fields_after_magic.u64();
+        let file_bytes = fields_after_magic.u64();
         let running_checksum = fields_after_magic.u32();
         let name = &fields_after_magic.0[..NAME_BYTES];
         let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES)];
         let shard = String::from_utf8(name.to_vec()).map_err(|_| "the shard name is not text".to_owned())?;
-        Ok(SegmentHeader { shard, generation, first_offset, running_checksum, salt })
+        Ok(SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt })
     }
 }
 
@@ -134,7 +181,7 @@ impl RecordHeader {
     /// The header as it stands in a segment with that salt.
     pub fn encode(&self, salt: u32) -> [u8; RECORD_HEADER_BYTES] {
         let mut out = [0; RECORD_HEADER_BYTES];
-        out[..4].copy_from_slice(&RECORD_MAGIC.to_le_bytes());
+        out[..4].copy_from_slice(&record_magic(salt));
         self.put_fields(&mut out[4..]);
         out[36..40].copy_from_slice(&self.running_checksum.to_le_bytes());
         let checksum = crc32c::crc32c_append(salt, &out[..RECORD_HEADER_BYTES - 4]);
@@ -145,10 +192,10 @@ impl RecordHeader {
     /// Reads a header; none if these bytes are not a sound record header of a segment with that salt.
     pub fn decode(bytes: &[u8], salt: u32) -> Option<Self> {
         let bytes = bytes.get(..RECORD_HEADER_BYTES)?;
-        let mut fields = Fields(bytes);
-        if fields.u32() != RECORD_MAGIC {
+        if !has_record_magic(bytes, salt) {
             return None;
         }
+        let mut fields = Fields(&bytes[4..]);
         let checksum = crc32c::crc32c_append(salt, &bytes[..RECORD_HEADER_BYTES - 4]);
         if Fields(&bytes[RECORD_HEADER_BYTES - 4..]).u32() != checksum {
             return None;
@@ -170,9 +217,14 @@ impl RecordHeader {
     }
 }
 
-/// Whether a record header may start here: cheap enough to ask at every eighth byte of a segment.
-pub fn has_record_magic(bytes: &[u8]) -> bool {
-    bytes.starts_with(&RECORD_MAGIC.to_le_bytes())
+/// Whether a record header of a segment with that salt begins here, be it sound or not: cheap enough to ask at every
+/// eighth byte of a segment.
+pub fn has_record_magic(bytes: &[u8], salt: u32) -> bool {
+    bytes.starts_with(&record_magic(salt))
+}
+
+fn record_magic(salt: u32) -> [u8; 4] {
+    (RECORD_MAGIC ^ salt).to_le_bytes()
 }
 
 /// Takes fixed-size integers off a slice that the caller has checked to be long enough.

@@ -16,7 +16,10 @@ proptest! {
     fn a_record_header_survives_and_every_flipped_bit_is_seen((header, salt) in any_header()) {
         let bytes = header.encode(salt);
         prop_assert_eq!(RecordHeader::decode(&bytes, salt), Some(header));
-        prop_assert_eq!(RecordHeader::decode(&bytes, salt ^ 1), None);
+        for bit in 0..32 {
+            prop_assert_eq!(RecordHeader::decode(&bytes, salt ^ 1 << bit), None);
+            prop_assert!(!has_record_magic(&bytes, salt ^ 1 << bit));
+        }
         prop_assert_eq!(RecordHeader::decode(&bytes[..bytes.len() - 1], salt), None);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes;
@@ -35,9 +38,10 @@ proptest! {
 
     #[test]
     fn a_segment_header_survives_and_every_flipped_bit_is_seen(
-        shard in "[A-Za-z0-9_:-]{1,64}", generation: u64, first_offset: u64, running_checksum: u32, salt: u32,
+        shard in "[A-Za-z0-9_:-]{1,64}", generation: u64, first_offset: u64, file_bytes: u64,
+        running_checksum: u32, salt: u32,
     ) {
-        let header = SegmentHeader { shard, generation, first_offset, running_checksum, salt };
+        let header = SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt };
         let bytes = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         for bit in 0..bytes.len() * 8 {
@@ -54,4 +58,27 @@ fn an_empty_or_oversized_record_is_none() {
         let bytes = RecordHeader::following(0, payload_bytes, 1, 0, 0, 0).encode(7);
         assert_eq!(RecordHeader::decode(&bytes, 7), None);
     }
+}
+
+#[test]
+fn a_segment_of_another_version_is_refused_with_what_to_do() {
+    let header = SegmentHeader {
+        shard: "s1".to_owned(),
+        generation: 0,
+        first_offset: 0,
+        file_bytes: 2 << 20,
+        running_checksum: 0,
+        salt: 7,
+    };
+    let of_version = |version: u32| {
+        let mut bytes = header.encode();
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..SEGMENT_FIELDS_BYTES - 4]);
+        bytes[SEGMENT_FIELDS_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+        SegmentHeader::decode(&bytes)
+    };
+    assert_eq!(of_version(FORMAT_VERSION), Ok(header.clone()));
+    let newer = of_version(FORMAT_VERSION + 1).expect_err("newer");
+    assert!(newer.starts_with("written by a newer version (segment format 3") && newer.ends_with("upgrade logservice"));
+    assert!(of_version(1).expect_err("older").contains("before the first release"));
 }

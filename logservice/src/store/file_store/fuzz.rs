@@ -31,8 +31,14 @@ fn directory() -> tempfile::TempDir {
 
 /// A sound segment with records of those lengths, as many as fit.
 fn sound_segment(lengths: &[u16]) -> (Vec<u8>, Places) {
-    let header =
-        SegmentHeader { shard: "s1".to_owned(), generation: 0, first_offset: 0, running_checksum: 0, salt: SALT };
+    let header = SegmentHeader {
+        shard: "s1".to_owned(),
+        generation: 0,
+        first_offset: 0,
+        running_checksum: 0,
+        salt: SALT,
+        file_bytes: FILE_BYTES as u64,
+    };
     let mut file = header.encode();
     file.resize(FILE_BYTES, 0);
     let (mut at, mut offset, mut running_checksum, mut places) = (SEGMENT_HEADER_BYTES as usize, 0_u64, 0, Vec::new());
@@ -119,8 +125,8 @@ fn read_back(directory: &Path, end: u64, places: &Places) {
     let scanned = scan_segment(&segment).expect("readable");
     assert_eq!(scanned.end, end);
     assert!(scanned.position <= segment.file_bytes.max(SEGMENT_HEADER_BYTES));
-    if let Tail::Torn { dirty_end } = scanned.tail {
-        assert!(dirty_end > scanned.position && dirty_end <= segment.file_bytes);
+    if let Tail::Torn { bytes } = scanned.tail {
+        assert!(bytes > 0 && scanned.position + bytes <= segment.file_bytes);
     }
     let mut bytes = 0;
     if let Ok(Some(look)) = Look::open(directory, "s1") {

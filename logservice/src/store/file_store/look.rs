@@ -48,30 +48,48 @@ impl Look {
         Ok(Box::new(FileReader::new(Arc::new(Segments::new(self.segments.clone())), offset)?))
     }
 
-    /// Hands every record to `each`, in order, until that returns false. Blocks on I/O.
-    pub fn for_each_record(&self, mut each: impl FnMut(Record) -> bool) -> Result<(), FileError> {
+    /// Hands every record to `each`, in order, until that returns false. Another process may serve the log meanwhile: what it
+    /// overwrites is an error, never a wrong record. Blocks on I/O.
+    pub fn for_each_record(&self, mut each: impl FnMut(Record) -> bool) -> Result<(), OpenError> {
+        let mut next = self.segments.first().map_or(self.end, |segment| segment.header.first_offset);
         for segment in &self.segments {
-            let read = |position: u64, wanted: usize| -> Result<BytesMut, FileError> {
-                let mut buffer = BytesMut::zeroed(wanted);
-                segment.file.read_exact_at(&mut buffer, position).in_file("cannot read", &segment.path)?;
-                Ok(buffer)
-            };
             let mut position = SEGMENT_HEADER_BYTES;
-            while position + RECORD_HEADER_BYTES as u64 <= segment.file_bytes {
-                let header = read(position, RECORD_HEADER_BYTES)?;
-                let Some(header) = RecordHeader::decode(&header, segment.header.salt) else { break };
-                // Behind what was verified another process may be writing.
-                if header.offset >= self.end {
-                    return Ok(());
+            // Behind what was verified another process may be writing.
+            while next < self.end {
+                let Some((header, payload)) = read_record(segment, position)? else { break };
+                if header.offset != next {
+                    break;
                 }
-                let payload = read(position + RECORD_HEADER_BYTES as u64, header.payload_bytes as usize)?.freeze();
                 let RecordHeader { epoch, offset, time_ms, .. } = header;
                 if !each(Record { epoch, offset, time_ms, payload }) {
                     return Ok(());
                 }
+                next = header.end();
                 position += record_bytes(header.payload_bytes as usize) as u64;
             }
         }
-        Ok(())
+        match self.segments.last().filter(|_| next < self.end) {
+            None => Ok(()),
+            Some(last) => {
+                let path = last.path.parent().unwrap_or(&last.path).to_owned();
+                let reason =
+                    format!("from offset {next} on it has changed since it was verified: another process trims it");
+                Err(OpenError::Damaged { path, position: 0, reason })
+            }
+        }
     }
+}
+
+/// The record at `position` of the file, if there is a sound one.
+fn read_record(segment: &Segment, position: u64) -> Result<Option<(RecordHeader, Bytes)>, FileError> {
+    let read = |position: u64, wanted: usize| -> Result<BytesMut, FileError> {
+        let mut buffer = BytesMut::zeroed(wanted.min(segment.file_bytes.saturating_sub(position) as usize));
+        segment.file.read_exact_at(&mut buffer, position).in_file("cannot read", &segment.path)?;
+        Ok(buffer)
+    };
+    let header = read(position, RECORD_HEADER_BYTES)?;
+    let Some(header) = RecordHeader::decode(&header, segment.header.salt) else { return Ok(None) };
+    let payload = read(position + RECORD_HEADER_BYTES as u64, header.payload_bytes as usize)?.freeze();
+    let is_sound = payload.len() == header.payload_bytes as usize && crc32c::crc32c(&payload) == header.payload_crc32c;
+    Ok(is_sound.then_some((header, payload)))
 }

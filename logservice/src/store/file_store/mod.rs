@@ -3,6 +3,7 @@
 //! While one record is written and synced, appends queue; then all that have queued become the next record.
 
 pub mod check;
+pub mod checksum_line;
 pub mod files;
 pub mod format;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod scan;
 mod segment;
 mod segments;
 mod spare;
+mod steps;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -22,9 +24,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use self::files::{FaultHook, ReplaceError, Step};
+use self::files::{ReplaceError, Step};
 use self::queue::Queue;
 use self::reader::FileReader;
+use self::segment::Segment;
 use self::segments::Segments;
 use self::spare::Spare;
 use self::writer::{WriteError, Writer};
@@ -41,8 +44,6 @@ pub const MIN_SEGMENT_BYTES: u64 = 2 << 20;
 pub struct FileStoreOptions {
     /// Length of new segments in bytes, at least [`MIN_SEGMENT_BYTES`].
     pub segment_bytes: u64,
-    /// For tests.
-    pub faults: FaultHook,
 }
 
 /// One shard in one directory.
@@ -58,7 +59,6 @@ struct Shared {
     spare: Arc<Spare>,
     writer: Mutex<Writer>,
     manifest: Mutex<Manifest>,
-    faults: FaultHook,
     events: Arc<dyn StoreEvents>,
     appends: AtomicU64,
     fsyncs: AtomicU64,
@@ -75,7 +75,7 @@ pub fn open(
     let log = directory.join("log");
     let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
     let segments = Arc::new(Segments::new(found.segments));
-    let spare = Arc::new(Spare::new(log.join(open::SPARE), segment_bytes));
+    let spare = Arc::new(Spare::new(&log, segment_bytes));
     if found.active.is_none() && found.manifest.leader.is_some() {
         spare.prepare(true);
     }
@@ -88,7 +88,6 @@ pub fn open(
         active: found.active,
         segments: segments.clone(),
         spare: spare.clone(),
-        faults: options.faults.clone(),
         directory: log,
     };
     let batch_bytes = (segment_bytes - format::SEGMENT_HEADER_BYTES) as usize - format::RECORD_HEADER_BYTES - 8;
@@ -99,7 +98,6 @@ pub fn open(
         spare,
         writer: Mutex::new(writer),
         manifest: Mutex::new(found.manifest),
-        faults: options.faults.clone(),
         events,
         appends: AtomicU64::new(0),
         fsyncs: AtomicU64::new(0),
@@ -151,7 +149,7 @@ impl Shared {
                 found: manifest.revision,
             });
         }
-        open::write_manifest(&self.directory, &next, &self.faults).map_err(|error| match error {
+        open::write_manifest(&self.directory, &next).map_err(|error| match error {
             ReplaceError::Unchanged(error) if error.is_no_space() => ManifestError::NoSpace(error),
             ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => ManifestError::Unknown(error),
         })?;
@@ -159,12 +157,19 @@ impl Shared {
         Ok(())
     }
 
-    fn delete(&self, segments: &[Arc<segment::Segment>]) -> Result<(), FileError> {
+    /// Removes the files of segments that are in the log no more, but for those that become spares: of these nobody
+    /// may be reading. Goes on after an error, and returns the first.
+    fn release(&self, segments: Vec<Arc<Segment>>) -> Result<(), FileError> {
+        let mut released = Ok(());
         for segment in segments {
-            let deleted = self.faults.before(Step::DeleteOld).and_then(|()| std::fs::remove_file(&segment.path));
-            deleted.in_file("cannot remove", &segment.path)?;
+            let path = segment.path.clone();
+            if Arc::try_unwrap(segment).is_ok_and(|segment| self.spare.recycle(segment)) {
+                continue;
+            }
+            let removed = Step::SegmentRemove.remove_file(&path).in_file("cannot remove", &path);
+            released = released.and(removed);
         }
-        Ok(())
+        released
     }
 }
 
@@ -196,23 +201,30 @@ impl Store for FileStore {
         let mut manifest = lock(&self.shared.manifest);
         next.generation = manifest.generation + 1;
         let (generation, base) = (next.generation, next.base);
-        self.shared.replace_manifest(&mut manifest, next)?;
+        if let Err(error) = self.shared.replace_manifest(&mut manifest, next) {
+            if let ManifestError::Unknown(error) = &error {
+                // A restart may find the new log, so nothing that is appended to the old one may be acknowledged.
+                self.shared.queue.close();
+                self.shared.events.failed(&error.to_string());
+            }
+            return Err(error);
+        }
         (writer.generation, writer.end, writer.running_checksum, writer.active) = (generation, base, 0, None);
         let old = self.shared.segments.take_all();
-        self.shared.spare.prepare(true);
         drop(writer);
         drop(manifest);
         // The new log stands whether or not these go; what stays is removed when the shard is next opened.
-        if let Err(error) = self.shared.delete(&old) {
+        if let Err(error) = self.shared.release(old) {
             tracing::warn!("old log not deleted yet: {error}");
         }
+        self.shared.spare.prepare(true);
         Ok(())
     }
 
     fn trim(&self, offset: u64) -> Result<(), TrimError> {
         debug_assert!(offset <= lock(&self.shared.manifest).base, "log above the base is needed");
         let old = self.shared.segments.take_below(offset);
-        Ok(self.shared.delete(&old)?)
+        Ok(self.shared.release(old)?)
     }
 
     fn usage(&self) -> Usage {

@@ -16,16 +16,17 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{replace_file, sync_directory, FaultHook, ReplaceError};
+use super::checksum_line;
+use super::files::{replace_file, ReplaceError, Step};
+use super::format::RECORD_HEADER_BYTES;
 use super::scan::{scan_segment, Scanned, Tail};
 use super::segment::{parse_segment_name, Segment};
+use super::spare::is_spare_name;
 use super::writer::{Active, UNNAMED};
 use crate::store::{FileError, InFile, Manifest, OpenError};
 
 /// Name of the manifest in a shard's directory.
 pub const MANIFEST: &str = "MANIFEST";
-/// Name of the spare segment in the log directory.
-pub const SPARE: &str = "spare";
 
 /// What was found in a shard's directory.
 pub struct Found {
@@ -46,21 +47,21 @@ pub struct Found {
 /// Opens the directory of a shard, creating it if it does not exist.
 pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
     let log = directory.join("log");
-    fs::create_dir_all(&log).in_file("cannot create", &log)?;
+    Step::OpenCreate.create_directories(&log).in_file("cannot create", &log)?;
     let listed = list_log(&log)?;
     for path in &listed.unnamed {
-        fs::remove_file(path).in_file("cannot remove", path)?;
+        Step::OpenRemove.remove_file(path).in_file("cannot remove", path)?;
     }
     let manifest = match read_manifest(directory, shard, listed.segments.is_empty())? {
         Some(manifest) => manifest,
         None => create_manifest(directory, shard)?,
     };
-    sync_directory(directory)?;
+    Step::OpenDirectorySync.sync_directory(directory)?;
     let needed = needed(listed.segments, &manifest)?;
     for path in &needed.left_over {
-        fs::remove_file(path).in_file("cannot remove", path)?;
+        Step::OpenRemove.remove_file(path).in_file("cannot remove", path)?;
     }
-    sync_directory(&log)?;
+    Step::OpenDirectorySync.sync_directory(&log)?;
     read_log(log, manifest, shard, &needed.current, Access::Repair)
 }
 
@@ -128,10 +129,10 @@ impl Found {
         let Scanned { end, position, running_checksum, last_record, tail } = scan_segment(&segment)?;
         match tail {
             Tail::Clean => {}
-            Tail::Torn { dirty_end } if last => {
-                self.torn_bytes = dirty_end - position;
+            Tail::Torn { bytes } if last => {
+                self.torn_bytes = bytes;
                 if access == Access::Repair {
-                    cut(&segment, position, dirty_end, end)?;
+                    cut(&segment, position, bytes, end)?;
                 }
             }
             Tail::Torn { .. } => {
@@ -156,24 +157,20 @@ impl Found {
 fn write_again(segment: &Segment, from: u64, to: u64) -> Result<(), FileError> {
     let mut record = vec![0; (to - from) as usize];
     segment.file.read_exact_at(&mut record, from).in_file("cannot read", &segment.path)?;
-    segment.file.write_all_at(&record, from).in_file("cannot write to", &segment.path)?;
-    segment.file.sync_data().in_file("cannot sync", &segment.path)
+    Step::LastRecordWrite.write_all_at(&segment.file, &record, from).in_file("cannot write to", &segment.path)?;
+    Step::LastRecordSync.sync_data(&segment.file).in_file("cannot sync", &segment.path)
 }
 
-/// Overwrites a torn record with zeros, so that nothing of it is taken for a record later.
-fn cut(segment: &Segment, position: u64, dirty_end: u64, end: u64) -> Result<(), FileError> {
-    let zeros = vec![0; 1 << 16];
-    let mut at = position;
-    while at < dirty_end {
-        let bytes = (dirty_end - at).min(zeros.len() as u64);
-        segment.file.write_all_at(&zeros[..bytes as usize], at).in_file("cannot cut", &segment.path)?;
-        at += bytes;
-    }
-    segment.file.sync_data().in_file("cannot sync", &segment.path)?;
+/// Overwrites the header of a torn record with zeros, so that it is not taken for a record later. What there is of its
+/// payload may stay: nothing in it can pass for a record (`format.rs`).
+fn cut(segment: &Segment, position: u64, bytes: u64, end: u64) -> Result<(), FileError> {
+    let header_bytes = bytes.min(RECORD_HEADER_BYTES as u64) as usize;
+    let zeros = &[0; RECORD_HEADER_BYTES][..header_bytes];
+    Step::CutWrite.write_all_at(&segment.file, zeros, position).in_file("cannot cut", &segment.path)?;
+    Step::CutSync.sync_data(&segment.file).in_file("cannot sync", &segment.path)?;
     tracing::warn!(
-        "torn tail cut: {} at byte {position}, {} bytes; the log ends at offset {end}",
+        "torn tail cut: {} at byte {position}, {bytes} bytes; the log ends at offset {end}",
         segment.path.display(),
-        dirty_end - position
     );
     Ok(())
 }
@@ -194,7 +191,7 @@ fn list_log(log: &Path) -> Result<Listed, FileError> {
         let name = entry.file_name();
         match name.to_str().and_then(parse_segment_name) {
             Some((generation, first_offset)) => listed.segments.push((generation, first_offset, entry.path())),
-            None if name == SPARE || name == UNNAMED => listed.unnamed.push(entry.path()),
+            None if name.to_str().is_some_and(is_spare_name) || name == UNNAMED => listed.unnamed.push(entry.path()),
             None => tracing::warn!("{} is no file of the log; left alone", entry.path().display()),
         }
     }
@@ -208,7 +205,7 @@ fn read_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Op
     let wrong = |reason: String| OpenError::Manifest { path: path.clone(), reason };
     match fs::read(&path) {
         Ok(bytes) => {
-            let manifest = Manifest::parse(&bytes).map_err(wrong)?;
+            let manifest = checksum_line::verify(&bytes).and_then(Manifest::parse).map_err(wrong)?;
             if manifest.shard != shard {
                 return Err(wrong(format!("it is the manifest of shard {}", manifest.shard)));
             }
@@ -230,22 +227,22 @@ fn create_manifest(directory: &Path, shard: &str) -> Result<Manifest, OpenError>
     })?;
     let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let manifest = Manifest::new(shard, digits(&random[..20]), digits(&random[20..]));
-    write_manifest(directory, &manifest, &FaultHook::default()).map_err(|error| match error {
+    write_manifest(directory, &manifest).map_err(|error| match error {
         ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => OpenError::File(error),
     })?;
     if let Some(parent) = directory.parent() {
-        sync_directory(parent)?;
+        Step::OpenDirectorySync.sync_directory(parent)?;
     }
     Ok(manifest)
 }
 
 /// Replaces a shard's manifest.
-pub fn write_manifest(directory: &Path, manifest: &Manifest, faults: &FaultHook) -> Result<(), ReplaceError> {
+pub fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), ReplaceError> {
     let text = serde_json::to_vec_pretty(manifest).map_err(|error| {
         let path = directory.join(MANIFEST);
         ReplaceError::Unchanged(FileError { action: "cannot encode", path, source: error.into() })
     })?;
-    replace_file(directory, MANIFEST, &text, faults)
+    replace_file(directory, MANIFEST, &checksum_line::add(&text))
 }
 
 /// Which segments are of use.

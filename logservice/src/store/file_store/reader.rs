@@ -1,17 +1,21 @@
 //! Reads log bytes out of segment files, verified record by record.
 
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 
 use super::format::{record_bytes, RecordHeader, RECORD_HEADER_BYTES};
 use super::segment::Segment;
 use super::segments::Segments;
 use crate::store::{FileError, InFile, LogReader, ReadError};
 
-/// What one system call reads at least: many small records, or the beginning of a large one.
+/// What one system call reads: many small records.
 const READ_AHEAD_BYTES: usize = 256 << 10;
+/// Records from this length on are read one by one, as another of that length most likely follows: so nothing is read twice, and
+/// nothing is copied to join them.
+const LARGE_RECORD_BYTES: usize = 32 << 10;
 
 /// A place in the log. Holds the segment it reads open, so deleting that file does not disturb it.
 pub struct FileReader {
@@ -20,6 +24,8 @@ pub struct FileReader {
     /// Where the next record starts in the file, and which position of the log it must have.
     position: u64,
     record_offset: u64,
+    /// Length of the record that was read last.
+    last_record_bytes: usize,
     /// Bytes of the log at `offset`, verified and not handed out yet.
     verified: Bytes,
     offset: u64,
@@ -30,7 +36,15 @@ impl FileReader {
     pub fn new(segments: Arc<Segments>, offset: u64) -> Result<Self, ReadError> {
         let segment = segments.holding(offset).ok_or(ReadError::Trimmed { offset })?;
         let (record_offset, position) = segment.record_before(offset);
-        Ok(FileReader { segments, segment, position, record_offset, verified: Bytes::new(), offset })
+        Ok(FileReader {
+            segments,
+            segment,
+            position,
+            record_offset,
+            last_record_bytes: 0,
+            verified: Bytes::new(),
+            offset,
+        })
     }
 
     fn damaged(&self, reason: impl Into<String>) -> ReadError {
@@ -49,14 +63,16 @@ impl FileReader {
     /// Reads whole records at the current place: one at least, then as many as came with the same system call.
     fn fill(&mut self, limit: u64) -> Result<(), ReadError> {
         self.advance_segment();
-        let mut bytes = self.read_file(self.position, READ_AHEAD_BYTES)?;
+        let is_large = self.last_record_bytes >= LARGE_RECORD_BYTES;
+        let expected = if is_large { self.last_record_bytes } else { READ_AHEAD_BYTES };
+        let mut bytes = self.read_file(self.position, expected)?;
         let first = RecordHeader::decode(&bytes, self.segment.header.salt)
             .ok_or_else(|| self.damaged("no record where the log continues"))?;
         let whole = record_bytes(first.payload_bytes as usize);
         if whole > bytes.len() {
             bytes = self.read_file(self.position, whole)?;
         }
-        let bytes = bytes.freeze();
+        let bytes = Bytes::from(bytes);
         let mut payloads: Vec<Bytes> = Vec::new();
         let mut at = 0;
         while let Some(header) = RecordHeader::decode(&bytes[at..], self.segment.header.salt) {
@@ -82,8 +98,9 @@ impl FileReader {
                 payloads.push(bytes.slice(payload));
             }
             self.record_offset = header.end();
-            self.position += record_bytes(header.payload_bytes as usize) as u64;
-            at += record_bytes(header.payload_bytes as usize);
+            self.last_record_bytes = record_bytes(header.payload_bytes as usize);
+            at += self.last_record_bytes;
+            self.position += self.last_record_bytes as u64;
             if at >= bytes.len() {
                 break;
             }
@@ -101,11 +118,23 @@ impl FileReader {
         Ok(())
     }
 
-    fn read_file(&self, position: u64, wanted: usize) -> Result<BytesMut, FileError> {
-        let bytes = wanted.min(self.segment.file_bytes.saturating_sub(position) as usize);
-        let mut buffer = BytesMut::zeroed(bytes);
-        self.segment.file.read_exact_at(&mut buffer, position).in_file("cannot read", &self.segment.path)?;
-        Ok(buffer)
+    /// Up to `wanted` bytes at `position`; fewer only at the end of the file.
+    fn read_file(&self, position: u64, wanted: usize) -> Result<Vec<u8>, FileError> {
+        let wanted = wanted.min(self.segment.file_bytes.saturating_sub(position) as usize);
+        let mut bytes = Vec::with_capacity(wanted);
+        let mut read = || -> io::Result<()> {
+            while bytes.len() < wanted {
+                let at = position + bytes.len() as u64;
+                match rustix::io::pread(&self.segment.file, spare_capacity(&mut bytes), at) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(())
+        };
+        read().in_file("cannot read", &self.segment.path)?;
+        Ok(bytes)
     }
 }
 

@@ -13,14 +13,14 @@ const WINDOW_BYTES: usize = 1 << 20;
 /// What was found behind the last sound record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tail {
-    /// Nothing but zeros, or no room for a record.
+    /// Nothing that was written since the file became this segment, or no room for a record.
     Clean,
-    /// Bytes that are no sound record, the last of them before `dirty_end`, and no sound record behind them.
+    /// A record that was begun and is not sound, and no sound record behind it.
     Torn {
-        /// Position in the file after the last byte that is not zero.
-        dirty_end: u64,
+        /// Its length in bytes as far as its header tells.
+        bytes: u64,
     },
-    /// Bytes that are no sound record although a later record stands behind them.
+    /// No sound record although a later record stands behind them.
     Damaged {
         /// What is wrong.
         reason: String,
@@ -88,33 +88,33 @@ fn examine_tail(
         let reason = format!("a record at offset {} stands where offset {end} continues", header.offset);
         return Ok(Tail::Damaged { reason });
     }
-    let mut dirty_end = position;
     let mut at = position;
     let file = window.file;
     while at < window.file_bytes {
         let bytes = window.get(at, WINDOW_BYTES)?;
-        if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
-            dirty_end = at + last as u64 + 1;
-            for step in (0..=last).step_by(8) {
-                let candidate = at + step as u64;
-                if candidate == position || !has_record_magic(&bytes[step..]) {
-                    continue;
-                }
-                // A header may lie across the edge of what was read.
-                let mut header = [0; RECORD_HEADER_BYTES];
-                let whole = file.read_exact_at(&mut header, candidate).is_ok();
-                if let Some(later) = RecordHeader::decode(&header, salt).filter(|later| whole && later.offset > end) {
-                    let reason = format!(
-                        "the record of offset {end} is not sound, but one of offset {} follows at byte {candidate}",
-                        later.offset
-                    );
-                    return Ok(Tail::Damaged { reason });
-                }
+        for (step, _) in bytes.chunks(8).enumerate().filter(|(_, begin)| has_record_magic(begin, salt)) {
+            let candidate = at + step as u64 * 8;
+            if candidate == position {
+                continue;
+            }
+            // A header may lie across the edge of what was read.
+            let mut header = [0; RECORD_HEADER_BYTES];
+            let whole = file.read_exact_at(&mut header, candidate).is_ok();
+            if let Some(later) = RecordHeader::decode(&header, salt).filter(|later| whole && later.offset > end) {
+                let reason = format!(
+                    "the record of offset {end} is not sound, but one of offset {} follows at byte {candidate}",
+                    later.offset
+                );
+                return Ok(Tail::Damaged { reason });
             }
         }
         at += WINDOW_BYTES as u64;
     }
-    Ok(if dirty_end == position { Tail::Clean } else { Tail::Torn { dirty_end } })
+    if !has_record_magic(window.get(position, RECORD_HEADER_BYTES)?, salt) {
+        return Ok(Tail::Clean);
+    }
+    let bytes = unsound.map_or(RECORD_HEADER_BYTES, |header| record_bytes(header.payload_bytes as usize)) as u64;
+    Ok(Tail::Torn { bytes: bytes.min(window.file_bytes - position) })
 }
 
 /// The part of a file that was read last, so that small records do not cost a system call each.

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
-
+use super::files::Step;
 use super::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
 use crate::store::{FileError, InFile};
 
@@ -36,7 +35,8 @@ pub struct Segment {
 
 impl Segment {
     /// A segment in a file that is open already.
-    pub fn new(path: PathBuf, file: File, header: SegmentHeader, file_bytes: u64) -> Self {
+    pub fn new(path: PathBuf, file: File, header: SegmentHeader) -> Self {
+        let file_bytes = header.file_bytes;
         let index = Mutex::new(vec![(header.first_offset, SEGMENT_HEADER_BYTES)]);
         Segment { path, file, header, file_bytes, index }
     }
@@ -50,7 +50,12 @@ impl Segment {
         }
         let mut block = [0; SEGMENT_HEADER_BYTES as usize];
         file.read_exact_at(&mut block, 0).in_file("cannot read", path)?;
-        Ok(SegmentHeader::decode(&block).map(|header| Segment::new(path.to_owned(), file, header, file_bytes)))
+        Ok(SegmentHeader::decode(&block).and_then(|header| {
+            if header.file_bytes != file_bytes {
+                return Err(format!("the file has {file_bytes} bytes, and was made with {}", header.file_bytes));
+            }
+            Ok(Segment::new(path.to_owned(), file, header))
+        }))
     }
 
     /// Notes that the record at `offset` of the log starts at `position` of the file.
@@ -87,43 +92,37 @@ pub fn parse_segment_name(name: &str) -> Option<(u64, u64)> {
 /// Creates an empty file of that length whose blocks are allocated but were never written: quick, but the first sync
 /// over each block has to record that it is written now (measured: 160 µs instead of 125 µs for 4 KB).
 pub fn create_allocated(path: &Path, file_bytes: u64) -> Result<File, FileError> {
-    create(path, |file| Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, file_bytes)?))
+    create(Step::SegmentCreate, path, |file| Step::SegmentAllocate.allocate(file, file_bytes))
 }
 
 /// Creates a file of that length full of zeros that are on the medium, so that a sync of a record in it needs no
 /// change of the file system's own records. Takes as long as writing that much and resting for `rest` after each 64 KiB;
 /// gives up when `stop` is set.
 pub fn create_zeroed(path: &Path, file_bytes: u64, rest: Duration, stop: &AtomicBool) -> Result<File, FileError> {
-    create(path, |file| {
+    create(Step::SpareCreate, path, |file| {
         let mut position = 0;
         while position < file_bytes {
             if stop.load(Ordering::Relaxed) {
                 return Err(std::io::ErrorKind::Interrupted.into());
             }
             let bytes = (file_bytes - position).min(ZEROS.len() as u64);
-            file.write_all_at(&ZEROS[..bytes as usize], position)?;
+            Step::SpareWrite.write_all_at(file, &ZEROS[..bytes as usize], position)?;
             position += bytes;
             if position % ZERO_SYNC_BYTES == 0 {
-                file.sync_data()?;
+                Step::SpareSync.sync_data(file)?;
             }
             std::thread::sleep(rest);
         }
-        file.sync_all()
+        Step::SpareSync.sync_all(file)
     })
 }
 
-fn create(path: &Path, fill: impl FnOnce(&File) -> std::io::Result<()>) -> Result<File, FileError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .in_file("cannot create", path)?;
+fn create(step: Step, path: &Path, fill: impl FnOnce(&File) -> std::io::Result<()>) -> Result<File, FileError> {
+    let file = step.create(path).in_file("cannot create", path)?;
     let filled = fill(&file).in_file("cannot allocate", path);
     if filled.is_err() {
         // What little space it took is worth more to the log than to a file nobody needs.
-        let _ = std::fs::remove_file(path);
+        let _ = Step::UnnamedRemove.remove_file(path);
     }
     filled.map(|()| file)
 }

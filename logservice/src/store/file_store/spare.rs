@@ -1,14 +1,21 @@
-//! The next segment, made ready ahead of time so that the writer never waits for a file to be filled with zeros.
+//! Files for the next segments, made ready ahead of time so that the writer never waits for one to be filled with zeros.
+//!
+//! Segments that are dropped from the log become spares as they are: a sync into blocks that were written before is as
+//! cheap as into zeros, and nothing has to be written first. What they hold is of no account, because a segment's records
+//! are told by the salt in its header (`format.rs`), which is written and synced before the file gets a segment's name.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::segment::create_zeroed;
+use super::files::Step;
+use super::segment::{create_zeroed, Segment};
 
+/// The most spares there are at a time, one in the making included: what the log takes of the disk beside its segments.
+const MAX_SPARES: usize = 2;
 /// How long after a failed attempt (a full disk, most likely) the next one is made.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The longest the writer waits for a spare that is being made.
@@ -18,78 +25,109 @@ const WAIT_AT_MOST: Duration = Duration::from_secs(5);
 /// A log that grows faster than that gets some segments that are only allocated.
 const REST: Duration = Duration::from_millis(2);
 
-/// At most one prepared segment file.
+/// Name of a spare, before its number.
+const PREFIX: &str = "spare-";
+
+/// Whether a file in the log directory is a spare.
+pub fn is_spare_name(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// A file that can become a segment.
+#[derive(Debug)]
+pub struct SpareFile {
+    /// Open for reading and writing.
+    pub file: File,
+    /// Where it is until it gets a segment's name.
+    pub path: PathBuf,
+}
+
+/// The prepared files, and the thread that prepares one.
 pub struct Spare {
     shared: Arc<Shared>,
     maker: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
-    path: PathBuf,
+    directory: PathBuf,
     segment_bytes: u64,
     stop: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-enum State {
-    None { retry_at: Option<Instant> },
-    Making,
-    Ready(File),
+#[derive(Default)]
+struct State {
+    ready: Vec<SpareFile>,
+    is_making: bool,
+    /// Not made again before, because it failed.
+    retry_at: Option<Instant>,
+    /// Spares that had a name so far.
+    named: u64,
 }
 
 impl Spare {
-    /// No spare yet; it will be made at `path`.
-    pub fn new(path: PathBuf, segment_bytes: u64) -> Self {
-        let state = Mutex::new(State::None { retry_at: None });
-        let stop = AtomicBool::new(false);
-        let shared = Arc::new(Shared { path, segment_bytes, stop, state, changed: Condvar::new() });
-        Spare { shared, maker: Mutex::new(None) }
-    }
-
-    /// Where the spare is until it gets a segment's name.
-    pub fn path(&self) -> &Path {
-        &self.shared.path
+    /// No spares yet; they will be in `directory` and have `segment_bytes`.
+    pub fn new(directory: &std::path::Path, segment_bytes: u64) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared =
+            Shared { directory: directory.to_owned(), segment_bytes, stop: AtomicBool::new(false), state, changed };
+        Spare { shared: Arc::new(shared), maker: Mutex::new(None) }
     }
 
     /// Has a spare made in the background unless there is one; `at_once` if nothing is written to the log yet.
     pub fn prepare(&self, at_once: bool) {
-        {
+        let path = {
             let mut state = self.shared.lock();
-            match *state {
-                State::None { retry_at } if retry_at.is_none_or(|at| Instant::now() >= at) => *state = State::Making,
-                _ => return,
+            let is_too_early = state.retry_at.is_some_and(|at| Instant::now() < at);
+            if state.is_making || is_too_early || !state.ready.is_empty() {
+                return;
             }
-        }
+            state.is_making = true;
+            self.shared.next_path(&mut state)
+        };
         let shared = self.shared.clone();
         let spawned = std::thread::Builder::new()
             .name("log-spare".to_owned())
-            .spawn(move || shared.make(if at_once { Duration::ZERO } else { REST }));
+            .spawn(move || shared.make(path, if at_once { Duration::ZERO } else { REST }));
         match spawned {
             Ok(handle) => *self.maker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(handle),
             Err(error) => {
                 tracing::warn!("cannot start a thread that prepares the next segment: {error}");
-                self.shared.set(State::None { retry_at: Some(Instant::now() + RETRY_AFTER) });
+                self.shared.made(None);
             }
         }
     }
 
-    /// Takes the spare if there is one. With `wait`, a spare that is being made is waited for: right for the first
+    /// Makes a spare of a segment that is in the log no more and that nobody reads. False if there is no need for one, or
+    /// it cannot be done: its file then stays what it was. The directory is not synced: after a crash the file may have its
+    /// old name, by which it is a left-over whatever it holds.
+    pub fn recycle(&self, segment: Segment) -> bool {
+        let mut state = self.shared.lock();
+        let has_room = state.ready.len() + usize::from(state.is_making) < MAX_SPARES;
+        if segment.file_bytes != self.shared.segment_bytes || !has_room {
+            return false;
+        }
+        let path = self.shared.next_path(&mut state);
+        if let Err(error) = Step::SegmentRecycle.rename(&segment.path, &path) {
+            tracing::warn!("{} cannot be used again: {error}", segment.path.display());
+            return false;
+        }
+        state.ready.push(SpareFile { file: segment.file, path });
+        self.shared.changed.notify_all();
+        true
+    }
+
+    /// Takes a spare if there is one. With `wait`, a spare that is being made is waited for: right for the first
     /// segment of a log, where nothing is being written yet.
-    pub fn take(&self, wait: bool) -> Option<File> {
+    pub fn take(&self, wait: bool) -> Option<SpareFile> {
         let mut state = self.shared.lock();
         if wait {
-            let making = |state: &mut State| matches!(state, State::Making);
-            let waited = self.shared.changed.wait_timeout_while(state, WAIT_AT_MOST, making);
+            let waits = |state: &mut State| state.ready.is_empty() && state.is_making;
+            let waited = self.shared.changed.wait_timeout_while(state, WAIT_AT_MOST, waits);
             state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
-        if !matches!(*state, State::Ready(_)) {
-            return None;
-        }
-        match std::mem::replace(&mut *state, State::None { retry_at: None }) {
-            State::Ready(file) => Some(file),
-            _ => None,
-        }
+        state.ready.pop()
     }
 }
 
@@ -104,21 +142,31 @@ impl Drop for Spare {
 }
 
 impl Shared {
-    fn make(&self, rest: Duration) {
-        let state = match create_zeroed(&self.path, self.segment_bytes, rest, &self.stop) {
-            Ok(file) => State::Ready(file),
-            Err(_) if self.stop.load(Ordering::Relaxed) => State::None { retry_at: None },
+    fn make(&self, path: PathBuf, rest: Duration) {
+        match create_zeroed(&path, self.segment_bytes, rest, &self.stop) {
+            Ok(file) => self.made(Some(SpareFile { file, path })),
             Err(error) => {
-                tracing::warn!("the next segment could not be prepared: {error}");
-                State::None { retry_at: Some(Instant::now() + RETRY_AFTER) }
+                if !self.stop.load(Ordering::Relaxed) {
+                    tracing::warn!("the next segment could not be prepared: {error}");
+                }
+                self.made(None);
             }
-        };
-        self.set(state);
+        }
     }
 
-    fn set(&self, state: State) {
-        *self.lock() = state;
+    fn made(&self, spare: Option<SpareFile>) {
+        let mut state = self.lock();
+        state.is_making = false;
+        state.retry_at = spare.is_none().then(|| Instant::now() + RETRY_AFTER);
+        // Those that were segments are taken first: they are in the page cache.
+        state.ready.splice(..0, spare);
         self.changed.notify_all();
+    }
+
+    /// A name that no spare has had since the shard was opened.
+    fn next_path(&self, state: &mut State) -> PathBuf {
+        state.named += 1;
+        self.directory.join(format!("{PREFIX}{}", state.named))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,16 +1,15 @@
 //! Writes records: one at a time, each synced before the next begins, so that at most one can be torn by a crash.
 
 use std::io::IoSlice;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::files::{sync_directory, FaultHook, Step};
+use super::files::Step;
 use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::segment::{create_allocated, segment_name, Segment};
 use super::segments::Segments;
-use super::spare::Spare;
+use super::spare::{Spare, SpareFile};
 use crate::store::{Append, FileError, InFile};
 
 /// Name of a segment that was not prepared ahead of time, until it gets its own.
@@ -45,8 +44,6 @@ pub struct Writer {
     pub segments: Arc<Segments>,
     /// The next segment.
     pub spare: Arc<Spare>,
-    /// Test hook.
-    pub faults: FaultHook,
 }
 
 /// The segment that is written.
@@ -75,15 +72,10 @@ impl Writer {
         parts.push(IoSlice::new(&header_bytes));
         parts.extend(batch.iter().map(|append| IoSlice::new(&append.payload)));
         let segment = &active.segment;
-        let written = self
-            .faults
-            .before(Step::RecordWrite)
-            .and_then(|()| write_all_vectored(segment, &mut parts, active.position))
-            .in_file("cannot write to", &segment.path);
-        let synced = written.and_then(|()| {
-            let synced = self.faults.before(Step::RecordSync).and_then(|()| segment.file.sync_data());
-            synced.in_file("cannot sync", &segment.path)
-        });
+        let written = Step::RecordWrite.write_all_vectored_at(&segment.file, &mut parts, active.position);
+        let synced = written
+            .in_file("cannot write to", &segment.path)
+            .and_then(|()| Step::RecordSync.sync_data(&segment.file).in_file("cannot sync", &segment.path));
         synced.map_err(WriteError::Failed)?;
         segment.note_record(self.end, active.position);
         active.position += whole;
@@ -98,37 +90,33 @@ impl Writer {
     fn begin_segment(&mut self) -> Result<(), WriteError> {
         let first_of_log = self.active.is_none();
         let (file, unnamed) = match self.spare.take(first_of_log) {
-            Some(file) => (file, self.spare.path().to_owned()),
+            Some(SpareFile { file, path }) => (file, path),
             None => {
                 // Not the spare's own name: that one may be in the making.
                 let unnamed = self.directory.join(UNNAMED);
-                let allocated = self.faults.before(Step::Allocate).in_file("cannot allocate", &unnamed);
-                let file = allocated.and_then(|()| create_allocated(&unnamed, self.segment_bytes));
-                (file.map_err(no_space_or_failed)?, unnamed)
+                (create_allocated(&unnamed, self.segment_bytes).map_err(no_space_or_failed)?, unnamed)
             }
         };
         let header = SegmentHeader {
             shard: self.shard.clone(),
             generation: self.generation,
             first_offset: self.end,
+            file_bytes: self.segment_bytes,
             running_checksum: self.running_checksum,
             salt: random_salt().in_file("cannot draw a random number for", &unnamed).map_err(WriteError::Failed)?,
         };
         let path = self.directory.join(segment_name(self.generation, self.end));
-        let named = self
-            .faults
-            .before(Step::SegmentHeader)
-            .and_then(|()| file.write_all_at(&header.encode(), 0))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| self.faults.before(Step::SegmentRename))
+        let named = Step::SegmentHeaderWrite
+            .write_all_at(&file, &header.encode(), 0)
+            .and_then(|()| Step::SegmentHeaderSync.sync_all(&file))
             .in_file("cannot write the header of", &unnamed)
-            .and_then(|()| std::fs::rename(&unnamed, &path).in_file("cannot rename a segment to", &path));
+            .and_then(|()| Step::SegmentRename.rename(&unnamed, &path).in_file("cannot rename a segment to", &path));
         if let Err(error) = named {
-            let _ = std::fs::remove_file(&unnamed);
+            let _ = Step::UnnamedRemove.remove_file(&unnamed);
             return Err(no_space_or_failed(error));
         }
-        sync_directory(&self.directory).map_err(WriteError::Failed)?;
-        let segment = Arc::new(Segment::new(path, file, header, self.segment_bytes));
+        Step::SegmentDirectorySync.sync_directory(&self.directory).map_err(WriteError::Failed)?;
+        let segment = Arc::new(Segment::new(path, file, header));
         self.segments.push(segment.clone());
         self.active = Some(Active { segment, position: SEGMENT_HEADER_BYTES });
         Ok(())
@@ -149,19 +137,4 @@ fn random_salt() -> std::io::Result<u32> {
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-fn write_all_vectored(segment: &Segment, mut parts: &mut [IoSlice<'_>], mut position: u64) -> std::io::Result<()> {
-    while !parts.is_empty() {
-        match rustix::io::pwritev(&segment.file, parts, position) {
-            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                position += written as u64;
-                IoSlice::advance_slices(&mut parts, written);
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,215 @@
+//! Measures the file store by itself: appends of 64 KB against plain sequential writing with O_DSYNC beside it, and how fast the
+//! log is read back out of the page cache. Prints medians of interleaved runs; fails if a target is missed.
+//!
+//! `cargo run --release --example store_bench -- DIR [RUNS]`
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use bytes::Bytes;
+use logservice::store::file_store::{self, FileStoreOptions};
+use logservice::store::{Append, Opened, Store, StoreEvents};
+
+const BLOCK_BYTES: usize = 64 << 10;
+/// What each writes before the next has its turn.
+const TURN_BYTES: usize = 4 << 20;
+const TURNS: usize = 60;
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// The log behind its base is dropped, so that its files are written again, as in a log that is in use for long.
+const KEPT_BYTES: u64 = 128 << 20;
+const READ_BYTES: usize = 256 << 10;
+/// Many appends on their way at once.
+const IN_FLIGHT_BYTES: u64 = 16 << 20;
+
+const APPEND_TARGET: f64 = 0.8;
+const READ_TARGET_MB_S: f64 = 500.0;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let Some(directory) = arguments.next() else { return fail("usage: store_bench DIR [RUNS]") };
+    let runs: usize = arguments.next().and_then(|runs| runs.parse().ok()).unwrap_or(3);
+    match measure(Path::new(&directory), runs) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(missed) => fail(&format!("targets missed: {missed}")),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(reason: &str) -> ExitCode {
+    eprintln!("store_bench: {reason}");
+    ExitCode::FAILURE
+}
+
+/// Runs everything and prints it; answers how many targets were missed.
+fn measure(directory: &Path, runs: usize) -> io::Result<usize> {
+    let mut rates: [Vec<f64>; 6] = Default::default();
+    for _ in 0..runs {
+        run(directory, &mut rates)?;
+    }
+    let [fresh, written, many, single, double, reads] = rates.map(median);
+    println!("MB/s, medians of {} turns, 64 KB at a time", runs * TURNS);
+    println!("  {:<46} {fresh:>7.0}", "O_DSYNC, a new file");
+    println!("  {:<46} {written:>7.0}", "O_DSYNC, a file that was written before");
+    println!("  {:<46} {single:>7.0} {:>6.2}", "log, one append at a time", single / written);
+    println!("  {:<46} {many:>7.0} {:>6.2}", "log, many in flight, which share syncs", many / written);
+    let mut missed = 0;
+    let mut judge = |what: &str, rate: f64, ratio: Option<f64>, target: f64| {
+        let is_met = ratio.unwrap_or(rate) >= target;
+        missed += usize::from(!is_met);
+        let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        println!("  {what:<46} {rate:>7.0} {ratio:>6}   >= {target:<5} {}", if is_met { "ok" } else { "MISSED" });
+    };
+    judge("log, each append synced, to a new file", double, Some(double / fresh), APPEND_TARGET);
+    judge("the same, to a file that was written before", double, Some(double / written), APPEND_TARGET);
+    judge("reading the log out of the page cache", reads, None, READ_TARGET_MB_S);
+    Ok(missed)
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+/// All take turns, so that whatever else the disk does is shared by them.
+fn run(directory: &Path, rates: &mut [Vec<f64>; 6]) -> io::Result<()> {
+    let [fresh_path, written_path, log_path] = ["fresh", "written", "log"].map(|name| directory.join(name));
+    let _ = fs::remove_dir_all(&log_path);
+    let _ = fs::remove_file(&fresh_path);
+    let written = raw(&written_path)?;
+    for turn in 0..TURNS {
+        write(&written, turn)?;
+    }
+    let (fresh, mut log) = (raw(&fresh_path)?, Log::open(&log_path)?);
+    // The whole log so far is in files that are written for the first time; the turns are made in the others.
+    while log.end < KEPT_BYTES + 2 * SEGMENT_BYTES {
+        log.append(IN_FLIGHT_BYTES, Syncs::Shared)?;
+    }
+    rustix::fs::syncfs(&fresh)?;
+    for turn in 0..TURNS {
+        rates[0].push(megabytes_per_second(|| write(&fresh, turn))?);
+        rates[1].push(megabytes_per_second(|| write(&written, turn))?);
+        rates[2].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Shared))?);
+        rates[3].push(megabytes_per_second(|| log.append(1, Syncs::Each))?);
+        let syncs = log.store.usage().fsyncs;
+        rates[4].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Each))?);
+        assert_eq!(log.store.usage().fsyncs - syncs, (TURN_BYTES / BLOCK_BYTES) as u64, "appends shared a sync");
+        rates[5].push(megabytes_per_second(|| log.read())?);
+    }
+    drop(log);
+    fs::remove_dir_all(log_path)?;
+    fs::remove_file(fresh_path)?;
+    fs::remove_file(written_path)
+}
+
+fn megabytes_per_second(turn: impl FnOnce() -> io::Result<()>) -> io::Result<f64> {
+    let started = Instant::now();
+    turn()?;
+    Ok(TURN_BYTES as f64 / 1e6 / started.elapsed().as_secs_f64())
+}
+
+fn raw(path: &Path) -> io::Result<File> {
+    let dsync = rustix::fs::OFlags::DSYNC.bits() as i32;
+    OpenOptions::new().create(true).truncate(false).write(true).custom_flags(dsync).open(path)
+}
+
+fn write(file: &File, turn: usize) -> io::Result<()> {
+    let block = [1; BLOCK_BYTES];
+    (0..TURN_BYTES).step_by(BLOCK_BYTES).try_for_each(|at| file.write_all_at(&block, (turn * TURN_BYTES + at) as u64))
+}
+
+/// Whether appends that wait may go into one record. Those of different epochs never do.
+#[derive(PartialEq)]
+enum Syncs {
+    Each,
+    Shared,
+}
+
+/// A log that is appended to, trimmed and read.
+struct Log {
+    store: Arc<dyn Store>,
+    durable: Arc<Durable>,
+    end: u64,
+}
+
+impl Log {
+    fn open(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let durable = Arc::new(Durable::default());
+        let options = FileStoreOptions { segment_bytes: SEGMENT_BYTES };
+        let opened = file_store::open(directory, "bench", &options, durable.clone()).map_err(io::Error::other)?;
+        let Opened { store, end } = opened;
+        Ok(Log { store, durable, end })
+    }
+
+    fn append(&mut self, in_flight_bytes: u64, syncs: Syncs) -> io::Result<()> {
+        let payload = Bytes::from(vec![1; BLOCK_BYTES]);
+        for number in 0..TURN_BYTES / BLOCK_BYTES {
+            let epoch = if syncs == Syncs::Each { number as u64 % 2 } else { 0 };
+            let append = Append { epoch, offset: self.end, payload: payload.clone() };
+            self.store.submit(append).map_err(io::Error::other)?;
+            self.end += BLOCK_BYTES as u64;
+            self.durable.wait((self.end + 1).saturating_sub(in_flight_bytes))?;
+        }
+        self.durable.wait(self.end)?;
+        let mut manifest = self.store.manifest().next();
+        // Seldom, as each time the manifest is written.
+        if self.end > manifest.base + KEPT_BYTES + SEGMENT_BYTES {
+            manifest.base = self.end - KEPT_BYTES;
+            self.store.replace_manifest(manifest).map_err(io::Error::other)?;
+            self.store.trim().map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what was appended last.
+    fn read(&self) -> io::Result<()> {
+        let mut reader = self.store.reader(self.end - TURN_BYTES as u64).map_err(io::Error::other)?;
+        while reader.offset() < self.end {
+            reader.read(self.end, READ_BYTES).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+/// How far the log is durable, or why it will not be.
+#[derive(Default)]
+struct Durable {
+    state: Mutex<(u64, Option<String>)>,
+    changed: Condvar,
+}
+
+impl Durable {
+    fn change(&self, change: impl FnOnce(&mut (u64, Option<String>))) {
+        change(&mut self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        self.changed.notify_one();
+    }
+
+    /// Waits until everything below `end` is durable.
+    fn wait(&self, end: u64) -> io::Result<()> {
+        let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let waited = self.changed.wait_while(state, |(durable, failure)| *durable < end && failure.is_none());
+        match &waited.unwrap_or_else(|poisoned| poisoned.into_inner()).1 {
+            Some(reason) => Err(io::Error::other(reason.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StoreEvents for Durable {
+    fn durable(&self, end: u64) {
+        self.change(|state| state.0 = end);
+    }
+
+    fn refused(&self, _end: u64, reason: &str) {
+        self.change(|state| state.1 = Some(reason.to_owned()));
+    }
+
+    fn failed(&self, reason: &str) {
+        self.change(|state| state.1 = Some(reason.to_owned()));
+    }
+}

@@ -1,0 +1,9 @@
+//! `logservice` for tests: what its steps on files do is read from the environment's `FAILPOINTS`.
+
+#[path = "../main.rs"]
+mod program;
+
+fn main() -> std::process::ExitCode {
+    logservice::store::file_store::files::configure_failpoints();
+    program::main()
+}

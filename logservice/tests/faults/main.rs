@@ -1,0 +1,16 @@
+//! The file store when a step on its files fails, or the machine stops in the middle of one. Failpoints belong to the whole
+//! process, so these tests are a binary of their own and run one after the other.
+
+#[allow(dead_code)] // Some of it is for the tests of the service.
+#[path = "../server/client.rs"]
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod disk;
+mod every_step;
+#[allow(dead_code)] // Some of it is for the tests of the store.
+#[path = "../store/harness.rs"]
+mod harness;
+mod image;
+mod life;
+mod lost_sectors;
