@@ -44,8 +44,6 @@ pub struct Engine {
     client: Client,
     output: Arc<Mutex<VecDeque<String>>>,
     version: EngineVersion,
-    /// Holds the socket.
-    _home: tempfile::TempDir,
 }
 
 /// How far an engine is.
@@ -104,13 +102,15 @@ impl Engine {
                 }
             }
         };
+        // The socket has served: if this process is killed, nobody else would remove it.
+        drop(home);
         let info = client.ask(&["INFO", "server"]).await?;
         let version = info_field(&info, "valkey_version").and_then(|version| version.parse().ok());
         let version = version.ok_or_else(|| EngineError::Answer {
             command: "INFO server".to_owned(),
             reason: "it does not tell a Valkey version".to_owned(),
         })?;
-        Ok(Engine { child, client, output, version, _home: home })
+        Ok(Engine { child, client, output, version })
     }
 
     /// Its version.

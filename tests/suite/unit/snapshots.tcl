@@ -486,6 +486,7 @@ proc wait_until_saving {} {
     return $pid
 }
 
+set ::env(TMPDIR) [file normalize [tmpdir sockets]]
 snapshotted_server [list --valkey-conf $::slow_save] {} {
     # With the extra lines it takes 10 seconds; without, as long as ever.
     proc save_slowly {is_slow} {
@@ -532,12 +533,15 @@ snapshotted_server [list --valkey-conf $::slow_save] {} {
         set pid [wait_until_saving]
         kill_log
         $client close
+        save_slowly no
+        set left [snapshot_files]
+        start_log
         wait_for_condition 500 10 {![is_running $pid]} else {
             fail "the engine goes on"
         }
-        assert_morethan [llength [snapshot_files]] 1
-        save_slowly no
-        start_log
+        assert_equal {} [glob -nocomplain -directory $::env(TMPDIR) *]
+        # There was something to remove.
+        assert_morethan [llength $left] 1
         assert_only_recorded_files 1
         assert_equal [list 1 $offset] [lmap field {snapshots snapshot_offset} {log_status $field}]
         wait_until_durable
@@ -598,6 +602,8 @@ snapshotted_server [list --valkey-conf $::slow_save] {} {
         }
     }
 }
+
+unset ::env(TMPDIR)
 
 snapshotted_server [concat {--segment-mb 2} [controlled_engine]] {} {
     test "A snapshot that loads as something else than was saved does not count" {
