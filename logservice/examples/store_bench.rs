@@ -161,7 +161,7 @@ impl Log {
         if self.end > manifest.base + KEPT_BYTES + SEGMENT_BYTES {
             manifest.base = self.end - KEPT_BYTES;
             self.store.replace_manifest(manifest).map_err(io::Error::other)?;
-            self.store.trim().map_err(io::Error::other)?;
+            self.store.trim(self.end - KEPT_BYTES).map_err(io::Error::other)?;
         }
         Ok(())
     }
