@@ -159,12 +159,12 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
     // A replication id of its own: nobody who starts from this RDB shares the shard's later history.
     let replid = look.manifest.id.repeat(3).chars().take(40).collect();
     let start = Start { replid, offset, snapshot, log, end, engine: look.manifest.engine() };
-    let mut feed = Feed::open(start).await.map_err(EngineError::from)?;
+    let mut feed = Feed::open(start, false).map_err(EngineError::from)?;
     let applied = engine.apply(&mut feed).await?;
     engine.save().await?;
     let contents = engine.contents().await?;
     engine.stop().await;
-    inspect_rdb(&options.valkey_server, &partial).await?;
+    inspect_rdb(&engine_options, &partial).await?;
     std::fs::rename(&partial, out).in_file("cannot rename the RDB to", out)?;
     sync_directory(parent)?;
     let keys = contents.keys.iter().map(|(_, keys)| keys).sum();

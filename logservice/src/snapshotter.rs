@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, EngineVersion, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{inspect_rdb, Engine, EngineError, EngineOptions, Feed, Start};
+use crate::engine::{background, inspect_rdb, Engine, EngineError, EngineOptions, Feed, Start};
 use crate::service::Service;
 use crate::shard::{Origin, Position, Shard};
 use crate::snapshots::{Draft, SnapshotError};
@@ -187,7 +187,7 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
     };
     let log = Some(shard.store().reader(offset)?);
     let start = Start { replid: replid.clone(), offset, snapshot: source, log, end, engine: writer };
-    let mut feed = Feed::open(start).await.map_err(EngineError::from)?;
+    let mut feed = Feed::open(start, options.engine.is_background).map_err(EngineError::from)?;
     let applied = engine.apply(&mut feed).await?;
     if applied <= offset {
         return Err(MakeError::NothingNew(offset));
@@ -199,7 +199,7 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
     // What was applied may go, as soon as the snapshot counts.
     drop(pin);
 
-    let facts = inspect_rdb(&options.engine.program, &file).await?;
+    let facts = inspect_rdb(&options.engine, &file).await?;
     let expected = (replid, applied);
     if facts.position.as_ref() != Some(&expected) {
         let say = |(replid, offset): &(String, u64)| format!("offset {offset} of {replid}");
@@ -207,11 +207,8 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
         return Err(MakeError::Position { found, expected: say(&expected) });
     }
     let (store, manifest, written) = (shard.clone_snapshots(), made_of.clone(), file.clone());
-    let adopted = tokio::task::spawn_blocking(move || store.adopt(&manifest, applied, &written)).await;
-    let draft = adopted.map_err(|error| SnapshotError::Read {
-        file: file.display().to_string(),
-        source: std::io::Error::other(error),
-    })??;
+    let adopted = background::run(move || store.adopt(&manifest, applied, &written)).await;
+    let draft = adopted.map_err(|error| SnapshotError::Read { file: file.display().to_string(), source: error })??;
     let (replid, _) = expected;
     rehearse(&draft, &replid, &saved, options).await?;
     let bytes = draft.bytes();
@@ -237,7 +234,7 @@ async fn rehearse(
     let source = Some((draft.reader()?, draft.bytes()));
     let end = draft.offset();
     let start = Start { replid: replid.to_owned(), offset: end, snapshot: source, log: None, end, engine: None };
-    let mut feed = Feed::open(start).await.map_err(EngineError::from)?;
+    let mut feed = Feed::open(start, options.engine.is_background).map_err(EngineError::from)?;
     engine.apply(&mut feed).await?;
     let found = engine.contents().await?;
     engine.stop().await;

@@ -1,5 +1,6 @@
 //! Feeds an engine a part of a shard's history: a snapshot, then the log up to a limit, by Valkey replication.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use durability_protocol::EngineVersion;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
+use super::background::give_way;
 use crate::resp::command::{ProtocolError, Splitter};
 use crate::resp::replica::EMPTY_RDB;
 use crate::snapshots::{SnapshotError, SnapshotReader};
@@ -72,13 +74,16 @@ pub struct Feed {
     /// Where it ends.
     pub end: u64,
     sent: Arc<AtomicU64>,
-    task: JoinHandle<Result<(), FeedError>>,
+    ended: oneshot::Receiver<FeedError>,
+    /// Dropped, it ends.
+    _stop: oneshot::Sender<()>,
 }
 
 impl Feed {
-    /// Begins to listen. It serves until it is dropped.
-    pub async fn open(start: Start) -> Result<Self, FeedError> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// Begins to listen, on a thread of its own, which gives way to others if it is to. It serves until it is dropped.
+    pub fn open(start: Start, is_background: bool) -> Result<Self, FeedError> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(std::io::Error::from)?;
@@ -86,18 +91,32 @@ impl Feed {
         let (expected, end) = (secret.clone(), start.end);
         let sent = Arc::new(AtomicU64::new(0));
         let counted = sent.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await?;
-                match Replica::log_in(stream, &expected, start.engine).await {
-                    Ok(Some(replica)) => return replica.serve(start, &counted).await,
-                    Err(error @ FeedError::OldEngine { .. }) => return Err(error),
-                    // Somebody who does not know the secret: the engine is still waited for.
-                    Ok(None) | Err(_) => {}
-                }
+        let (_stop, mut stopped) = oneshot::channel();
+        let (failed, ended) = oneshot::channel();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all();
+        if is_background {
+            // Those that read for it as well.
+            builder.on_thread_start(give_way);
+        }
+        let runtime = builder.build()?;
+        std::thread::Builder::new().name("log-feed".to_owned()).spawn(move || {
+            if is_background {
+                give_way();
             }
-        });
-        Ok(Feed { address, secret, end, sent, task })
+            let served = runtime.block_on(async {
+                tokio::select! {
+                    served = serve(listener, start, &expected, &counted) => served,
+                    _ = &mut stopped => Ok(()),
+                }
+            });
+            let failure = served.err().unwrap_or_else(|| std::io::Error::from(ErrorKind::UnexpectedEof).into());
+            // Nobody may wait for it any more.
+            let _ = failed.send(failure);
+            // What reads for it may be in the middle of a system call.
+            runtime.shutdown_background();
+        })?;
+        Ok(Feed { address, secret, end, sent, ended, _stop })
     }
 
     /// Bytes sent so far, of snapshot and log together.
@@ -106,21 +125,25 @@ impl Feed {
     }
 
     /// Why it broke off, if it did.
-    pub async fn failure(&mut self) -> Option<FeedError> {
-        if !self.task.is_finished() {
-            return None;
-        }
-        match (&mut self.task).await {
-            Ok(Ok(())) => Some(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
-            Ok(Err(error)) => Some(error),
-            Err(error) => Some(std::io::Error::other(error).into()),
+    pub fn failure(&mut self) -> Option<FeedError> {
+        match self.ended.try_recv() {
+            Ok(error) => Some(error),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => Some(std::io::Error::other("the thread that feeds panicked").into()),
         }
     }
 }
 
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.task.abort();
+async fn serve(listener: std::net::TcpListener, start: Start, secret: &str, sent: &AtomicU64) -> Result<(), FeedError> {
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        match Replica::log_in(stream, secret, start.engine).await {
+            Ok(Some(replica)) => return replica.serve(start, sent).await,
+            Err(error @ FeedError::OldEngine { .. }) => return Err(error),
+            // Somebody who does not know the secret: the engine is still waited for.
+            Ok(None) | Err(_) => {}
+        }
     }
 }
 

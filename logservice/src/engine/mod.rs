@@ -3,6 +3,7 @@
 //! The server is a child of this process, listens on nothing but a unix socket of its own, and follows a [`Feed`], the part of
 //! the log that it is to apply, as any replica follows its primary.
 
+pub mod background;
 mod client;
 mod feed;
 mod process;

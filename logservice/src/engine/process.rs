@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use super::background::give_way;
 use super::client::{info_field, Client};
 use super::feed::Feed;
 use super::EngineError;
@@ -68,10 +69,7 @@ impl Engine {
         let socket = home.path().join("engine.sock");
         let mut command = Command::new(&options.program);
         command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        if options.is_background {
-            give_way(&mut command);
-        }
-        die_with_parent(&mut command);
+        prepare(&mut command, options.is_background);
         let mut child = command.spawn().map_err(not_started)?;
         // If memory runs out it is this one that can be done without.
         if let Some(pid) = child.id() {
@@ -131,7 +129,7 @@ impl Engine {
         let mut moved = Instant::now();
         loop {
             check_alive(&mut self.child, &self.output)?;
-            if let Some(error) = feed.failure().await {
+            if let Some(error) = feed.failure() {
                 return Err(error.into());
             }
             let progress = self.progress(feed).await?;
@@ -236,21 +234,15 @@ fn configuration(options: &EngineOptions, socket: &Path, file: &Path) -> Result<
     Ok(out)
 }
 
-fn give_way(command: &mut Command) {
-    // SAFETY: called in the child between fork and exec; `nice` is a system call that is safe there and touches no memory.
+/// The program gives way to others if it is to, and ends when this process does.
+pub(super) fn prepare(command: &mut Command, is_background: bool) {
+    // SAFETY: called in the child between fork and exec; what it calls are system calls that are safe there, and allocate nothing.
     unsafe {
-        command.pre_exec(|| {
-            let _ = rustix::process::nice(19);
-            Ok(())
-        });
-    }
-}
-
-/// If this process is killed, nobody else would end it.
-fn die_with_parent(command: &mut Command) {
-    // SAFETY: called in the child between fork and exec; `prctl` is a system call that is safe there and touches no memory.
-    unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
+            if is_background {
+                give_way();
+            }
+            // If this process is killed, nobody else would end it.
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
             Ok(())
         });

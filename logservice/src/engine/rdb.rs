@@ -6,7 +6,8 @@ use std::process::Stdio;
 use durability_protocol::EngineVersion;
 use tokio::process::Command;
 
-use super::EngineError;
+use super::process::prepare;
+use super::{EngineError, EngineOptions};
 
 /// What an RDB says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,13 +18,15 @@ pub struct RdbFacts {
     pub position: Option<(String, u64)>,
 }
 
-/// Verifies the RDB at `path` as `valkey-check-rdb` of `program` does.
+/// Verifies the RDB at `path` as the engine's `valkey-check-rdb` does.
 ///
 /// # Errors
 /// It is not sound, or could not be looked at.
-pub async fn inspect_rdb(program: &Path, path: &Path) -> Result<RdbFacts, EngineError> {
+pub async fn inspect_rdb(options: &EngineOptions, path: &Path) -> Result<RdbFacts, EngineError> {
+    let program = &options.program;
     let mut command = Command::new(program);
     command.arg0("valkey-check-rdb").arg(path).stdin(Stdio::null()).kill_on_drop(true);
+    prepare(&mut command, options.is_background);
     let output = command.output().await.map_err(|source| EngineError::Start { program: program.to_owned(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::SnapshotError;
@@ -38,6 +39,8 @@ struct Ranges {
     end: u64,
     next: u64,
     ahead: Option<JoinHandle<object_store::Result<Bytes>>>,
+    /// Where requests run, wherever this is read: connections live as long as their runtime.
+    runtime: Handle,
 }
 
 impl SnapshotReader {
@@ -49,7 +52,12 @@ impl SnapshotReader {
 
     pub(super) fn of_object(objects: Arc<dyn ObjectStore>, path: ObjectPath, record: &SnapshotRecord) -> Self {
         let SnapshotRecord { file, bytes, crc32c, .. } = record;
-        Self::new(Source::Object(Ranges { objects, path, end: *bytes, next: 0, ahead: None }), file, *bytes, *crc32c)
+        Self::new(
+            Source::Object(Ranges { objects, path, end: *bytes, next: 0, ahead: None, runtime: Handle::current() }),
+            file,
+            *bytes,
+            *crc32c,
+        )
     }
 
     fn new(source: Source, name: &str, bytes: u64, crc32c: u32) -> Self {
@@ -101,7 +109,7 @@ impl Ranges {
         let range = self.next..self.end.min(self.next + RANGE_BYTES);
         self.next = range.end;
         let (objects, path) = (self.objects.clone(), self.path.clone());
-        tokio::spawn(async move { objects.get_range(&path, range).await })
+        self.runtime.spawn(async move { objects.get_range(&path, range).await })
     }
 }
 
