@@ -121,7 +121,13 @@ async fn put_snapshot(
     shard.check_seed(seed.epoch, &seed.replid, seed.offset)?;
     let draft = receive(shard.clone(), &seed, body, limits.patience.http_stalled).await?;
     // In a task of its own: a client that goes away now must not leave it half done.
-    let installed = tokio::spawn(async move { shard.install_seed(seed.epoch, &seed.replid, draft).await }).await;
+    let installed = tokio::spawn(async move {
+        let installed = shard.install_seed(seed.epoch, &seed.replid, draft).await;
+        // Not waited for: an object store may be slow, and the leader's clients wait for the seed.
+        tokio::spawn(async move { shard.remove_all_other_snapshots().await });
+        installed
+    })
+    .await;
     installed.map_err(|error| Refusal::new(Code::LogFailed, error.to_string()))??;
     Ok("ok\n")
 }

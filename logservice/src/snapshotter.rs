@@ -1,6 +1,7 @@
 //! Makes snapshots off the leader: an engine applies the newest snapshot and the log after it, saves, and what it saved is
 //! checked and rehearsed before it is stored, recorded, and the log below it dropped. One at a time for the whole service.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,65 +87,96 @@ pub enum MakeError {
     Refused(#[from] Refusal),
 }
 
-/// When a shard's next attempt is made after failures.
+/// What became of the attempts at a shard's snapshots.
 #[derive(Debug, Clone, Copy)]
-struct Backoff {
-    until: Instant,
-    next: Duration,
+struct Attempts {
+    last: Instant,
+    /// After failures.
+    not_before: Instant,
+    next_wait: Duration,
 }
 
-/// Makes snapshots when they are due or asked for, until `shutdown`.
+/// Makes snapshots when they are due or asked for, in turn, until `shutdown`.
 pub async fn run(
     service: Arc<Service>,
     options: SnapshotterOptions,
     mut requests: mpsc::Receiver<Request>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let mut backoffs = std::collections::BTreeMap::<String, Backoff>::new();
     let work = async {
+        let mut attempts = BTreeMap::<String, Attempts>::new();
+        let mut was_asked = false;
         loop {
-            let asked = tokio::time::timeout(LOOK_INTERVAL, requests.recv()).await;
-            let (shard, reply) = match asked {
-                Ok(Some(Request { shard, reply })) => (shard, Some(reply)),
-                Ok(None) => return,
-                Err(_) => {
-                    let may_try = |shard: &Arc<Shard>| {
-                        backoffs.get(shard.name()).is_none_or(|backoff| Instant::now() >= backoff.until)
-                    };
-                    let shards = service.open_shards();
-                    let due = shards.into_iter().filter(|shard| is_due(shard, options.log_bytes)).find(may_try);
-                    let Some(shard) = due else { continue };
-                    (shard, None)
-                }
+            let due = most_overdue(&service, &options, &attempts);
+            // Who asks again and again does not keep others from getting theirs.
+            let asked = match &due {
+                Some(_) if was_asked => None,
+                Some(_) => requests.try_recv().ok(),
+                None => match tokio::time::timeout(LOOK_INTERVAL, requests.recv()).await {
+                    Ok(Some(request)) => Some(request),
+                    Ok(None) => return,
+                    Err(_) => continue,
+                },
+            };
+            was_asked = asked.is_some();
+            let (shard, reply) = match (asked, due) {
+                (Some(Request { shard, reply }), _) => (shard, Some(reply)),
+                (None, Some(shard)) => (shard, None),
+                (None, None) => continue,
             };
             shard.note_snapshotting(true, None);
             let made = make(&shard, &options).await;
             let error = made.as_ref().err().map(ToString::to_string);
             shard.note_snapshotting(false, Some(error.clone()));
-            match &error {
-                None => drop(backoffs.remove(shard.name())),
-                Some(error) => {
-                    tracing::error!("shard {}: no snapshot was made: {error}", shard.name());
-                    let wait = backoffs.get(shard.name()).map_or(FIRST_RETRY, |backoff| backoff.next);
-                    let next = (wait * 2).min(LAST_RETRY);
-                    backoffs.insert(shard.name().to_owned(), Backoff { until: Instant::now() + wait, next });
-                }
+            if let Some(error) = &error {
+                tracing::error!("shard {}: no snapshot was made: {error}", shard.name());
             }
-            if let Some(reply) = reply {
-                let answer = made.map_err(|error| match error {
-                    MakeError::Refused(Refusal { code, detail }) => {
-                        Refusal::new(code, format!("no snapshot was made: {detail}"))
-                    }
-                    error => Refusal::new(Code::Err, format!("no snapshot was made: {error}")),
-                });
-                // Who asked may be gone.
-                let _ = reply.send(answer);
+            match reply {
+                // An attempt that was asked for says nothing of those that are not.
+                Some(reply) => {
+                    // Who asked may be gone.
+                    let _ = reply.send(made.map_err(refusal));
+                }
+                None => {
+                    let before = attempts.get(shard.name()).copied();
+                    attempts.insert(shard.name().to_owned(), Attempts::after(before, error.is_some()));
+                }
             }
         }
     };
     tokio::select! {
         () = work => {}
         _ = shutdown.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+impl Attempts {
+    fn after(before: Option<Self>, has_failed: bool) -> Self {
+        let now = Instant::now();
+        let wait = before.map_or(FIRST_RETRY, |before| before.next_wait);
+        match has_failed {
+            true => Attempts { last: now, not_before: now + wait, next_wait: (wait * 2).min(LAST_RETRY) },
+            false => Attempts { last: now, not_before: now, next_wait: FIRST_RETRY },
+        }
+    }
+}
+
+/// Of the shards that are due and may be tried, the one that was tried longest ago.
+fn most_overdue(
+    service: &Service,
+    options: &SnapshotterOptions,
+    attempts: &BTreeMap<String, Attempts>,
+) -> Option<Arc<Shard>> {
+    let now = Instant::now();
+    let may_try = |shard: &Arc<Shard>| attempts.get(shard.name()).is_none_or(|attempts| now >= attempts.not_before);
+    let due = service.open_shards().into_iter().filter(|shard| is_due(shard, options.log_bytes)).filter(may_try);
+    due.min_by_key(|shard| attempts.get(shard.name()).map(|attempts| attempts.last))
+}
+
+fn refusal(error: MakeError) -> Refusal {
+    match error {
+        MakeError::Refused(Refusal { code, detail }) => Refusal::new(code, format!("no snapshot was made: {detail}")),
+        error => Refusal::new(Code::Err, format!("no snapshot was made: {error}")),
     }
 }
 

@@ -5,23 +5,29 @@ use std::thread;
 use tokio::sync::oneshot;
 
 /// From now on the calling thread, and what it becomes by `exec`, runs only when nothing else wants the core, and leaves it at
-/// once. It must hold no lock for which others wait.
+/// once. Not for threads of this process: they hold locks for which others wait.
 pub fn give_way() {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the call reads its argument, which lives as long as the call. It changes only this thread's scheduling, and is safe
     // between fork and exec.
     let is_idle = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameters) } == 0;
     if !is_idle {
-        // This much is always allowed.
-        let _ = rustix::process::nice(19);
+        be_nice();
     }
+}
+
+/// From now on the calling thread gives way to others. It still gets a little of a core that is busy all the time, so that locks
+/// for which others wait are not held for long.
+pub fn be_nice() {
+    // Always allowed.
+    let _ = rustix::process::nice(19);
 }
 
 /// Runs `work` on a thread of its own that gives way. Dropping what is returned does not end it.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
     let (sender, done) = oneshot::channel();
     thread::Builder::new().name("background".to_owned()).spawn(move || {
-        give_way();
+        be_nice();
         // Who waits for it may be gone.
         let _ = sender.send(work());
     })?;

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use durability_protocol::EngineVersion;
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::background::give_way;
+use super::background::be_nice;
 use crate::resp::command::{ProtocolError, Splitter};
 use crate::resp::replica::EMPTY_RDB;
 use crate::snapshots::{SnapshotError, SnapshotReader};
@@ -21,6 +22,8 @@ use crate::store::{LogReader, ReadError};
 /// The most that is read from the log at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// How long whoever connects may take to log in.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest command of an engine in bytes: a login, and what it says of itself.
 const MAX_COMMAND_BYTES: usize = 4 << 10;
 
@@ -97,12 +100,12 @@ impl Feed {
         builder.enable_all();
         if is_background {
             // Those that read for it as well.
-            builder.on_thread_start(give_way);
+            builder.on_thread_start(be_nice);
         }
         let runtime = builder.build()?;
         std::thread::Builder::new().name("log-feed".to_owned()).spawn(move || {
             if is_background {
-                give_way();
+                be_nice();
             }
             let served = runtime.block_on(async {
                 tokio::select! {
@@ -138,11 +141,11 @@ async fn serve(listener: std::net::TcpListener, start: Start, secret: &str, sent
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
-        match Replica::log_in(stream, secret, start.engine).await {
-            Ok(Some(replica)) => return replica.serve(start, sent).await,
-            Err(error @ FeedError::OldEngine { .. }) => return Err(error),
-            // Somebody who does not know the secret: the engine is still waited for.
-            Ok(None) | Err(_) => {}
+        match tokio::time::timeout(LOGIN_TIMEOUT, Replica::log_in(stream, secret, start.engine)).await {
+            Ok(Ok(Some(replica))) => return replica.serve(start, sent).await,
+            Ok(Err(error @ FeedError::OldEngine { .. })) => return Err(error),
+            // Somebody who does not know the secret, or says nothing: the engine is still waited for.
+            Ok(Ok(None) | Err(_)) | Err(_) => {}
         }
     }
 }

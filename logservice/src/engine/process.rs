@@ -25,6 +25,12 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of its log that are kept for an error.
 const KEPT_LINES: usize = 8;
+/// How its log begins to say that it answered its primary with an error.
+const REFUSED: &str = "== CRITICAL == ";
+/// The longest that it may take to answer: digests and saves take as long as the data is large.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The longest that it may take to end by itself once a connection to it has broken.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Databases that a shard may use: as many as a leader may be configured with, within reason.
 const DATABASES: u32 = 16_384;
 
@@ -43,7 +49,7 @@ pub struct EngineOptions {
 pub struct Engine {
     child: Child,
     client: Client,
-    output: Arc<Mutex<VecDeque<String>>>,
+    output: Arc<Mutex<Output>>,
     version: EngineVersion,
 }
 
@@ -68,6 +74,10 @@ impl Engine {
         let home = home.map_err(system("cannot create a temporary directory"))?;
         let socket = home.path().join("engine.sock");
         let mut command = Command::new(&options.program);
+        // What this process is told of an object store is not for modules that the engine loads.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_")) {
+            command.env_remove(name);
+        }
         command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         prepare(&mut command, options.is_background);
         let mut child = command.spawn().map_err(not_started)?;
@@ -79,7 +89,7 @@ impl Engine {
         let mut stdin = child.stdin.take().ok_or_else(|| not_started(std::io::ErrorKind::BrokenPipe.into()))?;
         stdin.write_all(configuration.as_bytes()).await.map_err(system("cannot configure valkey-server"))?;
         drop(stdin);
-        let output = Arc::new(Mutex::new(VecDeque::new()));
+        let output = Arc::new(Mutex::new(Output::default()));
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(keep_last_lines(stdout, output.clone()));
         }
@@ -122,9 +132,9 @@ impl Engine {
     /// # Errors
     /// The engine ended or stands still, or the feed broke off.
     pub async fn apply(&mut self, feed: &mut Feed) -> Result<u64, EngineError> {
-        self.client.ask(&["CONFIG", "SET", "primaryauth", &feed.secret]).await?;
+        self.ask(&["CONFIG", "SET", "primaryauth", &feed.secret]).await?;
         let (host, port) = (feed.address.ip().to_string(), feed.address.port().to_string());
-        self.client.ask(&["REPLICAOF", &host, &port]).await?;
+        self.ask(&["REPLICAOF", &host, &port]).await?;
         let mut last: Option<Progress> = None;
         let mut moved = Instant::now();
         loop {
@@ -132,7 +142,10 @@ impl Engine {
             if let Some(error) = feed.failure() {
                 return Err(error.into());
             }
-            let progress = self.progress(feed).await?;
+            let progress = match self.progress(feed).await {
+                Ok(progress) => progress,
+                Err(error) => return Err(self.ended_or(error).await),
+            };
             let is_same = last == Some(progress);
             if progress.is_linked && progress.received == feed.end && (is_same || progress.applied == feed.end) {
                 // What is received is applied within the turn of the event loop that received it.
@@ -148,8 +161,22 @@ impl Engine {
         }
     }
 
+    async fn ask(&mut self, command: &[&str]) -> Result<String, EngineError> {
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.client.ask(command)).await;
+        asked.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+            Err(EngineError::Answer { command: command.join(" "), reason })
+        })
+    }
+
+    /// Why it ended, if it did, instead of what was noticed first.
+    async fn ended_or(&mut self, error: EngineError) -> EngineError {
+        let _ = tokio::time::timeout(END_TIMEOUT, self.child.wait()).await;
+        check_alive(&mut self.child, &self.output).err().unwrap_or(error)
+    }
+
     async fn progress(&mut self, feed: &Feed) -> Result<Progress, EngineError> {
-        let info = self.client.ask(&["INFO", "replication"]).await?;
+        let info = self.ask(&["INFO", "replication"]).await?;
         let number = |name| info_field(&info, name).and_then(|value| value.parse().ok()).unwrap_or(0);
         Ok(Progress {
             is_linked: info_field(&info, "master_link_status") == Some("up"),
@@ -163,16 +190,16 @@ impl Engine {
     pub async fn contents(&mut self) -> Result<Contents, EngineError> {
         // The digest leaves out fields of hashes whose time has come, so it would change by itself. Only the source of an import
         // sees everything, and only on a server that is no replica.
-        self.client.ask(&["REPLICAOF", "NO", "ONE"]).await?;
-        self.client.ask(&["CLIENT", "IMPORT-SOURCE", "ON"]).await?;
-        let info = self.client.ask(&["INFO", "keyspace"]).await?;
-        let digest = self.client.ask(&["DEBUG", "DIGEST"]).await?;
+        self.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+        self.ask(&["CLIENT", "IMPORT-SOURCE", "ON"]).await?;
+        let info = self.ask(&["INFO", "keyspace"]).await?;
+        let digest = self.ask(&["DEBUG", "DIGEST"]).await?;
         Ok(Contents { keys: parse_keyspace(&info), digest })
     }
 
     /// Saves what it holds to the file that it was started with.
     pub async fn save(&mut self) -> Result<(), EngineError> {
-        let saved = self.client.ask(&["SAVE"]).await;
+        let saved = self.ask(&["SAVE"]).await;
         if saved.is_err() {
             check_alive(&mut self.child, &self.output)?;
         }
@@ -228,6 +255,8 @@ fn configuration(options: &EngineOptions, socket: &Path, file: &Path) -> Result<
     out +=
         "save \"\"\nappendonly no\nrdbcompression yes\nrdbchecksum yes\nreplica-read-only yes\nrepl-backlog-size 1mb\n";
     out += "repl-diskless-load swapdb\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
+    // What it cannot apply is not passed over, as a replica does unless told otherwise: it ends.
+    out += "propagation-error-behavior panic\n";
     // Nothing expires by itself either, whether it follows a feed or not.
     out += "import-mode yes\n";
     out += "latency-tracking no\nactivedefrag no\nio-threads 1\ncluster-enabled no\ntls-replication no\n";
@@ -249,24 +278,40 @@ pub(super) fn prepare(command: &mut Command, is_background: bool) {
     }
 }
 
-async fn keep_last_lines(stdout: impl AsyncRead + Unpin, kept: Arc<Mutex<VecDeque<String>>>) {
+/// What an engine wrote.
+#[derive(Debug, Default)]
+struct Output {
+    last: VecDeque<String>,
+    /// What it could not apply: the report of its end, which follows, is long.
+    refused: Option<String>,
+}
+
+async fn keep_last_lines(stdout: impl AsyncRead + Unpin, output: Arc<Mutex<Output>>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         tracing::debug!("valkey-server: {line}");
-        let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if kept.len() == KEPT_LINES {
-            kept.pop_front();
+        let mut output = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, refused)) = line.split_once(REFUSED) {
+            output.refused.get_or_insert_with(|| refused.trim().to_owned());
         }
-        kept.push_back(line);
+        if output.last.len() == KEPT_LINES {
+            output.last.pop_front();
+        }
+        output.last.push_back(line);
     }
 }
 
-fn text(output: &Mutex<VecDeque<String>>) -> String {
-    let kept = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    kept.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+fn text(output: &Mutex<Output>) -> String {
+    let output = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(refused) = &output.refused {
+        return format!(
+            "it cannot apply the log: {refused} (a module that the data needs? --valkey-conf names a file with loadmodule)"
+        );
+    }
+    output.last.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-fn check_alive(child: &mut Child, output: &Mutex<VecDeque<String>>) -> Result<(), EngineError> {
+fn check_alive(child: &mut Child, output: &Mutex<Output>) -> Result<(), EngineError> {
     match child.try_wait() {
         Ok(None) => Ok(()),
         Ok(Some(status)) => Err(EngineError::Ended { status: status.to_string(), output: text(output) }),

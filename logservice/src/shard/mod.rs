@@ -37,9 +37,6 @@ pub struct Shard {
     acceptance: Arc<Acceptance>,
     /// Held while the terms are changed and stored. Taken before the acceptance's lock, never while holding it.
     changing: tokio::sync::Mutex<()>,
-    /// Held from before a snapshot is stored until it is recorded and others are removed, which may take as long as an object
-    /// store takes. Taken before `changing`, never while holding it: leases must be renewed meanwhile.
-    changing_snapshots: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
 }
 
@@ -84,7 +81,6 @@ impl Shard {
             snapshotting: Mutex::default(),
             acceptance,
             changing: tokio::sync::Mutex::new(()),
-            changing_snapshots: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),
         };
         tracing::info!(

@@ -17,15 +17,12 @@ impl Shard {
     }
 
     /// Replaces the log by the snapshot in `draft`: base and end become the offset where it stands, and the leader of `epoch`
-    /// counts as having begun there under `replid`. Must not be dropped half-way.
+    /// counts as having begun there under `replid`. What was stored before is left for [`Shard::remove_all_other_snapshots`]. Must
+    /// not be dropped half-way.
     pub async fn install_seed(&self, epoch: u64, replid: &str, draft: Draft) -> Result<(), Refusal> {
-        let _snapshots = self.changing_snapshots.lock().await;
-        self.check_seed(epoch, replid, draft.offset())?;
         let engine = self.accepting().terms.engine();
-        let record = self.store_snapshot(draft, Origin { replid, engine, contents: None }).await?;
-        let installed = self.install_snapshot(epoch, replid, record).await;
-        self.remove_other_snapshots().await;
-        installed
+        let (record, _stored) = self.store_snapshot(draft, Origin { replid, engine, contents: None }).await?;
+        self.install_snapshot(epoch, replid, record).await
     }
 
     async fn install_snapshot(&self, epoch: u64, replid: &str, record: SnapshotRecord) -> Result<(), Refusal> {
@@ -48,8 +45,9 @@ impl Shard {
         accepting.terms = terms;
         accepting.end = offset;
         drop(accepting);
-        self.notifier().set_durable(offset);
+        // First, so that no replica of the old log is sent a byte of the new one.
         self.notifier().restart_streams();
+        self.notifier().set_durable(offset);
         tracing::info!("shard {}: seed of epoch {epoch} installed; the log begins at {offset} as {replid}", self.name);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use durability_protocol::{Code, EngineVersion, Refusal};
 
 use super::Shard;
-use crate::snapshots::{Draft, SnapshotError, SnapshotReader, SnapshotStore};
+use crate::snapshots::{Draft, SnapshotError, SnapshotReader, SnapshotStore, Stored};
 use crate::store::{Contents, Manifest, SnapshotRecord};
 
 /// How the making of snapshots goes.
@@ -75,13 +75,13 @@ impl Shard {
         origin: Origin<'_>,
         keep: usize,
     ) -> Result<SnapshotRecord, Refusal> {
-        let _snapshots = self.changing_snapshots.lock().await;
-        let record = self.store_snapshot(draft, origin).await?;
+        let (record, stored) = self.store_snapshot(draft, origin).await?;
         let recorded = self.record_snapshot(made_of, record.clone(), keep).await;
+        drop(stored);
         if let Ok(base) = recorded {
             self.drop_log_below(base).await;
         }
-        self.remove_other_snapshots().await;
+        self.remove_all_other_snapshots().await;
         recorded.map(|_| record)
     }
 
@@ -117,30 +117,48 @@ impl Shard {
         tracing::warn!("shard {}: log that is not needed stays: {error}", self.name);
     }
 
-    /// Removes snapshots that a crash has left.
+    /// Removes snapshots that a crash has left. Not those above the newest that is recorded: if this is an older copy of a
+    /// directory that is served elsewhere, they are needed there. The next snapshot removes them.
     pub async fn clean_up_snapshots(&self) {
-        let _snapshots = self.changing_snapshots.lock().await;
-        self.remove_other_snapshots().await;
+        let newest = self.store.manifest().newest_snapshot().map_or(0, |newest| newest.offset);
+        self.remove_other_snapshots(newest).await;
     }
 
-    /// Removes all that the manifest does not record. The caller holds the lock on changes of snapshots.
-    pub(super) async fn remove_other_snapshots(&self) {
-        if let Err(error) = self.snapshots.remove_others(&self.store.manifest()).await {
+    /// Removes all that the manifest does not record and nobody uses.
+    pub async fn remove_all_other_snapshots(&self) {
+        self.remove_other_snapshots(u64::MAX).await;
+    }
+
+    /// Removes all up to `offset` that the manifest does not record and nobody uses.
+    pub(super) async fn remove_other_snapshots(&self, offset: u64) {
+        let is_needed = |file: &str, stands_at: u64| {
+            // After a failure the manifest on the medium may be another. What is on its way from being stored to being recorded
+            // is in use until it is recorded, so the manifest is looked at last.
+            stands_at > offset
+                || self.check_not_failed().is_err()
+                || self.store.manifest().snapshots.iter().any(|record| record.file == file)
+        };
+        if let Err(error) = self.snapshots.remove_others(&self.store.manifest(), is_needed).await {
             tracing::warn!("shard {}: snapshots that are not needed stay: {error}", self.name);
         }
     }
 
-    /// Stores a draft; answers what is to be recorded. The caller holds the lock on changes of snapshots.
-    pub(super) async fn store_snapshot(&self, draft: Draft, origin: Origin<'_>) -> Result<SnapshotRecord, Refusal> {
+    /// Stores a draft; answers what is to be recorded, and what keeps it until then.
+    pub(super) async fn store_snapshot(
+        &self,
+        draft: Draft,
+        origin: Origin<'_>,
+    ) -> Result<(SnapshotRecord, Stored), Refusal> {
         let (offset, bytes, crc32c) = (draft.offset(), draft.bytes(), draft.crc32c());
         let stored = self.snapshots.put(draft).await;
-        let file = stored.map_err(|error| {
+        let stored = stored.map_err(|error| {
             let code = if error.is_no_space() { Code::NoSpace } else { Code::Err };
             Refusal::new(code, error.to_string())
         })?;
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let Origin { replid, engine, contents } = origin;
-        Ok(SnapshotRecord { offset, file, bytes, crc32c, replid: replid.to_owned(), engine, time_ms, contents })
+        let (file, replid) = (stored.file.clone(), replid.to_owned());
+        Ok((SnapshotRecord { offset, file, bytes, crc32c, replid, engine, time_ms, contents }, stored))
     }
 }
 

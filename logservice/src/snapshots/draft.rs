@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::{SnapshotError, SnapshotReader};
+use super::{SnapshotError, SnapshotReader, Use};
 use crate::store::{FileError, InFile};
 
 /// Synced whenever that much was written, so that the last sync is short: leadership cannot change during it, and the
@@ -18,6 +18,8 @@ pub struct Draft {
     path: PathBuf,
     /// Below which name it is to be stored.
     pub(super) name: String,
+    /// That name.
+    in_use: Use,
     offset: u64,
     file: File,
     bytes: u64,
@@ -28,15 +30,16 @@ pub struct Draft {
 
 impl Draft {
     /// Creates the file at `path`, for a snapshot that stands at `offset` and will be called `name`. Blocks on I/O.
-    pub(super) fn create(path: PathBuf, name: String, offset: u64) -> Result<Self, SnapshotError> {
+    pub(super) fn create(path: PathBuf, name: String, in_use: Use, offset: u64) -> Result<Self, SnapshotError> {
         let file = File::create_new(&path).in_file("cannot create", &path)?;
-        Ok(Draft { path, name, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false })
+        Ok(Draft { path, name, in_use, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false })
     }
 
     /// Takes over the file at `path`, that somebody else wrote, and reads it. Blocks on I/O.
-    pub(super) fn adopt(path: PathBuf, name: String, offset: u64) -> Result<Self, SnapshotError> {
+    pub(super) fn adopt(path: PathBuf, name: String, in_use: Use, offset: u64) -> Result<Self, SnapshotError> {
         let file = File::open(&path).in_file("cannot open", &path)?;
-        let mut draft = Draft { path, name, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false };
+        let mut draft =
+            Draft { path, name, in_use, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false };
         let mut buffer = vec![0; READ_BYTES];
         loop {
             match draft.file.read(&mut buffer) {
@@ -71,7 +74,13 @@ impl Draft {
     /// Reads what was written.
     pub fn reader(&self) -> Result<SnapshotReader, SnapshotError> {
         let file = File::open(&self.path).in_file("cannot open", &self.path)?;
-        Ok(SnapshotReader::of_file(file, &self.name, self.bytes, self.crc32c))
+        let in_use = self.in_use.again();
+        Ok(SnapshotReader::of_file(file, &self.name, self.bytes, self.crc32c, in_use))
+    }
+
+    /// Keeps what it is stored as from being removed.
+    pub(super) fn use_stored(&self) -> Use {
+        self.in_use.again()
     }
 
     /// Where it is until it is stored.

@@ -4,9 +4,11 @@
 //! recorded in the manifest. What is stored and not recorded is removed when its shard is opened, and by the next snapshot.
 
 mod draft;
+mod in_use;
 mod reader;
 
 pub use draft::Draft;
+pub use in_use::Use;
 pub use reader::SnapshotReader;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +23,8 @@ use object_store::path::Path as ObjectPath;
 use object_store::{BackoffConfig, GetResultPayload, ObjectStore, ObjectStoreExt, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
+use self::in_use::InUse;
+use crate::store::file_store::files::sync_directory;
 use crate::store::{FileError, InFile, Manifest, SnapshotRecord};
 
 /// Appended to the name of a snapshot that is not stored yet.
@@ -117,6 +121,15 @@ pub struct SnapshotStore {
     local: Option<PathBuf>,
     /// Where drafts are written otherwise.
     drafts: PathBuf,
+    in_use: Arc<InUse>,
+}
+
+/// A snapshot that is stored. It is not removed as long as this lives, recorded or not.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its name.
+    pub file: String,
+    _in_use: Use,
 }
 
 impl SnapshotStore {
@@ -142,7 +155,7 @@ impl SnapshotStore {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries());
         let objects = Arc::new(builder.build().map_err(|error| wrong(error.to_string()))?);
-        Ok(SnapshotStore { objects, prefix, local: None, drafts })
+        Ok(SnapshotStore { objects, prefix, local: None, drafts, in_use: Arc::default() })
     }
 
     fn local(root: PathBuf, drafts: PathBuf) -> Result<Self, LocationError> {
@@ -150,14 +163,15 @@ impl SnapshotStore {
         let prefix = ObjectPath::from_absolute_path(&root)
             .map_err(|error| LocationError::Url { url: root.display().to_string(), reason: error.to_string() })?;
         let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
-        Ok(SnapshotStore { objects, prefix, local: Some(root), drafts })
+        Ok(SnapshotStore { objects, prefix, local: Some(root), drafts, in_use: Arc::default() })
     }
 
     /// A draft of a snapshot of the shard of `manifest` that will stand at `offset`. Its name has a random part: a snapshot
     /// never takes the place of another. Blocks on I/O.
     pub fn draft(&self, manifest: &Manifest, offset: u64) -> Result<Draft, SnapshotError> {
         let (path, name) = self.name(manifest, offset)?;
-        Draft::create(path, name, offset)
+        let in_use = self.in_use.begin(&name);
+        Draft::create(path, name, in_use, offset)
     }
 
     /// As [`SnapshotStore::draft`], from a file that is there already: it is moved if it lies in
@@ -165,7 +179,8 @@ impl SnapshotStore {
     pub fn adopt(&self, manifest: &Manifest, offset: u64, written: &Path) -> Result<Draft, SnapshotError> {
         let (path, name) = self.name(manifest, offset)?;
         std::fs::rename(written, &path).in_file("cannot rename a snapshot to", &path)?;
-        Draft::adopt(path, name, offset)
+        let in_use = self.in_use.begin(&name);
+        Draft::adopt(path, name, in_use, offset)
     }
 
     /// Where files for [`SnapshotStore::adopt`] are written. Blocks on I/O.
@@ -174,7 +189,13 @@ impl SnapshotStore {
             Some(root) => root.join(place(manifest)),
             None => self.drafts.clone(),
         };
-        std::fs::create_dir_all(&directory).in_file("cannot create", &directory)?;
+        if !directory.is_dir() {
+            std::fs::create_dir_all(&directory).in_file("cannot create", &directory)?;
+            // What is stored in it is durable only if it is itself: a rename syncs no more than the directory it is in.
+            for parent in directory.ancestors().skip(1).take(2) {
+                sync_directory(parent)?;
+            }
+        }
         Ok(directory)
     }
 
@@ -189,7 +210,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// It could not be stored; nothing of it is left, or what is left is removed later.
-    pub async fn put(&self, mut draft: Draft) -> Result<String, SnapshotError> {
+    pub async fn put(&self, mut draft: Draft) -> Result<Stored, SnapshotError> {
         let to = self.object_path(&draft.name);
         let file = draft.name.clone();
         let failed = |source| SnapshotError::Object { action: "cannot store", file: file.clone(), source };
@@ -211,25 +232,27 @@ impl SnapshotStore {
             }
             tokio::io::AsyncWriteExt::shutdown(&mut writer).await.map_err(not_stored)?;
         }
-        Ok(file)
+        let _in_use = draft.use_stored();
+        Ok(Stored { file, _in_use })
     }
 
     /// Opens a recorded snapshot, and checks its length; its bytes are verified as they are read.
     pub async fn get(&self, record: &SnapshotRecord) -> Result<SnapshotReader, SnapshotError> {
+        let in_use = self.in_use.begin(&record.file);
         let path = self.object_path(&record.file);
         let failed = |source| SnapshotError::Object { action: "cannot open", file: record.file.clone(), source };
         if self.local.is_none() {
             let found = self.objects.head(&path).await.map_err(failed)?.size;
             check_size(record, found)?;
-            return Ok(SnapshotReader::of_object(self.objects.clone(), path, record));
+            return Ok(SnapshotReader::of_object(self.objects.clone(), path, record, in_use));
         }
         let opened = self.objects.get(&path).await.map_err(failed)?;
         check_size(record, opened.meta.size)?;
         match opened.payload {
             GetResultPayload::File(file, _) => {
-                Ok(SnapshotReader::of_file(file, &record.file, record.bytes, record.crc32c))
+                Ok(SnapshotReader::of_file(file, &record.file, record.bytes, record.crc32c, in_use))
             }
-            GetResultPayload::Stream(_) => Ok(SnapshotReader::of_object(self.objects.clone(), path, record)),
+            GetResultPayload::Stream(_) => Ok(SnapshotReader::of_object(self.objects.clone(), path, record, in_use)),
         }
     }
 
@@ -265,28 +288,36 @@ impl SnapshotStore {
             let path = entry.in_file("cannot list", &directory)?.path();
             if path.is_dir() {
                 std::fs::remove_dir_all(&path).in_file("cannot remove", &path)?;
-            } else if !path.file_name().and_then(|name| name.to_str()).is_some_and(is_snapshot_name) {
+            } else if path.file_name().and_then(|name| name.to_str()).and_then(snapshot_offset).is_none() {
                 std::fs::remove_file(&path).in_file("cannot remove", &path)?;
             }
         }
         Ok(())
     }
 
-    /// Removes snapshots that are stored for the shard of `manifest` and not recorded in it. None may be on its way from
-    /// being stored to being recorded.
-    pub async fn remove_others(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
+    /// Removes snapshots of the shard of `manifest` that nobody uses and that `is_needed` does not want, which is asked for each by
+    /// its name and offset, after it was seen that nobody uses it.
+    pub async fn remove_others(
+        &self,
+        manifest: &Manifest,
+        is_needed: impl Fn(&str, u64) -> bool,
+    ) -> Result<(), SnapshotError> {
         let place = place(manifest);
         let failed = |source| SnapshotError::Object { action: "cannot clean up", file: place.clone(), source };
         let of_shard = self.object_path(&place);
         let mut found = self.objects.list(Some(&of_shard)).map_ok(|meta| meta.location).boxed();
-        let recorded: Vec<_> = manifest.snapshots.iter().map(|record| self.object_path(&record.file)).collect();
         while let Some(path) = found.try_next().await.map_err(failed)? {
-            if is_snapshot(&path) && !recorded.contains(&path) {
-                match self.objects.delete(&path).await {
-                    Ok(()) => tracing::debug!("removed {path}, a snapshot that is not needed"),
-                    Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(failed(error)),
-                }
+            let Some((name, offset)) = path.filename().and_then(|name| Some((name, snapshot_offset(name)?))) else {
+                continue;
+            };
+            let file = format!("{place}/{name}");
+            if self.in_use.contains(&file) || is_needed(&file, offset) {
+                continue;
+            }
+            match self.objects.delete(&path).await {
+                Ok(()) => tracing::debug!("removed {path}, a snapshot that is not needed"),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed(error)),
             }
         }
         Ok(())
@@ -303,13 +334,14 @@ fn retries() -> RetryConfig {
     RetryConfig { backoff, max_retries: MAX_RETRIES, retry_timeout: RETRY_AT_MOST }
 }
 
-fn is_snapshot(path: &ObjectPath) -> bool {
-    path.filename().is_some_and(is_snapshot_name)
-}
-
-/// Whether a file is a stored snapshot, by its name, and not something on its way to be one.
-fn is_snapshot_name(name: &str) -> bool {
-    name.len() > 20 && name.as_bytes()[..20].iter().all(u8::is_ascii_digit) && name.ends_with(".rdb")
+/// Where a stored snapshot stands, by its name; none if that is something on its way to be one.
+fn snapshot_offset(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".rdb")?.split_once('-')?.0;
+    if digits.len() == 20 {
+        digits.parse().ok()
+    } else {
+        None
+    }
 }
 
 /// The name of a shard's own place among all snapshots.

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::SnapshotError;
+use super::{SnapshotError, Use};
 use crate::store::SnapshotRecord;
 
 /// The most that is read from a file at a time.
@@ -25,6 +25,7 @@ pub struct SnapshotReader {
     expected_crc32c: u32,
     crc32c: u32,
     left: u64,
+    _in_use: Use,
 }
 
 enum Source {
@@ -44,24 +45,32 @@ struct Ranges {
 }
 
 impl SnapshotReader {
-    pub(super) fn of_file(file: std::fs::File, name: &str, bytes: u64, crc32c: u32) -> Self {
+    pub(super) fn of_file(file: std::fs::File, name: &str, bytes: u64, crc32c: u32, in_use: Use) -> Self {
         let mut file = tokio::fs::File::from_std(file);
         file.set_max_buf_size(CHUNK_BYTES as usize);
-        Self::new(Source::File(file), name, bytes, crc32c)
+        Self::new(Source::File(file), name, bytes, crc32c, in_use)
     }
 
-    pub(super) fn of_object(objects: Arc<dyn ObjectStore>, path: ObjectPath, record: &SnapshotRecord) -> Self {
+    pub(super) fn of_object(
+        objects: Arc<dyn ObjectStore>,
+        path: ObjectPath,
+        record: &SnapshotRecord,
+        in_use: Use,
+    ) -> Self {
         let SnapshotRecord { file, bytes, crc32c, .. } = record;
-        Self::new(
-            Source::Object(Ranges { objects, path, end: *bytes, next: 0, ahead: None, runtime: Handle::current() }),
-            file,
-            *bytes,
-            *crc32c,
-        )
+        let ranges = Ranges { objects, path, end: *bytes, next: 0, ahead: None, runtime: Handle::current() };
+        Self::new(Source::Object(ranges), file, *bytes, *crc32c, in_use)
     }
 
-    fn new(source: Source, name: &str, bytes: u64, crc32c: u32) -> Self {
-        SnapshotReader { source, file: name.to_owned(), expected_crc32c: crc32c, crc32c: 0, left: bytes }
+    fn new(source: Source, name: &str, bytes: u64, crc32c: u32, in_use: Use) -> Self {
+        SnapshotReader {
+            source,
+            file: name.to_owned(),
+            expected_crc32c: crc32c,
+            crc32c: 0,
+            left: bytes,
+            _in_use: in_use,
+        }
     }
 
     /// The next bytes; `None` behind the last. The last come only if the checksum of the whole is right: who passes on what it

@@ -124,3 +124,36 @@ fn a_full_disk_and_a_failed_sync_as_a_client_sees_them() {
     assert_eq!(epoch, 1, "other shards go on");
     service.stop();
 }
+
+/// Whatever step of a seed's manifest fails, what a restart finds names a snapshot that is there.
+#[test]
+fn a_seed_whose_manifest_fails_leaves_a_log_with_its_snapshot() {
+    for failing in [
+        Step::ManifestCreate,
+        Step::ManifestWrite,
+        Step::ManifestSync,
+        Step::ManifestRename,
+        Step::ManifestDirectorySync,
+    ] {
+        let _scenario = FailScenario::setup();
+        let directory = tempfile::tempdir().expect("tempdir");
+        let service = Service::start(directory.path(), &[]).expect("starts");
+        let (_leader, epoch, _) = service.lead("s1", "n1", A);
+        let seed = |offset: u64| format!("PUT /shards/s1/snapshot?epoch={epoch}&offset={offset}&replid={A} HTTP/1.1");
+        let (first, second) = (pattern(1, 1000), pattern(2, 2000));
+        assert_eq!(service.http(&seed(100), &first).0, 200);
+        configure(failing, "return(eio)");
+        let (status, text) = service.http(&seed(200), &second);
+        assert!(status != 200, "{failing:?}: {text}");
+        fail::remove(failing.name());
+        service.stop();
+        let service = Service::start(directory.path(), &[]).expect("starts again");
+        let mut replica = service.connect();
+        let answer = replica.psync("s1", "?", -1);
+        let (offset, rdb) = if answer.ends_with(" 100") { (100, &first) } else { (200, &second) };
+        assert_eq!(answer, format!("+FULLRESYNC {A} {offset}"), "{failing:?}");
+        assert_eq!(replica.line(), format!("${}", rdb.len()));
+        assert!(replica.bytes(rdb.len()) == **rdb, "{failing:?}");
+        service.stop();
+    }
+}

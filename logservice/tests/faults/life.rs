@@ -108,11 +108,13 @@ fn replace(log: &Log, change: impl FnOnce(&mut Manifest)) -> Result<(), String> 
 fn leave_what_a_crash_leaves(directory: &Path, end: u64) {
     let path = segments(directory).pop().expect("a segment");
     let header = SegmentHeader::decode(&read_at(&path, 0, SEGMENT_HEADER_BYTES as usize)).expect("sound");
-    let torn = RecordHeader::following(0, 1000, 1, end, 0, 1).encode(header.salt);
-    let mut position = SEGMENT_HEADER_BYTES;
+    let (mut position, mut running_checksum) = (SEGMENT_HEADER_BYTES, header.running_checksum);
     while let Some(record) = RecordHeader::decode(&read_at(&path, position, RECORD_HEADER_BYTES), header.salt) {
         position += record_bytes(record.payload_bytes as usize) as u64;
+        running_checksum = record.running_checksum;
     }
+    // The payload never came.
+    let torn = RecordHeader::following(running_checksum, 1000, 1, end, 0, 1).encode(header.salt);
     overwrite(&path, position, &torn);
     fs::write(directory.join("log/unnamed"), b"x").expect("written");
 }

@@ -472,6 +472,26 @@ snapshotted_server {--valkey-server /nowhere/valkey-server --segment-mb 2} {} {
     }
 }
 
+snapshotted_server {} {server {databases 20000}} {
+    test "What the engine cannot apply is not left out of a snapshot: none is made, and the log stays" {
+        r set before 1
+        r select 19999
+        r set beyond 1
+        r select 9
+        wait_until_durable
+        set end [log_status end]
+        assert_error {ERR no snapshot was made: *cannot apply the log: *DB index is out of range*} {
+            log_service LOG.SNAPSHOT $::shard
+        }
+        assert_equal [list 0 0 $end] [lmap field {base snapshots end} {log_status $field}]
+        crash_and_restart_both
+        assert_equal 1 [r get before]
+        r select 19999
+        assert_equal 1 [r get beyond]
+        r select 9
+    }
+}
+
 # Saving takes long with this.
 set ::slow_save [file normalize [tmpfile slow-save]]
 touch $::slow_save

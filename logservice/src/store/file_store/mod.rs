@@ -58,7 +58,10 @@ struct Shared {
     segments: Arc<Segments>,
     spare: Arc<Spare>,
     writer: Mutex<Writer>,
+    /// Held for an instant.
     manifest: Mutex<Manifest>,
+    /// Held while the manifest is replaced, which takes as long as the disk does.
+    replacing: Mutex<()>,
     events: Arc<dyn StoreEvents>,
     appends: AtomicU64,
     fsyncs: AtomicU64,
@@ -98,6 +101,7 @@ pub fn open(
         spare,
         writer: Mutex::new(writer),
         manifest: Mutex::new(found.manifest),
+        replacing: Mutex::default(),
         events,
         appends: AtomicU64::new(0),
         fsyncs: AtomicU64::new(0),
@@ -142,18 +146,17 @@ impl Shared {
         }
     }
 
-    fn replace_manifest(&self, manifest: &mut Manifest, next: Manifest) -> Result<(), ManifestError> {
-        if manifest.revision + 1 != next.revision {
-            return Err(ManifestError::Conflict {
-                expected: next.revision.saturating_sub(1),
-                found: manifest.revision,
-            });
+    /// The caller holds `replacing`.
+    fn replace_manifest(&self, next: Manifest) -> Result<(), ManifestError> {
+        let found = lock(&self.manifest).revision;
+        if found + 1 != next.revision {
+            return Err(ManifestError::Conflict { expected: next.revision.saturating_sub(1), found });
         }
         open::write_manifest(&self.directory, &next).map_err(|error| match error {
             ReplaceError::Unchanged(error) if error.is_no_space() => ManifestError::NoSpace(error),
             ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => ManifestError::Unknown(error),
         })?;
-        *manifest = next;
+        *lock(&self.manifest) = next;
         Ok(())
     }
 
@@ -188,7 +191,10 @@ impl Store for FileStore {
 
     fn replace_manifest(&self, next: Manifest) -> Result<(), ManifestError> {
         let led = next.leader.is_some();
-        self.shared.replace_manifest(&mut lock(&self.shared.manifest), next)?;
+        {
+            let _replacing = lock(&self.shared.replacing);
+            self.shared.replace_manifest(next)?;
+        }
         // A shard takes space when it gets a leader, not when somebody asks for its status.
         if led && self.shared.segments.usage().0 == 0 {
             self.shared.spare.prepare(true);
@@ -198,10 +204,10 @@ impl Store for FileStore {
 
     fn restart(&self, mut next: Manifest) -> Result<(), ManifestError> {
         let mut writer = lock(&self.shared.writer);
-        let mut manifest = lock(&self.shared.manifest);
-        next.generation = manifest.generation + 1;
+        let replacing = lock(&self.shared.replacing);
+        next.generation = lock(&self.shared.manifest).generation + 1;
         let (generation, base) = (next.generation, next.base);
-        if let Err(error) = self.shared.replace_manifest(&mut manifest, next) {
+        if let Err(error) = self.shared.replace_manifest(next) {
             if let ManifestError::Unknown(error) = &error {
                 // A restart may find the new log, so nothing that is appended to the old one may be acknowledged.
                 self.shared.queue.close();
@@ -212,7 +218,7 @@ impl Store for FileStore {
         (writer.generation, writer.end, writer.running_checksum, writer.active) = (generation, base, 0, None);
         let old = self.shared.segments.take_all();
         drop(writer);
-        drop(manifest);
+        drop(replacing);
         // The new log stands whether or not these go; what stays is removed when the shard is next opened.
         if let Err(error) = self.shared.release(old) {
             tracing::warn!("old log not deleted yet: {error}");

@@ -57,13 +57,14 @@ pub fn scan_segment(segment: &Segment) -> Result<Scanned, FileError> {
             header.offset == end && header.running_checksum == header.checksum_after(running_checksum)
         };
         let Some(header) = header.filter(follows) else {
-            break examine_tail(&mut window, position, end, salt, header).in_file("cannot read", &segment.path)?;
+            break examine_tail(&mut window, position, (end, running_checksum), salt, header)
+                .in_file("cannot read", &segment.path)?;
         };
         let payload = window
             .get(position + RECORD_HEADER_BYTES as u64, header.payload_bytes as usize)
             .in_file("cannot read", &segment.path)?;
         if payload.len() < header.payload_bytes as usize || crc32c::crc32c(payload) != header.payload_crc32c {
-            break examine_tail(&mut window, position, end, salt, Some(header))
+            break examine_tail(&mut window, position, (end, running_checksum), salt, Some(header))
                 .in_file("cannot read", &segment.path)?;
         }
         segment.note_record(end, position);
@@ -80,12 +81,17 @@ pub fn scan_segment(segment: &Segment) -> Result<Scanned, FileError> {
 fn examine_tail(
     window: &mut Window<'_>,
     position: u64,
-    end: u64,
+    (end, running_checksum): (u64, u32),
     salt: u32,
     unsound: Option<RecordHeader>,
 ) -> std::io::Result<Tail> {
     if let Some(header) = unsound.filter(|header| header.offset != end) {
         let reason = format!("a record at offset {} stands where offset {end} continues", header.offset);
+        return Ok(Tail::Damaged { reason });
+    }
+    if unsound.is_some_and(|header| header.running_checksum != header.checksum_after(running_checksum)) {
+        // A header whose own checksum holds was written whole.
+        let reason = format!("the record of offset {end} does not follow the one before it");
         return Ok(Tail::Damaged { reason });
     }
     let mut at = position;
