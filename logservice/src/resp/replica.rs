@@ -28,6 +28,8 @@ use crate::store::{LogReader, ReadError};
 const CHUNK_BYTES: usize = 256 << 10;
 /// Longest command of a replica in bytes: it only acknowledges.
 const MAX_COMMAND_BYTES: usize = 4 << 10;
+/// As much of a replica's address as log lines show.
+const MAX_ADDRESS_BYTES: usize = 256;
 /// A data set without keys, in a format that every Valkey version reads; the checksum is zero, which means none.
 pub const EMPTY_RDB: &[u8] = b"REDIS0011\xff\0\0\0\0\0\0\0\0";
 
@@ -49,7 +51,7 @@ impl ReplicaInfo {
                 b"ack" | b"getack" => return Ok(None),
                 b"listening-port" => self.port = Some(number(value, "listening-port")?),
                 b"version" => self.version = Some(engine_version(value)?),
-                b"ip-address" => self.ip = Some(text(value)?.chars().take(256).collect()),
+                b"ip-address" => self.ip = Some(shown_address(value)?),
                 _ => {}
             }
         }
@@ -69,6 +71,14 @@ impl ReplicaInfo {
             _ => peer.to_owned(),
         }
     }
+}
+
+/// An address as log lines show it. Nothing in it can end a line, look like a part of another, or steer a terminal.
+fn shown_address(value: &[u8]) -> Result<String, Refusal> {
+    if !value.iter().all(u8::is_ascii_graphic) {
+        return Err(failure("ip-address is not printable ASCII text without spaces"));
+    }
+    Ok(text(&value[..value.len().min(MAX_ADDRESS_BYTES)])?.to_owned())
 }
 
 /// `PSYNC replid next`, where `next` counts from one; `PSYNC ? -1` asks for a full copy.
@@ -264,5 +274,28 @@ impl Follower {
         reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason)));
         self.send(&out).await?;
         Err(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_address(address: &'static [u8]) -> Result<String, Refusal> {
+        let arguments = [&b"REPLCONF"[..], b"listening-port", b"6379", b"ip-address", address];
+        let mut info = ReplicaInfo::default();
+        info.configure(&arguments.map(Bytes::from_static))?;
+        Ok(info.listening("peer"))
+    }
+
+    #[test]
+    fn an_address_that_would_break_a_log_line_is_refused() {
+        assert_eq!(with_address(b"fe80::1%eth0"), Ok("fe80::1%eth0:6379 (peer)".to_owned()));
+        assert_eq!(with_address(b"node-1.example"), Ok("node-1.example:6379 (peer)".to_owned()));
+        assert_eq!(with_address(&[b'x'; 300]), Ok(format!("{}:6379 (peer)", "x".repeat(256))));
+        let wrong: [&[u8]; 6] = [b"a\nb", b"a\r", b"\x1b[2J", b"a b", b"\x7f", "\u{202e}".as_bytes()];
+        for address in wrong {
+            assert!(with_address(address).is_err(), "{address:?}");
+        }
     }
 }
