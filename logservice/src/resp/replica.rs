@@ -6,6 +6,7 @@
 //! then on. While there is a leader its own PINGs come through the log every ten seconds. Without one, a replica runs
 //! into its `repl-timeout` after a minute, connects again and continues where it was.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::arguments::{number, text};
-use super::command::Splitter;
+use super::command::{ProtocolError, Splitter};
 use super::lease::engine_version;
 use super::reply::{self, failure, Reply};
 use super::socket::Socket;
@@ -103,7 +104,7 @@ pub enum FollowError {
     Snapshot(#[from] SnapshotError),
     /// It sent something that is no command.
     #[error("{0}")]
-    Protocol(#[from] super::command::ProtocolError),
+    Protocol(#[from] ProtocolError),
     /// The log failed, or the stream goes on under another replication id.
     #[error("{0}")]
     Restart(&'static str),
@@ -132,7 +133,7 @@ pub async fn send(stream: &mut Socket, mut bytes: &[u8], patience: Duration) -> 
 
 fn stalled(patience: Duration) -> std::io::Error {
     let text = format!("it has taken nothing, and said nothing, for {} s", patience.as_secs_f32());
-    std::io::Error::new(std::io::ErrorKind::TimedOut, text)
+    std::io::Error::new(ErrorKind::TimedOut, text)
 }
 
 impl Follower {
@@ -160,7 +161,6 @@ impl Follower {
         let mut offset = self.answer(&position).await?;
         let mut reader: Option<Box<dyn LogReader>> = None;
         let mut chunk = Bytes::new();
-        let mut arguments = Vec::new();
         // A replica that loads a snapshot takes nothing, and sends empty lines.
         let mut sign_of_life = Instant::now();
         loop {
@@ -184,8 +184,7 @@ impl Follower {
                     if read? == 0 {
                         return Ok(offset);
                     }
-                    // Acknowledgements: what a replica has applied decides nothing here.
-                    while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {}
+                    self.skip_commands()?;
                     sign_of_life = Instant::now();
                 }
                 written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => {
@@ -207,6 +206,14 @@ impl Follower {
                 _ = shutdown.changed() => return Ok(offset),
             }
         }
+    }
+
+    /// Drops the commands that have arrived: acknowledgements, and what a replica has applied decides nothing here. One that
+    /// has arrived in part stays, for when the rest comes.
+    fn skip_commands(&mut self) -> Result<(), ProtocolError> {
+        let mut arguments = Vec::new();
+        while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {}
+        Ok(())
     }
 
     async fn read(
@@ -264,8 +271,27 @@ impl Follower {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        send(&mut self.stream, bytes, self.patience).await
+    /// Sends `bytes` to a replica that may take nothing of them for as long as its patience, and longer while it says something:
+    /// one that drops the data it held before takes nothing of a snapshot, and sends empty lines.
+    async fn send(&mut self, mut bytes: &[u8]) -> Result<(), FollowError> {
+        let mut sign_of_life = Instant::now();
+        while !bytes.is_empty() {
+            self.input.reserve(1024);
+            let stalled_at = sign_of_life + self.patience;
+            let (mut socket_reader, mut socket_writer) = self.stream.split();
+            tokio::select! {
+                written = socket_writer.write(bytes) => bytes = &bytes[written?..],
+                read = socket_reader.read_buf(&mut self.input) => {
+                    if read? == 0 {
+                        return Err(FollowError::Connection(ErrorKind::UnexpectedEof.into()));
+                    }
+                    self.skip_commands()?;
+                }
+                () = tokio::time::sleep_until(stalled_at.into()) => return Err(stalled(self.patience).into()),
+            }
+            sign_of_life = Instant::now();
+        }
+        Ok(())
     }
 
     async fn refuse_snapshot(&mut self, error: SnapshotError) -> Result<u64, FollowError> {
