@@ -22,7 +22,7 @@ use crate::http;
 use crate::limits::Limits;
 use crate::service::Service;
 use crate::throttle::LineThrottle;
-use crate::tls::{PlainAnswer, Tls};
+use crate::tls::{Port, Tls};
 
 /// Longest head of a request in bytes, and most that is read ahead of a body.
 const MAX_BUFFER_BYTES: usize = 16 << 10;
@@ -37,7 +37,7 @@ const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
 
 /// What a client reads that speaks without TLS to a port with TLS.
-const NEEDS_TLS: PlainAnswer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+const NEEDS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
     Content-Length: 27\r\n\r\nthis port takes https only\n";
 
 /// Serves HTTP until `shutdown`, then finishes the requests that were begun.
@@ -50,6 +50,7 @@ pub async fn serve(
 ) {
     let router = http::router(service, limits.clone());
     let permits = Arc::new(Semaphore::new(limits.max_http_connections as usize));
+    let port = Arc::new(Port::new(NEEDS_TLS));
     let refusals = LineThrottle::new();
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
@@ -80,12 +81,13 @@ pub async fn serve(
             }
             continue;
         };
-        let (router, limits, tls, mut shutdown) = (router.clone(), limits.clone(), tls.clone(), shutdown.clone());
+        let (router, limits, mut shutdown) = (router.clone(), limits.clone(), shutdown.clone());
+        let (port, tls) = (port.clone(), tls.clone());
         connections.spawn(async move {
             let _permit = permit;
             let Some(tls) = tls else { return serve_connection(stream, peer, router, &limits, shutdown).await };
             let accepted = tokio::select! {
-                accepted = tls.accept(stream, peer, NEEDS_TLS) => accepted,
+                accepted = tls.accept(stream, peer, &port) => accepted,
                 _ = shutdown.wait_for(|stopping| *stopping) => None,
             };
             if let Some(stream) = accepted {

@@ -37,7 +37,8 @@ pub struct Patience {
     pub idle_buffer: Duration,
     /// How long the head of an HTTP request may take, and how long a connection may wait for the next one.
     pub http_head: Duration,
-    /// How long an upload, or a client that is being answered, may make no progress.
+    /// How long an upload, or a client that is being answered, may make no progress. An uploading node passes on what its server
+    /// sends, and gives that a minute to begin.
     pub http_stalled: Duration,
 }
 
@@ -51,7 +52,7 @@ impl Default for Patience {
             stalled_output: Duration::from_secs(60),
             idle_buffer: Duration::from_secs(1),
             http_head: Duration::from_secs(10),
-            http_stalled: Duration::from_secs(30),
+            http_stalled: Duration::from_secs(90),
         }
     }
 }
@@ -85,6 +86,13 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Else a seed that the node still waits for is cut off here, and is begun anew for ever.
+    #[test]
+    fn an_upload_may_stand_still_for_longer_than_its_node_waits_for_its_server() {
+        const FULL_SYNC_TIMEOUT: Duration = Duration::from_secs(60);
+        assert!(Patience::default().http_stalled > FULL_SYNC_TIMEOUT);
+    }
 
     #[test]
     fn more_connections_than_files_are_refused_with_both_numbers() {

@@ -124,6 +124,9 @@ impl Connection {
             }
             let is_reading = outlook == Outlook::Read;
             let may_read = is_reading && self.input.may_read();
+            if !is_reading {
+                self.input.stop_waiting();
+            }
             let watch = self.watch(may_read);
             self.clock.start(watch);
             tokio::select! {

@@ -5,10 +5,12 @@
 //! one in the other half, so that whoever has begun can end: nobody holds a part of that half and waits for more of it.
 //! Clients that have not logged in have no share. A connection without a command holds nothing.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use super::command::{ProtocolError, Splitter, MAX_COMMAND_BYTES};
 use super::socket::Socket;
@@ -37,6 +39,8 @@ impl InputBudget {
     }
 }
 
+type Waiting = dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync;
+
 /// The input of a connection.
 pub struct Input {
     bytes: BytesMut,
@@ -45,6 +49,8 @@ pub struct Input {
     budget: Arc<InputBudget>,
     ahead: Option<OwnedSemaphorePermit>,
     large: Option<OwnedSemaphorePermit>,
+    /// The place in the queue for `large`.
+    waiting: Option<Pin<Box<Waiting>>>,
     /// How large the buffer may be.
     buffer_bytes: usize,
     is_stranger: bool,
@@ -60,6 +66,7 @@ impl Input {
             budget,
             ahead: None,
             large: None,
+            waiting: None,
             buffer_bytes: 0,
             is_stranger: true,
         }
@@ -101,12 +108,16 @@ impl Input {
                 Ok(more) => merge(&mut self.ahead, more),
                 Err(_) => self.read_bytes = FREE_BYTES,
             }
-            if needed > self.ahead_bytes() {
+            if needed > self.ahead_bytes() && self.waiting.is_none() {
                 self.large = self.budget.large.clone().try_acquire_many_owned(LARGE_KIB).ok();
             }
         }
         self.buffer_bytes = wanted.min(self.ahead_bytes()).max(needed);
-        self.large.is_some() || needed <= self.ahead_bytes()
+        let may_read = self.large.is_some() || needed <= self.ahead_bytes();
+        if may_read {
+            self.waiting = None;
+        }
+        may_read
     }
 
     fn needed_bytes(&self) -> usize {
@@ -117,10 +128,19 @@ impl Input {
         FREE_BYTES + (self.ahead.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) << 10)
     }
 
-    /// Waits for room for the command that is arriving; connections get it in turn. Can be dropped while it waits.
+    /// Waits for room for the command that is arriving; connections get it in turn. Can be dropped while it waits, which does
+    /// not cost the turn: that ends with [`Input::stop_waiting`].
     pub async fn wait_for_budget(&mut self) {
+        let large = || self.budget.large.clone().acquire_many_owned(LARGE_KIB);
+        let room = self.waiting.get_or_insert_with(|| Box::pin(large())).await;
+        self.waiting = None;
         // The budget is never closed.
-        self.large = self.budget.large.clone().acquire_many_owned(LARGE_KIB).await.ok();
+        self.large = room.ok();
+    }
+
+    /// Leaves the queue for room. For a connection that is not read: when its turn came, nobody else would have the room.
+    pub fn stop_waiting(&mut self) {
+        self.waiting = None;
     }
 
     /// Reads what has come, into as much room as [`Input::may_read`] allowed. Zero at the end.
@@ -221,6 +241,37 @@ mod tests {
         assert!(waiting.as_mut().poll(&mut context).is_ready());
         drop(waiting);
         assert!(second.may_read());
+    }
+
+    fn has_room(input: &mut Input) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        !input.may_read() && std::pin::pin!(input.wait_for_budget()).poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn room_is_given_in_turn_to_connections_that_look_at_other_things_meanwhile() {
+        let budget = Arc::new(InputBudget::new(4));
+        let [mut first, mut second, mut third] = [LARGE; 3].map(|bytes| arriving(&budget, bytes));
+        assert!(first.may_read());
+        for _ in 0..3 {
+            assert!(!has_room(&mut second) && !has_room(&mut third));
+        }
+        drop(first);
+        assert!(!has_room(&mut third), "it came later");
+        assert!(!arriving(&budget, LARGE).may_read(), "it came last");
+        assert!(has_room(&mut second) && second.may_read());
+        drop(second);
+        assert!(has_room(&mut third) && third.may_read());
+    }
+
+    #[test]
+    fn a_connection_that_waits_no_more_gives_up_its_turn() {
+        let budget = Arc::new(InputBudget::new(4));
+        let [mut first, mut second, mut third] = [LARGE; 3].map(|bytes| arriving(&budget, bytes));
+        assert!(first.may_read() && !has_room(&mut second) && !has_room(&mut third));
+        drop(first);
+        second.stop_waiting();
+        assert!(has_room(&mut third) && third.may_read());
     }
 
     #[test]

@@ -34,7 +34,7 @@ use self::socket::Socket;
 use crate::limits::Limits;
 use crate::service::Service;
 use crate::throttle::LineThrottle;
-use crate::tls::{PlainAnswer, Tls};
+use crate::tls::{Port, Tls};
 
 /// After a failed accept (out of file descriptors, most likely).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ const REFUSE_AT_MOST: Duration = Duration::from_secs(1);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// What a client reads that speaks without TLS to a port with TLS.
-const NEEDS_TLS: PlainAnswer = b"-ERR this port takes TLS connections only: connect with TLS\r\n";
+const NEEDS_TLS: &[u8] = b"-ERR this port takes TLS connections only: connect with TLS\r\n";
 
 fn configure(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
@@ -67,6 +67,7 @@ pub async fn serve(
     let permits = Arc::new(Semaphore::new(max_connections as usize));
     let budget = Arc::new(InputBudget::new(limits.max_input_mb));
     let shared = Arc::new(Shared { service, limits, budget });
+    let port = Arc::new(Port::new(NEEDS_TLS));
     let refusals = LineThrottle::new();
     let next_id = AtomicU64::new(1);
     let mut connections = JoinSet::new();
@@ -102,14 +103,14 @@ pub async fn serve(
             tracing::debug!("{peer}: {error}");
         }
         let id = next_id.fetch_add(1, Ordering::Relaxed);
-        let (shared, tls, mut shutdown) = (shared.clone(), tls.clone(), shutdown.clone());
+        let (shared, port, tls, mut shutdown) = (shared.clone(), port.clone(), tls.clone(), shutdown.clone());
         connections.spawn(async move {
             let _permit = permit;
             let socket = match tls {
                 None => Socket::from(stream),
                 Some(tls) => {
                     let accepted = tokio::select! {
-                        accepted = tls.accept(stream, peer, NEEDS_TLS) => accepted,
+                        accepted = tls.accept(stream, peer, &port) => accepted,
                         _ = shutdown.wait_for(|stopping| *stopping) => None,
                     };
                     let Some(stream) = accepted else { return };

@@ -6,6 +6,7 @@
 //! then on. While there is a leader its own PINGs come through the log every ten seconds. Without one, a replica runs
 //! into its `repl-timeout` after a minute, connects again and continues where it was.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::arguments::{number, text};
-use super::command::Splitter;
+use super::command::{ProtocolError, Splitter};
 use super::lease::engine_version;
 use super::reply::{self, failure, Reply};
 use super::socket::Socket;
@@ -28,6 +29,8 @@ use crate::store::{LogReader, ReadError};
 const CHUNK_BYTES: usize = 256 << 10;
 /// Longest command of a replica in bytes: it only acknowledges.
 const MAX_COMMAND_BYTES: usize = 4 << 10;
+/// As much of a replica's address as log lines show.
+const MAX_ADDRESS_BYTES: usize = 256;
 /// A data set without keys, in a format that every Valkey version reads; the checksum is zero, which means none.
 pub const EMPTY_RDB: &[u8] = b"REDIS0011\xff\0\0\0\0\0\0\0\0";
 
@@ -49,7 +52,7 @@ impl ReplicaInfo {
                 b"ack" | b"getack" => return Ok(None),
                 b"listening-port" => self.port = Some(number(value, "listening-port")?),
                 b"version" => self.version = Some(engine_version(value)?),
-                b"ip-address" => self.ip = Some(text(value)?.chars().take(256).collect()),
+                b"ip-address" => self.ip = Some(shown_address(value)?),
                 _ => {}
             }
         }
@@ -69,6 +72,14 @@ impl ReplicaInfo {
             _ => peer.to_owned(),
         }
     }
+}
+
+/// An address as log lines show it. Nothing in it can end a line, look like a part of another, or steer a terminal.
+fn shown_address(value: &[u8]) -> Result<String, Refusal> {
+    if !value.iter().all(u8::is_ascii_graphic) {
+        return Err(failure("ip-address is not printable ASCII text without spaces"));
+    }
+    Ok(text(&value[..value.len().min(MAX_ADDRESS_BYTES)])?.to_owned())
 }
 
 /// `PSYNC replid next`, where `next` counts from one; `PSYNC ? -1` asks for a full copy.
@@ -93,7 +104,7 @@ pub enum FollowError {
     Snapshot(#[from] SnapshotError),
     /// It sent something that is no command.
     #[error("{0}")]
-    Protocol(#[from] super::command::ProtocolError),
+    Protocol(#[from] ProtocolError),
     /// The log failed, or the stream goes on under another replication id.
     #[error("{0}")]
     Restart(&'static str),
@@ -122,7 +133,7 @@ pub async fn send(stream: &mut Socket, mut bytes: &[u8], patience: Duration) -> 
 
 fn stalled(patience: Duration) -> std::io::Error {
     let text = format!("it has taken nothing, and said nothing, for {} s", patience.as_secs_f32());
-    std::io::Error::new(std::io::ErrorKind::TimedOut, text)
+    std::io::Error::new(ErrorKind::TimedOut, text)
 }
 
 impl Follower {
@@ -150,7 +161,6 @@ impl Follower {
         let mut offset = self.answer(&position).await?;
         let mut reader: Option<Box<dyn LogReader>> = None;
         let mut chunk = Bytes::new();
-        let mut arguments = Vec::new();
         // A replica that loads a snapshot takes nothing, and sends empty lines.
         let mut sign_of_life = Instant::now();
         loop {
@@ -174,8 +184,7 @@ impl Follower {
                     if read? == 0 {
                         return Ok(offset);
                     }
-                    // Acknowledgements: what a replica has applied decides nothing here.
-                    while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {}
+                    self.skip_commands()?;
                     sign_of_life = Instant::now();
                 }
                 written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => {
@@ -197,6 +206,14 @@ impl Follower {
                 _ = shutdown.changed() => return Ok(offset),
             }
         }
+    }
+
+    /// Drops the commands that have arrived: acknowledgements, and what a replica has applied decides nothing here. One that
+    /// has arrived in part stays, for when the rest comes.
+    fn skip_commands(&mut self) -> Result<(), ProtocolError> {
+        let mut arguments = Vec::new();
+        while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {}
+        Ok(())
     }
 
     async fn read(
@@ -254,8 +271,27 @@ impl Follower {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        send(&mut self.stream, bytes, self.patience).await
+    /// Sends `bytes` to a replica that may take nothing of them for as long as its patience, and longer while it says something:
+    /// one that drops the data it held before takes nothing of a snapshot, and sends empty lines.
+    async fn send(&mut self, mut bytes: &[u8]) -> Result<(), FollowError> {
+        let mut sign_of_life = Instant::now();
+        while !bytes.is_empty() {
+            self.input.reserve(1024);
+            let stalled_at = sign_of_life + self.patience;
+            let (mut socket_reader, mut socket_writer) = self.stream.split();
+            tokio::select! {
+                written = socket_writer.write(bytes) => bytes = &bytes[written?..],
+                read = socket_reader.read_buf(&mut self.input) => {
+                    if read? == 0 {
+                        return Err(FollowError::Connection(ErrorKind::UnexpectedEof.into()));
+                    }
+                    self.skip_commands()?;
+                }
+                () = tokio::time::sleep_until(stalled_at.into()) => return Err(stalled(self.patience).into()),
+            }
+            sign_of_life = Instant::now();
+        }
+        Ok(())
     }
 
     async fn refuse_snapshot(&mut self, error: SnapshotError) -> Result<u64, FollowError> {
@@ -264,5 +300,28 @@ impl Follower {
         reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason)));
         self.send(&out).await?;
         Err(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_address(address: &'static [u8]) -> Result<String, Refusal> {
+        let arguments = [&b"REPLCONF"[..], b"listening-port", b"6379", b"ip-address", address];
+        let mut info = ReplicaInfo::default();
+        info.configure(&arguments.map(Bytes::from_static))?;
+        Ok(info.listening("peer"))
+    }
+
+    #[test]
+    fn an_address_that_would_break_a_log_line_is_refused() {
+        assert_eq!(with_address(b"fe80::1%eth0"), Ok("fe80::1%eth0:6379 (peer)".to_owned()));
+        assert_eq!(with_address(b"node-1.example"), Ok("node-1.example:6379 (peer)".to_owned()));
+        assert_eq!(with_address(&[b'x'; 300]), Ok(format!("{}:6379 (peer)", "x".repeat(256))));
+        let wrong: [&[u8]; 6] = [b"a\nb", b"a\r", b"\x1b[2J", b"a b", b"\x7f", "\u{202e}".as_bytes()];
+        for address in wrong {
+            assert!(with_address(address).is_err(), "{address:?}");
+        }
     }
 }

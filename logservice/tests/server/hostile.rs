@@ -1,11 +1,12 @@
 //! What a wrong or hostile client of the RESP port gets, and that others are served meanwhile.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use logservice::limits::Patience;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::client::{Client, Reply, Service};
 use crate::common::pattern;
@@ -239,6 +240,88 @@ fn a_replica_that_takes_nothing_and_says_nothing_is_sent_away() {
     let _ = deaf.replies.read_to_end(&mut got);
     assert!(got.len() < bytes);
     witness.assert_served();
+    service.stop();
+}
+
+const MIB: usize = 1 << 20;
+/// More MiB than sockets hold.
+const SNAPSHOT_MIB: usize = 12;
+
+/// Uploads a snapshot of [`SNAPSHOT_MIB`], which is never in memory as a whole, as other tests measure that.
+fn upload_snapshot(http: SocketAddr, epoch: u64, offset: u64) {
+    let mut stream = TcpStream::connect(http).expect("connected");
+    let head = format!("PUT /shards/s1/snapshot?epoch={epoch}&offset={offset}&replid={A} HTTP/1.1\r\nHost: x\r\n");
+    let length = SNAPSHOT_MIB * MIB;
+    let head = format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    for piece in 0..SNAPSHOT_MIB {
+        stream.write_all(&pattern((piece * MIB) as u64, MIB)).expect("sent");
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+/// A replica that begins to take the snapshot which stands at `offset`.
+fn begin_full_sync(mut replica: Client, offset: u64) -> Client {
+    set_socket_recv_buffer_size(&replica.stream, 64 << 10).expect("set");
+    assert_eq!(replica.psync("s1", "?", -1), format!("+FULLRESYNC {A} {offset}"));
+    assert_eq!(replica.line(), format!("${}", SNAPSHOT_MIB * MIB));
+    replica
+}
+
+/// Of two replicas that take nothing of their snapshot, the one that sends empty lines gets all of it, and the stream after.
+pub fn outlives_a_flush(connect: impl Fn() -> Client, lead: impl Fn() -> (Client, u64, u64), http: SocketAddr) {
+    let (mut leader, epoch, _) = lead();
+    upload_snapshot(http, epoch, 7);
+    let (mut deaf, mut flushing) = (begin_full_sync(connect(), 7), begin_full_sync(connect(), 7));
+    let begun = Instant::now();
+    while leader.status("s1", "replicas") != "1" || begun.elapsed() < SHORT * 3 {
+        flushing.stream.write_all(b"\n").expect("it may stay");
+        assert!(begun.elapsed() < SOON, "both are there still");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // What has come in part meanwhile is not lost.
+    flushing.stream.write_all(b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nAC").expect("sent");
+    for piece in 0..SNAPSHOT_MIB {
+        assert!(flushing.bytes(MIB) == pattern((piece * MIB) as u64, MIB), "MiB {piece}");
+    }
+    flushing.stream.write_all(b"K\r\n$1\r\n7\r\n").expect("sent");
+    for offset in 7..10 {
+        assert_eq!(leader.append("s1", epoch, offset, b"x"), Reply::Integer(offset + 1));
+        assert_eq!(flushing.bytes(1), b"x");
+        flushing.send(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
+    }
+    let (mut got, mut piece) = (0, vec![0; MIB]);
+    while let Ok(bytes @ 1..) = deaf.replies.read(&mut piece) {
+        got += bytes;
+    }
+    assert!(got < SNAPSHOT_MIB * MIB, "{got} bytes");
+}
+
+#[test]
+fn a_replica_that_drops_its_old_data_before_it_takes_a_snapshot_may_stay() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start_patient(directory.path(), &[], |patience| patience.stalled_output = SHORT);
+    let witness = Witness::start(&service, None);
+    outlives_a_flush(|| service.connect(), || service.lead("s1", "n1", A), service.http_address());
+    witness.assert_served();
+    service.stop();
+}
+
+#[test]
+fn a_replica_that_goes_while_it_is_sent_a_snapshot_is_noticed_at_once() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    upload_snapshot(service.http_address(), epoch, 7);
+    let replica = begin_full_sync(service.connect(), 7);
+    assert_eq!(leader.status("s1", "replicas"), "1");
+    replica.stream.shutdown(Shutdown::Write).expect("open");
+    let begun = Instant::now();
+    while leader.status("s1", "replicas") != "0" {
+        assert!(begun.elapsed() < SOON, "it is there still");
+    }
     service.stop();
 }
 

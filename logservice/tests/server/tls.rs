@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::client::{Client, Reply, Service};
 use crate::common::pattern;
+use crate::hostile::outlives_a_flush;
 use crate::tunnel;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -138,6 +139,19 @@ fn a_seed_is_taken_over_https_and_given_to_replicas_over_tls() {
     assert_eq!(replica.line(), "$5000000");
     assert!(replica.bytes(5_000_000) == rdb);
     assert_eq!(replica.bytes(4), b"more");
+    service.stop();
+}
+
+#[test]
+fn a_replica_that_drops_its_old_data_before_it_takes_a_snapshot_over_tls_may_stay() {
+    let files = Files::new();
+    let service = Service::start_patient(&files.path().join("data"), &files.flags(), |patience| {
+        patience.stalled_output = Duration::from_millis(300);
+    });
+    let https = tunnel::open(service.runtime(), service.http_address(), &files.client());
+    let resp = tunnel::open(service.runtime(), service.listen_address(), &files.client());
+    let connect = || Client::connect(resp);
+    outlives_a_flush(connect, || service.lead_by(connect(), "s1", "n1", A), https);
     service.stop();
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use durability_tls::rustls::pki_types::{CertificateDer, ServerName};
 use durability_tls::rustls::ClientConfig;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tokio::io::{copy_bidirectional, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -14,6 +15,8 @@ use tokio_rustls::TlsConnector;
 async fn connect(target: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(target).await?;
     stream.set_nodelay(true)?;
+    // What a client does not take does not gather here.
+    set_socket_recv_buffer_size(&stream, 64 << 10)?;
     TlsConnector::from(config).connect(ServerName::IpAddress(target.ip().into()), stream).await
 }
 
