@@ -61,7 +61,8 @@ durable_server {server {primaryuser operator}} {
         # A newer server has led meanwhile. The node may not take the lease in between.
         pause_process [srv 0 pid]
         release_lease
-        hold_lease 99.0.0
+        lassign [hold_lease 99.0.0] epoch end
+        log_service LOG.BEGIN $::shard $epoch [string repeat a 40] $end
         kill_log
         start_log
         resume_process [srv 0 pid]
