@@ -168,7 +168,16 @@ tls_log no {
             make_certificate $::certificates ca server IP:$::host
             hang_up_log "certificates reloaded"
             assert_equal OK [r set mended 1]
+            set configs [r config get durability.tls*]
             assert_error "*cannot read the CA file*" {r config set durability.tls-ca /nowhere/ca.crt}
+            assert_error "*durability.tls-ca does not say*" {r config set durability.tls-ca {}}
+            assert_error "*belong together*" {r config set durability.tls-cert $::certificates/node.crt}
+            assert_error "*belong together*" {r config set durability.tls-key $::certificates/node.key durability.max-lag-ms 5000}
+            assert_error "*does not belong*" {
+                r config set durability.tls-key $::certificates/ca.key durability.tls-cert $::certificates/node.crt
+            }
+            assert_equal $configs [r config get durability.tls*]
+            assert_equal {durability.max-lag-ms 10000} [r config get durability.max-lag-ms]
             assert_error "*key file*" {r config set durability.tls-key $::certificates/node.crt}
         }
 
