@@ -7,6 +7,7 @@ use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
 use valkey_module::configuration::{ConfigurationContext, ConfigurationValue, EnumConfigurationValue};
 use valkey_module::{ValkeyError, ValkeyString};
 
+use crate::server::ConfigCheck;
 use crate::{module, tls};
 
 /// How durable an answered write is.
@@ -116,7 +117,7 @@ impl ConfigurationValue<ValkeyString> for Text {
     }
 }
 
-/// `durability.tls`: whether the log is connected to by TLS.
+/// `durability.tls`: whether the log is connected to by TLS. Judged together with the files: see [`TLS_CHECK`].
 pub struct TlsSwitch(AtomicBool);
 
 impl TlsSwitch {
@@ -132,13 +133,20 @@ impl ConfigurationValue<bool> for TlsSwitch {
     }
 
     fn set(&self, _: &ConfigurationContext, is_on: bool) -> Result<(), ValkeyError> {
-        // While the server starts, other settings are not known yet: then it is checked when all are.
-        if is_on && module::with(|_| ()).is_some() {
-            tls::check().map_err(|error| ValkeyError::String(error.to_string()))?;
-        }
         self.0.store(is_on, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Files may be named one by one, in any order, within one `CONFIG SET`; together they have to be what the next connection can use.
+pub const TLS_CHECK: ConfigCheck = ConfigCheck { concerns: |name| name.starts_with("tls"), check: check_tls };
+
+fn check_tls() -> Result<(), String> {
+    // While the server starts, some are not known yet: then it is checked when all are.
+    if !TLS.is_on() || module::with(|_| ()).is_none() {
+        return Ok(());
+    }
+    tls::check().map_err(|error| error.to_string())
 }
 
 /// `durability.mode`: sync, async or off.

@@ -11,6 +11,7 @@ use valkey_module::{CommandFilterCtx, ContextFlags, RedisModuleCommandFilterCtx}
 
 use crate::bound::{Behind, Limits, Verdict};
 use crate::command_table::Properties;
+use crate::following::{self, Owner};
 use crate::gate::ClientId;
 use crate::guard::guard;
 use crate::module::Module;
@@ -50,6 +51,12 @@ pub static REFUSED_COMMANDS: AtomicU64 = AtomicU64::new(0);
 const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and FAILOVER would take it away. \
     CONFIG SET durability.mode off first if that is what you want, or durability.allow-replicaof yes";
 
+const REWRITE_FOLLOWING_ERROR: &str =
+    "ERR this node follows its log, and for that time some settings are the log's, which \
+    CONFIG REWRITE would keep: try again when the node leads (durability_role in INFO durability)";
+const REWRITE_MIXED_ERROR: &str = "ERR some settings are still those with which this node followed its log, which \
+    CONFIG REWRITE would keep: the server's log says why they could not be set back; try again when they are";
+
 thread_local! {
     /// The error that [`REFUSED`] answers next, and the one for all commands that touch data.
     static ERRORS: RefCell<(String, String)> = const { RefCell::new((String::new(), String::new())) };
@@ -84,12 +91,19 @@ pub fn error() -> String {
 /// The filter itself. Runs before every command of every client and script.
 pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
     let level = LEVEL.load(Ordering::Relaxed);
-    if level == NOTHING {
+    let owner = following::owner();
+    if level == NOTHING && owner == Owner::Operator {
         return;
     }
     guard("filtering a command", (), || {
         let command = CommandFilterCtx::new(ctx);
         let name = argument(&command, 0);
+        if owner != Owner::Operator && is_config_rewrite(name, argument(&command, 1)) {
+            return refuse_rewrite(&command, owner);
+        }
+        if level == NOTHING {
+            return;
+        }
         if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
             hurry_shutdown(&command);
         }
@@ -111,6 +125,18 @@ fn changes_role(name: &[u8]) -> bool {
         9 => name.eq_ignore_ascii_case(b"REPLICAOF"),
         _ => false,
     }
+}
+
+fn is_config_rewrite(name: &[u8], subcommand: &[u8]) -> bool {
+    name.len() == 6 && name.eq_ignore_ascii_case(b"CONFIG") && subcommand.eq_ignore_ascii_case(b"REWRITE")
+}
+
+/// The file would hold what is set for this time only, a token among it and files that another process does not have, and
+/// the server might not start with it.
+fn refuse_rewrite(command: &CommandFilterCtx, owner: Owner) {
+    let error = if owner == Owner::Log { REWRITE_FOLLOWING_ERROR } else { REWRITE_MIXED_ERROR };
+    let is_in_transaction = server::client_flags(command.get_client_id()).is_in_transaction;
+    refuse_data(command, false, is_in_transaction, || error.to_owned());
 }
 
 /// While a script is busy, SHUTDOWN would wait for the log's acknowledgement for ever: only the event loop's own rounds end
@@ -304,6 +330,14 @@ fn replace(command: &CommandFilterCtx, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn config_rewrite_is_known_by_any_case() {
+        assert!(is_config_rewrite(b"config", b"rewrite"));
+        assert!(is_config_rewrite(b"CONFIG", b"ReWrite"));
+        assert!(!is_config_rewrite(b"CONFIG", b"SET"));
+        assert!(!is_config_rewrite(b"CONFIG", b""));
+    }
 
     #[test]
     fn commands_that_take_a_node_from_its_log_are_known_by_any_case() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
+use crate::agent::{BACKOFF_FROM, BACKOFF_TO};
 use crate::backlog::Backlog;
 use crate::config;
 use crate::log_link::{LinkError, LogLink};
@@ -26,8 +27,6 @@ pub enum Log {
     Down {
         /// When.
         retry: Instant,
-        /// How long to wait if that fails.
-        wait: Duration,
     },
 }
 
@@ -37,6 +36,8 @@ pub struct Line {
     pub backlog: Backlog,
     /// The connection.
     pub log: Log,
+    /// How long to wait when the connection fails next.
+    wait: Duration,
     /// The server waits for an acknowledgement of everything up to this offset.
     pub ack_wanted_for: u64,
     /// Whether the thread that writes the stream may send: replies wait for the log.
@@ -57,12 +58,13 @@ pub fn lock(line: &SharedLine) -> MutexGuard<'_, Line> {
 
 impl Line {
     /// Not connected; to be connected now.
-    pub fn new(epoch: u64, backlog: Backlog, wait: Duration) -> Self {
+    pub fn new(epoch: u64, backlog: Backlog) -> Self {
         Line {
             // The server may have asked while there was no line.
             ack_wanted_for: backlog.end(),
             backlog,
-            log: Log::Down { retry: Instant::now(), wait },
+            log: Log::Down { retry: Instant::now() },
+            wait: BACKOFF_FROM,
             may_send_directly: false,
             trouble: None,
             epoch,
@@ -75,6 +77,16 @@ impl Line {
         self.backlog.rewind();
         self.trouble = None;
         self.log = Log::Up(link);
+    }
+
+    /// The connection failed, or could not be made. A log that has answered the login on it is back soon, as a rule; one that
+    /// has not (its certificate has expired, it does not take the token) is asked ever more rarely.
+    pub fn disconnected(&mut self) {
+        if matches!(&self.log, Log::Up(link) if link.is_logged_in()) {
+            self.wait = BACKOFF_FROM;
+        }
+        self.log = Log::Down { retry: Instant::now() + self.wait };
+        self.wait = (self.wait * 2).min(BACKOFF_TO);
     }
 
     /// Adds what was tapped. Returns whether the server asks for an acknowledgement in it.

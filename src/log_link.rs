@@ -43,6 +43,7 @@ pub struct LogLink {
     expected: VecDeque<Expected>,
     outgoing: Option<Outgoing>,
     replies: Vec<u8>,
+    is_logged_in: bool,
     /// When the log last acknowledged something, or was first owed to.
     progress: Instant,
 }
@@ -78,8 +79,14 @@ impl LogLink {
             expected: VecDeque::from([Expected::Login]),
             outgoing: None,
             replies: Vec::new(),
+            is_logged_in: false,
             progress: Instant::now(),
         })
+    }
+
+    /// Whether the log has answered the login, and took it.
+    pub fn is_logged_in(&self) -> bool {
+        self.is_logged_in
     }
 
     /// The connection itself, to wait for.
@@ -196,7 +203,7 @@ impl LogLink {
                 return Err(LinkError::Lost("the log service answered what nobody asked".to_owned()));
             };
             match (expected, reply) {
-                (Expected::Login, OwnedFrame::SimpleString(_)) => {}
+                (Expected::Login, OwnedFrame::SimpleString(_)) => self.is_logged_in = true,
                 (Expected::Append { end }, OwnedFrame::Integer(durable)) => {
                     let durable = u64::try_from(durable).unwrap_or(0);
                     if durable < end {
@@ -262,7 +269,8 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let (expected, replies) = (VecDeque::new(), Vec::new());
         let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
-        let mut link = LogLink { socket, expected, outgoing: None, replies, progress: Instant::now() };
+        let mut link =
+            LogLink { socket, expected, outgoing: None, replies, is_logged_in: true, progress: Instant::now() };
         let stream: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
         let mut backlog = Backlog::new(0);
         backlog.append(&stream);

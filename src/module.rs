@@ -14,11 +14,12 @@ use crate::command_table::CommandTable;
 use crate::config::{self, Mode};
 use crate::connections::ServerConnections;
 use crate::ffi::{self, Internals};
+use crate::following;
 use crate::gate::{ClientId, Gate};
 use crate::guard::has_failed;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
-use crate::shared::{Command, Shared, NO_TARGET};
+use crate::shared::{Command, Shared, Task, NO_TARGET};
 use crate::timeouts::Timeouts;
 use crate::unlogged::Unlogged;
 use crate::valve::Group;
@@ -234,6 +235,9 @@ impl Module {
             Role::Attaching => self.report_applied(),
             Role::Off | Role::Replica => self.release_held(),
             Role::Refused(_) => {}
+        }
+        if following::is_retry_due() {
+            self.shared.send(Task::RestoreSettings);
         }
         if self.settling.is_some() {
             let is_settled = match self.role {

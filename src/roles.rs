@@ -42,9 +42,8 @@ impl Module {
                 log_warning(
                     "durability: mode is off: writes are not sent to the log any more and a failure loses them",
                 );
-                if self.role == Role::Attaching {
-                    self.shared.send(Task::StopFollowing);
-                }
+                // Also one that is refused may follow its log still.
+                self.shared.send(Task::StopFollowing);
                 self.leave(Role::Off);
                 self.listen_to_commands()?;
             }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::redirect::Policy;
 use valkey_module::logging::log_notice;
 
 use crate::config;
@@ -13,6 +14,15 @@ use crate::shared::Shared;
 use crate::tap::Stream;
 use crate::tls::{TlsError, TlsSettings};
 
+/// How long connecting may take, the TLS handshake included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For so long the log may take nothing of what it is sent: then the kernel ends the connection. A link may be as slow as it is.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long storing a snapshot may take beside its way there. Bounds a log that has taken everything and never answers, which
+/// no stall shows; so it counts from the beginning, and is far from what any link needs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`ANSWER_TIMEOUT`].
+const LEAST_BYTES_PER_SECOND: u64 = 16 << 10;
 /// How much of a refusal is read.
 const MAX_DETAIL_BYTES: u64 = 4096;
 
@@ -89,9 +99,16 @@ pub fn send(
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let shard = config::SHARD.value();
     log_notice(format!("durability: seeding the log with a snapshot of {bytes} bytes at offset {offset}"));
-    // The slowest that is waited for: a minute, and a second for each MiB.
-    let timeout = Duration::from_secs(60 + (bytes >> 20));
-    let mut builder = reqwest::blocking::Client::builder().timeout(timeout);
+    // The token and all data go to the log and to nobody else: no proxy that the environment names, and nowhere that an
+    // answer may send them.
+    let mut builder = reqwest::blocking::Client::builder()
+        .no_proxy()
+        .redirect(Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_user_timeout(STALL_TIMEOUT)
+        .tcp_keepalive(STALL_TIMEOUT / 3)
+        .tcp_keepalive_interval(STALL_TIMEOUT / 3)
+        .timeout(ANSWER_TIMEOUT + Duration::from_secs(bytes / LEAST_BYTES_PER_SECOND));
     let mut scheme = "http";
     if let Some(tls) = TlsSettings::configured()? {
         builder = builder.use_preconfigured_tls(Arc::unwrap_or_clone(tls.client_config()?));

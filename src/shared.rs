@@ -110,6 +110,8 @@ pub enum Task {
     Lead { epoch: u64, stage: u64 },
     /// The mode became off while the server followed its log: let it be a primary.
     StopFollowing,
+    /// Try again to set back what the server had not taken back when it ceased to follow its log.
+    RestoreSettings,
     /// Serve nobody until the next [`Task::Lead`], for that reason.
     Hold(String),
     /// The operator made the server a replica: leave the server's settings and commands alone.

@@ -12,7 +12,7 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use valkey_module::logging::{log_notice, log_warning};
 
-use crate::agent::{Agent, Interrupt, BACKOFF_FROM, BACKOFF_TO};
+use crate::agent::{Agent, Interrupt};
 use crate::backlog::Backlog;
 use crate::config::{self, Mode};
 use crate::line::{self, Line, Log, SharedLine};
@@ -91,7 +91,7 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
     let now = Instant::now();
     // Where nothing is left behind, nothing can be taken for what was.
     let whole = std::mem::replace(backlog, Backlog::new(0));
-    let mut line = Line::new(epoch, whole, BACKOFF_FROM);
+    let mut line = Line::new(epoch, whole);
     line.tapped(&std::mem::take(&mut tap.first));
     let line = Arc::new(SharedLine::new(line));
     let mut shipper = Shipper {
@@ -199,7 +199,7 @@ impl Shipper<'_> {
         let mut socket = None;
         let mut log_flags = PollFlags::IN;
         match &line.log {
-            Log::Down { retry, .. } => wake = wake.min(*retry),
+            Log::Down { retry } => wake = wake.min(*retry),
             Log::Up(link) => {
                 if link.wants_to_send(&line.backlog) {
                     log_flags |= PollFlags::OUT;
@@ -293,8 +293,7 @@ impl Shipper<'_> {
     }
 
     fn connect_if_due(&mut self, now: Instant, line: &mut Line) {
-        let Log::Down { retry, wait } = &line.log else { return };
-        let wait = *wait;
+        let Log::Down { retry } = &line.log else { return };
         if now < *retry {
             return;
         }
@@ -305,7 +304,7 @@ impl Shipper<'_> {
             }
             Err(why) => {
                 self.agent.shared.try_again_after(&why);
-                line.log = Log::Down { retry: Instant::now() + wait, wait: (wait * 2).min(BACKOFF_TO) };
+                line.disconnected();
             }
         }
     }
@@ -319,7 +318,7 @@ impl Shipper<'_> {
                 }
                 self.agent.shared.set_link(Link::Down);
                 self.agent.shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
-                line.log = Log::Down { retry: Instant::now() + BACKOFF_FROM, wait: BACKOFF_FROM };
+                line.disconnected();
                 Ok(())
             }
         }

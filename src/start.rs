@@ -35,6 +35,7 @@ pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
         ctx.log_warning(&why);
         return Status::Err;
     }
+    server::check_configs(config::TLS_CHECK);
     // Refused if the module was loaded before: a category outlives its module. If there is no room for it, its use fails.
     let _ = ctx.add_acl_category(docs::CATEGORY);
     // The server reads this before it calls `load`: with diskless loading, a replica keeps serving while it loads.

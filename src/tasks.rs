@@ -9,11 +9,12 @@ use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
 use crate::ffi::Internals;
+use crate::following::{self, Owner};
 use crate::gate::Connections;
 use crate::held_table::Diversion;
 use crate::module::{self, Module, Role};
+use crate::server;
 use crate::shared::{Facts, Position, Progress, Task};
-use crate::{following, server};
 
 thread_local! {
     static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
@@ -127,19 +128,22 @@ fn carry_out(ctx: &Context, task: Task) {
         }
         Task::StandAside => {
             change_role("standing aside", Module::listen_to_commands);
-            if let Err(why) = following::restore(ctx) {
-                log_warning(format!("durability: the settings for following a primary are not what they were: {why}"));
-            }
+            following::restore(ctx);
         }
         Task::StopFollowing => {
-            if following::are_the_logs() {
+            if following::owner() == Owner::Log {
                 IS_CHANGING_ROLE.set(true);
-                let ended =
-                    server::call(ctx, "REPLICAOF", &["NO", "ONE"]).map(drop).and_then(|()| following::restore(ctx));
+                let ended = server::call(ctx, "REPLICAOF", &["NO", "ONE"]);
                 IS_CHANGING_ROLE.set(false);
-                if let Err(why) = ended {
-                    log_warning(format!("durability: the server still follows its log: {why}"));
+                match ended {
+                    Ok(_) => following::restore(ctx),
+                    Err(why) => log_warning(format!("durability: the server still follows its log: {why}")),
                 }
+            }
+        }
+        Task::RestoreSettings => {
+            if following::owner() == Owner::Mixed {
+                following::restore(ctx);
             }
         }
         Task::TermEnded => {
@@ -164,7 +168,7 @@ fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String
 }
 
 fn describe(ctx: &Context) -> Facts {
-    let is_others_replica = server::is_replica(ctx) && !following::are_the_logs();
+    let is_others_replica = server::is_replica(ctx) && following::owner() != Owner::Log;
     let mut facts = Facts { has_data: has_data(ctx), is_others_replica, ..Facts::default() };
     // Not by CONFIG, which operators rename.
     let info = ctx.server_info("server");
@@ -257,7 +261,7 @@ fn advance(ctx: &Context, end: u64) -> Result<(), String> {
 
 fn promote(ctx: &Context) -> Position {
     change_server_role(ctx, &["NO", "ONE"])?;
-    following::restore(ctx)?;
+    following::restore(ctx);
     position(ctx)
 }
 

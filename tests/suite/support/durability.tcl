@@ -61,6 +61,17 @@ proc log_service {args} {
     return -code $failed $reply
 }
 
+# Another node leads from the log's end on, in name: whoever follows the log waits. Its server is of that version.
+proc hold_lease {{engine 9.1.0}} {
+    set status [log_service LOG.STATUS $::shard]
+    if {[dict get $status leader] ne ""} release_lease
+    log_service LOG.ACQUIRE $::shard somebody nowhere:1 [dict get $status end] 0 $engine
+}
+
+proc release_lease {} {
+    log_service LOG.RELEASE $::shard [dict get [log_service LOG.STATUS $::shard] epoch]
+}
+
 # --- A server with the module --------------------------------------------------------------------------------------
 
 # Options are the module's configs without their prefix, and `server`: a dict of the server's own.
@@ -91,6 +102,13 @@ proc figure {name {level 0}} {
 proc wait_until_leading {} {
     wait_for_condition 1000 10 {[figure role] eq "leader"} else {
         fail "the server does not lead: [figure last_error]"
+    }
+}
+
+# Until the server has everything that is in the log, and waits for the lease.
+proc wait_until_following {} {
+    wait_for_condition 1000 10 {[s master_link_status] eq "up" && [string match "*LEASED*" [figure last_error]]} else {
+        fail "the server does not follow and wait: [figure last_error]"
     }
 }
 

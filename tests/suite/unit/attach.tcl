@@ -16,6 +16,23 @@ proc start_with_first_client {args} {
     list $milliseconds $reply
 }
 
+# What the environment says of proxies is not for the log, to which the token goes and all data.
+set ::env(http_proxy) http://127.0.0.1:1
+set ::env(all_proxy) http://127.0.0.1:1
+durable_server {} {
+    test "The log is seeded directly, whatever proxy the environment names" {
+        r durability.mode off
+        r set unlogged value
+        set seeds [figure seeds]
+        r durability.mode sync
+        wait_until_leading
+        wait_for_condition 500 10 {[figure seeds] > $seeds} else {
+            fail "the log is not seeded: [figure last_error]"
+        }
+    }
+}
+unset ::env(http_proxy) ::env(all_proxy)
+
 # A log service without any data, in place of the one that runs.
 proc empty_log {} {
     kill_log

@@ -168,8 +168,37 @@ tls_log no {
             make_certificate $::certificates ca server IP:$::host
             hang_up_log "certificates reloaded"
             assert_equal OK [r set mended 1]
+            set configs [r config get durability.tls*]
             assert_error "*cannot read the CA file*" {r config set durability.tls-ca /nowhere/ca.crt}
+            assert_error "*durability.tls-ca does not say*" {r config set durability.tls-ca {}}
+            assert_error "*belong together*" {r config set durability.tls-cert $::certificates/node.crt}
+            assert_error "*belong together*" {r config set durability.tls-key $::certificates/node.key durability.max-lag-ms 5000}
+            assert_error "*does not belong*" {
+                r config set durability.tls-key $::certificates/ca.key durability.tls-cert $::certificates/node.crt
+            }
+            assert_equal $configs [r config get durability.tls*]
+            assert_equal {durability.max-lag-ms 10000} [r config get durability.max-lag-ms]
             assert_error "*key file*" {r config set durability.tls-key $::certificates/node.crt}
+        }
+
+        test "A log whose certificate stays wrong is not connected to ten times a second" {
+            kill_log
+            make_certificate $::certificates ca server IP:10.255.255.255
+            start_log
+            wait_for_error "*certificate is not for*"
+            after 3000
+            set reconnects [figure log_reconnects]
+            after 4000
+            assert_range [expr {[figure log_reconnects] - $reconnects}] 1 4
+            make_certificate $::certificates ca server IP:$::host
+            hang_up_log "certificates reloaded"
+            assert_equal OK [r set mended 2]
+            # What fails after it worked is tried again soon.
+            kill_log
+            start_log
+            set started [clock milliseconds]
+            assert_equal OK [r set mended 3]
+            assert_lessthan [expr {[clock milliseconds] - $started}] 1000
         }
 
         test "TLS can be switched on while the server runs, and which side lacks it is told" {
@@ -274,6 +303,32 @@ tls_log yes {
             through_relay tls [list $::host [dict get $own tls-port] $::certificates/own-ca.crt] {
                 assert_equal own [r get key]
             }
+        }
+
+        test "A certificate of the server's own that cannot be read when it is to lead does not keep it from leading" {
+            set ::shard s2
+            r config set primaryuser operator
+            r config rewrite
+            set settings [following_settings]
+            kill_hard [srv 0 pid]
+            hold_lease
+            restart_server 0 false false 0
+            reconnect
+            wait_until_following
+            file rename $::certificates/own.crt $::certificates/own.away
+            release_lease
+            wait_until_leading
+            assert_equal operator [lindex [r config get primaryuser] 1]
+            assert_equal yes [lindex [r config get tls-replication] 1]
+            assert_error "ERR some settings are still*CONFIG REWRITE*" {r config rewrite}
+            verify_log_message 0 "*does not take back its settings*tls-*" 0
+            file rename $::certificates/own.away $::certificates/own.crt
+            wait_for_condition 1000 10 {$settings eq [following_settings]} else {
+                fail "the settings are [following_settings], not $settings"
+            }
+            r config rewrite
+            assert_equal own [r get key]
+            set ::shard s1
         }
 
         test "If the server trusts other CAs than that of the log, it says that it cannot follow, and why" {
