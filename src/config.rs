@@ -7,7 +7,7 @@ use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
 use valkey_module::configuration::{ConfigurationContext, ConfigurationValue, EnumConfigurationValue};
 use valkey_module::{ValkeyError, ValkeyString};
 
-use crate::server::ConfigCheck;
+use crate::config_check::ConfigCheck;
 use crate::{module, tls};
 
 /// How durable an answered write is.

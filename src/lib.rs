@@ -9,6 +9,7 @@ mod client_layout;
 mod command_table;
 mod commands;
 mod config;
+mod config_check;
 mod connections;
 mod decorate;
 mod dirty;

@@ -10,6 +10,7 @@ use valkey_module::{raw, Context, Status, ValkeyString};
 
 use crate::command_table::CommandTable;
 use crate::config::{self, Mode};
+use crate::config_check;
 use crate::connections::ServerConnections;
 use crate::decorate;
 use crate::ffi::{self, Internals};
@@ -35,7 +36,7 @@ pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
         ctx.log_warning(&why);
         return Status::Err;
     }
-    server::check_configs(config::TLS_CHECK);
+    config_check::check_configs(config::TLS_CHECK);
     // Refused if the module was loaded before: a category outlives its module. If there is no room for it, its use fails.
     let _ = ctx.add_acl_category(docs::CATEGORY);
     // The server reads this before it calls `load`: with diskless loading, a replica keeps serving while it loads.
