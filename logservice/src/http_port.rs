@@ -12,26 +12,22 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
+use crate::accept::Acceptor;
 use crate::http;
 use crate::limits::Limits;
 use crate::service::Service;
-use crate::throttle::LineThrottle;
 use crate::tls::{Port, Tls};
 
 /// Longest head of a request in bytes, and most that is read ahead of a body.
 const MAX_BUFFER_BYTES: usize = 16 << 10;
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 64;
-/// After a failed accept (out of file descriptors, most likely).
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How long telling a client that there are too many may take.
-const REFUSE_AT_MOST: Duration = Duration::from_secs(1);
 
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
@@ -49,37 +45,15 @@ pub async fn serve(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let router = http::router(service, limits.clone());
-    let permits = Arc::new(Semaphore::new(limits.max_http_connections as usize));
+    let too_many = if tls.is_none() { TOO_MANY } else { b"" };
+    let acceptor = Acceptor::new(listener, limits.max_http_connections, "--max-http-connections", too_many);
     let port = Arc::new(Port::new(NEEDS_TLS));
-    let refusals = LineThrottle::new();
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
         while connections.try_join_next().is_some() {}
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (stream, peer, permit) = tokio::select! {
+            accepted = acceptor.next() => accepted,
             _ = shutdown.changed() => break,
-        };
-        let (mut stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if let Some(others) = refusals.pass() {
-                    tracing::warn!("HTTP: cannot accept a connection: {error} ({others} more such lines left out)");
-                }
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                continue;
-            }
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            if let Some(others) = refusals.pass() {
-                let (most, text) = (limits.max_http_connections, "as many as --max-http-connections allows");
-                tracing::warn!(
-                    "HTTP: {peer} refused: {most} are connected, {text} ({others} more such lines left out)"
-                );
-            }
-            if tls.is_none() {
-                let _ = tokio::time::timeout(REFUSE_AT_MOST, stream.write_all(TOO_MANY)).await;
-            }
-            continue;
         };
         let (router, limits, mut shutdown) = (router.clone(), limits.clone(), shutdown.clone());
         let (port, tls) = (port.clone(), tls.clone());
@@ -95,7 +69,7 @@ pub async fn serve(
             }
         });
     }
-    drop(listener);
+    drop(acceptor);
     while connections.join_next().await.is_some() {}
 }
 

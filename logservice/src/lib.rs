@@ -8,6 +8,7 @@
 //! (epochs, leases, conditional append, "tell me when this is durable"), [`service`] holds the shards of one
 //! directory, and [`resp`] and [`http`] translate two protocols into calls on a shard.
 
+mod accept;
 pub mod config;
 mod cutter;
 pub mod engine;

@@ -23,24 +23,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::connection::{Connection, Shared};
 use self::input::InputBudget;
 use self::socket::Socket;
+use crate::accept::Acceptor;
 use crate::limits::Limits;
 use crate::service::Service;
-use crate::throttle::LineThrottle;
 use crate::tls::{Port, Tls};
-
-/// After a failed accept (out of file descriptors, most likely).
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// How long telling a client that there are too many may take.
-const REFUSE_AT_MOST: Duration = Duration::from_secs(1);
 
 /// How long a peer may be silent before the kernel asks whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -63,41 +56,18 @@ pub async fn serve(
     tls: Option<Arc<Tls>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let max_connections = limits.max_connections;
-    let permits = Arc::new(Semaphore::new(max_connections as usize));
+    let too_many: &[u8] = if tls.is_none() { b"-ERR too many connections\r\n" } else { b"" };
+    let acceptor = Acceptor::new(listener, limits.max_connections, "--max-connections", too_many);
     let budget = Arc::new(InputBudget::new(limits.max_input_mb));
     let shared = Arc::new(Shared { service, limits, budget });
     let port = Arc::new(Port::new(NEEDS_TLS));
-    let refusals = LineThrottle::new();
     let next_id = AtomicU64::new(1);
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
         while connections.try_join_next().is_some() {}
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (stream, peer, permit) = tokio::select! {
+            accepted = acceptor.next() => accepted,
             _ = shutdown.changed() => break,
-        };
-        let (mut stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if let Some(others) = refusals.pass() {
-                    tracing::warn!("cannot accept a connection: {error} ({others} more such lines left out)");
-                }
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                continue;
-            }
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            if let Some(others) = refusals.pass() {
-                let text = "connections are open, as many as --max-connections allows";
-                tracing::warn!("{peer} refused: {max_connections} {text} ({others} more such lines left out)");
-            }
-            if tls.is_none() {
-                let told = stream.write_all(b"-ERR too many connections\r\n");
-                // Fits into the socket's buffer, which is empty.
-                let _ = tokio::time::timeout(REFUSE_AT_MOST, told).await;
-            }
-            continue;
         };
         if let Err(error) = configure(&stream) {
             tracing::debug!("{peer}: {error}");
@@ -120,6 +90,6 @@ pub async fn serve(
             Connection::new(&shared, socket, peer.to_string(), id).serve(shutdown).await;
         });
     }
-    drop(listener);
+    drop(acceptor);
     while connections.join_next().await.is_some() {}
 }
