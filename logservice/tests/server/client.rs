@@ -28,8 +28,10 @@ impl Service {
 
     fn start_as(directory: &Path, flags: &[&str], limit: impl FnOnce(&mut Patience)) -> Result<Self, StartError> {
         let directory = directory.to_str().expect("text");
+        // Not a single child process: its end would interrupt what the tests read and write.
+        let quiet = ["--segment-mb", "2", "--snapshot-log-mb", "0"];
         let fixed = ["logservice", "--dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        let line = CommandLine::parse_from(fixed.iter().chain(&["--segment-mb", "2"]).chain(flags));
+        let line = CommandLine::parse_from(fixed.iter().chain(&quiet).chain(flags));
         let mut config = line.config.expect("a directory");
         limit(&mut config.patience);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

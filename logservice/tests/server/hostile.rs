@@ -45,7 +45,8 @@ fn write_until_closed(stream: &mut TcpStream, bytes: &[u8]) -> u64 {
     loop {
         match stream.write(bytes) {
             Ok(count) => taken += count as u64,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => return taken,
             Err(error) => panic!("{error}"),
         }
