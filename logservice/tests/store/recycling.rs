@@ -16,6 +16,11 @@ use crate::harness::{overwrite, read_at, segments, shrink, Log};
 
 const MIB: usize = 1 << 20;
 
+/// Keeps all segments open: what a file was that is gone is not what a new one is.
+fn hold(directory: &Path) -> Vec<fs::File> {
+    segments(directory).iter().map(|path| fs::File::open(path).expect("opened")).collect()
+}
+
 /// What a file is, whatever its name.
 fn inode(path: &Path) -> u64 {
     fs::metadata(path).expect("is there").ino()
@@ -40,6 +45,7 @@ fn dropped_segments_are_written_again_and_few_are_kept_for_that() {
     for _ in 0..8 {
         log.append(MIB);
     }
+    let _held = hold(directory.path());
     let dropped: BTreeSet<u64> = segments(directory.path())[..7].iter().map(|path| inode(path)).collect();
     trim(&log, log.end - 5);
     assert_eq!(segments(directory.path()).len(), 1);
@@ -64,6 +70,7 @@ fn a_segment_that_is_being_read_is_not_written_again() {
         log.append(MIB);
     }
     let read = inode(&segments(directory.path())[0]);
+    let _held = hold(directory.path());
     let mut reader = log.store.reader(0).expect("opened");
     trim(&log, 2 * MIB as u64);
     for _ in 0..6 {
@@ -86,6 +93,7 @@ fn segments_of_another_length_are_not_written_again() {
     }
     drop(log);
     let dropped: BTreeSet<u64> = segments(directory.path()).iter().map(|path| inode(path)).collect();
+    let _held = hold(directory.path());
     let mut log = Log::open_with(directory.path(), 2 * MIN_SEGMENT_BYTES).expect("opens");
     log.append(MIB);
     log.append(MIB);
