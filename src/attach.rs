@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use durability_protocol::{Code, EngineVersion, Refusal};
+use durability_protocol::{Code, EngineVersion};
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::{Agent, Interrupt};
@@ -146,10 +146,7 @@ fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Inter
 
 /// A server that is older than the one that wrote the log may not know what it would be sent.
 fn check_engine(engine: EngineVersion, writer: EngineVersion) -> Result<(), Interrupt> {
-    if engine.reads(writer) {
-        return Ok(());
-    }
-    Err(Interrupt::Hopeless(Refusal::old_engine(&format!("runs Valkey {engine}"), writer).detail))
+    engine.check_reads(writer).map_err(|refusal| Interrupt::Hopeless(refusal.detail))
 }
 
 /// A node on its way to lead.

@@ -79,16 +79,7 @@ impl LogSocket {
     /// The connection has failed.
     pub fn try_flush(&mut self) -> io::Result<bool> {
         let Some(session) = &mut self.session else { return Ok(true) };
-        while session.tls.wants_write() {
-            match session.tls.write_tls(&mut &*self.tcp) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
+        durability_tls::flush(&mut session.tls, &mut &*self.tcp)
     }
 
     /// Takes bytes from the TCP connection into the TLS session. Returns whether there were any.

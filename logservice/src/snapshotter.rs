@@ -238,7 +238,7 @@ async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRec
         let found = facts.position.as_ref().map_or_else(|| "no offset".to_owned(), say);
         return Err(MakeError::Position { found, expected: say(&expected) });
     }
-    let (store, manifest, written) = (shard.clone_snapshots(), made_of.clone(), file.clone());
+    let (store, manifest, written) = (shard.snapshots().clone(), made_of.clone(), file.clone());
     let adopted = background::run(move || store.adopt(&manifest, applied, &written)).await;
     let draft = adopted.map_err(|error| SnapshotError::Read { file: file.display().to_string(), source: error })??;
     let (replid, _) = expected;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Refusal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The version of a Valkey server, as `9.1.2`.
@@ -19,6 +20,17 @@ impl EngineVersion {
     /// patch read each other's commands and snapshots, so that a patch can be taken back.
     pub fn reads(self, writer: EngineVersion) -> bool {
         (self.major, self.minor) >= (writer.major, writer.minor)
+    }
+
+    /// Refuses a node of this version if it cannot apply what one of version `writer` wrote.
+    ///
+    /// # Errors
+    /// [`Code::OldEngine`](crate::Code::OldEngine), with both versions.
+    pub fn check_reads(self, writer: EngineVersion) -> Result<(), Refusal> {
+        if self.reads(writer) {
+            return Ok(());
+        }
+        Err(Refusal::old_engine(&format!("runs Valkey {self}"), writer))
     }
 
     /// Whether `other` differs in the patch at most.

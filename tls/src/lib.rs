@@ -2,6 +2,7 @@
 //! from files. Errors name the file and say what to do about it.
 
 use std::fmt;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{InconsistentKeys, RootCertStore, SupportedProtocolVersion};
+use rustls::{ConnectionCommon, InconsistentKeys, RootCertStore, SupportedProtocolVersion};
 
 pub use rustls;
 
@@ -22,6 +23,23 @@ pub const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12, &r
 /// The cryptography. Named, not the process's default: that is whatever a dependency happened to install.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Sends what `session` has for the other side, as far as `to`, which does not block, takes it. Returns whether nothing is left.
+///
+/// # Errors
+/// `to` has failed.
+pub fn flush<Side>(session: &mut ConnectionCommon<Side>, to: &mut impl Write) -> io::Result<bool> {
+    while session.wants_write() {
+        match session.write_tls(to) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// What a file is to hold.

@@ -178,16 +178,7 @@ impl TlsSocket {
     }
 
     fn flush(&self, session: &mut ServerConnection) -> io::Result<bool> {
-        while session.wants_write() {
-            match session.write_tls(&mut Tcp(&self.tcp)) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
+        durability_tls::flush(session, &mut Tcp(&self.tcp))
     }
 }
 

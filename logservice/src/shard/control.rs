@@ -15,9 +15,7 @@ impl Shard {
     /// that end once both are durable.
     pub async fn acquire(&self, node: Node<'_>, expected_end: u64, lease_ms: u64) -> Result<(u64, u64), Refusal> {
         if let (Some(version), Some(writer)) = (node.engine, self.store.manifest().engine()) {
-            if !version.reads(writer) {
-                return Err(Refusal::old_engine(&format!("runs Valkey {version}"), writer));
-            }
+            version.check_reads(writer)?;
         }
         let accepted_end = self.accepting().end;
         self.drain(accepted_end).await?;

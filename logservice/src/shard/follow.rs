@@ -94,8 +94,7 @@ impl Shard {
     pub fn check_engine(&self, version: Option<EngineVersion>) -> Result<(), Refusal> {
         let Some(writer) = self.store.manifest().engine() else { return Ok(()) };
         match version {
-            Some(version) if version.reads(writer) => Ok(()),
-            Some(version) => Err(Refusal::old_engine(&format!("runs Valkey {version}"), writer)),
+            Some(version) => version.check_reads(writer),
             None => Err(Refusal::old_engine("does not tell its version with REPLCONF version", writer)),
         }
     }

@@ -1,6 +1,6 @@
 //! Snapshots of a shard: recorded once they are stored, and what becomes of the log below them.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use durability_protocol::{Code, EngineVersion, Refusal};
@@ -22,27 +22,26 @@ pub struct Snapshotting {
 
 impl Shard {
     /// Where its snapshots are.
-    pub fn snapshots(&self) -> &SnapshotStore {
+    pub fn snapshots(&self) -> &Arc<SnapshotStore> {
         &self.snapshots
-    }
-
-    /// The same, to keep.
-    pub fn clone_snapshots(&self) -> Arc<SnapshotStore> {
-        self.snapshots.clone()
     }
 
     /// A snapshot is being made, or no longer; `outcome` is why the last one was not made, `None` within if it was.
     pub fn note_snapshotting(&self, is_running: bool, outcome: Option<Option<String>>) {
-        let mut snapshotting = self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut snapshotting = self.lock_snapshotting();
         snapshotting.is_running = is_running;
         if let Some(error) = outcome {
             snapshotting.error = error;
         }
     }
 
+    fn lock_snapshotting(&self) -> MutexGuard<'_, Snapshotting> {
+        self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Whether a snapshot is being made, and why the last one was not.
     pub(super) fn snapshotting(&self) -> Snapshotting {
-        self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.lock_snapshotting().clone()
     }
 
     /// Opens a snapshot that is to be sent. One that could not be read before is verified first: whoever is sent a part of it
@@ -50,7 +49,7 @@ impl Shard {
     pub async fn open_snapshot(&self, record: &SnapshotRecord) -> Result<SnapshotReader, SnapshotError> {
         if self.snapshotting().suspect.as_ref() == Some(&record.file) {
             self.snapshots.verify(record).await?;
-            let mut snapshotting = self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut snapshotting = self.lock_snapshotting();
             (snapshotting.suspect, snapshotting.error) = (None, None);
         }
         self.snapshots.get(record).await
@@ -58,7 +57,7 @@ impl Shard {
 
     /// A snapshot could not be read to its end.
     pub fn note_unreadable(&self, record: &SnapshotRecord, error: &SnapshotError) {
-        let mut snapshotting = self.snapshotting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut snapshotting = self.lock_snapshotting();
         snapshotting.suspect = Some(record.file.clone());
         snapshotting.error = Some(error.to_string());
     }
@@ -130,7 +129,7 @@ impl Shard {
     }
 
     /// Removes all up to `offset` that the manifest does not record and nobody uses.
-    pub(super) async fn remove_other_snapshots(&self, offset: u64) {
+    async fn remove_other_snapshots(&self, offset: u64) {
         let is_needed = |file: &str, stands_at: u64| {
             // After a failure the manifest on the medium may be another. What is on its way from being stored to being recorded
             // is in use until it is recorded, so the manifest is looked at last.
