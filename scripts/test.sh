@@ -14,6 +14,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 
+# What is built once need not be ready to be built again in part.
+if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0; fi
 need_build_packages
 need_packages tcl openssl procps
 command -v python3 >/dev/null || need_packages python3

@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::watch;
 
 use super::background::be_nice;
 use crate::resp::command::{ProtocolError, Splitter};
@@ -62,7 +63,7 @@ pub struct Start {
     pub snapshot: Option<(SnapshotReader, u64)>,
     /// The log from `offset` on, if any of it is to be applied.
     pub log: Option<Box<dyn LogReader>>,
-    /// Where it is to end (exclusive).
+    /// Where it is to end (exclusive), unless [`Feed::extend`] says otherwise later.
     pub end: u64,
     /// The newest version that wrote any of it.
     pub engine: Option<EngineVersion>,
@@ -74,8 +75,7 @@ pub struct Feed {
     pub address: SocketAddr,
     /// What the replica has to present as `primaryauth`.
     pub secret: String,
-    /// Where it ends.
-    pub end: u64,
+    end: watch::Sender<u64>,
     sent: Arc<AtomicU64>,
     ended: oneshot::Receiver<FeedError>,
     /// Dropped, it ends.
@@ -91,7 +91,8 @@ impl Feed {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(std::io::Error::from)?;
         let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (expected, end) = (secret.clone(), start.end);
+        let expected = secret.clone();
+        let (end, ends) = watch::channel(start.end);
         let sent = Arc::new(AtomicU64::new(0));
         let counted = sent.clone();
         let (_stop, mut stopped) = oneshot::channel();
@@ -109,7 +110,7 @@ impl Feed {
             }
             let served = runtime.block_on(async {
                 tokio::select! {
-                    served = serve(listener, start, &expected, &counted) => served,
+                    served = serve(listener, start, ends, &expected, &counted) => served,
                     _ = &mut stopped => Ok(()),
                 }
             });
@@ -120,6 +121,16 @@ impl Feed {
             runtime.shutdown_background();
         })?;
         Ok(Feed { address, secret, end, sent, ended, _stop })
+    }
+
+    /// Where it ends (exclusive).
+    pub fn end(&self) -> u64 {
+        *self.end.borrow()
+    }
+
+    /// It goes on to `end` (exclusive), which is durable and not before the one that it had.
+    pub fn extend(&self, end: u64) {
+        self.end.send_modify(|current| *current = end.max(*current));
     }
 
     /// Bytes sent so far, of snapshot and log together.
@@ -137,12 +148,18 @@ impl Feed {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, start: Start, secret: &str, sent: &AtomicU64) -> Result<(), FeedError> {
+async fn serve(
+    listener: std::net::TcpListener,
+    start: Start,
+    ends: watch::Receiver<u64>,
+    secret: &str,
+    sent: &AtomicU64,
+) -> Result<(), FeedError> {
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (stream, _) = listener.accept().await?;
         match tokio::time::timeout(LOGIN_TIMEOUT, Replica::log_in(stream, secret, start.engine)).await {
-            Ok(Ok(Some(replica))) => return replica.serve(start, sent).await,
+            Ok(Ok(Some(replica))) => return replica.serve(start, ends, sent).await,
             Ok(Err(error @ FeedError::OldEngine { .. })) => return Err(error),
             // Somebody who does not know the secret, or says nothing: the engine is still waited for.
             Ok(Ok(None) | Err(_)) | Err(_) => {}
@@ -201,8 +218,8 @@ impl Replica {
         }
     }
 
-    async fn serve(mut self, start: Start, sent: &AtomicU64) -> Result<(), FeedError> {
-        let Start { replid, offset, snapshot, mut log, end, .. } = start;
+    async fn serve(mut self, start: Start, mut ends: watch::Receiver<u64>, sent: &AtomicU64) -> Result<(), FeedError> {
+        let Start { replid, offset, snapshot, mut log, .. } = start;
         let bytes = snapshot.as_ref().map_or(EMPTY_RDB.len() as u64, |(_, bytes)| *bytes);
         self.stream.write_all(format!("+FULLRESYNC {replid} {offset}\r\n${bytes}\r\n").as_bytes()).await?;
         match snapshot {
@@ -217,7 +234,9 @@ impl Replica {
         let (mut from_engine, mut to_engine) = self.stream.split();
         let acknowledgements = async { tokio::io::copy(&mut from_engine, &mut tokio::io::sink()).await.map(drop) };
         let stream = async {
-            while let Some(mut reader) = log.take().filter(|reader| reader.offset() < end) {
+            while let Some(mut reader) = log.take() {
+                let next = reader.offset();
+                let Ok(end) = ends.wait_for(|end| *end > next).await.map(|end| *end) else { break };
                 let read = tokio::task::spawn_blocking(move || {
                     let chunk = reader.read(end, CHUNK_BYTES)?;
                     Ok::<_, ReadError>((reader, chunk))

@@ -135,6 +135,15 @@ impl Engine {
         self.ask(&["CONFIG", "SET", "primaryauth", &feed.secret]).await?;
         let (host, port) = (feed.address.ip().to_string(), feed.address.port().to_string());
         self.ask(&["REPLICAOF", &host, &port]).await?;
+        self.catch_up(feed).await
+    }
+
+    /// Waits until everything is applied of the feed that it follows, as [`Engine::apply`] does.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn catch_up(&mut self, feed: &mut Feed) -> Result<u64, EngineError> {
+        let end = feed.end();
         let mut last: Option<Progress> = None;
         let mut moved = Instant::now();
         loop {
@@ -147,7 +156,7 @@ impl Engine {
                 Err(error) => return Err(self.ended_or(error).await),
             };
             let is_same = last == Some(progress);
-            if progress.is_linked && progress.received == feed.end && (is_same || progress.applied == feed.end) {
+            if progress.is_linked && progress.received == end && (is_same || progress.applied == end) {
                 // What is received is applied within the turn of the event loop that received it.
                 return Ok(progress.applied);
             }
@@ -155,7 +164,7 @@ impl Engine {
                 (last, moved) = (Some(progress), Instant::now());
             } else if moved.elapsed() > STALL_TIMEOUT {
                 let Progress { applied, received, .. } = progress;
-                return Err(EngineError::Stalled { applied, received, end: feed.end });
+                return Err(EngineError::Stalled { applied, received, end });
             }
             tokio::time::sleep(POLL).await;
         }

@@ -673,6 +673,31 @@ snapshotted_server [concat {--segment-mb 2} [controlled_engine]] {} {
         }
     }
 
+    test "A snapshot has what was written while its making began, unless another leads meanwhile" {
+        r set key before
+        while_engine_waits 1 {
+            for {set i 0} {$i < 3} {incr i} {r set key$i [random_bytes 1000000]}
+            wait_until_durable
+            set end [log_status end]
+        }
+        assert_morethan_equal [log_status snapshot_offset] $end
+        r set key between
+        wait_until_durable
+        while_engine_waits 1 {
+            r set key after
+            wait_until_durable
+            set end [log_status end]
+            crash_and_restart_server
+            wait_until_leading
+            for {set i 0} {$i < 3} {incr i} {r set key$i [random_bytes 1000000]}
+            wait_until_durable
+            set digest [debug_digest]
+        }
+        assert_lessthan_equal [log_status snapshot_offset] $end
+        crash_and_restart_both
+        assert_equal $digest [debug_digest]
+    }
+
     test "Writes and leadership do not wait for a snapshot" {
         r set key before
         while_engine_waits 1 {

@@ -1,0 +1,216 @@
+//! Makes one snapshot: an engine applies the newest one and the log after it, saves, and what it saved is checked and rehearsed
+//! before it is stored and recorded, and the log below it dropped.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use durability_protocol::{EngineVersion, Refusal};
+
+use super::SnapshotterOptions;
+use crate::engine::{background, inspect_rdb, Engine, EngineError, Feed, RdbFacts, Start};
+use crate::shard::{Origin, Position, Shard};
+use crate::snapshots::{Draft, SnapshotError};
+use crate::store::{Contents, Manifest, ReadError, SnapshotRecord};
+
+/// What came while the engine applied is applied too, unless it is less than this.
+const CATCH_UP_BYTES: u64 = 1 << 20;
+
+/// Why a snapshot was not made. What was there before stands.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// Nothing was ever written.
+    #[error("the log holds nothing yet")]
+    Empty,
+    /// No whole command came since the last one.
+    #[error("nothing that can be applied was written since offset {0}")]
+    NothingNew(u64),
+    /// The engine that is installed would write what the nodes cannot load.
+    #[error("valkey-server here is of version {found}, and the log was written by {writer}: install {writer} here, or upgrade the nodes")]
+    OtherEngine {
+        /// The engine's.
+        found: EngineVersion,
+        /// The log's.
+        writer: EngineVersion,
+    },
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The snapshot could not be stored.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The RDB says that it stands elsewhere.
+    #[error("the RDB stands at {found}, not at {expected}")]
+    Position {
+        /// Replication id and offset in the RDB.
+        found: String,
+        /// Those that it should have.
+        expected: String,
+    },
+    /// What was loaded from the RDB is not what was saved.
+    #[error("the rehearsal found other data than was saved: {found:?} instead of {saved:?}")]
+    Rehearsal {
+        /// After loading.
+        found: Contents,
+        /// Before saving.
+        saved: Contents,
+    },
+    /// The shard refuses.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+}
+
+/// How long each part took.
+#[derive(Debug)]
+struct Times {
+    since: Instant,
+    parts: Vec<(&'static str, Duration)>,
+}
+
+impl Times {
+    /// The part that ends now began when the one before it ended.
+    fn end(&mut self, part: &'static str) {
+        let now = Instant::now();
+        self.parts.push((part, now - self.since));
+        self.since = now;
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total: Duration = self.parts.iter().map(|(_, took)| *took).sum();
+        write!(f, "{} ms:", total.as_millis())?;
+        let mut parts = self.parts.iter().peekable();
+        while let Some((part, took)) = parts.next() {
+            let end = if parts.peek().is_some() { "," } else { "" };
+            write!(f, " {part} {}{end}", took.as_millis())?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a snapshot of what is durable now.
+pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
+    let mut times = Times { since: Instant::now(), parts: Vec::new() };
+    let made_of = shard.store().manifest();
+    let Position::Full { replid, offset, snapshot, stream, pin } = shard.position_of("", None)? else {
+        return Err(MakeError::Empty);
+    };
+    let end = shard.notifier().progress().visible;
+    if end == offset {
+        // Nothing came since, so the last one is as new as one can be.
+        return snapshot.ok_or(MakeError::Empty);
+    }
+    let writer = made_of.engine();
+    // A directory of its own: an engine that is killed while it saves leaves a file whose name only it knows.
+    let directory = tempfile::Builder::new().prefix("engine-").tempdir_in(shard.snapshots().draft_directory(&made_of)?);
+    let directory = directory.map_err(|source| EngineError::System { action: "cannot create a directory", source })?;
+    let file = directory.path().join("dump.rdb");
+
+    let mut engine = Engine::start(&options.engine, &file).await?;
+    let version = engine.version();
+    if let Some(writer) = writer.filter(|writer| !version.is_like(*writer)) {
+        return Err(MakeError::OtherEngine { found: version, writer });
+    }
+    let source = match &snapshot {
+        Some(record) => Some((shard.snapshots().get(record).await?, record.bytes)),
+        None => None,
+    };
+    let log = Some(shard.store().reader(offset)?);
+    let start = Start { replid: replid.clone(), offset, snapshot: source, log, end, engine: writer };
+    let mut feed = Feed::open(start, options.engine.is_background).map_err(EngineError::from)?;
+    let applied = engine.apply(&mut feed).await?;
+    let applied = catch_up(shard, stream, &mut engine, &mut feed).await?.unwrap_or(applied);
+    if applied <= offset {
+        return Err(MakeError::NothingNew(offset));
+    }
+    times.end("applying");
+    engine.save().await?;
+    times.end("saving");
+    // What was saved is looked at while the engine tells what it has: where there are cores for both, that takes the longer of them.
+    let (saved, (facts, draft)) =
+        tokio::try_join!(async { engine.contents().await.map_err(MakeError::from) }, async {
+            let facts = inspect_rdb(&options.engine, &file).await?;
+            Ok((facts, adopt(shard, &made_of, applied, &file).await?))
+        },)?;
+    engine.stop().await;
+    drop(feed);
+    // What was applied may go, as soon as the snapshot counts.
+    drop(pin);
+    check_position(&facts, &replid, applied)?;
+    times.end("checking");
+    rehearse(&draft, &replid, &saved, options).await?;
+    times.end("rehearsing");
+    let bytes = draft.bytes();
+    let origin = Origin { replid: &replid, engine: Some(version), contents: Some(saved) };
+    let record = shard.keep_snapshot(&made_of, draft, origin, options.keep).await?;
+    times.end("storing");
+    tracing::info!(
+        "shard {}: snapshot at offset {applied}, {bytes} bytes, made and rehearsed in {times}",
+        shard.name()
+    );
+    Ok(record)
+}
+
+/// Applies what came while the engine applied what there was, as long as that becomes less: whoever starts from the snapshot has
+/// less to replay, and the log goes up to there. Answers up to where is applied (exclusive), if there was anything.
+async fn catch_up(
+    shard: &Shard,
+    stream: u64,
+    engine: &mut Engine,
+    feed: &mut Feed,
+) -> Result<Option<u64>, EngineError> {
+    let (mut applied, mut behind_before) = (None, u64::MAX);
+    loop {
+        let progress = shard.notifier().progress();
+        let behind = progress.visible.saturating_sub(feed.end());
+        // What another leader began to write goes by another replication id.
+        if progress.stream != stream || behind < CATCH_UP_BYTES || behind > behind_before / 2 {
+            return Ok(applied);
+        }
+        feed.extend(progress.visible);
+        behind_before = behind;
+        applied = Some(engine.catch_up(feed).await?);
+    }
+}
+
+async fn adopt(shard: &Shard, made_of: &Manifest, offset: u64, file: &Path) -> Result<Draft, MakeError> {
+    let (store, manifest, written) = (shard.snapshots().clone(), made_of.clone(), file.to_owned());
+    let adopted = background::run(move || store.adopt(&manifest, offset, &written)).await;
+    Ok(adopted.map_err(|error| SnapshotError::Read { file: file.display().to_string(), source: error })??)
+}
+
+fn check_position(facts: &RdbFacts, replid: &str, offset: u64) -> Result<(), MakeError> {
+    let is_right = facts.position.as_ref().is_some_and(|(id, at)| id == replid && *at == offset);
+    if is_right {
+        return Ok(());
+    }
+    let say = |(replid, offset): &(String, u64)| format!("offset {offset} of {replid}");
+    let found = facts.position.as_ref().map_or_else(|| "no offset".to_owned(), say);
+    Err(MakeError::Position { found, expected: say(&(replid.to_owned(), offset)) })
+}
+
+/// Loads a draft into a second engine, just as a node would, and compares what it then holds.
+async fn rehearse(
+    draft: &Draft,
+    replid: &str,
+    saved: &Contents,
+    options: &SnapshotterOptions,
+) -> Result<(), MakeError> {
+    // It saves nothing.
+    let mut engine = Engine::start(&options.engine, &draft.path().with_extension("rehearsal")).await?;
+    let source = Some((draft.reader()?, draft.bytes()));
+    let end = draft.offset();
+    let start = Start { replid: replid.to_owned(), offset: end, snapshot: source, log: None, end, engine: None };
+    let mut feed = Feed::open(start, options.engine.is_background).map_err(EngineError::from)?;
+    engine.apply(&mut feed).await?;
+    let found = engine.contents().await?;
+    engine.stop().await;
+    if found != *saved {
+        return Err(MakeError::Rehearsal { found, saved: saved.clone() });
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Makes snapshots off the leader, when they are due or asked for: one at a time for the whole service.
+
+mod make;
+
+pub use make::MakeError;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use durability_protocol::{Code, Refusal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::engine::EngineOptions;
+use crate::service::Service;
+use crate::shard::Shard;
+use crate::store::SnapshotRecord;
+
+/// How often it is looked whether a shard's log has grown enough.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long after a failure the next attempt is made; doubled with each that follows.
+const FIRST_RETRY: Duration = Duration::from_secs(30);
+/// The longest that an attempt is put off.
+const LAST_RETRY: Duration = Duration::from_secs(3600);
+
+/// How snapshots are made.
+#[derive(Debug, Clone)]
+pub struct SnapshotterOptions {
+    /// With which engine.
+    pub engine: EngineOptions,
+    /// How many are kept of each shard; at least one is.
+    pub keep: usize,
+    /// One is made so early that the log since the last is about as long as this, or as that one if it is longer, when it is done;
+    /// 0: only on request.
+    pub log_bytes: u64,
+}
+
+/// Asks for a snapshot of a shard.
+pub struct Request {
+    /// Of which.
+    pub shard: Arc<Shard>,
+    /// Who waits for it.
+    pub reply: oneshot::Sender<Result<SnapshotRecord, Refusal>>,
+}
+
+/// What became of the attempts at a shard's snapshots that nobody asked for.
+#[derive(Debug, Clone, Copy)]
+struct Attempts {
+    last: Instant,
+    /// After failures.
+    not_before: Instant,
+    next_wait: Duration,
+    /// Bytes that came into the log while the last was made that was made.
+    grown_bytes: u64,
+}
+
+/// Makes snapshots when they are due or asked for, in turn, until `shutdown`.
+pub async fn run(
+    service: Arc<Service>,
+    options: SnapshotterOptions,
+    mut requests: mpsc::Receiver<Request>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let work = async {
+        let mut attempts = BTreeMap::<String, Attempts>::new();
+        let mut was_asked = false;
+        loop {
+            let due = most_overdue(&service, &options, &attempts);
+            // Who asks again and again does not keep others from getting theirs.
+            let asked = match &due {
+                Some(_) if was_asked => None,
+                Some(_) => requests.try_recv().ok(),
+                None => match tokio::time::timeout(LOOK_INTERVAL, requests.recv()).await {
+                    Ok(Some(request)) => Some(request),
+                    Ok(None) => return,
+                    Err(_) => continue,
+                },
+            };
+            was_asked = asked.is_some();
+            let (shard, reply) = match (asked, due) {
+                (Some(Request { shard, reply }), _) => (shard, Some(reply)),
+                (None, Some(shard)) => (shard, None),
+                (None, None) => continue,
+            };
+            shard.note_snapshotting(true, None);
+            let end = shard.notifier().progress().visible;
+            let made = make::make(&shard, &options).await;
+            let error = made.as_ref().err().map(ToString::to_string);
+            shard.note_snapshotting(false, Some(error.clone()));
+            if let Some(error) = &error {
+                tracing::error!("shard {}: no snapshot was made: {error}", shard.name());
+            }
+            match reply {
+                // An attempt that was asked for says nothing of those that are not.
+                Some(reply) => {
+                    // Who asked may be gone.
+                    let _ = reply.send(made.map_err(refusal));
+                }
+                None => {
+                    let before = attempts.get(shard.name()).copied();
+                    let grown_bytes = error.is_none().then(|| shard.notifier().progress().visible.saturating_sub(end));
+                    attempts.insert(shard.name().to_owned(), Attempts::after(before, grown_bytes));
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        _ = shutdown.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+impl Attempts {
+    /// After one more, during which the log grew by `grown_bytes`; none if it failed.
+    fn after(before: Option<Self>, grown_bytes: Option<u64>) -> Self {
+        let last = Instant::now();
+        match grown_bytes {
+            Some(grown_bytes) => Attempts { last, not_before: last, next_wait: FIRST_RETRY, grown_bytes },
+            None => {
+                let (wait, grown_bytes) =
+                    before.map_or((FIRST_RETRY, 0), |before| (before.next_wait, before.grown_bytes));
+                Attempts { last, not_before: last + wait, next_wait: (wait * 2).min(LAST_RETRY), grown_bytes }
+            }
+        }
+    }
+}
+
+/// Of the shards that are due and may be tried, the one that was tried longest ago.
+fn most_overdue(
+    service: &Service,
+    options: &SnapshotterOptions,
+    attempts: &BTreeMap<String, Attempts>,
+) -> Option<Arc<Shard>> {
+    let now = Instant::now();
+    let may_try = |shard: &Arc<Shard>| attempts.get(shard.name()).is_none_or(|attempts| now >= attempts.not_before);
+    let grown_bytes = |shard: &Shard| attempts.get(shard.name()).map_or(0, |attempts| attempts.grown_bytes);
+    let is_due = |shard: &Arc<Shard>| is_due(shard, options.log_bytes, grown_bytes(shard));
+    let due = service.open_shards().into_iter().filter(is_due).filter(may_try);
+    due.min_by_key(|shard| attempts.get(shard.name()).map(|attempts| attempts.last))
+}
+
+fn refusal(error: MakeError) -> Refusal {
+    match error {
+        MakeError::Refused(Refusal { code, detail }) => Refusal::new(code, format!("no snapshot was made: {detail}")),
+        error => Refusal::new(Code::Err, format!("no snapshot was made: {error}")),
+    }
+}
+
+/// Whether the log since the last snapshot is long enough, given by how much it grew while that was made.
+fn is_due(shard: &Shard, log_bytes: u64, grown_bytes: u64) -> bool {
+    if log_bytes == 0 {
+        return false;
+    }
+    let manifest = shard.store().manifest();
+    let (offset, bytes) = manifest.newest_snapshot().map_or((manifest.base, 0), |newest| (newest.offset, newest.bytes));
+    shard.notifier().progress().visible.saturating_sub(offset) > starts_at(log_bytes.max(bytes), grown_bytes)
+}
+
+/// The length of the log at which a snapshot is begun, so that it is about `bound` when it is done. Not before half of that: a writer
+/// that outruns the making would otherwise have snapshots made without a pause.
+fn starts_at(bound: u64, grown_bytes: u64) -> u64 {
+    bound.saturating_sub(grown_bytes).max(bound / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_begun_so_early_that_the_log_is_at_the_bound_when_it_is_done() {
+        assert_eq!(starts_at(100, 0), 100);
+        assert_eq!(starts_at(100, 30), 70);
+        assert_eq!(starts_at(100, 80), 50);
+        assert_eq!(starts_at(100, u64::MAX), 50);
+    }
+
+    #[test]
+    fn a_failure_keeps_what_is_known_of_the_growth_and_puts_off_the_next_attempt() {
+        let made = Attempts::after(None, Some(7));
+        assert_eq!((made.not_before, made.grown_bytes), (made.last, 7));
+        let failed = Attempts::after(Some(made), None);
+        assert_eq!((failed.not_before, failed.grown_bytes), (failed.last + FIRST_RETRY, 7));
+        let again = Attempts::after(Some(failed), None);
+        assert_eq!(again.not_before, again.last + 2 * FIRST_RETRY);
+    }
+}
