@@ -24,7 +24,7 @@ use crate::store::OpenError;
 /// for the disk.
 const REST_FACTOR: u32 = 4;
 /// The longest rest: how long closing a store may have to wait for it.
-const REST_AT_MOST: Duration = Duration::from_millis(50);
+const REST_AT_MOST: Duration = Duration::from_millis(20);
 
 /// Verifies all records of a segment, and that the log goes on in the segment with the header `next`. Blocks on I/O.
 ///
