@@ -212,4 +212,8 @@ impl StoreEvents for Durable {
     fn failed(&self, reason: &str) {
         self.change(|state| state.1 = Some(reason.to_owned()));
     }
+
+    fn damaged(&self, reason: &str) {
+        self.failed(reason);
+    }
 }

@@ -68,7 +68,7 @@ type Slot = OnceLock<Result<Arc<Shard>, String>>;
 
 impl Service {
     /// Takes the directory for this process and opens the shards in it. Without tokens everybody may use every shard.
-    /// Blocks while logs are verified.
+    /// Blocks while the ends of logs are verified.
     pub fn open(options: ServiceOptions, tokens: Option<Tokens>) -> Result<Arc<Self>, DirectoryError> {
         let directory = options.directory.clone();
         let not_writable = |source| DirectoryError::NotWritable { directory: directory.clone(), source };
@@ -232,6 +232,7 @@ impl Status {
             seeded: 0,
             segments: 0,
             log_bytes: 0,
+            unverified_bytes: 0,
             engine_version: String::new(),
             snapshots: 0,
             snapshot_offset: -1,

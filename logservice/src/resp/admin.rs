@@ -108,6 +108,7 @@ fn fields(status: &Status) -> Vec<(&'static str, String)> {
         ("seeded", status.seeded.to_string()),
         ("segments", status.segments.to_string()),
         ("log_bytes", status.log_bytes.to_string()),
+        ("unverified_bytes", status.unverified_bytes.to_string()),
         ("engine_version", status.engine_version.clone()),
         ("snapshots", status.snapshots.to_string()),
         ("snapshot_offset", status.snapshot_offset.to_string()),

@@ -17,7 +17,7 @@ pub use status::{LogState, Status};
 pub use terms::{Admission, LeaseLeft, Node, Terms};
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -54,6 +54,8 @@ struct Accepting {
     paused: Option<&'static str>,
     /// Whether the last thing the store said was that there is no space.
     no_space: bool,
+    /// Whether it failed because its files are damaged.
+    is_damaged: bool,
     /// The epoch whose appends were refused last.
     fenced: Option<u64>,
 }
@@ -69,10 +71,10 @@ impl Shard {
         let Opened { store, end } = open(events.clone())?;
         let manifest = store.manifest();
         let terms = Terms::from_manifest(&manifest, Instant::now());
-        let accepting = Mutex::new(Accepting { terms, end, paused: None, no_space: false, fenced: None });
-        let acceptance = Arc::new(Acceptance { notifier: Arc::new(DurabilityNotifier::new(end)), accepting });
-        // Nothing was submitted yet, so no event can have been missed.
-        let _ = events.0.set(acceptance.clone());
+        let accepting = Accepting { terms, end, paused: None, no_space: false, is_damaged: false, fenced: None };
+        let notifier = Arc::new(DurabilityNotifier::new(end));
+        let acceptance = Arc::new(Acceptance { notifier, accepting: Mutex::new(accepting) });
+        events.pass_on_to(acceptance.clone());
         let shard = Shard {
             name: name.to_owned(),
             store,
@@ -188,28 +190,71 @@ impl StoreEvents for Acceptance {
         tracing::error!("the log has failed, nothing is acknowledged until a restart: {reason}");
         self.notifier.set_failed(reason);
     }
+
+    fn damaged(&self, reason: &str) {
+        tracing::error!("the log is damaged, and the shard is served no more until its files are repaired: {reason}");
+        // First, so that whoever sees it failed sees why. What failed before is told as that.
+        let mut accepting = self.lock();
+        accepting.is_damaged = self.notifier.progress().failed.is_none();
+        drop(accepting);
+        self.notifier.set_failed(reason);
+    }
 }
 
-/// Events of a store that is opened before there is anybody to hear them.
+/// Events of a store that is opened before there is anybody to hear them. Nothing is submitted before that, so no append is
+/// reported either, but damage may be.
 #[derive(Default)]
-struct LateEvents(std::sync::OnceLock<Arc<Acceptance>>);
+struct LateEvents {
+    hearer: OnceLock<Arc<Acceptance>>,
+    /// Damage that nobody has heard of.
+    damage: Mutex<Option<String>>,
+}
+
+impl LateEvents {
+    /// Whatever happens from now on is told to `hearer`, and so is what has happened.
+    fn pass_on_to(&self, hearer: Arc<Acceptance>) {
+        let damage = {
+            let mut damage = self.lock_damage();
+            let _ = self.hearer.set(hearer.clone());
+            damage.take()
+        };
+        if let Some(reason) = damage {
+            hearer.damaged(&reason);
+        }
+    }
+
+    fn lock_damage(&self) -> MutexGuard<'_, Option<String>> {
+        self.damage.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
 
 impl StoreEvents for LateEvents {
     fn durable(&self, end: u64) {
-        if let Some(acceptance) = self.0.get() {
+        if let Some(acceptance) = self.hearer.get() {
             acceptance.durable(end);
         }
     }
 
     fn refused(&self, end: u64, reason: &str) {
-        if let Some(acceptance) = self.0.get() {
+        if let Some(acceptance) = self.hearer.get() {
             acceptance.refused(end, reason);
         }
     }
 
     fn failed(&self, reason: &str) {
-        if let Some(acceptance) = self.0.get() {
+        if let Some(acceptance) = self.hearer.get() {
             acceptance.failed(reason);
+        }
+    }
+
+    fn damaged(&self, reason: &str) {
+        let mut unheard = self.lock_damage();
+        match self.hearer.get() {
+            Some(acceptance) => {
+                drop(unheard);
+                acceptance.damaged(reason);
+            }
+            None => *unheard = Some(reason.to_owned()),
         }
     }
 }

@@ -15,7 +15,7 @@ pub enum LogState {
     NoSpace,
     /// Not until the service is restarted: a write or sync failed.
     Failed,
-    /// Not until its files are repaired; it is not served at all.
+    /// Not until its files are repaired; it is not served.
     Damaged,
 }
 
@@ -64,6 +64,8 @@ pub struct Status {
     pub segments: u64,
     /// Bytes they take, preallocated space included.
     pub log_bytes: u64,
+    /// How many of them are not verified yet since the service started; 0 when all are.
+    pub unverified_bytes: u64,
     /// The newest version of the engine that wrote the log; empty if it is not known.
     pub engine_version: String,
     /// Snapshots that are kept.
@@ -99,6 +101,7 @@ impl Shard {
         let durable_end = self.notifier().durable();
         let accepting = self.accepting();
         let (state, error) = match (progress.failed, accepting.no_space) {
+            (Some(reason), _) if accepting.is_damaged => (LogState::Damaged, reason.to_string()),
             (Some(reason), _) => (LogState::Failed, reason.to_string()),
             (None, true) => (LogState::NoSpace, progress.refused_reason.to_string()),
             (None, false) => (LogState::Ok, String::new()),
@@ -125,6 +128,7 @@ impl Shard {
             seeded: u8::from(manifest.seeded),
             segments: usage.segments,
             log_bytes: usage.log_bytes,
+            unverified_bytes: usage.unverified_bytes,
             engine_version: manifest.engine().map(|version| version.to_string()).unwrap_or_default(),
             snapshots: manifest.snapshots.len() as u64,
             snapshot_offset: newest.map_or(-1, |snapshot| snapshot.offset as i64),

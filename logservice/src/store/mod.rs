@@ -36,6 +36,9 @@ pub trait StoreEvents: Send + Sync {
     fn refused(&self, end: u64, reason: &str);
     /// A write or sync failed, so what is on the medium is not known. The store takes nothing any more.
     fn failed(&self, reason: &str);
+    /// The log is damaged at a place that was not verified when the store was opened; `reason` names it. The store takes nothing
+    /// any more. Called once at most, perhaps while the store is still being opened.
+    fn damaged(&self, reason: &str);
 }
 
 /// How much a store holds and has done since it was opened.
@@ -45,6 +48,8 @@ pub struct Usage {
     pub segments: u64,
     /// Bytes of space they take, preallocated space included.
     pub log_bytes: u64,
+    /// How many of them were there when it was opened and are not verified yet.
+    pub unverified_bytes: u64,
     /// Appends made durable.
     pub appends: u64,
     /// Syncs that made them durable: fewer than appends when they are grouped.

@@ -130,6 +130,7 @@ pub fn assert_kept(directory: &Path, promised: &Promised, what: &str) {
         assert!(log.end >= promised.durable, "{what}: the log ends at {}, {promised:?}", log.end);
     }
     log.assert_holds_pattern(base);
+    assert_eq!(log.verdict(), Ok(()), "{what}");
     // It goes on, and what goes on is kept as well.
     log.append(10);
     let end = log.end;
@@ -137,4 +138,5 @@ pub fn assert_kept(directory: &Path, promised: &Promised, what: &str) {
     let log = Log::open(directory).unwrap_or_else(|error| panic!("{what}, second time: {error}"));
     assert_eq!(log.end, end, "{what}");
     log.assert_holds_pattern(base);
+    assert_eq!(log.verdict(), Ok(()), "{what}, second time");
 }

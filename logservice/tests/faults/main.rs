@@ -12,5 +12,6 @@ mod every_step;
 #[path = "../store/harness.rs"]
 mod harness;
 mod image;
+mod later;
 mod life;
 mod lost_sectors;

@@ -1,10 +1,11 @@
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use logservice::server::StartError;
 use logservice::service::DirectoryError;
 
 use crate::client::{Reply, Service};
+use crate::common::pattern;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -110,6 +111,44 @@ fn a_damaged_shard_is_refused_by_name_and_place_while_others_go_on() {
     client.refused(&["LOG.APPEND", "s1", "1", "6", "x"], &at_place);
     assert_eq!(client.status("s2", "end"), "6");
     assert!(service.http("GET /shards HTTP/1.1", b"").1.contains("\"state\":\"damaged\""));
+    service.stop();
+}
+
+#[test]
+fn a_shard_whose_older_log_is_damaged_stops_by_name_and_place_while_others_go_on() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    const RECORD_BYTES: u64 = 1 << 20;
+    for shard in ["s1", "s2"] {
+        let (mut leader, epoch, _) = service.lead(shard, "n1", A);
+        for number in 0..3 {
+            let offset = number * RECORD_BYTES;
+            let payload = pattern(offset, RECORD_BYTES as usize);
+            assert_eq!(leader.append(shard, epoch, offset, &payload), Reply::Integer(offset + RECORD_BYTES));
+        }
+    }
+    service.stop();
+    let log = directory.path().join("shards/s1/log/000000-00000000000000000000.log");
+    let mut bytes = std::fs::read(&log).expect("read");
+    bytes[4096 + 64] ^= 1;
+    std::fs::write(&log, bytes).expect("written");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while client.status("s1", "state") != "damaged" || client.status("s2", "unverified_bytes") != "0" {
+        assert!(Instant::now() < deadline, "{}", client.status("s1", "state"));
+    }
+    let at_place = format!("{} at byte 4096: ", log.display());
+    assert!(client.status("s1", "error").starts_with(&at_place));
+    assert!(client.status("s1", "unverified_bytes") != "0");
+    assert!(service.http("GET /shards HTTP/1.1", b"").1.contains("\"state\":\"damaged\""));
+    let refused = format!("LOGFAILED {at_place}");
+    client.refused(&["LOG.ACQUIRE", "s1", "n1", "a", "3145728", "0"], &refused);
+    client.refused(&["LOG.APPEND", "s1", "1", "3145728", "x"], &refused);
+    let mut replica = service.connect();
+    assert!(replica.psync("s1", "?", -1).starts_with(&format!("-{refused}")));
+    let (mut leader, epoch, end) = service.lead("s2", "n1", A);
+    assert_eq!(leader.append("s2", epoch, end, b"x"), Reply::Integer(end + 1));
     service.stop();
 }
 

@@ -82,7 +82,7 @@ fn damage_before_the_tail_is_refused_with_its_place() {
 }
 
 #[test]
-fn a_damaged_missing_or_swapped_segment_is_refused() {
+fn a_missing_or_swapped_segment_is_refused() {
     let directory = tempfile::tempdir().expect("tempdir");
     let mut log = Log::open(directory.path()).expect("opens");
     for _ in 0..6 {
@@ -94,11 +94,6 @@ fn a_damaged_missing_or_swapped_segment_is_refused() {
     let refused = |why: &str| {
         assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged { .. })), "{why}");
     };
-    // The last record of a segment that another follows.
-    let sound = read_at(&paths[0], SEGMENT_HEADER_BYTES + 100, 1);
-    overwrite(&paths[0], SEGMENT_HEADER_BYTES + 100, &[!sound[0]]);
-    refused("damaged");
-    overwrite(&paths[0], SEGMENT_HEADER_BYTES + 100, &sound);
     for hidden in &paths[..paths.len() - 1] {
         let aside = directory.path().join("aside");
         fs::rename(hidden, &aside).expect("renamed");

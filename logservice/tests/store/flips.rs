@@ -96,6 +96,35 @@ fn every_bit_turned_over_in_a_segment_is_found_or_without_effect() {
     turn_every_bit(directory.path(), &first, |at| is_filling(RECORDS[0], at), |_| false);
 }
 
+/// As above, but the log is served: opening does not read these records.
+#[test]
+fn every_bit_turned_over_in_an_older_segment_is_found_while_it_is_served_and_by_whoever_reads_it() {
+    let (directory, [first, _]) = small_log();
+    let sound = fs::read(&first).expect("read");
+    // Of the header block the rest is looked at by nobody, as the test above shows.
+    for at in (0..128).chain(SEGMENT_HEADER_BYTES as usize..sound.len()) {
+        for bit in 0..8 {
+            let mut turned = sound.clone();
+            turned[at] ^= 1 << bit;
+            fs::write(&first, &turned).expect("written");
+            let what = format!("byte {at}, bit {bit}");
+            let Ok(log) = Log::open(directory.path()) else {
+                assert!(at < 128, "{what}: read at once");
+                continue;
+            };
+            assert!(at >= 128 && log.end == end(2), "{what}: end {}", log.end);
+            if is_filling(RECORDS[0], at) {
+                log.assert_holds_pattern(0);
+                assert_eq!(log.verdict(), Ok(()), "{what}");
+            } else {
+                assert!(log.read_all(0).is_err(), "{what}: read");
+                let damage = log.verdict().expect_err(&what);
+                assert!(damage.contains(&format!("{} at byte ", first.display())), "{what}: {damage}");
+            }
+        }
+    }
+}
+
 /// The last record of the log cannot be told from one that a crash has torn.
 #[test]
 fn every_bit_turned_over_in_the_last_segment_is_found_or_cuts_only_the_last_record() {

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logservice::store::file_store::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
@@ -26,6 +26,7 @@ pub struct Seen {
     pub refused: Option<u64>,
     pub refusal: Option<String>,
     pub failed: Option<String>,
+    pub damaged: Option<String>,
 }
 
 impl Events {
@@ -54,6 +55,10 @@ impl StoreEvents for Events {
 
     fn failed(&self, reason: &str) {
         self.note(|seen| seen.failed = Some(reason.to_owned()));
+    }
+
+    fn damaged(&self, reason: &str) {
+        self.note(|seen| seen.damaged = Some(reason.to_owned()));
     }
 }
 
@@ -101,6 +106,23 @@ impl Log {
         self.events.wait(|seen| seen.durable >= end);
     }
 
+    /// Waits until everything is verified that was there when the log was opened. The error is the damage that was found.
+    pub fn verdict(&self) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut seen = self.events.seen.lock().expect("lock");
+        loop {
+            if let Some(damage) = &seen.damaged {
+                return Err(damage.clone());
+            }
+            if self.store.usage().unverified_bytes == 0 {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "no verdict");
+            // It is told of damage only.
+            seen = self.events.changed.wait_timeout(seen, Duration::from_millis(1)).expect("lock").0;
+        }
+    }
+
     pub fn read_all(&self, from: u64) -> Result<Vec<u8>, ReadError> {
         let mut out = Vec::new();
         if from < self.end {
@@ -116,6 +138,14 @@ impl Log {
         let all = self.read_all(from).expect("readable");
         assert!(all == pattern(from, (self.end - from) as usize), "the log differs from {from} to {}", self.end);
     }
+}
+
+/// Lets go of the log below `base`.
+pub fn trim(log: &Log, base: u64) {
+    let mut manifest = log.store.manifest().next();
+    manifest.base = base;
+    log.store.replace_manifest(manifest).expect("replaced");
+    log.store.trim(base).expect("trimmed");
 }
 
 pub fn segments(directory: &Path) -> Vec<PathBuf> {

@@ -7,5 +7,6 @@ mod damage;
 mod flips;
 mod harness;
 mod inspect;
+mod later;
 mod recycling;
 mod steps;

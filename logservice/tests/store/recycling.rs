@@ -12,7 +12,7 @@ use logservice::store::file_store::MIN_SEGMENT_BYTES;
 use logservice::store::OpenError;
 
 use crate::common::{memory_directory, pattern};
-use crate::harness::{overwrite, read_at, segments, shrink, Log};
+use crate::harness::{overwrite, read_at, segments, shrink, trim, Log};
 
 const MIB: usize = 1 << 20;
 
@@ -29,13 +29,6 @@ fn inode(path: &Path) -> u64 {
 fn spares(directory: &Path) -> usize {
     let names = fs::read_dir(directory.join("log")).expect("listed").map(|entry| entry.expect("entry").file_name());
     names.filter(|name| name.to_string_lossy().starts_with("spare-")).count()
-}
-
-fn trim(log: &Log, base: u64) {
-    let mut manifest = log.store.manifest().next();
-    manifest.base = base;
-    log.store.replace_manifest(manifest).expect("replaced");
-    log.store.trim(base).expect("trimmed");
 }
 
 #[test]

@@ -119,11 +119,11 @@ fn read_back(directory: &Path, end: u64, places: &Places) {
     if segment.header.first_offset != 0 || segment.header.salt != SALT || segment.header.running_checksum != 0 {
         return;
     }
-    let scanned = scan_segment(&segment).expect("readable");
-    assert_eq!(scanned.end, end);
-    assert!(scanned.position <= segment.file_bytes.max(SEGMENT_HEADER_BYTES));
+    let scanned = scan_segment(&segment, &mut || Ok(())).expect("readable");
+    assert_eq!(scanned.end.offset, end);
+    assert!(scanned.end.position <= segment.file_bytes.max(SEGMENT_HEADER_BYTES));
     if let Tail::Torn { bytes } = scanned.tail {
-        assert!(bytes > 0 && scanned.position + bytes <= segment.file_bytes);
+        assert!(bytes > 0 && scanned.end.position + bytes <= segment.file_bytes);
     }
     let mut bytes = 0;
     if let Ok(Some(look)) = Look::open(directory, "s1") {
@@ -163,11 +163,11 @@ fn any_bytes_are_a_segment_that_ends_somewhere() {
         file.extend_from_slice(bytes);
         std::fs::write(&path, &file).expect("written");
         let segment = Segment::open(&path, false).expect("readable").expect("a header");
-        let scanned = allocation::within(4 << 20, || scan_segment(&segment).expect("readable"));
-        assert!(scanned.position <= segment.file_bytes);
+        let scanned = allocation::within(4 << 20, || scan_segment(&segment, &mut || Ok(())).expect("readable"));
+        assert!(scanned.end.position <= segment.file_bytes);
         let mut first = [0; 4];
         let _ = segment.file.read_at(&mut first, SEGMENT_HEADER_BYTES);
-        assert!(scanned.end > 0 || scanned.position == SEGMENT_HEADER_BYTES);
+        assert!(scanned.end.offset > 0 || scanned.end.position == SEGMENT_HEADER_BYTES);
     });
 }
 

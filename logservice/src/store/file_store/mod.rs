@@ -17,12 +17,13 @@ mod segment;
 mod segments;
 mod spare;
 mod steps;
+mod verify;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use self::files::{ReplaceError, Step};
 use self::queue::Queue;
@@ -50,6 +51,8 @@ pub struct FileStoreOptions {
 pub struct FileStore {
     shared: Arc<Shared>,
     writer_thread: Option<JoinHandle<()>>,
+    /// Verifies older segments; none if there are none.
+    verifier_thread: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -65,9 +68,12 @@ struct Shared {
     events: Arc<dyn StoreEvents>,
     appends: AtomicU64,
     fsyncs: AtomicU64,
+    /// The store is being dropped, and nothing that takes long is begun.
+    is_closing: AtomicBool,
 }
 
-/// Opens the shard in `directory`, creating it if it is not there. Blocks while every record is verified.
+/// Opens the shard in `directory`, creating it if it is not there. Blocks while the last segment is verified. The older ones
+/// are verified by a thread, which reports damage by [`StoreEvents::damaged`], perhaps before this returns.
 pub fn open(
     directory: &Path,
     shard: &str,
@@ -105,13 +111,18 @@ pub fn open(
         events,
         appends: AtomicU64::new(0),
         fsyncs: AtomicU64::new(0),
+        is_closing: AtomicBool::new(false),
     });
-    let for_thread = shared.clone();
-    let writer_thread = std::thread::Builder::new()
-        .name(format!("log-{shard}"))
-        .spawn(move || for_thread.write_until_closed())
-        .in_file("cannot start the writer thread of", directory)?;
-    let store = FileStore { shared, writer_thread: Some(writer_thread) };
+    // Dropped if a thread cannot be started, and with it the other one ends.
+    let mut store = FileStore { shared: shared.clone(), writer_thread: None, verifier_thread: None };
+    let writing = shared.clone();
+    let spawned = Builder::new().name(format!("log-{shard}")).spawn(move || writing.write_until_closed());
+    store.writer_thread = Some(spawned.in_file("cannot start the writer thread of", directory)?);
+    if shared.segments.unverified().0 > 0 {
+        let name = shard.to_owned();
+        let spawned = Builder::new().name("log-verify".to_owned()).spawn(move || shared.verify_older(&name));
+        store.verifier_thread = Some(spawned.in_file("cannot start the verifying thread of", directory)?);
+    }
     Ok(Opened { store: Arc::new(store), end: found.end })
 }
 
@@ -237,15 +248,17 @@ impl Store for FileStore {
         let (segments, log_bytes) = self.shared.segments.usage();
         let (appends, fsyncs) = (&self.shared.appends, &self.shared.fsyncs);
         let (appends, fsyncs) = (appends.load(Ordering::Relaxed), fsyncs.load(Ordering::Relaxed));
-        Usage { segments, log_bytes, appends, fsyncs }
+        let (_, unverified_bytes) = self.shared.segments.unverified();
+        Usage { segments, log_bytes, unverified_bytes, appends, fsyncs }
     }
 }
 
 impl Drop for FileStore {
-    /// Writes what is queued, then ends the writer thread.
+    /// Writes what is queued, then ends the writer thread. What is not verified yet stays so.
     fn drop(&mut self) {
+        self.shared.is_closing.store(true, Ordering::Relaxed);
         self.shared.queue.close();
-        if let Some(thread) = self.writer_thread.take() {
+        for thread in [self.writer_thread.take(), self.verifier_thread.take()].into_iter().flatten() {
             let _ = thread.join();
         }
     }

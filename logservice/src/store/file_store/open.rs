@@ -1,4 +1,8 @@
-//! Opens a shard's directory: verifies every record, cuts a torn tail, refuses damage.
+//! Opens a shard's directory: verifies what it needs to go on, cuts a torn tail, refuses damage.
+//!
+//! Before a shard is served the manifest is verified, the header of each segment (that it is the one its name says, of this
+//! shard and generation, and can follow the one before it), and all records of the last segment, which tell where the log ends. The
+//! records of the other segments are verified afterwards (`verify.rs`), or at once for whoever only looks.
 //!
 //! The writer never begins a record before the one before it was synced, and acknowledges none before its sync. So a
 //! crash can tear one record at most, the last one, and nobody was told that it is durable: cutting it loses nothing.
@@ -7,6 +11,9 @@
 //! explains: the shard is not served. A bad record at the very end that *had* been synced cannot be told from a torn
 //! one; telling them apart would take a second copy. The last record that is sound may not have been synced either, so
 //! it is written again before anybody is told of it.
+//!
+//! If the last segment holds no sound record, the log ends where its header says. The record before was synced then, as a
+//! segment is begun only after that, so there is nothing to be written again and nothing to be read of the segment before.
 //!
 //! Files that a crash left over are removed: partial files, the spare segment, segments of an older generation or
 //! wholly below the base.
@@ -18,10 +25,11 @@ use std::sync::Arc;
 
 use super::checksum_line;
 use super::files::{replace_file, ReplaceError, Step};
-use super::format::RECORD_HEADER_BYTES;
+use super::format::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use super::scan::{scan_segment, Scanned, Tail};
-use super::segment::{parse_segment_name, Segment};
+use super::segment::{parse_segment_name, Place, Segment};
 use super::spare::is_spare_name;
+use super::verify::verify_followed;
 use super::writer::{Active, UNNAMED};
 use crate::store::{FileError, InFile, Manifest, OpenError};
 
@@ -44,7 +52,8 @@ pub struct Found {
     pub torn_bytes: u64,
 }
 
-/// Opens the directory of a shard, creating it if it does not exist.
+/// Opens the directory of a shard, creating it if it does not exist. Of its segments only the last is verified then. Blocks on
+/// I/O.
 pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
     let log = directory.join("log");
     Step::OpenCreate.create_directories(&log).in_file("cannot create", &log)?;
@@ -62,10 +71,10 @@ pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
         Step::OpenRemove.remove_file(path).in_file("cannot remove", path)?;
     }
     Step::OpenDirectorySync.sync_directory(&log)?;
-    read_log(log, manifest, shard, &needed.current, Access::Repair)
+    read_log(log, manifest, shard, &needed.current, Access::Serve)
 }
 
-/// Verifies the directory of a shard as [`open`] does, and changes nothing. `None` if nothing was ever stored there.
+/// Verifies all of a shard's directory and changes nothing. `None` if nothing was ever stored there. Blocks on I/O.
 pub fn verify(directory: &Path, shard: &str) -> Result<Option<Found>, OpenError> {
     let log = directory.join("log");
     let listed = match list_log(&log) {
@@ -77,24 +86,35 @@ pub fn verify(directory: &Path, shard: &str) -> Result<Option<Found>, OpenError>
     read_log(log, manifest, shard, &needed.current, Access::Look).map(Some)
 }
 
-/// Whether a torn tail may be cut.
+/// What a log is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
+    /// All of it is verified, and nothing changed.
     Look,
-    Repair,
+    /// A torn tail is cut, and segments before the last are verified later.
+    Serve,
 }
 
 fn read_log(
     log: PathBuf,
     manifest: Manifest,
     shard: &str,
-    paths: &[PathBuf],
+    paths: &[(u64, PathBuf)],
     access: Access,
 ) -> Result<Found, OpenError> {
     let (end, segments) = (manifest.base, Vec::new());
     let mut found = Found { end, manifest, segments, active: None, running_checksum: 0, torn_bytes: 0 };
-    for (at, path) in paths.iter().enumerate() {
-        found.add_segment(path, shard, at + 1 == paths.len(), access)?;
+    for (first_offset, path) in paths {
+        let segment = found.open_segment(path, *first_offset, shard, access)?;
+        found.segments.push(Arc::new(segment));
+    }
+    if access == Access::Look {
+        for pair in found.segments.windows(2) {
+            verify_followed(&pair[0], &pair[1].header, &mut || Ok(()))?;
+        }
+    }
+    if let Some(last) = found.segments.last().cloned() {
+        found.read_last(last, access)?;
     }
     let least_end = found.manifest.least_end();
     if found.end < least_end {
@@ -109,43 +129,53 @@ fn read_log(
 }
 
 impl Found {
-    fn add_segment(&mut self, path: &Path, shard: &str, last: bool, access: Access) -> Result<(), OpenError> {
-        let damaged = |position, reason| OpenError::Damaged { path: path.to_owned(), position, reason };
-        let segment = Segment::open(path, access == Access::Repair)?.map_err(|reason| damaged(0, reason))?;
+    /// Opens the segment whose name says that it begins at `first_offset`, and verifies its header.
+    fn open_segment(&self, path: &Path, first_offset: u64, shard: &str, access: Access) -> Result<Segment, OpenError> {
+        let damaged = |reason| OpenError::Damaged { path: path.to_owned(), position: 0, reason };
+        let segment = Segment::open(path, access == Access::Serve)?.map_err(damaged)?;
         let header = &segment.header;
         if header.shard != shard || header.generation != self.manifest.generation {
-            return Err(damaged(0, format!("it belongs to shard {} generation {}", header.shard, header.generation)));
+            return Err(damaged(format!("it belongs to shard {} generation {}", header.shard, header.generation)));
         }
-        let continues = if self.segments.is_empty() {
-            header.first_offset <= self.manifest.base
-        } else {
-            header.first_offset == self.end && header.running_checksum == self.running_checksum
-        };
-        if !continues {
-            let reason =
-                format!("it begins at offset {}, but the log before it ends at {}", header.first_offset, self.end);
-            return Err(damaged(0, reason));
+        if header.first_offset != first_offset {
+            return Err(damaged(format!("it begins at offset {}, not where its name says", header.first_offset)));
         }
-        let Scanned { end, position, running_checksum, last_record, tail } = scan_segment(&segment)?;
+        match self.segments.last() {
+            None if first_offset > self.manifest.base => {
+                let base = self.manifest.base;
+                Err(damaged(format!("it begins at offset {first_offset}, but the log before it ends at {base}")))
+            }
+            // The quick way to miss one: the records in between do not fit into the one before.
+            Some(before) if first_offset - before.header.first_offset > before.file_bytes - SEGMENT_HEADER_BYTES => {
+                let from = before.header.first_offset;
+                let reason = format!("it begins at offset {first_offset}, but the segment before it, which begins at");
+                Err(damaged(format!("{reason} {from}, has no room for all that lies between")))
+            }
+            _ => Ok(segment),
+        }
+    }
+
+    /// Verifies all records of the last segment: they say where the log ends.
+    fn read_last(&mut self, segment: Arc<Segment>, access: Access) -> Result<(), OpenError> {
+        let Scanned { end, last_record, tail } = scan_segment(&segment, &mut || Ok(()))?;
+        let Place { offset, position, running_checksum } = end;
         match tail {
             Tail::Clean => {}
-            Tail::Torn { bytes } if last => {
+            Tail::Torn { bytes } => {
                 self.torn_bytes = bytes;
-                if access == Access::Repair {
-                    cut(&segment, position, bytes, end)?;
+                if access == Access::Serve {
+                    cut(&segment, position, bytes, offset)?;
                 }
             }
-            Tail::Torn { .. } => {
-                return Err(damaged(position, format!("the record of offset {end} is not sound")));
+            Tail::Damaged { reason } => {
+                return Err(OpenError::Damaged { path: segment.path.clone(), position, reason });
             }
-            Tail::Damaged { reason } => return Err(damaged(position, reason)),
         }
-        if last && access == Access::Repair {
+        if access == Access::Serve {
             write_again(&segment, last_record, position)?;
         }
-        let segment = Arc::new(segment);
-        self.segments.push(segment.clone());
-        (self.end, self.running_checksum) = (end, running_checksum);
+        segment.note_verified();
+        (self.end, self.running_checksum) = (offset, running_checksum);
         self.active = Some(Active { segment, position });
         Ok(())
     }
@@ -247,8 +277,8 @@ pub fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), Repla
 
 /// Which segments are of use.
 struct Needed {
-    /// Those of the log, in order.
-    current: Vec<PathBuf>,
+    /// Those of the log, in order, with the offset in their names.
+    current: Vec<(u64, PathBuf)>,
     /// Of an older generation, or wholly below the base.
     left_over: Vec<PathBuf>,
 }
@@ -261,8 +291,8 @@ fn needed(segments: Vec<(u64, u64, PathBuf)>, manifest: &Manifest) -> Result<Nee
         return Err(OpenError::Damaged { path: path.clone(), position: 0, reason });
     }
     let below = current.windows(2).take_while(|pair| pair[1].1 <= manifest.base).count();
-    let mut current: Vec<_> = current.into_iter().map(|(_, _, path)| path).collect();
-    let above = current.split_off(below);
-    let left_over = others.into_iter().map(|(_, _, path)| path).chain(current).collect();
-    Ok(Needed { current: above, left_over })
+    let mut below_base: Vec<_> = current.into_iter().map(|(_, first_offset, path)| (first_offset, path)).collect();
+    let current = below_base.split_off(below);
+    let left_over = others.into_iter().map(|(_, _, path)| path).chain(below_base.into_iter().map(|(_, path)| path));
+    Ok(Needed { current, left_over: left_over.collect() })
 }

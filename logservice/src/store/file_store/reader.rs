@@ -1,4 +1,8 @@
-//! Reads log bytes out of segment files, verified record by record.
+//! Reads log bytes out of segment files, verified record by record, as strictly as opening and `verify.rs` do: so it does not
+//! matter whether they have been there.
+//!
+//! A segment's index leads to a record near the one that is wanted. As long as the segment is not verified, it leads only as far
+//! as that has come, and the reader reads from there.
 
 use std::io;
 use std::sync::Arc;
@@ -7,8 +11,9 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 
 use super::format::{record_bytes, RecordHeader, RECORD_HEADER_BYTES};
-use super::segment::Segment;
+use super::segment::{first_place, Place, Segment};
 use super::segments::Segments;
+use super::verify::ends_otherwise;
 use crate::store::{FileError, InFile, LogReader, ReadError};
 
 /// What one system call reads: many small records.
@@ -21,9 +26,8 @@ const LARGE_RECORD_BYTES: usize = 32 << 10;
 pub struct FileReader {
     segments: Arc<Segments>,
     segment: Arc<Segment>,
-    /// Where the next record starts in the file, and which position of the log it must have.
-    position: u64,
-    record_offset: u64,
+    /// Where the next record stands, and what it must be.
+    next: Place,
     /// Length of the record that was read last.
     last_record_bytes: usize,
     /// Bytes of the log at `offset`, verified and not handed out yet.
@@ -35,42 +39,38 @@ impl FileReader {
     /// A reader whose next byte is the one at `offset`.
     pub fn new(segments: Arc<Segments>, offset: u64) -> Result<Self, ReadError> {
         let segment = segments.holding(offset).ok_or(ReadError::Trimmed { offset })?;
-        let (record_offset, position) = segment.record_before(offset);
-        Ok(FileReader {
-            segments,
-            segment,
-            position,
-            record_offset,
-            last_record_bytes: 0,
-            verified: Bytes::new(),
-            offset,
-        })
+        let next = segment.record_before(offset);
+        Ok(FileReader { segments, segment, next, last_record_bytes: 0, verified: Bytes::new(), offset })
     }
 
     fn damaged(&self, reason: impl Into<String>) -> ReadError {
-        ReadError::Damaged { path: self.segment.path.clone(), position: self.position, reason: reason.into() }
+        ReadError::Damaged { path: self.segment.path.clone(), position: self.next.position, reason: reason.into() }
     }
 
-    fn advance_segment(&mut self) {
-        if let Some(next) = self.segments.after(&self.segment) {
-            if next.header.first_offset == self.record_offset {
-                (self.record_offset, self.position) = next.record_before(self.record_offset);
-                self.segment = next;
-            }
+    fn advance_segment(&mut self) -> Result<(), ReadError> {
+        let following = self.segments.after(&self.segment);
+        let Some(following) = following.filter(|next| next.header.first_offset == self.next.offset) else {
+            return Ok(());
+        };
+        if following.header.running_checksum != self.next.running_checksum {
+            return Err(self.damaged(ends_otherwise(self.next.offset)));
         }
+        self.next = first_place(&following.header);
+        self.segment = following;
+        Ok(())
     }
 
     /// Reads whole records at the current place: one at least, then as many as came with the same system call.
     fn fill(&mut self, limit: u64) -> Result<(), ReadError> {
-        self.advance_segment();
+        self.advance_segment()?;
         let is_large = self.last_record_bytes >= LARGE_RECORD_BYTES;
         let expected = if is_large { self.last_record_bytes } else { READ_AHEAD_BYTES };
-        let mut bytes = self.read_file(self.position, expected)?;
+        let mut bytes = self.read_file(self.next.position, expected)?;
         let first = RecordHeader::decode(&bytes, self.segment.header.salt)
             .ok_or_else(|| self.damaged("no record where the log continues"))?;
         let whole = record_bytes(first.payload_bytes as usize);
         if whole > bytes.len() {
-            bytes = self.read_file(self.position, whole)?;
+            bytes = self.read_file(self.next.position, whole)?;
         }
         let bytes = Bytes::from(bytes);
         let mut payloads: Vec<Bytes> = Vec::new();
@@ -81,8 +81,10 @@ impl FileReader {
             if header.offset >= limit || payload.end > bytes.len() {
                 break;
             }
-            let wrong = if header.offset != self.record_offset {
-                Some(format!("a record of offset {} instead of {}", header.offset, self.record_offset))
+            let wrong = if header.offset != self.next.offset {
+                Some(format!("a record of offset {} instead of {}", header.offset, self.next.offset))
+            } else if header.running_checksum != header.checksum_after(self.next.running_checksum) {
+                Some(format!("the record of offset {} does not follow the one before it", header.offset))
             } else if crc32c::crc32c(&bytes[payload.clone()]) != header.payload_crc32c {
                 Some(format!("the record of offset {} does not match its checksum", header.offset))
             } else {
@@ -97,10 +99,9 @@ impl FileReader {
             if header.end() > self.offset {
                 payloads.push(bytes.slice(payload));
             }
-            self.record_offset = header.end();
+            self.next = self.next.after(&header);
             self.last_record_bytes = record_bytes(header.payload_bytes as usize);
             at += self.last_record_bytes;
-            self.position += self.last_record_bytes as u64;
             if at >= bytes.len() {
                 break;
             }
@@ -113,7 +114,7 @@ impl FileReader {
             1 => payloads.remove(0),
             _ => payloads.concat().into(),
         };
-        let wanted = self.record_offset.saturating_sub(self.offset).min(self.verified.len() as u64) as usize;
+        let wanted = self.next.offset.saturating_sub(self.offset).min(self.verified.len() as u64) as usize;
         let _ = self.verified.split_to(self.verified.len() - wanted);
         Ok(())
     }

@@ -1,14 +1,18 @@
 //! Reads a segment from its first record on and says where and why it ends.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::format::SEGMENT_HEADER_BYTES;
 use super::format::{has_record_magic, record_bytes, RecordHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES};
-use super::segment::Segment;
+use super::segment::{first_place, Place, Segment};
 use crate::store::{FileError, InFile};
 
-const WINDOW_BYTES: usize = 1 << 20;
+/// What is read at a time, unless a record is longer.
+const WINDOW_BYTES: usize = 256 << 10;
+
+/// What whoever scans does after each read; an error ends the scan.
+pub type AfterRead<'a> = &'a mut dyn FnMut() -> io::Result<()>;
 
 /// What was found behind the last sound record.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,61 +34,51 @@ pub enum Tail {
 /// Where a segment's sound records end.
 #[derive(Debug)]
 pub struct Scanned {
-    /// End of the log (exclusive) after the last sound record.
-    pub end: u64,
-    /// Position in the file after it.
-    pub position: u64,
-    /// The running checksum after it.
-    pub running_checksum: u32,
-    /// Position in the file where the last sound record starts; the same as `position` when there is none.
+    /// Where a record would stand that follows the last sound one. Its offset is the end of the log (exclusive).
+    pub end: Place,
+    /// Position in the file where the last sound record starts; that of `end` when there is none.
     pub last_record: u64,
     /// What stands behind it.
     pub tail: Tail,
 }
 
-/// Verifies all records of a segment and notes them in its index.
-pub fn scan_segment(segment: &Segment) -> Result<Scanned, FileError> {
-    let mut window = Window { file: &segment.file, file_bytes: segment.file_bytes, start: 0, bytes: Vec::new() };
-    let salt = segment.header.salt;
-    let mut end = segment.header.first_offset;
-    let mut position = SEGMENT_HEADER_BYTES;
-    let mut last_record = position;
-    let mut running_checksum = segment.header.running_checksum;
-    let tail = loop {
-        let header_bytes = window.get(position, RECORD_HEADER_BYTES).in_file("cannot read", &segment.path)?;
-        let header = RecordHeader::decode(header_bytes, salt);
-        let follows = |header: &RecordHeader| {
-            header.offset == end && header.running_checksum == header.checksum_after(running_checksum)
-        };
-        let Some(header) = header.filter(follows) else {
-            break examine_tail(&mut window, position, (end, running_checksum), salt, header)
-                .in_file("cannot read", &segment.path)?;
-        };
-        let payload = window
-            .get(position + RECORD_HEADER_BYTES as u64, header.payload_bytes as usize)
-            .in_file("cannot read", &segment.path)?;
-        if payload.len() < header.payload_bytes as usize || crc32c::crc32c(payload) != header.payload_crc32c {
-            break examine_tail(&mut window, position, (end, running_checksum), salt, Some(header))
-                .in_file("cannot read", &segment.path)?;
-        }
-        segment.note_record(end, position);
-        last_record = position;
-        end = header.end();
-        running_checksum = header.running_checksum;
-        position += record_bytes(header.payload_bytes as usize) as u64;
-    };
-    Ok(Scanned { end, position, running_checksum, last_record, tail })
+/// Verifies all records of a segment and notes them in its index. Blocks on I/O.
+///
+/// # Errors
+/// It could not be read; the text says where. Or `after_read` ended it.
+pub fn scan_segment(segment: &Segment, after_read: AfterRead<'_>) -> Result<Scanned, FileError> {
+    scan(segment, after_read).in_file("cannot read", &segment.path)
 }
 
-/// Decides what the bytes from `position` on are. `unsound` is the header there, if it is one: a record that does not
+fn scan(segment: &Segment, after_read: AfterRead<'_>) -> io::Result<Scanned> {
+    let (file, file_bytes) = (&segment.file, segment.file_bytes);
+    let mut window = Window { file, file_bytes, start: 0, bytes: Vec::new(), after_read };
+    let salt = segment.header.salt;
+    let mut end = first_place(&segment.header);
+    let mut last_record = end.position;
+    let tail = loop {
+        let header = RecordHeader::decode(window.get(end.position, RECORD_HEADER_BYTES)?, salt);
+        let follows = |header: &RecordHeader| {
+            header.offset == end.offset && header.running_checksum == header.checksum_after(end.running_checksum)
+        };
+        let Some(header) = header.filter(follows) else {
+            break examine_tail(&mut window, end, salt, header)?;
+        };
+        let payload = window.get(end.position + RECORD_HEADER_BYTES as u64, header.payload_bytes as usize)?;
+        if payload.len() < header.payload_bytes as usize || crc32c::crc32c(payload) != header.payload_crc32c {
+            break examine_tail(&mut window, end, salt, Some(header))?;
+        }
+        segment.note_record(end);
+        last_record = end.position;
+        end = end.after(&header);
+    };
+    Ok(Scanned { end, last_record, tail })
+}
+
+/// Decides what the bytes from `place` on are. `unsound` is the header there, if it is one: a record that does not
 /// follow the one before it, or whose payload is not what it should be.
-fn examine_tail(
-    window: &mut Window<'_>,
-    position: u64,
-    (end, running_checksum): (u64, u32),
-    salt: u32,
-    unsound: Option<RecordHeader>,
-) -> std::io::Result<Tail> {
+fn examine_tail(window: &mut Window<'_>, place: Place, salt: u32, unsound: Option<RecordHeader>) -> io::Result<Tail> {
+    let Place { offset: end, position, running_checksum } = place;
     if let Some(header) = unsound.filter(|header| header.offset != end) {
         let reason = format!("a record at offset {} stands where offset {end} continues", header.offset);
         return Ok(Tail::Damaged { reason });
@@ -129,11 +123,12 @@ struct Window<'a> {
     file_bytes: u64,
     start: u64,
     bytes: Vec<u8>,
+    after_read: AfterRead<'a>,
 }
 
 impl Window<'_> {
     /// Up to `wanted` bytes at `position`; fewer only at the end of the file.
-    fn get(&mut self, position: u64, wanted: usize) -> std::io::Result<&[u8]> {
+    fn get(&mut self, position: u64, wanted: usize) -> io::Result<&[u8]> {
         debug_assert!(wanted <= MAX_RECORD_PAYLOAD_BYTES);
         let wanted = wanted.min(self.file_bytes.saturating_sub(position) as usize);
         let held = position.checked_sub(self.start).filter(|&skip| skip + wanted as u64 <= self.bytes.len() as u64);
@@ -143,9 +138,10 @@ impl Window<'_> {
                 let bytes = wanted.max(WINDOW_BYTES).min(self.file_bytes.saturating_sub(position) as usize);
                 self.bytes.resize(bytes, 0);
                 self.start = position;
-                if let Err(error) = self.file.read_exact_at(&mut self.bytes, position) {
+                let read = self.file.read_exact_at(&mut self.bytes, position).and_then(|()| (self.after_read)());
+                if let Err(error) = read {
                     self.bytes.clear();
-                    return Err(error);
+                    return Err(io::Error::new(error.kind(), format!("at byte {position}: {error}")));
                 }
                 0
             }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::files::Step;
-use super::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
 use crate::store::{FileError, InFile};
 
 /// File bytes between two entries of a segment's index.
@@ -29,19 +29,41 @@ pub struct Segment {
     pub header: SegmentHeader,
     /// Its length in bytes: what was preallocated.
     pub file_bytes: u64,
-    /// Places of some records, as (position in the log, position in the file), in order.
-    index: Mutex<Vec<(u64, u64)>>,
+    /// Places of some records, in order: of those that were verified or written since the shard was opened.
+    index: Mutex<Vec<Place>>,
+    /// Whether all of its records are sound, as far as those go that this process did not write.
+    is_verified: AtomicBool,
+}
+
+/// Where a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Position in the log of its first byte.
+    pub offset: u64,
+    /// Position in the file of its header.
+    pub position: u64,
+    /// The running checksum before it.
+    pub running_checksum: u32,
+}
+
+impl Place {
+    /// Where the record stands that follows one with that header, which stands here.
+    pub fn after(&self, header: &RecordHeader) -> Self {
+        let position = self.position + record_bytes(header.payload_bytes as usize) as u64;
+        Place { offset: header.end(), position, running_checksum: header.running_checksum }
+    }
 }
 
 impl Segment {
-    /// A segment in a file that is open already.
+    /// A new segment, without records, in a file that is open already.
     pub fn new(path: PathBuf, file: File, header: SegmentHeader) -> Self {
         let file_bytes = header.file_bytes;
-        let index = Mutex::new(vec![(header.first_offset, SEGMENT_HEADER_BYTES)]);
-        Segment { path, file, header, file_bytes, index }
+        let index = Mutex::new(vec![first_place(&header)]);
+        Segment { path, file, header, file_bytes, index, is_verified: AtomicBool::new(true) }
     }
 
-    /// Opens a segment and reads its header. The inner error says what is wrong with the header.
+    /// Opens a segment and reads its header. The inner error says what is wrong with the header. Of its records nothing is known
+    /// yet.
     pub fn open(path: &Path, for_writing: bool) -> Result<Result<Self, String>, FileError> {
         let file = OpenOptions::new().read(true).write(for_writing).open(path).in_file("cannot open", path)?;
         let file_bytes = file.metadata().in_file("cannot read the size of", path)?.len();
@@ -54,28 +76,45 @@ impl Segment {
             if header.file_bytes != file_bytes {
                 return Err(format!("the file has {file_bytes} bytes, and was made with {}", header.file_bytes));
             }
-            Ok(Segment::new(path.to_owned(), file, header))
+            Ok(Segment { is_verified: AtomicBool::new(false), ..Segment::new(path.to_owned(), file, header) })
         }))
     }
 
-    /// Notes that the record at `offset` of the log starts at `position` of the file.
-    pub fn note_record(&self, offset: u64, position: u64) {
+    /// Whether all records are known to be sound that were in it when it was opened.
+    pub fn is_verified(&self) -> bool {
+        self.is_verified.load(Ordering::Relaxed)
+    }
+
+    /// All records that were in it when it was opened are sound.
+    pub fn note_verified(&self) {
+        self.is_verified.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes where a sound record stands. Called for all of them, in order, by one thread.
+    pub fn note_record(&self, place: Place) {
         let mut index = self.index();
-        if index.last().is_none_or(|&(_, last)| position >= last + INDEX_STEP_BYTES) {
-            index.push((offset, position));
+        if index.last().is_none_or(|last| place.position >= last.position + INDEX_STEP_BYTES) {
+            index.push(place);
         }
     }
 
-    /// A record at or before `offset`, as (position in the log, position in the file).
-    pub fn record_before(&self, offset: u64) -> (u64, u64) {
+    /// A record at or before `offset`: a near one, or where the sound records end that are known so far. What lies between that
+    /// and `offset` has to be read.
+    pub fn record_before(&self, offset: u64) -> Place {
         let index = self.index();
-        let after = index.partition_point(|&(first, _)| first <= offset);
-        index.get(after.saturating_sub(1)).copied().unwrap_or((self.header.first_offset, SEGMENT_HEADER_BYTES))
+        let after = index.partition_point(|place| place.offset <= offset);
+        index.get(after.saturating_sub(1)).copied().unwrap_or(first_place(&self.header))
     }
 
-    fn index(&self) -> std::sync::MutexGuard<'_, Vec<(u64, u64)>> {
+    fn index(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
         self.index.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Where the first record of a segment stands, or will stand.
+pub fn first_place(header: &SegmentHeader) -> Place {
+    let SegmentHeader { first_offset, running_checksum, .. } = *header;
+    Place { offset: first_offset, position: SEGMENT_HEADER_BYTES, running_checksum }
 }
 
 /// The file name of a segment. Names sort by generation, then by offset.

@@ -1,5 +1,6 @@
 use std::sync::{Arc, RwLock};
 
+use super::format::SegmentHeader;
 use super::segment::Segment;
 
 /// The segments of the log in order. Read by every replica, changed by the writer when it begins a new one.
@@ -43,10 +44,23 @@ impl Segments {
         segments.drain(..whole).collect()
     }
 
+    /// The first segment that begins at or after `offset`, is not verified and is not the last, and the header of the one that
+    /// follows.
+    pub fn unverified_from(&self, offset: u64) -> Option<(Arc<Segment>, SegmentHeader)> {
+        let segments = self.read();
+        let mut pairs = segments.windows(2);
+        let pair = pairs.find(|pair| pair[0].header.first_offset >= offset && !pair[0].is_verified())?;
+        Some((pair[0].clone(), pair[1].header.clone()))
+    }
+
     /// How many there are, and the bytes they take.
     pub fn usage(&self) -> (u64, u64) {
-        let segments = self.read();
-        (segments.len() as u64, segments.iter().map(|segment| segment.file_bytes).sum())
+        count(self.read().iter())
+    }
+
+    /// How many of them are not verified, and the bytes those take.
+    pub fn unverified(&self) -> (u64, u64) {
+        count(self.read().iter().filter(|segment| !segment.is_verified()))
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Segment>>> {
@@ -56,4 +70,8 @@ impl Segments {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Arc<Segment>>> {
         self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn count<'a>(segments: impl Iterator<Item = &'a Arc<Segment>>) -> (u64, u64) {
+    segments.fold((0, 0), |(count, bytes), segment| (count + 1, bytes + segment.file_bytes))
 }

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::files::Step;
 use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
-use super::segment::{create_allocated, segment_name, Segment};
+use super::segment::{create_allocated, segment_name, Place, Segment};
 use super::segments::Segments;
 use super::spare::{Spare, SpareFile};
 use crate::store::{Append, FileError, InFile};
@@ -77,7 +77,8 @@ impl Writer {
             .in_file("cannot write to", &segment.path)
             .and_then(|()| Step::RecordSync.sync_data(&segment.file).in_file("cannot sync", &segment.path));
         synced.map_err(WriteError::Failed)?;
-        segment.note_record(self.end, active.position);
+        let (offset, position, running_checksum) = (self.end, active.position, self.running_checksum);
+        segment.note_record(Place { offset, position, running_checksum });
         active.position += whole;
         self.end = header.end();
         self.running_checksum = header.running_checksum;

@@ -1,0 +1,132 @@
+//! Verifies the segments that others follow: while the shard is served, or at once for whoever only looks.
+//!
+//! Opening verifies only what it needs to go on, the last segment (`open.rs`). The others are verified by a thread that gives
+//! way to everything else, oldest first: that is the order in which a node that starts and the next snapshot read, and the
+//! damage that it finds is the one that `logservice check` would name. Nobody has to wait for it, as a reader verifies what it
+//! hands out. It only reads: whatever stops it, the next opening begins anew.
+//!
+//! Segments may be dropped meanwhile. One that the log does not need any more may be damaged, which is said and does no harm: what
+//! stands above it was made of what readers had verified.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::format::SegmentHeader;
+use super::scan::{scan_segment, AfterRead, Scanned, Tail};
+use super::segment::{Place, Segment};
+use super::{lock, Shared};
+use crate::engine::background::be_nice;
+use crate::store::OpenError;
+
+/// How long the thread rests after each read, as a multiple of what that took: beside a disk that reads all the time appends wait
+/// for the disk.
+const REST_FACTOR: u32 = 4;
+/// The longest rest: how long closing a store may have to wait for it.
+const REST_AT_MOST: Duration = Duration::from_millis(20);
+
+/// Verifies all records of a segment, and that the log goes on in the segment with the header `next`. Blocks on I/O.
+///
+/// # Errors
+/// It is damaged, or cannot be read, or `after_read` ended it.
+pub fn verify_followed(segment: &Segment, next: &SegmentHeader, after_read: AfterRead<'_>) -> Result<(), OpenError> {
+    let Scanned { end: Place { offset: end, position, running_checksum }, tail, .. } =
+        scan_segment(segment, after_read)?;
+    let reason = match tail {
+        Tail::Damaged { reason } => reason,
+        // A crash tears the last record of the log only, and the one before this segment's end was synced.
+        Tail::Torn { .. } => format!("the record of offset {end} is not sound"),
+        Tail::Clean if end != next.first_offset => {
+            format!("its records end at offset {end}, but the next segment begins at {}", next.first_offset)
+        }
+        Tail::Clean if running_checksum != next.running_checksum => ends_otherwise(end),
+        Tail::Clean => {
+            segment.note_verified();
+            return Ok(());
+        }
+    };
+    Err(OpenError::Damaged { path: segment.path.clone(), position, reason })
+}
+
+/// What is wrong if two segments do not belong together that meet at offset `end`.
+pub fn ends_otherwise(end: u64) -> String {
+    format!("the running checksum at offset {end} is not the one with which the next segment begins")
+}
+
+impl Shared {
+    /// Verifies what opening has not, until everything is, or the log turns out to be damaged, or the store is closed. On a thread
+    /// of its own.
+    pub(super) fn verify_older(&self, shard: &str) {
+        be_nice();
+        let (count, bytes) = self.segments.unverified();
+        tracing::info!("shard {shard}: {count} older segments, {bytes} bytes, are verified while it is served");
+        let begun = Instant::now();
+        let mut pace = Pace { is_closing: &self.is_closing, since: begun };
+        let (mut count, mut bytes, mut offset) = (0, 0, 0);
+        while let Some((segment, next)) = self.segments.unverified_from(offset) {
+            offset = next.first_offset;
+            match verify_followed(&segment, &next, &mut || pace.rest()) {
+                Ok(()) => (count, bytes) = (count + 1, bytes + segment.file_bytes),
+                Err(_) if self.is_closing.load(Ordering::Relaxed) => return,
+                Err(damage) if self.is_needed(&segment, &next, || self.stop_damaged(&damage)) => return,
+                Err(damage) => tracing::warn!("shard {shard}: damage in log that is not needed any more: {damage}"),
+            }
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        tracing::info!("shard {shard}: {count} older segments, {bytes} bytes, are sound; that took {seconds:.1} s");
+    }
+
+    /// Whether the log needs a segment that the one with the header `next` follows. If so, `then` is done before that changes.
+    fn is_needed(&self, segment: &Segment, next: &SegmentHeader, then: impl FnOnce()) -> bool {
+        let _replacing = lock(&self.replacing);
+        let is_needed = {
+            let manifest = lock(&self.manifest);
+            segment.header.generation == manifest.generation && next.first_offset > manifest.base
+        };
+        if is_needed {
+            then();
+        }
+        is_needed
+    }
+
+    /// Nothing is accepted from here on, and whoever hears of events is told.
+    fn stop_damaged(&self, damage: &OpenError) {
+        self.queue.close();
+        self.events.damaged(&damage.to_string());
+    }
+}
+
+/// Rests after each read for [`REST_FACTOR`] times as long as that, and looking at what the one before brought, took. So no more
+/// than a fifth of the disk's time and of a core is taken.
+struct Pace<'a> {
+    is_closing: &'a AtomicBool,
+    since: Instant,
+}
+
+impl Pace<'_> {
+    /// Called after each read. Its error ends the scan, as the store is being closed.
+    fn rest(&mut self) -> io::Result<()> {
+        failpoint()?;
+        if !self.is_closing.load(Ordering::Relaxed) {
+            thread::sleep((self.since.elapsed() * REST_FACTOR).min(REST_AT_MOST));
+        }
+        self.since = Instant::now();
+        match self.is_closing.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::Interrupted.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Where tests hold the verification, or have a read fail: the failpoint `verify`.
+#[cfg(feature = "failpoints")]
+fn failpoint() -> io::Result<()> {
+    fail::fail_point!("verify", |_| Err(rustix::io::Errno::IO.into()));
+    Ok(())
+}
+
+#[cfg(not(feature = "failpoints"))]
+fn failpoint() -> io::Result<()> {
+    Ok(())
+}
