@@ -1,5 +1,6 @@
 //! What the bytes of a shard mean: who may append, what is durable, who is told.
 
+mod arrivals;
 mod control;
 mod follow;
 mod notifier;
