@@ -224,6 +224,7 @@ impl Status {
             leader: String::new(),
             leader_address: String::new(),
             lease_remaining_ms: -1,
+            lease_ms: 0,
             replid: String::new(),
             base: 0,
             end: 0,

@@ -100,6 +100,7 @@ fn fields(status: &Status) -> Vec<(&'static str, String)> {
         ("leader", status.leader.clone()),
         ("leader_address", status.leader_address.clone()),
         ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
+        ("lease_ms", status.lease_ms.to_string()),
         ("replid", status.replid.clone()),
         ("base", status.base.to_string()),
         ("end", status.end.to_string()),

@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::terms::whole_ms;
 use super::{AckMode, LeaseLeft, Shard};
 
 /// Whether a shard can be written.
@@ -46,8 +47,11 @@ pub struct Status {
     pub leader: String,
     /// Where it is reached.
     pub leader_address: String,
-    /// Milliseconds until the lease expires; 0 has expired, -1 no lease, -2 never expires.
+    /// Milliseconds until another node may have the lease, the margin for drifting clocks included; 0 has expired, -1 no
+    /// lease, -2 never expires.
     pub lease_remaining_ms: i64,
+    /// Length of the lease, without that margin; 0 none, or never expires.
+    pub lease_ms: u64,
     /// The replication id under which the log continues.
     pub replid: String,
     /// First position that the log holds.
@@ -107,7 +111,7 @@ impl Shard {
         let lease_remaining_ms = match accepting.terms.lease_left(Instant::now()) {
             LeaseLeft::Nobody => -1,
             LeaseLeft::Forever => -2,
-            LeaseLeft::For(left) => left.as_millis() as i64,
+            LeaseLeft::For(left) => i64::try_from(whole_ms(left)).unwrap_or(i64::MAX),
         };
         Status {
             shard: self.name.clone(),
@@ -117,6 +121,7 @@ impl Shard {
             leader: leader.as_ref().map(|leader| leader.node_id.clone()).unwrap_or_default(),
             leader_address: leader.map(|leader| leader.address).unwrap_or_default(),
             lease_remaining_ms,
+            lease_ms: accepting.terms.lease_ms(),
             replid: accepting.terms.replid().to_owned(),
             base: manifest.base,
             end: progress.visible,

@@ -10,6 +10,11 @@ use crate::store::{Leader, Manifest, Term};
 /// Terms that are remembered. A node that comes back with the replication id of an older one is given a full copy.
 const MAX_TERMS: usize = 256;
 
+/// By how much the leader's clock and this one may drift apart in a lease, one part in so many: 5 % of both together.
+const DRIFT_DIVISOR: u64 = 20;
+/// What is allowed for besides: clocks are read a little before or after what they time.
+const DRIFT_FLOOR_MS: u64 = 10;
+
 /// The terms of leadership of a shard and the lease on the current one.
 #[derive(Debug, Clone)]
 pub struct Terms {
@@ -44,7 +49,7 @@ pub enum Admission {
     },
 }
 
-/// How long the lease lasts from now.
+/// How long others are kept from the lease, from now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseLeft {
     /// Nobody holds it.
@@ -57,7 +62,7 @@ pub enum LeaseLeft {
 
 impl Terms {
     /// The terms that a manifest records. The holder may have renewed just before the service went down, so its lease
-    /// counts from `now` in full.
+    /// counts from `now` in full, margin included.
     pub fn from_manifest(manifest: &Manifest, now: Instant) -> Self {
         let leader = manifest.leader.clone();
         let expires = leader.as_ref().and_then(|leader| expiry(leader.lease_ms, now));
@@ -91,7 +96,12 @@ impl Terms {
         self.history.last().and_then(|term| term.engine)
     }
 
-    /// What is left of the lease.
+    /// Length of the lease in milliseconds; 0 if there is none or it does not expire.
+    pub fn lease_ms(&self) -> u64 {
+        self.leader.as_ref().map_or(0, |leader| leader.lease_ms)
+    }
+
+    /// What is left until another node may have the lease: of its length and of the margin for clocks that drift apart.
     pub fn lease_left(&self, now: Instant) -> LeaseLeft {
         match (&self.leader, self.expires) {
             (None, _) => LeaseLeft::Nobody,
@@ -108,7 +118,7 @@ impl Terms {
             LeaseLeft::For(left) if left.is_zero() => Ok(()),
             LeaseLeft::For(left) => Err(Refusal::new(
                 Code::Leased,
-                format!("{node} {address} {} leads shard {shard} in epoch {epoch}", left.as_millis().max(1)),
+                format!("{node} {address} {} leads shard {shard} in epoch {epoch}", whole_ms(left)),
             )),
             LeaseLeft::Nobody | LeaseLeft::Forever => Err(Refusal::new(
                 Code::Leased,
@@ -258,9 +268,22 @@ impl Terms {
     }
 }
 
+/// How much longer than the lease others wait, in milliseconds. The leader counts its lease by its own clock, from before it
+/// asked; this one begins later, when it was asked, but may go faster.
+fn drift_margin_ms(lease_ms: u64) -> u64 {
+    lease_ms / DRIFT_DIVISOR + DRIFT_FLOOR_MS
+}
+
+/// When another node may have a lease that was asked for at `now`.
 fn expiry(lease_ms: u64, now: Instant) -> Option<Instant> {
+    let kept_ms = lease_ms.saturating_add(drift_margin_ms(lease_ms));
     // A lease too long for the clock is one that never expires.
-    (lease_ms > 0).then(|| now.checked_add(Duration::from_millis(lease_ms))).flatten()
+    (lease_ms > 0).then(|| now.checked_add(Duration::from_millis(kept_ms))).flatten()
+}
+
+/// Milliseconds, rounded up, so that 0 is nothing.
+pub fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 fn gap(end: u64, what: &str, offset: u64) -> Refusal {

@@ -4,6 +4,8 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 const ZERO: &str = "0000000000000000000000000000000000000000";
 const LEASE_MS: u64 = 1000;
+/// From when on another node may have a lease of that length.
+const KEPT_MS: u64 = 1060;
 
 fn fresh() -> (Terms, Instant) {
     let now = Instant::now();
@@ -34,19 +36,42 @@ fn a_lease_keeps_others_out_until_it_expires() {
     let (terms, now) = led_by("n1", A, 0);
     let refusal = terms.check_free("s1", "n2", later(now, 400)).expect_err("leased");
     assert_eq!(refusal.code, Code::Leased);
-    assert!(refusal.detail.starts_with("n1 host:1 600 "), "{refusal}");
+    assert!(refusal.detail.starts_with("n1 host:1 660 "), "{refusal}");
     assert_eq!(terms.check_free("s1", "n1", now), Ok(()), "its own earlier life");
-    assert_eq!(code(terms.check_free("s1", "n2", later(now, 999))), Code::Leased);
-    assert_eq!(terms.check_free("s1", "n2", later(now, 1000)), Ok(()));
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, KEPT_MS - 1))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(now, KEPT_MS)), Ok(()));
+}
+
+#[test]
+fn others_wait_longer_than_a_lease_by_what_clocks_may_drift_apart() {
+    assert_eq!([1, 100, 1000, 10_000].map(drift_margin_ms), [10, 15, 60, 510]);
+    let (mut terms, now) = fresh();
+    for lease_ms in [1, 100, 10_000] {
+        terms.grant(1, node("n1", "host:1"), lease_ms, now);
+        let kept_ms = lease_ms + drift_margin_ms(lease_ms);
+        assert_eq!(terms.lease_left(now), LeaseLeft::For(Duration::from_millis(kept_ms)));
+        assert_eq!(terms.lease_ms(), lease_ms);
+    }
+    terms.grant(1, node("n1", "host:1"), u64::MAX, now);
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, 1 << 50))), Code::Leased);
+}
+
+#[test]
+fn what_is_left_is_nothing_only_when_it_is_over() {
+    assert_eq!(whole_ms(Duration::ZERO), 0);
+    assert_eq!(whole_ms(Duration::from_nanos(1)), 1);
+    assert_eq!(whole_ms(Duration::from_millis(7)), 7);
+    assert_eq!(whole_ms(Duration::from_micros(7001)), 8);
 }
 
 #[test]
 fn renewing_extends_the_lease_from_then_on_also_when_it_has_expired() {
     let (mut terms, now) = led_by("n1", A, 0);
     assert_eq!(terms.renew(1, LEASE_MS, later(now, 900)), Ok(false));
-    assert_eq!(terms.lease_left(later(now, 1000)), LeaseLeft::For(Duration::from_millis(900)));
+    assert_eq!(terms.lease_left(later(now, 1000)), LeaseLeft::For(Duration::from_millis(KEPT_MS - 100)));
     assert_eq!(terms.renew(1, 5000, later(now, 9000)), Ok(true), "another length must be stored");
-    assert_eq!(code(terms.check_free("s1", "n2", later(now, 13_999))), Code::Leased);
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, 14_259))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(now, 14_260)), Ok(()));
     assert_eq!(code(terms.renew(2, LEASE_MS, now)), Code::Fenced);
 }
 
@@ -71,8 +96,8 @@ fn after_a_restart_the_lease_counts_in_full() {
     terms.store_in(&mut manifest);
     let restarted = later(now, 5000);
     let terms = Terms::from_manifest(&manifest, restarted);
-    assert_eq!(code(terms.check_free("s1", "n2", later(restarted, 999))), Code::Leased);
-    assert_eq!(terms.check_free("s1", "n2", later(restarted, 1000)), Ok(()));
+    assert_eq!(code(terms.check_free("s1", "n2", later(restarted, KEPT_MS - 1))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(restarted, KEPT_MS)), Ok(()));
     assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write { skip_bytes: 0 }));
 }
 
