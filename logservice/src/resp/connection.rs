@@ -19,10 +19,10 @@ use super::output::{Outlook, Output};
 use super::replica::{self, ReplicaInfo};
 use super::reply::{self, failure, Reply};
 use super::socket::Socket;
-use super::{admin, lease};
+use super::{admin, lease, node};
 use crate::limits::Limits;
 use crate::service::Service;
-use crate::shard::{Position, Shard};
+use crate::shard::{Poll, Position, Shard};
 use crate::throttle::LineThrottle;
 
 /// For lines that clients can cause without a token.
@@ -49,6 +49,8 @@ pub struct Connection {
     identity: Identity,
     failed_logins: u32,
     replica: ReplicaInfo,
+    /// A node waits here; no command is taken meanwhile. In a box, as most connections have none.
+    poll: Option<Box<Poll>>,
     closing: bool,
     id: u64,
 }
@@ -58,6 +60,8 @@ pub(super) enum Next {
     Reply(Reply),
     /// The reply comes when an append is durable.
     Later,
+    /// The reply comes when the poll is due.
+    Poll(Box<Poll>),
     Close(Reply),
     /// The connection is a replica from now on.
     Follow(Arc<Shard>, Position),
@@ -76,6 +80,7 @@ impl Connection {
             identity: Identity::default(),
             failed_logins: 0,
             replica: ReplicaInfo::default(),
+            poll: None,
             closing: false,
             id,
         };
@@ -89,7 +94,7 @@ impl Connection {
         let mut arguments: Vec<Bytes> = Vec::new();
         loop {
             let mut is_cut_short = false;
-            while !self.closing {
+            while !self.closing && self.poll.is_none() {
                 if !self.output.has_room() {
                     is_cut_short = true;
                     break;
@@ -105,6 +110,12 @@ impl Connection {
                 match self.run(&arguments).await {
                     Next::Reply(reply) => self.output.push(reply),
                     Next::Later => {}
+                    Next::Poll(poll) => {
+                        self.poll = Some(poll);
+                        if self.input.is_partial() {
+                            self.answer_poll();
+                        }
+                    }
                     Next::Close(reply) => {
                         self.output.push(reply);
                         self.closing = true;
@@ -115,6 +126,9 @@ impl Connection {
             arguments.clear();
             self.input.settle();
             self.closing |= *shutdown.borrow();
+            if self.closing {
+                self.answer_poll();
+            }
             let outlook = self.output.settle(self.closing);
             // With a client that always sends, nothing below waits.
             tokio::task::coop::consume_budget().await;
@@ -135,13 +149,17 @@ impl Connection {
                 ready = self.output.socket().readable(), if may_read => {
                     match ready.and_then(|()| self.input.read(self.output.socket())) {
                         Ok(0) => return,
-                        Ok(_) => self.clock.has_read(),
+                        Ok(_) => {
+                            self.clock.has_read();
+                            self.answer_poll();
+                        }
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                         Err(_) => return,
                     }
                 }
                 () = self.input.wait_for_budget(), if is_reading && !may_read => {}
                 () = self.output.changed() => {}
+                () = due(&mut self.poll) => self.answer_poll(),
                 () = self.clock.tick() => {
                     if self.look_at_clock(may_read) == Outlook::End {
                         return;
@@ -210,6 +228,13 @@ impl Connection {
         }
     }
 
+    /// Ends a poll: it is due, the service stops, or the node wants something else.
+    fn answer_poll(&mut self) {
+        if let Some(poll) = self.poll.take() {
+            self.output.push(node::answer(&poll));
+        }
+    }
+
     async fn follow(self, shard: Arc<Shard>, position: Position, shutdown: watch::Receiver<bool>) {
         let Some((mut stream, out)) = self.output.into_parts() else { return };
         let patience = self.limits.patience.stalled_output;
@@ -253,6 +278,10 @@ impl Connection {
         }
         if is(protocol::APPEND) {
             return self.append(arguments).await;
+        }
+        if is(protocol::NODE) {
+            let shard = self.shard(arguments).await?;
+            return node::poll(&shard, arguments).map(|poll| Next::Poll(Box::new(poll)));
         }
         let answer = if is(protocol::RENEW) {
             lease::renew(self.shard(arguments).await?, arguments).await?
@@ -315,5 +344,13 @@ impl Connection {
         shard.check_engine(self.replica.version())?;
         let position = replica::find_position(&shard, arguments)?;
         Ok(Next::Follow(shard, position))
+    }
+}
+
+/// Waits until the poll is due; for ever if there is none. In a box, so that connections without one have no room for it.
+async fn due(poll: &mut Option<Box<Poll>>) {
+    match poll {
+        Some(poll) => Box::pin(poll.due()).await,
+        None => std::future::pending().await,
     }
 }

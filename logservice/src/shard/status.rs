@@ -4,7 +4,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::terms::whole_ms;
-use super::{AckMode, LeaseLeft, Shard};
+use super::{AckMode, LeaseLeft, NodeStatus, Shard};
 
 /// Whether a shard can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,6 +52,10 @@ pub struct Status {
     pub lease_remaining_ms: i64,
     /// Length of the lease, without that margin; 0 none, or never expires.
     pub lease_ms: u64,
+    /// Version of leadership: goes up with each change of who leads, or may, and starts anew when the service does.
+    pub version: u64,
+    /// The only node that may lead next, empty if any may.
+    pub reserved_for: String,
     /// The replication id under which the log continues.
     pub replid: String,
     /// First position that the log holds.
@@ -90,9 +94,17 @@ pub struct Status {
     pub fsyncs: u64,
     /// How acknowledgements are delivered: running, frozen or delayed.
     pub acks: &'static str,
+    /// The nodes that told of themselves, in order of their names.
+    pub nodes: Vec<NodeStatus>,
 }
 
 impl Shard {
+    fn nodes_at(&self, end: u64) -> Vec<NodeStatus> {
+        let mut nodes = self.nodes();
+        let now = Instant::now();
+        nodes.list(end, |offset| self.notifier().age(offset, now), now)
+    }
+
     /// The shard as an operator sees it.
     pub fn status(&self) -> Status {
         let manifest = self.store.manifest();
@@ -101,14 +113,16 @@ impl Shard {
         let usage = self.store.usage();
         let progress = self.notifier().progress();
         let durable_end = self.notifier().durable();
-        let accepting = self.accepting();
+        let nodes = self.nodes_at(progress.visible);
+        let mut accepting = self.accepting();
+        let now = Instant::now();
         let (state, error) = match (progress.failed, accepting.no_space) {
             (Some(reason), _) => (LogState::Failed, reason.to_string()),
             (None, true) => (LogState::NoSpace, progress.refused_reason.to_string()),
             (None, false) => (LogState::Ok, String::new()),
         };
         let leader = accepting.terms.leader().cloned();
-        let lease_remaining_ms = match accepting.terms.lease_left(Instant::now()) {
+        let lease_remaining_ms = match accepting.terms.lease_left(now) {
             LeaseLeft::Nobody => -1,
             LeaseLeft::Forever => -2,
             LeaseLeft::For(left) => i64::try_from(whole_ms(left)).unwrap_or(i64::MAX),
@@ -122,6 +136,8 @@ impl Shard {
             leader_address: leader.map(|leader| leader.address).unwrap_or_default(),
             lease_remaining_ms,
             lease_ms: accepting.terms.lease_ms(),
+            version: accepting.version(now),
+            reserved_for: accepting.terms.reserved_for(now).unwrap_or_default().to_owned(),
             replid: accepting.terms.replid().to_owned(),
             base: manifest.base,
             end: progress.visible,
@@ -145,6 +161,7 @@ impl Shard {
                 AckMode::Frozen => "frozen",
                 AckMode::Delayed(_) => "delayed",
             },
+            nodes,
         }
     }
 }

@@ -22,8 +22,33 @@ pub struct Terms {
     leader: Option<Leader>,
     /// When the lease ends; none when it does not expire.
     expires: Option<Instant>,
+    /// For whom the last leader left it. Not stored.
+    reserved: Option<Reservation>,
     /// The leader's appends at or above this offset were its own, so bytes it sends again are the same bytes.
     own_from: Option<u64>,
+}
+
+/// Only this node may lead next.
+#[derive(Debug, Clone)]
+struct Reservation {
+    node_id: String,
+    address: String,
+    until: Instant,
+}
+
+/// What nodes are to learn of when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    /// The number of the newest term.
+    pub epoch: u64,
+    /// Node id and address of who leads.
+    pub leader: Option<(String, String)>,
+    /// Where its term began to write, if it did.
+    pub began_at: Option<u64>,
+    /// Whether the lease can be taken: nobody holds it, or it has expired.
+    pub is_free: bool,
+    /// The only node that can take it.
+    pub reserved_for: Option<String>,
 }
 
 /// A node that wants to lead.
@@ -67,7 +92,7 @@ impl Terms {
         let leader = manifest.leader.clone();
         let expires = leader.as_ref().and_then(|leader| expiry(leader.lease_ms, now));
         let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
-        Terms { history: manifest.epochs.clone(), leader, expires, own_from }
+        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from }
     }
 
     /// Puts these terms into a manifest.
@@ -110,8 +135,48 @@ impl Terms {
         }
     }
 
-    /// Whether `node_id` may take the lease: nobody holds it, it has expired, or an earlier life of the same node does.
+    /// The node for which the lease is reserved.
+    pub fn reserved_for(&self, now: Instant) -> Option<&str> {
+        self.reservation(now).map(|reserved| reserved.node_id.as_str())
+    }
+
+    fn reservation(&self, now: Instant) -> Option<&Reservation> {
+        self.reserved.as_ref().filter(|reserved| reserved.until > now)
+    }
+
+    /// What nodes are to know at that time.
+    pub fn leadership(&self, now: Instant) -> Leadership {
+        Leadership {
+            epoch: self.epoch(),
+            leader: self.leader.as_ref().map(|leader| (leader.node_id.clone(), leader.address.clone())),
+            began_at: self.history.last().and_then(|term| term.first_offset),
+            is_free: match self.lease_left(now) {
+                LeaseLeft::Nobody => true,
+                LeaseLeft::Forever => false,
+                LeaseLeft::For(left) => left.is_zero(),
+            },
+            reserved_for: self.reserved_for(now).map(str::to_owned),
+        }
+    }
+
+    /// When [`Terms::leadership`] changes by time alone: the lease expires, or a reservation ends.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        let expires = self.expires.filter(|expires| self.leader.is_some() && *expires > now);
+        let reserved_until = self.reservation(now).map(|reserved| reserved.until);
+        expires.into_iter().chain(reserved_until).min()
+    }
+
+    /// Whether `node_id` may take the lease: it is reserved for nobody else, and nobody holds it, it has expired, or an
+    /// earlier life of the same node does.
     pub fn check_free(&self, shard: &str, node_id: &str, now: Instant) -> Result<(), Refusal> {
+        if let Some(reserved) = self.reservation(now).filter(|reserved| reserved.node_id != node_id) {
+            let Reservation { node_id: node, address, until } = reserved;
+            let left_ms = whole_ms(until.saturating_duration_since(now));
+            let text = format!(
+                "{node} {address} {left_ms} is to lead shard {shard} next: reserved for {node} for {left_ms} ms"
+            );
+            return Err(Refusal::new(Code::Leased, text));
+        }
         let Some(leader) = self.leader.as_ref().filter(|leader| leader.node_id != node_id) else { return Ok(()) };
         let (node, address, epoch) = (&leader.node_id, &leader.address, self.epoch());
         match self.lease_left(now) {
@@ -158,6 +223,7 @@ impl Terms {
         });
         self.leader = Some(Leader { node_id: node_id.to_owned(), address: address.to_owned(), lease_ms });
         self.expires = expiry(lease_ms, now);
+        self.reserved = None;
         self.own_from = None;
     }
 
@@ -184,13 +250,19 @@ impl Terms {
         Ok(leader.is_some_and(|leader| std::mem::replace(&mut leader.lease_ms, lease_ms) != lease_ms))
     }
 
-    /// Frees the lease. Releasing the current epoch twice is no error.
+    /// Frees the lease for everybody. Releasing the current epoch twice is no error, and ends a reservation.
     pub fn release(&mut self, epoch: u64) -> Result<(), Refusal> {
         if epoch != self.epoch() || epoch == 0 {
             self.check_leading(epoch)?;
         }
         self.leader = None;
+        self.reserved = None;
         Ok(())
+    }
+
+    /// Leaves the lease, which was released, to `node_id` alone for the time being.
+    pub fn reserve(&mut self, node_id: &str, address: &str, until: Instant) {
+        self.reserved = Some(Reservation { node_id: node_id.to_owned(), address: address.to_owned(), until });
     }
 
     /// The leader begins to write at `offset`, the log's end, under `replid`. False when it had begun just so already.

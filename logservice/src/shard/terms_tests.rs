@@ -65,6 +65,81 @@ fn what_is_left_is_nothing_only_when_it_is_over() {
 }
 
 #[test]
+fn a_released_lease_is_reserved_for_one_node_until_the_time_is_over() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.release(1).expect("released");
+    terms.reserve("n2", "host:2", later(now, 500));
+    for other in ["n1", "n3"] {
+        let refusal = terms.check_free("s1", other, later(now, 100)).expect_err("reserved");
+        assert_eq!(refusal.code, Code::Leased);
+        assert!(refusal.detail.starts_with("n2 host:2 400 "), "{refusal}");
+        assert!(refusal.detail.ends_with("reserved for n2 for 400 ms"), "{refusal}");
+        assert_eq!(terms.check_free("s1", other, later(now, 500)), Ok(()));
+    }
+    assert_eq!(terms.check_free("s1", "n2", now), Ok(()));
+    assert_eq!((terms.reserved_for(later(now, 499)), terms.reserved_for(later(now, 500))), (Some("n2"), None));
+    let mut manifest = Manifest::new("s1", ZERO.to_owned(), "id".to_owned());
+    terms.store_in(&mut manifest);
+    assert_eq!(Terms::from_manifest(&manifest, now).reserved_for(now), None, "only in memory");
+}
+
+#[test]
+fn a_reservation_ends_when_that_node_leads_or_by_another_release() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.release(1).expect("released");
+    terms.reserve("n2", "host:2", later(now, 5000));
+    let mut granted = terms.clone();
+    granted.grant(2, node("n2", "host:2"), LEASE_MS, now);
+    assert_eq!(granted.reserved_for(now), None);
+    terms.release(1).expect("released again");
+    assert_eq!(terms.check_free("s1", "n3", now), Ok(()));
+}
+
+#[test]
+fn leadership_changes_with_who_leads_or_may_and_not_with_renewals() {
+    let (mut terms, now) = fresh();
+    let mut last = terms.leadership(now);
+    let mut changes =
+        |terms: &Terms, at: Instant| std::mem::replace(&mut last, terms.leadership(at)) != terms.leadership(at);
+    terms.grant(1, node("n1", "host:1"), LEASE_MS, now);
+    assert!(changes(&terms, now), "acquired");
+    terms.begin(1, A, 0, 0).expect("begins");
+    assert!(changes(&terms, now), "begun");
+    terms.renew(1, LEASE_MS, later(now, 500)).expect("renewed");
+    terms.renew(1, LEASE_MS + 1, later(now, 501)).expect("renewed");
+    terms.renew(1, LEASE_MS, later(now, 502)).expect("renewed");
+    assert!(!changes(&terms, later(now, 502 + KEPT_MS - 1)), "renewed");
+    assert!(changes(&terms, later(now, 502 + KEPT_MS)), "expired");
+    terms.renew(1, LEASE_MS, later(now, 2000)).expect("renewed");
+    assert!(changes(&terms, later(now, 2000)), "in force again");
+    terms.grant(2, node("n1", "elsewhere:1"), LEASE_MS, later(now, 2000));
+    assert!(changes(&terms, later(now, 2000)), "another life of the same node");
+    let mut closed = terms.clone();
+    closed.close();
+    assert!(changes(&closed, later(now, 2000)), "closed");
+    terms.release(2).expect("released");
+    assert!(changes(&terms, later(now, 2000)), "released");
+    terms.release(2).expect("released");
+    assert!(!changes(&terms, later(now, 2000)), "released twice");
+    terms.reserve("n2", "host:2", later(now, 3000));
+    assert!(changes(&terms, later(now, 2999)), "reserved");
+    assert!(changes(&terms, later(now, 3000)), "not any more");
+}
+
+#[test]
+fn time_is_told_at_which_leadership_changes_by_itself() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    assert_eq!(terms.next_change(now), Some(later(now, KEPT_MS)));
+    assert_eq!(terms.next_change(later(now, KEPT_MS)), None);
+    terms.release(1).expect("released");
+    assert_eq!(terms.next_change(now), None, "nobody holds it");
+    terms.reserve("n2", "host:2", later(now, 500));
+    assert_eq!(terms.next_change(now), Some(later(now, 500)));
+    terms.grant(2, node("n2", "host:2"), 0, now);
+    assert_eq!(terms.next_change(now), None, "never expires");
+}
+
+#[test]
 fn renewing_extends_the_lease_from_then_on_also_when_it_has_expired() {
     let (mut terms, now) = led_by("n1", A, 0);
     assert_eq!(terms.renew(1, LEASE_MS, later(now, 900)), Ok(false));
