@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,11 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const LONG_MS: &str = "10000";
 /// Well before a poll of [`LONG_MS`] ends by itself.
 pub const SOON: Duration = Duration::from_secs(8);
+
+/// A service in which nothing but a poll's own timer and leadership wakes a connection that waits.
+fn start(directory: &Path, flags: &[&str]) -> Service {
+    Service::start_patient(directory, flags, |patience| patience.idle_buffer = Duration::from_secs(60))
+}
 
 type Answer = BTreeMap<String, String>;
 
@@ -76,7 +82,7 @@ fn waiting(service: &Service, node: &str) -> Client {
 #[test]
 fn a_poll_is_answered_at_once_if_the_node_has_not_seen_this_version() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let (mut leader, _, _) = service.lead("s1", "n1", A);
     assert_eq!(leader.append("s1", 1, 0, b"x"), Reply::Integer(1));
     let begun = Instant::now();
@@ -95,7 +101,7 @@ fn a_poll_is_answered_at_once_if_the_node_has_not_seen_this_version() {
 #[test]
 fn all_polls_are_answered_when_leadership_changes_and_each_change_has_its_version() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let mut control = service.connect();
     let mut version = number(&poll(&mut control, "0", "0"), "version");
     let mut expect = |change: &dyn Fn(&mut Client), field: &str, value: &str| {
@@ -126,7 +132,7 @@ fn all_polls_are_answered_when_leadership_changes_and_each_change_has_its_versio
 #[test]
 fn a_poll_learns_that_a_lease_expires_and_a_reservation_ends() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let mut control = service.connect();
     let wait_for = |change: &dyn Fn(&mut Client), control: &mut Client, field: &str, value: &str, kept_ms: u64| {
         let begun = Instant::now();
@@ -157,7 +163,7 @@ fn a_poll_learns_that_a_lease_expires_and_a_reservation_ends() {
 #[test]
 fn a_poll_ends_with_its_time_or_when_the_node_sends_anything_else() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let mut client = service.connect();
     let version = poll(&mut client, "0", "0")["version"].clone();
     let begun = Instant::now();
@@ -184,7 +190,7 @@ fn a_poll_ends_with_its_time_or_when_the_node_sends_anything_else() {
 #[test]
 fn appends_are_acknowledged_while_their_connection_waits_in_a_poll() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &["--enable-debug-command"]).expect("starts");
+    let service = start(directory.path(), &["--enable-debug-command"]);
     let (mut leader, epoch, _) = service.lead("s1", "n1", A);
     let mut control = service.connect();
     let version = poll(&mut control, "0", "0")["version"].clone();
@@ -203,7 +209,7 @@ fn appends_are_acknowledged_while_their_connection_waits_in_a_poll() {
 #[test]
 fn a_poll_whose_node_has_gone_takes_no_place() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &["--max-connections", "2"]).expect("starts");
+    let service = start(directory.path(), &["--max-connections", "2"]);
     // Of its two connections one is left, so nobody else finds room as long as it waits.
     let waiting = waiting(&service, "n2");
     drop(waiting);
@@ -224,7 +230,7 @@ fn a_poll_whose_node_has_gone_takes_no_place() {
 #[test]
 fn a_stopping_service_answers_polls_and_does_not_wait_for_them() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let mut node = waiting(&service, "n2");
     // Were it waited for, it would be cut off after seconds without an answer.
     service.stop();
@@ -235,10 +241,10 @@ fn a_stopping_service_answers_polls_and_does_not_wait_for_them() {
 #[test]
 fn versions_of_a_later_life_of_the_service_are_others() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let before = poll(&mut service.connect(), "0", "0");
     service.stop();
-    let service = Service::start(directory.path(), &[]).expect("restarts");
+    let service = start(directory.path(), &[]);
     let begun = Instant::now();
     let after = poll(&mut service.connect(), &before["version"], LONG_MS);
     assert!(begun.elapsed() < SOON && number(&after, "version") > number(&before, "version"));
@@ -248,7 +254,7 @@ fn versions_of_a_later_life_of_the_service_are_others() {
 #[test]
 fn nodes_are_shown_with_how_far_they_are_behind() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let (mut leader, epoch, _) = service.lead("s1", "n1", A);
     assert_eq!(leader.append("s1", epoch, 0, &[7; 100]), Reply::Integer(100));
     let tell = |client: &mut Client, node: &str, role: &str, priority: &str, applied: &str| {
@@ -290,7 +296,7 @@ fn nodes_are_shown_with_how_far_they_are_behind() {
 #[test]
 fn what_a_node_says_wrongly_is_told_and_not_kept() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &[]).expect("starts");
+    let service = start(directory.path(), &[]);
     let mut client = service.connect();
     let sound = ["LOG.NODE", "s1", "n1", "host:1", "follower", "100", "0", "0", LONG_MS];
     for (at, bad, start) in [
