@@ -224,6 +224,9 @@ impl Status {
             leader: String::new(),
             leader_address: String::new(),
             lease_remaining_ms: -1,
+            lease_ms: 0,
+            version: 0,
+            reserved_for: String::new(),
             replid: String::new(),
             base: 0,
             end: 0,
@@ -244,6 +247,7 @@ impl Status {
             appends: 0,
             fsyncs: 0,
             acks: "running",
+            nodes: Vec::new(),
         }
     }
 }

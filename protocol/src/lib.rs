@@ -5,6 +5,13 @@
 //! the position after the last byte it covers, so "the log's end is 100" means that bytes 0 to 99 are there, and
 //! an append at offset 100 brings byte 100 next. It equals what Valkey shows as `master_repl_offset`. The one
 //! exception is `PSYNC`, Valkey's own command, which asks for the *next* byte counted from one: `offset + 1`.
+//!
+//! # Leases
+//! A lease is counted twice. The leader counts its length from before it sent the last [`ACQUIRE`] or [`RENEW`] that was
+//! answered, and stops answering its clients when that is over. The log service counts from when that command came, and gives
+//! the lease to another node only after its length *and* a margin, `lease-ms / 20 + 10` milliseconds: so the two clocks may
+//! drift apart by 5 % of the lease. After a start of the service both begin anew. A lease of 0 ms never expires. A leader that asks
+//! for a shorter lease than before has to count by the shorter one from the moment it asks, answered or not.
 
 mod append;
 mod engine;
@@ -15,11 +22,15 @@ pub use engine::{EngineVersion, NotAVersion};
 pub use refusal::{Code, Refusal};
 
 /// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]` → `[epoch, end]`.
-/// Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
+/// A node takes over from an earlier life of its own (the same node id) at once, from another one when its lease and the
+/// margin are over. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
-/// `LOG.RENEW shard epoch lease-ms` → `+OK`. Refused with [`Code::Fenced`].
+/// `LOG.RENEW shard epoch lease-ms` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. Refused
+/// with [`Code::Fenced`].
 pub const RENEW: &str = "LOG.RENEW";
-/// `LOG.RELEASE shard epoch` → `+OK`. Refused with [`Code::Fenced`].
+/// `LOG.RELEASE shard epoch [TO node-id reserve-ms]` → `+OK`: nobody leads. With `TO`, only that node may for `reserve-ms` (at most
+/// [`MAX_RESERVE_MS`]); others are refused with [`Code::Leased`]. The reservation ends when that node leads, with its time, by
+/// another `LOG.RELEASE` of the same epoch, and when the service is restarted. Refused with [`Code::Fenced`].
 pub const RELEASE: &str = "LOG.RELEASE";
 /// `LOG.BEGIN shard epoch replid offset` → `+OK`: the leader of `epoch` continues the stream at `offset`, the log's
 /// end, under replication id `replid`. Comes once before the first append of an epoch and is durable when answered;
@@ -28,6 +39,27 @@ pub const BEGIN: &str = "LOG.BEGIN";
 /// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, once everything up to `offset + len` is durable.
 /// Refused with [`Code::Fenced`], [`Code::Gap`], [`Code::NoSpace`] or [`Code::LogFailed`].
 pub const APPEND: &str = "LOG.APPEND";
+/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms` → a flat array of names and values: a node tells
+/// of itself and waits for leadership to change.
+///
+/// - `address`: where clients reach it, at most 256 printable characters without spaces and commas.
+/// - `role`: `leader`, `follower` or `attaching`.
+/// - `priority`: 0 to [`MAX_PRIORITY`]; 0 never leads. The service only passes it on.
+/// - `applied-offset`: what it has applied.
+/// - `version`: the version of leadership that it was told last, 0 at first.
+///
+/// Answered at once if the version is another, else when it becomes another, at the latest after `wait-ms` (at most
+/// [`MAX_POLL_WAIT_MS`]); earlier if anything else is sent on the same connection. The version grows with each change of leader,
+/// epoch or address, when a term begins to write, when a lease or reservation ends or counts anew after its end. It begins anew,
+/// elsewhere, when the service does, so it is compared for equality only. While a node is being granted the lease, nobody leads.
+///
+/// The answer: `version`; `epoch`; `leader` and `leader_address`, empty if nobody leads; `lease_remaining_ms` until another may
+/// lead, margin included (0 expired, -1 nobody leads, -2 never expires); `lease_ms`, its length (0 none, or never expires);
+/// `reserved_for`, empty if for nobody; `base` and `end` of the log; `state`; then `node0`, `node1` … in order of their ids, as
+/// `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12`, with what each told
+/// last. Names that are added later come before `node0`. A shard knows [`MAX_NODES`] at most, and forgets a node after an hour
+/// without a poll. `LOG.STATUS` shows the same.
+pub const NODE: &str = "LOG.NODE";
 /// `LOG.STATUS shard` → a flat array of names and values.
 pub const STATUS: &str = "LOG.STATUS";
 /// `LOG.SNAPSHOT shard` → `[offset, bytes]` of a snapshot made now, off the leader, once it is stored and the log below the
@@ -41,6 +73,18 @@ pub const DEBUG: &str = "LOG.DEBUG";
 
 /// The largest payload of one append, in bytes. Kept at what any log engine takes as one message.
 pub const MAX_APPEND_BYTES: usize = 1 << 20;
+
+/// The greatest priority of a node.
+pub const MAX_PRIORITY: u16 = 1000;
+
+/// The most nodes of a shard that are known at a time.
+pub const MAX_NODES: usize = 64;
+
+/// The longest that [`NODE`] waits, in milliseconds. More is taken for this.
+pub const MAX_POLL_WAIT_MS: u64 = 10_000;
+
+/// The longest that a lease is reserved, in milliseconds. More is taken for this.
+pub const MAX_RESERVE_MS: u64 = 60_000;
 
 /// Longest shard name and node id, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;

@@ -9,7 +9,8 @@ pub enum Code {
     Fenced,
     /// The offset of the request is not the log's end. The detail begins with the end.
     Gap,
-    /// Another node holds the lease. The detail begins with node id, address, and milliseconds left.
+    /// Another node holds the lease, or it is reserved for another. The detail begins with that node's id, its address (`-` if
+    /// it is not known), and milliseconds left (-1 it never expires).
     Leased,
     /// The node's engine is older than the one that wrote the log, so it may not know what it would be sent.
     OldEngine,

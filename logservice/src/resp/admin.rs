@@ -8,6 +8,7 @@ use durability_protocol::Refusal;
 
 use super::arguments::text;
 use super::identity::Identity;
+use super::node;
 use super::reply::{self, failure, Reply};
 use crate::service::Service;
 use crate::shard::{AckMode, Shard, Status};
@@ -17,10 +18,11 @@ const MAX_DELAY_MS: f64 = 600_000.0;
 
 /// `LOG.STATUS shard`: names and values in turn, all bulk strings. Says also where snapshots go.
 pub fn status(shard: &Shard, http_port: u16) -> Reply {
-    let mut fields = fields(&shard.status());
+    let status = shard.status();
+    let mut fields = fields(&status);
     fields.push(("http_port", http_port.to_string()));
     let items = fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
-    reply::array(items.collect())
+    reply::array(items.chain(node::fields_of_nodes(&status)).collect())
 }
 
 /// `LOG.SHARDS`: the names of the shards that this connection may see.
@@ -100,6 +102,9 @@ fn fields(status: &Status) -> Vec<(&'static str, String)> {
         ("leader", status.leader.clone()),
         ("leader_address", status.leader_address.clone()),
         ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
+        ("lease_ms", status.lease_ms.to_string()),
+        ("version", status.version.to_string()),
+        ("reserved_for", status.reserved_for.clone()),
         ("replid", status.replid.clone()),
         ("base", status.base.to_string()),
         ("end", status.end.to_string()),

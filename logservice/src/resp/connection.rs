@@ -1,5 +1,7 @@
 //! One connection: reads commands, runs them in order, gives their replies in order.
 
+mod session;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -17,10 +19,10 @@ use super::output::{Outlook, Output};
 use super::replica::{self, ReplicaInfo};
 use super::reply::{self, failure, Reply};
 use super::socket::Socket;
-use super::{admin, lease};
+use super::{admin, lease, node};
 use crate::limits::Limits;
 use crate::service::Service;
-use crate::shard::{Position, Shard};
+use crate::shard::{Poll, Position, Shard};
 use crate::throttle::LineThrottle;
 
 /// For lines that clients can cause without a token.
@@ -47,6 +49,8 @@ pub struct Connection {
     identity: Identity,
     failed_logins: u32,
     replica: ReplicaInfo,
+    /// A node waits here; no command is taken meanwhile. In a box, as most connections have none.
+    poll: Option<Box<Poll>>,
     closing: bool,
     id: u64,
 }
@@ -56,6 +60,8 @@ pub(super) enum Next {
     Reply(Reply),
     /// The reply comes when an append is durable.
     Later,
+    /// The reply comes when the poll is due.
+    Poll(Box<Poll>),
     Close(Reply),
     /// The connection is a replica from now on.
     Follow(Arc<Shard>, Position),
@@ -74,6 +80,7 @@ impl Connection {
             identity: Identity::default(),
             failed_logins: 0,
             replica: ReplicaInfo::default(),
+            poll: None,
             closing: false,
             id,
         };
@@ -87,7 +94,7 @@ impl Connection {
         let mut arguments: Vec<Bytes> = Vec::new();
         loop {
             let mut is_cut_short = false;
-            while !self.closing {
+            while !self.closing && self.poll.is_none() {
                 if !self.output.has_room() {
                     is_cut_short = true;
                     break;
@@ -103,6 +110,12 @@ impl Connection {
                 match self.run(&arguments).await {
                     Next::Reply(reply) => self.output.push(reply),
                     Next::Later => {}
+                    Next::Poll(poll) => {
+                        self.poll = Some(poll);
+                        if self.input.is_partial() {
+                            self.answer_poll();
+                        }
+                    }
                     Next::Close(reply) => {
                         self.output.push(reply);
                         self.closing = true;
@@ -113,6 +126,9 @@ impl Connection {
             arguments.clear();
             self.input.settle();
             self.closing |= *shutdown.borrow();
+            if self.closing {
+                self.answer_poll();
+            }
             let outlook = self.output.settle(self.closing);
             // With a client that always sends, nothing below waits.
             tokio::task::coop::consume_budget().await;
@@ -133,13 +149,17 @@ impl Connection {
                 ready = self.output.socket().readable(), if may_read => {
                     match ready.and_then(|()| self.input.read(self.output.socket())) {
                         Ok(0) => return,
-                        Ok(_) => self.clock.has_read(),
+                        Ok(_) => {
+                            self.clock.has_read();
+                            self.answer_poll();
+                        }
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                         Err(_) => return,
                     }
                 }
                 () = self.input.wait_for_budget(), if is_reading && !may_read => {}
                 () = self.output.changed() => {}
+                () = due(&mut self.poll) => self.answer_poll(),
                 () = self.clock.tick() => {
                     if self.look_at_clock(may_read) == Outlook::End {
                         return;
@@ -208,6 +228,13 @@ impl Connection {
         }
     }
 
+    /// Ends a poll: it is due, the service stops, or the node wants something else.
+    fn answer_poll(&mut self) {
+        if let Some(poll) = self.poll.take() {
+            self.output.push(node::answer(&poll));
+        }
+    }
+
     async fn follow(self, shard: Arc<Shard>, position: Position, shutdown: watch::Receiver<bool>) {
         let Some((mut stream, out)) = self.output.into_parts() else { return };
         let patience = self.limits.patience.stalled_output;
@@ -252,6 +279,10 @@ impl Connection {
         if is(protocol::APPEND) {
             return self.append(arguments).await;
         }
+        if is(protocol::NODE) {
+            let shard = self.shard(arguments).await?;
+            return node::poll(&shard, arguments).map(|poll| Next::Poll(Box::new(poll)));
+        }
         let answer = if is(protocol::RENEW) {
             lease::renew(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::ACQUIRE) {
@@ -284,91 +315,6 @@ impl Connection {
         Ok(Next::Reply(answer))
     }
 
-    fn session(&mut self, name: &[u8], arguments: &[Bytes]) -> Result<Reply, Refusal> {
-        let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
-        if is("PING") {
-            return Ok(arguments.get(1).map_or_else(
-                || reply::simple("PONG"),
-                // Copied, as it may wait behind appends, and would keep a whole buffer.
-                |text| Reply::BulkString(Bytes::copy_from_slice(text)),
-            ));
-        }
-        if is("AUTH") {
-            self.authenticate(&arguments[1..])?;
-            return Ok(reply::ok());
-        }
-        if is("HELLO") {
-            return self.hello(&arguments[1..]);
-        }
-        if is("INFO") {
-            return Ok(admin::info(&self.service, &self.identity));
-        }
-        if is("COMMAND") {
-            return Ok(reply::array(Vec::new()));
-        }
-        if is("SELECT") {
-            let zero = arguments.get(1).is_some_and(|index| &index[..] == b"0");
-            return if zero { Ok(reply::ok()) } else { Err(failure("there is only database 0")) };
-        }
-        if is("CLIENT") {
-            return self.client(arguments.get(1).map_or(&[], |subcommand| &subcommand[..]));
-        }
-        Err(failure(format!("unknown command '{}'", String::from_utf8_lossy(&name[..name.len().min(64)]))))
-    }
-
-    fn authenticate(&mut self, credentials: &[Bytes]) -> Result<(), Refusal> {
-        let tokens = self.service.tokens();
-        let authenticated = match credentials {
-            [token] => self.identity.authenticate_all(tokens.as_deref(), token),
-            [shard, token] => self.identity.authenticate_shard(tokens.as_deref(), text(shard)?, token),
-            _ => Err(failure("usage: AUTH shard token")),
-        };
-        if let Err(refusal) = &authenticated {
-            self.failed_logins += 1;
-            self.warn_of_stranger(&format!("login refused: {refusal}"));
-        }
-        self.note_login();
-        authenticated
-    }
-
-    fn hello(&mut self, options: &[Bytes]) -> Result<Reply, Refusal> {
-        let (version, mut rest) = match options {
-            [version, rest @ ..] => (&version[..], rest),
-            [] => (&b"2"[..], &[][..]),
-        };
-        if version != b"2" {
-            return Ok(Reply::Error("NOPROTO this server speaks RESP2 only".into()));
-        }
-        while let [option, following @ ..] = rest {
-            rest = match following {
-                [user, token, after @ ..] if option.eq_ignore_ascii_case(b"AUTH") => {
-                    self.authenticate(&[user.clone(), token.clone()])?;
-                    after
-                }
-                [_, after @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => after,
-                _ => return Err(failure("usage: HELLO 2 [AUTH shard token] [SETNAME name]")),
-            };
-        }
-        if self.is_stranger() {
-            return Err(Refusal::new(Code::NoAuth, "log in first: HELLO 2 AUTH shard token"));
-        }
-        let fields = [("server", "logservice"), ("version", env!("CARGO_PKG_VERSION")), ("mode", "standalone")];
-        let mut items: Vec<_> =
-            fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]).collect();
-        items.extend([reply::bulk("proto"), reply::integer(2), reply::bulk("id"), reply::integer(self.id)]);
-        items.extend([reply::bulk("role"), reply::bulk("master"), reply::bulk("modules"), reply::array(Vec::new())]);
-        Ok(reply::array(items))
-    }
-
-    fn client(&self, subcommand: &[u8]) -> Result<Reply, Refusal> {
-        match subcommand.to_ascii_uppercase().as_slice() {
-            b"ID" => Ok(reply::integer(self.id)),
-            b"GETNAME" => Ok(Reply::Null),
-            b"SETNAME" | b"SETINFO" | b"NO-EVICT" | b"NO-TOUCH" | b"CAPA" => Ok(reply::ok()),
-            _ => Err(failure("unknown CLIENT subcommand")),
-        }
-    }
-
     /// The shard that the first argument names.
     async fn shard(&self, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
         let Some(name) = arguments.get(1) else { return Err(failure("which shard? it is the first argument")) };
@@ -398,5 +344,13 @@ impl Connection {
         shard.check_engine(self.replica.version())?;
         let position = replica::find_position(&shard, arguments)?;
         Ok(Next::Follow(shard, position))
+    }
+}
+
+/// Waits until the poll is due; for ever if there is none. In a box, so that connections without one have no room for it.
+async fn due(poll: &mut Option<Box<Poll>>) {
+    match poll {
+        Some(poll) => Box::pin(poll.due()).await,
+        None => std::future::pending().await,
     }
 }

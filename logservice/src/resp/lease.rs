@@ -1,9 +1,10 @@
 //! `LOG.ACQUIRE`, `LOG.RENEW`, `LOG.RELEASE`, `LOG.BEGIN`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_name, EngineVersion, Refusal};
+use durability_protocol::{is_valid_name, EngineVersion, Refusal, MAX_RESERVE_MS};
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
@@ -19,18 +20,29 @@ pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Re
     else {
         return Err(failure("usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]"));
     };
-    let (node_id, address) = (text(node_id)?, text(address)?);
-    if !is_valid_name(node_id) {
-        return Err(failure("not a valid node id: 1 to 64 of A-Z a-z 0-9 . _ : -"));
-    }
-    // It is shown in a line, as one of several words.
-    if !(1..=MAX_ADDRESS_BYTES).contains(&address.len()) || !address.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(failure("not a valid address: up to 256 printable characters without spaces"));
-    }
+    let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
     let (expected_end, lease_ms) = (number(expected_end, "expected-end")?, number(lease_ms, "lease-ms")?);
     let engine = arguments.get(6).map(|version| engine_version(version)).transpose()?;
     let (epoch, end) = shard.acquire(Node { node_id, address, engine }, expected_end, lease_ms).await?;
     Ok(reply::array(vec![reply::integer(epoch), reply::integer(end)]))
+}
+
+/// The name of a node.
+pub fn node_id(argument: &[u8]) -> Result<&str, Refusal> {
+    let node_id = text(argument)?;
+    if is_valid_name(node_id) {
+        return Ok(node_id);
+    }
+    Err(failure("not a valid node id: 1 to 64 of A-Z a-z 0-9 . _ : -"))
+}
+
+/// Where a node is reached. It is shown in a line, as one of several words.
+pub fn address(argument: &[u8]) -> Result<&str, Refusal> {
+    let address = text(argument)?;
+    if (1..=MAX_ADDRESS_BYTES).contains(&address.len()) && address.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(address);
+    }
+    Err(failure("not a valid address: up to 256 printable characters without spaces"))
 }
 
 /// A version as a server tells it.
@@ -47,12 +59,17 @@ pub async fn renew(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refu
     Ok(reply::ok())
 }
 
-/// `LOG.RELEASE shard epoch`.
+/// `LOG.RELEASE shard epoch [TO node-id reserve-ms]`.
 pub async fn release(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let [_, _, epoch] = arguments else {
-        return Err(failure("usage: LOG.RELEASE shard epoch"));
+    let (epoch, successor) = match arguments {
+        [_, _, epoch] => (epoch, None),
+        [_, _, epoch, to, node_id, reserve_ms] if to.eq_ignore_ascii_case(b"TO") => {
+            let reserve_ms = number(reserve_ms, "reserve-ms")?.min(MAX_RESERVE_MS);
+            (epoch, Some((self::node_id(node_id)?, Duration::from_millis(reserve_ms))))
+        }
+        _ => return Err(failure("usage: LOG.RELEASE shard epoch [TO node-id reserve-ms]")),
     };
-    shard.release(number(epoch, "epoch")?).await?;
+    shard.release(number(epoch, "epoch")?, successor).await?;
     Ok(reply::ok())
 }
 

@@ -11,6 +11,7 @@ mod fuzz;
 mod identity;
 mod input;
 mod lease;
+mod node;
 mod output;
 pub mod replica;
 mod reply;

@@ -10,6 +10,9 @@ use crate::store::{Manifest, ManifestError};
 /// The longest that a change of leadership waits for accepted appends to become durable.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(10);
 
+/// Stands where the address of a node would that has not told it.
+const UNKNOWN_ADDRESS: &str = "-";
+
 impl Shard {
     /// Makes `node` the leader if nobody else is and `expected_end` is the end of the log. Answers its epoch and
     /// that end once both are durable.
@@ -30,7 +33,7 @@ impl Shard {
             let before = accepting.terms.clone();
             // From here on the leader before cannot move the end. What it has in flight must be durable first, since
             // it may be acknowledged after the new epoch was given out.
-            accepting.terms.close();
+            accepting.change_terms(Terms::close);
             (before.clone(), before)
         };
         let epoch = before.epoch() + 1;
@@ -40,11 +43,11 @@ impl Shard {
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = stored {
-            self.accepting().terms = before;
+            self.set_terms(before);
             return Err(refusal);
         }
         next.renew(epoch, lease_ms, Instant::now())?;
-        self.accepting().terms = next;
+        self.set_terms(next);
         let Node { node_id, address, .. } = node;
         tracing::info!("shard {}: {node_id} at {address} leads in epoch {epoch} from {expected_end}", self.name);
         Ok((epoch, expected_end))
@@ -55,23 +58,30 @@ impl Shard {
         let _changing = self.changing.lock().await;
         let mut next = self.accepting().terms.clone();
         if !next.renew(epoch, lease_ms, Instant::now())? {
-            self.accepting().terms = next;
+            self.set_terms(next);
             return Ok(());
         }
         self.store_terms(&next).await?;
         next.renew(epoch, lease_ms, Instant::now())?;
-        self.accepting().terms = next;
+        self.set_terms(next);
         Ok(())
     }
 
-    /// Frees the lease of `epoch`, whose leader cannot append from then on.
-    pub async fn release(&self, epoch: u64) -> Result<(), Refusal> {
+    /// Frees the lease of `epoch`, whose leader cannot append from then on. With `successor`, for that node alone for so
+    /// long; a restart of the service forgets that.
+    pub async fn release(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
         let mut next = self.accepting().terms.clone();
         next.release(epoch)?;
         self.store_terms(&next).await?;
-        self.accepting().terms = next;
-        tracing::info!("shard {}: epoch {epoch} released", self.name);
+        let mut left_to = String::new();
+        if let Some((node_id, time)) = successor {
+            let address = self.nodes().address(node_id).unwrap_or(UNKNOWN_ADDRESS).to_owned();
+            next.reserve(node_id, &address, Instant::now() + time);
+            left_to = format!(", for {} ms left to {node_id}", time.as_millis());
+        }
+        self.set_terms(next);
+        tracing::info!("shard {}: epoch {epoch} released{left_to}", self.name);
         Ok(())
     }
 
@@ -86,7 +96,7 @@ impl Shard {
             return Ok(());
         }
         self.store_terms(&next).await?;
-        self.accepting().terms = next;
+        self.set_terms(next);
         if before != replid {
             self.notifier().restart_streams();
         }
@@ -112,6 +122,10 @@ impl Shard {
             Some(reason) => Err(Refusal::new(Code::LogFailed, reason.to_string())),
             None => Ok(()),
         }
+    }
+
+    fn set_terms(&self, terms: Terms) {
+        self.accepting().change_terms(|in_force| *in_force = terms);
     }
 
     async fn store_terms(&self, terms: &Terms) -> Result<(), Refusal> {

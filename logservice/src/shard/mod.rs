@@ -1,7 +1,10 @@
 //! What the bytes of a shard mean: who may append, what is durable, who is told.
 
+mod arrivals;
 mod control;
 mod follow;
+mod leadership;
+mod nodes;
 mod notifier;
 mod pins;
 mod seed;
@@ -10,6 +13,8 @@ mod status;
 mod terms;
 
 pub use follow::Position;
+pub use leadership::Poll;
+pub use nodes::{Heard, NodeStatus, Role};
 pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
 pub use pins::Pin;
 pub use snapshot::Origin;
@@ -23,6 +28,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
 
+use self::leadership::Versions;
+use self::nodes::Nodes;
 use self::pins::Pins;
 use crate::snapshots::SnapshotStore;
 use crate::store::{Append, OpenError, Opened, Store, StoreEvents, SubmitError};
@@ -38,6 +45,7 @@ pub struct Shard {
     /// Held while the terms are changed and stored. Taken before the acceptance's lock, never while holding it.
     changing: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
+    nodes: Mutex<Nodes>,
 }
 
 /// What decides over an append. Never held across I/O.
@@ -47,7 +55,9 @@ struct Acceptance {
 }
 
 struct Accepting {
+    /// Changed by [`Accepting::change_terms`].
     terms: Terms,
+    versions: Versions,
     /// The end of the log (exclusive) when everything that was accepted is written.
     end: u64,
     /// Why nothing is accepted for the moment.
@@ -70,8 +80,11 @@ impl Shard {
         let events = Arc::new(LateEvents::default());
         let Opened { store, end } = open(events.clone())?;
         let manifest = store.manifest();
-        let terms = Terms::from_manifest(&manifest, Instant::now());
-        let accepting = Accepting { terms, end, paused: None, no_space: false, is_damaged: false, fenced: None };
+        let now = Instant::now();
+        let terms = Terms::from_manifest(&manifest, now);
+        let versions = Versions::new(terms.leadership(now), Versions::first_number());
+        let accepting =
+            Accepting { terms, versions, end, paused: None, no_space: false, is_damaged: false, fenced: None };
         let notifier = Arc::new(DurabilityNotifier::new(end));
         let acceptance = Arc::new(Acceptance { notifier, accepting: Mutex::new(accepting) });
         events.pass_on_to(acceptance.clone());
@@ -84,6 +97,7 @@ impl Shard {
             acceptance,
             changing: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),
+            nodes: Mutex::default(),
         };
         tracing::info!(
             "shard {name} opened: base {}, end {end}, epoch {}",
@@ -150,6 +164,10 @@ impl Shard {
 
     fn accepting(&self) -> MutexGuard<'_, Accepting> {
         self.acceptance.lock()
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

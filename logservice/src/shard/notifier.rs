@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Refusal};
 use tokio::sync::watch;
 
+use super::arrivals::Arrivals;
+
 /// Acknowledgements that wait to be delayed. Beyond this the oldest are delivered early.
 const MAX_DELAYED: usize = 1 << 20;
 
@@ -83,6 +85,7 @@ pub struct DurabilityNotifier {
 struct Acks {
     mode: AckMode,
     delayed: VecDeque<(Instant, u64)>,
+    arrivals: Arrivals,
     /// Whether a thread delivers delayed acknowledgements.
     delivering: bool,
 }
@@ -90,7 +93,8 @@ struct Acks {
 impl DurabilityNotifier {
     /// Everything below `end` is durable.
     pub fn new(end: u64) -> Self {
-        let acks = Acks { mode: AckMode::Running, delayed: VecDeque::new(), delivering: false };
+        let arrivals = Arrivals::new(Instant::now());
+        let acks = Acks { mode: AckMode::Running, delayed: VecDeque::new(), arrivals, delivering: false };
         DurabilityNotifier {
             durable: watch::Sender::new(end),
             progress: watch::Sender::new(Progress { visible: end, ..Progress::default() }),
@@ -110,6 +114,12 @@ impl DurabilityNotifier {
     /// Everything below (exclusive) survives a crash.
     pub fn durable(&self) -> u64 {
         *self.durable.borrow()
+    }
+
+    /// How long ago the byte at `offset`, which is durable, became so: too long by 100 ms at most. Of a byte that came
+    /// before the series of samples begins (before the start, or many minutes ago), the age of that series.
+    pub fn age(&self, offset: u64, now: Instant) -> Duration {
+        self.lock().arrivals.age(offset, now)
     }
 
     /// A view of the progress that can be waited on.
@@ -135,7 +145,14 @@ impl DurabilityNotifier {
     /// Everything below `end` has become durable.
     pub fn set_durable(&self, end: u64) {
         let mut acks = self.lock();
-        self.durable.send_if_modified(|durable| end > std::mem::replace(durable, end.max(*durable)));
+        let mut start = end;
+        let is_news = self.durable.send_if_modified(|durable| {
+            start = std::mem::replace(durable, end.max(*durable));
+            end > start
+        });
+        if is_news {
+            acks.arrivals.note(start, Instant::now());
+        }
         match acks.mode {
             AckMode::Running => self.show(end),
             AckMode::Frozen => {}

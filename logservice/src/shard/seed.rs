@@ -42,7 +42,7 @@ impl Shard {
         let mut accepting = self.accepting();
         accepting.paused = None;
         installed?;
-        accepting.terms = terms;
+        accepting.change_terms(|in_force| *in_force = terms);
         accepting.end = offset;
         drop(accepting);
         // First, so that no replica of the old log is sent a byte of the new one.

@@ -3,7 +3,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{AckMode, LeaseLeft, Shard};
+use super::terms::whole_ms;
+use super::{AckMode, LeaseLeft, NodeStatus, Shard};
 
 /// Whether a shard can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,8 +47,15 @@ pub struct Status {
     pub leader: String,
     /// Where it is reached.
     pub leader_address: String,
-    /// Milliseconds until the lease expires; 0 has expired, -1 no lease, -2 never expires.
+    /// Milliseconds until another node may have the lease, the margin for drifting clocks included; 0 has expired, -1 no
+    /// lease, -2 never expires.
     pub lease_remaining_ms: i64,
+    /// Length of the lease, without that margin; 0 none, or never expires.
+    pub lease_ms: u64,
+    /// Version of leadership: goes up with each change of who leads, or may, and starts anew when the service does.
+    pub version: u64,
+    /// The only node that may lead next, empty if any may.
+    pub reserved_for: String,
     /// The replication id under which the log continues.
     pub replid: String,
     /// First position that the log holds.
@@ -88,9 +96,17 @@ pub struct Status {
     pub fsyncs: u64,
     /// How acknowledgements are delivered: running, frozen or delayed.
     pub acks: &'static str,
+    /// The nodes that told of themselves, in order of their names.
+    pub nodes: Vec<NodeStatus>,
 }
 
 impl Shard {
+    fn nodes_at(&self, end: u64) -> Vec<NodeStatus> {
+        let mut nodes = self.nodes();
+        let now = Instant::now();
+        nodes.list(end, |offset| self.notifier().age(offset, now), now)
+    }
+
     /// The shard as an operator sees it.
     pub fn status(&self) -> Status {
         let manifest = self.store.manifest();
@@ -99,7 +115,9 @@ impl Shard {
         let usage = self.store.usage();
         let progress = self.notifier().progress();
         let durable_end = self.notifier().durable();
-        let accepting = self.accepting();
+        let nodes = self.nodes_at(progress.visible);
+        let mut accepting = self.accepting();
+        let now = Instant::now();
         let (state, error) = match (progress.failed, accepting.no_space) {
             (Some(reason), _) if accepting.is_damaged => (LogState::Damaged, reason.to_string()),
             (Some(reason), _) => (LogState::Failed, reason.to_string()),
@@ -107,10 +125,10 @@ impl Shard {
             (None, false) => (LogState::Ok, String::new()),
         };
         let leader = accepting.terms.leader().cloned();
-        let lease_remaining_ms = match accepting.terms.lease_left(Instant::now()) {
+        let lease_remaining_ms = match accepting.terms.lease_left(now) {
             LeaseLeft::Nobody => -1,
             LeaseLeft::Forever => -2,
-            LeaseLeft::For(left) => left.as_millis() as i64,
+            LeaseLeft::For(left) => i64::try_from(whole_ms(left)).unwrap_or(i64::MAX),
         };
         Status {
             shard: self.name.clone(),
@@ -120,6 +138,9 @@ impl Shard {
             leader: leader.as_ref().map(|leader| leader.node_id.clone()).unwrap_or_default(),
             leader_address: leader.map(|leader| leader.address).unwrap_or_default(),
             lease_remaining_ms,
+            lease_ms: accepting.terms.lease_ms(),
+            version: accepting.version(now),
+            reserved_for: accepting.terms.reserved_for(now).unwrap_or_default().to_owned(),
             replid: accepting.terms.replid().to_owned(),
             base: manifest.base,
             end: progress.visible,
@@ -144,6 +165,7 @@ impl Shard {
                 AckMode::Frozen => "frozen",
                 AckMode::Delayed(_) => "delayed",
             },
+            nodes,
         }
     }
 }

@@ -10,6 +10,11 @@ use crate::store::{Leader, Manifest, Term};
 /// Terms that are remembered. A node that comes back with the replication id of an older one is given a full copy.
 const MAX_TERMS: usize = 256;
 
+/// By how much the leader's clock and this one may drift apart in a lease, one part in so many: 5 % of both together.
+const DRIFT_DIVISOR: u64 = 20;
+/// What is allowed for besides: clocks are read a little before or after what they time.
+const DRIFT_FLOOR_MS: u64 = 10;
+
 /// The terms of leadership of a shard and the lease on the current one.
 #[derive(Debug, Clone)]
 pub struct Terms {
@@ -17,8 +22,33 @@ pub struct Terms {
     leader: Option<Leader>,
     /// When the lease ends; none when it does not expire.
     expires: Option<Instant>,
+    /// For whom the last leader left it. Not stored.
+    reserved: Option<Reservation>,
     /// The leader's appends at or above this offset were its own, so bytes it sends again are the same bytes.
     own_from: Option<u64>,
+}
+
+/// Only this node may lead next.
+#[derive(Debug, Clone)]
+struct Reservation {
+    node_id: String,
+    address: String,
+    until: Instant,
+}
+
+/// What nodes are to learn of when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    /// The number of the newest term.
+    pub epoch: u64,
+    /// Node id and address of who leads.
+    pub leader: Option<(String, String)>,
+    /// Where its term began to write, if it did.
+    pub began_at: Option<u64>,
+    /// Whether the lease can be taken: nobody holds it, or it has expired.
+    pub is_free: bool,
+    /// The only node that can take it.
+    pub reserved_for: Option<String>,
 }
 
 /// A node that wants to lead.
@@ -44,7 +74,7 @@ pub enum Admission {
     },
 }
 
-/// How long the lease lasts from now.
+/// How long others are kept from the lease, from now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseLeft {
     /// Nobody holds it.
@@ -57,12 +87,12 @@ pub enum LeaseLeft {
 
 impl Terms {
     /// The terms that a manifest records. The holder may have renewed just before the service went down, so its lease
-    /// counts from `now` in full.
+    /// counts from `now` in full, margin included.
     pub fn from_manifest(manifest: &Manifest, now: Instant) -> Self {
         let leader = manifest.leader.clone();
         let expires = leader.as_ref().and_then(|leader| expiry(leader.lease_ms, now));
         let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
-        Terms { history: manifest.epochs.clone(), leader, expires, own_from }
+        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from }
     }
 
     /// Puts these terms into a manifest.
@@ -91,7 +121,12 @@ impl Terms {
         self.history.last().and_then(|term| term.engine)
     }
 
-    /// What is left of the lease.
+    /// Length of the lease in milliseconds; 0 if there is none or it does not expire.
+    pub fn lease_ms(&self) -> u64 {
+        self.leader.as_ref().map_or(0, |leader| leader.lease_ms)
+    }
+
+    /// What is left until another node may have the lease: of its length and of the margin for clocks that drift apart.
     pub fn lease_left(&self, now: Instant) -> LeaseLeft {
         match (&self.leader, self.expires) {
             (None, _) => LeaseLeft::Nobody,
@@ -100,15 +135,55 @@ impl Terms {
         }
     }
 
-    /// Whether `node_id` may take the lease: nobody holds it, it has expired, or an earlier life of the same node does.
+    /// The node for which the lease is reserved.
+    pub fn reserved_for(&self, now: Instant) -> Option<&str> {
+        self.reservation(now).map(|reserved| reserved.node_id.as_str())
+    }
+
+    fn reservation(&self, now: Instant) -> Option<&Reservation> {
+        self.reserved.as_ref().filter(|reserved| reserved.until > now)
+    }
+
+    /// What nodes are to know at that time.
+    pub fn leadership(&self, now: Instant) -> Leadership {
+        Leadership {
+            epoch: self.epoch(),
+            leader: self.leader.as_ref().map(|leader| (leader.node_id.clone(), leader.address.clone())),
+            began_at: self.history.last().and_then(|term| term.first_offset),
+            is_free: match self.lease_left(now) {
+                LeaseLeft::Nobody => true,
+                LeaseLeft::Forever => false,
+                LeaseLeft::For(left) => left.is_zero(),
+            },
+            reserved_for: self.reserved_for(now).map(str::to_owned),
+        }
+    }
+
+    /// When [`Terms::leadership`] changes by time alone: the lease expires, or a reservation ends.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        let expires = self.expires.filter(|expires| self.leader.is_some() && *expires > now);
+        let reserved_until = self.reservation(now).map(|reserved| reserved.until);
+        expires.into_iter().chain(reserved_until).min()
+    }
+
+    /// Whether `node_id` may take the lease: it is reserved for nobody else, and nobody holds it, it has expired, or an
+    /// earlier life of the same node does.
     pub fn check_free(&self, shard: &str, node_id: &str, now: Instant) -> Result<(), Refusal> {
+        if let Some(reserved) = self.reservation(now).filter(|reserved| reserved.node_id != node_id) {
+            let Reservation { node_id: node, address, until } = reserved;
+            let left_ms = whole_ms(until.saturating_duration_since(now));
+            let text = format!(
+                "{node} {address} {left_ms} is to lead shard {shard} next: reserved for {node} for {left_ms} ms"
+            );
+            return Err(Refusal::new(Code::Leased, text));
+        }
         let Some(leader) = self.leader.as_ref().filter(|leader| leader.node_id != node_id) else { return Ok(()) };
         let (node, address, epoch) = (&leader.node_id, &leader.address, self.epoch());
         match self.lease_left(now) {
             LeaseLeft::For(left) if left.is_zero() => Ok(()),
             LeaseLeft::For(left) => Err(Refusal::new(
                 Code::Leased,
-                format!("{node} {address} {} leads shard {shard} in epoch {epoch}", left.as_millis().max(1)),
+                format!("{node} {address} {} leads shard {shard} in epoch {epoch}", whole_ms(left)),
             )),
             LeaseLeft::Nobody | LeaseLeft::Forever => Err(Refusal::new(
                 Code::Leased,
@@ -148,6 +223,7 @@ impl Terms {
         });
         self.leader = Some(Leader { node_id: node_id.to_owned(), address: address.to_owned(), lease_ms });
         self.expires = expiry(lease_ms, now);
+        self.reserved = None;
         self.own_from = None;
     }
 
@@ -174,13 +250,19 @@ impl Terms {
         Ok(leader.is_some_and(|leader| std::mem::replace(&mut leader.lease_ms, lease_ms) != lease_ms))
     }
 
-    /// Frees the lease. Releasing the current epoch twice is no error.
+    /// Frees the lease for everybody. Releasing the current epoch twice is no error, and ends a reservation.
     pub fn release(&mut self, epoch: u64) -> Result<(), Refusal> {
         if epoch != self.epoch() || epoch == 0 {
             self.check_leading(epoch)?;
         }
         self.leader = None;
+        self.reserved = None;
         Ok(())
+    }
+
+    /// Leaves the lease, which was released, to `node_id` alone for the time being.
+    pub fn reserve(&mut self, node_id: &str, address: &str, until: Instant) {
+        self.reserved = Some(Reservation { node_id: node_id.to_owned(), address: address.to_owned(), until });
     }
 
     /// The leader begins to write at `offset`, the log's end, under `replid`. False when it had begun just so already.
@@ -258,9 +340,22 @@ impl Terms {
     }
 }
 
+/// How much longer than the lease others wait, in milliseconds. The leader counts its lease by its own clock, from before it
+/// asked; this one begins later, when it was asked, but may go faster.
+fn drift_margin_ms(lease_ms: u64) -> u64 {
+    lease_ms / DRIFT_DIVISOR + DRIFT_FLOOR_MS
+}
+
+/// When another node may have a lease that was asked for at `now`.
 fn expiry(lease_ms: u64, now: Instant) -> Option<Instant> {
+    let kept_ms = lease_ms.saturating_add(drift_margin_ms(lease_ms));
     // A lease too long for the clock is one that never expires.
-    (lease_ms > 0).then(|| now.checked_add(Duration::from_millis(lease_ms))).flatten()
+    (lease_ms > 0).then(|| now.checked_add(Duration::from_millis(kept_ms))).flatten()
+}
+
+/// Milliseconds, rounded up, so that 0 is nothing.
+pub fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 fn gap(end: u64, what: &str, offset: u64) -> Refusal {

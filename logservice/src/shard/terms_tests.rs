@@ -4,6 +4,8 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 const ZERO: &str = "0000000000000000000000000000000000000000";
 const LEASE_MS: u64 = 1000;
+/// From when on another node may have a lease of that length.
+const KEPT_MS: u64 = 1060;
 
 fn fresh() -> (Terms, Instant) {
     let now = Instant::now();
@@ -34,19 +36,117 @@ fn a_lease_keeps_others_out_until_it_expires() {
     let (terms, now) = led_by("n1", A, 0);
     let refusal = terms.check_free("s1", "n2", later(now, 400)).expect_err("leased");
     assert_eq!(refusal.code, Code::Leased);
-    assert!(refusal.detail.starts_with("n1 host:1 600 "), "{refusal}");
+    assert!(refusal.detail.starts_with("n1 host:1 660 "), "{refusal}");
     assert_eq!(terms.check_free("s1", "n1", now), Ok(()), "its own earlier life");
-    assert_eq!(code(terms.check_free("s1", "n2", later(now, 999))), Code::Leased);
-    assert_eq!(terms.check_free("s1", "n2", later(now, 1000)), Ok(()));
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, KEPT_MS - 1))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(now, KEPT_MS)), Ok(()));
+}
+
+#[test]
+fn others_wait_longer_than_a_lease_by_what_clocks_may_drift_apart() {
+    assert_eq!([1, 100, 1000, 10_000].map(drift_margin_ms), [10, 15, 60, 510]);
+    let (mut terms, now) = fresh();
+    for lease_ms in [1, 100, 10_000] {
+        terms.grant(1, node("n1", "host:1"), lease_ms, now);
+        let kept_ms = lease_ms + drift_margin_ms(lease_ms);
+        assert_eq!(terms.lease_left(now), LeaseLeft::For(Duration::from_millis(kept_ms)));
+        assert_eq!(terms.lease_ms(), lease_ms);
+    }
+    terms.grant(1, node("n1", "host:1"), u64::MAX, now);
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, 1 << 50))), Code::Leased);
+}
+
+#[test]
+fn what_is_left_is_nothing_only_when_it_is_over() {
+    assert_eq!(whole_ms(Duration::ZERO), 0);
+    assert_eq!(whole_ms(Duration::from_nanos(1)), 1);
+    assert_eq!(whole_ms(Duration::from_millis(7)), 7);
+    assert_eq!(whole_ms(Duration::from_micros(7001)), 8);
+}
+
+#[test]
+fn a_released_lease_is_reserved_for_one_node_until_the_time_is_over() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.release(1).expect("released");
+    terms.reserve("n2", "host:2", later(now, 500));
+    for other in ["n1", "n3"] {
+        let refusal = terms.check_free("s1", other, later(now, 100)).expect_err("reserved");
+        assert_eq!(refusal.code, Code::Leased);
+        assert!(refusal.detail.starts_with("n2 host:2 400 "), "{refusal}");
+        assert!(refusal.detail.ends_with("reserved for n2 for 400 ms"), "{refusal}");
+        assert_eq!(terms.check_free("s1", other, later(now, 500)), Ok(()));
+    }
+    assert_eq!(terms.check_free("s1", "n2", now), Ok(()));
+    assert_eq!((terms.reserved_for(later(now, 499)), terms.reserved_for(later(now, 500))), (Some("n2"), None));
+    let mut manifest = Manifest::new("s1", ZERO.to_owned(), "id".to_owned());
+    terms.store_in(&mut manifest);
+    assert_eq!(Terms::from_manifest(&manifest, now).reserved_for(now), None, "only in memory");
+}
+
+#[test]
+fn a_reservation_ends_when_that_node_leads_or_by_another_release() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.release(1).expect("released");
+    terms.reserve("n2", "host:2", later(now, 5000));
+    let mut granted = terms.clone();
+    granted.grant(2, node("n2", "host:2"), LEASE_MS, now);
+    assert_eq!(granted.reserved_for(now), None);
+    terms.release(1).expect("released again");
+    assert_eq!(terms.check_free("s1", "n3", now), Ok(()));
+}
+
+#[test]
+fn leadership_changes_with_who_leads_or_may_and_not_with_renewals() {
+    let (mut terms, now) = fresh();
+    let mut last = terms.leadership(now);
+    let mut changes =
+        |terms: &Terms, at: Instant| std::mem::replace(&mut last, terms.leadership(at)) != terms.leadership(at);
+    terms.grant(1, node("n1", "host:1"), LEASE_MS, now);
+    assert!(changes(&terms, now), "acquired");
+    terms.begin(1, A, 0, 0).expect("begins");
+    assert!(changes(&terms, now), "begun");
+    terms.renew(1, LEASE_MS, later(now, 500)).expect("renewed");
+    terms.renew(1, LEASE_MS + 1, later(now, 501)).expect("renewed");
+    terms.renew(1, LEASE_MS, later(now, 502)).expect("renewed");
+    assert!(!changes(&terms, later(now, 502 + KEPT_MS - 1)), "renewed");
+    assert!(changes(&terms, later(now, 502 + KEPT_MS)), "expired");
+    terms.renew(1, LEASE_MS, later(now, 2000)).expect("renewed");
+    assert!(changes(&terms, later(now, 2000)), "in force again");
+    terms.grant(2, node("n1", "elsewhere:1"), LEASE_MS, later(now, 2000));
+    assert!(changes(&terms, later(now, 2000)), "another life of the same node");
+    let mut closed = terms.clone();
+    closed.close();
+    assert!(changes(&closed, later(now, 2000)), "closed");
+    terms.release(2).expect("released");
+    assert!(changes(&terms, later(now, 2000)), "released");
+    terms.release(2).expect("released");
+    assert!(!changes(&terms, later(now, 2000)), "released twice");
+    terms.reserve("n2", "host:2", later(now, 3000));
+    assert!(changes(&terms, later(now, 2999)), "reserved");
+    assert!(changes(&terms, later(now, 3000)), "not any more");
+}
+
+#[test]
+fn time_is_told_at_which_leadership_changes_by_itself() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    assert_eq!(terms.next_change(now), Some(later(now, KEPT_MS)));
+    assert_eq!(terms.next_change(later(now, KEPT_MS)), None);
+    terms.release(1).expect("released");
+    assert_eq!(terms.next_change(now), None, "nobody holds it");
+    terms.reserve("n2", "host:2", later(now, 500));
+    assert_eq!(terms.next_change(now), Some(later(now, 500)));
+    terms.grant(2, node("n2", "host:2"), 0, now);
+    assert_eq!(terms.next_change(now), None, "never expires");
 }
 
 #[test]
 fn renewing_extends_the_lease_from_then_on_also_when_it_has_expired() {
     let (mut terms, now) = led_by("n1", A, 0);
     assert_eq!(terms.renew(1, LEASE_MS, later(now, 900)), Ok(false));
-    assert_eq!(terms.lease_left(later(now, 1000)), LeaseLeft::For(Duration::from_millis(900)));
+    assert_eq!(terms.lease_left(later(now, 1000)), LeaseLeft::For(Duration::from_millis(KEPT_MS - 100)));
     assert_eq!(terms.renew(1, 5000, later(now, 9000)), Ok(true), "another length must be stored");
-    assert_eq!(code(terms.check_free("s1", "n2", later(now, 13_999))), Code::Leased);
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, 14_259))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(now, 14_260)), Ok(()));
     assert_eq!(code(terms.renew(2, LEASE_MS, now)), Code::Fenced);
 }
 
@@ -71,8 +171,8 @@ fn after_a_restart_the_lease_counts_in_full() {
     terms.store_in(&mut manifest);
     let restarted = later(now, 5000);
     let terms = Terms::from_manifest(&manifest, restarted);
-    assert_eq!(code(terms.check_free("s1", "n2", later(restarted, 999))), Code::Leased);
-    assert_eq!(terms.check_free("s1", "n2", later(restarted, 1000)), Ok(()));
+    assert_eq!(code(terms.check_free("s1", "n2", later(restarted, KEPT_MS - 1))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(restarted, KEPT_MS)), Ok(()));
     assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write { skip_bytes: 0 }));
 }
 

@@ -19,8 +19,9 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     let service = Service::start_patient(&data, &flags, |patience| patience.failed_login_delay = Duration::ZERO);
     let mut client = service.connect();
     let append = ["LOG.APPEND", "s1", "1", "0", "x"];
+    let node = ["LOG.NODE", "s1", "n1", "a", "follower", "1", "0", "0", "10000"];
     for command in
-        [&["LOG.STATUS", "s1"][..], &["LOG.ACQUIRE", "s1", "n1", "a", "0", "0"], &append, &["PSYNC", "?", "-1"]]
+        [&["LOG.STATUS", "s1"][..], &["LOG.ACQUIRE", "s1", "n1", "a", "0", "0"], &append, &node, &["PSYNC", "?", "-1"]]
     {
         client.refused(command, "NOAUTH ");
     }
@@ -34,6 +35,8 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     client.ok(&["AUTH", "s1", "one"]);
     assert_eq!(client.status("s1", "state"), "ok");
     client.refused(&["LOG.STATUS", "s2"], "NOAUTH ");
+    assert!(matches!(client.call(&node), Reply::Array(_)));
+    client.refused(&["LOG.NODE", "s2", "n1", "a", "follower", "1", "0", "0", "10000"], "NOAUTH ");
     let mut all = service.connect();
     all.ok(&["AUTH", "all"]);
     assert_eq!(all.status("s2", "state"), "ok");

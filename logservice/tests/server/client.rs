@@ -103,6 +103,17 @@ pub enum Reply {
     Null,
 }
 
+/// A command as it is sent.
+pub fn command(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        out.extend_from_slice(argument);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
 pub struct Client {
     pub stream: TcpStream,
     pub replies: BufReader<TcpStream>,
@@ -117,13 +128,7 @@ impl Client {
     }
 
     pub fn send(&mut self, arguments: &[&[u8]]) {
-        let mut out = format!("*{}\r\n", arguments.len()).into_bytes();
-        for argument in arguments {
-            out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-            out.extend_from_slice(argument);
-            out.extend_from_slice(b"\r\n");
-        }
-        self.stream.write_all(&out).expect("sent");
+        self.stream.write_all(&command(arguments)).expect("sent");
     }
 
     pub fn line(&mut self) -> String {

@@ -9,6 +9,8 @@ mod client;
 mod crowds;
 mod hostile;
 mod hostile_http;
+mod leases;
+mod nodes;
 mod replicas;
 mod seeding;
 mod tls;

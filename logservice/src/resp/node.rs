@@ -1,0 +1,66 @@
+//! `LOG.NODE`: a node tells of itself and waits for leadership to change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use durability_protocol::{Refusal, MAX_POLL_WAIT_MS, MAX_PRIORITY};
+
+use super::arguments::{number, text};
+use super::lease;
+use super::reply::{self, failure, Reply};
+use crate::shard::{Heard, NodeStatus, Poll, Role, Shard, Status};
+
+/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms`. The answer comes when the poll is due.
+pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
+    let [_, _, node_id, address, role, priority, applied, version, wait_ms] = arguments else {
+        return Err(failure("usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms"));
+    };
+    let (node_id, address) = (lease::node_id(node_id)?, lease::address(address)?);
+    // It is shown as one of several values between commas.
+    if address.contains(',') {
+        return Err(failure("not a valid address: it must not contain a comma"));
+    }
+    let role = Role::from_word(text(role)?).ok_or_else(|| failure("role must be leader, follower or attaching"))?;
+    let priority = number(priority, "priority")?;
+    let priority = u16::try_from(priority).ok().filter(|priority| *priority <= MAX_PRIORITY);
+    let priority = priority.ok_or_else(|| failure(format!("priority must be 0 to {MAX_PRIORITY}")))?;
+    let applied = number(applied, "applied-offset")?;
+    let version = number(version, "version")?;
+    let wait = Duration::from_millis(number(wait_ms, "wait-ms")?.min(MAX_POLL_WAIT_MS));
+    Ok(shard.poll(Heard { node_id, address, role, priority, applied }, version, wait))
+}
+
+/// The answer, as things are now.
+pub fn answer(poll: &Poll) -> Reply {
+    let status = poll.shard().status();
+    let fields = [
+        ("version", status.version.to_string()),
+        ("epoch", status.epoch.to_string()),
+        ("leader", status.leader.clone()),
+        ("leader_address", status.leader_address.clone()),
+        ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
+        ("lease_ms", status.lease_ms.to_string()),
+        ("reserved_for", status.reserved_for.clone()),
+        ("base", status.base.to_string()),
+        ("end", status.end.to_string()),
+        ("state", status.state.word().to_owned()),
+    ];
+    let items = fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
+    reply::array(items.chain(fields_of_nodes(&status)).collect())
+}
+
+/// Names and values of the nodes: `node0`, `node1` …
+pub fn fields_of_nodes(status: &Status) -> impl Iterator<Item = Reply> + '_ {
+    let nodes = status.nodes.iter().enumerate();
+    nodes.flat_map(|(at, node)| [reply::bulk(format!("node{at}")), reply::bulk(line(node))])
+}
+
+fn line(node: &NodeStatus) -> String {
+    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms } = node;
+    let role = role.word();
+    format!(
+        "id={id},address={address},role={role},priority={priority},applied={applied},\
+         lag_bytes={lag_bytes},lag_ms={lag_ms},contact_ms={contact_ms}"
+    )
+}

@@ -1,0 +1,136 @@
+//! "Tell me when leadership changes": a number for each state of it, and the polls that wait for another number.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::terms::Leadership;
+use super::{Accepting, Heard, Shard, Terms};
+
+/// Numbers the states of leadership. A number is never used for two of them.
+#[derive(Debug)]
+pub(super) struct Versions {
+    current: Leadership,
+    number: watch::Sender<u64>,
+}
+
+impl Versions {
+    /// `current` is the first state, and has the number `first`.
+    pub fn new(current: Leadership, first: u64) -> Self {
+        Versions { current, number: watch::Sender::new(first) }
+    }
+
+    /// A first number that no earlier life of the service has given out: milliseconds since 1970, faster than which
+    /// leadership does not change.
+    pub fn first_number() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_millis() as u64)
+    }
+
+    /// The number of `state`, which is how things are now. If it is another than before, whoever waits is woken.
+    pub fn observe(&mut self, state: Leadership) -> u64 {
+        if self.current != state {
+            self.current = state;
+            self.number.send_modify(|number| *number += 1);
+        }
+        *self.number.borrow()
+    }
+}
+
+impl Accepting {
+    /// The version of leadership. Time alone can change it: a lease expires, a reservation ends. So `now` is read under the
+    /// lock, lest a later look sees an earlier time.
+    pub(super) fn version(&mut self, now: Instant) -> u64 {
+        self.versions.observe(self.terms.leadership(now))
+    }
+
+    /// Changes the terms in force. All that changes them does it here, so that no change goes without its number.
+    pub(super) fn change_terms(&mut self, change: impl FnOnce(&mut Terms)) {
+        let now = Instant::now();
+        // An expiry that a renewal takes back was one all the same.
+        self.version(now);
+        change(&mut self.terms);
+        self.version(now);
+    }
+}
+
+/// A node that waits for leadership to change.
+pub struct Poll {
+    shard: Arc<Shard>,
+    seen: u64,
+    deadline: Instant,
+    changes: watch::Receiver<u64>,
+}
+
+impl Poll {
+    /// The shard whose leadership it is.
+    pub fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    /// Waits until the version is another than the node has seen, or its time is over. May be dropped and called again.
+    pub async fn due(&mut self) {
+        loop {
+            // First, so that no change goes unnoticed after the look.
+            self.changes.mark_unchanged();
+            let (now, version, next_change) = {
+                let mut accepting = self.shard.accepting();
+                let now = Instant::now();
+                (now, accepting.version(now), accepting.terms.next_change(now))
+            };
+            if version != self.seen || now >= self.deadline {
+                return;
+            }
+            let until = next_change.map_or(self.deadline, |change| change.min(self.deadline));
+            tokio::select! {
+                _ = self.changes.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Notes what a node says of itself, and lets it wait until the version of leadership is another than `seen`, but for no
+    /// longer than `wait`.
+    pub fn poll(self: &Arc<Self>, heard: Heard<'_>, seen: u64, wait: Duration) -> Poll {
+        let now = {
+            let mut nodes = self.nodes();
+            let now = Instant::now();
+            nodes.hear(heard, now);
+            now
+        };
+        let changes = self.accepting().versions.number.subscribe();
+        Poll { shard: self.clone(), seen, deadline: now + wait, changes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(epoch: u64) -> Leadership {
+        Leadership { epoch, leader: None, began_at: None, is_free: true, reserved_for: None }
+    }
+
+    #[test]
+    fn each_other_state_has_a_number_of_its_own_also_one_that_was_there_before() {
+        let mut versions = Versions::new(state(1), 70);
+        let mut changes = versions.number.subscribe();
+        assert_eq!(versions.observe(state(1)), 70);
+        assert!(!changes.has_changed().expect("the sender lives"));
+        assert_eq!(versions.observe(state(2)), 71);
+        assert!(changes.has_changed().expect("the sender lives"));
+        changes.mark_unchanged();
+        assert_eq!(versions.observe(state(1)), 72);
+        assert_eq!(versions.observe(state(1)), 72);
+        assert_eq!(*changes.borrow_and_update(), 72);
+    }
+
+    #[test]
+    fn a_later_life_begins_above_what_an_earlier_one_reached() {
+        let first = Versions::first_number();
+        // Below 2^63, as every number of the protocol, and after 2020.
+        assert!(first > 1_577_836_800_000 && i64::try_from(first).is_ok());
+    }
+}

@@ -1,0 +1,214 @@
+//! The nodes that a shard has heard of: what they say of themselves, and how far they are behind. Kept in memory only.
+//! Plain logic: the clock is passed in.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use durability_protocol::MAX_NODES;
+use serde::Serialize;
+
+/// A node that was not heard of for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
+
+/// What a node does, as it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It follows the log.
+    Follower,
+    /// It is on its way to do either.
+    Attaching,
+}
+
+impl Role {
+    /// As it stands in commands and answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Attaching => "attaching",
+        }
+    }
+
+    /// The role of that name.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Role::Leader, Role::Follower, Role::Attaching].into_iter().find(|role| role.word() == word)
+    }
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Heard<'a> {
+    /// Its name.
+    pub node_id: &'a str,
+    /// Where it is reached.
+    pub address: &'a str,
+    /// What it does.
+    pub role: Role,
+    /// How much it is wanted as a leader; 0 never.
+    pub priority: u16,
+    /// Exclusive end of what it has applied.
+    pub applied: u64,
+}
+
+/// A node as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub id: String,
+    /// Where it is reached.
+    pub address: String,
+    /// What it does, as it said last.
+    pub role: Role,
+    /// How much it is wanted as a leader; 0 never.
+    pub priority: u16,
+    /// Exclusive end of what it had applied when it was heard of last.
+    pub applied: u64,
+    /// Bytes from there to the visible end.
+    pub lag_bytes: u64,
+    /// Age in milliseconds of the oldest byte of those; 0 if there are none.
+    pub lag_ms: u64,
+    /// Milliseconds since it was heard of: since its last poll came, whether that still waits or not.
+    pub contact_ms: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    address: String,
+    role: Role,
+    priority: u16,
+    applied: u64,
+    at: Instant,
+}
+
+/// The nodes of a shard, by name.
+#[derive(Debug, Default)]
+pub struct Nodes(BTreeMap<String, Known>);
+
+impl Nodes {
+    /// A node tells of itself. If there are too many, the one that was not heard of for the longest time is forgotten.
+    pub fn hear(&mut self, heard: Heard<'_>, now: Instant) {
+        let Heard { node_id, address, role, priority, applied } = heard;
+        self.forget(now);
+        if self.0.len() >= MAX_NODES && !self.0.contains_key(node_id) {
+            let silent = self.0.iter().min_by_key(|(_, known)| known.at).map(|(id, _)| id.clone());
+            silent.map(|id| self.0.remove(&id));
+        }
+        let known = Known { address: address.to_owned(), role, priority, applied, at: now };
+        self.0.insert(node_id.to_owned(), known);
+    }
+
+    /// Where a node is reached, if it is known.
+    pub fn address(&self, node_id: &str) -> Option<&str> {
+        self.0.get(node_id).map(|known| known.address.as_str())
+    }
+
+    /// All that are known, in order of their names, when the visible end is `end`. `age` tells how long ago a byte below it came.
+    pub fn list(&mut self, end: u64, age: impl Fn(u64) -> Duration, now: Instant) -> Vec<NodeStatus> {
+        self.forget(now);
+        let status = |(id, known): (&String, &Known)| {
+            let lag_bytes = end.saturating_sub(known.applied);
+            NodeStatus {
+                id: id.clone(),
+                address: known.address.clone(),
+                role: known.role,
+                priority: known.priority,
+                applied: known.applied,
+                lag_bytes,
+                lag_ms: if lag_bytes > 0 { age(known.applied).as_millis() as u64 } else { 0 },
+                contact_ms: now.saturating_duration_since(known.at).as_millis() as u64,
+            }
+        };
+        self.0.iter().map(status).collect()
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, known| now.saturating_duration_since(known.at) < FORGET_AFTER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(node_id: &str, applied: u64) -> Heard<'_> {
+        Heard { node_id, address: "host:1", role: Role::Follower, priority: 100, applied }
+    }
+
+    fn ids(nodes: &mut Nodes, now: Instant) -> Vec<String> {
+        nodes.list(0, |_| Duration::ZERO, now).into_iter().map(|node| node.id).collect()
+    }
+
+    #[test]
+    fn nodes_are_listed_by_name_with_how_far_they_are_behind() {
+        let (mut nodes, start) = (Nodes::default(), Instant::now());
+        nodes.hear(heard("n2", 40), start);
+        nodes.hear(Heard { role: Role::Leader, ..heard("n1", 120) }, start + Duration::from_millis(5));
+        nodes.hear(heard("n3", 100), start + Duration::from_millis(12));
+        let age = |offset| Duration::from_millis(1000 - offset);
+        let listed = nodes.list(100, age, start + Duration::from_millis(12));
+        let figures: Vec<_> = listed
+            .iter()
+            .map(|node| (&node.id[..], node.role, node.applied, node.lag_bytes, node.lag_ms, node.contact_ms))
+            .collect();
+        // A leader is ahead of the log by what it is writing.
+        let expected = [
+            ("n1", Role::Leader, 120, 0, 0, 7),
+            ("n2", Role::Follower, 40, 60, 960, 12),
+            ("n3", Role::Follower, 100, 0, 0, 0),
+        ];
+        assert_eq!(figures, expected);
+    }
+
+    #[test]
+    fn what_a_node_said_last_counts() {
+        let (mut nodes, start) = (Nodes::default(), Instant::now());
+        nodes.hear(heard("n1", 0), start);
+        let later = start + Duration::from_secs(5);
+        let priority = 7;
+        nodes.hear(Heard { address: "other:2", role: Role::Attaching, priority, ..heard("n1", 9) }, later);
+        assert_eq!((nodes.address("n1"), nodes.address("n2")), (Some("other:2"), None));
+        let listed = nodes.list(9, |_| Duration::ZERO, later);
+        let id = "n1".to_owned();
+        let (address, role) = ("other:2".to_owned(), Role::Attaching);
+        let expected = NodeStatus { id, address, role, priority, applied: 9, lag_bytes: 0, lag_ms: 0, contact_ms: 0 };
+        assert_eq!(listed, [expected]);
+    }
+
+    #[test]
+    fn a_node_is_forgotten_after_an_hour_without_contact() {
+        let (mut nodes, start) = (Nodes::default(), Instant::now());
+        nodes.hear(heard("n1", 0), start);
+        nodes.hear(heard("n2", 0), start + Duration::from_secs(1));
+        assert_eq!(ids(&mut nodes, start + FORGET_AFTER - Duration::from_millis(1)), ["n1", "n2"]);
+        assert_eq!(ids(&mut nodes, start + FORGET_AFTER), ["n2"]);
+        nodes.hear(heard("n3", 0), start + FORGET_AFTER * 2);
+        assert_eq!(nodes.0.len(), 1, "also if nobody looks");
+    }
+
+    #[test]
+    fn one_too_many_takes_the_place_of_the_most_silent_one() {
+        let (mut nodes, start) = (Nodes::default(), Instant::now());
+        let name = |number: usize| format!("n{number:02}");
+        for number in 0..MAX_NODES {
+            nodes.hear(heard(&name(number), 0), start + Duration::from_millis(number as u64));
+        }
+        let later = start + Duration::from_secs(1);
+        nodes.hear(heard(&name(0), 0), later);
+        assert_eq!(nodes.0.len(), MAX_NODES, "it is known already");
+        nodes.hear(heard("another", 0), later);
+        let ids = ids(&mut nodes, later);
+        assert_eq!(ids.len(), MAX_NODES);
+        assert!(ids.contains(&name(0)) && !ids.contains(&name(1)) && ids.contains(&"another".to_owned()));
+    }
+
+    #[test]
+    fn roles_survive_their_words() {
+        for role in [Role::Leader, Role::Follower, Role::Attaching] {
+            assert_eq!(Role::from_word(role.word()), Some(role));
+        }
+        assert_eq!(Role::from_word("Leader"), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! For how long a lease keeps others out, and whom it is left to.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, Reply, Service};
+use crate::nodes::{wait_for_expiry, SOON};
+
+const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const LEASE_MS: u64 = 300;
+/// A twentieth more, and 10 ms.
+const KEPT: Duration = Duration::from_millis(325);
+
+/// Asks for the lease until `node` has it. Every refusal must be `LEASED`.
+fn acquire_in_time(client: &mut Client, node: &str, end: u64) -> (u64, u64) {
+    let begun = Instant::now();
+    loop {
+        match client.acquire("s1", node, end, LEASE_MS) {
+            Ok(acquired) => return acquired,
+            Err(text) => assert!(text.starts_with("LEASED "), "{text}"),
+        }
+        assert!(begun.elapsed() < SOON, "the lease is not given to another");
+    }
+}
+
+#[test]
+fn another_node_leads_no_sooner_than_after_lease_and_margin() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut first, mut second) = (service.connect(), service.connect());
+    first.acquire("s1", "n1", 0, LEASE_MS).expect("acquired");
+    let left_ms: u64 = first.status("s1", "lease_remaining_ms").parse().expect("a number");
+    assert!(left_ms <= KEPT.as_millis() as u64, "{left_ms}");
+    assert_eq!(first.status("s1", "lease_ms"), LEASE_MS.to_string());
+    let renewed = Instant::now();
+    first.ok(&["LOG.RENEW", "s1", "1", &LEASE_MS.to_string()]);
+    assert_eq!(acquire_in_time(&mut second, "n2", 0), (2, 0));
+    assert!(renewed.elapsed() >= KEPT, "after {:?}", renewed.elapsed());
+    service.stop();
+}
+
+#[test]
+fn after_a_restart_another_node_waits_for_a_whole_lease_and_margin() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    service.connect().acquire("s1", "n1", 0, LEASE_MS).expect("acquired");
+    service.stop();
+    // The lease is over by the clock of whoever remembers when it began; the service does not.
+    std::thread::sleep(KEPT);
+    let restarted = Instant::now();
+    let service = Service::start(directory.path(), &[]).expect("restarts");
+    let mut client = service.connect();
+    assert_eq!(acquire_in_time(&mut client, "n2", 0), (2, 0));
+    assert!(restarted.elapsed() >= KEPT, "after {:?}", restarted.elapsed());
+    assert_eq!(client.acquire("s1", "n2", 0, LEASE_MS), Ok((3, 0)), "an earlier life of the same node");
+    service.stop();
+}
+
+#[test]
+fn a_leader_whom_nobody_replaced_renews_a_lease_that_has_expired() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut other) = (service.connect(), service.connect());
+    leader.acquire("s1", "n1", 0, 1).expect("acquired");
+    leader.ok(&["LOG.BEGIN", "s1", "1", A, "0"]);
+    wait_for_expiry(&mut other, "s1");
+    leader.ok(&["LOG.RENEW", "s1", "1", "60000"]);
+    assert_eq!(leader.append("s1", 1, 0, b"still the leader"), Reply::Integer(16));
+    let leased = other.acquire("s1", "n2", 16, 60_000).expect_err("leased");
+    assert!(leased.starts_with("LEASED n1 host:1 "), "{leased}");
+    service.stop();
+}
+
+#[test]
+fn a_lease_is_left_to_one_node() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut other) = (service.connect(), service.connect());
+    leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    for (command, start) in [
+        (&["LOG.RELEASE", "s1", "1", "TO", "n2"][..], "ERR usage: LOG.RELEASE shard epoch [TO node-id reserve-ms]"),
+        (&["LOG.RELEASE", "s1", "1", "FOR", "n2", "1"], "ERR usage: "),
+        (&["LOG.RELEASE", "s1", "1", "TO", "n/2", "1"], "ERR not a valid node id"),
+        (&["LOG.RELEASE", "s1", "1", "TO", "n2", "-1"], "ERR reserve-ms is not a number"),
+        (&["LOG.RELEASE", "s1", "2", "TO", "n2", "1"], "FENCED "),
+    ] {
+        leader.refused(command, start);
+    }
+    assert_eq!((leader.status("s1", "leader"), leader.status("s1", "reserved_for")), ("n1".into(), String::new()));
+    let node = ["LOG.NODE", "s1", "n2", "10.0.0.2:6379", "follower", "1", "0", "0", "0"];
+    assert!(matches!(other.call(&node), Reply::Array(_)));
+    leader.ok(&["LOG.RELEASE", "s1", "1", "to", "n2", "9223372036854775807"]);
+    assert_eq!((other.status("s1", "reserved_for"), other.status("s1", "lease_ms")), ("n2".into(), "0".into()));
+    for node in ["n1", "n3"] {
+        let leased = other.acquire("s1", node, 0, 60_000).expect_err("reserved");
+        let words: Vec<_> = leased.split(' ').collect();
+        assert_eq!(words[..3], ["LEASED", "n2", "10.0.0.2:6379"], "{leased}");
+        assert!((1..=60_000).contains(&words[3].parse().expect("a number")) && leased.contains("reserved for n2"));
+    }
+    assert_eq!(other.acquire("s1", "n2", 0, 60_000), Ok((2, 0)));
+    assert_eq!(other.status("s1", "reserved_for"), "");
+    let released = Instant::now();
+    other.ok(&["LOG.RELEASE", "s1", "2", "TO", "unheard-of", "100"]);
+    // Who has not told an address has none, and the others get the lease in the end.
+    match leader.acquire("s1", "n1", 0, LEASE_MS) {
+        Err(leased) => assert!(leased.starts_with("LEASED unheard-of - "), "{leased}"),
+        Ok(_) => assert!(released.elapsed() >= Duration::from_millis(100), "given to another"),
+    }
+    acquire_in_time(&mut leader, "n1", 0);
+    service.stop();
+}
+
+#[test]
+fn a_restart_ends_a_reservation() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    client.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    client.ok(&["LOG.RELEASE", "s1", "1", "TO", "n2", "60000"]);
+    service.stop();
+    let service = Service::start(directory.path(), &[]).expect("restarts");
+    assert_eq!(service.connect().acquire("s1", "n3", 0, 60_000), Ok((2, 0)));
+    service.stop();
+}
