@@ -1,0 +1,174 @@
+//! The log service: its own rules ([`Terms`]) over a log that is durable as soon as it is written. The order of writing,
+//! syncing and answering is tested with the service itself.
+
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use durability_leadership::Holder;
+use logservice::shard::{Admission, LeaseLeft, Node, Terms};
+use logservice::store::Manifest;
+
+use crate::network::NodeId;
+use crate::search::Rules;
+use crate::time::{instant, Ticks, LEASE, LEASE_MS, MARGIN};
+
+const SHARD: &str = "s";
+const NAMES: [&str; 2] = ["a", "b"];
+
+/// Name of a node.
+pub fn name(node: NodeId) -> &'static str {
+    NAMES[usize::from(node)]
+}
+
+/// The log and who may write it.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    terms: Arc<Terms>,
+    key: Key,
+    /// Who wrote each entry, by epoch. Within one epoch entries are told apart by their places.
+    pub log: Vec<u8>,
+}
+
+/// All that makes two [`Terms`] differ, as the model uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    epoch: u8,
+    leader: Option<NodeId>,
+    /// From when the lease counts.
+    counts_from: Ticks,
+    /// Where the epoch began.
+    began_at: u8,
+}
+
+impl PartialEq for Ledger {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, &self.log) == (&other.key, &other.log)
+    }
+}
+
+impl Eq for Ledger {}
+
+impl Hash for Ledger {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.key, &self.log).hash(state);
+    }
+}
+
+impl Ledger {
+    /// An empty log that nobody ever led.
+    pub fn new() -> Self {
+        let terms = Arc::new(Terms::from_manifest(&manifest(), instant(0)));
+        Ledger { terms, key: Key { epoch: 0, leader: None, counts_from: 0, began_at: 0 }, log: Vec::new() }
+    }
+
+    /// The end of the log.
+    pub fn end(&self) -> u8 {
+        self.log.len() as u8
+    }
+
+    /// The newest term.
+    pub fn epoch(&self) -> u8 {
+        self.key.epoch
+    }
+
+    /// Who holds the lease, as a node is told.
+    pub fn holder(&self, now: Ticks, rules: &Rules) -> Holder<'static> {
+        let Some(leader) = self.key.leader else { return Holder::Nobody };
+        let left = match self.terms.lease_left(judged_at(now, rules)) {
+            LeaseLeft::Nobody => return Holder::Nobody,
+            LeaseLeft::Forever => None,
+            LeaseLeft::For(left) => Some(left),
+        };
+        Holder::Node { node_id: name(leader), left }
+    }
+
+    /// `LOG.ACQUIRE` and `LOG.BEGIN`: the new epoch, if the lease is free and `expected_end` the log's end.
+    pub fn acquire(&mut self, node: NodeId, expected_end: u8, now: Ticks, rules: &Rules) -> Option<u8> {
+        if self.terms.check_free(SHARD, name(node), judged_at(now, rules)).is_err() || expected_end != self.end() {
+            return None;
+        }
+        let epoch = self.terms.epoch() + 1;
+        let terms = Arc::make_mut(&mut self.terms);
+        terms.grant(epoch, candidate(node), LEASE_MS, instant(now));
+        let end = u64::from(expected_end);
+        terms.begin(epoch, &format!("{epoch:040x}"), end, end).expect("it leads, at the end");
+        self.key = Key { epoch: epoch as u8, leader: Some(node), counts_from: now, began_at: expected_end };
+        Some(epoch as u8)
+    }
+
+    /// `LOG.RENEW`: whether it is granted.
+    pub fn renew(&mut self, epoch: u8, now: Ticks) -> bool {
+        let is_renewed = Arc::make_mut(&mut self.terms).renew(u64::from(epoch), LEASE_MS, instant(now)).is_ok();
+        if is_renewed {
+            self.key.counts_from = now;
+        }
+        is_renewed
+    }
+
+    /// `LOG.RELEASE`
+    pub fn release(&mut self, epoch: u8) {
+        if Arc::make_mut(&mut self.terms).release(u64::from(epoch)).is_ok() {
+            self.key.leader = None;
+        }
+    }
+
+    /// `LOG.APPEND` of one entry: what is durable then, if it is not refused.
+    pub fn append(&mut self, epoch: u8, offset: u8, rules: &Rules) -> Option<u8> {
+        let end = u64::from(self.end());
+        let admission = match self.terms.admit(u64::from(epoch), u64::from(offset), 1, end) {
+            Err(_) if !rules.fences_appends && offset < self.end() => Ok(Admission::Duplicate),
+            Err(_) if !rules.fences_appends && offset == self.end() => Ok(Admission::Write { skip_bytes: 0 }),
+            admission => admission,
+        };
+        if let Admission::Write { .. } = admission.ok()? {
+            self.log.push(epoch);
+        }
+        Some(offset + 1)
+    }
+
+    /// The service dies and comes back.
+    pub fn restart(&mut self, now: Ticks, rules: &Rules) {
+        // As if it had been stored when the lease passes, and the time were not known.
+        let counts_from = if rules.counts_anew_after_restart { instant(now) } else { instant(now) - LEASE - MARGIN };
+        let mut manifest = manifest();
+        self.terms.store_in(&mut manifest);
+        self.terms = Arc::new(Terms::from_manifest(&manifest, counts_from));
+        self.key.counts_from = now;
+    }
+}
+
+fn manifest() -> Manifest {
+    Manifest::new(SHARD, format!("{:040x}", 0), "id".to_owned())
+}
+
+fn candidate(node: NodeId) -> Node<'static> {
+    Node { node_id: name(node), address: "host:1", engine: None }
+}
+
+/// The time by which the service judges whether the lease is free.
+fn judged_at(now: Ticks, rules: &Rules) -> Instant {
+    let now = instant(now);
+    if !rules.waits_for_lease {
+        return now + LEASE + MARGIN;
+    }
+    if !rules.waits_for_margin {
+        return now + MARGIN - missing_margin();
+    }
+    now - missing_margin()
+}
+
+/// What [`Terms`] waits too little; it is added here, so that the rules are explored as they are meant.
+fn missing_margin() -> Duration {
+    static MISSING: OnceLock<Duration> = OnceLock::new();
+    *MISSING.get_or_init(|| {
+        let mut terms = Terms::from_manifest(&manifest(), instant(0));
+        terms.grant(1, candidate(0), LEASE_MS, instant(0));
+        let is_early = terms.check_free(SHARD, name(1), instant(0) + LEASE).is_ok();
+        if is_early {
+            MARGIN
+        } else {
+            Duration::ZERO
+        }
+    })
+}
