@@ -12,6 +12,7 @@ use crate::attach::{self, Leadership};
 use crate::backlog::Backlog;
 use crate::config::Mode;
 use crate::guard::guard;
+use crate::keeper::{Duty, Keeper, KeeperDesk};
 use crate::log_connection::LogConnection;
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
@@ -35,6 +36,10 @@ pub enum Interrupt {
     ModeChanged,
     /// Something failed; to be tried again.
     Failed(String),
+    /// Another leader has taken over, or may.
+    Fenced(String),
+    /// This node gave the lease to another one.
+    HandedOver,
     /// Something failed that trying again does not mend.
     Hopeless(String),
 }
@@ -49,6 +54,8 @@ impl<E: std::error::Error> From<E> for Interrupt {
 pub struct Agent {
     /// Shared with the main thread.
     pub shared: Arc<Shared>,
+    /// Renews the lease, or hears who leads.
+    pub keeper: Keeper,
     commands: Receiver<Command>,
     mode: Mode,
     /// Whether the operator made the server a replica of another one: then it has no log.
@@ -64,20 +71,28 @@ pub struct Agent {
     stage: u64,
 }
 
-/// Starts the thread, in that mode; `was_off` as in [`Agent`]. The receiver is disconnected when it ends.
+/// What the main thread has of the threads that were started.
+pub struct Started {
+    /// The agent's mailbox.
+    pub to_agent: Sender<Command>,
+    /// Disconnected when the agent has ended.
+    pub ended: Receiver<()>,
+    /// To ask the keeper.
+    pub keeper: KeeperDesk,
+}
+
+/// Starts the thread, in that mode; `was_off` as in [`Agent`].
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(
-    shared: Arc<Shared>,
-    mode: Mode,
-    is_replica: bool,
-    was_off: bool,
-) -> std::io::Result<(Sender<Command>, Receiver<()>)> {
+pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -> std::io::Result<Started> {
     let (ends, ended) = bounded(0);
     let (sender, commands) = unbounded();
+    let keeper = Keeper::start(Arc::clone(&shared), sender.clone())?;
+    let keeper_desk = keeper.desk();
     let mut agent = Agent {
         shared,
+        keeper,
         commands,
         mode,
         is_replica,
@@ -89,9 +104,11 @@ pub fn start(
     };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
+        // With it the keeper ends.
+        drop(agent);
         drop::<Sender<()>>(ends);
     })?;
-    Ok((sender, ended))
+    Ok(Started { to_agent: sender, ended, keeper: keeper_desk })
 }
 
 impl Agent {
@@ -103,6 +120,7 @@ impl Agent {
                 Ok(never) => match never {},
                 Err(interrupt) => interrupt,
             };
+            self.keeper.set(Duty::Nothing);
             self.shared.set_link(Link::Down);
             self.shared.epoch.store(0, Ordering::Relaxed);
             match interrupt {
@@ -112,6 +130,11 @@ impl Agent {
                     // Also if the node is to have its log again already.
                     self.was_off = true;
                     self.shared.send(Task::TermEnded);
+                }
+                Interrupt::HandedOver => backoff = BACKOFF_FROM,
+                Interrupt::Fenced(detail) => {
+                    backoff = BACKOFF_FROM;
+                    self.shared.send(Task::Hold(format!("another node leads: {detail}")));
                 }
                 Interrupt::Failed(why) => {
                     // A node that led does not serve while it attaches anew.
@@ -186,14 +209,17 @@ impl Agent {
                 let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
                     Ended::TapLost(error) => error,
                     Ended::Fenced(detail) => {
-                        return Err(Interrupt::Failed(format!("another leader has taken over: {detail}")));
+                        return Err(Interrupt::Fenced(detail));
                     }
+                    Ended::HandedOver => return Err(Interrupt::HandedOver),
                     Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
                     Ended::ModeChanged => {
+                        self.keeper.set(Duty::Nothing);
                         self.release(epoch);
                         return Err(Interrupt::ModeChanged);
                     }
                     Ended::Stop => {
+                        self.keeper.set(Duty::Nothing);
                         self.release(epoch);
                         return Err(Interrupt::Stop);
                     }
@@ -317,22 +343,38 @@ impl Agent {
         }
     }
 
-    /// Waits until the server has applied the log up to `target`. `None` if it takes longer than `time`.
+    /// There will be news when the server, as a replica of the log, has applied everything up to `target`.
+    pub fn report_when_applied(&self, target: u64) {
+        if self.shared.attach_target.swap(target, Ordering::AcqRel) != target {
+            self.shared.main_bell.ring();
+        }
+    }
+
+    /// Waits until there is news of who leads, or of what the server has applied, at most `time`.
     ///
     /// # Errors
     /// Something else is to be done first.
-    pub fn wait_until_applied(&mut self, target: u64, time: Duration) -> Result<Option<u64>, Interrupt> {
-        self.shared.attach_target.store(target, Ordering::Release);
-        self.shared.main_bell.ring();
+    pub fn wait_for_news(&mut self, time: Duration) -> Result<(), Interrupt> {
         let deadline = Instant::now() + time;
+        let mut has_news = false;
         loop {
-            match self.commands.recv_deadline(deadline) {
-                Ok(Command::Applied(offset)) => return Ok(Some(offset)),
+            // All that is known already is one piece of news.
+            let received = match has_news {
+                true => self.commands.try_recv().map_err(|_| RecvTimeoutError::Timeout),
+                false => self.commands.recv_deadline(deadline),
+            };
+            match received {
+                Ok(Command::Applied | Command::Viewed) => has_news = true,
                 Ok(command) => self.obey(command)?,
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => return Ok(()),
                 Err(RecvTimeoutError::Disconnected) => return Err(Interrupt::Stop),
             }
         }
+    }
+
+    /// Has the server serve reads while another node leads.
+    pub fn serve_reads(&self) {
+        self.shared.send(Task::ServeReads { stage: self.stage });
     }
 
     /// Takes the commands that wait.
@@ -360,8 +402,11 @@ impl Agent {
         let had_log = self.has_log();
         match command {
             Command::Stop => Err(Interrupt::Stop),
-            // A report that nobody waits for any more.
-            Command::Applied(_) => Ok(()),
+            // News that nobody waits for any more.
+            Command::Applied | Command::Viewed => Ok(()),
+            Command::Fenced { epoch, detail } if self.last_led == Some(epoch) => Err(Interrupt::Fenced(detail)),
+            Command::Fenced { .. } => Ok(()),
+            Command::HandedOver => Err(Interrupt::HandedOver),
             Command::LostItsLog => Err(Interrupt::Failed("the server no longer follows its log".to_owned())),
             Command::Mode(mode) => {
                 self.mode = mode;

@@ -3,60 +3,23 @@
 
 use std::time::{Duration, Instant};
 
+use durability_leadership::Lease;
 use durability_protocol::{Code, EngineVersion};
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::{Agent, Interrupt};
 use crate::backlog::Backlog;
 use crate::config;
-use crate::log_connection::{self, LogConnection, LogError};
+use crate::keeper::Duty;
+use crate::lease;
+use crate::log_connection::{LogConnection, LogError, Node};
 use crate::log_reply::LogStatus;
 use crate::shared::{Facts, Link, Progress, Task};
 use crate::start::default_node_id;
 use crate::tap::{self, Address, Start, Tap};
 
-/// How often the log is asked again while another node leads.
-const LEASE_POLL: Duration = Duration::from_millis(500);
-/// How often a long catching-up is reported.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How often it is looked whether catching up goes on.
-const PROGRESS_POLL: Duration = Duration::from_secs(1);
-
-/// So many looks, a [`PROGRESS_POLL`] apart, the server may have no link to its log before that is an error.
-const LOOKS_WITHOUT_LINK: u32 = 5;
-
-/// What to tell an operator whose server cannot follow a log that the agent is connected to.
-fn no_link() -> String {
-    let hint = if config::TLS.is_on() {
-        "; by TLS it trusts the CAs in its own tls-ca-cert-file if it has one, so that has to hold the log's as well"
-    } else {
-        ""
-    };
-    format!("the server's replication link to the log is not up: the server's log says why{hint}")
-}
-
-/// Finds out that a log ends inside a command: everything was received, and what was applied stands still before the end.
-#[derive(Default)]
-struct TornTail {
-    last: Option<Progress>,
-    seen: u32,
-}
-
-impl TornTail {
-    /// A replica applies what it received within one turn of its event loop, but for a command that takes long; while
-    /// one does, nobody can ask. So standing still for several looks is certain.
-    const LOOKS: u32 = 3;
-
-    /// One look, at a log that ends at `end`.
-    fn is_certain(&mut self, progress: Option<Progress>, end: u64) -> bool {
-        let is_torn = progress.is_some_and(|progress| progress.received == end && progress.applied < end);
-        let stands_still = progress == self.last;
-        self.last = progress;
-        self.seen = if is_torn && stands_still { self.seen + 1 } else { 0 };
-        self.seen >= Self::LOOKS
-    }
-}
+/// How long the log service may take to grant a lease: it waits until what was accepted before is durable.
+const ACQUIRE_TIME: Duration = Duration::from_secs(12);
 
 /// What a node holds that leads.
 pub struct Leadership {
@@ -78,9 +41,10 @@ pub struct Leadership {
 /// Something failed, or something else is to be done first.
 pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Leadership, Interrupt> {
     let started = Instant::now();
-    let node = default_node_id(facts.port);
+    let default = default_node_id(facts.port);
+    agent.shared.default_address.get_or_init(|| default.clone());
     let node_id = agent.shared.node_id.get_or_init(|| match config::NODE_ID.value() {
-        configured if configured.is_empty() => node.clone(),
+        configured if configured.is_empty() => default,
         configured => configured,
     });
     let node_id = node_id.clone();
@@ -94,10 +58,8 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         status.epoch,
         status.state
     ));
-    if let (Ok(engine), Ok(writer)) = (facts.engine.parse(), status.engine.parse()) {
-        check_engine(engine, writer)?;
-    }
-    let candidate = Candidate { node_id, node, engine: facts.engine.clone(), log, address };
+    let candidate = Candidate { node_id, engine: facts.engine.clone(), log, address };
+    candidate.check_engine(&status)?;
     if facts.is_others_replica {
         return Err(Interrupt::Hopeless(
             "this server is a replica of another one: remove replicaof from its configuration and restart it, or set \
@@ -108,7 +70,14 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
     let leadership = if seeds(agent, facts, &status)? {
         candidate.seed(agent, status)?
     } else if status.is_seeded || status.end > 0 {
-        candidate.follow(agent, status)?
+        candidate.follow(agent, &status)?
+    } else if status.epoch > 0 && status.leader != candidate.node_id {
+        // It has data that the log is to start with, perhaps, and may be in the middle of sending them.
+        return Err(Interrupt::Failed(format!(
+            "the log is empty, but {} was to lead it in epoch {}: start that node again",
+            if status.leader.is_empty() { "a node" } else { &status.leader },
+            status.epoch
+        )));
     } else {
         candidate.begin(agent, status)?
     };
@@ -144,22 +113,32 @@ fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Inter
     )))
 }
 
-/// A server that is older than the one that wrote the log may not know what it would be sent.
-fn check_engine(engine: EngineVersion, writer: EngineVersion) -> Result<(), Interrupt> {
-    engine.check_reads(writer).map_err(|refusal| Interrupt::Hopeless(refusal.detail))
-}
-
 /// A node on its way to lead.
-struct Candidate<'a> {
-    node_id: String,
-    node: String,
+pub struct Candidate<'a> {
+    /// Its name.
+    pub node_id: String,
     /// The server's version.
     engine: String,
-    log: LogConnection,
-    address: &'a Address,
+    /// For questions to the log.
+    pub log: LogConnection,
+    /// Where the server is reached from within.
+    pub address: &'a Address,
 }
 
 impl Candidate<'_> {
+    /// A server that is older than the one that wrote the log may not know what it would be sent.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn check_engine(&self, status: &LogStatus) -> Result<(), Interrupt> {
+        match (self.engine.parse::<EngineVersion>(), status.engine.parse()) {
+            (Ok(engine), Ok(writer)) => {
+                engine.check_reads(writer).map_err(|refusal| Interrupt::Hopeless(refusal.detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
         let epoch = self.acquire(agent, status.end)?;
         // Nothing was written in it yet.
@@ -177,7 +156,10 @@ impl Candidate<'_> {
         let status = self.log.status()?;
         agent.seed(tap, epoch, replid, status.end).map_err(Interrupt::Failed)?;
         let status = self.log.status()?;
-        self.follow(agent, status)
+        // It is acquired anew from there; until then nobody is kept from anything.
+        agent.keeper.set(Duty::Follow);
+        lease::put_off();
+        self.follow(agent, &status)
     }
 
     /// Neither the log nor this node holds anything.
@@ -191,96 +173,79 @@ impl Candidate<'_> {
         self.take_tap(epoch, tap, start, Some((replid, offset)))
     }
 
-    fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {
-        let epoch = self.log.acquire(&self.node_id, &self.node, end, &self.engine)?;
+    /// Takes the lease at `end`; it is kept from then on.
+    ///
+    /// # Errors
+    /// The log is not reached, or refuses.
+    pub fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {
+        let address = agent.shared.address();
+        let length = config::lease();
+        let sent = lease::now();
+        let node = Node { id: &self.node_id, address: &address };
+        let epoch = self.log.acquire(&node, end, length, &self.engine)?;
         agent.last_led = Some(epoch);
+        let granted = Lease::acquired(sent, length);
+        lease::begin(granted.valid_until());
+        agent.keeper.set(Duty::Lead { epoch, lease: granted });
         log_notice(format!("durability: acquired the lease in epoch {epoch} at offset {end}"));
         Ok(epoch)
     }
 
-    fn follow(mut self, agent: &mut Agent, mut status: LogStatus) -> Result<Leadership, Interrupt> {
-        let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
-        self.check_name_is_its_own(agent, &status)?;
-        // What this server holds gives way to what the log holds.
-        agent.was_off = false;
-        agent.holds_all_of = None;
-        let (user, password) = (config::SHARD.value(), log_connection::password());
-        agent
-            .ask(|reply| Task::Follow { host, port, user, password, reply })?
-            .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
-        let mut waits_for = None;
-        let mut tail = TornTail::default();
-        let mut without_link = 0;
-        let mut next_report = Instant::now() + PROGRESS_INTERVAL;
-        let (epoch, end) = loop {
-            let Some(applied) = agent.wait_until_applied(status.end, PROGRESS_POLL)? else {
-                let progress = agent.ask(Task::Progress)?;
-                let lacks_link = progress.is_none() && agent.ask(Task::LacksLink)?;
-                without_link = if lacks_link { without_link + 1 } else { 0 };
-                if without_link >= LOOKS_WITHOUT_LINK {
-                    // As a replica it goes on trying by itself, with the certificates that it has. Attaching anew, it gets
-                    // those that the files hold then.
-                    return Err(Interrupt::Failed(no_link()));
-                }
-                if tail.is_certain(progress, status.end) {
-                    return self.cut(agent, &status);
-                }
-                if Instant::now() > next_report {
-                    next_report += PROGRESS_INTERVAL;
-                    let applied = progress.map_or(0, |progress| progress.applied);
-                    let end = status.end;
-                    log_notice(format!("durability: catching up with the log, at offset {applied} of {end}"));
-                }
-                status = self.log.status()?;
-                continue;
-            };
-            match self.acquire(agent, applied) {
-                Ok(epoch) => break (epoch, applied),
-                Err(LogError::Refused(refusal)) if refusal.code == Code::Gap => {}
-                Err(LogError::Refused(refusal)) if refusal.code == Code::Leased => {
-                    if waits_for.as_ref() != Some(&status.leader) {
-                        log_warning(format!("durability: another node leads, waiting: {}", refusal.detail));
-                        agent.shared.set_last_error(&refusal.to_string());
-                        waits_for = Some(status.leader.clone());
-                    }
-                    agent.pause(LEASE_POLL)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            status = self.log.status()?;
-            self.check_name_is_its_own(agent, &status)?;
-        };
-        let (replid, offset) = self.promote(agent)?;
-        if offset != end {
-            return Err(Interrupt::Failed(format!("the server stands at offset {offset}, not at the log's end {end}")));
+    /// Takes the lease at `end` if the log still is the history of `replid` up to there, and nobody else was faster: `None` if so.
+    /// The offset alone does not tell this node's history from one that another leader has begun.
+    ///
+    /// # Errors
+    /// The log is not reached, or refuses for another reason.
+    pub fn acquire_history(&mut self, agent: &mut Agent, replid: &str, end: u64) -> Result<Option<u64>, Interrupt> {
+        self.log = LogConnection::open_within(ACQUIRE_TIME)?;
+        let status = self.log.status()?;
+        if status.end != end || status.replid != replid {
+            return Ok(None);
         }
-        let (tap, start) = tap::open(agent, self.address, Some((&replid, end)))?;
-        self.take_tap(epoch, tap, start, Some((replid, end)))
+        let epoch = match self.acquire(agent, end) {
+            Ok(epoch) => epoch,
+            Err(LogError::Refused(refusal)) if matches!(refusal.code, Code::Gap | Code::Leased) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if epoch != status.epoch + 1 {
+            // Somebody led in between, and may have begun another history.
+            return Err(Interrupt::Failed(format!("epoch {epoch} does not follow epoch {}", status.epoch)));
+        }
+        Ok(Some(epoch))
     }
 
-    fn promote(&self, agent: &mut Agent) -> Result<(String, u64), Interrupt> {
+    /// Makes the server a primary. Answers where its stream stands, under which replication id.
+    ///
+    /// # Errors
+    /// The server refuses, or something else is to be done first.
+    pub fn promote(&self, agent: &mut Agent) -> Result<(String, u64), Interrupt> {
         agent.ask(Task::Promote)?.map_err(|why| Interrupt::Failed(format!("the server cannot become a primary: {why}")))
     }
 
     /// The log ends inside a command, or inside a transaction: its leader died while a large one was on its way. Nothing of
     /// it was ever acknowledged, as replies wait for whole groups. No replica can apply it, so the log starts anew from a
     /// snapshot of what stands before it.
-    fn cut(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
+    pub fn cut(mut self, agent: &mut Agent, progress: &Progress) -> Result<Leadership, Interrupt> {
+        let end = progress.received;
         log_warning(format!(
-            "durability: the log ends at offset {} inside a command that was never acknowledged; leaving that command out",
-            status.end
+            "durability: the log ends at offset {end} inside a command that was never acknowledged; leaving that command out"
         ));
-        let epoch = self.acquire(agent, status.end)?;
+        let Some(epoch) = self.acquire_history(agent, &progress.replid, end)? else {
+            return Err(Interrupt::Failed("the log is another than a moment ago".to_owned()));
+        };
         self.promote(agent)?;
         // The log never goes back, so this node's stream has to come after what is left out.
-        agent.ask(|reply| Task::Advance(status.end, reply))?.map_err(Interrupt::Failed)?;
+        agent.ask(|reply| Task::Advance(end, reply))?.map_err(Interrupt::Failed)?;
         let (tap, start) = tap::open(agent, self.address, None)?;
         self.take_tap(epoch, tap, start, None)
     }
 
     /// The stream goes on in the log where the tap starts.
-    fn take_tap(
-        mut self,
+    ///
+    /// # Errors
+    /// The log refuses, or the server continues another stream.
+    pub fn take_tap(
+        &mut self,
         epoch: u64,
         tap: Tap,
         start: Start,
@@ -300,9 +265,12 @@ impl Candidate<'_> {
     }
 
     /// A node takes over from its own earlier life at once. Two nodes of one name would do that to each other for ever.
-    fn check_name_is_its_own(&self, agent: &Agent, status: &LogStatus) -> Result<(), Interrupt> {
+    ///
+    /// # Errors
+    /// This node's name leads in a later epoch than this node did.
+    pub fn check_name_is_its_own(&self, agent: &Agent, leader: &str, epoch: u64) -> Result<(), Interrupt> {
         let Some(last) = agent.last_led else { return Ok(()) };
-        if status.leader != self.node_id || status.epoch <= last {
+        if leader != self.node_id || epoch <= last {
             return Ok(());
         }
         Err(Interrupt::Failed(format!(
@@ -310,24 +278,5 @@ impl Candidate<'_> {
              this one",
             self.node_id
         )))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_is_torn_only_if_all_was_received_and_nothing_moves() {
-        let at = |applied, received| Some(Progress { applied, received });
-        let mut tail = TornTail::default();
-        for progress in [at(5, 8), at(5, 10), at(6, 10), at(6, 10), at(6, 10), None, at(6, 10), at(6, 10), at(6, 10)] {
-            assert!(!tail.is_certain(progress, 10), "{progress:?}");
-        }
-        assert!(tail.is_certain(at(6, 10), 10));
-        let mut whole = TornTail::default();
-        for _ in 0..10 {
-            assert!(!whole.is_certain(at(10, 10), 10));
-        }
     }
 }

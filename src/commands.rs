@@ -11,7 +11,7 @@ use crate::guard::guard;
 use crate::module::{self, Module};
 use crate::{filter, server};
 
-const HELP: [&str; 12] = [
+const HELP: [&str; 15] = [
     "DURABILITY.MODE",
     "    Show the mode: sync, async or off.",
     "DURABILITY.MODE sync|async|off",
@@ -22,11 +22,14 @@ const HELP: [&str; 12] = [
     "    The greatest lag of each of the last 600 seconds, oldest first: pairs of a Unix time and milliseconds.",
     "DURABILITY.STATUS",
     "    Everything the module knows of itself, as a map. The same figures stand in INFO durability.",
+    "DURABILITY.FAILOVER [TO node-id] [TIMEOUT milliseconds]",
+    "    Hand leadership over to that node, or to the one that suits best. Answers at once; failover_error in",
+    "    DURABILITY.STATUS says why it did not come about.",
     "DURABILITY.HELP",
     "    Show this text.",
 ];
 
-fn on_module(what: &str, work: impl FnOnce(&mut Module) -> ValkeyValue) -> ValkeyResult {
+pub(crate) fn on_module(what: &str, work: impl FnOnce(&mut Module) -> ValkeyValue) -> ValkeyResult {
     guard(what, None, || module::with(work)).ok_or(ValkeyError::Str("ERR the durability module is not running"))
 }
 

@@ -175,9 +175,27 @@ pub static MAX_PENDING_BYTES: AtomicI64 = AtomicI64::new(DEFAULT_MAX_PENDING_BYT
 pub static SYNC_TIMEOUT_MS: AtomicI64 = AtomicI64::new(0);
 /// `durability.allow-replicaof`: whether REPLICAOF and FAILOVER work, with which a node leaves its log.
 pub static ALLOW_REPLICAOF: AtomicBool = AtomicBool::new(false);
+/// `durability.failover`: whether the lease of this node expires when it is not renewed, so that another one takes over.
+pub static FAILOVER: AtomicBool = AtomicBool::new(false);
+/// `durability.lease-ms`: how long a lease lasts.
+pub static LEASE_MS: AtomicI64 = AtomicI64::new(DEFAULT_LEASE_MS);
+/// `durability.priority`: among nodes that can take over, the highest does; 0: never this one.
+pub static PRIORITY: AtomicI64 = AtomicI64::new(DEFAULT_PRIORITY);
+/// `durability.announce`: host:port at which clients reach this node. Empty: host name and port.
+pub static ANNOUNCE: Text = Text::new(check_announce);
 /// `durability.count-in-waitaof`: whether WAITAOF counts the log among the replicas that have everything on disk.
 pub static COUNT_IN_WAITAOF: AtomicBool = AtomicBool::new(false);
 
+/// Default of [`LEASE_MS`].
+pub const DEFAULT_LEASE_MS: i64 = 3000;
+/// Least value of [`LEASE_MS`]: three renewals, each there and back, have to fit in.
+pub const LEAST_LEASE_MS: i64 = 300;
+/// Largest value of [`LEASE_MS`]: ten minutes.
+pub const MOST_LEASE_MS: i64 = 600_000;
+/// Default of [`PRIORITY`].
+pub const DEFAULT_PRIORITY: i64 = 100;
+/// Largest value of [`PRIORITY`].
+pub const MOST_PRIORITY: i64 = 1000;
 /// Default of [`LOG`].
 pub const DEFAULT_LOG: &str = "127.0.0.1:7379";
 /// Default of [`SHARD`].
@@ -196,7 +214,7 @@ pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
 pub const LEAST_MAX_PENDING_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 18] = [
     "log",
     "shard",
     "node-id",
@@ -211,6 +229,10 @@ pub const NAMES: [&str; 14] = [
     "sync-timeout-ms",
     "allow-replicaof",
     "count-in-waitaof",
+    "failover",
+    "lease-ms",
+    "priority",
+    "announce",
 ];
 
 /// Splits `host:port`; an IPv6 host may stand in brackets.
@@ -229,6 +251,27 @@ pub fn parse_address(address: &str) -> Result<(String, u16), String> {
 
 fn check_address(address: &str) -> Result<(), String> {
     parse_address(address).map(|_| ())
+}
+
+fn check_announce(address: &str) -> Result<(), String> {
+    if address.is_empty() {
+        return Ok(());
+    }
+    if address.contains(',') {
+        return Err(format!("'{address}' is not one address: give host:port, without commas"));
+    }
+    check_address(address)
+}
+
+/// The lease that this node asks for; zero if it does not expire.
+pub fn lease() -> std::time::Duration {
+    let lease_ms = if FAILOVER.load(Ordering::Relaxed) { LEASE_MS.load(Ordering::Relaxed) } else { 0 };
+    std::time::Duration::from_millis(lease_ms.unsigned_abs())
+}
+
+/// Among nodes that can take over, the highest does; 0: never this one.
+pub fn priority() -> u32 {
+    u32::try_from(PRIORITY.load(Ordering::Relaxed)).unwrap_or(0)
 }
 
 fn check_name(what: &str, name: &str) -> Result<(), String> {
@@ -284,12 +327,15 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         "tls-ca" => tls::check_ca(value),
         "tls-cert" => tls::check_certificate(value),
         "tls-key" => tls::check_key(value),
-        "tls" | "allow-replicaof" | "count-in-waitaof" if !["yes", "no"].contains(&value) => {
+        "announce" => check_announce(value),
+        "tls" | "allow-replicaof" | "count-in-waitaof" | "failover" if !["yes", "no"].contains(&value) => {
             Err(format!("'{value}' is neither yes nor no"))
         }
         "max-lag-ms" => number_within(LEAST_MAX_LAG_MS, MOST_MAX_LAG_MS),
         "max-pending-bytes" => number_within(LEAST_MAX_PENDING_BYTES, i64::MAX),
         "sync-timeout-ms" => number_within(0, MOST_SYNC_TIMEOUT_MS),
+        "lease-ms" => number_within(LEAST_LEASE_MS, MOST_LEASE_MS),
+        "priority" => number_within(0, MOST_PRIORITY),
         _ => Ok(()),
     }
 }

@@ -15,8 +15,8 @@ use crate::guard::guard;
 use crate::held_table::{
     forget_all, gated, report_late_hold, Diversion, HeldConnection, LateHold, State, NEWEST, RELEASED,
 };
-use crate::messages;
 use crate::valve::Permit;
+use crate::{lease, messages};
 
 /// The main thread, as `pthread_self` names it.
 static MAIN_THREAD: AtomicUsize = AtomicUsize::new(0);
@@ -93,6 +93,10 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
     length: usize,
 ) -> c_int {
     // SAFETY: the server calls this to write to a live connection.
+    if !unsafe { lease::lets_write(connection) } {
+        return write_nothing::<KIND>(connection);
+    }
+    // SAFETY: as above.
     match unsafe { gated(connection) } {
         Some(held) if !opens(held, length) => {
             let one = libc::iovec { iov_base: data.cast_mut(), iov_len: length };
@@ -111,6 +115,10 @@ unsafe extern "C" fn gated_writev<const KIND: usize>(
     count: c_int,
 ) -> c_int {
     // SAFETY: the server calls this to write to a live connection.
+    if !unsafe { lease::lets_write(connection) } {
+        return write_nothing::<KIND>(connection);
+    }
+    // SAFETY: as above.
     match unsafe { gated(connection) } {
         Some(held) if count > 0 => {
             // SAFETY: the server passes `count` vectors.
@@ -160,18 +168,7 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
                 // SAFETY: the server's own arguments to its own function.
                 unsafe { (original::<KIND>().writev)(connection, vectors.as_ptr(), vectors.len() as c_int) }
             }
-            Permit::Part(0) => {
-                // SAFETY: a live connection; on the main thread nobody else changes its handlers.
-                let waits_for_socket = is_main_thread() && unsafe { (*connection).write_handler.is_some() };
-                if waits_for_socket {
-                    // The socket would be reported as writable again and again.
-                    // SAFETY: the server's own function, called on the main thread as the server does.
-                    unsafe { (original::<KIND>().set_write_handler)(connection, None, 0) };
-                }
-                // What a socket that takes nothing answers; the connection's state stays as it is.
-                set_errno_again();
-                -1
-            }
+            Permit::Part(0) => write_nothing::<KIND>(connection),
             Permit::Part(allowed) => {
                 let mut part = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_VECTORS];
                 let count = cut(vectors, allowed, &mut part);
@@ -184,6 +181,19 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
             }
         }
     })
+}
+
+/// What a socket that takes nothing answers; the connection's state stays as it is.
+fn write_nothing<const KIND: usize>(connection: *mut Connection) -> c_int {
+    // SAFETY: a live connection; on the main thread nobody else changes its handlers.
+    let waits_for_socket = is_main_thread() && unsafe { (*connection).write_handler.is_some() };
+    if waits_for_socket {
+        // The socket would be reported as writable again and again.
+        // SAFETY: the server's own function, called on the main thread as the server does.
+        unsafe { (original::<KIND>().set_write_handler)(connection, None, 0) };
+    }
+    set_errno_again();
+    -1
 }
 
 /// Holds what is pending if a part of it that was not seen before is a message: keyspace notifications tell of writes, and any
@@ -248,9 +258,10 @@ unsafe extern "C" fn gated_set_write_handler<const KIND: usize>(
     barrier: c_int,
 ) -> c_int {
     // SAFETY: the server calls this for a live connection.
-    let held = unsafe { gated(connection) };
+    let (held, lets_write) = unsafe { (gated(connection), lease::lets_write(connection)) };
     let may_send = |held: &HeldConnection| held.state().valve.may_send(RELEASED.load(Ordering::Acquire));
     let handler = match held {
+        _ if !lets_write => None,
         Some(held) if handler.is_some() => guard("waiting for a socket", None, || handler.filter(|_| may_send(held))),
         _ => handler,
     };

@@ -21,7 +21,7 @@ struct Doc {
 /// The ACL category of all the module's commands.
 pub const CATEGORY: &str = "durability";
 
-const DOCS: [Doc; 5] = [
+const DOCS: [Doc; 6] = [
     Doc {
         name: "durability.mode",
         summary: "Shows or changes how durable an answered write is: sync, async or off.",
@@ -42,6 +42,13 @@ const DOCS: [Doc; 5] = [
         complexity: "O(1)",
         arity: 1,
         categories: "durability",
+    },
+    Doc {
+        name: "durability.failover",
+        summary: "Hands leadership over to another node of the shard.",
+        complexity: "O(1)",
+        arity: -1,
+        categories: "durability admin dangerous",
     },
     Doc {
         name: "durability.help",

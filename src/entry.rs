@@ -8,9 +8,9 @@ use std::ffi::c_int;
 use valkey_module::configuration::ConfigurationFlags;
 use valkey_module::{raw, valkey_module};
 
-use crate::commands;
 use crate::config::{self, Mode};
 use crate::start::{before_load, load, unload};
+use crate::{commands, failover};
 
 #[cfg(not(test))]
 use std::alloc::System as Allocator;
@@ -34,6 +34,7 @@ valkey_module! {
         ["durability.mode", commands::mode, "allow-loading allow-stale allow-busy no-mandatory-keys fast", 0, 0, 0],
         ["durability.lag", commands::lag, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
         ["durability.status", commands::status, "allow-loading allow-stale allow-busy", 0, 0, 0],
+        ["durability.failover", failover::failover, "admin allow-stale no-mandatory-keys", 0, 0, 0],
         ["durability.help", commands::help, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
         // Any user may: what it answers is why the user's own command is refused.
         ["durability.refused", commands::refused, "allow-loading allow-stale allow-busy no-auth no-mandatory-keys fast", 0, 0, 0],
@@ -42,12 +43,15 @@ valkey_module! {
         i64: [
             ["max-lag-ms", &config::MAX_LAG_MS, config::DEFAULT_MAX_LAG_MS, config::LEAST_MAX_LAG_MS, config::MOST_MAX_LAG_MS, ConfigurationFlags::DEFAULT, None],
             ["max-pending-bytes", &config::MAX_PENDING_BYTES, config::DEFAULT_MAX_PENDING_BYTES, config::LEAST_MAX_PENDING_BYTES, i64::MAX, ConfigurationFlags::MEMORY, None],
+            ["lease-ms", &config::LEASE_MS, config::DEFAULT_LEASE_MS, config::LEAST_LEASE_MS, config::MOST_LEASE_MS, ConfigurationFlags::DEFAULT, None],
+            ["priority", &config::PRIORITY, config::DEFAULT_PRIORITY, 0, config::MOST_PRIORITY, ConfigurationFlags::DEFAULT, None],
             ["sync-timeout-ms", &config::SYNC_TIMEOUT_MS, 0, 0, config::MOST_SYNC_TIMEOUT_MS, ConfigurationFlags::DEFAULT, None],
         ],
         string: [
             ["log", &config::LOG, config::DEFAULT_LOG, ConfigurationFlags::DEFAULT, None],
             ["shard", &config::SHARD, config::DEFAULT_SHARD, ConfigurationFlags::DEFAULT, None],
             ["node-id", &config::NODE_ID, "", ConfigurationFlags::DEFAULT, None],
+            ["announce", &config::ANNOUNCE, "", ConfigurationFlags::DEFAULT, None],
             ["auth", &config::AUTH, "", ConfigurationFlags::SENSITIVE, None],
             ["tls-ca", &config::TLS_CA, "", ConfigurationFlags::DEFAULT, None],
             ["tls-cert", &config::TLS_CERT, "", ConfigurationFlags::DEFAULT, None],
@@ -55,6 +59,7 @@ valkey_module! {
         ],
         bool: [
             ["tls", &config::TLS, false, ConfigurationFlags::DEFAULT, None],
+            ["failover", &config::FAILOVER, false, ConfigurationFlags::DEFAULT, None],
             ["allow-replicaof", &config::ALLOW_REPLICAOF, false, ConfigurationFlags::DEFAULT, None],
             ["count-in-waitaof", &config::COUNT_IN_WAITAOF, false, ConfigurationFlags::DEFAULT, None],
         ],

@@ -48,7 +48,7 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
     let now = Instant::now();
     let shared = &module.shared;
     let current = server::replication_offset(&module.ctx);
-    let is_leader = module.role == Role::Leader;
+    let is_leader = matches!(module.role, Role::Leader | Role::Suspended);
     let durable = if is_leader { shared.durable().unwrap_or(0) } else { 0 };
     let gate = module.gate.as_ref();
     let link = match shared.link() {
@@ -64,14 +64,21 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         Role::Refused(why) => why.clone(),
         _ => shared.last_error(),
     };
-    vec![
+    let view = shared.view();
+    let epoch = match (shared.epoch.load(Ordering::Relaxed), &view) {
+        (0, Some(view)) if module.role == Role::Follower => view.epoch,
+        (epoch, _) => epoch,
+    };
+    let mut figures = vec![
         ("mode", module.mode.name().into()),
         ("role", module.role.name().into()),
         ("shard", config::SHARD.value().into()),
         ("node_id", shared.node_id.get().cloned().unwrap_or_else(|| config::NODE_ID.value()).into()),
         ("log", config::LOG.value().into()),
         ("link", link.into()),
-        ("epoch", shared.epoch.load(Ordering::Relaxed).into()),
+        ("leader", view.as_ref().map_or_else(String::new, |view| view.leader.clone()).into()),
+        ("leader_address", view.as_ref().map_or_else(String::new, |view| view.leader_address.clone()).into()),
+        ("epoch", epoch.into()),
         ("current_offset", current.into()),
         ("durable_offset", durable.into()),
         ("lag_ms", (behind.lag.as_millis() as u64).into()),
@@ -89,7 +96,22 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         ("log_reconnects", shared.log_reconnects.load(Ordering::Relaxed).into()),
         ("tap_reconnects", shared.tap_reconnects.load(Ordering::Relaxed).into()),
         ("seeds", shared.seeds.load(Ordering::Relaxed).into()),
+        ("depositions", shared.depositions.load(Ordering::Relaxed).into()),
+        ("discarded_bytes", shared.discarded_bytes.load(Ordering::Relaxed).into()),
+        ("lease_error", shared.keeper_error().into()),
+        ("failover_error", shared.failover_error().into()),
         ("self_test", self_test.into()),
         ("last_error", error.into()),
-    ]
+    ];
+    if let Some(view) = view {
+        let age_ms = view.at.elapsed().as_millis() as u64;
+        figures.push(("nodes_heard_ms", age_ms.into()));
+        for (name, node) in NODES.into_iter().zip(&view.nodes) {
+            figures.push((name, node.text.as_str().into()));
+        }
+    }
+    figures
 }
+
+/// Names of the figures that show nodes. A shard may have more; `LOG.STATUS` shows them all.
+const NODES: [&str; 8] = ["node0", "node1", "node2", "node3", "node4", "node5", "node6", "node7"];

@@ -16,7 +16,8 @@ use crate::gate::ClientId;
 use crate::guard::guard;
 use crate::module::Module;
 use crate::transactions::Transactions;
-use crate::{config, module, server};
+use crate::view::LeaseState;
+use crate::{config, module, redirect, server};
 
 /// The command that answers the refusal.
 pub const REFUSED: &str = "durability.refused";
@@ -30,7 +31,9 @@ pub enum Refusal {
     Nothing,
     /// What would take this node away from its log: REPLICAOF, FAILOVER.
     RoleChanges,
-    /// Those; commands that change data may be refused soon.
+    /// Those; clients that can be redirected are sent to the leader.
+    Redirectable,
+    /// Those that take the node away; commands that change data may be refused soon.
     WritesSoon,
     /// Those, and commands that change data.
     Writes,
@@ -40,9 +43,10 @@ pub enum Refusal {
 
 const NOTHING: u8 = 0;
 const ROLE_CHANGES: u8 = 1;
-const WRITES_SOON: u8 = 2;
-const WRITES: u8 = 3;
-const DATA: u8 = 4;
+const REDIRECTABLE: u8 = 2;
+const WRITES_SOON: u8 = 3;
+const WRITES: u8 = 4;
+const DATA: u8 = 5;
 
 static LEVEL: AtomicU8 = AtomicU8::new(NOTHING);
 /// How many commands were refused.
@@ -50,6 +54,8 @@ pub static REFUSED_COMMANDS: AtomicU64 = AtomicU64::new(0);
 
 const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and FAILOVER would take it away. \
     CONFIG SET durability.mode off first if that is what you want, or durability.allow-replicaof yes";
+
+const READ_ONLY_ERROR: &str = "READONLY You can't write against a node that follows its log.";
 
 const REWRITE_FOLLOWING_ERROR: &str =
     "ERR this node follows its log, and for that time some settings are the log's, which \
@@ -70,6 +76,7 @@ pub fn set(refusal: Refusal) {
     let level = match refusal {
         Refusal::Nothing => NOTHING,
         Refusal::RoleChanges => ROLE_CHANGES,
+        Refusal::Redirectable => REDIRECTABLE,
         Refusal::WritesSoon => WRITES_SOON,
         Refusal::Writes => WRITES,
         Refusal::Data(error) => {
@@ -106,6 +113,9 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
         }
         if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
             hurry_shutdown(&command);
+        }
+        if let Some(word) = redirect::word(name) {
+            redirect::note(command.get_client_id(), word, (1..command.args_count()).map(|at| argument(&command, at)));
         }
         if changes_role(name) {
             if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) {
@@ -188,6 +198,18 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
         return;
     }
     match level {
+        REDIRECTABLE if name != "exec" && redirect::applies(client, properties) => {
+            let is_in_transaction = server::client_flags(client).is_in_transaction;
+            refuse_data(command, false, is_in_transaction, where_the_leader_is);
+        }
+        // Even where the server would take it (replica-read-only no): what only this node has is not in the log.
+        REDIRECTABLE if properties.is_write && name != "exec" => {
+            let flags = server::client_flags(client);
+            if !is_primary(client, flags.is_primary) {
+                refuse_data(command, false, flags.is_in_transaction, || READ_ONLY_ERROR.to_owned());
+            }
+        }
+        REDIRECTABLE => {}
         DATA if !properties.runs_while_loading || name == "exec" => {
             let flags = server::client_flags(client);
             if is_primary(client, flags.is_primary) {
@@ -215,6 +237,15 @@ fn properties_of(module: &Module, name: &str, command: &CommandFilterCtx) -> Pro
 fn is_command(command: &CommandFilterCtx) -> bool {
     let name = (0..command.args_count().min(2)).map(|at| argument(command, at));
     module::with(|module| module.tap_user.knows(&module.ctx, name)).unwrap_or(true)
+}
+
+fn where_the_leader_is() -> String {
+    let seen = module::with(|module| module.shared.view().map(|view| (view, module.shared.node_id()))).flatten();
+    let view = seen.filter(|(view, own)| view.lease != LeaseState::Free && view.leader != *own).map(|(view, _)| view);
+    match view.filter(|view| !view.leader_address.is_empty()) {
+        Some(view) => format!("REDIRECT {}", view.leader_address),
+        None => "TRYAGAIN durability: nobody leads at the moment".to_owned(),
+    }
 }
 
 /// Refuses a write at the limit. While that may come soon, it keeps account of transactions, so that those that hold a write
@@ -309,6 +340,7 @@ fn refuse_data(command: &CommandFilterCtx, is_exec: bool, is_in_transaction: boo
 
 /// The client is gone.
 pub fn disconnected(client: ClientId) {
+    redirect::disconnected(client);
     if LEVEL.load(Ordering::Relaxed) >= WRITES_SOON {
         TRANSACTIONS.with_borrow_mut(|transactions| transactions.end(client));
     }

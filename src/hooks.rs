@@ -228,12 +228,15 @@ pub unsafe extern "C" fn on_client_change(
     subevent: u64,
     data: *mut c_void,
 ) {
+    // SAFETY: the server passes this struct with this event.
+    let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
     if subevent != ffi::SUBEVENT_CLIENT_DISCONNECTED {
+        guard("noting a client", (), || {
+            module::with(|module| module.newest_client = module.newest_client.max(client));
+        });
         return;
     }
     guard("forgetting a client", (), || {
-        // SAFETY: the server passes this struct with this event.
-        let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
         filter::disconnected(client);
         module::with(|module| {
             if let Some(gate) = &mut module.gate {

@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, STATUS};
+use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, RENEW, STATUS};
 use redis_protocol::resp2;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 
@@ -12,11 +13,37 @@ use crate::config;
 use crate::log_reply::{take_reply, LogStatus};
 use crate::log_socket::LogSocket;
 use crate::tls::TlsSettings;
+use crate::view::View;
+
+/// See `durability_protocol`.
+const NODE: &str = "LOG.NODE";
 
 /// How long connecting to one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// This node, as it tells the log service of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// Where clients reach it.
+    pub address: &'a str,
+}
+
+/// What the node is and how far, for the log service and the other nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// `leader`, `follower` or `attaching`.
+    pub role: &'a str,
+    /// See `durability.priority`.
+    pub priority: u32,
+    /// What it has applied (exclusive end).
+    pub applied: u64,
+    /// The version of the leadership that it saw last.
+    pub version: u64,
+}
 
 /// Why the log did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -165,14 +192,21 @@ impl LogConnection {
         LogStatus::read(&reply).map_err(|detail| self.protocol(detail))
     }
 
-    /// Takes leadership at exactly `expected_end` for a server of version `engine`. Returns the new epoch.
+    /// Takes leadership at exactly `expected_end`, with a lease (zero: that does not expire), for a server of version `engine`.
+    /// Returns the new epoch.
     ///
     /// # Errors
     /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, [`Code::Gap`](durability_protocol::Code::Gap) if the log's end is another.
-    pub fn acquire(&mut self, node_id: &str, address: &str, expected_end: u64, engine: &str) -> Result<u64, LogError> {
-        // A lease of 0 ms does not expire: failover between nodes is not offered yet.
-        let end = expected_end.to_string();
-        let reply = self.ask(&[ACQUIRE, &config::SHARD.value(), node_id, address, &end, "0", engine])?;
+    pub fn acquire(
+        &mut self,
+        node: &Node<'_>,
+        expected_end: u64,
+        lease: Duration,
+        engine: &str,
+    ) -> Result<u64, LogError> {
+        // A lease of 0 ms does not expire.
+        let (end, lease_ms) = (expected_end.to_string(), lease.as_millis().to_string());
+        let reply = self.ask(&[ACQUIRE, &config::SHARD.value(), node.id, node.address, &end, &lease_ms, engine])?;
         match &reply {
             OwnedFrame::Array(fields) => match fields.first() {
                 Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),
@@ -190,11 +224,58 @@ impl LogConnection {
         self.ask(&[BEGIN, &config::SHARD.value(), &epoch.to_string(), replid, &offset.to_string()]).map(drop)
     }
 
+    /// The lease of `epoch` lasts for `lease` from when the service gets this; zero: it does not expire.
+    ///
+    /// # Errors
+    /// [`Code::Fenced`](durability_protocol::Code::Fenced) if it was lost.
+    pub fn renew(&mut self, epoch: u64, lease: Duration) -> Result<(), LogError> {
+        let (epoch, lease_ms) = (epoch.to_string(), lease.as_millis().to_string());
+        self.ask(&[RENEW, &config::SHARD.value(), &epoch, &lease_ms]).map(drop)
+    }
+
+    /// Reports this node, and answers who leads: as soon as that is another version than the reported one, or the lease is free,
+    /// at the latest after `wait`, which is shorter than answers may take.
+    ///
+    /// # Errors
+    /// As every question.
+    pub fn node(&mut self, node: &Node<'_>, report: &Report<'_>, wait: Duration) -> Result<View, LogError> {
+        let [priority, applied, version] =
+            [u64::from(report.priority), report.applied, report.version].map(|number| number.to_string());
+        let wait_ms = wait.as_millis().to_string();
+        let shard = config::SHARD.value();
+        let command = [NODE, &shard, node.id, node.address, report.role, &priority, &applied, &version, &wait_ms];
+        let reply = self.ask(&command)?;
+        View::read(&reply).map_err(|detail| self.protocol(detail))
+    }
+
+    /// From now on no answer takes longer than `timeout`.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn answers_within(&mut self, timeout: Duration) -> Result<(), LogError> {
+        let set = self.socket.tcp().set_read_timeout(Some(timeout));
+        set.map_err(|error| self.unreachable(error))
+    }
+
+    /// The connection itself, to break off a question from another thread.
+    pub fn tcp(&self) -> Arc<TcpStream> {
+        Arc::clone(self.socket.tcp())
+    }
+
     /// Gives leadership back.
     ///
     /// # Errors
     /// [`Code::Fenced`](durability_protocol::Code::Fenced) if it was lost already.
     pub fn release(&mut self, epoch: u64) -> Result<(), LogError> {
         self.ask(&[RELEASE, &config::SHARD.value(), &epoch.to_string()]).map(drop)
+    }
+
+    /// Gives leadership back, and for so long only `node_id` can take it.
+    ///
+    /// # Errors
+    /// As [`LogConnection::release`].
+    pub fn release_to(&mut self, epoch: u64, node_id: &str, reserved: Duration) -> Result<(), LogError> {
+        let (epoch, reserve_ms) = (epoch.to_string(), reserved.as_millis().to_string());
+        self.ask(&[RELEASE, &config::SHARD.value(), &epoch, "TO", node_id, &reserve_ms]).map(drop)
     }
 }

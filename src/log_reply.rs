@@ -18,6 +18,8 @@ pub struct LogStatus {
     pub epoch: u64,
     /// Who leads; empty if nobody does.
     pub leader: String,
+    /// The replication id under which it goes on.
+    pub replid: String,
     /// Whether any leader ever began.
     pub is_seeded: bool,
     /// Port of the service's HTTP side.
@@ -36,14 +38,11 @@ impl LogStatus {
     /// # Errors
     /// It is no such answer.
     pub fn read(reply: &OwnedFrame) -> Result<Self, String> {
-        let OwnedFrame::Array(fields) = reply else { return Err("LOG.STATUS answered no array".to_owned()) };
         let mut status = LogStatus::default();
         let mut has_end = false;
-        for pair in fields.chunks(2) {
-            let [name, value] = pair else { continue };
-            let value = text(value);
+        for (name, value) in fields("LOG.STATUS", reply)? {
             let number = value.parse::<u64>();
-            match text(name).as_str() {
+            match name.as_str() {
                 "end" => match number {
                     Ok(end) => {
                         status.end = end;
@@ -53,6 +52,7 @@ impl LogStatus {
                 },
                 "epoch" => status.epoch = number.unwrap_or(0),
                 "leader" => status.leader = value,
+                "replid" => status.replid = value,
                 "seeded" => status.is_seeded = value == "1",
                 "http_port" => status.http_port = value.parse().unwrap_or(0),
                 "state" => status.state = value,
@@ -67,6 +67,15 @@ impl LogStatus {
             Err("LOG.STATUS does not say where the log ends".to_owned())
         }
     }
+}
+
+/// The names and values that `command` was answered with, in turn.
+///
+/// # Errors
+/// It answered something else.
+pub fn fields<'a>(command: &str, reply: &'a OwnedFrame) -> Result<impl Iterator<Item = (String, String)> + 'a, String> {
+    let OwnedFrame::Array(fields) = reply else { return Err(format!("{command} answered no array")) };
+    Ok(fields.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))))
 }
 
 fn text(frame: &OwnedFrame) -> String {

@@ -17,6 +17,8 @@ use crate::ffi::{self, Internals};
 use crate::following;
 use crate::gate::{ClientId, Gate};
 use crate::guard::has_failed;
+use crate::keeper::KeeperDesk;
+use crate::lease;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
 use crate::shared::{Command, Shared, Task, NO_TARGET};
@@ -34,8 +36,12 @@ pub enum Role {
     Off,
     /// On its way to lead: connecting to the log, catching up, or waiting for another leader's lease.
     Attaching,
+    /// Another node leads: it follows the log, and serves reads.
+    Follower,
     /// It leads: its writes go to the log.
     Leader,
+    /// It leads, unless another node has taken over: its lease has passed, because the log does not answer.
+    Suspended,
     /// The operator made it a replica of another server: it has no log until it is a primary again.
     Replica,
     /// It cannot serve until an operator acts, for that reason.
@@ -48,6 +54,8 @@ impl Role {
         match self {
             Role::Off => "off",
             Role::Attaching => "attaching",
+            Role::Follower => "follower",
+            Role::Suspended => "suspended",
             Role::Leader => "leader",
             Role::Replica => "replica",
             Role::Refused(_) => "refused",
@@ -75,6 +83,10 @@ pub struct Module {
     pub timed_out_clients: u64,
     /// When writes were not sent to the log.
     pub unlogged: Unlogged,
+    /// Clients wait because of a planned failover.
+    pub is_pausing: bool,
+    /// Id of the client that connected last.
+    pub newest_client: ClientId,
     /// What this node is to its shard.
     pub role: Role,
     /// The mode in force.
@@ -97,6 +109,8 @@ pub struct Module {
     /// is kept from anything meanwhile, and the server is then not in the middle of a background save of the log's.
     pub settles_until_seeded: bool,
     to_agent: Sender<Command>,
+    /// To ask the keeper.
+    pub keeper: KeeperDesk,
     /// Disconnected when the agent has ended.
     agent: Option<Receiver<()>>,
 }
@@ -115,6 +129,8 @@ pub struct Parts {
     pub to_agent: Sender<Command>,
     /// Disconnected when the agent has ended.
     pub agent: Receiver<()>,
+    /// See [`Module::keeper`].
+    pub keeper: KeeperDesk,
     /// See [`Module::commands`].
     pub commands: CommandTable,
     /// Whether the operator made the server a replica.
@@ -175,7 +191,7 @@ pub fn change_mode(mode: Mode) -> Result<(), String> {
 impl Module {
     /// Starts out attaching, off, or as a replica. The agent is running.
     pub fn new(parts: Parts) -> Self {
-        let Parts { ctx, shared, gate, tap_user, to_agent, agent, commands, is_replica } = parts;
+        let Parts { ctx, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica } = parts;
         let mode = config::MODE.mode();
         let role = match mode {
             Mode::Off => Role::Off,
@@ -196,6 +212,8 @@ impl Module {
             timeouts: Timeouts::default(),
             timed_out_clients: 0,
             unlogged,
+            is_pausing: false,
+            newest_client: 0,
             role,
             mode,
             self_test: None,
@@ -207,6 +225,7 @@ impl Module {
             settling: None,
             settles_until_seeded: false,
             to_agent,
+            keeper,
             agent: Some(agent),
         };
         module.update_filter();
@@ -225,14 +244,18 @@ impl Module {
         if has_failed() && !matches!(self.role, Role::Refused(_)) {
             // Not from here: the server is going through its listeners.
             self.role = Role::Refused("internal error, see the server's log; restart the server".to_owned());
+            lease::lost();
+            lease::answer_beyond(self.newest_client);
+            self.shared.send(Task::CloseClients);
             if let Some(gate) = &mut self.gate {
                 gate.abandon();
             }
             self.update_filter();
         }
+        self.look_at_lease();
         match self.role {
-            Role::Leader => self.account(),
-            Role::Attaching => self.report_applied(),
+            Role::Leader | Role::Suspended => self.account(),
+            Role::Attaching | Role::Follower => self.report_applied(),
             Role::Off | Role::Replica => self.release_held(),
             Role::Refused(_) => {}
         }
@@ -241,7 +264,8 @@ impl Module {
         }
         if self.settling.is_some() {
             let is_settled = match self.role {
-                Role::Attaching => false,
+                Role::Attaching | Role::Suspended => false,
+                Role::Leader if self.is_pausing => false,
                 Role::Leader if self.settles_until_seeded => self.shared.durable().is_some(),
                 _ => true,
             };
@@ -284,13 +308,19 @@ impl Module {
     }
 
     fn report_applied(&mut self) {
+        let offset = server::replication_offset(&self.ctx);
+        if self.role == Role::Follower {
+            self.shared.applied.store(offset, Ordering::Relaxed);
+        }
         let target = self.shared.attach_target.load(Ordering::Acquire);
-        if target == NO_TARGET || server::replication_offset(&self.ctx) < target {
+        if target == NO_TARGET || offset < target {
             return;
         }
-        let Some(role) = server::role(&self.ctx).filter(|role| role.is_connected_replica) else { return };
+        if !server::role(&self.ctx).is_some_and(|role| role.is_connected_replica) {
+            return;
+        }
         self.shared.attach_target.store(NO_TARGET, Ordering::Release);
-        self.tell_agent(Command::Applied(role.offset));
+        self.tell_agent(Command::Applied);
     }
 
     /// Puts a message into the agent's mailbox and wakes it.

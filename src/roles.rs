@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use valkey_module::logging::{log_notice, log_warning};
 
-use crate::bound::Verdict;
+use crate::bound::{Behind, Verdict};
 use crate::config::{self, Mode};
 use crate::ffi::{self, Internals};
 use crate::filter::{self, Refusal};
 use crate::hooks;
+use crate::lease;
 use crate::module::{why_sync_is_impossible, why_the_log_is_impossible, Module, Role};
 use crate::server;
 use crate::settle::Settling;
@@ -55,7 +56,7 @@ impl Module {
                 self.serve_nobody(Role::Attaching)?;
                 self.settle();
             }
-            Mode::Async if self.role != Role::Leader => {
+            Mode::Async if matches!(self.role, Role::Refused(_)) => {
                 // Only sync mode was in the way.
                 if let Some(epoch) = self.epoch {
                     self.lead(epoch)?;
@@ -96,7 +97,10 @@ impl Module {
         }
         self.epoch = Some(epoch);
         self.bound.begin(Instant::now(), server::replication_offset(&self.ctx));
+        lease::answer_nobody_beyond_it();
+        lease::keep_to_it();
         self.role = Role::Leader;
+        self.tell_what_it_serves();
         self.find_receivers();
         self.listen_to_commands()?;
         self.update_filter();
@@ -119,6 +123,7 @@ impl Module {
     /// Clients wait no longer.
     pub fn end_settling(&mut self) {
         self.settles_until_seeded = false;
+        self.is_pausing = false;
         if let (Some(settling), Some(gate)) = (self.settling.take(), &self.gate) {
             settling.end(&gate.connections);
         }
@@ -140,6 +145,11 @@ impl Module {
         match (&self.role, is_replica) {
             (Role::Off, _) => {}
             (Role::Attaching, false) => return self.tell_agent(Command::LostItsLog),
+            (Role::Follower, false) => {
+                log_warning("durability: something made this node a primary, which is not allowed");
+                self.stop_serving(Role::Attaching);
+                return self.tell_agent(Command::LostItsLog);
+            }
             (_, true) if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
                 // By a way that the filter does not see, such as a command that was renamed. The node goes back to its log.
                 log_warning("durability: something made this node a replica of another server, which is not allowed");
@@ -147,7 +157,7 @@ impl Module {
                 self.shared.send(Task::StandAside);
                 return self.tell_agent(Command::LostItsLog);
             }
-            (Role::Leader | Role::Attaching | Role::Refused(_), true) => {
+            (Role::Leader | Role::Suspended | Role::Follower | Role::Attaching | Role::Refused(_), true) => {
                 log_warning("durability: this node is a replica of another server now, and has no log of its own");
                 self.leave(Role::Replica);
                 self.shared.send(Task::StandAside);
@@ -159,7 +169,7 @@ impl Module {
                 self.update_filter();
                 self.settle();
             }
-            (Role::Replica, true) | (Role::Leader | Role::Refused(_), false) => return,
+            (Role::Replica, true) | (Role::Leader | Role::Suspended | Role::Refused(_), false) => return,
         }
         self.tell_agent(Command::Replica(is_replica));
     }
@@ -175,10 +185,124 @@ impl Module {
         }
     }
 
-    /// The agent leads no more. Returns whether clients were served until now.
+    /// The agent leads no more. Returns whether this node led until now.
     pub fn stop_leading(&mut self) -> bool {
         self.epoch = None;
+        matches!(self.role, Role::Leader | Role::Suspended)
+    }
+
+    /// Another node leads, and this one has what the log had: reads are served.
+    pub fn serve_reads(&mut self) -> Result<(), String> {
+        self.role = Role::Follower;
+        self.tell_what_it_serves();
+        self.update_filter();
+        self.end_settling();
+        let leader = self.shared.view().map(|view| view.leader.clone()).unwrap_or_default();
+        log_notice(format!(
+            "durability: following shard {}, which {leader} leads; serving reads",
+            config::SHARD.value()
+        ));
+        Ok(())
+    }
+
+    /// Comes before this node is made a primary: nobody reads or writes until it leads, but clients wait for that.
+    pub fn prepare_to_lead(&mut self) {
+        if self.role == Role::Follower {
+            self.role = Role::Attaching;
+            self.tell_what_it_serves();
+            self.update_filter();
+            self.settle();
+        }
+    }
+
+    /// Suspends the leader whose lease has passed. Called from server events, in which nothing can be subscribed to.
+    #[inline]
+    pub fn look_at_lease(&mut self) {
+        if self.role == Role::Leader && (lease::has_passed() || lease::has_refused()) {
+            self.suspend();
+        }
+    }
+
+    /// Nobody who is connected gets another answer: another node may lead. As long as none does, this one ships what it has, and
+    /// goes on when its lease is renewed.
+    fn suspend(&mut self) {
+        log_warning("durability: the lease has passed without being renewed: closing all clients, and serving nobody until it is");
+        self.role = Role::Suspended;
+        self.is_listening = false;
+        lease::answer_beyond(self.newest_client);
+        self.tell_what_it_serves();
+        self.timeouts.forget();
+        self.script_dependency = 0;
+        self.abandon_clients();
+        self.update_filter();
+        self.shared.send(Task::CloseClients);
+    }
+
+    /// The lease of `epoch` is renewed, so nobody has led since.
+    pub fn resume(&mut self, epoch: u64) -> Result<(), String> {
+        if self.role != Role::Suspended || self.epoch != Some(epoch) || lease::has_passed() {
+            return Ok(());
+        }
+        lease::answer_nobody_beyond_it();
+        self.role = Role::Leader;
+        self.tell_what_it_serves();
+        self.find_receivers();
+        self.listen_to_commands()?;
+        self.update_filter();
+        log_notice(format!(
+            "durability: the lease of epoch {epoch} is renewed: leading shard {} again",
+            config::SHARD.value()
+        ));
+        Ok(())
+    }
+
+    /// Another node leads, or may: what this one wrote and the log does not have is of no account any more. Counts it.
+    pub fn note_deposition(&mut self) {
+        let Behind { lag, pending_bytes } = self.behind();
+        self.shared.depositions.fetch_add(1, Ordering::Relaxed);
+        self.shared.discarded_bytes.fetch_add(pending_bytes, Ordering::Relaxed);
+        log_warning(format!(
+            "durability: this node leads no more; it gives up {pending_bytes} bytes that the log has not acknowledged, the oldest {} \
+             ms old",
+            lag.as_millis()
+        ));
+    }
+
+    /// For a planned failover: nothing is read from clients for a moment. Answers where the stream stands, unless this node does
+    /// not lead.
+    pub fn pause_writes(&mut self) -> Option<u64> {
+        if self.role != Role::Leader {
+            return None;
+        }
+        if !self.is_pausing {
+            self.is_pausing = true;
+            self.settle();
+        }
+        Some(server::replication_offset(&self.ctx))
+    }
+
+    /// The planned failover does not take place.
+    pub fn go_on(&mut self) {
+        if std::mem::take(&mut self.is_pausing) && self.role == Role::Leader {
+            self.end_settling();
+        }
+    }
+
+    /// Whether everything up to `end` is all that this node ever wrote, nobody writes, and the log has it.
+    pub fn may_step_down(&self, end: u64) -> bool {
         self.role == Role::Leader
+            && self.is_pausing
+            && self.settling.is_some()
+            && server::replication_offset(&self.ctx) == end
+            && self.shared.durable() >= Some(end)
+    }
+
+    fn tell_what_it_serves(&self) {
+        // A node that does not follow yet may hold what the log does not have.
+        let applied = if self.role == Role::Follower { server::replication_offset(&self.ctx) } else { 0 };
+        self.shared.applied.store(applied, Ordering::Relaxed);
+        self.shared.serves_reads.store(self.role == Role::Follower, Ordering::Relaxed);
+        self.shared.is_suspended.store(self.role == Role::Suspended, Ordering::Release);
     }
 
     /// From now on this node serves nobody (unless `role` is off); clients that wait for the log are closed without an answer.
@@ -191,6 +315,7 @@ impl Module {
     fn stop_serving(&mut self, role: Role) {
         self.new_stage();
         self.role = role;
+        self.tell_what_it_serves();
         self.is_listening = false;
         self.forget_term();
         self.abandon_clients();
@@ -202,6 +327,9 @@ impl Module {
     fn leave(&mut self, role: Role) {
         self.new_stage();
         self.role = role;
+        self.tell_what_it_serves();
+        lease::not_needed();
+        self.shared.forget_view();
         self.is_listening = false;
         self.forget_term();
         self.unlogged.begin();
@@ -242,6 +370,10 @@ impl Module {
         if self.role != Role::Leader {
             self.abandon_clients();
         }
+        if matches!(self.role, Role::Off | Role::Replica) {
+            // It may have been granted a lease while it was told to have no log.
+            lease::not_needed();
+        }
     }
 
     /// What the command filter refuses follows from role and lag.
@@ -250,6 +382,11 @@ impl Module {
             Role::Off | Role::Replica => Refusal::Nothing,
             Role::Attaching => Refusal::Data("LOADING durability: this node is attaching to its log".to_owned()),
             Role::Refused(why) => Refusal::Data(format!("ERR durability: {why}")),
+            Role::Follower => Refusal::Redirectable,
+            Role::Suspended => Refusal::Data(
+                "CLUSTERDOWN durability: the lease of this node has passed, because its log does not answer; another node may lead"
+                    .to_owned(),
+            ),
             Role::Leader => match self.bound.verdict() {
                 Verdict::Taken => Refusal::RoleChanges,
                 Verdict::TakenYet => Refusal::WritesSoon,

@@ -240,14 +240,26 @@ unsafe fn check_permissions<'a>(
 /// # Errors
 /// The server does not list its clients.
 pub fn subscribers(ctx: &Context) -> Result<Vec<u64>, String> {
-    let list = match call(ctx, "CLIENT", &["LIST"])? {
+    Ok(lines(&call(ctx, "CLIENT", &["LIST"])?)?.iter().filter_map(|line| subscriber(line)).collect())
+}
+
+/// The lines of `CLIENT LIST` for clients of that type.
+///
+/// # Errors
+/// The server does not list its clients.
+pub fn client_list(ctx: &Context, kind: &str) -> Result<Vec<String>, String> {
+    lines(&call(ctx, "CLIENT", &["LIST", "TYPE", kind])?)
+}
+
+fn lines(reply: &CallReply) -> Result<Vec<String>, String> {
+    let list = match reply {
         CallReply::String(text) => text.to_string().unwrap_or_default(),
         CallReply::VerbatimString(text) => {
             text.as_parts().map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
         }
         _ => return Err("the server's answer to CLIENT LIST has an unknown form".to_owned()),
     };
-    Ok(list.lines().filter_map(subscriber).collect())
+    Ok(list.lines().map(str::to_owned).collect())
 }
 
 /// The id in a line of `CLIENT LIST`, if the client has subscribed.

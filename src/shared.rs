@@ -10,8 +10,9 @@ use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use valkey_module::logging::log_warning;
 
-use crate::config::Mode;
+use crate::config::{self, Mode};
 use crate::pipe::Pipe;
+use crate::view::View;
 
 /// Rings another thread out of its sleep. Ringing twice before the other wakes is ringing once.
 pub struct Bell {
@@ -108,11 +109,31 @@ pub enum Task {
     LookForShutdown,
     /// Everything is in place: serve clients as the leader of that epoch, unless [`Shared::stage`] has moved on.
     Lead { epoch: u64, stage: u64 },
+    /// Another node leads, and this one has all that the log had: serve reads, unless [`Shared::stage`] has moved on.
+    ServeReads { stage: u64 },
+    /// The lease of that epoch, which had passed, is renewed: serve clients again.
+    Resume(u64),
+    /// Writes are to be paused for a planned failover. Answers where the stream stands.
+    PauseWrites(Sender<u64>),
+    /// The planned failover does not take place: take writes again.
+    GoOn,
+    /// Cease to lead for a planned failover, unless the stream stands elsewhere than at that offset. Answers whether it does. Not
+    /// to be done if `is_decided` is set: who asked does not wait any more. Set by whoever is first.
+    StepDown {
+        /// Where it should stand.
+        end: u64,
+        /// See above.
+        is_decided: Arc<AtomicBool>,
+        /// Whether the node has ceased to lead.
+        reply: Sender<bool>,
+    },
+    /// The lease has passed: close all clients that were connected until then.
+    CloseClients,
     /// The mode became off while the server followed its log: let it be a primary.
     StopFollowing,
     /// Try again to set back what the server had not taken back when it ceased to follow its log.
     RestoreSettings,
-    /// Serve nobody until the next [`Task::Lead`], for that reason.
+    /// Serve nobody until the next [`Task::Lead`], for that reason; a node that serves reads goes on doing so.
     Hold(String),
     /// The operator made the server a replica: leave the server's settings and commands alone.
     StandAside,
@@ -131,18 +152,33 @@ pub enum Command {
     /// While it followed its log, the server was made a primary.
     LostItsLog,
     /// As a replica of the log, the server has applied everything up to the offset that [`Shared::attach_target`] asked for.
-    Applied(u64),
+    Applied,
+    /// There is news of who leads, in [`Shared::view`].
+    Viewed,
+    /// This node handed over to another one.
+    HandedOver,
+    /// The log service says that another node leads, or may.
+    Fenced {
+        /// The epoch that is over.
+        epoch: u64,
+        /// What it says.
+        detail: String,
+    },
     /// The server or the module goes away: ship what is left, release the lease, then end.
     Stop,
 }
 
 /// How far a replica is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
+    /// The replication id of what it has. With an offset it tells a history from any other.
+    pub replid: String,
     /// What was applied: whole commands, whole transactions.
     pub applied: u64,
     /// What was received.
     pub received: u64,
+    /// What was received is not applied for now, because the operator has paused clients, or a module's command blocks.
+    pub is_paused: bool,
 }
 
 /// How the agent reaches its own server, and what the server holds.
@@ -215,9 +251,25 @@ pub struct Shared {
     pub is_stopping: AtomicBool,
     /// Client id of the tap's connection to this server; 0 if there is none.
     pub tap_client: AtomicU64,
+    /// As a replica of the log: what is applied (exclusive end). Written by the main thread.
+    pub applied: AtomicU64,
+    /// It follows the log and serves reads. Written by the main thread.
+    pub serves_reads: AtomicBool,
+    /// It leads, but its lease has passed. Written by the main thread.
+    pub is_suspended: AtomicBool,
+    /// How often another node took over from this one.
+    pub depositions: AtomicU64,
+    /// Bytes that this node wrote and the log never had, which it threw away when another node took over. At most so many: what the
+    /// log had and did not acknowledge any more is counted too.
+    pub discarded_bytes: AtomicU64,
+    view: Mutex<Option<Arc<View>>>,
     last_error: Mutex<String>,
+    keeper_error: Mutex<String>,
+    failover: Mutex<String>,
     /// The name this node goes by; known once it has described itself.
     pub node_id: OnceLock<String>,
+    /// Host name and port, once they are known.
+    pub default_address: OnceLock<String>,
     /// With it the tap and the self-test log in to their own server.
     pub secret: String,
     /// Rings the main thread.
@@ -250,8 +302,17 @@ impl Shared {
             stage: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
             tap_client: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            serves_reads: AtomicBool::new(false),
+            is_suspended: AtomicBool::new(false),
+            depositions: AtomicU64::new(0),
+            discarded_bytes: AtomicU64::new(0),
+            view: Mutex::new(None),
             last_error: Mutex::new(String::new()),
+            keeper_error: Mutex::new(String::new()),
+            failover: Mutex::new(String::new()),
             node_id: OnceLock::new(),
+            default_address: OnceLock::new(),
             secret: random_secret()?,
             main_bell: Bell::new()?,
             agent_bell: Bell::new()?,
@@ -300,6 +361,62 @@ impl Shared {
             error.clone_into(&mut last);
         }
         is_new
+    }
+
+    /// What keeps the lease from being renewed. Returns whether it is new.
+    pub fn set_keeper_error(&self, error: &str) -> bool {
+        let mut last = self.keeper_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_new = *last != error;
+        if is_new {
+            error.clone_into(&mut last);
+        }
+        is_new
+    }
+
+    /// A planned failover ended for that reason: empty if this node has handed over.
+    pub fn failover_ended(&self, why: &str) {
+        let mut last = self.failover.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        why.clone_into(&mut last);
+    }
+
+    /// Why the last planned failover did not take place; empty if it did, or none was asked for.
+    pub fn failover_error(&self) -> String {
+        self.failover.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// What the log service last said of the shard's nodes.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.view.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// What was heard is of no account any more.
+    pub fn forget_view(&self) {
+        *self.view.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+    }
+
+    /// What keeps the lease from being renewed; empty if nothing does.
+    pub fn keeper_error(&self) -> String {
+        self.keeper_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Sets [`Shared::view`], and returns it.
+    pub fn set_view(&self, view: View) -> Arc<View> {
+        let view = Arc::new(view);
+        *self.view.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::clone(&view));
+        view
+    }
+
+    /// The name this node goes by; empty before it has described itself.
+    pub fn node_id(&self) -> String {
+        self.node_id.get().cloned().unwrap_or_default()
+    }
+
+    /// Where clients reach this node.
+    pub fn address(&self) -> String {
+        match config::ANNOUNCE.value() {
+            announced if announced.is_empty() => self.default_address.get().cloned().unwrap_or_default(),
+            announced => announced,
+        }
     }
 
     /// Something failed and will be tried again: sets [`Shared::last_error`], and logs it unless it is the same as before.

@@ -38,6 +38,8 @@ pub enum Ended {
     TapLost(String),
     /// Another leader has taken over.
     Fenced(String),
+    /// This node gave the lease to another one.
+    HandedOver,
     /// The log contradicts what this node knows.
     Broken(String),
     /// The node is to have no log any more; what was written before could be shipped, or time ran out.
@@ -230,6 +232,8 @@ impl Shipper<'_> {
     fn obey(&mut self) -> Result<(), Ended> {
         match self.agent.look_at_commands() {
             Ok(()) | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_)) => Ok(()),
+            Err(Interrupt::Fenced(why)) => Err(Ended::Fenced(why)),
+            Err(Interrupt::HandedOver) => Err(Ended::HandedOver),
             Err(Interrupt::ModeChanged) => {
                 let until = self.agent.shared.leave_offset.load(Ordering::Acquire);
                 self.ending.get_or_insert(Ending { at: Instant::now() + STOP_TIMEOUT, until: Some(until) });

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context, Status, ValkeyString};
 
+use crate::agent::Started;
 use crate::command_table::CommandTable;
 use crate::config::{self, Mode};
 use crate::config_check;
@@ -19,7 +20,7 @@ use crate::guard::guard;
 use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
-use crate::{agent, auth, commands, docs, filter, hooks, tasks, tls};
+use crate::{agent, auth, commands, docs, filter, hooks, lease, tasks, tls};
 
 /// Checks what can be checked before anything is registered.
 pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
@@ -116,9 +117,11 @@ fn start(ctx: &Context) -> Result<(), String> {
     // At a server's start there is no data yet. Where there is, clients have written it without this module.
     let was_off = tasks::has_data(ctx);
     let is_replica = config::ALLOW_REPLICAOF.load(Ordering::Relaxed) && server::is_replica(ctx);
-    let (to_agent, agent) = agent::start(Arc::clone(&shared), config::MODE.mode(), is_replica, was_off)
-        .map_err(|error| format!("no thread: {error}"))?;
-    let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, commands, is_replica };
+    lease::tell(Some(Arc::clone(&shared)));
+    let Started { to_agent, ended: agent, keeper } =
+        agent::start(Arc::clone(&shared), config::MODE.mode(), is_replica, was_off)
+            .map_err(|error| format!("no thread: {error}"))?;
+    let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica };
     module::loaded(Module::new(parts));
     Ok(())
 }
@@ -144,6 +147,7 @@ pub fn unload(ctx: &Context) -> Status {
         if let Some(mut module) = module::unloaded() {
             module.end_settling();
             module.stop_agent();
+            lease::tell(None);
             server::unwatch(module.shared.main_bell.as_fd().as_raw_fd());
             if module.gate.is_some() {
                 decorate::uninstall();

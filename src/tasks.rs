@@ -12,6 +12,7 @@ use crate::ffi::Internals;
 use crate::following::{self, Owner};
 use crate::gate::Connections;
 use crate::held_table::Diversion;
+use crate::lease;
 use crate::module::{self, Module, Role};
 use crate::server;
 use crate::shared::{Facts, Position, Progress, Task};
@@ -31,7 +32,8 @@ fn is_attaching() -> bool {
 }
 
 fn change_server_role(ctx: &Context, arguments: &[&str]) -> Result<(), String> {
-    if !is_attaching() {
+    let follows = module::with(|module| matches!(module.role, Role::Attaching | Role::Follower)) == Some(true);
+    if !follows {
         return Err("this node is not attaching to its log any more".to_owned());
     }
     IS_CHANGING_ROLE.set(true);
@@ -112,18 +114,48 @@ fn carry_out(ctx: &Context, task: Task) {
             module::with(|module| module.self_test = Some(result));
         }
         Task::Lead { epoch, stage } => {
-            // Not if the node ceased to attach while this was on its way.
-            let is_current = module::with(|module| module.shared.stage.load(Ordering::Relaxed) == stage);
-            if is_current == Some(true) && is_attaching() && !server::is_replica(ctx) {
+            if is_current(stage) && is_attaching() && !server::is_replica(ctx) {
                 change_role("leading", |module| module.lead(epoch));
             }
+        }
+        Task::ServeReads { stage } => {
+            if is_current(stage) && is_attaching() && server::is_replica(ctx) {
+                change_role("following", Module::serve_reads);
+            }
+        }
+        Task::Resume(epoch) => change_role("leading again", |module| module.resume(epoch)),
+        Task::CloseClients => {
+            change_role("not leading", Module::listen_to_commands);
+            close_clients(ctx);
+        }
+        Task::PauseWrites(reply) => {
+            if let Some(offset) = module::with(Module::pause_writes).flatten() {
+                answer(reply, offset);
+            }
+        }
+        Task::GoOn => {
+            module::with(Module::go_on);
+        }
+        Task::StepDown { end, is_decided, reply } => {
+            if is_decided.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            let may = module::with(|module| module.may_step_down(end)) == Some(true);
+            if may {
+                log_notice("durability: everything is in the log; this node leads no more");
+                step_down(ctx, Role::Attaching);
+            }
+            answer(reply, may);
         }
         Task::Hold(why) => {
             // The log does not answer, so clients are told at once.
             module::with(Module::end_settling);
-            if module::with(Module::stop_leading).unwrap_or(false) {
+            if module::with(Module::stop_leading) == Some(true) {
                 log_warning(format!("durability: not serving clients: {why}"));
-                change_role("attaching", |module| module.serve_nobody(Role::Attaching));
+                module::with(Module::note_deposition);
+                step_down(ctx, Role::Attaching);
+            } else {
+                lease::put_off();
             }
         }
         Task::StandAside => {
@@ -151,7 +183,12 @@ fn carry_out(ctx: &Context, task: Task) {
         }
         Task::Refuse(why) => {
             log_warning(format!("durability: refusing clients until an operator acts: {why}"));
-            change_role("refusing", |module| module.serve_nobody(Role::Refused(why)));
+            if module::with(Module::stop_leading) == Some(true) {
+                step_down(ctx, Role::Refused(why));
+            } else {
+                lease::put_off();
+                change_role("refusing", |module| module.serve_nobody(Role::Refused(why)));
+            }
         }
     }
 }
@@ -159,6 +196,42 @@ fn carry_out(ctx: &Context, task: Task) {
 /// The agent may have stopped waiting.
 fn answer<T>(reply: Sender<T>, value: T) {
     let _ = reply.send(value);
+}
+
+/// Whether the node has not ceased to attach since the agent saw that stage.
+fn is_current(stage: u64) -> bool {
+    module::with(|module| module.shared.stage.load(Ordering::Relaxed) == stage) == Some(true)
+}
+
+/// This node leads no more. Nobody who is connected gets another answer from it.
+fn step_down(ctx: &Context, role: Role) {
+    lease::lost();
+    module::with(|module| lease::answer_beyond(module.newest_client));
+    change_role("ceasing to lead", |module| module.serve_nobody(role));
+    close_clients(ctx);
+    module::with(Module::end_settling);
+}
+
+/// Closes all clients without another answer: they look for the node that leads. What gets the stream is closed as well, but for the
+/// tap, which the log judges.
+fn close_clients(ctx: &Context) {
+    let close = |arguments: &[&str]| {
+        // One that is gone already is no error worth telling.
+        if let Err(why) = server::call(ctx, "CLIENT", arguments) {
+            if !why.contains("No such client") {
+                log_warning(format!("durability: clients are not closed, and get no answer: {why}"));
+            }
+        }
+    };
+    close(&["KILL", "TYPE", "normal"]);
+    close(&["KILL", "TYPE", "pubsub"]);
+    let tap = module::with(|module| module.shared.tap_client.load(Ordering::Relaxed)).unwrap_or(0);
+    for line in server::client_list(ctx, "replica").unwrap_or_default() {
+        let id = line.strip_prefix("id=").and_then(|line| line.split_whitespace().next()).unwrap_or("0");
+        if id != tap.to_string() {
+            close(&["KILL", "ID", id]);
+        }
+    }
 }
 
 fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String>) {
@@ -227,7 +300,21 @@ fn progress(ctx: &Context) -> Option<Progress> {
     let info = ctx.server_info("replication");
     let number = |name: &str| info.field(name)?.to_string_lossy().parse::<u64>().ok();
     let is_up = info.field("master_link_status")?.to_string_lossy() == "up";
-    is_up.then_some(Progress { applied: number("slave_repl_offset")?, received: number("slave_read_repl_offset")? })
+    let (applied, received) = (number("slave_repl_offset")?, number("slave_read_repl_offset")?);
+    let replid = info.field("master_replid")?.to_string_lossy();
+    is_up.then(|| Progress { replid, applied, received, is_paused: applied < received && is_paused(ctx) })
+}
+
+/// Whether the stream is received but not applied, because `CLIENT PAUSE` holds for the primary as well, or it is blocked.
+fn is_paused(ctx: &Context) -> bool {
+    let is_blocked = |line: &str| {
+        let flags = line.split_whitespace().find_map(|field| field.strip_prefix("flags="));
+        flags.is_some_and(|flags| flags.contains('b'))
+    };
+    let info = ctx.server_info("clients");
+    let pauses = info.field("paused_actions").is_none_or(|actions| actions.to_string_lossy() != "none");
+    // What cannot be told counts as paused: to take a log's end for torn is for good.
+    pauses || server::client_list(ctx, "master").map_or(true, |lines| lines.iter().any(|line| is_blocked(line)))
 }
 
 fn lacks_link(ctx: &Context) -> bool {
@@ -260,6 +347,7 @@ fn advance(ctx: &Context, end: u64) -> Result<(), String> {
 }
 
 fn promote(ctx: &Context) -> Position {
+    module::with(Module::prepare_to_lead);
     change_server_role(ctx, &["NO", "ONE"])?;
     following::restore(ctx);
     position(ctx)

@@ -16,6 +16,7 @@ impl Module {
     /// The event loop wakes.
     #[inline]
     pub fn woke(&mut self) {
+        self.look_at_lease();
         if self.role != Role::Leader {
             return;
         }
@@ -58,7 +59,7 @@ impl Module {
     /// How far the log is behind now; nothing unless this node leads.
     pub fn behind(&mut self) -> Behind {
         let now = Instant::now();
-        if self.role != Role::Leader {
+        if !matches!(self.role, Role::Leader | Role::Suspended) {
             self.bound.look_idle(now);
             return Behind { lag: Duration::ZERO, pending_bytes: 0 };
         }

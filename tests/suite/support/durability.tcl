@@ -105,10 +105,10 @@ proc wait_until_leading {} {
     }
 }
 
-# Until the server has everything that is in the log, and waits for the lease.
-proc wait_until_following {} {
-    wait_for_condition 1000 10 {[s master_link_status] eq "up" && [string match "*LEASED*" [figure last_error]]} else {
-        fail "the server does not follow and wait: [figure last_error]"
+# Until the server has everything that is in the log, and serves reads while another node leads.
+proc wait_until_following {{level 0}} {
+    wait_for_condition 1000 10 {[s $level master_link_status] eq "up" && [figure role $level] eq "follower"} else {
+        fail "the server does not follow: [figure last_error $level]"
     }
 }
 

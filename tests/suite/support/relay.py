@@ -1,6 +1,7 @@
-"""Listens on a TCP port and passes every connection on to a unix socket, or to a TLS port.
+"""Listens on a TCP port and passes every connection on to a unix socket, a TCP port, or a TLS port.
 
     relay.py PORT unix PATH
+    relay.py PORT tcp HOST PORT
     relay.py PORT tls HOST PORT CA-FILE [CERTIFICATE-FILE KEY-FILE]
 
 With it the test framework's client, which speaks TCP, reaches the server by other ways.
@@ -25,6 +26,8 @@ async def main(port, kind, *target):
     def connect():
         if kind == "unix":
             return asyncio.open_unix_connection(target[0])
+        if kind == "tcp":
+            return asyncio.open_connection(target[0], int(target[1]))
         context = ssl.create_default_context(cafile=target[2])
         context.check_hostname = False
         if len(target) > 3:

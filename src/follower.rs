@@ -1,0 +1,294 @@
+//! A node that follows its log: it serves reads while another one leads, and tries to lead when nobody does.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, Instant};
+
+use durability_leadership::{Decision, Election, Holder, Pacing, Standing, View as Seen};
+use valkey_module::logging::log_notice;
+
+use crate::agent::{Agent, Interrupt};
+use crate::attach::{Candidate, Leadership};
+use crate::config;
+use crate::keeper::Duty;
+use crate::lease;
+use crate::log_connection::{self, LogConnection};
+use crate::log_reply::LogStatus;
+use crate::shared::{Progress, Task};
+use crate::tap;
+use crate::view::{LeaseState, View};
+
+/// How often a long catching-up is reported.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether catching up goes on, at least.
+const PROGRESS_POLL: Duration = Duration::from_secs(1);
+/// The server may have no link to its log for so long before that is an error.
+const TIME_WITHOUT_LINK: Duration = Duration::from_secs(5);
+/// News that are older say nothing of who leads now.
+const NEWS_TIME: Duration = Duration::from_secs(2);
+/// After a refusal the next news are waited for, at most so long: they may have been on their way.
+const AFTER_REFUSAL: Duration = Duration::from_millis(20);
+
+/// What to tell an operator whose server cannot follow a log that the agent is connected to.
+fn no_link() -> String {
+    let hint = if config::TLS.is_on() {
+        "; by TLS it trusts the CAs in its own tls-ca-cert-file if it has one, so that has to hold the log's as well"
+    } else {
+        ""
+    };
+    format!("the server's replication link to the log is not up: the server's log says why{hint}")
+}
+
+/// Finds out that a log ends inside a command: everything was received, and what was applied stands still before the end.
+#[derive(Default)]
+struct TornTail {
+    last: Option<Progress>,
+    seen: u32,
+}
+
+impl TornTail {
+    /// A replica applies what it received within one turn of its event loop, but for a command that takes long; while
+    /// one does, nobody can ask. So standing still for several looks is certain.
+    const LOOKS: u32 = 3;
+
+    /// One look, at a log that ends at `end` and that nobody writes to.
+    fn is_certain(&mut self, progress: Option<&Progress>, end: u64) -> bool {
+        let is_torn =
+            progress.is_some_and(|progress| progress.received == end && progress.applied < end && !progress.is_paused);
+        let stands_still = progress == self.last.as_ref();
+        self.last = progress.cloned();
+        self.seen = if is_torn && stands_still { self.seen + 1 } else { 0 };
+        self.seen >= Self::LOOKS
+    }
+}
+
+/// What a node remembers while it follows.
+struct Following {
+    election: Election,
+    tail: TornTail,
+    /// Up to where the log went when the node began to follow: from there on it can serve reads.
+    first_end: u64,
+    serves_reads: bool,
+    linked: Instant,
+    next_look: Instant,
+    next_report: Instant,
+    /// Who leads, as it was logged last.
+    leader: String,
+    /// The newest epoch whose leader is known to run nothing newer than this node.
+    checked_epoch: u64,
+}
+
+impl Candidate<'_> {
+    /// Follows the log, for as long as others lead, until this node does.
+    pub fn follow(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
+        let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
+        self.check_name_is_its_own(agent, &status.leader, status.epoch)?;
+        // What this server holds gives way to what the log holds.
+        agent.was_off = false;
+        agent.holds_all_of = None;
+        let (user, password) = (config::SHARD.value(), log_connection::password());
+        agent
+            .ask(|reply| Task::Follow { host, port, user, password, reply })?
+            .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
+        agent.keeper.set(Duty::Follow);
+        let now = Instant::now();
+        let mut following = Following {
+            election: Election::new(),
+            tail: TornTail::default(),
+            first_end: status.end,
+            serves_reads: false,
+            linked: now,
+            next_look: now,
+            next_report: now + PROGRESS_INTERVAL,
+            leader: String::new(),
+            checked_epoch: status.epoch,
+        };
+        let mut wait = Duration::ZERO;
+        loop {
+            agent.wait_for_news(wait)?;
+            wait = match self.look(agent, &mut following)? {
+                Next::Wait(wait) => wait,
+                Next::Acquire(progress) => match self.try_to_lead(agent, &progress)? {
+                    Some(leadership) => return Ok(leadership),
+                    None => {
+                        following.election.refused(lease::now(), &Pacing::default(), random());
+                        AFTER_REFUSAL
+                    }
+                },
+                Next::Cut(progress) => return self.cut(agent, &progress),
+            };
+        }
+    }
+
+    /// Looks how far everything is, and decides.
+    fn look(&mut self, agent: &mut Agent, following: &mut Following) -> Result<Next, Interrupt> {
+        let view = agent.shared.view().filter(|view| view.at.elapsed() < NEWS_TIME);
+        if let Some(view) = view.as_ref().filter(|view| view.epoch > following.checked_epoch) {
+            self.log = LogConnection::open()?;
+            let status = self.log.status()?;
+            self.check_engine(&status)?;
+            following.checked_epoch = view.epoch;
+        }
+        let now = Instant::now();
+        let is_open = view.as_ref().is_some_and(|view| !is_led_by_another(view, &self.node_id));
+        if !is_open && now < following.next_look && following.serves_reads {
+            return Ok(Next::Wait(following.next_look - now));
+        }
+        following.next_look = now + PROGRESS_POLL;
+        let progress = agent.ask(Task::Progress)?;
+        following.watch_link(agent, progress.as_ref())?;
+        let Some(view) = view else { return Ok(Next::Wait(PROGRESS_POLL)) };
+        if view.lease != LeaseState::Free {
+            self.check_name_is_its_own(agent, &view.leader, view.epoch)?;
+        }
+        following.report(&view, progress.as_ref());
+        let standing = Standing {
+            node_id: &self.node_id,
+            priority: config::priority(),
+            applied: progress.as_ref().map_or(0, |progress| progress.applied),
+            is_connected: progress.is_some(),
+        };
+        let peers = view.peers();
+        let seen = seen(&view, &peers);
+        let decision = following.election.decide(lease::now(), &standing, &seen, &Pacing::default(), random());
+        let has_caught_up = standing.is_connected && standing.applied >= following.first_end;
+        let wait = match decision {
+            Decision::Acquire { .. } => {
+                return Ok(match progress {
+                    Some(progress) => Next::Acquire(progress),
+                    None => Next::Wait(PROGRESS_POLL),
+                })
+            }
+            Decision::CatchUp if following.tail.is_certain(progress.as_ref(), view.end) => {
+                return Ok(progress.map_or(Next::Wait(PROGRESS_POLL), Next::Cut));
+            }
+            // The next news, or what is reported as applied, come first.
+            Decision::CatchUp => {
+                agent.report_when_applied(view.end);
+                return Ok(Next::Wait(PROGRESS_POLL));
+            }
+            Decision::Never => PROGRESS_POLL,
+            Decision::Wait { until } => until.since(lease::now()).min(PROGRESS_POLL),
+        };
+        if has_caught_up && !following.serves_reads {
+            following.serves_reads = true;
+            agent.shared.set_last_error("");
+            agent.serve_reads();
+        } else if !has_caught_up {
+            agent.report_when_applied(following.first_end);
+        }
+        Ok(Next::Wait(wait))
+    }
+
+    /// Leads, if the log still is what this node has, and nobody else was faster. `None` if so.
+    fn try_to_lead(&mut self, agent: &mut Agent, progress: &Progress) -> Result<Option<Leadership>, Interrupt> {
+        let began = Instant::now();
+        let Some(epoch) = self.acquire_history(agent, &progress.replid, progress.applied)? else { return Ok(None) };
+        let acquired = Instant::now();
+        let (replid, offset) = self.promote(agent)?;
+        if offset != progress.applied {
+            return Err(Interrupt::Failed(format!(
+                "the server stands at offset {offset}, not at the log's end {}",
+                progress.applied
+            )));
+        }
+        let promoted = Instant::now();
+        let (tap, start) = tap::open(agent, self.address, Some((&replid, offset)))?;
+        let leadership = self.take_tap(epoch, tap, start, Some((replid, offset)))?;
+        log_notice(format!(
+            "durability: epoch {epoch}: acquired in {} ms, promoted in {} ms, tapped in {} ms",
+            (acquired - began).as_millis(),
+            (promoted - acquired).as_millis(),
+            promoted.elapsed().as_millis()
+        ));
+        Ok(Some(leadership))
+    }
+}
+
+/// What to do next.
+enum Next {
+    /// Wait for news, at most so long.
+    Wait(Duration),
+    /// Try to lead, from there.
+    Acquire(Progress),
+    /// Leave out the command in which the log ends, from there.
+    Cut(Progress),
+}
+
+impl Following {
+    /// As a replica the server goes on trying by itself, with the certificates that it has. Attaching anew, it gets those that the
+    /// files hold then.
+    fn watch_link(&mut self, agent: &mut Agent, progress: Option<&Progress>) -> Result<(), Interrupt> {
+        let lacks_link = progress.is_none() && agent.ask(Task::LacksLink)?;
+        if !lacks_link {
+            self.linked = Instant::now();
+        } else if self.linked.elapsed() > TIME_WITHOUT_LINK {
+            return Err(Interrupt::Failed(no_link()));
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, view: &View, progress: Option<&Progress>) {
+        if self.leader != view.leader {
+            self.leader.clone_from(&view.leader);
+            if !view.leader.is_empty() {
+                log_notice(format!(
+                    "durability: {} at {} leads, in epoch {}",
+                    view.leader, view.leader_address, view.epoch
+                ));
+            }
+        }
+        if !self.serves_reads && Instant::now() > self.next_report {
+            self.next_report += PROGRESS_INTERVAL;
+            let applied = progress.map_or(0, |progress| progress.applied);
+            log_notice(format!("durability: catching up with the log, at offset {applied} of {}", view.end));
+        }
+    }
+}
+
+fn is_led_by_another(view: &View, node_id: &str) -> bool {
+    view.lease != LeaseState::Free && view.leader != node_id
+}
+
+fn seen<'a>(view: &'a View, peers: &'a [durability_leadership::Peer<'a>]) -> Seen<'a> {
+    let age = view.at.elapsed();
+    Seen {
+        answered: lease::before(age),
+        holder: match view.lease {
+            LeaseState::Free => Holder::Nobody,
+            LeaseState::Held(left) => Holder::Node { node_id: &view.leader, left },
+        },
+        reserved_for: Some(view.reserved_for.as_str()).filter(|node| !node.is_empty()),
+        end: view.end,
+        peers,
+    }
+}
+
+/// A number that nobody can guess, as every hasher of this kind begins with one.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_torn_only_if_all_was_received_and_nothing_moves() {
+        let at = |applied, received| Some(Progress { replid: String::new(), applied, received, is_paused: false });
+        let mut tail = TornTail::default();
+        for progress in [at(5, 8), at(5, 10), at(6, 10), at(6, 10), at(6, 10), None, at(6, 10), at(6, 10), at(6, 10)] {
+            assert!(!tail.is_certain(progress.as_ref(), 10), "{progress:?}");
+        }
+        assert!(tail.is_certain(at(6, 10).as_ref(), 10));
+        let mut paused = TornTail::default();
+        let held = at(6, 10).map(|progress| Progress { is_paused: true, ..progress });
+        for _ in 0..10 {
+            assert!(!paused.is_certain(held.as_ref(), 10), "what it received waits for the operator");
+        }
+        let mut whole = TornTail::default();
+        for _ in 0..10 {
+            assert!(!whole.is_certain(at(10, 10).as_ref(), 10));
+        }
+    }
+}

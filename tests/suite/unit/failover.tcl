@@ -1,0 +1,331 @@
+# Several nodes of one shard: one leads, the others follow, and when it goes another one takes over with all that was acknowledged.
+
+source $::env(SUITE_SUPPORT)/durability.tcl
+source $::env(SUITE_SUPPORT)/shard.tcl
+
+# --- Followers -------------------------------------------------------------------------------------------------------
+
+shard_of 3 {} {
+    test "A node that does not lead serves reads, refuses writes, and can be added at any time" {
+        set leader [wait_for_shard]
+        on $leader set key value
+        foreach node [nodes] {
+            if {$node eq $leader} continue
+            wait_for_condition 500 10 {[on $node get key] eq "value"} else {fail "$node does not get the write"}
+            assert_error {READONLY*} {on $node set key other}
+            assert_error {ERR this node is led by its log*} {on $node replicaof no one}
+        }
+        assert_same_data
+    }
+
+    test "Every node shows all nodes, and so does the log service" {
+        set leader [wait_for_shard]
+        on $leader set key value
+        foreach node [nodes] {
+            wait_for_condition 500 10 {
+                [lsort [lmap shown [list [figure_of $node node0] [figure_of $node node1] [figure_of $node node2]] {
+                    string map {follower {}} [lindex [split $shown ,] 0]
+                }]] eq {id=n0 id=n1 id=n2}
+            } else {
+                fail "$node shows other nodes"
+            }
+            assert_equal $leader [figure_of $node leader]
+            assert_equal [figure_of $leader leader_address] [figure_of $node leader_address]
+        }
+        wait_for_condition 500 10 {
+            [regexp {id=n1,address=[^,]*:10001,role=(leader|follower),priority=100,applied=(\d+),lag_bytes=0,lag_ms=0,contact_ms=\d+} \
+                [dict get [log_service LOG.STATUS $::shard] node1]]
+        } else {
+            fail "LOG.STATUS shows [dict get [log_service LOG.STATUS $::shard] node1]"
+        }
+    }
+
+    test "A client that can be redirected is sent to the leader, unless it wants to read where it is" {
+        set leader [wait_for_shard]
+        on $leader set key value
+        set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+        wait_for_condition 500 10 {[on $other get key] eq "value"} else {fail "no write arrives"}
+        set client [valkey $::host [srv [level $other] port]]
+        set redirect "REDIRECT [figure_of $other leader_address]"
+        assert_equal value [$client get key]
+        $client client capa redirect
+        assert_error $redirect {$client get key}
+        assert_error $redirect {$client set key other}
+        assert_equal PONG [$client ping]
+        $client readonly
+        assert_equal value [$client get key]
+        assert_error $redirect {$client set key other}
+        $client multi
+        assert_error {*REDIRECT*} {$client set key other}
+        assert_error {EXECABORT*} {$client exec}
+        $client close
+    }
+
+    test "A follower takes no writes, whatever it is told" {
+        set leader [wait_for_shard]
+        set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+        on $other config set replica-read-only no
+        assert_error {READONLY*} {on $other set key other}
+        assert_error {*READONLY*} {on $other eval {return redis.call('set', 'key', 'other')} 0}
+        on $other config set replica-read-only yes
+        assert_same_data
+    }
+
+    test "A follower whose clients are paused leaves nothing out when the leader dies" {
+        set leader [wait_for_shard]
+        set others [lsearch -all -inline -not -exact [nodes] $leader]
+        foreach node $others {on $node client pause 3000 write}
+        on $leader set paused acknowledged
+        set digest [on $leader debug digest]
+        kill_node $leader
+        set next [wait_for_leader $leader]
+        assert_equal acknowledged [on $next get paused]
+        assert_equal $digest [on $next debug digest]
+        restart_node $leader
+        wait_for_shard
+        assert_same_data
+    }
+
+    # --- The leader goes -------------------------------------------------------------------------------------------
+
+    test "When the leader is killed another node takes over with all that was acknowledged, and the old one follows it" {
+        foreach round {1 2} {
+            set leader [wait_for_shard]
+            for {set i 0} {$i < 100} {incr i} {on $leader rpush list-$round $i}
+            set digest [on $leader debug digest]
+            kill_node $leader
+            set next [wait_for_leader $leader]
+            assert_equal $digest [on $next debug digest]
+            on $next set after $round
+            restart_node $leader
+            wait_for_shard
+            assert_same_data
+        }
+    }
+
+    test "A leader that ends by SIGTERM releases its lease: nobody waits for it to pass" {
+        set leader [wait_for_shard]
+        # Much longer than what a takeover takes.
+        foreach node [nodes] {on $node config set durability.lease-ms 60000}
+        wait_for_condition 500 10 {[dict get [log_service LOG.STATUS $::shard] lease_ms] == 60000} else {fail "no longer lease"}
+        exec kill -TERM [srv [level $leader] pid]
+        set next [wait_for_leader $leader]
+        on $next set key after
+        foreach node [nodes] {
+            if {$node ne $leader} {on $node config set durability.lease-ms 1000}
+        }
+        restart_node $leader
+        wait_for_shard
+        wait_for_condition 500 10 {[dict get [log_service LOG.STATUS $::shard] lease_ms] == 1000} else {fail "a longer lease"}
+    }
+
+    test "A leader that stood still for three leases answers nobody when it goes on, and follows" {
+        set leader [wait_for_shard]
+        on $leader set key before
+        set clients {}
+        foreach command {{get key} {set key late} {ping} {multi} {incr counter}} {
+            set client [valkey $::host [srv [level $leader] port] 1]
+            $client ping
+            assert_equal PONG [read_reply $client]
+            lappend clients $client $command
+        }
+        stop_node $leader
+        foreach {client command} $clients {$client {*}$command}
+        set next [wait_for_leader $leader]
+        on $next set key after
+        after 3000
+        continue_node $leader
+        foreach {client command} $clients {
+            assert {[is_readable $client 5000]}
+            assert_error {*I/O error*} {$client read}
+            catch {$client close}
+        }
+        wait_for_role follower $leader
+        wait_for_condition 500 10 {[on $leader get key] eq "after"} else {fail "the old leader does not follow"}
+        assert_equal 1 [figure_of $leader depositions]
+        assert_same_data
+    }
+
+    test "All nodes killed at once: one leads again, with all data" {
+        set leader [wait_for_shard]
+        set digest [on $leader debug digest]
+        foreach node [nodes] {kill_node $node}
+        foreach node [nodes] {restart_node $node}
+        set leader [wait_for_shard]
+        assert_equal $digest [on $leader debug digest]
+        assert_same_data
+    }
+
+    test "All nodes killed at once, and the log service: the same, from the log alone" {
+        set leader [wait_for_shard]
+        set digest [on $leader debug digest]
+        foreach node [nodes] {kill_node $node}
+        kill_log
+        foreach node [nodes] {
+            file delete -force {*}[glob -nocomplain -directory [directory_of $node] *.rdb appendonlydir]
+        }
+        start_log
+        foreach node [nodes] {restart_node $node}
+        set leader [wait_for_shard]
+        assert_equal $digest [on $leader debug digest]
+        assert_same_data
+    }
+
+    # --- Planned ---------------------------------------------------------------------------------------------------
+
+    test "A planned failover hands over to the node that is named, and nothing is lost" {
+        set leader [wait_for_shard]
+        foreach to [nodes] {
+            set leader [wait_for_shard]
+            if {$to eq $leader} continue
+            on $leader incr counter
+            set counter [on $leader get counter]
+            make_leader $to
+            assert_equal $counter [on $to get counter]
+        }
+        assert_same_data
+    }
+
+    test "A planned failover that cannot come about is refused, or given up, and the leader goes on" {
+        set leader [wait_for_shard]
+        set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+        wait_until_known $leader $other
+        assert_error {ERR *does not know that node*} {on $leader durability.failover to nobody}
+        assert_error {ERR that node leads already} {on $leader durability.failover to $leader}
+        assert_error {ERR this node is follower*} {on $other durability.failover}
+        assert_error {ERR usage*} {on $leader durability.failover to}
+        assert_error {ERR TIMEOUT*} {on $leader durability.failover timeout soon}
+        stop_node $other
+        # It was heard of a moment ago, and will not get there.
+        set epoch [figure_of $leader epoch]
+        on $leader set key value
+        assert_equal OK [on $leader durability.failover to $other timeout 300]
+        wait_for_condition 500 10 {[figure_of $leader failover_error] ne ""} else {fail "the failover is not given up"}
+        assert_equal OK [on $leader set key after]
+        assert_equal $epoch [figure_of $leader epoch]
+        continue_node $other
+        wait_for_shard
+        assert_same_data
+    }
+}
+
+# --- Who takes over --------------------------------------------------------------------------------------------------
+
+shard_of 3 {n0 {priority 0} n1 {priority 50} n2 {priority 200}} {
+    test "The node of the highest priority takes over, and one of priority 0 never does" {
+        make_leader n2
+        kill_node n2
+        assert_equal n1 [wait_for_leader n2]
+        restart_node n2
+        wait_for_shard
+        wait_until_known n1 n0
+        wait_until_known n1 n2
+        assert_error {ERR *priority 0*} {on n1 durability.failover to n0}
+        assert_equal OK [on n1 durability.failover]
+        wait_for_role leader n2
+        kill_node n1
+        kill_node n2
+        # Longer than two leases.
+        after 2500
+        assert_equal follower [role_of n0]
+        restart_node n1
+        wait_for_role leader n1
+        restart_node n2
+        wait_for_shard
+    }
+}
+
+# --- Cut off ----------------------------------------------------------------------------------------------------------
+
+# One node reaches the log through a relay that can be cut.
+proc shard_with_relay {mode code} {
+    new_log
+    start_log
+    lassign [start_relay tcp [list $::host [log_option port]]] ::relay port
+    set ::shard_options [list failover yes lease-ms 1000 mode $mode n0 [list log $::host:$port]]
+    start_nodes 1 $code
+    stop_relay $::relay
+    kill_log
+}
+
+foreach mode {sync async} {
+    set ::durability_mode $mode
+    shard_with_relay $mode {
+        test "A leader that is cut off from the log gives way, and drops what only it had ($::durability_mode)" {
+            wait_for_shard
+            make_leader n0
+            on n0 set key before
+            # While it is stopped, the relay passes nothing on.
+            exec kill -STOP $::relay
+            set client [valkey $::host [srv 0 port] 1]
+            $client set key lost
+            $client set other lost
+            if {$::durability_mode eq "async"} {assert_equal OK [read_reply $client]}
+            assert_equal n1 [wait_for_leader n0]
+            assert_equal before [on n1 get key]
+            on n1 set key after
+            assert_error {CLUSTERDOWN*} {on n0 get key}
+            if {$::durability_mode eq "async"} {catch {read_reply $client}}
+            assert {[is_readable $client 5000]}
+            assert_error {*I/O error*} {$client read}
+            catch {$client close}
+            exec kill -CONT $::relay
+            wait_for_role follower n0
+            wait_for_condition 500 10 {[on n0 get key] eq "after"} else {fail "n0 has [on n0 get key]"}
+            assert_equal {} [on n0 get other]
+            assert_equal 1 [figure_of n0 depositions]
+            assert_morethan [figure_of n0 discarded_bytes] 50
+            assert_same_data
+        }
+    }
+}
+
+# --- Without the log -------------------------------------------------------------------------------------------------
+
+foreach mode {sync async} {
+    set ::durability_mode $mode
+    shard_of 2 [list mode $mode] {
+        test "A leader that cannot renew its lease serves nobody, and goes on when it can ($::durability_mode)" {
+            set leader [wait_for_shard]
+            set epoch [figure_of $leader epoch]
+            on $leader set key value
+            set client [valkey $::host [srv [level $leader] port] 1]
+            $client ping
+            assert_equal PONG [read_reply $client]
+            exec kill -STOP [log_option pid]
+            # What is written when the lease passes goes into the log all the same.
+            set writer [valkey $::host [srv [level $leader] port] 1]
+            set deadline [expr {[clock milliseconds] + 5000}]
+            while {![catch {$writer incr counter; $writer flush}] && [role_of $leader] ne "suspended" && [clock milliseconds] < $deadline} {after 1}
+            catch {$writer close}
+            wait_for_role suspended $leader
+            $client get key
+            assert {[is_readable $client 5000]}
+            assert_error {*I/O error*} {$client read}
+            catch {$client close}
+            assert_error {CLUSTERDOWN durability: the lease of this node has passed*} {on $leader get key}
+            exec kill -CONT [log_option pid]
+            wait_for_role leader $leader
+            assert_equal $epoch [figure_of $leader epoch]
+            assert_equal value [on $leader get key]
+            assert_equal OK [on $leader set key after]
+            assert_equal 0 [figure_of $leader depositions]
+            wait_for_shard
+            assert_same_data
+        }
+    }
+}
+
+durable_server {failover no} {
+    test "Without failover the lease does not expire: reads go on while the log is away" {
+        r set key value
+        exec kill -STOP [log_option pid]
+        # Longer than a lease would be.
+        after 4000
+        assert_equal value [r get key]
+        assert_equal leader [figure role]
+        exec kill -CONT [log_option pid]
+        r set key after
+        assert_equal after [r get key]
+    }
+}
