@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Starts a durable Valkey: the log service, and valkey-server with the module. Installs, fetches and builds what is missing.
 #
-#   scripts/run.sh [--mode sync|async|off] [--port 6379] [--dir DIR] [--fresh]
+#   scripts/run.sh [--nodes 1] [--mode sync|async|off] [--port 6379] [--dir DIR] [--fresh]
 #
-# Stays in the foreground; Ctrl-C stops both cleanly. Started again, it comes back with the data. --fresh begins without.
+# Stays in the foreground; Ctrl-C stops all cleanly. Started again, it comes back with the data. --fresh begins without.
+# With several nodes (on PORT, PORT+1, ...) one leads, and when it dies another takes over.
 # The log service listens on PORT+1000 (RESP) and PORT+1001 (HTTP).
 source "$(dirname "$0")/lib.sh"
 
 usage() { sed -n '4p' "$0" | cut -c5-; }
 
-mode='' port=6379 dir=$ROOT/data fresh=no
+nodes=1 mode='' port=6379 dir=$ROOT/data fresh=no
 while [ $# -gt 0 ]; do
     case $1 in
+    --nodes) nodes=${2:-}; shift 2 || die "usage: $(usage)" ;;
     --mode) mode=${2:-}; shift 2 || die "usage: $(usage)" ;;
     --port) port=${2:-}; shift 2 || die "usage: $(usage)" ;;
     --dir) dir=${2:-}; shift 2 || die "usage: $(usage)" ;;
@@ -22,6 +24,7 @@ while [ $# -gt 0 ]; do
 done
 case $mode in '' | sync | async | off) ;; *) die "--mode is sync, async or off, not '$mode'" ;; esac
 [[ $port =~ ^[0-9]+$ ]] && [ "$port" -ge 1 ] && [ "$port" -le 64534 ] || die "--port is a number from 1 to 64534, not '$port'"
+[[ $nodes =~ ^[1-6]$ ]] || die "--nodes is a number from 1 to 6, not '$nodes'"
 log_port=$((port + 1000)) http_port=$((port + 1001))
 
 need_build_packages
@@ -33,30 +36,43 @@ logservice=$ROOT/target/release/logservice
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-if [ $fresh = yes ]; then rm -rf "$dir/log" "$dir/node" "$dir/valkey.conf"; fi
-mkdir -p "$dir/log" "$dir/node"
-if [ ! -e "$dir/valkey.conf" ]; then
-    cat >"$dir/valkey.conf" <<CONF
+if [ $fresh = yes ]; then rm -rf "$dir/log" "$dir"/node* "$dir"/valkey*.conf; fi
+mkdir -p "$dir/log"
+
+# The first node has the names that a single one has.
+suffix() { if [ "$1" -gt 1 ]; then echo "-$1"; fi; }
+node_config() { # node_config NUMBER
+    local directory=$dir/node$(suffix "$1") config=$dir/valkey$(suffix "$1").conf
+    mkdir -p "$directory"
+    if [ ! -e "$config" ]; then
+        cat >"$config" <<CONF
 loadmodule $module
 durability.log 127.0.0.1:$log_port
 durability.shard main
-durability.node-id node-1
+durability.node-id node-$1
 durability.mode sync
 
 # The log is the truth: this node needs no RDB and no AOF of its own.
 save ""
 appendonly no
-dir $dir/node
+dir $directory
 CONF
-fi
+    fi
+    echo "$config"
+}
 
-server_pid='' log_pid=''
+server_pids=() log_pid=''
 is_alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
+alive_servers() {
+    local pid
+    for pid in "${server_pids[@]}"; do if is_alive "$pid"; then echo "$pid"; fi; done
+}
 stop() {
+    local pid
     trap '' INT TERM
-    # The server first: it ships what is left and gives its lease back.
-    if is_alive "$server_pid"; then kill -TERM "$server_pid"; fi
-    if [ -n "$server_pid" ]; then wait "$server_pid" 2>/dev/null || true; fi
+    # The servers first: the leader ships what is left and gives its lease back.
+    for pid in "${server_pids[@]}"; do if is_alive "$pid"; then kill -TERM "$pid"; fi; done
+    for pid in "${server_pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     if is_alive "$log_pid"; then kill -TERM "$log_pid"; fi
     if [ -n "$log_pid" ]; then wait "$log_pid" 2>/dev/null || true; fi
     say "stopped; the data is in $dir"
@@ -66,23 +82,70 @@ trap 'stop; exit 0' INT TERM
 "$logservice" --dir "$dir/log" --listen "127.0.0.1:$log_port" --http "127.0.0.1:$http_port" \
     --valkey-server "$valkey/valkey-server" >>"$dir/log.out" 2>&1 &
 log_pid=$!
-arguments=(--port "$port" --durability.log "127.0.0.1:$log_port")
-if [ -n "$mode" ]; then arguments+=(--durability.mode "$mode"); fi
-"$valkey/valkey-server" "$dir/valkey.conf" "${arguments[@]}" >>"$dir/node.out" 2>&1 &
-server_pid=$!
-
-cli() { "$valkey/valkey-cli" -p "$port" "$@" 2>/dev/null; }
-# Ours, and not another server on that port.
-is_ready() { [ "$(cli INFO server | sed -n 's/^process_id:\([0-9]*\).*/\1/p')" = "$server_pid" ] && cli PING | grep -qx PONG; }
-until is_ready; do
-    is_alive "$log_pid" || { stop; tail -n 5 "$dir/log.out" >&2; die "the log service did not start (its log: $dir/log.out)"; }
-    is_alive "$server_pid" || { stop; tail -n 5 "$dir/node.out" >&2; die "valkey-server did not start (its log: $dir/node.out)"; }
-    sleep 0.1
+for number in $(seq "$nodes"); do
+    node_port=$((port + number - 1))
+    arguments=(--port "$node_port" --durability.log "127.0.0.1:$log_port" --durability.announce "127.0.0.1:$node_port")
+    if [ "$nodes" -gt 1 ]; then arguments+=(--durability.failover yes); fi
+    if [ -n "$mode" ]; then arguments+=(--durability.mode "$mode"); fi
+    "$valkey/valkey-server" "$(node_config "$number")" "${arguments[@]}" >>"$dir/node$(suffix "$number").out" 2>&1 &
+    server_pids+=($!)
 done
 
+cli() { "$valkey/valkey-cli" -p "$@" 2>/dev/null; } # cli PORT COMMAND...
+# Ours, and not another server on that port.
+is_ready() { # is_ready NUMBER
+    local node_port=$((port + $1 - 1))
+    [ "$(cli "$node_port" INFO server | sed -n 's/^process_id:\([0-9]*\).*/\1/p')" = "${server_pids[$1 - 1]}" ] &&
+        cli "$node_port" PING | grep -qx PONG
+}
+role() { cli "$((port + $1 - 1))" INFO durability | tr -d '\r' | sed -n 's/^durability_role://p'; } # role NUMBER
+has_role() { case $(role "$1") in leader | follower | off) true ;; *) false ;; esac; }
+for number in $(seq "$nodes"); do
+    until is_ready "$number" && has_role "$number"; do
+        is_alive "$log_pid" || { stop; tail -n 5 "$dir/log.out" >&2; die "the log service did not start (its log: $dir/log.out)"; }
+        is_alive "${server_pids[number - 1]}" || {
+            stop
+            tail -n 5 "$dir/node$(suffix "$number").out" >&2
+            die "valkey-server did not start (its log: $dir/node$(suffix "$number").out)"
+        }
+        sleep 0.1
+    done
+done
+
+if [ "$nodes" -gt 1 ]; then
+    cat <<TEXT
+
+A durable Valkey of $nodes nodes is running in mode $(cli "$port" DURABILITY.MODE), data in $dir
+
+TEXT
+    for number in $(seq "$nodes"); do
+        echo "  node-$number  $(role "$number")  port $((port + number - 1))  pid ${server_pids[number - 1]}  log $dir/node$(suffix "$number").out"
+    done
+    cat <<TEXT
+
+  Watch the shard:     watch -n 0.2 $valkey/valkey-cli -p $log_port LOG.STATUS main
+  Write to the leader: $valkey/valkey-cli -p PORT SET a 1      (other nodes answer READONLY, and GET)
+  Hand over:           $valkey/valkey-cli -p PORT DURABILITY.FAILOVER
+  Break it:            kill -9 PID of the leader, or kill -STOP and later kill -CONT: another node leads within seconds,
+                       with everything that was acknowledged; kill -9 $log_pid is the log service, whose outage no node
+                       survives for longer than its lease
+
+Ctrl-C stops all. Nodes that you killed come back when this script is started again.
+TEXT
+    while is_alive "$log_pid"; do
+        mapfile -t alive < <(alive_servers)
+        if [ ${#alive[@]} -eq 0 ]; then break; fi
+        wait -n "${alive[@]}" "$log_pid" || true
+    done
+    [ -n "$(alive_servers)" ] || say "all nodes have ended (their logs: $dir/node*.out)"
+    is_alive "$log_pid" || say "the log service has ended (its log: $dir/log.out)"
+    stop
+    exit 1
+fi
+server_pid=${server_pids[0]}
 cat <<TEXT
 
-Durable Valkey is running in mode $(cli DURABILITY.MODE), data in $dir
+Durable Valkey is running in mode $(cli "$port" DURABILITY.MODE), data in $dir
 
   Connect:          $valkey/valkey-cli -p $port
   See how it is:    $valkey/valkey-cli -p $port DURABILITY.STATUS
