@@ -1,5 +1,5 @@
 //! The searches. Each part of the trouble is explored by itself and with lost, late and reordered messages and processes
-//! that stand still, which cost no budget; [`deeper`] is for patient people:
+//! that stand still, which cost no budget; what is ignored is for patient people:
 //! `cargo test -p durability-leadership-model -- --ignored --nocapture`.
 
 use std::time::Instant;
@@ -82,7 +82,13 @@ fn deeper() {
     holds("three terms", Bounds { ticks: 9, acquires: 2, renewals: 0, reads: 0, ..FAILOVER });
     holds("many renewals", Bounds { ticks: 7, renewals: 2, reads: 0, ..FAILOVER });
     holds("restarts of both", Bounds { acquires: 2, restarts: 1, service_restarts: 1, reads: 0, ..FAILOVER });
-    holds("handover, doubled", Bounds { ticks: 5, releases: 1, duplicates: 1, acquires: 2, reads: 0, ..FAILOVER });
+}
+
+#[test]
+#[ignore = "takes minutes and gigabytes"]
+fn deeper_handover() {
+    let bounds = Bounds { ticks: 5, releases: 1, duplicates: 1, acquires: 2, renewals: 0, reads: 0, ..FAILOVER };
+    holds("handover, doubled", Bounds { is_drifting: false, ..bounds });
 }
 
 #[test]
