@@ -12,6 +12,7 @@ use crate::attach::{self, Leadership};
 use crate::backlog::Backlog;
 use crate::config::Mode;
 use crate::guard::guard;
+use crate::interrupt::Interrupt;
 use crate::keeper::{Duty, Keeper, KeeperDesk};
 use crate::log_connection::LogConnection;
 use crate::shared::{Command, Link, Shared, Task};
@@ -26,29 +27,6 @@ pub const BACKOFF_TO: Duration = Duration::from_secs(2);
 
 /// How long giving back a lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(700);
-
-/// Why the agent's current work ends before it is done.
-#[derive(Debug)]
-pub enum Interrupt {
-    /// The module is to end.
-    Stop,
-    /// The mode became off, or ceased to be.
-    ModeChanged,
-    /// Something failed; to be tried again.
-    Failed(String),
-    /// Another leader has taken over, or may.
-    Fenced(String),
-    /// This node gave the lease to another one.
-    HandedOver,
-    /// Something failed that trying again does not mend.
-    Hopeless(String),
-}
-
-impl<E: std::error::Error> From<E> for Interrupt {
-    fn from(error: E) -> Self {
-        Interrupt::Failed(error.to_string())
-    }
-}
 
 /// The agent's state.
 pub struct Agent {

@@ -7,14 +7,16 @@ use durability_leadership::Lease;
 use durability_protocol::{Code, EngineVersion};
 use valkey_module::logging::{log_notice, log_warning};
 
-use crate::agent::{Agent, Interrupt};
+use crate::agent::Agent;
 use crate::backlog::Backlog;
 use crate::config;
+use crate::facts::Facts;
+use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
 use crate::log_connection::{LogConnection, LogError, Node};
 use crate::log_reply::LogStatus;
-use crate::shared::{Facts, Link, Progress, Task};
+use crate::shared::{Link, Progress, Task};
 use crate::start::default_node_id;
 use crate::tap::{self, Address, Start, Tap};
 

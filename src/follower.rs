@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use durability_leadership::{Decision, Election, Holder, Pacing, Standing, View as Seen};
 use valkey_module::logging::log_notice;
 
-use crate::agent::{Agent, Interrupt};
+use crate::agent::Agent;
 use crate::attach::{Candidate, Leadership};
 use crate::config;
+use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
 use crate::log_connection::{self, LogConnection};

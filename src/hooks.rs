@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context, ContextFlags};
 
+use crate::bell::Bell;
 use crate::command_table::{range_positions, CommandTable, Keys, Properties, Sees};
 use crate::connections::ServerConnections;
 use crate::dirty::Database;
@@ -13,7 +14,6 @@ use crate::ffi::{self, CommandResult};
 use crate::gate::{Connections, Gate, Held};
 use crate::guard::guard;
 use crate::module::{self, Module};
-use crate::shared::Bell;
 use crate::valve::Group;
 use crate::{filter, server, tasks};
 

@@ -1,68 +1,16 @@
 //! What the main thread and the agent thread share: figures, and two mailboxes with a bell each.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
 use valkey_module::logging::log_warning;
 
+use crate::bell::Bell;
 use crate::config::{self, Mode};
+use crate::facts::Facts;
 use crate::pipe::Pipe;
 use crate::view::View;
-
-/// Rings another thread out of its sleep. Ringing twice before the other wakes is ringing once.
-pub struct Bell {
-    event: OwnedFd,
-    is_rung: AtomicBool,
-}
-
-impl Bell {
-    fn new() -> std::io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Bell { event, is_rung: AtomicBool::new(false) })
-    }
-
-    /// Wakes the sleeper. Any thread.
-    pub fn ring(&self) {
-        if !self.is_rung.swap(true, Ordering::AcqRel) {
-            // The counter of an eventfd takes 2^64 - 2 rings before a write could fail; this makes at most one.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// Sleeps until it is rung, at most `time`; then it is silent.
-    ///
-    /// # Errors
-    /// The system cannot wait.
-    pub fn wait(&self, time: Duration) -> std::io::Result<()> {
-        let time = Timespec::try_from(time).map_err(std::io::Error::other)?;
-        match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&time)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.silence();
-        Ok(())
-    }
-
-    /// The sleeper is awake, and looks at its mailbox after this.
-    pub fn silence(&self) {
-        let mut count = [0; 8];
-        // Nothing to read means that it was not rung.
-        let _ = rustix::io::read(&self.event, &mut count);
-        // Not a plain store: what the mailbox held before a ring that found this set must be seen by who looks next.
-        self.is_rung.swap(false, Ordering::AcqRel);
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
-}
 
 /// The state of the connection to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,44 +127,6 @@ pub struct Progress {
     pub received: u64,
     /// What was received is not applied for now, because the operator has paused clients, or a module's command blocks.
     pub is_paused: bool,
-}
-
-/// How the agent reaches its own server, and what the server holds.
-#[derive(Debug, Clone, Default)]
-pub struct Facts {
-    /// TCP port; 0 if it does not listen there.
-    pub port: u16,
-    /// Address that it listens on for TCP.
-    pub bind: String,
-    /// Path of the unix socket; empty if there is none.
-    pub unix_socket: String,
-    /// Its version, as `9.1.2`.
-    pub engine: String,
-    /// Whether there is any key or function.
-    pub has_data: bool,
-    /// Whether it is a replica, and not because this module made it one.
-    pub is_others_replica: bool,
-}
-
-impl Facts {
-    /// Takes in a line of `INFO server` such as `name=tcp,bind=127.0.0.1,bind=::1,port=6379`.
-    pub fn add_listener(&mut self, line: &str) {
-        let values = |name: &'static str| {
-            line.split(',')
-                .filter_map(move |field| field.split_once('=').filter(|(key, _)| *key == name))
-                .map(|(_, v)| v)
-        };
-        // The first address; a leading '-' only says that it may be missing.
-        let bind = values("bind").next().unwrap_or("").trim_start_matches('-');
-        match values("name").next() {
-            Some("tcp") => {
-                self.port = values("port").next().and_then(|port| port.parse().ok()).unwrap_or(0);
-                self.bind = bind.to_owned();
-            }
-            Some("unix") => self.unix_socket = bind.to_owned(),
-            _ => {}
-        }
-    }
 }
 
 /// No target: see [`Shared::attach_target`].
@@ -443,20 +353,4 @@ fn random_secret() -> std::io::Result<String> {
     let mut bytes = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_server_tells_where_it_listens() {
-        let mut facts = Facts::default();
-        for line in
-            ["name=unix,bind=/run/valkey.sock", "name=tcp,bind=-::1,bind=10.0.0.5,port=6379", "name=tls,bind=*,port=1"]
-        {
-            facts.add_listener(line);
-        }
-        assert_eq!((facts.port, facts.bind.as_str(), facts.unix_socket.as_str()), (6379, "::1", "/run/valkey.sock"));
-    }
 }

@@ -12,9 +12,10 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use valkey_module::logging::{log_notice, log_warning};
 
-use crate::agent::{Agent, Interrupt};
+use crate::agent::Agent;
 use crate::backlog::Backlog;
 use crate::config::{self, Mode};
+use crate::interrupt::Interrupt;
 use crate::line::{self, Line, Log, SharedLine};
 use crate::log_connection::encode;
 use crate::log_link::{LinkError, LogLink};

@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use durability_protocol::is_valid_replid;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
-use crate::agent::{Agent, Interrupt};
+use crate::agent::Agent;
 use crate::auth;
+use crate::bell::Bell;
+use crate::facts::Facts;
+use crate::interrupt::Interrupt;
 use crate::log_connection::encode;
 use crate::pipe::Pipe;
 use crate::settle;
-use crate::shared::{Bell, Facts, Shared, Task};
+use crate::shared::{Shared, Task};
 
 /// How long the server may take to answer a step of the handshake.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
+use crate::facts::Facts;
 use crate::ffi::Internals;
 use crate::following::{self, Owner};
 use crate::gate::Connections;
@@ -15,7 +16,7 @@ use crate::held_table::Diversion;
 use crate::lease;
 use crate::module::{self, Module, Role};
 use crate::server;
-use crate::shared::{Facts, Position, Progress, Task};
+use crate::shared::{Position, Progress, Task};
 
 thread_local! {
     static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };

@@ -1,0 +1,24 @@
+//! Why the agent does something else.
+
+/// Why the agent's current work ends before it is done.
+#[derive(Debug)]
+pub enum Interrupt {
+    /// The module is to end.
+    Stop,
+    /// The mode became off, or ceased to be.
+    ModeChanged,
+    /// Something failed; to be tried again.
+    Failed(String),
+    /// Another leader has taken over, or may.
+    Fenced(String),
+    /// This node gave the lease to another one.
+    HandedOver,
+    /// Something failed that trying again does not mend.
+    Hopeless(String),
+}
+
+impl<E: std::error::Error> From<E> for Interrupt {
+    fn from(error: E) -> Self {
+        Interrupt::Failed(error.to_string())
+    }
+}
