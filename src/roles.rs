@@ -97,6 +97,18 @@ impl Module {
         }
         self.epoch = Some(epoch);
         self.bound.begin(Instant::now(), server::replication_offset(&self.ctx));
+        self.serve_as_leader()?;
+        log_notice(format!(
+            "durability: leading shard {} in epoch {epoch} from offset {}, mode {}",
+            config::SHARD.value(),
+            self.bound.offset(),
+            self.mode.name()
+        ));
+        Ok(())
+    }
+
+    /// Clients are served for as long as the lease lasts.
+    fn serve_as_leader(&mut self) -> Result<(), String> {
         lease::answer_nobody_beyond_it();
         lease::keep_to_it();
         self.role = Role::Leader;
@@ -104,12 +116,6 @@ impl Module {
         self.find_receivers();
         self.listen_to_commands()?;
         self.update_filter();
-        log_notice(format!(
-            "durability: leading shard {} in epoch {epoch} from offset {}, mode {}",
-            config::SHARD.value(),
-            self.bound.offset(),
-            self.mode.name()
-        ));
         Ok(())
     }
 
@@ -243,12 +249,7 @@ impl Module {
         if self.role != Role::Suspended || self.epoch != Some(epoch) || lease::has_passed() {
             return Ok(());
         }
-        lease::answer_nobody_beyond_it();
-        self.role = Role::Leader;
-        self.tell_what_it_serves();
-        self.find_receivers();
-        self.listen_to_commands()?;
-        self.update_filter();
+        self.serve_as_leader()?;
         log_notice(format!(
             "durability: the lease of epoch {epoch} is renewed: leading shard {} again",
             config::SHARD.value()
