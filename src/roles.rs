@@ -95,6 +95,14 @@ impl Module {
             self.epoch = Some(epoch);
             return Err(why);
         }
+        if config::FAILOVER.load(Ordering::Relaxed) && self.gate.is_none() {
+            let why = why_sync_is_impossible().unwrap_or_default();
+            let why = format!(
+                "durability.failover yes keeps a leader whose lease has passed from answering as sync mode does: {why}"
+            );
+            self.serve_nobody(Role::Refused(why.clone()))?;
+            return Err(why);
+        }
         self.epoch = Some(epoch);
         self.bound.begin(Instant::now(), server::replication_offset(&self.ctx));
         self.serve_as_leader()?;
