@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, snapshots in an
-# object store, crash test, the checker of histories, and a part of Valkey's own suite with the module loaded.
+# object store, clients that find the leader, crash test, the checker of histories, and a part of Valkey's own suite
+# with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
 #
 #   scripts/test.sh [--rounds N]     rounds of the crash test, 20 unless told
@@ -57,6 +58,7 @@ step build cargo build --quiet --release --workspace
 step "build with failpoints" cargo build --quiet --release --workspace --features logservice/failpoints --bin logservice-failpoints
 step integration tests/run-suite.sh
 step "object store" tests/s3/run.sh
+step "clients find the leader" tests/sentinel/run.sh
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
 step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10

@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use durability_protocol::{is_valid_name, Code, Refusal};
 use rustix::fs::FlockOperation;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::shard::{LogState, Shard, Status};
+use crate::shard::{LogState, Shard, Status, Switch, Switches};
 use crate::snapshots::SnapshotStore;
 use crate::snapshotter::Request;
 use crate::store::file_store::{self, FileStoreOptions};
 use crate::store::SnapshotRecord;
 use crate::tokens::Tokens;
+
+/// Changes of primaries, of all shards together, by which one who listens may be behind.
+const MAX_SWITCHES: usize = 1024;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,7 @@ pub struct Service {
     options: ServiceOptions,
     tokens: Option<RwLock<Arc<Tokens>>>,
     shards: Mutex<BTreeMap<String, Arc<Slot>>>,
+    switches: Switches,
     _lock: File,
 }
 
@@ -84,8 +88,9 @@ impl Service {
                 .extend(entry.map_err(not_writable)?.file_name().into_string().ok().filter(|name| is_valid_name(name)));
         }
         let slots = names.iter().map(|name| (name.clone(), Arc::new(Slot::new()))).collect();
+        let switches = Switches::new(MAX_SWITCHES);
         let tokens = tokens.map(|tokens| RwLock::new(Arc::new(tokens)));
-        let service = Arc::new(Service { options, tokens, shards: Mutex::new(slots), _lock: lock });
+        let service = Arc::new(Service { options, tokens, shards: Mutex::new(slots), switches, _lock: lock });
         for name in names {
             // The reason was logged, and whoever asks for the shard is told.
             let _ = service.open_slot(&name);
@@ -158,14 +163,24 @@ impl Service {
 
     fn open_shard(&self, name: &str) -> Result<Arc<Shard>, String> {
         let directory = self.options.directory.join("shards").join(name);
-        let (store, snapshots) = (&self.options.store, self.options.snapshots.clone());
-        let opened = Shard::open(name, snapshots, |events| file_store::open(&directory, name, store, events));
+        let (store, snapshots, switches) = (&self.options.store, self.options.snapshots.clone(), self.switches.clone());
+        let opened = Shard::open(name, snapshots, switches, |events| file_store::open(&directory, name, store, events));
         let shard = Arc::new(opened.map_err(|error| error.to_string())?);
         shard.snapshots().remove_drafts(&shard.store().manifest()).map_err(|error| error.to_string())?;
         // Not waited for: an object store may be far away.
         let opened = shard.clone();
         tokio::spawn(async move { opened.clean_up_snapshots().await });
         Ok(shard)
+    }
+
+    /// The shard of that name, if it is served: none is created.
+    pub fn served_shard(&self, name: &str) -> Option<Arc<Shard>> {
+        self.lock().get(name)?.get()?.as_ref().ok().cloned()
+    }
+
+    /// Each change of a primary's address from now on, of all shards.
+    pub fn switches(&self) -> broadcast::Receiver<Arc<Switch>> {
+        self.switches.subscribe()
     }
 
     /// The shards that are served now.

@@ -10,6 +10,7 @@ use super::arguments::text;
 use super::identity::Identity;
 use super::node;
 use super::reply::{self, failure, Reply};
+use super::sentinel;
 use crate::service::Service;
 use crate::shard::{AckMode, Shard, Status};
 
@@ -42,7 +43,12 @@ pub async fn snapshot(service: &Service, shard: Arc<Shard>) -> Result<Reply, Ref
 pub fn info(service: &Service, identity: &Identity) -> Reply {
     let version = env!("CARGO_PKG_VERSION");
     let pid = std::process::id();
-    let mut out = format!("# Server\r\nlogservice_version:{version}\r\nprocess_id:{pid}\r\n\r\n# Shards\r\n");
+    // By the mode some clients tell what they talk to.
+    let mut out = format!(
+        "# Server\r\nlogservice_version:{version}\r\nserver_mode:sentinel\r\nredis_mode:sentinel\r\nprocess_id:{pid}\r\n\r\n\
+         {}\r\n# Shards\r\n",
+        sentinel::info(service, identity)
+    );
     for status in service.statuses() {
         if identity.may_see(service.needs_tokens(), &status.shard) {
             let values: Vec<_> = fields(&status)

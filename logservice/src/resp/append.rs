@@ -8,7 +8,7 @@ use durability_protocol::{Refusal, MAX_APPEND_BYTES};
 use tokio::sync::watch;
 
 use super::arguments::{number, text};
-use super::reply::{self, Reply};
+use super::reply::{self, Protocol, Reply};
 use crate::shard::{Progress, Shard, Ticket};
 
 /// Appends of one connection that may wait for durability; beyond that it is not read.
@@ -25,7 +25,7 @@ pub struct Target {
 }
 
 enum Waiting {
-    Reply(Reply),
+    Reply(Reply, Protocol),
     Append { target: usize, ticket: Ticket, bytes: usize },
 }
 
@@ -111,11 +111,11 @@ impl Replies {
     }
 
     /// Adds a reply that waits only for those before it.
-    pub fn push(&mut self, reply: Reply, out: &mut BytesMut) {
+    pub fn push(&mut self, reply: Reply, protocol: Protocol, out: &mut BytesMut) {
         if self.waiting.is_empty() {
-            reply::encode(out, &reply);
+            reply::encode(out, &reply, protocol);
         } else {
-            self.waiting.push_back(Waiting::Reply(reply));
+            self.waiting.push_back(Waiting::Reply(reply, protocol));
         }
     }
 
@@ -123,12 +123,14 @@ impl Replies {
     pub fn settle(&mut self, out: &mut BytesMut) {
         while let Some(first) = self.waiting.front() {
             match first {
-                Waiting::Reply(reply) => reply::encode(out, reply),
+                Waiting::Reply(reply, protocol) => reply::encode(out, reply, *protocol),
                 Waiting::Append { target, ticket, bytes } => {
                     let Some(target) = self.targets.get(*target) else { break };
                     let Some(outcome) = ticket.outcome(&target.progress.borrow()) else { break };
                     self.waiting_bytes -= bytes;
-                    reply::encode(out, &outcome.map_or_else(|refusal| reply::error(&refusal), reply::integer));
+                    let reply = outcome.map_or_else(|refusal| reply::error(&refusal), reply::integer);
+                    // The same in every protocol.
+                    reply::encode(out, &reply, Protocol::default());
                 }
             }
             self.waiting.pop_front();

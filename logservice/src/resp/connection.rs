@@ -17,16 +17,20 @@ use super::identity::Identity;
 use super::input::{Input, InputBudget};
 use super::output::{Outlook, Output};
 use super::replica::{self, ReplicaInfo};
-use super::reply::{self, failure, Reply};
+use super::reply::{self, failure, Protocol, Reply};
+use super::sentinel::{Missed, Subscriptions};
 use super::socket::Socket;
 use super::{admin, lease, node};
 use crate::limits::Limits;
 use crate::service::Service;
-use crate::shard::{Poll, Position, Shard};
+use crate::shard::{Poll, Position, Shard, Switch};
 use crate::throttle::LineThrottle;
 
 /// For lines that clients can cause without a token.
 static STRANGERS: LineThrottle = LineThrottle::new();
+
+/// What one who has subscribed may still send in RESP2, where replies are not told from messages.
+const LISTENERS_COMMANDS: [&str; 6] = ["SUBSCRIBE", "PSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "PING", "QUIT"];
 
 /// What all connections share.
 pub struct Shared {
@@ -51,6 +55,10 @@ pub struct Connection {
     replica: ReplicaInfo,
     /// A node waits here; no command is taken meanwhile. In a box, as most connections have none.
     poll: Option<Box<Poll>>,
+    /// In a box as well; there as long as there is any.
+    subscriptions: Option<Box<Subscriptions>>,
+    /// What `CLIENT SETNAME` gave it.
+    name: Bytes,
     closing: bool,
     id: u64,
 }
@@ -81,6 +89,8 @@ impl Connection {
             failed_logins: 0,
             replica: ReplicaInfo::default(),
             poll: None,
+            subscriptions: None,
+            name: Bytes::new(),
             closing: false,
             id,
         };
@@ -160,6 +170,12 @@ impl Connection {
                 () = self.input.wait_for_budget(), if is_reading && !may_read => {}
                 () = self.output.changed() => {}
                 () = due(&mut self.poll) => self.answer_poll(),
+                // Only when there is room for it.
+                next = next_switch(&mut self.subscriptions), if is_reading => {
+                    if self.deliver(next) == Outlook::End {
+                        return;
+                    }
+                }
                 () = self.clock.tick() => {
                     if self.look_at_clock(may_read) == Outlook::End {
                         return;
@@ -235,6 +251,19 @@ impl Connection {
         }
     }
 
+    /// Gives messages to one who has subscribed, if the change is of a shard that it may see.
+    fn deliver(&self, next: Result<Arc<Switch>, Missed>) -> Outlook {
+        let Ok(switch) = next else {
+            tracing::warn!("{} disconnected: it has not read its messages", self.peer);
+            return Outlook::End;
+        };
+        let may_see = self.identity.may_see(self.service.needs_tokens(), &switch.shard);
+        for subscriptions in self.subscriptions.iter().filter(|_| may_see) {
+            subscriptions.messages(&switch).into_iter().for_each(|message| self.output.push(message));
+        }
+        Outlook::Read
+    }
+
     async fn follow(self, shard: Arc<Shard>, position: Position, shutdown: watch::Receiver<bool>) {
         let Some((mut stream, out)) = self.output.into_parts() else { return };
         let patience = self.limits.patience.stalled_output;
@@ -275,6 +304,12 @@ impl Connection {
         let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
         if self.is_stranger() && !["AUTH", "HELLO", "PING", "QUIT"].into_iter().any(is) {
             return Err(Refusal::new(Code::NoAuth, "log in first: AUTH shard token"));
+        }
+        let is_listening = self.subscriptions.is_some() && self.output.protocol() == Protocol::Two;
+        if is_listening && !LISTENERS_COMMANDS.into_iter().any(is) {
+            return Err(failure(
+                "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT are allowed in this context; in RESP3 others are",
+            ));
         }
         if is(protocol::APPEND) {
             return self.append(arguments).await;
@@ -351,6 +386,14 @@ impl Connection {
 async fn due(poll: &mut Option<Box<Poll>>) {
     match poll {
         Some(poll) => Box::pin(poll.due()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the next change of which one who has subscribed is told; for ever if it has not. In a box for the same reason.
+async fn next_switch(subscriptions: &mut Option<Box<Subscriptions>>) -> Result<Arc<Switch>, Missed> {
+    match subscriptions {
+        Some(subscriptions) => Box::pin(subscriptions.next()).await,
         None => std::future::pending().await,
     }
 }

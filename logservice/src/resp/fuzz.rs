@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use super::connection::{Connection, Next, Shared};
 use super::input::InputBudget;
 use super::replica::ReplicaInfo;
+use super::reply::Protocol;
 use super::socket::Socket;
 use crate::limits::{Limits, Patience};
 use crate::service::{Service, ServiceOptions};
@@ -20,7 +21,7 @@ use crate::store::file_store::{FileStoreOptions, MIN_SEGMENT_BYTES};
 use crate::tokens::Tokens;
 
 /// Words that mean something, so that not every input is refused for its first.
-const WORDS: [&str; 43] = [
+const WORDS: [&str; 59] = [
     "LOG.APPEND",
     "LOG.ACQUIRE",
     "LOG.BEGIN",
@@ -40,6 +41,22 @@ const WORDS: [&str; 43] = [
     "SELECT",
     "CLIENT",
     "QUIT",
+    "SENTINEL",
+    "MASTERS",
+    "PRIMARY",
+    "REPLICAS",
+    "SENTINELS",
+    "CKQUORUM",
+    "GET-MASTER-ADDR-BY-NAME",
+    "ROLE",
+    "SUBSCRIBE",
+    "PSUBSCRIBE",
+    "UNSUBSCRIBE",
+    "PUNSUBSCRIBE",
+    "+switch-master",
+    "[-+]s*",
+    "GETNAME",
+    "SETINFO",
     "FREEZE-ACKS",
     "RESUME-ACKS",
     "DELAY-ACKS",
@@ -130,9 +147,15 @@ fn any_command_is_answered() {
         let arguments = arguments(words);
         let next = allocation::within(MOST_BYTES, || runtime().block_on(connection.run(&arguments)));
         if let Next::Reply(reply) | Next::Close(reply) = next {
-            let mut out = bytes::BytesMut::new();
-            super::reply::encode(&mut out, &reply);
-            assert!(out.ends_with(b"\r\n"));
+            for protocol in [Protocol::Two, Protocol::Three] {
+                let mut out = bytes::BytesMut::new();
+                super::reply::encode(&mut out, &reply, protocol);
+                assert!(out.ends_with(b"\r\n"));
+            }
+        }
+        // Else most of what follows would be refused.
+        for command in ["UNSUBSCRIBE", "PUNSUBSCRIBE"] {
+            runtime().block_on(connection.run(&[Bytes::from_static(command.as_bytes())]));
         }
         assert!(shared.service.names().len() <= 4);
     });

@@ -15,6 +15,7 @@ mod node;
 mod output;
 pub mod replica;
 mod reply;
+mod sentinel;
 mod socket;
 #[cfg(test)]
 mod socket_tests;

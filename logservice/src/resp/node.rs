@@ -28,7 +28,7 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let applied = number(applied, "applied-offset")?;
     let version = number(version, "version")?;
     let wait = Duration::from_millis(number(wait_ms, "wait-ms")?.min(MAX_POLL_WAIT_MS));
-    Ok(shard.poll(Heard { node_id, address, role, priority, applied }, version, wait))
+    Ok(shard.poll(Heard { node_id, address, role, priority, applied, wait }, version))
 }
 
 /// The answer, as things are now.
@@ -57,7 +57,7 @@ pub fn fields_of_nodes(status: &Status) -> impl Iterator<Item = Reply> + '_ {
 }
 
 fn line(node: &NodeStatus) -> String {
-    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms } = node;
+    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, silent_ms: _ } = node;
     let role = role.word();
     format!(
         "id={id},address={address},role={role},priority={priority},applied={applied},\

@@ -10,7 +10,7 @@ use durability_protocol::Refusal;
 use tokio::sync::Notify;
 
 use super::append::{AppendCommand, Replies};
-use super::reply::Reply;
+use super::reply::{Protocol, Reply};
 use super::socket::Socket;
 use crate::service::Service;
 use crate::shard::ProgressListener;
@@ -35,6 +35,8 @@ struct State {
     out: BytesMut,
     /// The task waits for room or for the last reply, so it is to be woken when that changes.
     is_task_waiting: bool,
+    /// What replies are pushed in.
+    protocol: Protocol,
     /// The client is gone.
     is_broken: bool,
     /// The client has logged in, or need not.
@@ -82,8 +84,18 @@ impl Output {
 
     /// Adds a reply behind those that wait.
     pub fn push(&self, reply: Reply) {
-        let State { replies, out, .. } = &mut *self.lock();
-        replies.push(reply, out);
+        let State { replies, protocol, out, .. } = &mut *self.lock();
+        replies.push(reply, *protocol, out);
+    }
+
+    /// What the client speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.lock().protocol
+    }
+
+    /// The client speaks that from the next reply on.
+    pub fn set_protocol(&self, protocol: Protocol) {
+        self.lock().protocol = protocol;
     }
 
     /// Whether no reply is to come and this connection never appended.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::arguments::{number, text};
 use super::command::{ProtocolError, Splitter};
 use super::lease::engine_version;
-use super::reply::{self, failure, Reply};
+use super::reply::{self, failure, Protocol, Reply};
 use super::socket::Socket;
 use crate::service::Service;
 use crate::shard::{Position, Shard};
@@ -297,7 +297,7 @@ impl Follower {
     async fn refuse_snapshot(&mut self, error: SnapshotError) -> Result<u64, FollowError> {
         let mut out = BytesMut::new();
         let reason = error.to_string();
-        reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason)));
+        reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason)), Protocol::default());
         self.send(&out).await?;
         Err(error.into())
     }

@@ -125,7 +125,9 @@ impl Shard {
     }
 
     fn set_terms(&self, terms: Terms) {
+        let before = self.primary_address();
         self.accepting().change_terms(|in_force| *in_force = terms);
+        self.announce_switch(before);
     }
 
     async fn store_terms(&self, terms: &Terms) -> Result<(), Refusal> {

@@ -1,7 +1,7 @@
 //! "Tell me when leadership changes": a number for each state of it, and the polls that wait for another number.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -92,8 +92,9 @@ impl Poll {
 
 impl Shard {
     /// Notes what a node says of itself, and lets it wait until the version of leadership is another than `seen`, but for no
-    /// longer than `wait`.
-    pub fn poll(self: &Arc<Self>, heard: Heard<'_>, seen: u64, wait: Duration) -> Poll {
+    /// longer than it says.
+    pub fn poll(self: &Arc<Self>, heard: Heard<'_>, seen: u64) -> Poll {
+        let wait = heard.wait;
         let now = {
             let mut nodes = self.nodes();
             let now = Instant::now();

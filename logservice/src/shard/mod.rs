@@ -7,6 +7,7 @@ mod leadership;
 mod nodes;
 mod notifier;
 mod pins;
+mod primary;
 mod seed;
 mod snapshot;
 mod status;
@@ -17,6 +18,7 @@ pub use leadership::Poll;
 pub use nodes::{Heard, NodeStatus, Role};
 pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
 pub use pins::Pin;
+pub use primary::{Primary, Roles, Switch, Switches};
 pub use snapshot::Origin;
 pub use status::{LogState, Status};
 pub use terms::{Admission, LeaseLeft, Node, Terms};
@@ -46,6 +48,7 @@ pub struct Shard {
     changing: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
     nodes: Mutex<Nodes>,
+    switches: Switches,
 }
 
 /// What decides over an append. Never held across I/O.
@@ -71,10 +74,11 @@ struct Accepting {
 }
 
 impl Shard {
-    /// Opens a shard with a store that `open` opens. Blocks on I/O.
+    /// Opens a shard with a store that `open` opens. Tells `switches` where clients have to go when that changes. Blocks on I/O.
     pub fn open(
         name: &str,
         snapshots: Arc<SnapshotStore>,
+        switches: Switches,
         open: impl FnOnce(Arc<dyn StoreEvents>) -> Result<Opened, OpenError>,
     ) -> Result<Self, OpenError> {
         let events = Arc::new(LateEvents::default());
@@ -98,6 +102,7 @@ impl Shard {
             changing: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),
             nodes: Mutex::default(),
+            switches,
         };
         tracing::info!(
             "shard {name} opened: base {}, end {end}, epoch {}",

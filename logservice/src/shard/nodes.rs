@@ -51,6 +51,8 @@ pub struct Heard<'a> {
     pub priority: u16,
     /// Exclusive end of what it has applied.
     pub applied: u64,
+    /// How long it waits for an answer, and so is not heard of at most.
+    pub wait: Duration,
 }
 
 /// A node as an operator sees it.
@@ -72,6 +74,9 @@ pub struct NodeStatus {
     pub lag_ms: u64,
     /// Milliseconds since it was heard of: since its last poll came, whether that still waits or not.
     pub contact_ms: u64,
+    /// Milliseconds since its last poll was answered at the latest, 0 if that may still wait: for so long it was silent at least.
+    #[serde(skip)]
+    pub silent_ms: u64,
 }
 
 #[derive(Debug)]
@@ -81,6 +86,7 @@ struct Known {
     priority: u16,
     applied: u64,
     at: Instant,
+    wait: Duration,
 }
 
 /// The nodes of a shard, by name.
@@ -90,13 +96,13 @@ pub struct Nodes(BTreeMap<String, Known>);
 impl Nodes {
     /// A node tells of itself. If there are too many, the one that was not heard of for the longest time is forgotten.
     pub fn hear(&mut self, heard: Heard<'_>, now: Instant) {
-        let Heard { node_id, address, role, priority, applied } = heard;
+        let Heard { node_id, address, role, priority, applied, wait } = heard;
         self.forget(now);
         if self.0.len() >= MAX_NODES && !self.0.contains_key(node_id) {
             let silent = self.0.iter().min_by_key(|(_, known)| known.at).map(|(id, _)| id.clone());
             silent.map(|id| self.0.remove(&id));
         }
-        let known = Known { address: address.to_owned(), role, priority, applied, at: now };
+        let known = Known { address: address.to_owned(), role, priority, applied, at: now, wait };
         self.0.insert(node_id.to_owned(), known);
     }
 
@@ -110,6 +116,7 @@ impl Nodes {
         self.forget(now);
         let status = |(id, known): (&String, &Known)| {
             let lag_bytes = end.saturating_sub(known.applied);
+            let since_contact = now.saturating_duration_since(known.at);
             NodeStatus {
                 id: id.clone(),
                 address: known.address.clone(),
@@ -118,7 +125,8 @@ impl Nodes {
                 applied: known.applied,
                 lag_bytes,
                 lag_ms: if lag_bytes > 0 { age(known.applied).as_millis() as u64 } else { 0 },
-                contact_ms: now.saturating_duration_since(known.at).as_millis() as u64,
+                contact_ms: since_contact.as_millis() as u64,
+                silent_ms: since_contact.saturating_sub(known.wait).as_millis() as u64,
             }
         };
         self.0.iter().map(status).collect()
@@ -134,7 +142,7 @@ mod tests {
     use super::*;
 
     fn heard(node_id: &str, applied: u64) -> Heard<'_> {
-        Heard { node_id, address: "host:1", role: Role::Follower, priority: 100, applied }
+        Heard { node_id, address: "host:1", role: Role::Follower, priority: 100, applied, wait: Duration::ZERO }
     }
 
     fn ids(nodes: &mut Nodes, now: Instant) -> Vec<String> {
@@ -173,8 +181,29 @@ mod tests {
         let listed = nodes.list(9, |_| Duration::ZERO, later);
         let id = "n1".to_owned();
         let (address, role) = ("other:2".to_owned(), Role::Attaching);
-        let expected = NodeStatus { id, address, role, priority, applied: 9, lag_bytes: 0, lag_ms: 0, contact_ms: 0 };
+        let expected = NodeStatus {
+            id,
+            address,
+            role,
+            priority,
+            applied: 9,
+            lag_bytes: 0,
+            lag_ms: 0,
+            contact_ms: 0,
+            silent_ms: 0,
+        };
         assert_eq!(listed, [expected]);
+    }
+
+    #[test]
+    fn a_node_is_not_silent_as_long_as_its_poll_may_wait() {
+        let (mut nodes, start) = (Nodes::default(), Instant::now());
+        nodes.hear(Heard { wait: Duration::from_secs(5), ..heard("n1", 0) }, start);
+        let mut after = |ms| {
+            let listed = nodes.list(0, |_| Duration::ZERO, start + Duration::from_millis(ms));
+            (listed[0].contact_ms, listed[0].silent_ms)
+        };
+        assert_eq!((after(5000), after(5001)), ((5000, 0), (5001, 1)));
     }
 
     #[test]

@@ -28,6 +28,7 @@ impl Shard {
     async fn install_snapshot(&self, epoch: u64, replid: &str, record: SnapshotRecord) -> Result<(), Refusal> {
         let offset = record.offset;
         let _changing = self.changing.lock().await;
+        let before = self.primary_address();
         let (terms, end) = {
             let mut accepting = self.accepting();
             let mut terms = accepting.terms.clone();
@@ -45,6 +46,7 @@ impl Shard {
         accepting.change_terms(|in_force| *in_force = terms);
         accepting.end = offset;
         drop(accepting);
+        self.announce_switch(before);
         // First, so that no replica of the old log is sent a byte of the new one.
         self.notifier().restart_streams();
         self.notifier().set_durable(offset);

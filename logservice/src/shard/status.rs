@@ -101,7 +101,7 @@ pub struct Status {
 }
 
 impl Shard {
-    fn nodes_at(&self, end: u64) -> Vec<NodeStatus> {
+    pub(super) fn nodes_at(&self, end: u64) -> Vec<NodeStatus> {
         let mut nodes = self.nodes();
         let now = Instant::now();
         nodes.list(end, |offset| self.notifier().age(offset, now), now)

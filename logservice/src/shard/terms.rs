@@ -111,6 +111,12 @@ impl Terms {
         self.leader.as_ref()
     }
 
+    /// The newest term that has begun to write. Its leader is the primary to clients, until the next term begins: a node that was
+    /// only granted the lease does not serve yet.
+    pub fn newest_begun(&self) -> Option<&Term> {
+        self.history.iter().rev().find(|term| term.replid.is_some())
+    }
+
     /// The replication id under which the log continues.
     pub fn replid(&self) -> &str {
         self.history.iter().rev().find_map(|term| term.replid.as_deref()).unwrap_or_default()

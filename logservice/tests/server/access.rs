@@ -45,7 +45,7 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     all.refused(&["PSYNC", "?", "-1"], "NOAUTH name the shard with primaryuser and primaryauth");
     assert!(matches!(client.call(&["HELLO", "2", "AUTH", "s2", "two"]), Reply::Array(_)));
     assert_eq!(client.status("s2", "state"), "ok");
-    client.refused(&["HELLO", "3"], "NOPROTO ");
+    client.refused(&["HELLO", "4"], "NOPROTO ");
     let seed = format!("PUT /shards/s1/snapshot?epoch=1&offset=1&replid={A} HTTP/1.1");
     assert_eq!(service.http(&seed, b"REDIS").0, 401);
     assert_eq!(service.http(&format!("{seed}\r\nAuthorization: Bearer two"), b"REDIS").0, 401);
@@ -161,10 +161,14 @@ fn what_clients_send_when_they_connect_is_answered() {
     let service = Service::start(directory.path(), &[]).expect("starts");
     let mut client = service.connect();
     assert_eq!(client.call(&["PING"]), Reply::Text("PONG".into()));
-    assert!(matches!(client.call(&["HELLO"]), Reply::Array(items) if items.len() == 14));
+    assert!(matches!(client.call(&["HELLO"]), Reply::Array(items) if items.len() == 12));
     assert_eq!(client.call(&["COMMAND", "DOCS"]), Reply::Array(vec![]));
     assert!(matches!(client.call(&["CLIENT", "ID"]), Reply::Integer(_)));
     client.ok(&["CLIENT", "SETINFO", "LIB-NAME", "x"]);
+    assert_eq!(client.call(&["CLIENT", "GETNAME"]), Reply::Null);
+    client.ok(&["CLIENT", "SETNAME", "app"]);
+    assert_eq!(client.call(&["CLIENT", "GETNAME"]), Reply::Text("app".into()));
+    client.refused(&["CLIENT", "SETNAME", "a b"], "ERR a name has at most 128 printable characters");
     client.ok(&["SELECT", "0"]);
     client.refused(&["SELECT", "1"], "ERR ");
     client.refused(&["SET", "k", "v"], "ERR unknown command");

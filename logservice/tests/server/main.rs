@@ -13,6 +13,7 @@ mod leases;
 mod nodes;
 mod replicas;
 mod seeding;
+mod sentinel;
 mod tls;
 mod tunnel;
 mod witness;

@@ -1,0 +1,122 @@
+//! What clients use of the Sentinel protocol, so that they find the leader of a shard as they find that of a set of servers which
+//! Sentinels watch: the shard's name is the primary's name. This service is the only Sentinel, as it alone decides who leads.
+
+mod address;
+mod instance;
+mod subscriptions;
+
+pub use subscriptions::{Missed, Subscriptions};
+
+use bytes::Bytes;
+use durability_protocol::Refusal;
+
+use self::address::Address;
+use self::instance::Monitored;
+use super::arguments::text;
+use super::identity::Identity;
+use super::reply::{self, failure, Reply};
+use crate::service::Service;
+use crate::shard::Roles;
+
+/// The answer to `SENTINEL CKQUORUM` while the log has failed and grants nobody a lease.
+const NO_QUORUM: &str =
+    "NOQUORUM 0 usable Sentinels. Not enough available Sentinels to reach the specified quorum for this master";
+
+/// `SENTINEL subcommand …`, by one who has proved `identity`. A shard that it may not see is one that there is not.
+pub fn answer(service: &Service, identity: &Identity, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let view = View { service, identity };
+    let Some(subcommand) = arguments.get(1) else {
+        return Err(failure("wrong number of arguments for 'sentinel' command"));
+    };
+    let subcommand = text(subcommand)?.to_ascii_lowercase();
+    let arity = || failure(format!("wrong number of arguments for 'sentinel|{subcommand}' command"));
+    let name = || match arguments {
+        [_, _, name] => text(name),
+        _ => Err(arity()),
+    };
+    match subcommand.as_str() {
+        "get-primary-addr-by-name" | "get-master-addr-by-name" => Ok(view.address(name()?)),
+        "primary" | "master" => view.monitored(name()?, |shard| shard.show()),
+        "replicas" | "slaves" => view.monitored(name()?, |shard| shard.show_replicas()),
+        "sentinels" => view.monitored(name()?, |_| reply::array(Vec::new())),
+        "ckquorum" => view.check_quorum(name()?),
+        "primaries" | "masters" if arguments.len() == 2 => {
+            let all = view.all();
+            Ok(reply::array(all.iter().filter_map(Monitored::new).map(|shard| shard.show()).collect()))
+        }
+        "primaries" | "masters" => Err(arity()),
+        _ => {
+            let shown: String = subcommand.chars().take(64).collect();
+            Err(failure(format!("unknown subcommand '{shown}' of SENTINEL")))
+        }
+    }
+}
+
+/// `ROLE`.
+pub fn role(service: &Service, identity: &Identity) -> Reply {
+    let all = View { service, identity }.all();
+    let names = all.iter().filter_map(Monitored::new).map(|shard| reply::bulk(shard.name())).collect();
+    reply::array(vec![reply::bulk("sentinel"), reply::array(names)])
+}
+
+/// The section of `INFO` in which a Sentinel tells whom it watches.
+pub fn info(service: &Service, identity: &Identity) -> String {
+    let all = View { service, identity }.all();
+    let monitored: Vec<_> = all.iter().filter_map(Monitored::new).collect();
+    let mut out = format!(
+        "# Sentinel\r\nsentinel_masters:{}\r\nsentinel_tilt:0\r\nsentinel_tilt_since_seconds:-1\r\nsentinel_total_tilt:0\r\n\
+         sentinel_running_scripts:0\r\nsentinel_scripts_queue_length:0\r\nsentinel_simulate_failure_flags:0\r\n",
+        monitored.len()
+    );
+    for (at, shard) in monitored.iter().enumerate() {
+        let status = if shard.is_down() { "odown" } else { "ok" };
+        let (name, address, replicas) = (shard.name(), shard.address, shard.replicas().count());
+        let line =
+            format!("master{at}:name={name},status={status},address={address},slaves={replicas},sentinels=1\r\n");
+        out.push_str(&line);
+    }
+    out
+}
+
+/// What one client may see.
+struct View<'a> {
+    service: &'a Service,
+    identity: &'a Identity,
+}
+
+impl View<'_> {
+    fn sees(&self, name: &str) -> bool {
+        self.identity.may_see(self.service.needs_tokens(), name)
+    }
+
+    fn all(&self) -> Vec<Roles> {
+        let shards = self.service.open_shards();
+        shards.iter().filter(|shard| self.sees(shard.name())).filter_map(|shard| shard.roles()).collect()
+    }
+
+    /// Where the primary is, also while nobody leads: then, as Sentinel, where it was last.
+    fn address(&self, name: &str) -> Reply {
+        let shard = self.service.served_shard(name).filter(|_| self.sees(name));
+        let primary = shard.and_then(|shard| shard.primary());
+        let address = primary.as_ref().and_then(|primary| Address::parse(&primary.address));
+        match address {
+            Some(address) => reply::array(vec![reply::bulk(address.host), reply::bulk(address.port.to_string())]),
+            None => Reply::NullArray,
+        }
+    }
+
+    fn monitored(&self, name: &str, show: impl FnOnce(&Monitored<'_>) -> Reply) -> Result<Reply, Refusal> {
+        let roles = self.service.served_shard(name).filter(|_| self.sees(name)).and_then(|shard| shard.roles());
+        let monitored = roles.as_ref().and_then(Monitored::new);
+        monitored.map(|shard| show(&shard)).ok_or_else(|| failure("No such master with that name"))
+    }
+
+    /// Whether leadership can pass to another node, as far as this service has to do with it.
+    fn check_quorum(&self, name: &str) -> Result<Reply, Refusal> {
+        let can_pass = self.service.served_shard(name).is_some_and(|shard| shard.check_not_failed().is_ok());
+        self.monitored(name, |_| match can_pass {
+            true => reply::simple("OK 1 usable Sentinels. Quorum and failover authorization can be reached"),
+            false => Reply::Error(NO_QUORUM.to_owned()),
+        })
+    }
+}

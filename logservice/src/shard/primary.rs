@@ -1,0 +1,86 @@
+//! What clients are to know of a shard: which node they write to, which ones they can read from, and word of it when the first
+//! of these changes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast;
+
+use super::{LeaseLeft, NodeStatus, Shard};
+
+/// Where the changes of all shards are told. Whoever listens is given each; who is behind by more of them than it holds is told so.
+pub type Switches = broadcast::Sender<Arc<Switch>>;
+
+/// Clients of a shard have to go to another address.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The shard.
+    pub shard: String,
+    /// Where they went before.
+    pub from: String,
+    /// Where they go now.
+    pub to: String,
+}
+
+/// The node that clients write to: whose term was the last to begin writing. Not the node that was only granted the lease, as that
+/// does not serve yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Primary {
+    /// Its name.
+    pub node_id: String,
+    /// Where it is reached.
+    pub address: String,
+    /// The number of its term.
+    pub epoch: u64,
+    /// Whether it still leads, and its lease has not expired.
+    pub leads: bool,
+}
+
+/// A shard to its clients.
+#[derive(Debug, Clone)]
+pub struct Roles {
+    /// Its name.
+    pub shard: String,
+    /// The node to write to.
+    pub primary: Primary,
+    /// All nodes that told of themselves.
+    pub nodes: Vec<NodeStatus>,
+}
+
+impl Shard {
+    /// What clients are to know; nothing before any node has begun to write.
+    pub fn roles(&self) -> Option<Roles> {
+        let primary = self.primary()?;
+        let nodes = self.nodes_at(self.notifier().progress().visible);
+        Some(Roles { shard: self.name.clone(), primary, nodes })
+    }
+
+    /// The node that clients write to; `None` before any has begun to write.
+    pub fn primary(&self) -> Option<Primary> {
+        let accepting = self.accepting();
+        let terms = &accepting.terms;
+        let term = terms.newest_begun()?;
+        let has_lease = match terms.lease_left(Instant::now()) {
+            LeaseLeft::Nobody => false,
+            LeaseLeft::Forever => true,
+            LeaseLeft::For(left) => left > Duration::ZERO,
+        };
+        let (node_id, address, epoch) = (term.node_id.clone(), term.address.clone(), term.epoch);
+        Some(Primary { node_id, address, epoch, leads: has_lease && epoch == terms.epoch() })
+    }
+
+    pub(super) fn primary_address(&self) -> Option<String> {
+        self.accepting().terms.newest_begun().map(|term| term.address.clone())
+    }
+
+    /// Tells of it if clients have to go elsewhere than `before`. Called while the terms are being changed, so that the order is that
+    /// of the changes; not while the acceptance is locked, as it wakes everybody who listens.
+    pub(super) fn announce_switch(&self, before: Option<String>) {
+        let (Some(from), Some(to)) = (before, self.primary_address()) else { return };
+        if from != to {
+            tracing::info!("shard {}: clients go to {to}, no longer to {from}", self.name);
+            // Fails if nobody listens.
+            let _ = self.switches.send(Arc::new(Switch { shard: self.name.clone(), from, to }));
+        }
+    }
+}

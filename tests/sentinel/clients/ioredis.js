@@ -1,0 +1,45 @@
+// ioredis: writes to the leader and reads from a follower, until it is ended. Prints what valkey_py.py prints.
+//
+//   ioredis.js HOST PORT SHARD TOKEN KEY
+//
+// failoverDetector: it subscribes to +switch-master, and connects anew when that comes.
+
+const Redis = require("ioredis");
+
+const [host, port, shard, token, key] = process.argv.slice(2);
+const sentinel = { sentinels: [{ host, port: Number(port) }], sentinelUsername: shard, sentinelPassword: token, name: shard };
+const say = (...words) => console.log(words.join(" ").replaceAll("\n", " "));
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const leader = new Redis({ ...sentinel, failoverDetector: true });
+leader.on("error", (error) => say("error", error));
+
+async function read() {
+  const follower = new Redis({ ...sentinel, role: "slave" });
+  follower.on("error", (error) => say("error", error));
+  try {
+    await follower.get(key);
+    return (await follower.role())[0];
+  } finally {
+    follower.disconnect();
+  }
+}
+
+async function main() {
+  for (let number = 1; ; number++) {
+    for (;;) {
+      try {
+        await leader.set(key, number);
+        break;
+      } catch (error) {
+        say("error", error);
+        await pause(50);
+      }
+    }
+    say("write", number);
+    if (number % 10 === 0) await read().then((role) => say("read", role), (error) => say("error", error));
+    await pause(10);
+  }
+}
+
+main();
