@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, snapshots in an
-# object store, clients that find the leader, crash test, the checker of histories, and a part of Valkey's own suite
-# with the module loaded.
+# object store, clients that find the leader, crash test, the checker of histories, the harness of faults, and a part
+# of Valkey's own suite with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
 #
 #   scripts/test.sh [--rounds N]     rounds of the crash test, 20 unless told
@@ -67,7 +67,10 @@ step "crash, async" tests/crash/run.sh --mode async --rounds 9
 step "crash self-check, async" tests/crash/run.sh --mode async --self-check
 step histories tests/histories/run.sh --rounds 50
 step "histories self-check" tests/histories/run.sh --self-check
-step "Valkey's suite" scripts/valkey-suite.sh --mode sync unit/type unit/multi unit/scripting unit/functions unit/expire \
+step failover tests/failover/run.sh --rounds 3 --seconds 12
+step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
+step "failover self-check" tests/failover/run.sh --self-check
+step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/multi unit/scripting unit/functions unit/expire \
     unit/other unit/wait unit/tracking unit/pause
 
 for name in "${failures[@]}"; do say "FAILED: $name"; done

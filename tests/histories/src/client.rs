@@ -3,14 +3,17 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 
-use crate::connection::{Connection, Reply, ANSWER_TIMEOUT};
-use crate::history::Recorder;
-use crate::operation::Operation;
+use durability_histories::connection::{Connection, Reply};
+use durability_histories::history::Recorder;
+use durability_histories::operation::Operation;
 
 /// Pause between attempts while nobody listens or the server refuses. Short, to be there when it begins to serve.
 const RETRY: Duration = Duration::from_millis(2);
+
+/// How long an answer may take. Restarts are over long before.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the server may stay away.
 const AWAY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,6 +40,7 @@ pub fn run(server_url: &str, operations: &[Operation], recorder: &Recorder) -> R
                     thread::sleep(RETRY);
                     connection = connect(server_url)?;
                 }
+                Reply::Silence => bail!("no answer for {ANSWER_TIMEOUT:?} to {operation}"),
                 Reply::Unknown => {
                     session = recorder.begin_session();
                     connection = connect(server_url)?;

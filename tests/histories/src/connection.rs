@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, Result};
-use redis::{Client, Connection as Link, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value};
+use anyhow::{bail, Context, Result};
+use redis::{
+    Client, Cmd, Connection as Link, ConnectionLike, IntoConnectionInfo, RedisConnectionInfo, RedisError, Value,
+};
 
 use crate::operation::Operation;
 
-/// How long an answer may take. Restarts are over long before.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Errors of commands that were refused before they ran: the server is not attached to its log, or the log is too far
-/// behind.
-const REFUSALS: [&str; 2] = ["LOADING", "CLUSTERDOWN"];
+/// Errors of commands that were refused before they ran: the server is not attached to its log, does not lead (any more), or
+/// the log is too far behind. A script that gets one from its first write has written nothing.
+const REFUSALS: [&str; 5] = ["LOADING", "CLUSTERDOWN", "READONLY", "TRYAGAIN", "EXECABORT"];
 
 /// What came of an operation that was sent.
 #[derive(Debug)]
@@ -23,6 +22,8 @@ pub enum Reply {
     Refused,
     /// The connection broke: it takes effect some time, or never.
     Unknown,
+    /// No answer came in time: it takes effect some time, or never.
+    Silence,
 }
 
 /// A connection to a server or a log service. After anything but an answer it is of no use any more.
@@ -45,20 +46,53 @@ impl Connection {
     /// Sends the operation and waits for its reply.
     ///
     /// # Errors
-    /// The server answers what it should not, or nothing at all for [`ANSWER_TIMEOUT`].
+    /// The server answers what it should not.
     pub fn call(&mut self, operation: &Operation) -> Result<Reply> {
-        // One after the other: of a transaction whose MULTI is refused, nothing may run alone.
+        self.exchange(&operation.commands()).with_context(|| operation.to_string())
+    }
+
+    /// Sends one command, or a transaction from MULTI to EXEC. The reply is that of the last command.
+    ///
+    /// # Errors
+    /// The server answers what it should not.
+    pub fn exchange(&mut self, commands: &[Cmd]) -> Result<Reply> {
         let mut last = Value::Nil;
-        for command in operation.commands() {
-            match command.query(&mut self.0).and_then(Value::extract_error) {
-                Ok(value) => last = value,
-                Err(error) if is_refusal(&error) => return Ok(Reply::Refused),
-                Err(error) if error.is_timeout() => bail!("no answer for {ANSWER_TIMEOUT:?} to {operation}"),
-                Err(error) if error.is_io_error() => return Ok(Reply::Unknown),
-                Err(error) => bail!("unexpected answer to {operation}: {error}"),
+        // One after the other: of a transaction whose MULTI is refused, nothing may run alone.
+        for (sent, command) in commands.iter().enumerate() {
+            let error = match self.0.req_command(command) {
+                Ok(Value::ServerError(error)) => RedisError::from(error),
+                Ok(Value::Array(parts)) if parts.iter().any(|part| matches!(part, Value::ServerError(_))) => {
+                    bail!("a part of a transaction failed: {parts:?}")
+                }
+                Ok(value) => {
+                    last = value;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if error.is_timeout() {
+                return Ok(Reply::Silence);
             }
+            if error.is_io_error() {
+                return Ok(Reply::Unknown);
+            }
+            // What must not be queued is turned into a command of that name, which the server does not know.
+            let is_queueing = sent + 1 < commands.len();
+            let names_refusal = || REFUSALS.iter().any(|code| error.to_string().contains(code));
+            if error.code().is_some_and(|code| REFUSALS.contains(&code)) || (is_queueing && names_refusal()) {
+                return Ok(Reply::Refused);
+            }
+            bail!("unexpected answer: {error}");
         }
         Ok(Reply::Answer(last))
+    }
+
+    /// From now on an answer may take so long.
+    ///
+    /// # Errors
+    /// The system does not say so.
+    pub fn set_timeout(&mut self, timeout: Duration) -> Result<()> {
+        Ok(self.0.set_read_timeout(Some(timeout))?)
     }
 
     /// Sends a command of an operator.
@@ -68,8 +102,4 @@ impl Connection {
     pub fn command(&mut self, name: &str, arguments: &[&str]) -> Result<Value> {
         Ok(redis::cmd(name).arg(arguments).query(&mut self.0)?)
     }
-}
-
-fn is_refusal(error: &RedisError) -> bool {
-    error.code().is_some_and(|code| REFUSALS.contains(&code))
 }

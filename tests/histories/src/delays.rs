@@ -8,8 +8,8 @@ use anyhow::Result;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::connection::Connection;
 use crate::processes::SHARD;
+use durability_histories::connection::Connection;
 
 const CHANGE_EVERY: Duration = Duration::from_millis(5);
 const MOST_MS: u32 = 20;

@@ -57,7 +57,7 @@ pub struct History {
 
 impl History {
     /// How many operations were not refused.
-    pub fn len(&self) -> usize {
+    pub fn operations(&self) -> usize {
         self.calls.iter().filter(|call| call.outcome != Outcome::Refused).count()
     }
 

@@ -4,7 +4,7 @@ use redis::Value;
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
 use super::{judge, Verdict};
-use crate::choices;
+use crate::draw::draw;
 use crate::history::{Event, History, Outcome, Recorder, Session};
 use crate::keyspace::Keyspace;
 use crate::operation::Operation::{self, Append, Get, Set};
@@ -120,7 +120,7 @@ fn random_history(random: &mut StdRng) -> History {
         if to_come > 0 && !idle.is_empty() && (in_flight.is_empty() || random.random_bool(0.5)) {
             to_come -= 1;
             let session = idle.swap_remove(random.random_range(0..idle.len()));
-            let operation = choices::draw(1, session as usize, to_come, random);
+            let operation = draw(1, session as usize, to_come, random);
             in_flight.push((session, recorder.invoked(session, &operation), operation, None));
             continue;
         }

@@ -9,14 +9,8 @@
 
 mod choices;
 mod client;
-mod connection;
 mod delays;
-mod history;
-mod judge;
-mod keyspace;
-mod operation;
 mod processes;
-mod reference;
 mod round;
 
 use std::process::ExitCode;
@@ -30,9 +24,9 @@ use tempfile::TempDir;
 
 use crate::choices::{Crash, Plan, CLIENTS};
 use crate::delays::Delays;
-use crate::history::History;
-use crate::judge::{judge, Verdict};
 use crate::processes::Cluster;
+use durability_histories::history::History;
+use durability_histories::judge::{judge, Verdict};
 
 /// Checks histories of a durable Valkey under crashes. The last line is "N passed, N failed", where N are rounds.
 #[derive(Debug, Parser)]
@@ -158,7 +152,7 @@ fn play_rounds(arguments: &Arguments, directory: &TempDir, started: Instant, tot
 
 impl Totals {
     fn add(&mut self, plan: &Plan, history: &History, search: Duration) {
-        self.operations += history.len();
+        self.operations += history.operations();
         self.unknown += history.unknown();
         self.crashes += u32::from(plan.crash != Crash::Nothing);
         self.slowest_search = self.slowest_search.max(search);
@@ -166,7 +160,7 @@ impl Totals {
             "{:>5}  {:<24} {:>10} {:>9} {:>10}",
             plan.round,
             format!("{:?}", plan.crash),
-            history.len(),
+            history.operations(),
             history.unknown(),
             search.as_millis()
         );

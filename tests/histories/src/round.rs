@@ -7,8 +7,8 @@ use anyhow::{anyhow, Result};
 
 use crate::choices::{Crash, Plan};
 use crate::client;
-use crate::history::{History, Recorder};
 use crate::processes::Cluster;
+use durability_histories::history::{History, Recorder};
 
 /// The crash comes after that time even if clients are slower than thought.
 const LATEST_CRASH: Duration = Duration::from_secs(5);

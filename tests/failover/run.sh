@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Breaks nodes, links and the log of a shard while clients work, and checks what they saw. See --help of the program.
+#
+#   tests/failover/run.sh [--rounds N] [--seconds 60] [--seed S] [--mode sync|async] [--faults LIST] [--lease-ms MS]
+#   tests/failover/run.sh --measure kill|plan --rounds N     how long until another node acknowledges writes
+#   tests/failover/run.sh --self-check [--seed S]
+#
+# --self-check tests two modules that are broken on purpose, and succeeds if that is noticed: one answers after its lease has
+# passed, and one before the log has what was written.
+# Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "$0")" && pwd)
+ROOT=$(dirname "$(dirname "$HERE")")
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+export DURABILITY_SO=${DURABILITY_SO:-$TARGET/release/libvalkey_durability.so}
+export LOGSERVICE=${LOGSERVICE:-$TARGET/release/logservice}
+export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
+
+self_check=no arguments=()
+for argument in "$@"; do
+    if [ "$argument" = --self-check ]; then self_check=yes; else arguments+=("$argument"); fi
+done
+
+(cd "$ROOT" && cargo build --quiet --release --package durability-failover)
+for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"; do
+    [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
+done
+
+# Job control gives the program a process group of its own, in which everything is that it starts.
+harness=
+trap '[ -z "$harness" ] || kill -KILL -- "-$harness" 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
+run() { # run ARGUMENT...
+    set -m
+    "$TARGET/release/durability-failover" "$@" &
+    harness=$!
+    set +m
+    local status=0
+    wait "$harness" || status=$?
+    harness=
+    return $status
+}
+
+# check FEATURE ARGUMENT...: in a directory of its own, so that nobody ever takes this module for the real one.
+check() {
+    local feature=$1
+    shift
+    (cd "$ROOT" && cargo build --quiet --release --package valkey-durability --features "$feature" --target-dir "$TARGET/$feature")
+    DURABILITY_SO=$TARGET/$feature/release/libvalkey_durability.so run --expect-violation --rounds 3 "$@" "${arguments[@]}"
+}
+
+if [ $self_check = yes ]; then
+    check broken-lease --faults stop --seconds 8
+    check broken-gate --faults kill,blackout --seconds 6
+else
+    run "${arguments[@]}"
+fi

@@ -1,0 +1,126 @@
+//! All answers that clients got from leaders, with the epoch of who answered.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// An answer of a leader.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    /// Of the leader, as it said on that connection.
+    pub epoch: u64,
+    /// Before this the operation was not sent.
+    pub invoked: Instant,
+    /// By then the answer was there.
+    pub answered: Instant,
+    /// Whether it acknowledged a write.
+    pub is_write: bool,
+}
+
+/// What all clients write into.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    answers: Mutex<Vec<Answer>>,
+    added: Condvar,
+}
+
+impl Ledger {
+    /// Adds an answer that has just arrived.
+    pub fn add(&self, epoch: u64, invoked: Instant, is_write: bool) {
+        let mut answers = self.lock();
+        answers.push(Answer { epoch, invoked, answered: Instant::now(), is_write });
+        self.added.notify_all();
+    }
+
+    /// Waits for a write that was sent after `since` to be acknowledged in a later epoch than `epoch`. Returns when that was.
+    pub fn wait_for_write(&self, epoch: u64, since: Instant, timeout: Duration) -> Option<Instant> {
+        let mut seen = 0;
+        let mut found = None;
+        let waited = self.added.wait_timeout_while(self.lock(), timeout, |answers| {
+            let fits = |answer: &&Answer| answer.is_write && answer.epoch > epoch && answer.invoked > since;
+            found = answers[seen..].iter().find(fits).map(|answer| answer.answered);
+            seen = answers.len();
+            found.is_none()
+        });
+        drop(waited);
+        found
+    }
+
+    /// All answers so far.
+    pub fn answers(&self) -> Vec<Answer> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says so if two leaders answered at the same time: somebody sent an operation after a later leader had answered, and the
+/// earlier one answered it.
+pub fn overlap(answers: &[Answer]) -> Option<String> {
+    let mut by_epoch: Vec<&Answer> = answers.iter().collect();
+    by_epoch.sort_by_key(|answer| std::cmp::Reverse(answer.epoch));
+    // The first answer of each later epoch.
+    let mut first: Option<&Answer> = None;
+    for epoch in by_epoch.chunk_by(|one, other| one.epoch == other.epoch) {
+        if let Some(later) = first {
+            let late = epoch.iter().filter(|answer| answer.invoked > later.answered);
+            if let Some(late) = late.max_by_key(|answer| answer.invoked) {
+                return Some(format!(
+                    "epoch {} answered {} sent {:.3} ms after epoch {} had answered",
+                    late.epoch,
+                    if late.is_write { "a write" } else { "a read" },
+                    (late.invoked - later.answered).as_secs_f64() * 1000.0,
+                    later.epoch
+                ));
+            }
+        }
+        let earliest = epoch.iter().copied().min_by_key(|answer| answer.answered);
+        first = first.into_iter().chain(earliest).min_by_key(|answer| answer.answered);
+    }
+    None
+}
+
+/// The longest time between two acknowledged writes, in all epochs together.
+pub fn longest_gap(answers: &[Answer]) -> Duration {
+    let mut times: Vec<Instant> =
+        answers.iter().filter(|answer| answer.is_write).map(|answer| answer.answered).collect();
+    times.sort_unstable();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
+
+/// In how many epochs anything was answered.
+pub fn epochs(answers: &[Answer]) -> usize {
+    answers.iter().map(|answer| answer.epoch).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(of: &[(u64, u64, u64)]) -> Vec<Answer> {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let answer = |&(epoch, invoked, answered)| Answer {
+            epoch,
+            invoked: at(invoked),
+            answered: at(answered),
+            is_write: true,
+        };
+        of.iter().map(answer).collect()
+    }
+
+    #[test]
+    fn an_answer_to_what_was_sent_after_a_later_leader_answered_is_found() {
+        assert_eq!(overlap(&answers(&[(1, 0, 1), (2, 5, 6), (1, 3, 9)])), None);
+        assert!(overlap(&answers(&[(1, 0, 1), (2, 5, 6), (1, 7, 9)])).is_some());
+        assert!(overlap(&answers(&[(1, 0, 1), (3, 5, 6), (2, 7, 9)])).is_some());
+        // Also if the epoch in between began late.
+        assert!(overlap(&answers(&[(1, 7, 8), (2, 20, 21), (3, 5, 6)])).is_some());
+    }
+
+    #[test]
+    fn gaps_are_between_writes() {
+        assert_eq!(longest_gap(&answers(&[(1, 0, 1), (2, 5, 60), (1, 3, 9)])), Duration::from_millis(51));
+    }
+}
