@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use logservice::shard::{LogState, Shard};
+use logservice::shard::{LogState, Shard, Switches};
 use logservice::snapshots::SnapshotStore;
 use logservice::store::file_store::check::check;
 use logservice::store::file_store::format::{
@@ -178,7 +178,7 @@ fn damage_that_is_found_before_anybody_listens_is_told_all_the_same() {
     let directory = tempfile::tempdir().expect("tempdir");
     let snapshots = SnapshotStore::open(None, directory.path()).expect("a directory");
     let options = FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES };
-    let shard = Shard::open("s1", snapshots.into(), |events| {
+    let shard = Shard::open("s1", snapshots.into(), Switches::new(1), |events| {
         let opened = file_store::open(directory.path(), "s1", &options, events.clone());
         events.damaged("a file at byte 1: gone");
         opened
