@@ -47,7 +47,7 @@ check() {
     local feature=$1
     shift
     (cd "$ROOT" && cargo build --quiet --release --package valkey-durability --features "$feature" --target-dir "$TARGET/$feature")
-    DURABILITY_SO=$TARGET/$feature/release/libvalkey_durability.so run --expect-violation --rounds 3 "$@" "${arguments[@]}"
+    DURABILITY_SO=$TARGET/$feature/release/libvalkey_durability.so run --expect-violation --rounds 12 "$@" "${arguments[@]}"
 }
 
 if [ $self_check = yes ]; then
