@@ -24,8 +24,8 @@ use crate::view::View;
 const NEWS_WAIT: Duration = Duration::from_millis(100);
 /// How much longer an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
-/// How often a leader reports whose lease does not expire.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a leader reports, at least: so old at most is what it knows of the nodes that it could hand over to.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 /// The longest that an answer to a renewal may take, if a third of the lease is longer.
 const RENEWAL_TIME: Duration = Duration::from_secs(1);
 /// Waits after a failure: doubled from the first to the second.
