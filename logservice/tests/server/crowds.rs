@@ -8,8 +8,9 @@ use crate::client::{Reply, Service};
 use crate::witness::Witness;
 
 const CROWD: usize = 5000;
-/// Memory of this process, which holds both ends, for each connection without a command.
-const MAX_IDLE_BYTES: u64 = 8 << 10;
+/// Memory of this process, which holds both ends, for each connection without a command. It is 5 to 6 KB; other tests of this
+/// process run meanwhile, and take memory as well.
+const MAX_IDLE_BYTES: u64 = 16 << 10;
 const SOON: Duration = Duration::from_secs(10);
 
 fn resident_bytes() -> u64 {
