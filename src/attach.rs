@@ -16,6 +16,7 @@ use crate::keeper::Duty;
 use crate::lease;
 use crate::log_connection::{LogConnection, LogError, Node};
 use crate::log_reply::LogStatus;
+use crate::process;
 use crate::shared::{Link, Progress, Task};
 use crate::start::default_node_id;
 use crate::tap::{self, Address, Start, Tap};
@@ -115,6 +116,16 @@ fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Inter
     )))
 }
 
+/// Who leads, as the log service says.
+pub struct LeaseHolder<'a> {
+    /// Its name.
+    pub node_id: &'a str,
+    /// Which process it is; empty if that is not known.
+    pub process: &'a str,
+    /// Its term.
+    pub epoch: u64,
+}
+
 /// A node on its way to lead.
 pub struct Candidate<'a> {
     /// Its name.
@@ -175,16 +186,29 @@ impl Candidate<'_> {
         self.take_tap(epoch, tap, start, Some((replid, offset)))
     }
 
-    /// Takes the lease at `end`; it is kept from then on.
+    /// Takes the lease at `end`; it is kept from then on. An earlier life of this node that is over needs none any more.
     ///
     /// # Errors
     /// The log is not reached, or refuses.
     pub fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {
         let address = agent.shared.address();
         let length = config::lease();
-        let sent = lease::now();
         let node = Node { id: &self.node_id, address: &address };
-        let epoch = self.log.acquire(&node, end, length, &self.engine)?;
+        let mut sent = lease::now();
+        let mut acquired = self.log.acquire(&node, end, length, &self.engine);
+        if matches!(&acquired, Err(LogError::Refused(refusal)) if refusal.code == Code::Leased) {
+            let status = self.log.status()?;
+            if status.leader == self.node_id && process::is_over(&status.leader_process) {
+                log_notice(format!(
+                    "durability: this node's earlier life leads in epoch {}, and is over: releasing its lease",
+                    status.epoch
+                ));
+                self.log.release(status.epoch)?;
+                sent = lease::now();
+                acquired = self.log.acquire(&node, end, length, &self.engine);
+            }
+        }
+        let epoch = acquired?;
         agent.last_led = Some(epoch);
         let granted = Lease::acquired(sent, length);
         lease::begin(granted.valid_until());
@@ -266,13 +290,14 @@ impl Candidate<'_> {
         Ok(Leadership { epoch, replid, tap, backlog: Backlog::new(offset), is_to_seed })
     }
 
-    /// A node takes over from its own earlier life at once. Two nodes of one name would do that to each other for ever.
+    /// Two nodes of one name whose leases never expire would take over from each other for ever. A later epoch that this very
+    /// process leads without knowing it is one of which it never got the answer.
     ///
     /// # Errors
     /// This node's name leads in a later epoch than this node did.
-    pub fn check_name_is_its_own(&self, agent: &Agent, leader: &str, epoch: u64) -> Result<(), Interrupt> {
+    pub fn check_name_is_its_own(&self, agent: &Agent, holder: &LeaseHolder<'_>) -> Result<(), Interrupt> {
         let Some(last) = agent.last_led else { return Ok(()) };
-        if leader != self.node_id || epoch <= last {
+        if holder.node_id != self.node_id || holder.epoch <= last || holder.process == process::own_name() {
             return Ok(());
         }
         Err(Interrupt::Failed(format!(

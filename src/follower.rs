@@ -5,16 +5,17 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
 use durability_leadership::{Decision, Election, Holder, Pacing, Standing, View as Seen};
-use valkey_module::logging::log_notice;
+use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::Agent;
-use crate::attach::{Candidate, Leadership};
+use crate::attach::{Candidate, Leadership, LeaseHolder};
 use crate::config;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
 use crate::log_connection::{self, LogConnection};
 use crate::log_reply::LogStatus;
+use crate::process;
 use crate::shared::{Progress, Task};
 use crate::tap;
 use crate::view::{LeaseState, View};
@@ -83,7 +84,9 @@ impl Candidate<'_> {
     /// Follows the log, for as long as others lead, until this node does.
     pub fn follow(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
         let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
-        self.check_name_is_its_own(agent, &status.leader, status.epoch)?;
+        let LogStatus { leader, leader_process, epoch, .. } = status;
+        let holder = LeaseHolder { node_id: leader, process: leader_process, epoch: *epoch };
+        self.check_name_is_its_own(agent, &holder)?;
         // What this server holds gives way to what the log holds.
         agent.was_off = false;
         agent.holds_all_of = None;
@@ -140,9 +143,10 @@ impl Candidate<'_> {
         following.watch_link(agent, progress.as_ref())?;
         let Some(view) = view else { return Ok(Next::Wait(PROGRESS_POLL)) };
         if view.lease != LeaseState::Free {
-            self.check_name_is_its_own(agent, &view.leader, view.epoch)?;
+            let holder = LeaseHolder { node_id: &view.leader, process: &view.leader_process, epoch: view.epoch };
+            self.check_name_is_its_own(agent, &holder)?;
         }
-        following.report(&view, progress.as_ref());
+        following.report(&self.node_id, &view, progress.as_ref());
         let standing = Standing {
             node_id: &self.node_id,
             priority: config::priority(),
@@ -150,7 +154,7 @@ impl Candidate<'_> {
             is_connected: progress.is_some(),
         };
         let peers = view.peers();
-        let seen = seen(&view, &peers);
+        let seen = seen(&view, &self.node_id, &peers);
         let decision = following.election.decide(lease::now(), &standing, &seen, &Pacing::default(), random());
         let has_caught_up = standing.is_connected && standing.applied >= following.first_end;
         let wait = match decision {
@@ -229,10 +233,16 @@ impl Following {
         Ok(())
     }
 
-    fn report(&mut self, view: &View, progress: Option<&Progress>) {
+    fn report(&mut self, node_id: &str, view: &View, progress: Option<&Progress>) {
         if self.leader != view.leader {
             self.leader.clone_from(&view.leader);
-            if !view.leader.is_empty() {
+            if view.leader == node_id && view.lease != LeaseState::Free && !process::is_over(&view.leader_process) {
+                log_warning(format!(
+                    "durability: a process with this node's id '{node_id}', at {}, leads in epoch {}. If that is this node's \
+                     earlier life, its lease passes soon; if not, give each node a durability.node-id of its own",
+                    view.leader_address, view.epoch
+                ));
+            } else if !view.leader.is_empty() {
                 log_notice(format!(
                     "durability: {} at {} leads, in epoch {}",
                     view.leader, view.leader_address, view.epoch
@@ -251,12 +261,18 @@ fn is_led_by_another(view: &View, node_id: &str) -> bool {
     view.lease != LeaseState::Free && view.leader != node_id
 }
 
-fn seen<'a>(view: &'a View, peers: &'a [durability_leadership::Peer<'a>]) -> Seen<'a> {
+fn seen<'a>(view: &'a View, node_id: &str, peers: &'a [durability_leadership::Peer<'a>]) -> Seen<'a> {
     let age = view.at.elapsed();
     Seen {
         answered: lease::before(age),
         holder: match view.lease {
             LeaseState::Free => Holder::Nobody,
+            // What its process did is over, or nobody would ever take over from it.
+            LeaseState::Held(left)
+                if view.leader == node_id && (left.is_none() || process::is_over(&view.leader_process)) =>
+            {
+                Holder::EarlierLife
+            }
             LeaseState::Held(left) => Holder::Node { node_id: &view.leader, left },
         },
         reserved_for: Some(view.reserved_for.as_str()).filter(|node| !node.is_empty()),

@@ -43,6 +43,7 @@ mod log_socket_tests;
 mod messages;
 mod module;
 mod pipe;
+mod process;
 mod redirect;
 mod roles;
 mod seed;

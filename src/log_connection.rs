@@ -12,6 +12,7 @@ use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 use crate::config;
 use crate::log_reply::{take_reply, LogStatus};
 use crate::log_socket::LogSocket;
+use crate::process;
 use crate::tls::TlsSettings;
 use crate::view::View;
 
@@ -206,7 +207,11 @@ impl LogConnection {
     ) -> Result<u64, LogError> {
         // A lease of 0 ms does not expire.
         let (end, lease_ms) = (expected_end.to_string(), lease.as_millis().to_string());
-        let reply = self.ask(&[ACQUIRE, &config::SHARD.value(), node.id, node.address, &end, &lease_ms, engine])?;
+        let (shard, process) = (config::SHARD.value(), process::own_name());
+        let command = [ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, engine, &process];
+        // Where it has no name it is not told.
+        let told = command.len() - usize::from(process.is_empty());
+        let reply = self.ask(&command[..told])?;
         match &reply {
             OwnedFrame::Array(fields) => match fields.first() {
                 Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),

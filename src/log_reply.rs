@@ -18,6 +18,8 @@ pub struct LogStatus {
     pub epoch: u64,
     /// Who leads; empty if nobody does.
     pub leader: String,
+    /// Which process it is; empty if that is not known. See `process.rs`.
+    pub leader_process: String,
     /// The replication id under which it goes on.
     pub replid: String,
     /// Whether any leader ever began.
@@ -52,6 +54,7 @@ impl LogStatus {
                 },
                 "epoch" => status.epoch = number.unwrap_or(0),
                 "leader" => status.leader = value,
+                "leader_process" => status.leader_process = value,
                 "replid" => status.replid = value,
                 "seeded" => status.is_seeded = value == "1",
                 "http_port" => status.http_port = value.parse().unwrap_or(0),

@@ -47,6 +47,8 @@ pub struct View {
     pub leader: String,
     /// Where clients reach it.
     pub leader_address: String,
+    /// Which process it is; empty if that is not known. See `process.rs`.
+    pub leader_process: String,
     /// Whether it still does.
     pub lease: LeaseState,
     /// For whom the lease is kept; empty if for nobody.
@@ -79,6 +81,7 @@ impl View {
             epoch: 0,
             leader: String::new(),
             leader_address: String::new(),
+            leader_process: String::new(),
             lease: LeaseState::Free,
             reserved_for: String::new(),
             end: 0,
@@ -92,6 +95,7 @@ impl View {
                 "epoch" => view.epoch = number()?,
                 "leader" => view.leader = value,
                 "leader_address" => view.leader_address = value,
+                "leader_process" => view.leader_process = value,
                 "lease_remaining_ms" => view.lease = lease(&value)?,
                 "reserved_for" => view.reserved_for = value,
                 "end" => (view.end, has_end) = (number()?, true),

@@ -46,7 +46,9 @@ pub struct Standing<'a> {
 pub enum Holder<'a> {
     /// Nobody.
     Nobody,
-    /// A node.
+    /// An earlier life of the node that decides, which is over for certain, or whose lease does not expire.
+    EarlierLife,
+    /// A node, or another process that goes by the same name as the one that decides.
     Node {
         /// Its name.
         node_id: &'a str,
@@ -107,8 +109,8 @@ impl Election {
 
     /// What `node` does at `now`, knowing `view`. `draw` is a random number, of which all 64 bits count.
     ///
-    /// A node whose own earlier life holds the lease does not wait, as nobody else can have it. That two nodes do not go by
-    /// the same name is for the caller to know.
+    /// A node whose own earlier life holds the lease does not wait, as nobody else can have it. That this life is over is for
+    /// the caller to know.
     pub fn decide(
         &mut self,
         now: Moment,
@@ -126,7 +128,7 @@ impl Election {
             return Decision::Wait { until: look_again };
         }
         match (view.holder, view.reserved_for) {
-            (Holder::Node { node_id, .. }, _) if node_id == node.node_id => {}
+            (Holder::EarlierLife, _) => {}
             (Holder::Node { left: None, .. }, _) => {
                 self.free = None;
                 return Decision::Wait { until: look_again };

@@ -60,9 +60,15 @@ fn nobody_asks_while_another_leads() {
 #[test]
 fn an_own_earlier_life_is_no_reason_to_wait() {
     let better = [peer("a", 9, 7, 0)];
-    assert_eq!(decide(me(1, 7), View { peers: &better, ..held("me", Some(400)) }), GO);
-    assert_eq!(decide(me(1, 7), View { peers: &better, ..held("me", None) }), GO);
-    assert_eq!(decide(me(1, 6), held("me", None)), Decision::CatchUp);
+    let earlier_life = View { holder: Holder::EarlierLife, ..free(7, &better) };
+    assert_eq!(decide(me(1, 7), earlier_life), GO);
+    assert_eq!(decide(me(1, 6), earlier_life), Decision::CatchUp);
+}
+
+#[test]
+fn a_process_of_the_same_name_is_waited_for_as_any_other() {
+    assert_eq!(decide(me(1, 7), held("me", Some(400))), wait(1400));
+    assert_eq!(decide(me(1, 7), held("me", Some(0))), GO);
 }
 
 #[test]

@@ -238,6 +238,7 @@ impl Status {
             epoch: 0,
             leader: String::new(),
             leader_address: String::new(),
+            leader_process: String::new(),
             lease_remaining_ms: -1,
             lease_ms: 0,
             version: 0,

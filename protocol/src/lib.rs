@@ -15,15 +15,18 @@
 
 mod append;
 mod engine;
+pub mod process;
 mod refusal;
 
 pub use append::append_header;
 pub use engine::{EngineVersion, NotAVersion};
 pub use refusal::{Code, Refusal};
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]` → `[epoch, end]`.
-/// A node takes over from an earlier life of its own (the same node id) at once, from another one when its lease and the
-/// margin are over. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]` → `[epoch, end]`.
+/// Granted when nobody holds the lease, or it and the margin are over, whoever held it: two processes may go by one node id.
+/// Only a lease that never expires passes to the same node id at once. `process` says which process will lead
+/// ([`process`]); it is shown to all as `leader_process`, so that a node which is started again and sees that its earlier
+/// life is over can free the lease with [`RELEASE`]. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
 /// `LOG.RENEW shard epoch lease-ms` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. Refused
 /// with [`Code::Fenced`].
@@ -53,7 +56,7 @@ pub const APPEND: &str = "LOG.APPEND";
 /// epoch or address, when a term begins to write, when a lease or reservation ends or counts anew after its end. It begins anew,
 /// elsewhere, when the service does, so it is compared for equality only. While a node is being granted the lease, nobody leads.
 ///
-/// The answer: `version`; `epoch`; `leader` and `leader_address`, empty if nobody leads; `lease_remaining_ms` until another may
+/// The answer: `version`; `epoch`; `leader`, `leader_address` and `leader_process`, empty if nobody leads or it is not known; `lease_remaining_ms` until another may
 /// lead, margin included (0 expired, -1 nobody leads, -2 never expires); `lease_ms`, its length (0 none, or never expires);
 /// `reserved_for`, empty if for nobody; `base` and `end` of the log; `state`; then `node0`, `node1` … in order of their ids, as
 /// `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12`, with what each told

@@ -107,6 +107,7 @@ fn fields(status: &Status) -> Vec<(&'static str, String)> {
         ("epoch", status.epoch.to_string()),
         ("leader", status.leader.clone()),
         ("leader_address", status.leader_address.clone()),
+        ("leader_process", status.leader_process.clone()),
         ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
         ("lease_ms", status.lease_ms.to_string()),
         ("version", status.version.to_string()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_name, EngineVersion, Refusal, MAX_RESERVE_MS};
+use durability_protocol::{is_valid_name, process, EngineVersion, Refusal, MAX_RESERVE_MS};
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
@@ -13,17 +13,18 @@ use crate::shard::{Node, Shard};
 /// Longest address of a node in bytes.
 const MAX_ADDRESS_BYTES: usize = 256;
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]`.
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]`.
 pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let ([_, _, node_id, address, expected_end, lease_ms] | [_, _, node_id, address, expected_end, lease_ms, _]) =
-        arguments
+    let Some((&[_, _, ref node_id, ref address, ref expected_end, ref lease_ms], optional @ ([] | [_] | [_, _]))) =
+        arguments.split_first_chunk()
     else {
-        return Err(failure("usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version]"));
+        return Err(failure("usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]"));
     };
     let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
     let (expected_end, lease_ms) = (number(expected_end, "expected-end")?, number(lease_ms, "lease-ms")?);
-    let engine = arguments.get(6).map(|version| engine_version(version)).transpose()?;
-    let (epoch, end) = shard.acquire(Node { node_id, address, engine }, expected_end, lease_ms).await?;
+    let engine = optional.first().map(|version| engine_version(version)).transpose()?;
+    let process = optional.get(1).map(|process| self::process(process)).transpose()?;
+    let (epoch, end) = shard.acquire(Node { node_id, address, engine, process }, expected_end, lease_ms).await?;
     Ok(reply::array(vec![reply::integer(epoch), reply::integer(end)]))
 }
 
@@ -43,6 +44,15 @@ pub fn address(argument: &[u8]) -> Result<&str, Refusal> {
         return Ok(address);
     }
     Err(failure("not a valid address: up to 256 printable characters without spaces"))
+}
+
+/// Which process a node is.
+fn process(argument: &[u8]) -> Result<&str, Refusal> {
+    let process = text(argument)?;
+    if process::is_valid(process) {
+        return Ok(process);
+    }
+    Err(failure(format!("not a valid process: 1 to {} printable characters without spaces", process::MAX_BYTES)))
 }
 
 /// A version as a server tells it.

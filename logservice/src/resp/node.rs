@@ -39,6 +39,7 @@ pub fn answer(poll: &Poll) -> Reply {
         ("epoch", status.epoch.to_string()),
         ("leader", status.leader.clone()),
         ("leader_address", status.leader_address.clone()),
+        ("leader_process", status.leader_process.clone()),
         ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
         ("lease_ms", status.lease_ms.to_string()),
         ("reserved_for", status.reserved_for.clone()),

@@ -47,6 +47,8 @@ pub struct Status {
     pub leader: String,
     /// Where it is reached.
     pub leader_address: String,
+    /// Which process that is; empty if it did not tell.
+    pub leader_process: String,
     /// Milliseconds until another node may have the lease, the margin for drifting clocks included; 0 has expired, -1 no
     /// lease, -2 never expires.
     pub lease_remaining_ms: i64,
@@ -136,7 +138,8 @@ impl Shard {
             error,
             epoch: accepting.terms.epoch(),
             leader: leader.as_ref().map(|leader| leader.node_id.clone()).unwrap_or_default(),
-            leader_address: leader.map(|leader| leader.address).unwrap_or_default(),
+            leader_address: leader.as_ref().map(|leader| leader.address.clone()).unwrap_or_default(),
+            leader_process: leader.and_then(|leader| leader.process).unwrap_or_default(),
             lease_remaining_ms,
             lease_ms: accepting.terms.lease_ms(),
             version: accepting.version(now),

@@ -60,6 +60,8 @@ pub struct Node<'a> {
     pub address: &'a str,
     /// What it runs, if it tells.
     pub engine: Option<EngineVersion>,
+    /// Which process it is, if it tells; see `durability_protocol::process`.
+    pub process: Option<&'a str>,
 }
 
 /// What to do with an append.
@@ -172,8 +174,9 @@ impl Terms {
         expires.into_iter().chain(reserved_until).min()
     }
 
-    /// Whether `node_id` may take the lease: it is reserved for nobody else, and nobody holds it, it has expired, or an
-    /// earlier life of the same node does.
+    /// Whether `node_id` may take the lease: it is reserved for nobody else, and nobody holds it, it has expired, or the same
+    /// node holds it and it never does. One that expires is waited for by the same node as by any other: what holds it may be
+    /// another process of that name, and still answer.
     pub fn check_free(&self, shard: &str, node_id: &str, now: Instant) -> Result<(), Refusal> {
         if let Some(reserved) = self.reservation(now).filter(|reserved| reserved.node_id != node_id) {
             let Reservation { node_id: node, address, until } = reserved;
@@ -183,7 +186,8 @@ impl Terms {
             );
             return Err(Refusal::new(Code::Leased, text));
         }
-        let Some(leader) = self.leader.as_ref().filter(|leader| leader.node_id != node_id) else { return Ok(()) };
+        let is_own_for_ever = |leader: &Leader| leader.node_id == node_id && self.expires.is_none();
+        let Some(leader) = self.leader.as_ref().filter(|leader| !is_own_for_ever(leader)) else { return Ok(()) };
         let (node, address, epoch) = (&leader.node_id, &leader.address, self.epoch());
         match self.lease_left(now) {
             LeaseLeft::For(left) if left.is_zero() => Ok(()),
@@ -216,7 +220,7 @@ impl Terms {
 
     /// A new term for `node_id`.
     pub fn grant(&mut self, epoch: u64, node: Node<'_>, lease_ms: u64, now: Instant) {
-        let Node { node_id, address, engine } = node;
+        let Node { node_id, address, engine, process } = node;
         self.history.retain(|term| term.replid.is_some());
         self.history.drain(..self.history.len().saturating_sub(MAX_TERMS - 1));
         self.history.push(Term {
@@ -227,7 +231,12 @@ impl Terms {
             first_offset: None,
             engine,
         });
-        self.leader = Some(Leader { node_id: node_id.to_owned(), address: address.to_owned(), lease_ms });
+        self.leader = Some(Leader {
+            node_id: node_id.to_owned(),
+            address: address.to_owned(),
+            lease_ms,
+            process: process.map(str::to_owned),
+        });
         self.expires = expiry(lease_ms, now);
         self.reserved = None;
         self.own_from = None;

@@ -57,6 +57,9 @@ pub struct Leader {
     pub address: String,
     /// Length of its lease in milliseconds; 0 does not expire.
     pub lease_ms: u64,
+    /// Which process it is; none if it did not tell. See `durability_protocol::process`.
+    #[serde(default)]
+    pub process: Option<String>,
 }
 
 /// A snapshot: the whole data set at one position, as an RDB.
@@ -181,7 +184,7 @@ mod tests {
 
     #[test]
     fn any_text_is_a_manifest_that_survives_its_own_text_or_none() {
-        let leader = Leader { node_id: "n1".to_owned(), address: "a:1".to_owned(), lease_ms: 1 };
+        let leader = Leader { node_id: "n1".to_owned(), address: "a:1".to_owned(), lease_ms: 1, process: None };
         let mut sound = Manifest { leader: Some(leader), ..Manifest::new("s1", "a".repeat(40), "b".repeat(16)) };
         let (file, replid) = ("0.rdb".to_owned(), "a".repeat(40));
         let contents = Some(Contents { keys: vec![(0, 1)], digest: "c".repeat(40) });

@@ -51,7 +51,32 @@ fn after_a_restart_another_node_waits_for_a_whole_lease_and_margin() {
     let mut client = service.connect();
     assert_eq!(acquire_in_time(&mut client, "n2", 0), (2, 0));
     assert!(restarted.elapsed() >= KEPT, "after {:?}", restarted.elapsed());
-    assert_eq!(client.acquire("s1", "n2", 0, LEASE_MS), Ok((3, 0)), "an earlier life of the same node");
+    service.stop();
+}
+
+#[test]
+fn a_process_of_the_same_name_waits_and_one_that_saw_the_other_end_does_not() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    let acquire = ["LOG.ACQUIRE", "s1", "n1", "host:1", "0", "60000", "9.1.2", "boot/1/77"];
+    assert_eq!(client.call(&acquire), Reply::Array(vec![Reply::Integer(1), Reply::Integer(0)]));
+    for bad in ["", "a b", "a,b"] {
+        let bad = [&acquire[..7], &[bad]].concat();
+        client.refused(&bad, "ERR not a valid process");
+    }
+    client.refused(&[&acquire[..], &["more"]].concat(), "ERR usage: LOG.ACQUIRE ");
+    client.refused(&acquire[..5], "ERR usage: LOG.ACQUIRE ");
+    let leased = client.acquire("s1", "n1", 0, 60_000).expect_err("leased");
+    assert!(leased.starts_with("LEASED n1 host:1 "), "{leased}");
+    service.stop();
+    let service = Service::start(directory.path(), &[]).expect("restarts");
+    let mut client = service.connect();
+    assert_eq!(client.status("s1", "leader_process"), "boot/1/77", "kept over a restart");
+    client.ok(&["LOG.RELEASE", "s1", "1"]);
+    assert_eq!(client.status("s1", "leader_process"), "");
+    assert_eq!(client.acquire("s1", "n1", 0, 0), Ok((2, 0)));
+    assert_eq!(client.acquire("s1", "n1", 0, 0), Ok((3, 0)), "a lease that never expires passes to the same node");
     service.stop();
 }
 

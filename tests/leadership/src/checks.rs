@@ -92,6 +92,19 @@ fn deeper_handover() {
 }
 
 #[test]
+fn two_nodes_go_by_one_name() {
+    let rules = Rules { names_differ: false, ..Rules::ALL };
+    Shard { bounds: Bounds { reads: 0, ..FAILOVER }, rules }.checker().threads(2).spawn_bfs().join().assert_properties();
+}
+
+#[test]
+fn a_name_is_no_proof_that_an_earlier_life_is_over() {
+    let rules = Rules { names_differ: false, waits_for_own_name: false, ..Rules::ALL };
+    is_needed(rules, FAILOVER, ONE_ANSWERS);
+    is_needed(rules, FAILOVER, READS_FRESH);
+}
+
+#[test]
 fn the_log_service_has_to_wait() {
     is_needed(Rules { waits_for_lease: false, ..Rules::ALL }, FAILOVER, ONE_ANSWERS);
     is_needed(Rules { waits_for_lease: false, ..Rules::ALL }, FAILOVER, READS_FRESH);

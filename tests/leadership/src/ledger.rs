@@ -9,7 +9,7 @@ use durability_leadership::Holder;
 use logservice::shard::{Admission, LeaseLeft, Node, Terms};
 use logservice::store::Manifest;
 
-use crate::network::NodeId;
+use crate::network::{NodeId, Process};
 use crate::search::Rules;
 use crate::time::{instant, Ticks, LEASE, LEASE_MS, MARGIN};
 
@@ -17,8 +17,8 @@ const SHARD: &str = "s";
 const NAMES: [&str; 2] = ["a", "b"];
 
 /// Name of a node.
-pub fn name(node: NodeId) -> &'static str {
-    NAMES[usize::from(node)]
+pub fn name(node: NodeId, rules: &Rules) -> &'static str {
+    NAMES[if rules.names_differ { usize::from(node) } else { 0 }]
 }
 
 /// The log and who may write it.
@@ -34,7 +34,7 @@ pub struct Ledger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     epoch: u8,
-    leader: Option<NodeId>,
+    leader: Option<Process>,
     /// From when the lease counts.
     counts_from: Ticks,
     /// Where the epoch began.
@@ -72,28 +72,40 @@ impl Ledger {
         self.key.epoch
     }
 
-    /// Who holds the lease, as a node is told.
-    pub fn holder(&self, now: Ticks, rules: &Rules) -> Holder<'static> {
+    /// Whether an earlier life of that process leads, or it itself without knowing.
+    pub fn is_led_by_earlier_life_of(&self, process: Process) -> bool {
+        self.key.leader.is_some_and(|leader| leader.node == process.node)
+    }
+
+    /// Who holds the lease, as a process is told that does not lead.
+    pub fn holder(&self, process: Process, now: Ticks, rules: &Rules) -> Holder<'static> {
         let Some(leader) = self.key.leader else { return Holder::Nobody };
+        let has_same_name = name(leader.node, rules) == name(process.node, rules);
+        if self.is_led_by_earlier_life_of(process) || has_same_name && !rules.waits_for_own_name {
+            return Holder::EarlierLife;
+        }
         let left = match self.terms.lease_left(judged_at(now, rules)) {
             LeaseLeft::Nobody => return Holder::Nobody,
             LeaseLeft::Forever => None,
             LeaseLeft::For(left) => Some(left),
         };
-        Holder::Node { node_id: name(leader), left }
+        Holder::Node { node_id: name(leader.node, rules), left }
     }
 
     /// `LOG.ACQUIRE` and `LOG.BEGIN`: the new epoch, if the lease is free and `expected_end` the log's end.
-    pub fn acquire(&mut self, node: NodeId, expected_end: u8, now: Ticks, rules: &Rules) -> Option<u8> {
-        if self.terms.check_free(SHARD, name(node), judged_at(now, rules)).is_err() || expected_end != self.end() {
+    pub fn acquire(&mut self, process: Process, expected_end: u8, now: Ticks, rules: &Rules) -> Option<u8> {
+        let name = name(process.node, rules);
+        let is_own = !rules.waits_for_own_name && self.terms.leader().is_some_and(|leader| leader.node_id == name);
+        let is_free = is_own || self.terms.check_free(SHARD, name, judged_at(now, rules)).is_ok();
+        if !is_free || expected_end != self.end() {
             return None;
         }
         let epoch = self.terms.epoch() + 1;
         let terms = Arc::make_mut(&mut self.terms);
-        terms.grant(epoch, candidate(node), LEASE_MS, instant(now));
+        terms.grant(epoch, candidate(name), LEASE_MS, instant(now));
         let end = u64::from(expected_end);
         terms.begin(epoch, &format!("{epoch:040x}"), end, end).expect("it leads, at the end");
-        self.key = Key { epoch: epoch as u8, leader: Some(node), counts_from: now, began_at: expected_end };
+        self.key = Key { epoch: epoch as u8, leader: Some(process), counts_from: now, began_at: expected_end };
         Some(epoch as u8)
     }
 
@@ -142,8 +154,8 @@ fn manifest() -> Manifest {
     Manifest::new(SHARD, format!("{:040x}", 0), "id".to_owned())
 }
 
-fn candidate(node: NodeId) -> Node<'static> {
-    Node { node_id: name(node), address: "host:1", engine: None }
+fn candidate(node_id: &str) -> Node<'_> {
+    Node { node_id, address: "host:1", engine: None, process: None }
 }
 
 /// The time by which the service judges whether the lease is free.
@@ -163,8 +175,8 @@ fn missing_margin() -> Duration {
     static MISSING: OnceLock<Duration> = OnceLock::new();
     *MISSING.get_or_init(|| {
         let mut terms = Terms::from_manifest(&manifest(), instant(0));
-        terms.grant(1, candidate(0), LEASE_MS, instant(0));
-        let is_early = terms.check_free(SHARD, name(1), instant(0) + LEASE).is_ok();
+        terms.grant(1, candidate(NAMES[0]), LEASE_MS, instant(0));
+        let is_early = terms.check_free(SHARD, NAMES[1], instant(0) + LEASE).is_ok();
         if is_early {
             MARGIN
         } else {

@@ -109,9 +109,9 @@ impl Node {
     pub fn elect(&mut self, ledger: &Ledger, service_clock: Ticks, rules: &Rules) -> Option<(u8, u8)> {
         let end = u64::from(ledger.end());
         let applied = if rules.acquires_at_end { self.data.len() as u64 } else { end };
-        let node = Standing { node_id: name(self.process.node), priority: 1, applied, is_connected: true };
+        let node = Standing { node_id: name(self.process.node, rules), priority: 1, applied, is_connected: true };
         let now = moment(self.clock);
-        let holder = ledger.holder(service_clock, rules);
+        let holder = ledger.holder(self.process, service_clock, rules);
         // How long it gives way to others decides over speed alone: any node may ask at any moment at which the lease is free.
         let view = View { answered: now, holder, reserved_for: None, end, peers: &[] };
         match Election::new().decide(now, &node, &view, &Pacing::default(), 0) {
@@ -122,6 +122,14 @@ impl Node {
             }
             _ => None,
         }
+    }
+
+    /// A process that does not lead frees the lease that an earlier life of its own holds. No answer counts any more to what was
+    /// asked before, as that may be what it frees. False if it is not held by one.
+    pub fn frees_earlier_life(&mut self, ledger: &Ledger) -> bool {
+        let frees = self.leading.is_none() && ledger.is_led_by_earlier_life_of(self.process);
+        self.is_waiting &= !frees;
+        frees
     }
 
     /// The log service has granted the lease at `end`, as was asked for at `sent`.

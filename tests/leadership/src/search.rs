@@ -52,6 +52,10 @@ pub struct Rules {
     pub closes_clients: bool,
     /// Who hands over stops answering before it says so.
     pub gives_up_before_release: bool,
+    /// A lease is waited for also by a process that goes by the name of who holds it.
+    pub waits_for_own_name: bool,
+    /// No two nodes go by the same name. Not a rule that anything depends on.
+    pub names_differ: bool,
 }
 
 impl Rules {
@@ -67,6 +71,8 @@ impl Rules {
         takes_last_answer: true,
         closes_clients: true,
         gives_up_before_release: true,
+        waits_for_own_name: true,
+        names_differ: true,
     };
 }
 

@@ -49,6 +49,8 @@ pub enum Action {
     Deliver { message: Message, again: bool },
     /// A follower asks for the lease.
     Elect(usize),
+    /// A node that was started again frees the lease that it held before.
+    Free(usize),
     /// A leader asks for more time.
     Renew(usize),
     /// A leader executes a write.
@@ -74,7 +76,7 @@ impl World {
     pub fn new(left: Bounds, rules: &Rules) -> Self {
         let mut ledger = Ledger::new();
         let mut nodes = [Node::new(0), Node::new(1)];
-        let epoch = ledger.acquire(0, 0, 0, rules).expect("the lease is free");
+        let epoch = ledger.acquire(nodes[0].process, 0, 0, rules).expect("the lease is free");
         nodes[0].acquired(epoch, 0, 0, rules);
         World { clock: 0, ledger, nodes, network: BTreeSet::new(), left, seen: Seen::default() }
     }
@@ -92,6 +94,7 @@ impl World {
             let mut offer = |is_possible: bool, action: Action| actions.extend(is_possible.then_some(action));
             let leads = node.leading.is_some();
             offer(!leads && left.acquires > 0, Action::Elect(index));
+            offer(!leads && self.ledger.is_led_by_earlier_life_of(node.process), Action::Free(index));
             offer(leads && left.renewals > 0, Action::Renew(index));
             offer(leads && left.writes > 0, Action::Write(index));
             offer(leads && left.reads > 0 && node.reply.is_none(), Action::Read(index));
@@ -149,6 +152,10 @@ impl World {
                 let Node { process: from, clock: sent, .. } = self.nodes[index];
                 self.network.insert(Message::Acquire { from, number, expected_end, sent })
             }
+            Action::Free(index) => {
+                self.nodes[index].frees_earlier_life(&self.ledger)
+                    && self.network.insert(Message::Release { epoch: self.ledger.epoch() })
+            }
             Action::Renew(index) => {
                 let Some(epoch) = self.nodes[index].renew() else { return false };
                 self.left.renewals -= 1;
@@ -201,7 +208,7 @@ impl World {
         let now = self.clock;
         let answer = match message {
             Message::Acquire { from, number, expected_end, sent } => {
-                let epoch = self.ledger.acquire(from.node, expected_end, now, rules);
+                let epoch = self.ledger.acquire(from, expected_end, now, rules);
                 epoch.map(|epoch| Message::Acquired { to: from, number, epoch, end: expected_end, sent })
             }
             Message::Renew { from, epoch, sent } => {
