@@ -18,7 +18,9 @@ pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Re
     let Some((&[_, _, ref node_id, ref address, ref expected_end, ref lease_ms], optional @ ([] | [_] | [_, _]))) =
         arguments.split_first_chunk()
     else {
-        return Err(failure("usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]"));
+        return Err(failure(
+            "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]",
+        ));
     };
     let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
     let (expected_end, lease_ms) = (number(expected_end, "expected-end")?, number(lease_ms, "lease-ms")?);

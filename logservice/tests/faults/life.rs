@@ -46,7 +46,8 @@ impl Life {
         let mut log = self.open(directory)?;
         // Which has a spare made: the first append waits for it.
         replace(&log, |manifest| {
-            manifest.leader = Some(Leader { node_id: "n1".into(), address: "host:1".into(), lease_ms: 0 });
+            manifest.leader =
+                Some(Leader { node_id: "n1".into(), address: "host:1".into(), lease_ms: 0, process: None });
         })?;
         self.append(&mut log, 100)?;
         let hold = || FailGuard::new(Step::SpareCreate.name(), "pause").expect("configured");
