@@ -29,7 +29,7 @@ pub use refusal::{Code, Refusal};
 /// life is over can free the lease with [`RELEASE`]. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
 /// `LOG.RENEW shard epoch lease-ms` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. Refused
-/// with [`Code::Fenced`].
+/// with [`Code::Fenced`], or with [`Code::LogFailed`] while it is not known whether a change of leader was stored.
 pub const RENEW: &str = "LOG.RENEW";
 /// `LOG.RELEASE shard epoch [TO node-id reserve-ms]` → `+OK`: nobody leads. With `TO`, only that node may for `reserve-ms` (at most
 /// [`MAX_RESERVE_MS`]); others are refused with [`Code::Leased`]. The reservation ends when that node leads, with its time, by

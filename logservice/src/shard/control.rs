@@ -56,6 +56,7 @@ impl Shard {
     /// Extends the lease of `epoch` from now.
     pub async fn renew(&self, epoch: u64, lease_ms: u64) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
+        self.check_terms_known()?;
         let mut next = self.accepting().terms.clone();
         if !next.renew(epoch, lease_ms, Instant::now())? {
             self.set_terms(next);
@@ -124,6 +125,17 @@ impl Shard {
         }
     }
 
+    /// Refuses when a restart might find another leader than the one in force. Not as one who is fenced: nobody is known to have
+    /// taken over, so the leader gives nothing up.
+    fn check_terms_known(&self) -> Result<(), Refusal> {
+        if !self.accepting().are_terms_in_doubt {
+            return Ok(());
+        }
+        let reason = self.notifier().progress().failed.unwrap_or_default();
+        let text = format!("no lease is renewed, as a restart of the service may find another leader: {reason}");
+        Err(Refusal::new(Code::LogFailed, text))
+    }
+
     fn set_terms(&self, terms: Terms) {
         let before = self.primary_address();
         self.accepting().change_terms(|in_force| *in_force = terms);
@@ -135,17 +147,32 @@ impl Shard {
         terms.store_in(&mut manifest);
         manifest.seeded |= manifest.epochs.iter().any(|term| term.epoch > 0 && term.replid.is_some());
         let store = self.store.clone();
-        self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await
+        self.check_not_failed()?;
+        let stored = self.write_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await;
+        if stored.as_ref().is_err_and(|refusal| refusal.code == Code::LogFailed) {
+            // Before the terms that were in force are so again.
+            self.accepting().are_terms_in_doubt = true;
+        }
+        stored
     }
 
-    /// Runs a change of the manifest where it may block. After one whose outcome is not known the shard counts as
-    /// failed: what it would answer from then on might not be what a restart finds.
+    /// Runs a change of the manifest that leaves it the same leader and lease.
     pub(super) async fn change_manifest(
         &self,
         manifest: Manifest,
         change: impl FnOnce(Manifest) -> Result<(), ManifestError> + Send + 'static,
     ) -> Result<(), Refusal> {
         self.check_not_failed()?;
+        self.write_manifest(manifest, change).await
+    }
+
+    /// Changes the manifest where it may block. After a change whose outcome is not known the shard counts as failed: what it
+    /// would answer from then on might not be what a restart finds.
+    async fn write_manifest(
+        &self,
+        manifest: Manifest,
+        change: impl FnOnce(Manifest) -> Result<(), ManifestError> + Send + 'static,
+    ) -> Result<(), Refusal> {
         let changed = tokio::task::spawn_blocking(move || change(manifest)).await;
         let reason = match changed {
             Ok(Ok(())) => return Ok(()),

@@ -71,6 +71,9 @@ struct Accepting {
     is_damaged: bool,
     /// The epoch whose appends were refused last.
     fenced: Option<u64>,
+    /// Whether it is not known if the last change of the terms was stored: a restart may find another leader than these terms
+    /// name, and give it the lease at once.
+    are_terms_in_doubt: bool,
 }
 
 impl Shard {
@@ -87,8 +90,16 @@ impl Shard {
         let now = Instant::now();
         let terms = Terms::from_manifest(&manifest, now);
         let versions = Versions::new(terms.leadership(now), Versions::first_number());
-        let accepting =
-            Accepting { terms, versions, end, paused: None, no_space: false, is_damaged: false, fenced: None };
+        let accepting = Accepting {
+            terms,
+            versions,
+            end,
+            paused: None,
+            no_space: false,
+            is_damaged: false,
+            fenced: None,
+            are_terms_in_doubt: false,
+        };
         let notifier = Arc::new(DurabilityNotifier::new(end));
         let acceptance = Arc::new(Acceptance { notifier, accepting: Mutex::new(accepting) });
         events.pass_on_to(acceptance.clone());

@@ -13,5 +13,6 @@ mod every_step;
 mod harness;
 mod image;
 mod later;
+mod leadership;
 mod life;
 mod lost_sectors;
