@@ -11,7 +11,8 @@
 //! answered, and stops answering its clients when that is over. The log service counts from when that command came, and gives
 //! the lease to another node only after its length *and* a margin, `lease-ms / 20 + 10` milliseconds: so the two clocks may
 //! drift apart by 5 % of the lease. After a start of the service both begin anew. A lease of 0 ms never expires. A leader that asks
-//! for a shorter lease than before has to count by the shorter one from the moment it asks, answered or not.
+//! for a shorter lease than before has to count by the shorter one from the moment it asks, answered or not. The service keeps
+//! others out for what it granted before all the same, as that command may have come late, after one that was sent after it.
 
 mod append;
 mod engine;

@@ -258,9 +258,12 @@ impl Terms {
     }
 
     /// Extends the lease from `now`. True when its length has changed, which has to be stored.
+    ///
+    /// A shorter one does not end sooner than what was granted: it may have been asked for before that, on a connection that
+    /// was given up, and the leader counts by what was answered last.
     pub fn renew(&mut self, epoch: u64, lease_ms: u64, now: Instant) -> Result<bool, Refusal> {
         self.check_leading(epoch)?;
-        self.expires = expiry(lease_ms, now);
+        self.expires = later_expiry(expiry(lease_ms, now), self.expires);
         let leader = self.leader.as_mut();
         Ok(leader.is_some_and(|leader| std::mem::replace(&mut leader.lease_ms, lease_ms) != lease_ms))
     }
@@ -366,6 +369,12 @@ fn expiry(lease_ms: u64, now: Instant) -> Option<Instant> {
     let kept_ms = lease_ms.saturating_add(drift_margin_ms(lease_ms));
     // A lease too long for the clock is one that never expires.
     (lease_ms > 0).then(|| now.checked_add(Duration::from_millis(kept_ms))).flatten()
+}
+
+/// The later end of a lease if `new` and `old` are both times. A lease that never expired does from now on if `new` says so, and
+/// the other way round: either is asked for.
+fn later_expiry(new: Option<Instant>, old: Option<Instant>) -> Option<Instant> {
+    new.map(|new| old.map_or(new, |old| new.max(old)))
 }
 
 /// Milliseconds, rounded up, so that 0 is nothing.

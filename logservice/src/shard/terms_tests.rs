@@ -161,6 +161,27 @@ fn renewing_extends_the_lease_from_then_on_also_when_it_has_expired() {
 }
 
 #[test]
+fn a_late_renewal_for_a_shorter_time_takes_back_nothing_that_was_granted() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    assert_eq!(terms.renew(1, 5000, now), Ok(true));
+    assert_eq!(terms.renew(1, LEASE_MS, later(now, 10)), Ok(true));
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, 5259))), Code::Leased);
+    assert_eq!(terms.check_free("s1", "n2", later(now, 5260)), Ok(()));
+    assert_eq!(terms.lease_ms(), LEASE_MS);
+    assert_eq!(terms.renew(1, LEASE_MS, later(now, 5000)), Ok(false));
+    assert_eq!(terms.lease_left(later(now, 5000)), LeaseLeft::For(Duration::from_millis(KEPT_MS)));
+}
+
+#[test]
+fn a_lease_begins_and_ceases_to_expire_when_it_is_renewed_so() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    assert_eq!(terms.renew(1, 0, now), Ok(true));
+    assert_eq!(terms.lease_left(now), LeaseLeft::Forever);
+    assert_eq!(terms.renew(1, LEASE_MS, now), Ok(true));
+    assert_eq!(terms.lease_left(now), LeaseLeft::For(Duration::from_millis(KEPT_MS)));
+}
+
+#[test]
 fn a_lease_that_never_expires_is_freed_by_hand() {
     let (mut terms, now) = fresh();
     terms.grant(1, node("n1", "host:1"), 0, now);
