@@ -4,6 +4,7 @@ mod arrivals;
 mod control;
 mod follow;
 mod leadership;
+mod lease;
 mod nodes;
 mod notifier;
 mod pins;
@@ -15,13 +16,14 @@ mod terms;
 
 pub use follow::Position;
 pub use leadership::Poll;
+pub use lease::LeaseLeft;
 pub use nodes::{Heard, NodeStatus, Role};
 pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
 pub use pins::Pin;
 pub use primary::{Primary, Roles, Switch, Switches};
 pub use snapshot::Origin;
 pub use status::{LogState, Status};
-pub use terms::{Admission, LeaseLeft, Node, Terms};
+pub use terms::{Admission, Node, Terms};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};

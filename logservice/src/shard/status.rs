@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::terms::whole_ms;
+use super::lease::whole_ms;
 use super::{AckMode, LeaseLeft, NodeStatus, Shard};
 
 /// Whether a shard can be written.

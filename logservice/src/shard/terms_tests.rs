@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use super::super::lease::drift_margin_ms;
 use super::*;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
