@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
 
-use super::{Node, Shard, Terms};
+use super::{Accepting, Node, Shard, Terms};
 use crate::store::{Manifest, ManifestError};
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
@@ -55,17 +55,32 @@ impl Shard {
 
     /// Extends the lease of `epoch` from now.
     pub async fn renew(&self, epoch: u64, lease_ms: u64) -> Result<(), Refusal> {
-        let _changing = self.changing.lock().await;
-        self.check_terms_known()?;
-        let mut next = self.accepting().terms.clone();
-        if !next.renew(epoch, lease_ms, Instant::now())? {
-            self.set_terms(next);
+        if self.renew_at_once(epoch, lease_ms)? {
             return Ok(());
         }
+        let _changing = self.changing.lock().await;
+        if self.renew_at_once(epoch, lease_ms)? {
+            return Ok(());
+        }
+        let mut next = self.accepting().terms.clone();
+        next.renew(epoch, lease_ms, Instant::now())?;
         self.store_terms(&next).await?;
         next.renew(epoch, lease_ms, Instant::now())?;
         self.set_terms(next);
         Ok(())
+    }
+
+    /// Extends the lease if nothing has to be stored for that, so that no renewal waits for the disk. False if its length changes,
+    /// and while another leader is being granted it: whether that succeeds says whether there is anything to renew.
+    fn renew_at_once(&self, epoch: u64, lease_ms: u64) -> Result<bool, Refusal> {
+        let mut accepting = self.accepting();
+        self.check_terms_known(&accepting)?;
+        if !accepting.terms.is_leased_as(epoch, lease_ms) {
+            return Ok(false);
+        }
+        let mut renewed = Ok(false);
+        accepting.change_terms(|terms| renewed = terms.renew(epoch, lease_ms, Instant::now()));
+        renewed.map(|_| true)
     }
 
     /// Frees the lease of `epoch`, whose leader cannot append from then on. With `successor`, for that node alone for so
@@ -127,8 +142,8 @@ impl Shard {
 
     /// Refuses when a restart might find another leader than the one in force. Not as one who is fenced: nobody is known to have
     /// taken over, so the leader gives nothing up.
-    fn check_terms_known(&self) -> Result<(), Refusal> {
-        if !self.accepting().are_terms_in_doubt {
+    fn check_terms_known(&self, accepting: &Accepting) -> Result<(), Refusal> {
+        if !accepting.are_terms_in_doubt {
             return Ok(());
         }
         let reason = self.notifier().progress().failed.unwrap_or_default();
@@ -138,7 +153,7 @@ impl Shard {
 
     fn set_terms(&self, terms: Terms) {
         let before = self.primary_address();
-        self.accepting().change_terms(|in_force| *in_force = terms);
+        self.accepting().replace_terms(terms);
         self.announce_switch(before);
     }
 

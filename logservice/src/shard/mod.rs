@@ -46,7 +46,8 @@ pub struct Shard {
     pins: Arc<Pins>,
     snapshotting: Mutex<snapshot::Snapshotting>,
     acceptance: Arc<Acceptance>,
-    /// Held while the terms are changed and stored. Taken before the acceptance's lock, never while holding it.
+    /// Held while the terms or the manifest are changed and stored. Taken before the acceptance's lock, never while holding it.
+    /// Renewals that change nothing that is stored do without; see [`Accepting::replace_terms`].
     changing: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
     nodes: Mutex<Nodes>,

@@ -43,7 +43,7 @@ impl Shard {
         let mut accepting = self.accepting();
         accepting.paused = None;
         installed?;
-        accepting.change_terms(|in_force| *in_force = terms);
+        accepting.replace_terms(terms);
         accepting.end = offset;
         drop(accepting);
         self.announce_switch(before);

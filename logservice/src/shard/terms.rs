@@ -253,6 +253,20 @@ impl Terms {
         Ok(leader.is_some_and(|leader| std::mem::replace(&mut leader.lease_ms, lease_ms) != lease_ms))
     }
 
+    /// Whether a renewal for so long only moves the end of the lease of `epoch`.
+    pub fn is_leased_as(&self, epoch: u64, lease_ms: u64) -> bool {
+        self.check_leading(epoch).is_ok_and(|leader| leader.lease_ms == lease_ms)
+    }
+
+    /// Takes over from `in_force`, of which these are a changed copy, how long the lease was renewed since it was copied. A
+    /// lease that another holds now, or nobody, has nothing to do with that.
+    pub fn keep_renewals(&mut self, in_force: &Terms) {
+        let is_same = self.epoch() == in_force.epoch() && self.leader.is_some() && in_force.leader.is_some();
+        if is_same {
+            self.expires = later_expiry(self.expires, in_force.expires);
+        }
+    }
+
     /// Frees the lease for everybody. Releasing the current epoch twice is no error, and ends a reservation.
     pub fn release(&mut self, epoch: u64) -> Result<(), Refusal> {
         if epoch != self.epoch() || epoch == 0 {

@@ -176,6 +176,56 @@ fn a_late_renewal_for_a_shorter_time_takes_back_nothing_that_was_granted() {
 }
 
 #[test]
+fn a_changed_copy_takes_over_renewals_of_the_lease_that_it_still_is() {
+    let (in_force, now) = led_by("n1", A, 0);
+    let renewed = || {
+        let mut terms = in_force.clone();
+        assert!(terms.is_leased_as(1, LEASE_MS) && !terms.is_leased_as(1, 5000) && !terms.is_leased_as(0, LEASE_MS));
+        terms.renew(1, LEASE_MS, later(now, 500)).expect("renewed");
+        terms
+    };
+    let after = |change: &dyn Fn(&mut Terms)| {
+        let mut copy = in_force.clone();
+        change(&mut copy);
+        copy.keep_renewals(&renewed());
+        copy.lease_left(now)
+    };
+    let for_ms = |ms| LeaseLeft::For(Duration::from_millis(ms));
+    assert_eq!(after(&|copy| copy.seed(1, B, 500, 0).expect("seeded")), for_ms(KEPT_MS + 500));
+    assert_eq!(after(&|copy| assert_eq!(copy.renew(1, 5000, now), Ok(true))), for_ms(5260), "was later already");
+    assert_eq!(after(&|copy| assert_eq!(copy.renew(1, 1, now), Ok(true))), for_ms(KEPT_MS + 500));
+    assert_eq!(after(&|copy| assert_eq!(copy.renew(1, 0, now), Ok(true))), LeaseLeft::Forever);
+    assert_eq!(after(&|copy| copy.release(1).expect("released")), LeaseLeft::Nobody);
+    assert_eq!(after(&|copy| copy.grant(2, node("n2", "host:2"), 1, now)), for_ms(11), "of another leader");
+}
+
+#[test]
+fn a_copy_that_makes_an_endless_lease_expire_does_so_beside_renewals() {
+    let (mut in_force, now) = led_by("n1", A, 0);
+    in_force.renew(1, 0, now).expect("renewed");
+    let mut copy = in_force.clone();
+    assert_eq!(copy.renew(1, LEASE_MS, now), Ok(true));
+    in_force.renew(1, 0, later(now, 500)).expect("renewed");
+    copy.keep_renewals(&in_force);
+    assert_eq!(copy.lease_left(now), LeaseLeft::For(Duration::from_millis(KEPT_MS)));
+}
+
+#[test]
+fn terms_that_were_closed_leave_those_before_as_they_were() {
+    let (before, now) = led_by("n1", A, 0);
+    let mut closed = before.clone();
+    closed.close();
+    assert!(!closed.is_leased_as(1, LEASE_MS) && !closed.is_leased_as(2, LEASE_MS));
+    let mut next = before.clone();
+    next.grant(2, node("n2", "host:2"), 1, now);
+    for mut terms in [before, next] {
+        let left = terms.lease_left(now);
+        terms.keep_renewals(&closed);
+        assert_eq!(terms.lease_left(now), left);
+    }
+}
+
+#[test]
 fn a_lease_begins_and_ceases_to_expire_when_it_is_renewed_so() {
     let (mut terms, now) = led_by("n1", A, 0);
     assert_eq!(terms.renew(1, 0, now), Ok(true));

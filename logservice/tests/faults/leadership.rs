@@ -1,11 +1,12 @@
 //! Changes of leadership while the manifest is slow, or cannot be written.
 
+use std::sync::mpsc::{sync_channel, Receiver};
 use std::time::Duration;
 
-use fail::FailScenario;
+use fail::{FailGuard, FailScenario};
 use logservice::store::file_store::files::Step;
 
-use crate::client::{Reply, Service};
+use crate::client::{Client, Reply, Service};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -79,5 +80,116 @@ fn a_lease_is_renewed_after_a_failed_append() {
     leader.refused(&["LOG.RELEASE", "s1", "1"], "LOGFAILED ");
     leader.refused(&["LOG.RENEW", "s1", "1", "1000"], "LOGFAILED ");
     leader.ok(&["LOG.RENEW", "s1", "1", "60000"]);
+    service.stop();
+}
+
+/// Holds the next change of the manifest before it is durable, until the guard is dropped. The receiver is told when it got there.
+fn hold_manifest() -> (FailGuard, Receiver<()>) {
+    let (reached, is_reached) = sync_channel(1);
+    fail::cfg_callback(Step::ManifestWrite.name(), move || {
+        let _ = reached.try_send(());
+    })
+    .expect("configured");
+    (FailGuard::new(Step::ManifestSync.name(), "pause").expect("configured"), is_reached)
+}
+
+fn send(client: &mut Client, arguments: &[&str]) {
+    client.send(&arguments.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
+}
+
+fn lease_left_ms(client: &mut Client) -> u64 {
+    client.status("s1", "lease_remaining_ms").parse().expect("a number")
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_renewal_does_not_wait_for_the_disk_and_is_not_forgotten() {
+    let changes: [&[&str]; 2] = [&["LOG.BEGIN", "s1", "1", A, "0"], &["LOG.RENEW", "s1", "1", "5000"]];
+    for change in changes {
+        let _scenario = FailScenario::setup();
+        let directory = tempfile::tempdir().expect("tempdir");
+        let service = Service::start(directory.path(), &[]).expect("starts");
+        let (mut leader, mut other) = (service.connect(), service.connect());
+        leader.acquire("s1", "n1", 0, 20_000).expect("acquired");
+        let (held, is_reached) = hold_manifest();
+        send(&mut other, change);
+        is_reached.recv_timeout(SOON).expect("stores");
+        std::thread::sleep(Duration::from_millis(1000));
+        leader.ok(&["LOG.RENEW", "s1", "1", "20000"]);
+        drop(held);
+        assert_eq!(other.reply(), Reply::Text("OK".to_owned()), "{change:?}");
+        assert!(lease_left_ms(&mut leader) > 20_510, "{change:?}");
+        service.stop();
+    }
+}
+
+#[test]
+fn a_renewal_does_not_wait_for_a_seed_and_is_not_forgotten() {
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut leader = service.connect();
+    leader.acquire("s1", "n1", 0, 20_000).expect("acquired");
+    let (held, is_reached) = hold_manifest();
+    let seed = format!("PUT /shards/s1/snapshot?epoch=1&offset=100&replid={A} HTTP/1.1");
+    let (http, rdb) = (service.http_address(), b"REDIS".to_vec());
+    let seeding = std::thread::spawn(move || Service::http_at(http, &seed, &rdb));
+    is_reached.recv_timeout(SOON).expect("stores");
+    std::thread::sleep(Duration::from_millis(1000));
+    leader.ok(&["LOG.RENEW", "s1", "1", "20000"]);
+    drop(held);
+    let (status, text) = seeding.join().expect("ends");
+    assert_eq!(status, 200, "{text}");
+    assert!(lease_left_ms(&mut leader) > 20_510);
+    assert_eq!(leader.status("s1", "base"), "100");
+    service.stop();
+}
+
+#[test]
+fn a_renewal_waits_for_the_grant_to_another_node_and_is_fenced_by_it() {
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut first, mut second) = (service.connect(), service.connect());
+    first.acquire("s1", "n1", 0, 1).expect("acquired");
+    while lease_left_ms(&mut first) > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (held, is_reached) = hold_manifest();
+    send(&mut second, &["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000"]);
+    is_reached.recv_timeout(SOON).expect("stores");
+    send(&mut first, &["LOG.RENEW", "s1", "1", "1"]);
+    first.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+    let early = std::io::BufRead::fill_buf(&mut first.replies).map(<[u8]>::to_vec);
+    assert!(early.is_err(), "{early:?}");
+    first.stream.set_read_timeout(Some(SOON)).expect("set");
+    drop(held);
+    assert_eq!(second.reply(), Reply::Array(vec![Reply::Integer(2), Reply::Integer(0)]));
+    assert_eq!(first.reply(), Reply::Error("FENCED epoch 1 is over: n2 leads in epoch 2".to_owned()));
+    service.stop();
+}
+
+#[test]
+fn a_renewal_that_waited_for_a_grant_that_failed_is_granted() {
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut first, mut second) = (service.connect(), service.connect());
+    first.acquire("s1", "n1", 0, 1).expect("acquired");
+    while lease_left_ms(&mut first) > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (reached, is_reached) = sync_channel(1);
+    fail::cfg_callback(Step::ManifestCreate.name(), move || {
+        let _ = reached.try_send(());
+        std::thread::sleep(Duration::from_millis(300));
+    })
+    .expect("configured");
+    configure(Step::ManifestWrite, "return(enospc)");
+    send(&mut second, &["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000"]);
+    is_reached.recv_timeout(SOON).expect("stores");
+    first.ok(&["LOG.RENEW", "s1", "1", "1"]);
+    assert_eq!(word(second.reply()), "NOSPACE");
     service.stop();
 }
