@@ -40,7 +40,8 @@ pub const RELEASE: &str = "LOG.RELEASE";
 /// end, under replication id `replid`. Comes once before the first append of an epoch and is durable when answered;
 /// sent again with the same replid and offset it is answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
 pub const BEGIN: &str = "LOG.BEGIN";
-/// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, once everything up to `offset + len` is durable.
+/// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, which is `offset + len`, once everything up to there is durable.
+/// More may be, but need not be this leader's.
 /// Refused with [`Code::Fenced`], [`Code::Gap`], [`Code::NoSpace`] or [`Code::LogFailed`].
 pub const APPEND: &str = "LOG.APPEND";
 /// `LOG.NODE shard node-id address role priority applied-offset version wait-ms` → a flat array of names and values: a node tells

@@ -40,18 +40,20 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The answer, if there is one: the visible end, or why the append is not in the log.
+    /// The answer, if there is one: the end of the append, or why it is not in the log. Not how far the log goes, which may be the
+    /// work of another leader by the time that this is looked at.
     pub fn outcome(&self, progress: &Progress) -> Option<Result<u64, Refusal>> {
         if let Some(reason) = &progress.failed {
             return Some(Err(Refusal::new(Code::LogFailed, reason.to_string())));
         }
-        if progress.visible >= self.until {
-            return Some(Ok(progress.visible));
+        // First, as other bytes may be durable in the place of those that are gone. With more than one refusal in between only the
+        // last end is known; sent again, such an append is recognised.
+        if progress.refusals > self.refusals
+            && (progress.refusals > self.refusals + 1 || self.until > progress.refused_above)
+        {
+            return Some(Err(Refusal::new(Code::NoSpace, progress.refused_reason.to_string())));
         }
-        // With more than one refusal in between only the last end is known; sent again, such an append is recognised.
-        let gone = progress.refusals > self.refusals
-            && (progress.refusals > self.refusals + 1 || self.until > progress.refused_above);
-        gone.then(|| Err(Refusal::new(Code::NoSpace, progress.refused_reason.to_string())))
+        (progress.visible >= self.until).then_some(Ok(self.until))
     }
 }
 
