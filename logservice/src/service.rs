@@ -219,8 +219,7 @@ impl Service {
     pub async fn drain(&self) {
         let slots: Vec<_> = self.lock().values().cloned().collect();
         for shard in slots.iter().filter_map(|slot| slot.get()?.as_ref().ok()) {
-            let end = shard.status().accepted_end;
-            shard.notifier().wait_durable(end).await;
+            shard.notifier().wait_durable(shard.accepted()).await;
         }
     }
 

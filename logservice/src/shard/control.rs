@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
 
-use super::{Accepting, Node, Shard, Terms};
+use super::{Accepting, Node, Shard, Terms, Ticket};
 use crate::store::{Manifest, ManifestError};
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
@@ -20,10 +20,9 @@ impl Shard {
         if let (Some(version), Some(writer)) = (node.engine, self.store.manifest().engine()) {
             version.check_reads(writer)?;
         }
-        let accepted_end = self.accepting().end;
-        self.drain(accepted_end).await?;
+        self.drain(self.accepted()).await?;
         let _changing = self.changing.lock().await;
-        let (before, mut next) = {
+        let (before, mut next, accepted) = {
             let mut accepting = self.accepting();
             accepting.terms.check_free(&self.name, node.node_id, Instant::now())?;
             if accepting.end != expected_end {
@@ -34,11 +33,11 @@ impl Shard {
             // From here on the leader before cannot move the end. What it has in flight must be durable first, since
             // it may be acknowledged after the new epoch was given out.
             accepting.change_terms(Terms::close);
-            (before.clone(), before)
+            (before.clone(), before, self.accepted_by(&accepting))
         };
         let epoch = before.epoch() + 1;
         next.grant(epoch, node, lease_ms, Instant::now());
-        let stored = match self.drain(expected_end).await {
+        let stored = match self.drain(accepted).await {
             Ok(()) => self.store_terms(&next).await,
             Err(refusal) => Err(refusal),
         };
@@ -120,10 +119,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Waits until everything below `end` is durable.
-    pub(super) async fn drain(&self, end: u64) -> Result<(), Refusal> {
+    /// Waits until everything that `accepted` covers is durable.
+    pub(super) async fn drain(&self, accepted: Ticket) -> Result<(), Refusal> {
         self.check_not_failed()?;
-        let drained = tokio::time::timeout(DRAIN_AT_MOST, self.notifier().wait_durable(end)).await;
+        let drained = tokio::time::timeout(DRAIN_AT_MOST, self.notifier().wait_durable(accepted)).await;
         self.check_not_failed()?;
         match drained {
             Ok(true) => Ok(()),

@@ -163,8 +163,17 @@ impl Shard {
             self.store.submit(append).map_err(|error| self.submit_refusal(&error))?;
             accepting.end = until;
         }
-        let refusals = self.acceptance.notifier.refusals();
-        Ok(Ticket { until, refusals })
+        Ok(Ticket { until, ..self.accepted_by(&accepting) })
+    }
+
+    /// All that was accepted so far.
+    pub fn accepted(&self) -> Ticket {
+        self.accepted_by(&self.accepting())
+    }
+
+    /// All that was accepted so far. Refusals are counted under the same lock as the end is set back, so both are of one moment.
+    fn accepted_by(&self, accepting: &Accepting) -> Ticket {
+        Ticket { until: accepting.end, refusals: self.acceptance.notifier.refusals() }
     }
 
     fn submit_refusal(&self, error: &SubmitError) -> Refusal {

@@ -200,19 +200,18 @@ impl DurabilityNotifier {
         self.progress.send_modify(|progress| progress.stream += 1);
     }
 
-    /// Waits until everything below `end` is durable, whatever is shown. False when the log fails first, or a refusal
-    /// for want of space takes away what was waited for.
-    pub async fn wait_durable(&self, end: u64) -> bool {
+    /// Waits until everything that `ticket` covers is durable, whatever is shown. False when the log fails first, or a refusal
+    /// for want of space, also one that came before this was called, takes away what is waited for.
+    pub async fn wait_durable(&self, ticket: Ticket) -> bool {
         let mut durable = self.durable.subscribe();
         let mut progress = self.progress.subscribe();
-        let refusals = progress.borrow().refusals;
         loop {
-            if *durable.borrow_and_update() >= end {
+            if *durable.borrow_and_update() >= ticket.until {
                 return true;
             }
             {
                 let progress = progress.borrow_and_update();
-                if progress.failed.is_some() || progress.refusals != refusals {
+                if progress.failed.is_some() || progress.refusals != ticket.refusals {
                     return false;
                 }
             }

@@ -109,14 +109,23 @@ fn a_delay_adds_hardly_more_than_it_says() {
 async fn waiting_for_durability_ends_with_it_or_with_the_log() {
     let notifier = notifier();
     notifier.set_ack_mode(AckMode::Frozen).expect("no thread needed");
-    assert!(notifier.wait_durable(100).await);
-    let other = notifier.clone();
-    let waiting = tokio::spawn(async move { other.wait_durable(150).await });
+    assert!(notifier.wait_durable(ticket(&notifier, 100)).await);
+    let (other, until) = (notifier.clone(), ticket(&notifier, 150));
+    let waiting = tokio::spawn(async move { other.wait_durable(until).await });
     notifier.set_durable(150);
     assert!(waiting.await.expect("ends"));
-    let other = notifier.clone();
-    let waiting = tokio::spawn(async move { other.wait_durable(151).await });
+    let (other, until) = (notifier.clone(), ticket(&notifier, 151));
+    let waiting = tokio::spawn(async move { other.wait_durable(until).await });
     tokio::task::yield_now().await;
     notifier.set_failed("gone");
     assert!(!waiting.await.expect("ends"));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_what_was_refused_before_the_wait_began() {
+    let notifier = notifier();
+    let everything = ticket(&notifier, 150);
+    notifier.set_refused(120, "full");
+    let waiting = tokio::time::timeout(Duration::from_secs(5), notifier.wait_durable(everything));
+    assert_eq!(waiting.await, Ok(false));
 }

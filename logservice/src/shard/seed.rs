@@ -29,14 +29,14 @@ impl Shard {
         let offset = record.offset;
         let _changing = self.changing.lock().await;
         let before = self.primary_address();
-        let (terms, end) = {
+        let (terms, accepted) = {
             let mut accepting = self.accepting();
             let mut terms = accepting.terms.clone();
             terms.seed(epoch, replid, offset, accepting.end)?;
             accepting.paused = Some(INSTALLING);
-            (terms, accepting.end)
+            (terms, self.accepted_by(&accepting))
         };
-        let installed = match self.drain(end).await {
+        let installed = match self.drain(accepted).await {
             Ok(()) => self.replace_log(&terms, record).await,
             Err(refusal) => Err(refusal),
         };
