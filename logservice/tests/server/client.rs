@@ -48,14 +48,14 @@ impl Service {
         Client::connect(self.server.listen)
     }
 
-    /// A client that leads `shard` from its end on, and its epoch.
+    /// A client that leads `shard` from its end on, and its epoch. Its lease never expires, so that it passes to the same node at once.
     pub fn lead(&self, shard: &str, node: &str, replid: &str) -> (Client, u64, u64) {
         self.lead_by(self.connect(), shard, node, replid)
     }
 
     pub fn lead_by(&self, mut client: Client, shard: &str, node: &str, replid: &str) -> (Client, u64, u64) {
         let end = client.status(shard, "end").parse().expect("a number");
-        let (epoch, end) = client.acquire(shard, node, end, 60_000).expect("acquired");
+        let (epoch, end) = client.acquire(shard, node, end, 0).expect("acquired");
         client.ok(&["LOG.BEGIN", shard, &epoch.to_string(), replid, &end.to_string()]);
         (client, epoch, end)
     }

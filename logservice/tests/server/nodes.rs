@@ -83,7 +83,9 @@ fn waiting(service: &Service, node: &str) -> Client {
 fn a_poll_is_answered_at_once_if_the_node_has_not_seen_this_version() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path(), &[]);
-    let (mut leader, _, _) = service.lead("s1", "n1", A);
+    let mut leader = service.connect();
+    leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    leader.ok(&["LOG.BEGIN", "s1", "1", A, "0"]);
     assert_eq!(leader.append("s1", 1, 0, b"x"), Reply::Integer(1));
     let begun = Instant::now();
     let mut client = service.connect();
