@@ -23,11 +23,12 @@ pub use append::append_header;
 pub use engine::{EngineVersion, NotAVersion};
 pub use refusal::{Code, Refusal};
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]` → `[epoch, end]`.
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]]` → `[epoch, end]`.
 /// Granted when nobody holds the lease, or it and the margin are over, whoever held it: two processes may go by one node id.
 /// Only a lease that never expires passes to the same node id at once. `process` says which process will lead
 /// ([`process`]); it is shown to all as `leader_process`, so that a node which is started again and sees that its earlier
-/// life is over can free the lease with [`RELEASE`]. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
+/// life is over can free the lease with [`RELEASE`]; empty before a `replid`, it is not told. `replid` is the replication id of what the
+/// node holds up to `expected-end`: it must be the log's, or the node holds other data that happens to end at the same offset. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
 /// `LOG.RENEW shard epoch lease-ms` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. Refused
 /// with [`Code::Fenced`], or with [`Code::LogFailed`] while it is not known whether a change of leader was stored.

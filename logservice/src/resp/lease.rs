@@ -4,29 +4,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_name, process, EngineVersion, Refusal, MAX_RESERVE_MS};
+use durability_protocol::{is_valid_name, is_valid_replid, process, EngineVersion, Refusal, MAX_RESERVE_MS};
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
-use crate::shard::{Node, Shard};
+use crate::shard::{Held, Node, Shard};
 
 /// Longest address of a node in bytes.
 const MAX_ADDRESS_BYTES: usize = 256;
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]`.
+const ACQUIRE_USAGE: &str =
+    "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]]";
+
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]]`.
 pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let Some((&[_, _, ref node_id, ref address, ref expected_end, ref lease_ms], optional @ ([] | [_] | [_, _]))) =
+    let Some(([_, _, node_id, address, expected_end, lease_ms], optional @ ([] | [_] | [_, _] | [_, _, _]))) =
         arguments.split_first_chunk()
     else {
-        return Err(failure(
-            "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process]]",
-        ));
+        return Err(failure(ACQUIRE_USAGE));
     };
     let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
-    let (expected_end, lease_ms) = (number(expected_end, "expected-end")?, number(lease_ms, "lease-ms")?);
+    let (end, lease_ms) = (number(expected_end, "expected-end")?, number(lease_ms, "lease-ms")?);
     let engine = optional.first().map(|version| engine_version(version)).transpose()?;
-    let process = optional.get(1).map(|process| self::process(process)).transpose()?;
-    let (epoch, end) = shard.acquire(Node { node_id, address, engine, process }, expected_end, lease_ms).await?;
+    let replid = optional.get(2).map(|replid| self::replid(replid)).transpose()?;
+    // A node that does not know its process still has to be able to tell what follows.
+    let process = optional.get(1).filter(|process| replid.is_none() || !process.is_empty());
+    let process = process.map(|process| self::process(process)).transpose()?;
+    let (node, held) = (Node { node_id, address, engine, process }, Held { end, replid });
+    let (epoch, end) = shard.acquire(node, held, lease_ms).await?;
     Ok(reply::array(vec![reply::integer(epoch), reply::integer(end)]))
 }
 
@@ -55,6 +60,15 @@ fn process(argument: &[u8]) -> Result<&str, Refusal> {
         return Ok(process);
     }
     Err(failure(format!("not a valid process: 1 to {} printable characters without spaces", process::MAX_BYTES)))
+}
+
+/// The replication id of what a node holds.
+fn replid(argument: &[u8]) -> Result<&str, Refusal> {
+    let replid = text(argument)?;
+    if is_valid_replid(replid) {
+        return Ok(replid);
+    }
+    Err(failure("not a valid replication id: 40 lower-case hexadecimal digits"))
 }
 
 /// A version as a server tells it.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
 
-use super::{Accepting, Node, Shard, Terms, Ticket};
+use super::{Accepting, Held, Node, Shard, Terms, Ticket};
 use crate::store::{Manifest, ManifestError};
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
@@ -14,9 +14,9 @@ const DRAIN_AT_MOST: Duration = Duration::from_secs(10);
 const UNKNOWN_ADDRESS: &str = "-";
 
 impl Shard {
-    /// Makes `node` the leader if nobody else is and `expected_end` is the end of the log. Answers its epoch and
-    /// that end once both are durable.
-    pub async fn acquire(&self, node: Node<'_>, expected_end: u64, lease_ms: u64) -> Result<(u64, u64), Refusal> {
+    /// Makes `node` the leader if nobody else is and `held` is the log up to its end. Answers its epoch and that end once both
+    /// are durable.
+    pub async fn acquire(&self, node: Node<'_>, held: Held<'_>, lease_ms: u64) -> Result<(u64, u64), Refusal> {
         if let (Some(version), Some(writer)) = (node.engine, self.store.manifest().engine()) {
             version.check_reads(writer)?;
         }
@@ -25,10 +25,7 @@ impl Shard {
         let (before, mut next, accepted) = {
             let mut accepting = self.accepting();
             accepting.terms.check_free(&self.name, node.node_id, Instant::now())?;
-            if accepting.end != expected_end {
-                let text = format!("{} is the end of the log, not {expected_end}", accepting.end);
-                return Err(Refusal::new(Code::Gap, text));
-            }
+            accepting.terms.check_held(held, accepting.end)?;
             let before = accepting.terms.clone();
             // From here on the leader before cannot move the end. What it has in flight must be durable first, since
             // it may be acknowledged after the new epoch was given out.
@@ -48,8 +45,8 @@ impl Shard {
         next.renew(epoch, lease_ms, Instant::now())?;
         self.set_terms(next);
         let Node { node_id, address, .. } = node;
-        tracing::info!("shard {}: {node_id} at {address} leads in epoch {epoch} from {expected_end}", self.name);
-        Ok((epoch, expected_end))
+        tracing::info!("shard {}: {node_id} at {address} leads in epoch {epoch} from {}", self.name, held.end);
+        Ok((epoch, held.end))
     }
 
     /// Extends the lease of `epoch` from now.

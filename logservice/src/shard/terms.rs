@@ -60,6 +60,15 @@ pub struct Node<'a> {
     pub process: Option<&'a str>,
 }
 
+/// What a node holds that wants to lead: it must be all of the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// Where it ends.
+    pub end: u64,
+    /// Its replication id, if the node tells.
+    pub replid: Option<&'a str>,
+}
+
 /// What to do with an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
@@ -187,6 +196,21 @@ impl Terms {
                      when that node is gone for good, free it with: LOG.RELEASE {shard} {epoch}"
                 ),
             )),
+        }
+    }
+
+    /// Whether `held` is the log, which ends at `end`. The end alone does not say so: a node that was stopped for a while may hold
+    /// other data up to there than the log, which was begun anew meanwhile.
+    pub fn check_held(&self, held: Held<'_>, end: u64) -> Result<(), Refusal> {
+        if held.end != end {
+            return Err(gap(end, "is the end of the log, not", held.end));
+        }
+        match held.replid {
+            Some(replid) if replid != self.replid() => {
+                let text = format!("{end} is the end of the log under replication id {}, not {replid}", self.replid());
+                Err(Refusal::new(Code::Gap, text))
+            }
+            _ => Ok(()),
         }
     }
 

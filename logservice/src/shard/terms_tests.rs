@@ -78,6 +78,22 @@ fn what_is_left_is_nothing_only_when_it_is_over() {
 }
 
 #[test]
+fn only_who_holds_the_log_to_its_end_under_its_replication_id_may_lead() {
+    let (mut terms, now) = led_by("n1", A, 100);
+    let check =
+        |terms: &Terms, end, replid| terms.check_held(Held { end, replid }, 200).map_err(|refusal| refusal.detail);
+    assert_eq!(check(&terms, 199, Some(A)), Err("200 is the end of the log, not 199".to_owned()));
+    let other = format!("200 is the end of the log under replication id {A}, not {B}");
+    assert_eq!(check(&terms, 200, Some(B)), Err(other));
+    assert_eq!(check(&terms, 200, None), Ok(()));
+    terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
+    assert_eq!(check(&terms, 200, Some(A)), Ok(()), "n2 has not begun");
+    terms.seed(2, B, 200, 200).expect("seeded");
+    assert!(check(&terms, 200, Some(A)).is_err(), "the same end, and other data");
+    assert_eq!(check(&terms, 200, Some(B)), Ok(()));
+}
+
+#[test]
 fn a_released_lease_is_reserved_for_one_node_until_the_time_is_over() {
     let (mut terms, now) = led_by("n1", A, 0);
     terms.release(1).expect("released");

@@ -6,6 +6,7 @@ use crate::client::{Client, Reply, Service};
 use crate::nodes::{wait_for_expiry, SOON};
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 const LEASE_MS: u64 = 300;
 /// A twentieth more, and 10 ms.
 const KEPT: Duration = Duration::from_millis(325);
@@ -65,7 +66,8 @@ fn a_process_of_the_same_name_waits_and_one_that_saw_the_other_end_does_not() {
         let bad = [&acquire[..7], &[bad]].concat();
         client.refused(&bad, "ERR not a valid process");
     }
-    client.refused(&[&acquire[..], &["more"]].concat(), "ERR usage: LOG.ACQUIRE ");
+    client.refused(&[&acquire[..], &[A, "more"]].concat(), "ERR usage: LOG.ACQUIRE ");
+    client.refused(&[&acquire[..], &["short"]].concat(), "ERR not a valid replication id");
     client.refused(&acquire[..5], "ERR usage: LOG.ACQUIRE ");
     let leased = client.acquire("s1", "n1", 0, 60_000).expect_err("leased");
     assert!(leased.starts_with("LEASED n1 host:1 "), "{leased}");
@@ -77,6 +79,27 @@ fn a_process_of_the_same_name_waits_and_one_that_saw_the_other_end_does_not() {
     assert_eq!(client.status("s1", "leader_process"), "");
     assert_eq!(client.acquire("s1", "n1", 0, 0), Ok((2, 0)));
     assert_eq!(client.acquire("s1", "n1", 0, 0), Ok((3, 0)), "a lease that never expires passes to the same node");
+    service.stop();
+}
+
+#[test]
+fn a_node_that_holds_other_data_up_to_the_same_offset_is_not_granted_the_lease() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    client.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    client.ok(&["LOG.BEGIN", "s1", "1", A, "0"]);
+    client.ok(&["LOG.RELEASE", "s1", "1"]);
+    let acquire = |process, replid| ["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000", "9.1.2", process, replid];
+    let other = format!("GAP 0 is the end of the log under replication id {A}, not {B}");
+    assert_eq!(client.call(&acquire("boot/1/78", B)), Reply::Error(other));
+    assert_eq!(client.status("s1", "leader"), "");
+    client.refused(&acquire("a b", A), "ERR not a valid process");
+    assert_eq!(client.call(&acquire("boot/1/78", A)), Reply::Array(vec![Reply::Integer(2), Reply::Integer(0)]));
+    assert_eq!(client.status("s1", "leader_process"), "boot/1/78");
+    client.ok(&["LOG.RELEASE", "s1", "2"]);
+    assert_eq!(client.call(&acquire("", A)), Reply::Array(vec![Reply::Integer(3), Reply::Integer(0)]));
+    assert_eq!(client.status("s1", "leader_process"), "", "not told");
     service.stop();
 }
 
