@@ -11,8 +11,7 @@
 //! answered, and stops answering its clients when that is over. The log service counts from when that command came, and gives
 //! the lease to another node only after its length *and* a margin, `lease-ms / 20 + 10` milliseconds: so the two clocks may
 //! drift apart by 5 % of the lease. After a start of the service both begin anew. A lease of 0 ms never expires. A leader that asks
-//! for a shorter lease than before has to count by the shorter one from the moment it asks, answered or not. The service keeps
-//! others out for what it granted before all the same, as that command may have come late, after one that was sent after it.
+//! for a shorter lease than before has to count by the shorter one from the moment it asks, answered or not.
 
 mod append;
 mod engine;
@@ -30,7 +29,9 @@ pub use refusal::{Code, Refusal};
 /// life is over can free the lease with [`RELEASE`]; empty before a `replid`, it is not told. `replid` is the replication id of what the
 /// node holds up to `expected-end`: it must be the log's, or the node holds other data that happens to end at the same offset. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
-/// `LOG.RENEW shard epoch lease-ms` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. Refused
+/// `LOG.RENEW shard epoch lease-ms [sent]` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. `sent`
+/// grows from one renewal of an epoch to the next: one that comes after another that was sent later is refused, as its bytes lay in
+/// a connection that the leader has given up, and might make the lease shorter than what the leader counts by. Refused
 /// with [`Code::Fenced`], or with [`Code::LogFailed`] while it is not known whether a change of leader was stored.
 pub const RENEW: &str = "LOG.RENEW";
 /// `LOG.RELEASE shard epoch [TO node-id reserve-ms]` → `+OK`: nobody leads. With `TO`, only that node may for `reserve-ms` (at most

@@ -8,7 +8,7 @@ use durability_protocol::{is_valid_name, is_valid_replid, process, EngineVersion
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
-use crate::shard::{Held, Node, Shard};
+use crate::shard::{Held, Node, Renewal, Shard};
 
 /// Longest address of a node in bytes.
 const MAX_ADDRESS_BYTES: usize = 256;
@@ -76,12 +76,14 @@ pub fn engine_version(argument: &[u8]) -> Result<EngineVersion, Refusal> {
     text(argument)?.parse().map_err(|error| failure(format!("engine-version: {error}")))
 }
 
-/// `LOG.RENEW shard epoch lease-ms`.
+/// `LOG.RENEW shard epoch lease-ms [sent]`.
 pub async fn renew(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let [_, _, epoch, lease_ms] = arguments else {
-        return Err(failure("usage: LOG.RENEW shard epoch lease-ms"));
+    let Some(([_, _, epoch, lease_ms], optional @ ([] | [_]))) = arguments.split_first_chunk() else {
+        return Err(failure("usage: LOG.RENEW shard epoch lease-ms [sent]"));
     };
-    shard.renew(number(epoch, "epoch")?, number(lease_ms, "lease-ms")?).await?;
+    let (epoch, lease_ms) = (number(epoch, "epoch")?, number(lease_ms, "lease-ms")?);
+    let sent = optional.first().map(|sent| number(sent, "sent")).transpose()?;
+    shard.renew(Renewal { epoch, lease_ms, sent }).await?;
     Ok(reply::ok())
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
 
-use super::{Accepting, Held, Node, Shard, Terms, Ticket};
+use super::{Accepting, Held, Node, Renewal, Shard, Terms, Ticket};
 use crate::store::{Manifest, ManifestError};
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
@@ -49,34 +49,35 @@ impl Shard {
         Ok((epoch, held.end))
     }
 
-    /// Extends the lease of `epoch` from now.
-    pub async fn renew(&self, epoch: u64, lease_ms: u64) -> Result<(), Refusal> {
-        if self.renew_at_once(epoch, lease_ms)? {
+    /// Extends the lease from now.
+    pub async fn renew(&self, renewal: Renewal) -> Result<(), Refusal> {
+        if self.renew_at_once(renewal)? {
             return Ok(());
         }
         let _changing = self.changing.lock().await;
-        if self.renew_at_once(epoch, lease_ms)? {
+        if self.renew_at_once(renewal)? {
             return Ok(());
         }
-        let mut next = self.accepting().terms.clone();
-        next.renew(epoch, lease_ms, Instant::now())?;
+        let mut next = {
+            let mut accepting = self.accepting();
+            accepting.check_in_order(renewal)?;
+            accepting.terms.clone()
+        };
+        next.renew(renewal.epoch, renewal.lease_ms, Instant::now())?;
         self.store_terms(&next).await?;
-        next.renew(epoch, lease_ms, Instant::now())?;
-        self.set_terms(next);
-        Ok(())
+        self.accepting().renew(renewal).map(drop)
     }
 
     /// Extends the lease if nothing has to be stored for that, so that no renewal waits for the disk. False if its length changes,
     /// and while another leader is being granted it: whether that succeeds says whether there is anything to renew.
-    fn renew_at_once(&self, epoch: u64, lease_ms: u64) -> Result<bool, Refusal> {
+    fn renew_at_once(&self, renewal: Renewal) -> Result<bool, Refusal> {
         let mut accepting = self.accepting();
         self.check_terms_known(&accepting)?;
-        if !accepting.terms.is_leased_as(epoch, lease_ms) {
+        if !accepting.terms.is_leased_as(renewal.epoch, renewal.lease_ms) {
             return Ok(false);
         }
-        let mut renewed = Ok(false);
-        accepting.change_terms(|terms| renewed = terms.renew(epoch, lease_ms, Instant::now()));
-        renewed.map(|_| true)
+        accepting.check_in_order(renewal)?;
+        accepting.renew(renewal).map(|()| true)
     }
 
     /// Frees the lease of `epoch`, whose leader cannot append from then on. With `successor`, for that node alone for so

@@ -3,10 +3,22 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use durability_protocol::{Code, Refusal};
 use tokio::sync::watch;
 
 use super::terms::Leadership;
 use super::{Accepting, Heard, Shard, Terms};
+
+/// A leader asks for more time.
+#[derive(Debug, Clone, Copy)]
+pub struct Renewal {
+    /// Its term.
+    pub epoch: u64,
+    /// How long the lease is to be; 0 does not expire.
+    pub lease_ms: u64,
+    /// Grows from one renewal of the term to the next; none from who sends them one after the other in any case.
+    pub sent: Option<u64>,
+}
 
 /// Numbers the states of leadership. A number is never used for two of them.
 #[derive(Debug)]
@@ -51,6 +63,25 @@ impl Accepting {
         self.version(now);
         change(&mut self.terms);
         self.version(now);
+    }
+
+    /// Whether no renewal of that term was taken that was sent later: the bytes of this one may have lain in a connection that its
+    /// sender has given up, and it counts by what was answered last.
+    pub(super) fn check_in_order(&mut self, renewal: Renewal) -> Result<(), Refusal> {
+        let Renewal { epoch, sent, .. } = renewal;
+        let Some(sent) = sent.filter(|_| self.terms.check_leading(epoch).is_ok()) else { return Ok(()) };
+        if self.newest_renewal.0 == epoch && sent < self.newest_renewal.1 {
+            return Err(Refusal::new(Code::Err, "this renewal comes late: one that was sent after it has been taken"));
+        }
+        self.newest_renewal = (epoch, sent);
+        Ok(())
+    }
+
+    /// Extends the lease from now.
+    pub(super) fn renew(&mut self, renewal: Renewal) -> Result<(), Refusal> {
+        let mut renewed = Ok(false);
+        self.change_terms(|terms| renewed = terms.renew(renewal.epoch, renewal.lease_ms, Instant::now()));
+        renewed.map(drop)
     }
 
     /// Puts `next` in force, a changed copy of the terms that were in force when its maker had locked [`Shard::changing`].

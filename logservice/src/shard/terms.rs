@@ -266,13 +266,11 @@ impl Terms {
         }
     }
 
-    /// Extends the lease from `now`. True when its length has changed, which has to be stored.
-    ///
-    /// A shorter one does not end sooner than what was granted: it may have been asked for before that, on a connection that
-    /// was given up, and the leader counts by what was answered last.
+    /// Extends the lease from `now`; a shorter one ends sooner. True when its length has changed, which has to be stored. That
+    /// renewals come in the order in which they were sent is for the caller to know.
     pub fn renew(&mut self, epoch: u64, lease_ms: u64, now: Instant) -> Result<bool, Refusal> {
         self.check_leading(epoch)?;
-        self.expires = later_expiry(expiry(lease_ms, now), self.expires);
+        self.expires = expiry(lease_ms, now);
         let leader = self.leader.as_mut();
         Ok(leader.is_some_and(|leader| std::mem::replace(&mut leader.lease_ms, lease_ms) != lease_ms))
     }

@@ -180,18 +180,6 @@ fn renewing_extends_the_lease_from_then_on_also_when_it_has_expired() {
 }
 
 #[test]
-fn a_late_renewal_for_a_shorter_time_takes_back_nothing_that_was_granted() {
-    let (mut terms, now) = led_by("n1", A, 0);
-    assert_eq!(terms.renew(1, 5000, now), Ok(true));
-    assert_eq!(terms.renew(1, LEASE_MS, later(now, 10)), Ok(true));
-    assert_eq!(code(terms.check_free("s1", "n2", later(now, 5259))), Code::Leased);
-    assert_eq!(terms.check_free("s1", "n2", later(now, 5260)), Ok(()));
-    assert_eq!(terms.lease_ms(), LEASE_MS);
-    assert_eq!(terms.renew(1, LEASE_MS, later(now, 5000)), Ok(false));
-    assert_eq!(terms.lease_left(later(now, 5000)), LeaseLeft::For(Duration::from_millis(KEPT_MS)));
-}
-
-#[test]
 fn a_changed_copy_takes_over_renewals_of_the_lease_that_it_still_is() {
     let (in_force, now) = led_by("n1", A, 0);
     let renewed = || {

@@ -104,6 +104,31 @@ fn a_node_that_holds_other_data_up_to_the_same_offset_is_not_granted_the_lease()
 }
 
 #[test]
+fn a_late_renewal_takes_back_nothing_that_was_granted_after_it() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut given_up) = (service.connect(), service.connect());
+    leader.acquire("s1", "n1", 0, 1000).expect("acquired");
+    let left_ms = |client: &mut Client| client.status("s1", "lease_remaining_ms").parse::<i64>().expect("a number");
+    leader.ok(&["LOG.RENEW", "s1", "1", "60000", "20"]);
+    given_up.refused(&["LOG.RENEW", "s1", "1", "1000", "19"], "ERR this renewal comes late");
+    given_up.refused(&["LOG.RENEW", "s1", "1", "60000", "19"], "ERR this renewal comes late");
+    assert!(left_ms(&mut leader) > 50_000);
+    leader.ok(&["LOG.RENEW", "s1", "1", "0", "21"]);
+    given_up.refused(&["LOG.RENEW", "s1", "1", "1000", "20"], "ERR this renewal comes late");
+    assert_eq!(left_ms(&mut leader), -2, "it never expires");
+    leader.ok(&["LOG.RENEW", "s1", "1", "1000", "22"]);
+    assert!((0..=1060).contains(&left_ms(&mut leader)), "a shorter one that is asked for in time ends sooner");
+    // A later term counts from anywhere, and one that is not led says nothing.
+    given_up.refused(&["LOG.RENEW", "s1", "9", "1000", "1000"], "FENCED ");
+    leader.ok(&["LOG.RELEASE", "s1", "1"]);
+    leader.acquire("s1", "n2", 0, 1000).expect("acquired");
+    leader.ok(&["LOG.RENEW", "s1", "2", "1000", "1"]);
+    leader.refused(&["LOG.RENEW", "s1", "2", "1000", "1", "1"], "ERR usage: LOG.RENEW ");
+    service.stop();
+}
+
+#[test]
 fn a_leader_whom_nobody_replaced_renews_a_lease_that_has_expired() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");

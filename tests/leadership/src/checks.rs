@@ -94,7 +94,12 @@ fn deeper_handover() {
 #[test]
 fn two_nodes_go_by_one_name() {
     let rules = Rules { names_differ: false, ..Rules::ALL };
-    Shard { bounds: Bounds { reads: 0, ..FAILOVER }, rules }.checker().threads(2).spawn_bfs().join().assert_properties();
+    Shard { bounds: Bounds { reads: 0, ..FAILOVER }, rules }
+        .checker()
+        .threads(2)
+        .spawn_bfs()
+        .join()
+        .assert_properties();
 }
 
 #[test]
