@@ -14,10 +14,24 @@ use rand::SeedableRng;
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 
 use crate::history::{Call, Event, History, Outcome, Session};
-use crate::reference::{Answer, Numbered, Reference, Search, MAX_OPERATIONS};
+use crate::reference::{Answer, Limits, Numbered, Reference, Search, MAX_OPERATIONS};
 
-/// Searches that take more steps are given up, and begun anew. All together may take about a minute.
-const MOST_STEPS: [u64; 8] = [4_000, 4_000, 4_000, 4_000, 10_000, 10_000, 10_000, 500_000];
+/// Searches that take more steps are given up, and another one is begun. All together may take about a minute. First it is
+/// tried with few operations in a row that were never answered: of these, all orders before each answer are what takes long,
+/// and what really happened has few. Only a search without that limit can find that there is no order.
+const SEARCHES: [Limits; 11] = [
+    Limits { steps: 4_000, row: 1 },
+    Limits { steps: 10_000, row: 2 },
+    Limits { steps: 10_000, row: 3 },
+    Limits { steps: 4_000, row: Limits::NO_ROW },
+    Limits { steps: 4_000, row: Limits::NO_ROW },
+    Limits { steps: 10_000, row: Limits::NO_ROW },
+    Limits { steps: 50_000, row: 2 },
+    Limits { steps: 100_000, row: 3 },
+    Limits { steps: 100_000, row: 4 },
+    Limits { steps: 10_000, row: Limits::NO_ROW },
+    Limits { steps: 400_000, row: Limits::NO_ROW },
+];
 
 /// What a history was found to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,14 +60,14 @@ pub fn judge(history: &History) -> Result<Verdict> {
     let kept: Vec<usize> = (0..history.calls.len()).filter(|&i| says_something(&history.calls[i])).collect();
     ensure!(kept.len() <= MAX_OPERATIONS, "a history of {} operations is too long to be judged", kept.len());
     // A search is over soon or lasts long, and which of both is a matter of the order in which it tries the sessions.
-    for (attempt, most_steps) in MOST_STEPS.into_iter().enumerate() {
-        let search = Rc::new(RefCell::new(Search::new(most_steps)));
+    for (attempt, limits) in SEARCHES.into_iter().enumerate() {
+        let search = Rc::new(RefCell::new(Search::new(limits)));
         let order = Order::shuffled(attempt as u64, history);
         if tester(history, &kept, &order, Rc::clone(&search))?.is_consistent() {
             return Ok(Verdict::Linearizable);
         }
         let search = search.borrow();
-        if !search.is_given_up() {
+        if search.is_exhausted() {
             let unexplained = kept.into_iter().enumerate().filter(|(number, _)| !search.explained(*number));
             return Ok(Verdict::Violation { unexplained: unexplained.map(|(_, call)| call).collect() });
         }

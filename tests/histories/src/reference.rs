@@ -76,8 +76,23 @@ pub enum Answer {
     Any,
 }
 
-/// How far an order has got: what is placed, what of that is unread, and what the keys hold.
-type Point = (Places, Vec<Unread>, Keyspace);
+/// How far an order has got: what is placed, what of that is unread, how many of the last ones in a row were never answered, and
+/// what the keys hold.
+type Point = (Places, Vec<Unread>, usize, Keyspace);
+
+/// What a search tries.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// It is given up after so many steps.
+    pub steps: u64,
+    /// The most operations in a row that were never answered.
+    pub row: usize,
+}
+
+impl Limits {
+    /// Any number in a row.
+    pub const NO_ROW: usize = usize::MAX;
+}
 
 /// What the search has seen.
 #[derive(Debug)]
@@ -85,19 +100,33 @@ pub struct Search {
     seen: HashSet<Point>,
     left_by_read: HashSet<Point>,
     steps_left: u64,
+    longest_row: usize,
+    /// Orders were left out because of the limit on rows.
+    is_limited: bool,
     /// The most operations that were ever placed.
     furthest: Places,
 }
 
 impl Search {
-    /// A search that is given up after so many steps.
-    pub fn new(most_steps: u64) -> Self {
-        Search { seen: HashSet::new(), left_by_read: HashSet::new(), steps_left: most_steps, furthest: 0 }
+    /// One that has tried nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Search {
+            seen: HashSet::new(),
+            left_by_read: HashSet::new(),
+            steps_left: limits.steps,
+            longest_row: limits.row,
+            is_limited: false,
+            furthest: 0,
+        }
     }
 
-    /// Whether it took too long.
-    pub fn is_given_up(&self) -> bool {
+    fn is_given_up(&self) -> bool {
         self.steps_left == 0
+    }
+
+    /// Whether all orders were tried.
+    pub fn is_exhausted(&self) -> bool {
+        !self.is_given_up() && !self.is_limited
     }
 
     /// Whether the order that explains most answers has the operation of that number.
@@ -119,6 +148,8 @@ pub struct Reference {
     keyspace: Keyspace,
     placed: Places,
     unread: Vec<Unread>,
+    /// How many operations that were never answered were placed since the last one that was.
+    row: usize,
     /// All operations that were answered.
     answered: Places,
     search: Rc<RefCell<Search>>,
@@ -128,11 +159,11 @@ impl Reference {
     /// Empty. `answered` are the numbers of the operations that were answered.
     pub fn new(answered: impl Iterator<Item = usize>, search: Rc<RefCell<Search>>) -> Self {
         let answered = answered.fold(0, |places, number| places | place(number));
-        Reference { keyspace: Keyspace::default(), placed: 0, unread: Vec::new(), answered, search }
+        Reference { keyspace: Keyspace::default(), placed: 0, unread: Vec::new(), row: 0, answered, search }
     }
 
     fn point(&self) -> Point {
-        (self.placed, self.unread.clone(), self.keyspace.clone())
+        (self.placed, self.unread.clone(), self.row, self.keyspace.clone())
     }
 
     /// Returns whether everything that was never answered is as late as it can be, with `next` after it.
@@ -170,7 +201,12 @@ impl SequentialSpec for Reference {
         if !is_answered {
             self.unread.push(Unread::new(operation));
         }
+        self.row = if is_answered { 0 } else { self.row + 1 };
         let mut search = self.search.borrow_mut();
+        if self.row > search.longest_row {
+            search.is_limited = true;
+            return false;
+        }
         if search.is_given_up() || search.left_by_read.contains(&before) {
             return false;
         }
