@@ -15,10 +15,11 @@ use crate::guard::guard;
 use crate::interrupt::Interrupt;
 use crate::keeper::{Duty, Keeper, KeeperDesk};
 use crate::log_connection::LogConnection;
+use crate::self_test::{self, Unfinished};
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
 use crate::tap::{self, Address, Start, Tap};
-use crate::{seed, self_test};
+use crate::{config, module, seed};
 
 /// Waits between attempts to attach, and to reach the log: doubled from the first to the second.
 pub const BACKOFF_FROM: Duration = Duration::from_millis(100);
@@ -38,7 +39,8 @@ pub struct Agent {
     mode: Mode,
     /// Whether the operator made the server a replica of another one: then it has no log.
     is_replica: bool,
-    is_self_tested: bool,
+    /// What the self-test found; none if it has not run. One that failed runs again when the node attaches anew.
+    self_test: Option<Result<(), String>>,
     /// The newest epoch that this process led.
     pub last_led: Option<u64>,
     /// Whether the server ran without its log since it last followed or led it.
@@ -74,7 +76,7 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
         commands,
         mode,
         is_replica,
-        is_self_tested: false,
+        self_test: None,
         last_led: None,
         was_off,
         holds_all_of: None,
@@ -114,7 +116,11 @@ impl Agent {
                     backoff = BACKOFF_FROM;
                     self.shared.send(Task::Hold(format!("another node leads: {detail}")));
                 }
-                Interrupt::Failed(why) => {
+                failed @ (Interrupt::Failed(_) | Interrupt::LostItsLog) => {
+                    let why = match failed {
+                        Interrupt::Failed(why) => why,
+                        _ => "the server was taken away from its log".to_owned(),
+                    };
                     // A node that led does not serve while it attaches anew.
                     self.shared.send(Task::Hold(why.clone()));
                     if started.elapsed() > BACKOFF_TO {
@@ -141,6 +147,8 @@ impl Agent {
     fn serve(&mut self) -> Result<std::convert::Infallible, Interrupt> {
         while !self.has_log() {
             self.was_off = true;
+            // Whatever ended it: what was held then is not acknowledged any more.
+            self.shared.send(Task::TermEnded);
             self.pause(Duration::MAX).or_else(|interrupt| match interrupt {
                 Interrupt::ModeChanged => Ok(()),
                 other => Err(other),
@@ -151,18 +159,38 @@ impl Agent {
         // Whatever was asked of the main thread before is done.
         self.stage = self.shared.stage.load(Ordering::Relaxed);
         let address = Address::of(&facts).map_err(Interrupt::Hopeless)?;
-        self.test_once(&address);
+        self.test_once(&address)?;
         let leadership = attach::attach(self, &facts, &address)?;
         self.lead(leadership, &address)
     }
 
-    fn test_once(&mut self, address: &Address) {
-        if self.is_self_tested || crate::module::why_sync_is_impossible().is_some() {
-            return;
+    fn test_once(&mut self, address: &Address) -> Result<(), Interrupt> {
+        if self.self_test != Some(Ok(())) && module::why_sync_is_impossible().is_none() {
+            let result = match self_test::run(self, address) {
+                Ok(()) => Ok(()),
+                Err(Unfinished::Failed(why)) => Err(why),
+                Err(Unfinished::Interrupted(interrupt)) => return Err(interrupt),
+            };
+            self.self_test = Some(result.clone());
+            self.shared.send(Task::SelfTestDone(result));
         }
-        let result = self_test::run(self, address);
-        self.is_self_tested = true;
-        self.shared.send(Task::SelfTestDone(result));
+        self.tell_whether_it_can_lead();
+        Ok(())
+    }
+
+    /// Why this node must leave a lease that expires to other ones: as its leader it would serve nobody.
+    pub fn why_it_cannot_lead(&self) -> Option<String> {
+        if !config::FAILOVER.is_on() {
+            return None;
+        }
+        match (&self.self_test, self.mode) {
+            (Some(Err(why)), Mode::Sync) => Some(format!("sync mode does not work in this server: {why}")),
+            _ => module::why_leases_are_not_kept(),
+        }
+    }
+
+    fn tell_whether_it_can_lead(&self) {
+        self.shared.cannot_lead.store(self.why_it_cannot_lead().is_some(), Ordering::Relaxed);
     }
 
     fn lead(&mut self, leadership: Leadership, address: &Address) -> Result<std::convert::Infallible, Interrupt> {
@@ -190,6 +218,7 @@ impl Agent {
                         return Err(Interrupt::Fenced(detail));
                     }
                     Ended::HandedOver => return Err(Interrupt::HandedOver),
+                    Ended::LostItsLog => return Err(Interrupt::LostItsLog),
                     Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
                     Ended::ModeChanged => {
                         self.keeper.set(Duty::Nothing);
@@ -385,9 +414,10 @@ impl Agent {
             Command::Fenced { epoch, detail } if self.last_led == Some(epoch) => Err(Interrupt::Fenced(detail)),
             Command::Fenced { .. } => Ok(()),
             Command::HandedOver => Err(Interrupt::HandedOver),
-            Command::LostItsLog => Err(Interrupt::Failed("the server no longer follows its log".to_owned())),
+            Command::LostItsLog => Err(Interrupt::LostItsLog),
             Command::Mode(mode) => {
                 self.mode = mode;
+                self.tell_whether_it_can_lead();
                 self.go_on_if(had_log)
             }
             Command::Replica(is_replica) => {

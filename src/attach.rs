@@ -14,7 +14,7 @@ use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
-use crate::log_connection::{LogConnection, LogError, Node};
+use crate::log_connection::{LogConnection, LogError, LogPosition, Node};
 use crate::log_reply::LogStatus;
 use crate::process;
 use crate::shared::{Link, Progress, Task};
@@ -70,6 +70,9 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
                 .to_owned(),
         ));
     }
+    if !status.is_seeded {
+        may_be_first(agent)?;
+    }
     let leadership = if seeds(agent, facts, &status)? {
         candidate.seed(agent, status)?
     } else if status.is_seeded || status.end > 0 {
@@ -91,6 +94,19 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         leadership.backlog.end()
     ));
     Ok(leadership)
+}
+
+/// Who finds the log empty begins it, as its leader.
+///
+/// # Errors
+/// This node never leads.
+fn may_be_first(agent: &Agent) -> Result<(), Interrupt> {
+    let why = match agent.why_it_cannot_lead() {
+        Some(why) => why,
+        None if config::priority() == 0 && config::FAILOVER.is_on() => "its durability.priority is 0".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Interrupt::Failed(format!("the log is empty, and this node leaves it to others to begin it: {why}")))
 }
 
 /// Whether the log is to start from this node's data, instead of this node from the log's.
@@ -153,7 +169,7 @@ impl Candidate<'_> {
     }
 
     fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
-        let epoch = self.acquire(agent, status.end)?;
+        let epoch = self.acquire(agent, &LogPosition { end: status.end, replid: None })?;
         // Nothing was written in it yet.
         agent.holds_all_of = Some(epoch);
         let (tap, start) = tap::open(agent, self.address, None)?;
@@ -181,21 +197,21 @@ impl Candidate<'_> {
             // Its stream has begun long ago, so the log goes on from where that is.
             return self.seed(agent, status);
         };
-        let epoch = self.acquire(agent, offset)?;
+        let epoch = self.acquire(agent, &LogPosition { end: offset, replid: None })?;
         let (tap, start) = tap::open(agent, self.address, Some((&replid, offset)))?;
         self.take_tap(epoch, tap, start, Some((replid, offset)))
     }
 
-    /// Takes the lease at `end`; it is kept from then on. An earlier life of this node that is over needs none any more.
+    /// Takes the lease at `position`; it is kept from then on. An earlier life of this node that is over needs none any more.
     ///
     /// # Errors
     /// The log is not reached, or refuses.
-    pub fn acquire(&mut self, agent: &mut Agent, end: u64) -> Result<u64, LogError> {
+    pub fn acquire(&mut self, agent: &mut Agent, position: &LogPosition<'_>) -> Result<u64, LogError> {
         let address = agent.shared.address();
         let length = config::lease();
         let node = Node { id: &self.node_id, address: &address };
         let mut sent = lease::now();
-        let mut acquired = self.log.acquire(&node, end, length, &self.engine);
+        let mut acquired = self.log.acquire(&node, position, length, &self.engine);
         if matches!(&acquired, Err(LogError::Refused(refusal)) if refusal.code == Code::Leased) {
             let status = self.log.status()?;
             if status.leader == self.node_id && process::is_over(&status.leader_process) {
@@ -205,7 +221,7 @@ impl Candidate<'_> {
                 ));
                 self.log.release(status.epoch)?;
                 sent = lease::now();
-                acquired = self.log.acquire(&node, end, length, &self.engine);
+                acquired = self.log.acquire(&node, position, length, &self.engine);
             }
         }
         let epoch = acquired?;
@@ -213,7 +229,7 @@ impl Candidate<'_> {
         let granted = Lease::acquired(sent, length);
         lease::begin(granted.valid_until());
         agent.keeper.set(Duty::Lead { epoch, lease: granted });
-        log_notice(format!("durability: acquired the lease in epoch {epoch} at offset {end}"));
+        log_notice(format!("durability: acquired the lease in epoch {epoch} at offset {}", position.end));
         Ok(epoch)
     }
 
@@ -228,7 +244,8 @@ impl Candidate<'_> {
         if status.end != end || status.replid != replid {
             return Ok(None);
         }
-        let epoch = match self.acquire(agent, end) {
+        // Compared once more, by the log service itself: this node may have stood still since it asked.
+        let epoch = match self.acquire(agent, &LogPosition { end, replid: Some(replid) }) {
             Ok(epoch) => epoch,
             Err(LogError::Refused(refusal)) if matches!(refusal.code, Code::Gap | Code::Leased) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -290,7 +307,7 @@ impl Candidate<'_> {
         Ok(Leadership { epoch, replid, tap, backlog: Backlog::new(offset), is_to_seed })
     }
 
-    /// Two nodes of one name whose leases never expire would take over from each other for ever. A later epoch that this very
+    /// Of a holder whose lease never expires: two nodes of one name would take it from each other for ever. A later epoch that this very
     /// process leads without knowing it is one of which it never got the answer.
     ///
     /// # Errors

@@ -138,6 +138,32 @@ impl ConfigurationValue<bool> for TlsSwitch {
     }
 }
 
+/// `durability.failover`: whether the lease of this node expires when it is not renewed, so that another one takes over.
+pub struct FailoverSwitch(AtomicBool);
+
+impl FailoverSwitch {
+    /// Whether it does.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl ConfigurationValue<bool> for FailoverSwitch {
+    fn get(&self, _: &ConfigurationContext) -> bool {
+        self.is_on()
+    }
+
+    fn set(&self, _: &ConfigurationContext, is_on: bool) -> Result<(), ValkeyError> {
+        // A node that starts decides when it knows all of its configuration.
+        let is_running = module::with(|_| ()).is_some();
+        if let (true, true, Some(why)) = (is_on, is_running, module::why_leases_are_not_kept()) {
+            return Err(ValkeyError::String(why));
+        }
+        self.0.store(is_on, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 /// Files may be named one by one, in any order, within one `CONFIG SET`; together they have to be what the next connection can use.
 pub const TLS_CHECK: ConfigCheck = ConfigCheck { concerns: |name| name.starts_with("tls"), check: check_tls };
 
@@ -176,7 +202,7 @@ pub static SYNC_TIMEOUT_MS: AtomicI64 = AtomicI64::new(0);
 /// `durability.allow-replicaof`: whether REPLICAOF and FAILOVER work, with which a node leaves its log.
 pub static ALLOW_REPLICAOF: AtomicBool = AtomicBool::new(false);
 /// `durability.failover`: whether the lease of this node expires when it is not renewed, so that another one takes over.
-pub static FAILOVER: AtomicBool = AtomicBool::new(false);
+pub static FAILOVER: FailoverSwitch = FailoverSwitch(AtomicBool::new(false));
 /// `durability.lease-ms`: how long a lease lasts.
 pub static LEASE_MS: AtomicI64 = AtomicI64::new(DEFAULT_LEASE_MS);
 /// `durability.priority`: among nodes that can take over, the highest does; 0: never this one.
@@ -265,7 +291,7 @@ fn check_announce(address: &str) -> Result<(), String> {
 
 /// The lease that this node asks for; zero if it does not expire.
 pub fn lease() -> std::time::Duration {
-    let lease_ms = if FAILOVER.load(Ordering::Relaxed) { LEASE_MS.load(Ordering::Relaxed) } else { 0 };
+    let lease_ms = if FAILOVER.is_on() { LEASE_MS.load(Ordering::Relaxed) } else { 0 };
     std::time::Duration::from_millis(lease_ms.unsigned_abs())
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::bound::Verdict;
 use crate::config;
 use crate::filter::REFUSED_COMMANDS;
+use crate::lease;
 use crate::module::{Module, Role};
 use crate::server;
 use crate::shared::Link;
@@ -16,6 +17,12 @@ pub enum Figure {
     Number(i64),
     /// A text.
     Text(String),
+}
+
+impl From<i64> for Figure {
+    fn from(number: i64) -> Self {
+        Figure::Number(number)
+    }
 }
 
 impl From<u64> for Figure {
@@ -96,6 +103,8 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         ("log_reconnects", shared.log_reconnects.load(Ordering::Relaxed).into()),
         ("tap_reconnects", shared.tap_reconnects.load(Ordering::Relaxed).into()),
         ("seeds", shared.seeds.load(Ordering::Relaxed).into()),
+        ("lease_left_ms", lease::left_ms().into()),
+        ("suspensions", shared.suspensions.load(Ordering::Relaxed).into()),
         ("depositions", shared.depositions.load(Ordering::Relaxed).into()),
         ("discarded_bytes", shared.discarded_bytes.load(Ordering::Relaxed).into()),
         ("lease_error", shared.keeper_error().into()),

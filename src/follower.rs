@@ -84,9 +84,11 @@ impl Candidate<'_> {
     /// Follows the log, for as long as others lead, until this node does.
     pub fn follow(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
         let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
-        let LogStatus { leader, leader_process, epoch, .. } = status;
-        let holder = LeaseHolder { node_id: leader, process: leader_process, epoch: *epoch };
-        self.check_name_is_its_own(agent, &holder)?;
+        let LogStatus { leader, leader_process, epoch, lease, .. } = status;
+        if *lease == LeaseState::Held(None) {
+            let holder = LeaseHolder { node_id: leader, process: leader_process, epoch: *epoch };
+            self.check_name_is_its_own(agent, &holder)?;
+        }
         // What this server holds gives way to what the log holds.
         agent.was_off = false;
         agent.holds_all_of = None;
@@ -95,6 +97,9 @@ impl Candidate<'_> {
             .ask(|reply| Task::Follow { host, port, user, password, reply })?
             .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
         agent.keeper.set(Duty::Follow);
+        if let Some(why) = agent.why_it_cannot_lead() {
+            log_warning(format!("durability: this node follows and never leads: {why}"));
+        }
         let now = Instant::now();
         let mut following = Following {
             election: Election::new(),
@@ -142,14 +147,17 @@ impl Candidate<'_> {
         let progress = agent.ask(Task::Progress)?;
         following.watch_link(agent, progress.as_ref())?;
         let Some(view) = view else { return Ok(Next::Wait(PROGRESS_POLL)) };
-        if view.lease != LeaseState::Free {
+        if view.lease == LeaseState::Held(None) {
             let holder = LeaseHolder { node_id: &view.leader, process: &view.leader_process, epoch: view.epoch };
             self.check_name_is_its_own(agent, &holder)?;
         }
         following.report(&self.node_id, &view, progress.as_ref());
+        if let Some(left) = view.left_to_old_leader(&self.node_id, Instant::now()) {
+            return Ok(Next::Wait(left.min(PROGRESS_POLL)));
+        }
         let standing = Standing {
             node_id: &self.node_id,
-            priority: config::priority(),
+            priority: agent.shared.priority(),
             applied: progress.as_ref().map_or(0, |progress| progress.applied),
             is_connected: progress.is_some(),
         };

@@ -262,6 +262,9 @@ impl<C: Connections> Gate<C> {
         self.take_late_holds();
         if !self.is_idle() {
             for client in self.connections.receivers() {
+                // Closing holds it for good, so it counts until it disconnects.
+                let was_held = self.connections.mark(client).is_none_or(|mark| mark > self.released);
+                self.held_clients += usize::from(!was_held);
                 self.connections.close(client);
             }
         }

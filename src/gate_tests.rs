@@ -44,7 +44,8 @@ impl Connections for Fake {
         Database::new(0)
     }
     fn mark(&self, client: ClientId) -> Option<Group> {
-        self.marks.get(&client).copied()
+        // Who gets messages has a connection that is known.
+        self.marks.get(&client).copied().or(self.receivers.contains(&client).then_some(0))
     }
     fn receivers(&self) -> Vec<ClientId> {
         self.receivers.clone()
@@ -54,7 +55,7 @@ impl Connections for Fake {
     }
     fn close(&mut self, client: ClientId) {
         self.closed.push(client);
-        self.marks.remove(&client);
+        self.marks.insert(client, Group::MAX);
     }
 }
 
@@ -258,4 +259,10 @@ fn who_gets_messages_is_closed_with_what_they_may_tell_of() {
     gate.abandon();
     gate.connections.closed.sort_unstable();
     assert_eq!(gate.connections.closed, [1, 9]);
+    assert_eq!(gate.held_clients(), 2, "closed ones are held for good");
+    for client in [1, 9] {
+        let mark = gate.connections.marks[&client];
+        gate.disconnected(mark);
+    }
+    assert_eq!(gate.held_clients(), 0);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{bounded, Sender};
 use durability_leadership::{Handover, Moment, Observed, Step};
+use durability_protocol::Code;
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::keeper::{Inner, Work};
@@ -107,15 +108,9 @@ impl Inner {
                         return Ok(false);
                     }
                     // From here on this node does not lead, whatever becomes of this.
-                    let released =
-                        self.connection(work, MAIN_TIME).and_then(|log| log.release_to(epoch, &to, RESERVED));
-                    if let Err(error) = released {
-                        log_warning(format!(
-                            "durability: the lease is not released: {error}; {to} leads when it has passed"
-                        ));
-                    }
+                    let released = self.release_to(work, epoch, &to);
                     self.stepped_down();
-                    return Ok(true);
+                    return released.map(|()| true);
                 }
                 Step::Done => return Ok(true),
                 Step::Abort(why) => {
@@ -127,6 +122,20 @@ impl Inner {
         }
         self.shared.failover_ended("this node ceased to lead meanwhile");
         Ok(false)
+    }
+
+    fn release_to(&self, work: &mut Work, epoch: u64, to: &str) -> Result<(), LogError> {
+        let mut released = self.connection(work, MAIN_TIME).and_then(|log| log.release_to(epoch, to, RESERVED));
+        if let Err(error) = &released {
+            log_warning(format!("durability: the lease is not released for {to}: {error}; trying again"));
+            work.disconnect();
+            released = self.connection(work, MAIN_TIME).and_then(|log| log.release_to(epoch, to, RESERVED));
+        }
+        match released {
+            // The first one arrived, and only its answer did not.
+            Err(LogError::Refused(refusal)) if refusal.code == Code::Fenced => Ok(()),
+            other => other,
+        }
     }
 
     /// Whether the main thread has ceased to lead, with everything up to `end` in the log. If not it does not any more.

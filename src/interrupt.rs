@@ -13,6 +13,8 @@ pub enum Interrupt {
     Fenced(String),
     /// This node gave the lease to another one.
     HandedOver,
+    /// The server was taken away from its log; to be attached to it again.
+    LostItsLog,
     /// Something failed that trying again does not mend.
     Hopeless(String),
 }

@@ -2,7 +2,7 @@
 //! node does. Nothing that the agent does, and nothing that the main thread does, can make it late.
 
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{fence, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -223,7 +223,7 @@ impl Inner {
         let time = if wait.is_zero() { renewal_time() } else { wait + ANSWER_TIME };
         let log = self.connection(work, time)?;
         let (id, address) = (self.shared.node_id(), self.shared.address());
-        let report = Report { role, priority: config::priority(), applied, version };
+        let report = Report { role, priority: self.shared.priority(), applied, version };
         let view = log.node(&Node { id: &id, address: &address }, &report, wait)?;
         work.version = view.version;
         Ok(self.shared.set_view(view))
@@ -238,6 +238,7 @@ impl Inner {
         if work.retry != RETRY_FROM {
             self.shared.set_last_error("");
         }
+        self.shared.set_keeper_error("");
         // The agent that is gone needs no news.
         let _ = self.to_agent.send(Command::Viewed);
         Ok(Duration::ZERO)
@@ -272,7 +273,8 @@ impl Inner {
         let sent = lease::now();
         let Some((_, lease)) = &mut work.lease else { return Ok(()) };
         let is_over = !lease.observe(sent);
-        let is_due = is_over || lease.next_renewal() <= sent || lease.length().unwrap_or_default() != length;
+        let is_other = lease.length().unwrap_or_default() != length;
+        let is_due = is_over || is_other || lease.next_renewal() <= sent;
         if !is_due {
             return Ok(());
         }
@@ -281,7 +283,7 @@ impl Inner {
             // A shorter one counts from now on.
             self.publish(epoch, lease.valid_until());
         }
-        let renewed = self.connection(work, renewal_time()).and_then(|log| log.renew(epoch, length));
+        let renewed = self.connection(work, renewal_time()).and_then(|log| log.renew(epoch, length, sent));
         let Some((_, lease)) = &mut work.lease else { return Ok(()) };
         if let Err(error) = renewed {
             lease.renewal_failed(lease::now());
@@ -292,7 +294,10 @@ impl Inner {
             *lease = Lease::acquired(sent, length);
         }
         self.shared.set_keeper_error("");
-        if self.publish(epoch, lease.valid_until()) && self.shared.is_suspended.load(Ordering::Acquire) {
+        let is_published = self.publish(epoch, lease.valid_until());
+        // See `Module::suspend`.
+        fence(Ordering::SeqCst);
+        if is_published && self.shared.is_suspended.load(Ordering::Acquire) {
             self.shared.send(Task::Resume(epoch));
         }
         Ok(())
@@ -333,7 +338,7 @@ impl Inner {
                 self.shared.agent_bell.ring();
             }
             error if self.shared.set_keeper_error(&error.to_string()) => {
-                log_warning(format!("durability: the lease of epoch {epoch} is not renewed: {error}; trying again"));
+                log_warning(format!("durability: looking after the lease of epoch {epoch}: {error}; trying again"));
             }
             _ => {}
         }
@@ -361,6 +366,11 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// The next question is asked on a connection of its own.
+    pub(crate) fn disconnect(&mut self) {
+        self.log = None;
+    }
+
     fn retry_later(&mut self) -> Duration {
         let wait = self.retry;
         self.retry = (self.retry * 2).min(RETRY_TO);

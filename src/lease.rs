@@ -6,7 +6,7 @@
 //! at a node that did not lead any more. Clients that come later are told what the node has become.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Once};
 use std::time::Duration;
 
 use durability_leadership::Moment;
@@ -53,13 +53,12 @@ pub fn begin(until: Moment) {
     *term() = Term { granted: Some(until), is_kept: false };
 }
 
-/// From now on nothing leaves once the lease has passed: this node leads. Main thread.
+/// From now on nothing leaves once the lease has passed: this node leads. If it was lost on the way there, nothing leaves at all.
+/// Main thread.
 pub fn keep_to_it() {
     let mut term = term();
-    if let Some(until) = term.granted {
-        term.is_kept = true;
-        UNTIL.store(until.0, Ordering::Release);
-    }
+    term.is_kept = true;
+    UNTIL.store(term.granted.unwrap_or(Moment::ALWAYS).0, Ordering::Release);
 }
 
 /// The lease goes on until then; nothing happens if the node has none any more. Any thread.
@@ -111,6 +110,14 @@ pub fn has_passed() -> bool {
     until != Moment::NEVER.0 && now().0 >= until && !IS_BROKEN
 }
 
+/// In how many milliseconds it passes; 0 once it has, -1 if this node needs none or has one that does not expire.
+pub fn left_ms() -> i64 {
+    match UNTIL.load(Ordering::Acquire) {
+        until if until == Moment::NEVER.0 => -1,
+        until => (until.saturating_sub(now().0) / 1_000_000) as i64,
+    }
+}
+
 /// Clients with an id beyond `last`, the newest one's, may be answered although the lease has passed. Main thread.
 pub fn answer_beyond(last: ClientId) {
     LAST_CLIENT.store(last, Ordering::Release);
@@ -120,6 +127,21 @@ pub fn answer_beyond(last: ClientId) {
 pub fn answer_nobody_beyond_it() {
     LAST_CLIENT.store(ClientId::MAX, Ordering::Release);
     WAS_REFUSED.store(false, Ordering::Release);
+}
+
+/// A child that the server forks to send a full copy to a replica does not lead, and nobody renews its copy of the lease.
+extern "C" fn child_needs_none() {
+    UNTIL.store(Moment::NEVER.0, Ordering::Release);
+}
+
+/// The server may fork from now on. Once in a process, as that is kept for good.
+pub fn watch_forks() {
+    static ONCE: Once = Once::new();
+    // SAFETY: the function only stores to an atomic, which a forked child may, and stays mapped when the module is unloaded.
+    ONCE.call_once(|| unsafe {
+        // It fails for want of memory alone; then a full copy that takes longer than a lease does.
+        libc::pthread_atfork(None, None, Some(child_needs_none));
+    });
 }
 
 /// The main thread of `shared` is told when a reply was refused. Main thread, when the module is loaded.
@@ -206,6 +228,12 @@ mod tests {
         assert!(lets_answer(1));
         set(behind);
         assert!(!lets_answer(6));
+        not_needed();
+        assert!(lets_answer(1));
+        begin(ahead);
+        lost();
+        keep_to_it();
+        assert!(!lets_answer(1), "it was lost before the node led");
         not_needed();
         assert!(lets_answer(1));
         lost();

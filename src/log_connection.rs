@@ -5,6 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use durability_leadership::Moment;
 use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, RENEW, STATUS};
 use redis_protocol::resp2;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
@@ -31,6 +32,15 @@ pub struct Node<'a> {
     pub id: &'a str,
     /// Where clients reach it.
     pub address: &'a str,
+}
+
+/// Where a node wants to begin to lead.
+#[derive(Debug, Clone, Copy)]
+pub struct LogPosition<'a> {
+    /// The end of the log (exclusive).
+    pub end: u64,
+    /// The replication id of what the node holds up to there; none if it holds nothing of the log.
+    pub replid: Option<&'a str>,
 }
 
 /// What the node is and how far, for the log service and the other nodes.
@@ -193,25 +203,27 @@ impl LogConnection {
         LogStatus::read(&reply).map_err(|detail| self.protocol(detail))
     }
 
-    /// Takes leadership at exactly `expected_end`, with a lease (zero: that does not expire), for a server of version `engine`.
+    /// Takes leadership at exactly `position`, with a lease (zero: that does not expire), for a server of version `engine`.
     /// Returns the new epoch.
     ///
     /// # Errors
-    /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, [`Code::Gap`](durability_protocol::Code::Gap) if the log's end is another.
+    /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, [`Code::Gap`](durability_protocol::Code::Gap)
+    /// if the log's end is another, or belongs to another history.
     pub fn acquire(
         &mut self,
         node: &Node<'_>,
-        expected_end: u64,
+        position: &LogPosition<'_>,
         lease: Duration,
         engine: &str,
     ) -> Result<u64, LogError> {
         // A lease of 0 ms does not expire.
-        let (end, lease_ms) = (expected_end.to_string(), lease.as_millis().to_string());
+        let (end, lease_ms) = (position.end.to_string(), lease.as_millis().to_string());
         let (shard, process) = (config::SHARD.value(), process::own_name());
-        let command = [ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, engine, &process];
-        // Where it has no name it is not told.
-        let told = command.len() - usize::from(process.is_empty());
-        let reply = self.ask(&command[..told])?;
+        let replid = position.replid.unwrap_or_default();
+        let command = [ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, engine, &process, replid];
+        // What is not known at the end is not told.
+        let untold = command.iter().rev().take(2).take_while(|argument| argument.is_empty()).count();
+        let reply = self.ask(&command[..command.len() - untold])?;
         match &reply {
             OwnedFrame::Array(fields) => match fields.first() {
                 Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),
@@ -229,13 +241,13 @@ impl LogConnection {
         self.ask(&[BEGIN, &config::SHARD.value(), &epoch.to_string(), replid, &offset.to_string()]).map(drop)
     }
 
-    /// The lease of `epoch` lasts for `lease` from when the service gets this; zero: it does not expire.
+    /// The lease of `epoch` lasts for `lease` from when the service gets this; zero: it does not expire. It is sent at `sent`.
     ///
     /// # Errors
     /// [`Code::Fenced`](durability_protocol::Code::Fenced) if it was lost.
-    pub fn renew(&mut self, epoch: u64, lease: Duration) -> Result<(), LogError> {
-        let (epoch, lease_ms) = (epoch.to_string(), lease.as_millis().to_string());
-        self.ask(&[RENEW, &config::SHARD.value(), &epoch, &lease_ms]).map(drop)
+    pub fn renew(&mut self, epoch: u64, lease: Duration, sent: Moment) -> Result<(), LogError> {
+        let (epoch, lease_ms, sent) = (epoch.to_string(), lease.as_millis().to_string(), sent.0.to_string());
+        self.ask(&[RENEW, &config::SHARD.value(), &epoch, &lease_ms, &sent]).map(drop)
     }
 
     /// Reports this node, and answers who leads: as soon as that is another version than the reported one, or the lease is free,

@@ -4,6 +4,8 @@
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 
+use crate::view::LeaseState;
+
 /// Longest reply in bytes.
 const MAX_REPLY_BYTES: usize = 64 << 10;
 /// Most items of an array.
@@ -20,6 +22,8 @@ pub struct LogStatus {
     pub leader: String,
     /// Which process it is; empty if that is not known. See `process.rs`.
     pub leader_process: String,
+    /// Whether anybody does, and for how long.
+    pub lease: LeaseState,
     /// The replication id under which it goes on.
     pub replid: String,
     /// Whether any leader ever began.
@@ -55,6 +59,7 @@ impl LogStatus {
                 "epoch" => status.epoch = number.unwrap_or(0),
                 "leader" => status.leader = value,
                 "leader_process" => status.leader_process = value,
+                "lease_remaining_ms" => status.lease = LeaseState::parse(&value)?,
                 "replid" => status.replid = value,
                 "seeded" => status.is_seeded = value == "1",
                 "http_port" => status.http_port = value.parse().unwrap_or(0),

@@ -169,6 +169,14 @@ pub fn why_sync_is_impossible() -> Option<String> {
     Internals::get().err().map(|missing| format!("{missing}, which sync mode needs; use durability.mode async"))
 }
 
+/// Why a leader of this server cannot be kept from answering once its lease has passed: as it takes what sync mode takes.
+pub fn why_leases_are_not_kept() -> Option<String> {
+    let why = why_sync_is_impossible()?;
+    Some(format!(
+        "durability.failover yes keeps a leader whose lease has passed from answering as sync mode does: {why}"
+    ))
+}
+
 /// Why this server cannot have a log, in any mode but off.
 pub fn why_the_log_is_impossible(ctx: &Context) -> Option<String> {
     let is_cluster = ctx.get_flags().contains(ContextFlags::CLUSTER);

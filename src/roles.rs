@@ -1,6 +1,6 @@
 //! How a node's role changes, on the server's main thread: what it serves, holds and refuses follows from its role.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{fence, Ordering};
 use std::time::Instant;
 
 use valkey_module::logging::{log_notice, log_warning};
@@ -11,7 +11,7 @@ use crate::ffi::{self, Internals};
 use crate::filter::{self, Refusal};
 use crate::hooks;
 use crate::lease;
-use crate::module::{why_sync_is_impossible, why_the_log_is_impossible, Module, Role};
+use crate::module::{why_leases_are_not_kept, why_sync_is_impossible, why_the_log_is_impossible, Module, Role};
 use crate::server;
 use crate::settle::Settling;
 use crate::shared::{Command, Task};
@@ -95,11 +95,8 @@ impl Module {
             self.epoch = Some(epoch);
             return Err(why);
         }
-        if config::FAILOVER.load(Ordering::Relaxed) && self.gate.is_none() {
-            let why = why_sync_is_impossible().unwrap_or_default();
-            let why = format!(
-                "durability.failover yes keeps a leader whose lease has passed from answering as sync mode does: {why}"
-            );
+        if config::FAILOVER.is_on() && self.gate.is_none() {
+            let why = why_leases_are_not_kept().unwrap_or_default();
             self.serve_nobody(Role::Refused(why.clone()))?;
             return Err(why);
         }
@@ -164,6 +161,8 @@ impl Module {
                 self.stop_serving(Role::Attaching);
                 return self.tell_agent(Command::LostItsLog);
             }
+            // It follows another one already.
+            (Role::Replica, true) => return,
             (_, true) if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
                 // By a way that the filter does not see, such as a command that was renamed. The node goes back to its log.
                 log_warning("durability: something made this node a replica of another server, which is not allowed");
@@ -183,7 +182,7 @@ impl Module {
                 self.update_filter();
                 self.settle();
             }
-            (Role::Replica, true) | (Role::Leader | Role::Suspended | Role::Refused(_), false) => return,
+            (Role::Leader | Role::Suspended | Role::Refused(_), false) => return,
         }
         self.tell_agent(Command::Replica(is_replica));
     }
@@ -242,6 +241,7 @@ impl Module {
     fn suspend(&mut self) {
         log_warning("durability: the lease has passed without being renewed: closing all clients, and serving nobody until it is");
         self.role = Role::Suspended;
+        self.shared.suspensions.fetch_add(1, Ordering::Relaxed);
         self.is_listening = false;
         lease::answer_beyond(self.newest_client);
         self.tell_what_it_serves();
@@ -250,6 +250,12 @@ impl Module {
         self.abandon_clients();
         self.update_filter();
         self.shared.send(Task::CloseClients);
+        // The keeper may have renewed it without having seen that this node is suspended. Either it sees that, or this sees
+        // what it has published (there is a fence between writing and looking on both sides).
+        fence(Ordering::SeqCst);
+        if let (Some(epoch), false) = (self.epoch, lease::has_passed()) {
+            self.shared.send(Task::Resume(epoch));
+        }
     }
 
     /// The lease of `epoch` is renewed, so nobody has led since.

@@ -10,6 +10,7 @@ use valkey_module::logging::log_notice;
 
 use crate::agent::Agent;
 use crate::auth;
+use crate::interrupt::Interrupt;
 use crate::log_connection::encode;
 use crate::shared::Task;
 use crate::tap::{Address, Stream};
@@ -19,11 +20,31 @@ const OK: &[u8] = b"+OK\r\n";
 /// How long the server may take for each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why the test did not pass.
+pub enum Unfinished {
+    /// That does not work in this server.
+    Failed(String),
+    /// Something else is to be done first.
+    Interrupted(Interrupt),
+}
+
+impl From<String> for Unfinished {
+    fn from(why: String) -> Self {
+        Unfinished::Failed(why)
+    }
+}
+
+impl From<Interrupt> for Unfinished {
+    fn from(interrupt: Interrupt) -> Self {
+        Unfinished::Interrupted(interrupt)
+    }
+}
+
 /// Runs the test against the server at `address`.
 ///
 /// # Errors
-/// What did not work.
-pub fn run(agent: &mut Agent, address: &Address) -> Result<(), String> {
+/// What did not work, or what is to be done first.
+pub fn run(agent: &mut Agent, address: &Address) -> Result<(), Unfinished> {
     let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
     let mut stream = Stream::log_in(address, &agent.shared, auth::SELF_TEST)
         .map_err(|error| failed("the module cannot connect to its own server", error))?;
@@ -34,31 +55,33 @@ pub fn run(agent: &mut Agent, address: &Address) -> Result<(), String> {
 
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
-        let waiting = agent.ask(Task::SelfTestPending).map_err(|_| "the module was stopped")?;
+        let waiting = agent.ask(Task::SelfTestPending)?;
         if waiting == ANSWERS.len() as u64 {
             break;
         }
         if Instant::now() > deadline {
-            return Err(format!("the server offered {waiting} bytes of held replies instead of {}", ANSWERS.len()));
+            return Err(
+                format!("the server offered {waiting} bytes of held replies instead of {}", ANSWERS.len()).into()
+            );
         }
     }
     stream.set_nonblocking(true).map_err(|error| failed("the connection failed", error))?;
     let mut early = [0; 64];
     match stream.read(&mut early) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-        Ok(0) => return Err("the server closed a held connection".to_owned()),
-        Ok(count) => return Err(format!("a held reply of {count} bytes left the server")),
-        Err(error) => return Err(failed("reading failed", error)),
+        Ok(0) => return Err("the server closed a held connection".to_owned().into()),
+        Ok(count) => return Err(format!("a held reply of {count} bytes left the server").into()),
+        Err(error) => return Err(failed("reading failed", error).into()),
     }
 
-    agent.ask(Task::SelfTestRelease).map_err(|_| "the module was stopped")?;
+    agent.ask(Task::SelfTestRelease)?;
     stream.set_nonblocking(false).map_err(|error| failed("the connection failed", error))?;
     let mut answers = [0; ANSWERS.len()];
     stream.read_exact(&mut answers).map_err(|error| failed("a released reply did not arrive", error))?;
     if answers != ANSWERS {
-        return Err(format!("released replies arrived as '{}'", answers.escape_ascii()));
+        return Err(format!("released replies arrived as '{}'", answers.escape_ascii()).into());
     }
-    learn_databases(agent, &mut stream).map_err(|error| failed("selecting a database failed", error))
+    Ok(learn_databases(agent, &mut stream).map_err(|error| failed("selecting a database failed", error))?)
 }
 
 /// Has the main thread find where a client's database stands. If it does not, a key that is dirty in one database is so in

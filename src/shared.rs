@@ -167,6 +167,10 @@ pub struct Shared {
     pub serves_reads: AtomicBool,
     /// It leads, but its lease has passed. Written by the main thread.
     pub is_suspended: AtomicBool,
+    /// It would serve nobody as a leader whose lease expires, so it has priority 0. Written by the agent.
+    pub cannot_lead: AtomicBool,
+    /// How often the lease passed without being renewed, so that all clients were closed.
+    pub suspensions: AtomicU64,
     /// How often another node took over from this one.
     pub depositions: AtomicU64,
     /// Bytes that this node wrote and the log never had, which it threw away when another node took over. At most so many: what the
@@ -215,6 +219,8 @@ impl Shared {
             applied: AtomicU64::new(0),
             serves_reads: AtomicBool::new(false),
             is_suspended: AtomicBool::new(false),
+            cannot_lead: AtomicBool::new(false),
+            suspensions: AtomicU64::new(0),
             depositions: AtomicU64::new(0),
             discarded_bytes: AtomicU64::new(0),
             view: Mutex::new(None),
@@ -310,10 +316,23 @@ impl Shared {
     }
 
     /// Sets [`Shared::view`], and returns it.
-    pub fn set_view(&self, view: View) -> Arc<View> {
+    pub fn set_view(&self, mut view: View) -> Arc<View> {
+        let mut last = self.view.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(last) = &*last {
+            view.follow(last);
+        }
         let view = Arc::new(view);
-        *self.view.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Arc::clone(&view));
+        *last = Some(Arc::clone(&view));
         view
+    }
+
+    /// Among nodes that can take over, the highest does; 0: never this one. Any thread.
+    pub fn priority(&self) -> u32 {
+        if self.cannot_lead.load(Ordering::Relaxed) {
+            0
+        } else {
+            config::priority()
+        }
     }
 
     /// The name this node goes by; empty before it has described itself.

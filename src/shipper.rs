@@ -41,6 +41,8 @@ pub enum Ended {
     Fenced(String),
     /// This node gave the lease to another one.
     HandedOver,
+    /// The server was taken away from its log, so what the tap brings may be another one's data.
+    LostItsLog,
     /// The log contradicts what this node knows.
     Broken(String),
     /// The node is to have no log any more; what was written before could be shipped, or time ran out.
@@ -235,6 +237,7 @@ impl Shipper<'_> {
             Ok(()) | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_)) => Ok(()),
             Err(Interrupt::Fenced(why)) => Err(Ended::Fenced(why)),
             Err(Interrupt::HandedOver) => Err(Ended::HandedOver),
+            Err(Interrupt::LostItsLog) => Err(Ended::LostItsLog),
             Err(Interrupt::ModeChanged) => {
                 let until = self.agent.shared.leave_offset.load(Ordering::Acquire);
                 self.ending.get_or_insert(Ending { at: Instant::now() + STOP_TIMEOUT, until: Some(until) });

@@ -118,6 +118,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     let was_off = tasks::has_data(ctx);
     let is_replica = config::ALLOW_REPLICAOF.load(Ordering::Relaxed) && server::is_replica(ctx);
     lease::tell(Some(Arc::clone(&shared)));
+    lease::watch_forks();
     let Started { to_agent, ended: agent, keeper } =
         agent::start(Arc::clone(&shared), config::MODE.mode(), is_replica, was_off)
             .map_err(|error| format!("no thread: {error}"))?;

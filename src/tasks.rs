@@ -188,7 +188,10 @@ fn carry_out(ctx: &Context, task: Task) {
                 step_down(ctx, Role::Refused(why));
             } else {
                 lease::put_off();
-                change_role("refusing", |module| module.serve_nobody(Role::Refused(why)));
+                // A node that has no log any more serves without it.
+                if module::with(|module| matches!(module.role, Role::Off | Role::Replica)) == Some(false) {
+                    change_role("refusing", |module| module.serve_nobody(Role::Refused(why)));
+                }
             }
         }
     }

@@ -17,6 +17,22 @@ pub enum LeaseState {
     Held(Option<Duration>),
 }
 
+impl LeaseState {
+    /// Reads what `LOG.NODE` and `LOG.STATUS` tell as `lease_remaining_ms`: 0 for one that has passed, -1 for none, -2 for one that
+    /// does not expire.
+    ///
+    /// # Errors
+    /// It is no such number.
+    pub fn parse(remaining_ms: &str) -> Result<Self, String> {
+        match remaining_ms.parse::<i64>() {
+            Ok(0 | -1) => Ok(LeaseState::Free),
+            Ok(-2) => Ok(LeaseState::Held(None)),
+            Ok(left @ 1..) => Ok(LeaseState::Held(Some(Duration::from_millis(left.unsigned_abs())))),
+            _ => Err(format!("the log service says that the lease lasts {remaining_ms} ms")),
+        }
+    }
+}
+
 /// A node of the shard, as the log service knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeView {
@@ -57,9 +73,29 @@ pub struct View {
     pub end: u64,
     /// All nodes that are known.
     pub nodes: Vec<NodeView>,
+    /// When the log service was heard of again after it had not been for [`OUTAGE`]; none if it never was away.
+    pub heard_again: Option<Instant>,
 }
 
+/// An answer that comes so long after the one before says that the log service was away, or this process stood still.
+const OUTAGE: Duration = Duration::from_millis(500);
+/// For so long after an outage, whoever led before it goes first: it has all that was written, and asks for its lease again within
+/// this time. That lease may have passed only because it could not be renewed.
+const OLD_LEADER_FIRST: Duration = Duration::from_secs(1);
+
 impl View {
+    /// This view comes after `before`.
+    pub fn follow(&mut self, before: &View) {
+        let was_away = self.at.saturating_duration_since(before.at) > OUTAGE;
+        self.heard_again = if was_away { Some(self.at) } else { before.heard_again };
+    }
+
+    /// For how long yet the lease, which is free, is to be left to the node that held it; none if that is nobody, or `node_id`.
+    pub fn left_to_old_leader(&self, node_id: &str, now: Instant) -> Option<Duration> {
+        let is_for_it = self.leader.is_empty() || self.leader == node_id || self.reserved_for == node_id;
+        let heard_again = self.heard_again.filter(|_| self.lease == LeaseState::Free && !is_for_it)?;
+        OLD_LEADER_FIRST.checked_sub(now.saturating_duration_since(heard_again)).filter(|left| !left.is_zero())
+    }
     /// The nodes, as decisions look at them.
     pub fn peers(&self) -> Vec<Peer<'_>> {
         let age = self.at.elapsed();
@@ -86,6 +122,7 @@ impl View {
             reserved_for: String::new(),
             end: 0,
             nodes: Vec::new(),
+            heard_again: None,
         };
         let mut has_end = false;
         for (name, value) in fields("LOG.NODE", reply)? {
@@ -96,7 +133,7 @@ impl View {
                 "leader" => view.leader = value,
                 "leader_address" => view.leader_address = value,
                 "leader_process" => view.leader_process = value,
-                "lease_remaining_ms" => view.lease = lease(&value)?,
+                "lease_remaining_ms" => view.lease = LeaseState::parse(&value)?,
                 "reserved_for" => view.reserved_for = value,
                 "end" => (view.end, has_end) = (number()?, true),
                 _ if is_node(&name) => view.nodes.push(NodeView::read(value)),
@@ -114,16 +151,6 @@ impl View {
 fn is_node(name: &str) -> bool {
     name.strip_prefix("node")
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// `LOG.NODE` tells 0 for one that has passed, -1 for none, -2 for one that does not expire.
-fn lease(remaining_ms: &str) -> Result<LeaseState, String> {
-    match remaining_ms.parse::<i64>() {
-        Ok(0 | -1) => Ok(LeaseState::Free),
-        Ok(-2) => Ok(LeaseState::Held(None)),
-        Ok(left @ 1..) => Ok(LeaseState::Held(Some(Duration::from_millis(left.unsigned_abs())))),
-        _ => Err(format!("LOG.NODE says that the lease lasts {remaining_ms} ms")),
-    }
 }
 
 impl NodeView {
@@ -175,9 +202,37 @@ mod tests {
     #[test]
     fn a_lease_that_nobody_holds_is_free() {
         for (text, state) in [("0", LeaseState::Free), ("-1", LeaseState::Free), ("-2", LeaseState::Held(None))] {
-            assert_eq!(lease(text), Ok(state));
+            assert_eq!(LeaseState::parse(text), Ok(state));
         }
-        assert!(lease("-3").is_err() && lease("soon").is_err());
+        assert!(LeaseState::parse("-3").is_err() && LeaseState::parse("soon").is_err());
+    }
+
+    #[test]
+    fn after_an_outage_the_lease_is_left_to_who_held_it_for_a_while() {
+        let fields = [("leader", "n2"), ("lease_remaining_ms", "0"), ("end", "123")];
+        let first = View::read(&reply(&fields)).expect("a view");
+        let later = |ms| first.at + Duration::from_millis(ms);
+        let next = |before: &View, ms| {
+            let mut view = View { at: later(ms), ..first.clone() };
+            view.follow(before);
+            view
+        };
+        let second = next(&first, 400);
+        assert_eq!(second.left_to_old_leader("n1", later(400)), None, "it was not away");
+        let third = next(&second, 2000);
+        let fourth = next(&third, 2300);
+        for view in [&third, &fourth] {
+            assert_eq!(view.left_to_old_leader("n1", later(2400)), Some(Duration::from_millis(600)));
+            assert_eq!(view.left_to_old_leader("n1", later(3000)), None);
+            assert_eq!(view.left_to_old_leader("n2", later(2400)), None, "this is the one that held it");
+        }
+        for view in [
+            View { leader: String::new(), ..third.clone() },
+            View { reserved_for: "n1".to_owned(), ..third.clone() },
+            View { lease: LeaseState::Held(None), ..third.clone() },
+        ] {
+            assert_eq!(view.left_to_old_leader("n1", later(2400)), None);
+        }
     }
 
     #[test]

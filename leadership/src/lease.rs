@@ -88,9 +88,10 @@ impl Lease {
 
     /// A renewal could not be sent, was not answered, or was refused for a reason that may pass.
     pub fn renewal_failed(&mut self, now: Moment) {
-        if let Some(length) = self.length {
-            let retry = (length / RETRIES_PER_LEASE).clamp(RETRY_AT_LEAST, RETRY_AT_MOST);
-            self.next_renewal = self.next_renewal.min(now.plus(retry));
+        // One that was to make the lease endless has not: it still ends when it did.
+        if self.valid_until != Moment::NEVER {
+            let retry = self.length.map_or(RETRY_AT_MOST, |length| length / RETRIES_PER_LEASE);
+            self.next_renewal = self.next_renewal.min(now.plus(retry.clamp(RETRY_AT_LEAST, RETRY_AT_MOST)));
         }
     }
 

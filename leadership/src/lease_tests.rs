@@ -87,6 +87,8 @@ fn a_shorter_lease_counts_when_it_is_asked_for_and_a_longer_one_when_it_is_grant
     assert_eq!(lease.valid_until(), at(620));
     lease.renewal_sent(at(30), Duration::ZERO);
     assert_eq!((lease.valid_until(), lease.next_renewal()), (at(620), Moment::NEVER));
+    lease.renewal_failed(at(35));
+    assert_eq!(lease.next_renewal(), at(535), "it still ends, so it is tried again");
     assert!(lease.renewed(at(30)));
     assert_eq!(lease.valid_until(), Moment::NEVER);
     lease.renewal_sent(at(40), LENGTH);

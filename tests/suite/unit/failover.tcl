@@ -235,6 +235,81 @@ shard_of 3 {n0 {priority 0} n1 {priority 50} n2 {priority 200}} {
     }
 }
 
+# --- Five followers --------------------------------------------------------------------------------------------------
+
+shard_of 6 {} {
+    test "Five nodes follow, and the leader neither forks nor sends a copy for any of them" {
+        set leader [wait_for_shard]
+        for {set i 0} {$i < 100} {incr i} {on $leader set key-$i [string repeat x 10000]}
+        assert_same_data
+        assert_equal 0 [s [level $leader] total_forks]
+        assert_equal 0 [s [level $leader] sync_full]
+        # The log is the only replica that it has.
+        assert_equal 1 [s [level $leader] connected_slaves]
+        set shown 0
+        dict for {name value} [log_service LOG.STATUS $::shard] {
+            if {[regexp {^node\d$} $name]} {incr shown}
+        }
+        assert_equal 6 $shown
+    }
+
+    test "Of five followers one takes over, and the others follow it" {
+        set leader [wait_for_shard]
+        set digest [on $leader debug digest]
+        kill_node $leader
+        set next [wait_for_leader $leader]
+        assert_equal $digest [on $next debug digest]
+        on $next set after failover
+        restart_node $leader
+        wait_for_shard
+        assert_same_data
+    }
+}
+
+# --- A process of the same name --------------------------------------------------------------------------------------
+
+shard_of 2 {n1 {node-id n0}} {
+    test "A process that goes by the leader's name follows, and takes over only when the lease has passed" {
+        set leader [wait_for_shard]
+        set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+        on $leader set key before
+        wait_for_condition 500 10 {[on $other get key] eq "before"} else {fail "the namesake does not follow"}
+        verify_log_message [level $other] "*a process with this node's id 'n0'*leads in epoch*" 0
+        set client [valkey $::host [srv [level $leader] port] 1]
+        $client ping
+        assert_equal PONG [read_reply $client]
+        stop_node $leader
+        $client get key
+        # A lease lasts for a second, and was renewed a third of it ago at most.
+        set started [clock milliseconds]
+        assert_equal $other [wait_for_leader $leader]
+        assert_morethan [expr {[clock milliseconds] - $started}] 600
+        on $other set key after
+        continue_node $leader
+        assert {[is_readable $client 5000]}
+        assert_error {*I/O error*} {$client read}
+        catch {$client close}
+        wait_for_role follower $leader
+        wait_for_condition 500 10 {[on $leader get key] eq "after"} else {fail "the old leader does not follow"}
+        assert_same_data
+    }
+}
+
+shard_of 1 {lease-ms 60000} {
+    test "A leader that is killed and started again at once leads again, and does not wait for its own lease" {
+        wait_for_shard
+        on n0 set key value
+        set epoch [figure_of n0 epoch]
+        set started [clock milliseconds]
+        kill_node n0
+        restart_node n0
+        wait_for_role leader n0
+        assert_lessthan [expr {[clock milliseconds] - $started}] 20000
+        assert_equal value [on n0 get key]
+        assert_equal [expr {$epoch + 1}] [figure_of n0 epoch]
+    }
+}
+
 # --- Cut off ----------------------------------------------------------------------------------------------------------
 
 # One node reaches the log through a relay that can be cut.
@@ -292,6 +367,10 @@ foreach mode {sync async} {
             set client [valkey $::host [srv [level $leader] port] 1]
             $client ping
             assert_equal PONG [read_reply $client]
+            # One that waits for nothing, but may be told of something.
+            set subscriber [valkey $::host [srv [level $leader] port] 1]
+            $subscriber subscribe channel
+            assert_equal {subscribe channel 1} [read_reply $subscriber]
             exec kill -STOP [log_option pid]
             # What is written when the lease passes goes into the log all the same.
             set writer [valkey $::host [srv [level $leader] port] 1]
@@ -304,12 +383,20 @@ foreach mode {sync async} {
             assert_error {*I/O error*} {$client read}
             catch {$client close}
             assert_error {CLUSTERDOWN durability: the lease of this node has passed*} {on $leader get key}
+            assert {[is_readable $subscriber 5000]}
+            catch {$subscriber close}
+            wait_for_condition 500 10 {[figure_of $leader held_clients] == 0} else {
+                fail "[figure_of $leader held_clients] clients are held"
+            }
+            assert_equal 1 [figure_of $leader suspensions]
+            assert_equal 0 [figure_of $leader lease_left_ms]
             exec kill -CONT [log_option pid]
             wait_for_role leader $leader
             assert_equal $epoch [figure_of $leader epoch]
             assert_equal value [on $leader get key]
             assert_equal OK [on $leader set key after]
             assert_equal 0 [figure_of $leader depositions]
+            assert_range [figure_of $leader lease_left_ms] 1 1000
             wait_for_shard
             assert_same_data
         }

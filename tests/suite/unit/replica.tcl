@@ -54,6 +54,18 @@ start_server {overrides {save {}} tags {external:skip tls:skip}} {
             assert_equal $end [dict get [log_service LOG.STATUS $::shard] end]
         }
 
+        test "A replica can be made one of another server, also if leaving the log is not allowed any more" {
+            r config set durability.allow-replicaof no
+            assert_equal OK [r replicaof 127.0.0.1 1]
+            assert_equal replica [figure role]
+            assert_equal OK [r replicaof {*}$other]
+            assert_equal replica [figure role]
+            wait_for_condition 500 10 {[s master_link_status] eq "up" && [r get theirs] eq "newer"} else {
+                fail "the node does not follow"
+            }
+            r config set durability.allow-replicaof yes
+        }
+
         # Sent in one packet, the second would be refused with -LOADING: the server has read it already.
         test "REPLICAOF NO ONE: the client may write right after, and the log starts anew" {
             # Its stream is to be longer than the log; the other way round is a test below.
