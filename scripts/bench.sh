@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures what durability costs: plain Valkey, `appendfsync always`, async and sync, side by side on this machine, with
-# the log on the same disk. Prints medians of interleaved runs and their ratios to plain Valkey.
+# Measures what durability costs: plain Valkey, `appendfsync always`, async, sync, and sync with a lease that expires (failover
+# yes), side by side on this machine, with the log on the same disk. Prints medians of interleaved runs and their ratios to plain Valkey.
 #
 #   scripts/bench.sh [--async|--log] [--runs 3] [--dir DIR]
 #
@@ -53,7 +53,7 @@ trap stop EXIT
 base=${BASE_PORT:-27000}
 log=127.0.0.1:$((base + 10))
 declare -A port=([plain]=$((base + 1)) [aof]=$((base + 2)) [async]=$((base + 3)) [sync]=$((base + 4))
-    [primary]=$((base + 5)) [replica]=$((base + 6)))
+    [primary]=$((base + 5)) [replica]=$((base + 6)) [lease]=$((base + 7)))
 
 "$logservice" --dir "$dir/log" --listen "$log" --http "127.0.0.1:$((base + 11))" \
     --valkey-server "$valkey/valkey-server" >"$dir/log.out" 2>&1 &
@@ -117,15 +117,16 @@ compare() { # compare TITLE FUNCTION ARGUMENT...
 }
 
 compare_all() {
-    local systems=(plain aof async sync) system
+    local systems=(plain aof async sync lease) system
     start plain
     start aof --appendonly yes --appendfsync always
     start async --loadmodule "$module" log "$log" shard async mode async
     start sync --loadmodule "$module" log "$log" shard sync mode sync
+    start lease --loadmodule "$module" log "$log" shard lease mode sync failover yes
     for system in "${systems[@]}"; do set_rate "$system" -c 50 -n 100000 >/dev/null; done
 
     printf '%-34s' "requests/s, medians of $runs"
-    printf ' %18s' plain 'aof fsync always' async sync
+    printf ' %18s' plain 'aof fsync always' async sync 'sync, failover'
     echo
     compare 'SET, 400 clients' set_rate -c 400 -n 200000
     compare 'SET, 50 clients, pipelines of 16' set_rate -c 50 -P 16 -n 800000

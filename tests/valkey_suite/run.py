@@ -127,6 +127,8 @@ class Suite:
         if mode != "none":
             lines = [str(self.module), f"durability.mode {mode}", f"durability.log {self.log_address}"]
             lines.append("durability.allow-replicaof yes")
+            if self.arguments.failover:
+                lines.append("durability.failover yes")
             command += ["--config", "loadmodule", "\n".join(lines)]
         if mode != "none" and not self.arguments.no_skip:
             command += ["--skipfile", str(self.skip_file)]
@@ -214,6 +216,7 @@ def free_port():
 def main():
     parser = argparse.ArgumentParser(prog="scripts/valkey-suite.sh", description=__doc__)
     parser.add_argument("--mode", choices=["sync", "async", "none"], default="sync", help="none: without the module")
+    parser.add_argument("--failover", action="store_true", help="with durability.failover yes: leases expire")
     parser.add_argument("--no-skip", action="store_true", help="run what the skip file names as well")
     parser.add_argument("--json", type=pathlib.Path, help="file for the result, for table.py; if it exists, the units that ran are replaced in it")
     parser.add_argument("--only", help="run only tests of that name, or /pattern")

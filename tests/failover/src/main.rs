@@ -16,6 +16,7 @@ mod measure;
 mod notes;
 mod pipelined;
 mod plan;
+mod record;
 mod round;
 mod shard;
 mod verdict;
@@ -23,6 +24,7 @@ mod views;
 
 use std::fmt::Write;
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -72,6 +74,9 @@ struct Arguments {
     /// Succeed as soon as a violation is found, and only then: for a module that is broken on purpose
     #[arg(long)]
     expect_violation: bool,
+    /// Append a line for each round to this file, for `record.sh`
+    #[arg(long)]
+    record: Option<PathBuf>,
     /// Instead, measure how long it takes until another node acknowledges writes
     #[arg(long, value_enum)]
     measure: Option<measure::End>,
@@ -122,6 +127,9 @@ fn play(arguments: &Arguments) -> Result<bool> {
         let report = round::play(&settings, &plan, random.random())
             .unwrap_or_else(|error| Report { violation: Some(format!("{error:#}")), ..Report::default() });
         println!("{}", describe(seed, &report));
+        if let Some(file) = &arguments.record {
+            record::add(file, seed, settings.mode, &report)?;
+        }
         if let Some(violation) = &report.violation {
             failed.push(seed);
             fs::write(directory.path().join("violation"), violation)?;
