@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all tests: formatting, lints, unit tests, integration tests in Valkey's own framework, snapshots in an
+# Runs all tests: formatting, lints, README's table of failures, unit tests, integration tests in Valkey's own framework, snapshots in an
 # object store, clients that find the leader, crash test, the checker of histories, the harness of faults, and a part
 # of Valkey's own suite with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
@@ -51,6 +51,7 @@ step() {
 }
 
 step formatting cargo fmt --all --check
+step "table of failures" python3 tests/failures.py
 # What tests make fail on purpose is not in what is built for use.
 step lints cargo clippy --quiet --workspace --all-targets --features logservice/failpoints -- -D warnings
 step "unit tests" cargo test --quiet --workspace --features logservice/failpoints
@@ -70,8 +71,9 @@ step "histories self-check" tests/histories/run.sh --self-check
 step failover tests/failover/run.sh --rounds 3 --seconds 12
 step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
 step "failover self-check" tests/failover/run.sh --self-check
-step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/multi unit/scripting unit/functions unit/expire \
-    unit/other unit/wait unit/tracking unit/pause
+step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/other unit/tracking
+step "Valkey's suite, leases expire" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync --failover unit/multi unit/scripting \
+    unit/functions unit/expire unit/wait unit/pause
 
 for name in "${failures[@]}"; do say "FAILED: $name"; done
 if [ "$passed" -eq 0 ]; then

@@ -209,6 +209,25 @@ shard_of 3 {} {
     }
 }
 
+shard_of 2 {mode async} {
+    test "A planned failover in async mode loses nothing that was answered, though the log is late" {
+        set leader [wait_for_shard]
+        set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+        log_service LOG.DEBUG DELAY-ACKS $::shard 100
+        wait_until_known $leader $other
+        for {set i 0} {$i < 100} {incr i} {on $leader incr counter}
+        # That much of it was not acknowledged yet.
+        assert_morethan [figure_of $leader pending_bytes] 0
+        assert_equal OK [on $leader durability.failover to $other]
+        wait_for_role leader $other
+        log_service LOG.DEBUG RESUME-ACKS $::shard
+        assert_equal 100 [on $other get counter]
+        wait_for_shard
+        assert_equal 0 [figure_of $leader discarded_bytes]
+        assert_same_data
+    }
+}
+
 # --- Who takes over --------------------------------------------------------------------------------------------------
 
 shard_of 3 {n0 {priority 0} n1 {priority 50} n2 {priority 200}} {

@@ -585,6 +585,25 @@ snapshotted_server [list --valkey-conf $::slow_save] {} {
         return $output
     }
 
+    test "A node that leads while its log's snapshot is damaged begins the log anew by mode off and on" {
+        r set key value
+        snapshot
+        r set since value
+        wait_until_durable
+        change_byte [log_option directory]/snapshots/[recorded_files] 60
+        assert_match "*shard $::shard: DAMAGED: *" [check_log]
+        r config set durability.mode off
+        r config set durability.mode sync
+        wait_until_leading
+        r set after value
+        wait_until_durable
+        assert_match {*all sound*} [check_log]
+        set digest [debug_digest]
+        crash_and_restart_server
+        wait_until_leading
+        assert_equal $digest [debug_digest]
+    }
+
     foreach {what damage repair} {
         "a byte is another"     {change_byte $file 60}          {change_byte $file 60}
         "a byte is missing"     {exec truncate -s -1 $file}     {file copy -force $intact $file}
