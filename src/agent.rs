@@ -19,7 +19,7 @@ use crate::self_test::{self, Unfinished};
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
 use crate::tap::{self, Address, Start, Tap};
-use crate::{config, module, seed};
+use crate::{module, seed};
 
 /// Waits between attempts to attach, and to reach the log: doubled from the first to the second.
 pub const BACKOFF_FROM: Duration = Duration::from_millis(100);
@@ -174,23 +174,16 @@ impl Agent {
             self.self_test = Some(result.clone());
             self.shared.send(Task::SelfTestDone(result));
         }
-        self.tell_whether_it_can_lead();
+        self.shared.keeps_no_lease.store(self.why_it_keeps_no_lease().is_some(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Why this node must leave a lease that expires to other ones: as its leader it would serve nobody.
-    pub fn why_it_cannot_lead(&self) -> Option<String> {
-        if !config::FAILOVER.is_on() {
-            return None;
-        }
-        match (&self.self_test, self.mode) {
-            (Some(Err(why)), Mode::Sync) => Some(format!("sync mode does not work in this server: {why}")),
+    /// Why this node must leave a lease that expires to other ones: once it has passed, replies could leave all the same.
+    pub fn why_it_keeps_no_lease(&self) -> Option<String> {
+        match &self.self_test {
+            Some(Err(why)) => Some(module::why_no_lease(why)),
             _ => module::why_leases_are_not_kept(),
         }
-    }
-
-    fn tell_whether_it_can_lead(&self) {
-        self.shared.cannot_lead.store(self.why_it_cannot_lead().is_some(), Ordering::Relaxed);
     }
 
     fn lead(&mut self, leadership: Leadership, address: &Address) -> Result<std::convert::Infallible, Interrupt> {
@@ -417,7 +410,6 @@ impl Agent {
             Command::LostItsLog => Err(Interrupt::LostItsLog),
             Command::Mode(mode) => {
                 self.mode = mode;
-                self.tell_whether_it_can_lead();
                 self.go_on_if(had_log)
             }
             Command::Replica(is_replica) => {

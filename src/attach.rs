@@ -101,11 +101,10 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
 /// # Errors
 /// This node never leads.
 fn may_be_first(agent: &Agent) -> Result<(), Interrupt> {
-    let why = match agent.why_it_cannot_lead() {
-        Some(why) => why,
-        None if config::priority() == 0 && config::FAILOVER.is_on() => "its durability.priority is 0".to_owned(),
-        None => return Ok(()),
-    };
+    if !config::FAILOVER.is_on() || agent.shared.priority() > 0 {
+        return Ok(());
+    }
+    let why = agent.why_it_keeps_no_lease().unwrap_or_else(|| "its durability.priority is 0".to_owned());
     Err(Interrupt::Failed(format!("the log is empty, and this node leaves it to others to begin it: {why}")))
 }
 
@@ -314,7 +313,10 @@ impl Candidate<'_> {
     /// This node's name leads in a later epoch than this node did.
     pub fn check_name_is_its_own(&self, agent: &Agent, holder: &LeaseHolder<'_>) -> Result<(), Interrupt> {
         let Some(last) = agent.last_led else { return Ok(()) };
-        if holder.node_id != self.node_id || holder.epoch <= last || holder.process == process::own_name() {
+        if holder.node_id != self.node_id || holder.epoch <= last {
+            return Ok(());
+        }
+        if !holder.process.is_empty() && holder.process == process::own_name() {
             return Ok(());
         }
         Err(Interrupt::Failed(format!(

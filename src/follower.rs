@@ -97,7 +97,7 @@ impl Candidate<'_> {
             .ask(|reply| Task::Follow { host, port, user, password, reply })?
             .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
         agent.keeper.set(Duty::Follow);
-        if let Some(why) = agent.why_it_cannot_lead() {
+        if let Some(why) = agent.why_it_keeps_no_lease().filter(|_| config::FAILOVER.is_on()) {
             log_warning(format!("durability: this node follows and never leads: {why}"));
         }
         let now = Instant::now();
@@ -152,9 +152,7 @@ impl Candidate<'_> {
             self.check_name_is_its_own(agent, &holder)?;
         }
         following.report(&self.node_id, &view, progress.as_ref());
-        if let Some(left) = view.left_to_old_leader(&self.node_id, Instant::now()) {
-            return Ok(Next::Wait(left.min(PROGRESS_POLL)));
-        }
+        let left_to_old_leader = view.left_to_old_leader(&self.node_id, Instant::now());
         let standing = Standing {
             node_id: &self.node_id,
             priority: agent.shared.priority(),
@@ -165,23 +163,24 @@ impl Candidate<'_> {
         let seen = seen(&view, &self.node_id, &peers);
         let decision = following.election.decide(lease::now(), &standing, &seen, &Pacing::default(), random());
         let has_caught_up = standing.is_connected && standing.applied >= following.first_end;
-        let wait = match decision {
-            Decision::Acquire { .. } => {
+        let wait = match (decision, left_to_old_leader) {
+            (Decision::Acquire { .. }, Some(left)) => left.min(PROGRESS_POLL),
+            (Decision::Acquire { .. }, None) => {
                 return Ok(match progress {
                     Some(progress) => Next::Acquire(progress),
                     None => Next::Wait(PROGRESS_POLL),
                 })
             }
-            Decision::CatchUp if following.tail.is_certain(progress.as_ref(), view.end) => {
+            (Decision::CatchUp, None) if following.tail.is_certain(progress.as_ref(), view.end) => {
                 return Ok(progress.map_or(Next::Wait(PROGRESS_POLL), Next::Cut));
             }
             // The next news, or what is reported as applied, come first.
-            Decision::CatchUp => {
+            (Decision::CatchUp, _) => {
                 agent.report_when_applied(view.end);
                 return Ok(Next::Wait(PROGRESS_POLL));
             }
-            Decision::Never => PROGRESS_POLL,
-            Decision::Wait { until } => until.since(lease::now()).min(PROGRESS_POLL),
+            (Decision::Never, _) => PROGRESS_POLL,
+            (Decision::Wait { until }, _) => until.since(lease::now()).min(PROGRESS_POLL),
         };
         if has_caught_up && !following.serves_reads {
             following.serves_reads = true;

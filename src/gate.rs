@@ -256,16 +256,21 @@ impl<C: Connections> Gate<C> {
         }
     }
 
+    /// Closes a client without another answer. It is held for good, so it counts until it disconnects.
+    pub fn close(&mut self, client: ClientId) {
+        let was_held = self.connections.mark(client).is_some_and(|mark| mark > self.released);
+        self.connections.close(client);
+        let is_held = self.connections.mark(client).is_some_and(|mark| mark > self.released);
+        self.held_clients += usize::from(is_held && !was_held);
+    }
+
     /// What waits will never be acknowledged under this leader: closes every held client without an answer, and every one to
     /// which a message may be on its way that tells of what waits; forgets groups and dirty keys.
     pub fn abandon(&mut self) {
         self.take_late_holds();
         if !self.is_idle() {
             for client in self.connections.receivers() {
-                // Closing holds it for good, so it counts until it disconnects.
-                let was_held = self.connections.mark(client).is_none_or(|mark| mark > self.released);
-                self.held_clients += usize::from(!was_held);
-                self.connections.close(client);
+                self.close(client);
             }
         }
         let mut clients: Vec<ClientId> = self.waiting.iter().flat_map(|group| &group.clients).copied().collect();

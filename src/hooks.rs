@@ -39,7 +39,7 @@ pub unsafe extern "C" fn on_command(
         guard("closing a client", (), || {
             module::with(|module| {
                 if let Some(gate) = &mut module.gate {
-                    gate.connections.close(result.client_id);
+                    gate.close(result.client_id);
                 }
             });
         });

@@ -171,10 +171,13 @@ pub fn why_sync_is_impossible() -> Option<String> {
 
 /// Why a leader of this server cannot be kept from answering once its lease has passed: as it takes what sync mode takes.
 pub fn why_leases_are_not_kept() -> Option<String> {
-    let why = why_sync_is_impossible()?;
-    Some(format!(
-        "durability.failover yes keeps a leader whose lease has passed from answering as sync mode does: {why}"
-    ))
+    let failed = || with(|module| module.self_test.clone()).flatten().and_then(Result::err);
+    why_sync_is_impossible().or_else(failed).map(|why| why_no_lease(&why))
+}
+
+/// As [`why_leases_are_not_kept`], because of `why`.
+pub fn why_no_lease(why: &str) -> String {
+    format!("durability.failover yes keeps a leader whose lease has passed from answering as sync mode does: {why}")
 }
 
 /// Why this server cannot have a log, in any mode but off.

@@ -164,8 +164,13 @@ impl Module {
             // It follows another one already.
             (Role::Replica, true) => return,
             (_, true) if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
-                // By a way that the filter does not see, such as a command that was renamed. The node goes back to its log.
+                // By a way that the filter does not see, such as a command that was renamed. The agent then asks for an operator.
                 log_warning("durability: something made this node a replica of another server, which is not allowed");
+                if matches!(self.role, Role::Leader | Role::Suspended) {
+                    lease::lost();
+                    lease::answer_beyond(self.newest_client);
+                    self.shared.send(Task::CloseClients);
+                }
                 self.stop_serving(Role::Attaching);
                 self.shared.send(Task::StandAside);
                 return self.tell_agent(Command::LostItsLog);

@@ -17,6 +17,8 @@ use crate::tap::{Address, Stream};
 
 const ANSWERS: &[u8] = b"+OK\r\n+OK\r\n";
 const OK: &[u8] = b"+OK\r\n";
+/// How often it is looked how far the server is.
+const STEP_POLL: Duration = Duration::from_millis(1);
 /// How long the server may take for each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,7 @@ pub fn run(agent: &mut Agent, address: &Address) -> Result<(), Unfinished> {
                 format!("the server offered {waiting} bytes of held replies instead of {}", ANSWERS.len()).into()
             );
         }
+        agent.pause(STEP_POLL)?;
     }
     stream.set_nonblocking(true).map_err(|error| failed("the connection failed", error))?;
     let mut early = [0; 64];

@@ -167,8 +167,8 @@ pub struct Shared {
     pub serves_reads: AtomicBool,
     /// It leads, but its lease has passed. Written by the main thread.
     pub is_suspended: AtomicBool,
-    /// It would serve nobody as a leader whose lease expires, so it has priority 0. Written by the agent.
-    pub cannot_lead: AtomicBool,
+    /// Its replies cannot be kept from leaving, so it must not hold a lease that expires. Written by the agent.
+    pub keeps_no_lease: AtomicBool,
     /// How often the lease passed without being renewed, so that all clients were closed.
     pub suspensions: AtomicU64,
     /// How often another node took over from this one.
@@ -219,7 +219,7 @@ impl Shared {
             applied: AtomicU64::new(0),
             serves_reads: AtomicBool::new(false),
             is_suspended: AtomicBool::new(false),
-            cannot_lead: AtomicBool::new(false),
+            keeps_no_lease: AtomicBool::new(false),
             suspensions: AtomicU64::new(0),
             depositions: AtomicU64::new(0),
             discarded_bytes: AtomicU64::new(0),
@@ -328,7 +328,7 @@ impl Shared {
 
     /// Among nodes that can take over, the highest does; 0: never this one. Any thread.
     pub fn priority(&self) -> u32 {
-        if self.cannot_lead.load(Ordering::Relaxed) {
+        if config::FAILOVER.is_on() && self.keeps_no_lease.load(Ordering::Relaxed) {
             0
         } else {
             config::priority()

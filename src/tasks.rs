@@ -109,7 +109,8 @@ fn carry_out(ctx: &Context, task: Task) {
             answer(reply, is_known.flatten().unwrap_or(false));
         }
         Task::SelfTestDone(result) => {
-            if let Err(why) = &result {
+            let is_news = module::with(|module| module.self_test.as_ref() != Some(&result)) == Some(true);
+            if let (Err(why), true) = (&result, is_news) {
                 log_warning(format!("durability: sync mode does not work in this server: {why}"));
             }
             module::with(|module| module.self_test = Some(result));

@@ -87,7 +87,10 @@ impl View {
     /// This view comes after `before`.
     pub fn follow(&mut self, before: &View) {
         let was_away = self.at.saturating_duration_since(before.at) > OUTAGE;
-        self.heard_again = if was_away { Some(self.at) } else { before.heard_again };
+        let key = |view: &View| (view.epoch, view.leader.clone(), view.lease);
+        // Once for each time that the lease is free, however bad the connection is.
+        let is_waited_for = before.heard_again.is_some() && self.lease == LeaseState::Free && key(self) == key(before);
+        self.heard_again = if was_away && !is_waited_for { Some(self.at) } else { before.heard_again };
     }
 
     /// For how long yet the lease, which is free, is to be left to the node that held it; none if that is nobody, or `node_id`.
@@ -221,6 +224,8 @@ mod tests {
         assert_eq!(second.left_to_old_leader("n1", later(400)), None, "it was not away");
         let third = next(&second, 2000);
         let fourth = next(&third, 2300);
+        let fifth = next(&fourth, 4000);
+        assert_eq!(fifth.left_to_old_leader("n1", later(4000)), None, "nobody came, however bad the connection is");
         for view in [&third, &fourth] {
             assert_eq!(view.left_to_old_leader("n1", later(2400)), Some(Duration::from_millis(600)));
             assert_eq!(view.left_to_old_leader("n1", later(3000)), None);

@@ -51,11 +51,11 @@ impl Shard {
 
     /// Extends the lease from now.
     pub async fn renew(&self, renewal: Renewal) -> Result<(), Refusal> {
-        if self.renew_at_once(renewal)? {
+        if self.renew_at_once(renewal, false)? {
             return Ok(());
         }
         let _changing = self.changing.lock().await;
-        if self.renew_at_once(renewal)? {
+        if self.renew_at_once(renewal, true)? {
             return Ok(());
         }
         let mut next = {
@@ -69,11 +69,13 @@ impl Shard {
     }
 
     /// Extends the lease if nothing has to be stored for that, so that no renewal waits for the disk. False if its length changes,
-    /// and while another leader is being granted it: whether that succeeds says whether there is anything to renew.
-    fn renew_at_once(&self, renewal: Renewal) -> Result<bool, Refusal> {
+    /// or is being changed by one that was sent before, which this one must not overtake; and while another leader is being
+    /// granted it: whether that succeeds says whether there is anything to renew. `is_alone` if nothing is being changed.
+    fn renew_at_once(&self, renewal: Renewal, is_alone: bool) -> Result<bool, Refusal> {
         let mut accepting = self.accepting();
         self.check_terms_known(&accepting)?;
-        if !accepting.terms.is_leased_as(renewal.epoch, renewal.lease_ms) {
+        let overtakes = !is_alone && accepting.is_length_changing(renewal);
+        if overtakes || !accepting.terms.is_leased_as(renewal.epoch, renewal.lease_ms) {
             return Ok(false);
         }
         accepting.check_in_order(renewal)?;

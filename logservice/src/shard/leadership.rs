@@ -68,13 +68,21 @@ impl Accepting {
     /// Whether no renewal of that term was taken that was sent later: the bytes of this one may have lain in a connection that its
     /// sender has given up, and it counts by what was answered last.
     pub(super) fn check_in_order(&mut self, renewal: Renewal) -> Result<(), Refusal> {
-        let Renewal { epoch, sent, .. } = renewal;
-        let Some(sent) = sent.filter(|_| self.terms.check_leading(epoch).is_ok()) else { return Ok(()) };
-        if self.newest_renewal.0 == epoch && sent < self.newest_renewal.1 {
+        if self.terms.check_leading(renewal.epoch).is_err() {
+            return Ok(());
+        }
+        let newest = self.newest_renewal.filter(|newest| newest.epoch == renewal.epoch);
+        if renewal.sent.is_some_and(|sent| newest.and_then(|newest| newest.sent).is_some_and(|newest| sent < newest)) {
             return Err(Refusal::new(Code::Err, "this renewal comes late: one that was sent after it has been taken"));
         }
-        self.newest_renewal = (epoch, sent);
+        self.newest_renewal = Some(renewal);
         Ok(())
+    }
+
+    /// Whether the newest renewal of that term that was taken asked for another length, which may not be stored yet.
+    pub(super) fn is_length_changing(&self, renewal: Renewal) -> bool {
+        let newest = self.newest_renewal.filter(|newest| newest.epoch == renewal.epoch);
+        newest.is_some_and(|newest| newest.lease_ms != renewal.lease_ms)
     }
 
     /// Extends the lease from now.

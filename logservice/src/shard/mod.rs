@@ -74,8 +74,8 @@ struct Accepting {
     is_damaged: bool,
     /// The epoch whose appends were refused last.
     fenced: Option<u64>,
-    /// The term of the newest renewal that was taken, and its [`Renewal::sent`].
-    newest_renewal: (u64, u64),
+    /// The newest renewal that was taken.
+    newest_renewal: Option<Renewal>,
     /// Whether it is not known if the last change of the terms was stored: a restart may find another leader than these terms
     /// name, and give it the lease at once.
     are_terms_in_doubt: bool,
@@ -103,7 +103,7 @@ impl Shard {
             no_space: false,
             is_damaged: false,
             fenced: None,
-            newest_renewal: (0, 0),
+            newest_renewal: None,
             are_terms_in_doubt: false,
         };
         let notifier = Arc::new(DurabilityNotifier::new(end));

@@ -105,23 +105,45 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_renewal_does_not_wait_for_the_disk_and_is_not_forgotten() {
-    let changes: [&[&str]; 2] = [&["LOG.BEGIN", "s1", "1", A, "0"], &["LOG.RENEW", "s1", "1", "5000"]];
-    for change in changes {
-        let _scenario = FailScenario::setup();
-        let directory = tempfile::tempdir().expect("tempdir");
-        let service = Service::start(directory.path(), &[]).expect("starts");
-        let (mut leader, mut other) = (service.connect(), service.connect());
-        leader.acquire("s1", "n1", 0, 20_000).expect("acquired");
-        let (held, is_reached) = hold_manifest();
-        send(&mut other, change);
-        is_reached.recv_timeout(SOON).expect("stores");
-        std::thread::sleep(Duration::from_millis(1000));
-        leader.ok(&["LOG.RENEW", "s1", "1", "20000"]);
-        drop(held);
-        assert_eq!(other.reply(), Reply::Text("OK".to_owned()), "{change:?}");
-        assert!(lease_left_ms(&mut leader) > 20_510, "{change:?}");
-        service.stop();
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut other) = (service.connect(), service.connect());
+    leader.acquire("s1", "n1", 0, 20_000).expect("acquired");
+    let (held, is_reached) = hold_manifest();
+    send(&mut other, &["LOG.BEGIN", "s1", "1", A, "0"]);
+    is_reached.recv_timeout(SOON).expect("stores");
+    std::thread::sleep(Duration::from_millis(1000));
+    leader.ok(&["LOG.RENEW", "s1", "1", "20000"]);
+    drop(held);
+    assert_eq!(other.reply(), Reply::Text("OK".to_owned()));
+    assert!(lease_left_ms(&mut leader) > 20_510);
+    service.stop();
+}
+
+#[test]
+fn a_renewal_does_not_overtake_one_that_changes_the_length_of_the_lease() {
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut before, mut after) = (service.connect(), service.connect());
+    before.acquire("s1", "n1", 0, 20_000).expect("acquired");
+    let (held, is_reached) = hold_manifest();
+    send(&mut before, &["LOG.RENEW", "s1", "1", "5000", "10"]);
+    is_reached.recv_timeout(SOON).expect("stores");
+    // Were it granted now, the one before would make it shorter.
+    send(&mut after, &["LOG.RENEW", "s1", "1", "20000", "20"]);
+    after.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+    let early = std::io::BufRead::fill_buf(&mut after.replies).map(<[u8]>::to_vec);
+    assert!(early.is_err(), "{early:?}");
+    after.stream.set_read_timeout(Some(SOON)).expect("set");
+    drop(held);
+    for client in [&mut before, &mut after] {
+        assert_eq!(client.reply(), Reply::Text("OK".to_owned()));
     }
+    assert!(lease_left_ms(&mut after) > 19_000);
+    assert_eq!(after.status("s1", "lease_ms"), "20000");
+    service.stop();
 }
 
 #[test]

@@ -45,3 +45,32 @@ foreach mode {sync async} {
     stop_relay $relay
     kill_log
 }
+
+# A transaction was allowed to when it was queued, and is not any more.
+durable_server {failover yes lease-ms 1000} {
+    test "A leader that is made a replica where that is not allowed answers nobody who waits, and tells others what is wrong" {
+        r set key before
+        wait_until_durable
+        set waiting [valkey_deferring_client]
+        set queued [valkey_client]
+        r config set durability.allow-replicaof yes
+        $queued multi
+        $queued replicaof 127.0.0.1 1
+        r config set durability.allow-replicaof no
+        while_frozen {
+            $waiting set key held
+            wait_for_held 1
+            catch {$queued exec}
+            assert {[is_readable $waiting 5000]}
+            assert_error {*I/O error*} {$waiting read}
+        }
+        catch {$waiting close}
+        catch {$queued close}
+        reconnect
+        # Longer than the lease: it is over, and that keeps nobody from being told.
+        wait_for_condition 500 10 {[figure lease_left_ms] == 0} else {fail "the lease goes on"}
+        wait_for_condition 500 10 {[string match "*remove replicaof*" [figure last_error]]} else {fail "it says [figure last_error]"}
+        assert_error {*remove replicaof*} {r get key}
+        assert_equal 0 [figure held_clients]
+    }
+}

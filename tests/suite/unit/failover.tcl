@@ -213,7 +213,7 @@ shard_of 2 {mode async} {
     test "A planned failover in async mode loses nothing that was answered, though the log is late" {
         set leader [wait_for_shard]
         set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
-        log_service LOG.DEBUG DELAY-ACKS $::shard 100
+        log_service LOG.DEBUG DELAY-ACKS $::shard 400
         wait_until_known $leader $other
         for {set i 0} {$i < 100} {incr i} {on $leader incr counter}
         # That much of it was not acknowledged yet.
@@ -299,10 +299,10 @@ shard_of 2 {n1 {node-id n0}} {
         assert_equal PONG [read_reply $client]
         stop_node $leader
         $client get key
-        # A lease lasts for a second, and was renewed a third of it ago at most.
+        # A lease lasts for a second, and was renewed a third of it ago, or a little more. Without it this takes some 10 ms.
         set started [clock milliseconds]
         assert_equal $other [wait_for_leader $leader]
-        assert_morethan [expr {[clock milliseconds] - $started}] 600
+        assert_morethan [expr {[clock milliseconds] - $started}] 300
         on $other set key after
         continue_node $leader
         assert {[is_readable $client 5000]}
@@ -386,6 +386,7 @@ foreach mode {sync async} {
             set client [valkey $::host [srv [level $leader] port] 1]
             $client ping
             assert_equal PONG [read_reply $client]
+            set suspensions [figure_of $leader suspensions]
             # One that waits for nothing, but may be told of something.
             set subscriber [valkey $::host [srv [level $leader] port] 1]
             $subscriber subscribe channel
@@ -407,7 +408,7 @@ foreach mode {sync async} {
             wait_for_condition 500 10 {[figure_of $leader held_clients] == 0} else {
                 fail "[figure_of $leader held_clients] clients are held"
             }
-            assert_equal 1 [figure_of $leader suspensions]
+            assert_equal [expr {$suspensions + 1}] [figure_of $leader suspensions]
             assert_equal 0 [figure_of $leader lease_left_ms]
             exec kill -CONT [log_option pid]
             wait_for_role leader $leader
@@ -415,7 +416,9 @@ foreach mode {sync async} {
             assert_equal value [on $leader get key]
             assert_equal OK [on $leader set key after]
             assert_equal 0 [figure_of $leader depositions]
-            assert_range [figure_of $leader lease_left_ms] 1 1000
+            wait_for_condition 500 10 {[figure_of $leader lease_left_ms] > 0 && [figure_of $leader lease_left_ms] <= 1000} else {
+                fail "the lease lasts for [figure_of $leader lease_left_ms] ms"
+            }
             wait_for_shard
             assert_same_data
         }
