@@ -36,20 +36,26 @@ logservice=$ROOT/target/release/logservice
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
+if [ $fresh = yes ] && [ -e "$dir/log/LOCK" ] && ! flock --nonblock "$dir/log/LOCK" true; then
+    die "$dir is in use: stop what runs there first, or choose another --dir"
+fi
 if [ $fresh = yes ]; then rm -rf "$dir/log" "$dir"/node* "$dir"/valkey*.conf; fi
 mkdir -p "$dir/log"
 
 # The first node has the names that a single one has.
 suffix() { if [ "$1" -gt 1 ]; then echo "-$1"; fi; }
 node_config() { # node_config NUMBER
-    local directory=$dir/node$(suffix "$1") config=$dir/valkey$(suffix "$1").conf
+    local directory=$dir/node$(suffix "$1") config=$dir/valkey$(suffix "$1").conf node_port=$((port + $1 - 1))
     mkdir -p "$directory"
     if [ ! -e "$config" ]; then
         cat >"$config" <<CONF
+port $node_port
 loadmodule $module
 durability.log 127.0.0.1:$log_port
 durability.shard main
 durability.node-id node-$1
+durability.announce 127.0.0.1:$node_port
+durability.failover $([ "$nodes" -gt 1 ] && echo yes || echo no)
 durability.mode sync
 
 # The log is the truth: this node needs no RDB and no AOF of its own.
@@ -69,7 +75,7 @@ alive_servers() {
 }
 stop() {
     local pid
-    trap '' INT TERM
+    trap '' INT TERM HUP
     # The servers first: the leader ships what is left and gives its lease back.
     for pid in "${server_pids[@]}"; do if is_alive "$pid"; then kill -TERM "$pid"; fi; done
     for pid in "${server_pids[@]}"; do wait "$pid" 2>/dev/null || true; done
@@ -77,9 +83,10 @@ stop() {
     if [ -n "$log_pid" ]; then wait "$log_pid" 2>/dev/null || true; fi
     say "stopped; the data is in $dir"
 }
-trap 'stop; exit 0' INT TERM
+trap 'stop; exit 0' INT TERM HUP
 
-"$logservice" --dir "$dir/log" --listen "127.0.0.1:$log_port" --http "127.0.0.1:$http_port" \
+# Ctrl-C and a terminal that is closed are for this script alone, which ends everybody in order: hence setsid.
+setsid "$logservice" --dir "$dir/log" --listen "127.0.0.1:$log_port" --http "127.0.0.1:$http_port" \
     --valkey-server "$valkey/valkey-server" >>"$dir/log.out" 2>&1 &
 log_pid=$!
 for number in $(seq "$nodes"); do
@@ -87,7 +94,7 @@ for number in $(seq "$nodes"); do
     arguments=(--port "$node_port" --durability.log "127.0.0.1:$log_port" --durability.announce "127.0.0.1:$node_port")
     if [ "$nodes" -gt 1 ]; then arguments+=(--durability.failover yes); fi
     if [ -n "$mode" ]; then arguments+=(--durability.mode "$mode"); fi
-    "$valkey/valkey-server" "$(node_config "$number")" "${arguments[@]}" >>"$dir/node$(suffix "$number").out" 2>&1 &
+    setsid "$valkey/valkey-server" "$(node_config "$number")" "${arguments[@]}" >>"$dir/node$(suffix "$number").out" 2>&1 &
     server_pids+=($!)
 done
 
@@ -100,8 +107,13 @@ is_ready() { # is_ready NUMBER
 }
 role() { cli "$((port + $1 - 1))" INFO durability | tr -d '\r' | sed -n 's/^durability_role://p'; } # role NUMBER
 has_role() { case $(role "$1") in leader | follower | off) true ;; *) false ;; esac; }
+last_error() { cli "$((port + $1 - 1))" INFO durability | tr -d '\r' | sed -n 's/^durability_last_error://p'; } # last_error NUMBER
 for number in $(seq "$nodes"); do
+    looks=0
     until is_ready "$number" && has_role "$number"; do
+        # What keeps it is told every ten seconds.
+        looks=$((looks + 1))
+        if [ $((looks % 100)) -eq 0 ]; then say "node-$number does not serve yet: $(last_error "$number")"; fi
         is_alive "$log_pid" || { stop; tail -n 5 "$dir/log.out" >&2; die "the log service did not start (its log: $dir/log.out)"; }
         is_alive "${server_pids[number - 1]}" || {
             stop
@@ -123,14 +135,16 @@ TEXT
     done
     cat <<TEXT
 
-  Watch the shard:     watch -n 0.2 $valkey/valkey-cli -p $log_port LOG.STATUS main
+  Watch the shard:     watch -n 0.2 "$valkey/valkey-cli -p $log_port LOG.STATUS main | grep -A1 -E '^(leader|epoch|end|node[0-9])'"
   Write to the leader: $valkey/valkey-cli -p PORT SET a 1      (other nodes answer READONLY, and GET)
   Hand over:           $valkey/valkey-cli -p PORT DURABILITY.FAILOVER
   Break it:            kill -9 PID of the leader, or kill -STOP and later kill -CONT: another node leads within seconds,
                        with everything that was acknowledged; kill -9 $log_pid is the log service, whose outage no node
                        survives for longer than its lease
 
-Ctrl-C stops all. Nodes that you killed come back when this script is started again.
+  Start a node again:  $valkey/valkey-server $dir/valkey-2.conf     (the first one: valkey.conf), or all by this script
+
+Ctrl-C stops all.
 TEXT
     while is_alive "$log_pid"; do
         mapfile -t alive < <(alive_servers)

@@ -88,10 +88,10 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         candidate.begin(agent, status)?
     };
     log_notice(format!(
-        "durability: attached to the log in {} ms: epoch {}, offset {}",
-        started.elapsed().as_millis(),
+        "durability: attached to the log: epoch {}, offset {}, {} ms after connecting to it",
         leadership.epoch,
-        leadership.backlog.end()
+        leadership.backlog.end(),
+        started.elapsed().as_millis()
     ));
     Ok(leadership)
 }

@@ -47,7 +47,11 @@ fn parse(mut options: &[ValkeyString]) -> Result<Request, ValkeyError> {
 fn begin(module: &mut Module, request: Request) -> ValkeyResult {
     if module.role != Role::Leader {
         let role = module.role.name();
-        return Err(ValkeyError::String(format!("ERR this node is {role}: ask the leader to hand over")));
+        let leader = module.shared.view().map(|view| format!(" ({} at {})", view.leader, view.leader_address));
+        let leader = leader.unwrap_or_default();
+        return Err(ValkeyError::String(format!(
+            "ERR the role of this node is {role}: ask the leader{leader} to hand over"
+        )));
     }
     let Some(view) = module.shared.view() else {
         return Err(ValkeyError::Str("ERR the log service has not told of any nodes yet"));

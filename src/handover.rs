@@ -22,7 +22,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// Writes are paused only once the target lacks less than this, so that they do not wait for long.
 const NEAR_BYTES: u64 = 1 << 20;
 /// How long the lease is kept for the target.
-const RESERVED: Duration = Duration::from_secs(5);
+const RESERVED: Duration = Duration::from_secs(1);
 /// The longest that the main thread may take to answer: the lease has to be renewed meanwhile.
 const MAIN_TIME: Duration = Duration::from_millis(300);
 /// The longest that clients wait.
@@ -77,7 +77,7 @@ impl Inner {
             let view = self.report(work, "leader", durable, Duration::ZERO)?;
             self.renew(work, epoch)?;
             let now = lease::now();
-            if paused.is_none() && is_near(&view, handover.target()) {
+            if paused.is_none() && is_near(&view, handover.target()) && handover.has_heard(&view.peers()) {
                 paused = Some(now);
             }
             if paused.is_some_and(|since| now.since(since) > PAUSE_AT_MOST) {

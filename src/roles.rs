@@ -215,7 +215,8 @@ impl Module {
         self.tell_what_it_serves();
         self.update_filter();
         self.end_settling();
-        let leader = self.shared.view().map(|view| view.leader.clone()).unwrap_or_default();
+        let leader = self.shared.view().map(|view| view.leader.clone()).filter(|leader| !leader.is_empty());
+        let leader = leader.as_deref().unwrap_or("nobody");
         log_notice(format!(
             "durability: following shard {}, which {leader} leads; serving reads",
             config::SHARD.value()

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::{Moment, Peer};
 
+/// A node that lives is heard of ten times a second.
+const FRESH: Duration = Duration::from_millis(150);
+
 /// What the leader does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -117,6 +120,12 @@ impl Handover {
         &self.target
     }
 
+    /// Whether the target was heard of a moment ago. What it told longer ago, it may have told just before it died, so writes need
+    /// not be paused, and the lease is not released, until it was.
+    pub fn has_heard(&self, peers: &[Peer<'_>]) -> bool {
+        find(peers, &self.target).is_ok_and(|target| target.silent_for < FRESH)
+    }
+
     /// When it is given up.
     pub fn deadline(&self) -> Moment {
         self.deadline
@@ -148,7 +157,7 @@ impl Handover {
         let Some(end) = observed.stream_end else { return Ok(Step::PauseWrites) };
         Ok(if observed.durable < end {
             Step::WaitDurable
-        } else if target.applied < end {
+        } else if target.applied < end || !self.has_heard(observed.peers) {
             Step::WaitTarget
         } else {
             Step::Release { to: self.target.clone() }

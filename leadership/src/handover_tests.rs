@@ -37,6 +37,17 @@ fn it_goes_step_by_step_and_releases_once() {
 }
 
 #[test]
+fn nothing_is_released_for_a_node_that_was_not_heard_of_a_moment_ago() {
+    let mut handover = to_a();
+    let silent = [peer("a", 1, 5, 150)];
+    assert!(!handover.has_heard(&silent));
+    assert_eq!(handover.step(&seen(300, Some(5), 5, &silent)), Step::WaitTarget, "it may have died");
+    let heard = [peer("a", 1, 5, 149)];
+    assert!(handover.has_heard(&heard));
+    assert_eq!(handover.step(&seen(300, Some(5), 5, &heard)), Step::Release { to: "a".to_owned() });
+}
+
+#[test]
 fn the_best_node_is_chosen_if_none_is_named() {
     let peers =
         [peer("me", 9, 9, 0), peer("a", 1, 9, 0), peer("c", 2, 5, 0), peer("b", 2, 5, 0), peer("d", 3, 9, 2000)];

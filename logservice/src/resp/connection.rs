@@ -278,6 +278,10 @@ impl Connection {
             .await;
         match ended {
             Ok(offset) => tracing::info!("shard {name}: replica {listening} detached at {offset}"),
+            // Another leader has begun, and it comes again at once; that a log has failed is told where it does.
+            Err(error @ replica::FollowError::Restart(_)) => {
+                tracing::info!("shard {name}: replica {listening} detached: {error}")
+            }
             Err(error) => tracing::warn!("shard {name}: replica {listening} detached: {error}"),
         }
     }

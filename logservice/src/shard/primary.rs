@@ -78,7 +78,8 @@ impl Shard {
     pub(super) fn announce_switch(&self, before: Option<String>) {
         let (Some(from), Some(to)) = (before, self.primary_address()) else { return };
         if from != to {
-            tracing::info!("shard {}: clients go to {to}, no longer to {from}", self.name);
+            let instead = if from.is_empty() { String::new() } else { format!(", no longer to {from}") };
+            tracing::info!("shard {}: clients go to {to}{instead}", self.name);
             // Fails if nobody listens.
             let _ = self.switches.send(Arc::new(Switch { shard: self.name.clone(), from, to }));
         }

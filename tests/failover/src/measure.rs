@@ -56,6 +56,7 @@ pub fn measure(settings: &Settings, end: End, rounds: u32, seed: u64) -> Result<
 
 fn once(shard: &mut Shard, ledger: &Ledger, end: End, lease: Duration, random: &mut StdRng) -> Result<Duration> {
     let leader = shard.wait_until_whole(WHOLE_TIME)?;
+    shard.wait_until_known(leader, WHOLE_TIME)?;
     let epoch = shard.state(leader).context("the leader does not answer")?.epoch();
     ledger.wait_for_write(epoch - 1, Instant::now(), WHOLE_TIME).context("nothing is written")?;
     // Anywhere between two renewals of the lease.

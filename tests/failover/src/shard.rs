@@ -93,6 +93,11 @@ impl NodeState {
         self.0.get("role").map_or("unknown", String::as_str)
     }
 
+    /// Whether it has heard of a node that follows.
+    pub fn knows_a_follower(&self) -> bool {
+        self.0.values().any(|value| value.contains("role=follower"))
+    }
+
     /// The epoch that it leads.
     pub fn epoch(&self) -> u64 {
         self.0.get("epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
@@ -228,6 +233,21 @@ impl Shard {
             }
             thread::sleep(POLL);
         }
+    }
+
+    /// Waits until that node, which leads, has heard of one that it could hand over to.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_until_known(&self, leader: usize, timeout: Duration) -> Result<()> {
+        let started = Instant::now();
+        while !self.state(leader).is_some_and(|state| state.knows_a_follower()) {
+            if started.elapsed() > timeout {
+                bail!("after {timeout:?} the leader knows of no other node");
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
     }
 
     /// Waits until all nodes hold the same.

@@ -192,7 +192,7 @@ shard_of 3 {} {
         wait_until_known $leader $other
         assert_error {ERR *does not know that node*} {on $leader durability.failover to nobody}
         assert_error {ERR that node leads already} {on $leader durability.failover to $leader}
-        assert_error {ERR this node is follower*} {on $other durability.failover}
+        assert_error "ERR the role of this node is follower: ask the leader ($leader at *) to hand over" {on $other durability.failover}
         assert_error {ERR usage*} {on $leader durability.failover to}
         assert_error {ERR TIMEOUT*} {on $leader durability.failover timeout soon}
         stop_node $other
