@@ -20,6 +20,7 @@ use crate::process;
 use crate::shared::{Link, Progress, Task};
 use crate::start::default_node_id;
 use crate::tap::{self, Address, Start, Tap};
+use crate::view::LeaseState;
 
 /// How long the log service may take to grant a lease: it waits until what was accepted before is durable.
 const ACQUIRE_TIME: Duration = Duration::from_secs(12);
@@ -139,6 +140,8 @@ pub struct LeaseHolder<'a> {
     pub process: &'a str,
     /// Its term.
     pub epoch: u64,
+    /// For how long.
+    pub lease: LeaseState,
 }
 
 /// A node on its way to lead.
@@ -313,7 +316,7 @@ impl Candidate<'_> {
     /// This node's name leads in a later epoch than this node did.
     pub fn check_name_is_its_own(&self, agent: &Agent, holder: &LeaseHolder<'_>) -> Result<(), Interrupt> {
         let Some(last) = agent.last_led else { return Ok(()) };
-        if holder.node_id != self.node_id || holder.epoch <= last {
+        if holder.lease != LeaseState::Held(None) || holder.node_id != self.node_id || holder.epoch <= last {
             return Ok(());
         }
         if !holder.process.is_empty() && holder.process == process::own_name() {

@@ -84,11 +84,8 @@ impl Candidate<'_> {
     /// Follows the log, for as long as others lead, until this node does.
     pub fn follow(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
         let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
-        let LogStatus { leader, leader_process, epoch, lease, .. } = status;
-        if *lease == LeaseState::Held(None) {
-            let holder = LeaseHolder { node_id: leader, process: leader_process, epoch: *epoch };
-            self.check_name_is_its_own(agent, &holder)?;
-        }
+        let &LogStatus { ref leader, ref leader_process, epoch, lease, .. } = status;
+        self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;
         // What this server holds gives way to what the log holds.
         agent.was_off = false;
         agent.holds_all_of = None;
@@ -147,10 +144,8 @@ impl Candidate<'_> {
         let progress = agent.ask(Task::Progress)?;
         following.watch_link(agent, progress.as_ref())?;
         let Some(view) = view else { return Ok(Next::Wait(PROGRESS_POLL)) };
-        if view.lease == LeaseState::Held(None) {
-            let holder = LeaseHolder { node_id: &view.leader, process: &view.leader_process, epoch: view.epoch };
-            self.check_name_is_its_own(agent, &holder)?;
-        }
+        let &View { ref leader, ref leader_process, epoch, lease, .. } = &*view;
+        self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;
         following.report(&self.node_id, &view, progress.as_ref());
         let left_to_old_leader = view.left_to_old_leader(&self.node_id, Instant::now());
         let standing = Standing {

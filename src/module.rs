@@ -170,6 +170,7 @@ pub fn why_sync_is_impossible() -> Option<String> {
 }
 
 /// Why a leader of this server cannot be kept from answering once its lease has passed: as it takes what sync mode takes.
+/// What the self-test found is known on the main thread alone; the agent keeps it by itself.
 pub fn why_leases_are_not_kept() -> Option<String> {
     let failed = || with(|module| module.self_test.clone()).flatten().and_then(Result::err);
     why_sync_is_impossible().or_else(failed).map(|why| why_no_lease(&why))

@@ -87,9 +87,9 @@ impl View {
     /// This view comes after `before`.
     pub fn follow(&mut self, before: &View) {
         let was_away = self.at.saturating_duration_since(before.at) > OUTAGE;
-        let key = |view: &View| (view.epoch, view.leader.clone(), view.lease);
+        let is_as_before = (self.epoch, self.lease) == (before.epoch, before.lease) && self.leader == before.leader;
         // Once for each time that the lease is free, however bad the connection is.
-        let is_waited_for = before.heard_again.is_some() && self.lease == LeaseState::Free && key(self) == key(before);
+        let is_waited_for = before.heard_again.is_some() && self.lease == LeaseState::Free && is_as_before;
         self.heard_again = if was_away && !is_waited_for { Some(self.at) } else { before.heard_again };
     }
 

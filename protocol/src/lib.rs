@@ -26,8 +26,9 @@ pub use refusal::{Code, Refusal};
 /// Granted when nobody holds the lease, or it and the margin are over, whoever held it: two processes may go by one node id.
 /// Only a lease that never expires passes to the same node id at once. `process` says which process will lead
 /// ([`process`]); it is shown to all as `leader_process`, so that a node which is started again and sees that its earlier
-/// life is over can free the lease with [`RELEASE`]; empty before a `replid`, it is not told. `replid` is the replication id of what the
-/// node holds up to `expected-end`: it must be the log's, or the node holds other data that happens to end at the same offset. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
+/// life is over can free the lease with [`RELEASE`]; empty before a `replid`, it is not told. `replid` is the replication id of
+/// what the node holds up to `expected-end`: it must be the log's, or the node holds other data that happens to end at the same
+/// offset. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
 /// `LOG.RENEW shard epoch lease-ms [sent]` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. `sent`
 /// grows from one renewal of an epoch to the next: one that comes after another that was sent later is refused, as its bytes lay in
@@ -60,8 +61,8 @@ pub const APPEND: &str = "LOG.APPEND";
 /// epoch or address, when a term begins to write, when a lease or reservation ends or counts anew after its end. It begins anew,
 /// elsewhere, when the service does, so it is compared for equality only. While a node is being granted the lease, nobody leads.
 ///
-/// The answer: `version`; `epoch`; `leader`, `leader_address` and `leader_process`, empty if nobody leads or it is not known; `lease_remaining_ms` until another may
-/// lead, margin included (0 expired, -1 nobody leads, -2 never expires); `lease_ms`, its length (0 none, or never expires);
+/// The answer: `version`; `epoch`; `leader`, `leader_address` and `leader_process`, empty if nobody leads or it is not
+/// known; `lease_remaining_ms` until another may lead, margin included (0 expired, -1 nobody leads, -2 never expires); `lease_ms`, its length (0 none, or never expires);
 /// `reserved_for`, empty if for nobody; `base` and `end` of the log; `state`; then `node0`, `node1` … in order of their ids, as
 /// `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12`, with what each told
 /// last. Names that are added later come before `node0`. A shard knows [`MAX_NODES`] at most, and forgets a node after an hour

@@ -31,9 +31,7 @@ fn renewal_after(change: &[&str], step: Step, fault: &str) -> (String, String) {
     let service = Service::start(directory.path(), &[]).expect("starts");
     let (mut leader, mut other) = (service.connect(), service.connect());
     leader.acquire("s1", "n1", 0, 1).expect("acquired");
-    while leader.status("s1", "lease_remaining_ms") != "0" {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until_passed(&mut leader);
     configure(step, fault);
     let changed = word(other.call(change));
     fail::remove(step.name());
@@ -101,7 +99,21 @@ fn lease_left_ms(client: &mut Client) -> u64 {
     client.status("s1", "lease_remaining_ms").parse().expect("a number")
 }
 
+fn wait_until_passed(client: &mut Client) {
+    while lease_left_ms(client) > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 const SOON: Duration = Duration::from_secs(10);
+
+/// Nothing is answered for a while.
+fn assert_silent(client: &mut Client) {
+    client.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+    let early = std::io::BufRead::fill_buf(&mut client.replies).map(<[u8]>::to_vec);
+    assert!(early.is_err(), "{early:?}");
+    client.stream.set_read_timeout(Some(SOON)).expect("set");
+}
 
 #[test]
 fn a_renewal_does_not_wait_for_the_disk_and_is_not_forgotten() {
@@ -133,10 +145,7 @@ fn a_renewal_does_not_overtake_one_that_changes_the_length_of_the_lease() {
     is_reached.recv_timeout(SOON).expect("stores");
     // Were it granted now, the one before would make it shorter.
     send(&mut after, &["LOG.RENEW", "s1", "1", "20000", "20"]);
-    after.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
-    let early = std::io::BufRead::fill_buf(&mut after.replies).map(<[u8]>::to_vec);
-    assert!(early.is_err(), "{early:?}");
-    after.stream.set_read_timeout(Some(SOON)).expect("set");
+    assert_silent(&mut after);
     drop(held);
     for client in [&mut before, &mut after] {
         assert_eq!(client.reply(), Reply::Text("OK".to_owned()));
@@ -175,17 +184,12 @@ fn a_renewal_waits_for_the_grant_to_another_node_and_is_fenced_by_it() {
     let service = Service::start(directory.path(), &[]).expect("starts");
     let (mut first, mut second) = (service.connect(), service.connect());
     first.acquire("s1", "n1", 0, 1).expect("acquired");
-    while lease_left_ms(&mut first) > 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until_passed(&mut first);
     let (held, is_reached) = hold_manifest();
     send(&mut second, &["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000"]);
     is_reached.recv_timeout(SOON).expect("stores");
     send(&mut first, &["LOG.RENEW", "s1", "1", "1"]);
-    first.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
-    let early = std::io::BufRead::fill_buf(&mut first.replies).map(<[u8]>::to_vec);
-    assert!(early.is_err(), "{early:?}");
-    first.stream.set_read_timeout(Some(SOON)).expect("set");
+    assert_silent(&mut first);
     drop(held);
     assert_eq!(second.reply(), Reply::Array(vec![Reply::Integer(2), Reply::Integer(0)]));
     assert_eq!(first.reply(), Reply::Error("FENCED epoch 1 is over: n2 leads in epoch 2".to_owned()));
@@ -199,9 +203,7 @@ fn a_renewal_that_waited_for_a_grant_that_failed_is_granted() {
     let service = Service::start(directory.path(), &[]).expect("starts");
     let (mut first, mut second) = (service.connect(), service.connect());
     first.acquire("s1", "n1", 0, 1).expect("acquired");
-    while lease_left_ms(&mut first) > 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until_passed(&mut first);
     let (reached, is_reached) = sync_channel(1);
     fail::cfg_callback(Step::ManifestCreate.name(), move || {
         let _ = reached.try_send(());
