@@ -77,6 +77,24 @@ pub enum RestoreError {
         /// When that was.
         since: String,
     },
+    /// The times in the log do not say what was written until then.
+    #[error(
+        "the log service's clock was set back while this log was written: what begins at offset {later} says that it was written \
+         at {later_time}, after {asked}, and what follows says that it was written before. Give an offset instead: --to {without} \
+         leaves out both, --to {with} takes both"
+    )]
+    ClockSetBack {
+        /// What was asked for.
+        asked: Moment,
+        /// The end of what is within the time for certain.
+        without: u64,
+        /// Where the record with the latest time begins.
+        later: u64,
+        /// That time.
+        later_time: String,
+        /// The end of the last record that is within the time.
+        with: u64,
+    },
     /// The log cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -173,26 +191,86 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
 
 /// The end of the log at a moment, and when the last of it was written.
 fn end_at(look: &Look, moment: Moment) -> Result<(u64, Option<u64>), RestoreError> {
-    let begins = |record: &&SnapshotRecord| matches!(moment, Moment::TimeMs(time_ms) if record.time_ms <= time_ms);
-    // A snapshot holds what was written before it was made, also if no record of that is kept.
-    let mut end = look.manifest.snapshots.iter().rev().find(begins).map_or(0, |record| record.offset);
-    let mut written = None;
-    let mut is_past = false;
-    look.for_each_record(|record| {
-        let record_end = record.offset + record.payload.len() as u64;
-        is_past = match moment {
-            Moment::Offset(offset) => record.offset >= offset,
-            Moment::TimeMs(time_ms) => record.time_ms > time_ms,
-        };
-        if !is_past {
-            (end, written) = (end.max(record_end), Some(record.time_ms));
-        }
-        !is_past
-    })?;
     match moment {
         Moment::Offset(offset) if offset > look.end => Err(RestoreError::Later { asked: moment, end: look.end }),
-        Moment::Offset(offset) => Ok((offset, written)),
-        Moment::TimeMs(_) => Ok((end, written)),
+        Moment::Offset(offset) => {
+            let mut written = None;
+            look.for_each_record(|record| {
+                let is_before = record.offset < offset;
+                written = is_before.then_some(record.time_ms).or(written);
+                is_before
+            })?;
+            Ok((offset, written))
+        }
+        Moment::TimeMs(time_ms) => {
+            let mut until = UntilTime::new(time_ms);
+            // A snapshot holds what was written before it was made, also if no record of that is kept.
+            for snapshot in look.manifest.snapshots.iter().filter(|snapshot| snapshot.offset <= look.manifest.base) {
+                until.skip_to(snapshot.offset, snapshot.time_ms);
+            }
+            look.for_each_record(|record| {
+                until.add(record.offset, record.offset + record.payload.len() as u64, record.time_ms);
+                true
+            })?;
+            until.end(moment)
+        }
+    }
+}
+
+/// Finds out what was written until a time. Each record has the time of the service's clock, which may have been set back:
+/// then records within the time stand behind later ones.
+struct UntilTime {
+    time_ms: u64,
+    /// The end of all that is within the time, before any record that is later.
+    end: u64,
+    /// When the last record of that was written.
+    written: Option<u64>,
+    /// The latest record since `end`, if it is later than the time: where it begins, and when it was written.
+    later: Option<(u64, u64)>,
+    /// The last record within the time that stands behind a later one: its end, when it was written, and the latest before it.
+    again: Option<(u64, u64, (u64, u64))>,
+}
+
+impl UntilTime {
+    /// Clocks are set back by so much without anybody's doing.
+    const CLOCK_STEP_MS: u64 = 1000;
+
+    fn new(time_ms: u64) -> Self {
+        UntilTime { time_ms, end: 0, written: None, later: None, again: None }
+    }
+
+    /// Everything below `offset` was written before `time_ms`, and no record of it is kept.
+    fn skip_to(&mut self, offset: u64, time_ms: u64) {
+        if time_ms <= self.time_ms {
+            self.end = self.end.max(offset);
+        }
+    }
+
+    /// The next record, from `offset` to `end` (exclusive).
+    fn add(&mut self, offset: u64, end: u64, time_ms: u64) {
+        if time_ms > self.time_ms {
+            if self.later.is_none_or(|(_, latest_ms)| latest_ms < time_ms) {
+                self.later = Some((offset, time_ms));
+            }
+        } else if let Some(later) = self.later {
+            self.again = Some((end, time_ms, later));
+        } else if end > self.end {
+            (self.end, self.written) = (end, Some(time_ms));
+        }
+    }
+
+    fn end(self, asked: Moment) -> Result<(u64, Option<u64>), RestoreError> {
+        let UntilTime { time_ms, end, written, again, .. } = self;
+        match again {
+            None => Ok((end, written)),
+            Some((later_end, written, (_, latest_ms))) if latest_ms <= time_ms + Self::CLOCK_STEP_MS => {
+                Ok((later_end, Some(written)))
+            }
+            Some((later_end, _, (later, latest_ms))) => {
+                let later_time = written_time(latest_ms);
+                Err(RestoreError::ClockSetBack { asked, without: end, later, later_time, with: later_end })
+            }
+        }
     }
 }
 
@@ -218,6 +296,43 @@ fn written_time(time_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn until(time_ms: u64, times: &[u64]) -> Result<(u64, Option<u64>), RestoreError> {
+        let mut until = UntilTime::new(time_ms);
+        for (number, time_ms) in times.iter().enumerate() {
+            until.add(10 * number as u64, 10 * number as u64 + 10, *time_ms);
+        }
+        until.end(Moment::TimeMs(time_ms))
+    }
+
+    #[test]
+    fn what_was_written_until_a_time_ends_before_the_first_record_that_is_later() {
+        assert_eq!(until(300, &[100, 200, 300, 301, 400]).unwrap(), (30, Some(300)));
+        assert_eq!(until(99, &[100, 200]).unwrap(), (0, None));
+        assert_eq!(until(500, &[100, 200]).unwrap(), (20, Some(200)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_a_little_hides_nothing() {
+        assert_eq!(until(5000, &[4000, 5900, 5000, 6500]).unwrap(), (30, Some(5000)));
+    }
+
+    #[test]
+    fn a_clock_that_once_stood_in_the_future_is_told_with_both_offsets() {
+        let text = until(5000, &[4000, 900_000, 900_500, 4500, 6000]).unwrap_err().to_string();
+        assert!(text.contains("offset 20 says that it was written at 1970-01-01T00:15:00.500Z"), "{text}");
+        assert!(text.contains("--to 10 leaves out both, --to 40 takes both"), "{text}");
+        // Before and after that time there is no doubt.
+        assert_eq!(until(950_000, &[4000, 900_000, 4500, 6000]).unwrap(), (40, Some(6000)));
+        assert_eq!(until(3000, &[2000, 900_000, 4500, 6000]).unwrap(), (10, Some(2000)));
+    }
+
+    #[test]
+    fn a_snapshot_holds_what_was_written_before_the_log_that_is_kept() {
+        let mut until = UntilTime::new(300);
+        until.skip_to(100, 250);
+        assert_eq!(until.end(Moment::TimeMs(300)).unwrap(), (100, None));
+    }
 
     #[test]
     fn a_moment_is_an_offset_or_a_time() {
