@@ -66,6 +66,8 @@ async fn run(config: &Config) -> Result<(), server::StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    // A write beyond RLIMIT_FSIZE is then an error, which counts as a lack of space, instead of the end of the process.
+    let _file_size_limit = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     let server = server::start(config).await?;
     let name = loop {
         tokio::select! {
