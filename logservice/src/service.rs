@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use durability_protocol::{is_valid_name, Code, Refusal};
@@ -18,6 +19,9 @@ use crate::tokens::Tokens;
 
 /// Changes of primaries, of all shards together, by which one who listens may be behind.
 const MAX_SWITCHES: usize = 1024;
+
+/// Shards that are opened at a time when the service starts.
+const OPENED_AT_A_TIME: usize = 32;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +95,25 @@ impl Service {
         let switches = Switches::new(MAX_SWITCHES);
         let tokens = tokens.map(|tokens| RwLock::new(Arc::new(tokens)));
         let service = Arc::new(Service { options, tokens, shards: Mutex::new(slots), switches, _lock: lock });
-        for name in names {
-            // The reason was logged, and whoever asks for the shard is told.
-            let _ = service.open_slot(&name);
-        }
+        service.open_all(&names);
         Ok(service)
+    }
+
+    /// Opens shards side by side: each waits for the disk several times. Must run within the runtime.
+    fn open_all(&self, names: &[String]) {
+        let runtime = tokio::runtime::Handle::current();
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..OPENED_AT_A_TIME.min(names.len()) {
+                scope.spawn(|| {
+                    let _runtime = runtime.enter();
+                    while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        // The reason was logged, and whoever asks for the shard is told.
+                        let _ = self.open_slot(name);
+                    }
+                });
+            }
+        });
     }
 
     /// The tokens, if any are needed.
