@@ -11,6 +11,7 @@ use crate::agent::Agent;
 use crate::backlog::Backlog;
 use crate::config;
 use crate::facts::Facts;
+use crate::host_name;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
@@ -18,7 +19,6 @@ use crate::log_connection::{LogConnection, LogError, LogPosition, Node};
 use crate::log_reply::LogStatus;
 use crate::process;
 use crate::shared::{Link, Progress, Task};
-use crate::start::default_node_id;
 use crate::tap::{self, Address, Start, Tap};
 use crate::view::LeaseState;
 
@@ -45,10 +45,10 @@ pub struct Leadership {
 /// Something failed, or something else is to be done first.
 pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Leadership, Interrupt> {
     let started = Instant::now();
-    let default = default_node_id(facts.port);
-    agent.shared.default_address.get_or_init(|| default.clone());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    agent.shared.default_address.get_or_init(|| default_address(&host, facts.port));
     let node_id = agent.shared.node_id.get_or_init(|| match config::NODE_ID.value() {
-        configured if configured.is_empty() => default,
+        configured if configured.is_empty() => host_name::node_id(&host, facts.port),
         configured => configured,
     });
     let node_id = node_id.clone();
@@ -95,6 +95,16 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         started.elapsed().as_millis()
     ));
     Ok(leadership)
+}
+
+/// Where clients reach this node unless an operator says so: by the name of its machine.
+fn default_address(host: &str, port: u16) -> String {
+    host_name::address(host, port).unwrap_or_else(|why| {
+        if config::ANNOUNCE.value().is_empty() {
+            log_warning(format!("durability: {why}"));
+        }
+        host_name::node_id(host, port)
+    })
 }
 
 /// Who finds the log empty begins it, as its leader.

@@ -29,6 +29,7 @@ mod handover;
 mod held_table;
 mod history;
 mod hooks;
+mod host_name;
 mod interrupt;
 mod keeper;
 mod lag;

@@ -158,17 +158,6 @@ pub fn unload(ctx: &Context) -> Status {
     })
 }
 
-/// The name that the node goes by if none is configured: host and port.
-pub fn default_node_id(port: u16) -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '.').take(50).collect();
-    let host = host.trim_start_matches('.');
-    if host.is_empty() {
-        log_warning("durability: this machine has no host name; set durability.node-id if the shard has several nodes");
-    }
-    format!("{}:{port}", if host.is_empty() { "node" } else { host })
-}
-
 /// A C string from text that holds no zero byte.
 pub fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| format!("'{text}' holds a zero byte"))
