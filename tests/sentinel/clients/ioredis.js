@@ -2,7 +2,7 @@
 //
 //   ioredis.js HOST PORT SHARD TOKEN KEY
 //
-// failoverDetector: it subscribes to +switch-master, and connects anew when that comes.
+// Without failoverDetector, as README says: a +switch-master that arrives while ioredis is reconnecting ends the client.
 
 const Redis = require("ioredis");
 
@@ -11,8 +11,13 @@ const sentinel = { sentinels: [{ host, port: Number(port) }], sentinelUsername: 
 const say = (...words) => console.log(words.join(" ").replaceAll("\n", " "));
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-const leader = new Redis({ ...sentinel, failoverDetector: true });
+const leader = new Redis(sentinel);
 leader.on("error", (error) => say("error", error));
+// A client that gives up by itself is of no use to an application. The test sees that this process is gone.
+leader.on("end", () => {
+  say("error", "the client has ended by itself");
+  process.exit(1);
+});
 
 async function read() {
   const follower = new Redis({ ...sentinel, role: "slave" });
