@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn every_host_name_gives_a_node_id_that_is_a_name_and_its_own() {
-        let hosts = ["bad host!", "bad-host-", "..", ".", "é", &"h".repeat(64), &("h".repeat(63) + "i"), &"h".repeat(58)];
+        let hosts =
+            ["bad host!", "bad-host-", "..", ".", "é", &"h".repeat(64), &("h".repeat(63) + "i"), &"h".repeat(58)];
         let mut ids: Vec<String> = hosts.iter().map(|host| node_id(host, 65535)).collect();
         for id in &ids {
             assert!(is_valid_name(id), "{id}");
