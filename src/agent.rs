@@ -18,7 +18,7 @@ use crate::log_connection::LogConnection;
 use crate::self_test::{self, Unfinished};
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
-use crate::tap::{self, Address, Start, Tap};
+use crate::tap::{self, Start, Tap};
 use crate::{module, seed};
 
 /// Waits between attempts to attach, and to reach the log: doubled from the first to the second.
@@ -158,15 +158,14 @@ impl Agent {
         let facts = self.ask(Task::Describe)?;
         // Whatever was asked of the main thread before is done.
         self.stage = self.shared.stage.load(Ordering::Relaxed);
-        let address = Address::of(&facts).map_err(Interrupt::Hopeless)?;
-        self.test_once(&address)?;
-        let leadership = attach::attach(self, &facts, &address)?;
-        self.lead(leadership, &address)
+        self.test_once()?;
+        let leadership = attach::attach(self, &facts)?;
+        self.lead(leadership)
     }
 
-    fn test_once(&mut self, address: &Address) -> Result<(), Interrupt> {
+    fn test_once(&mut self) -> Result<(), Interrupt> {
         if self.self_test != Some(Ok(())) && module::why_sync_is_impossible().is_none() {
-            let result = match self_test::run(self, address) {
+            let result = match self_test::run(self) {
                 Ok(()) => Ok(()),
                 Err(Unfinished::Failed(why)) => Err(why),
                 Err(Unfinished::Interrupted(interrupt)) => return Err(interrupt),
@@ -186,7 +185,7 @@ impl Agent {
         }
     }
 
-    fn lead(&mut self, leadership: Leadership, address: &Address) -> Result<std::convert::Infallible, Interrupt> {
+    fn lead(&mut self, leadership: Leadership) -> Result<std::convert::Infallible, Interrupt> {
         let Leadership { epoch, mut replid, mut tap, mut backlog, is_to_seed } = leadership;
         self.was_off = false;
         self.holds_all_of = Some(epoch);
@@ -227,7 +226,7 @@ impl Agent {
                 log_notice(format!("durability: the tap ended ({why}); opening it again at offset {}", backlog.end()));
             }
             tap_is_lost = false;
-            tap = self.resume(epoch, address, &mut replid, &mut backlog)?;
+            tap = self.resume(epoch, &mut replid, &mut backlog)?;
             self.publish(&backlog);
         }
     }
@@ -237,17 +236,11 @@ impl Agent {
     ///
     /// # Errors
     /// Something else is to be done first.
-    fn resume(
-        &mut self,
-        epoch: u64,
-        address: &Address,
-        replid: &mut String,
-        backlog: &mut Backlog,
-    ) -> Result<Tap, Interrupt> {
+    fn resume(&mut self, epoch: u64, replid: &mut String, backlog: &mut Backlog) -> Result<Tap, Interrupt> {
         let mut wait = BACKOFF_FROM;
         loop {
             self.shared.tap_reconnects.fetch_add(1, Ordering::Relaxed);
-            match self.try_resume(epoch, address, replid, backlog) {
+            match self.try_resume(epoch, replid, backlog) {
                 Ok(tap) => return Ok(tap),
                 // The node still holds everything, so it goes on leading and tries again.
                 Err(Interrupt::Failed(why)) => self.shared.try_again_after(&why),
@@ -258,16 +251,10 @@ impl Agent {
         }
     }
 
-    fn try_resume(
-        &mut self,
-        epoch: u64,
-        address: &Address,
-        replid: &mut String,
-        backlog: &mut Backlog,
-    ) -> Result<Tap, Interrupt> {
+    fn try_resume(&mut self, epoch: u64, replid: &mut String, backlog: &mut Backlog) -> Result<Tap, Interrupt> {
         let is_seeding = self.shared.is_seeding.load(Ordering::Relaxed);
         let position = (!is_seeding).then_some((replid.as_str(), backlog.end()));
-        let (tap, start) = tap::open(self, address, position)?;
+        let (tap, start) = tap::open(self, position)?;
         if let Start::Snapshot { replid: new_replid, offset } = start {
             if let Err(why) = self.seed(&tap, epoch, &new_replid, offset) {
                 self.shared.try_again_after(&why);

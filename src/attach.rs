@@ -19,7 +19,7 @@ use crate::log_connection::{LogConnection, LogError, LogPosition, Node};
 use crate::log_reply::LogStatus;
 use crate::process;
 use crate::shared::{Link, Progress, Task};
-use crate::tap::{self, Address, Start, Tap};
+use crate::tap::{self, Start, Tap};
 use crate::view::LeaseState;
 
 /// How long the log service may take to grant a lease: it waits until what was accepted before is durable.
@@ -43,12 +43,12 @@ pub struct Leadership {
 ///
 /// # Errors
 /// Something failed, or something else is to be done first.
-pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Leadership, Interrupt> {
+pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt> {
     let started = Instant::now();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    agent.shared.default_address.get_or_init(|| default_address(&host, facts.port));
+    agent.shared.default_address.get_or_init(|| default_address(&host, facts.clients_port()));
     let node_id = agent.shared.node_id.get_or_init(|| match config::NODE_ID.value() {
-        configured if configured.is_empty() => host_name::node_id(&host, facts.port),
+        configured if configured.is_empty() => host_name::node_id(&host, facts.clients_port()),
         configured => configured,
     });
     let node_id = node_id.clone();
@@ -62,7 +62,7 @@ pub fn attach(agent: &mut Agent, facts: &Facts, address: &Address) -> Result<Lea
         status.epoch,
         status.state
     ));
-    let candidate = Candidate { node_id, engine: facts.engine.clone(), log, address };
+    let candidate = Candidate { node_id, engine: facts.engine.clone(), log };
     candidate.check_engine(&status)?;
     if facts.is_others_replica {
         return Err(Interrupt::Hopeless(
@@ -155,18 +155,16 @@ pub struct LeaseHolder<'a> {
 }
 
 /// A node on its way to lead.
-pub struct Candidate<'a> {
+pub struct Candidate {
     /// Its name.
     pub node_id: String,
     /// The server's version.
     engine: String,
     /// For questions to the log.
     pub log: LogConnection,
-    /// Where the server is reached from within.
-    pub address: &'a Address,
 }
 
-impl Candidate<'_> {
+impl Candidate {
     /// A server that is older than the one that wrote the log may not know what it would be sent.
     ///
     /// # Errors
@@ -184,7 +182,7 @@ impl Candidate<'_> {
         let epoch = self.acquire(agent, &LogPosition { end: status.end, replid: None })?;
         // Nothing was written in it yet.
         agent.holds_all_of = Some(epoch);
-        let (tap, start) = tap::open(agent, self.address, None)?;
+        let (tap, start) = tap::open(agent, None)?;
         match start {
             Start::Snapshot { replid, offset } if offset < status.end => self.rebase(agent, epoch, &tap, &replid),
             start => self.take_tap(epoch, tap, start, None),
@@ -210,7 +208,7 @@ impl Candidate<'_> {
             return self.seed(agent, status);
         };
         let epoch = self.acquire(agent, &LogPosition { end: offset, replid: None })?;
-        let (tap, start) = tap::open(agent, self.address, Some((&replid, offset)))?;
+        let (tap, start) = tap::open(agent, Some((&replid, offset)))?;
         self.take_tap(epoch, tap, start, Some((replid, offset)))
     }
 
@@ -291,7 +289,7 @@ impl Candidate<'_> {
         self.promote(agent)?;
         // The log never goes back, so this node's stream has to come after what is left out.
         agent.ask(|reply| Task::Advance(end, reply))?.map_err(Interrupt::Failed)?;
-        let (tap, start) = tap::open(agent, self.address, None)?;
+        let (tap, start) = tap::open(agent, None)?;
         self.take_tap(epoch, tap, start, None)
     }
 

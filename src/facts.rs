@@ -5,7 +5,9 @@
 pub struct Facts {
     /// TCP port; 0 if it does not listen there.
     pub port: u16,
-    /// Address that it listens on for TCP.
+    /// TCP port for TLS; 0 if it does not listen there.
+    pub tls_port: u16,
+    /// Address that it listens on for TCP; empty if all that are configured may be missing.
     pub bind: String,
     /// Path of the unix socket; empty if there is none.
     pub unix_socket: String,
@@ -25,15 +27,26 @@ impl Facts {
                 .filter_map(move |field| field.split_once('=').filter(|(key, _)| *key == name))
                 .map(|(_, v)| v)
         };
-        // The first address; a leading '-' only says that it may be missing.
-        let bind = values("bind").next().unwrap_or("").trim_start_matches('-');
+        // A leading '-' says that the address may be missing: then somebody else may have it.
+        let bind = values("bind").find(|bind| !bind.starts_with('-')).unwrap_or("");
+        let port = values("port").next().and_then(|port| port.parse().ok()).unwrap_or(0);
         match values("name").next() {
             Some("tcp") => {
-                self.port = values("port").next().and_then(|port| port.parse().ok()).unwrap_or(0);
+                self.port = port;
                 self.bind = bind.to_owned();
             }
+            Some("tls") => self.tls_port = port,
             Some("unix") => self.unix_socket = bind.to_owned(),
             _ => {}
+        }
+    }
+
+    /// The port at which clients reach the server unless an operator says otherwise; 0 if it has none.
+    pub fn clients_port(&self) -> u16 {
+        if self.port == 0 {
+            self.tls_port
+        } else {
+            self.port
         }
     }
 }
@@ -50,6 +63,12 @@ mod tests {
         {
             facts.add_listener(line);
         }
-        assert_eq!((facts.port, facts.bind.as_str(), facts.unix_socket.as_str()), (6379, "::1", "/run/valkey.sock"));
+        assert_eq!(
+            (facts.port, facts.bind.as_str(), facts.unix_socket.as_str()),
+            (6379, "10.0.0.5", "/run/valkey.sock")
+        );
+        assert_eq!((facts.tls_port, facts.clients_port()), (1, 6379));
+        facts.add_listener("name=tcp,bind=-10.0.0.7,port=0");
+        assert_eq!((facts.bind.as_str(), facts.clients_port()), ("", 1));
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing here is trusted before the self-test (`self_test.rs`) has seen it work in the running server.
 
 use std::ffi::{c_char, c_int, c_longlong, c_short, c_ushort, c_void};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use libloading::os::unix::Library;
@@ -112,13 +113,23 @@ pub type SetReadHandlerFunction = unsafe extern "C" fn(*mut Connection, Connecti
 /// `ConnectionType.set_write_handler`.
 pub type SetWriteHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler, c_int) -> c_int;
 
+/// `ConnectionType.conn_create_accepted`.
+pub type CreateAcceptedFunction = unsafe extern "C" fn(c_int, *mut c_void) -> *mut Connection;
+/// `ConnectionType.accept`.
+pub type AcceptFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler) -> c_int;
+
 /// `ConnectionType`, up to the last function that the module uses.
 #[repr(C)]
 pub struct ConnectionType {
     get_type: *const c_void,
-    /// init, cleanup, configure, ae_handler, accept_handler, addr, is_local, listen, closeListener, conn_create,
-    /// conn_create_accepted, shutdown, close, connect, blocking_connect, accept.
-    others: [*const c_void; 16],
+    /// init, cleanup, configure, ae_handler, accept_handler, addr, is_local, listen, closeListener, conn_create.
+    before_create_accepted: [*const c_void; 10],
+    /// Makes a connection of a socket that was accepted.
+    pub create_accepted: CreateAcceptedFunction,
+    /// shutdown, close, connect, blocking_connect.
+    before_accept: [*const c_void; 4],
+    /// Ends what accepting takes, and calls the handler.
+    pub accept: AcceptFunction,
     /// Writes from one buffer.
     pub write: WriteFunction,
     /// Writes from many.
@@ -136,6 +147,7 @@ type LookupFunction = unsafe extern "C" fn(u64) -> *mut Client;
 type ClientFunction = unsafe extern "C" fn(*mut Client);
 type OffsetFunction = unsafe extern "C" fn() -> c_longlong;
 type ActionFunction = unsafe extern "C" fn();
+type CreateClientFunction = unsafe extern "C" fn(*mut Connection) -> *mut Client;
 
 /// Functions of the server that are exported to modules only by accident.
 pub struct Internals {
@@ -147,6 +159,7 @@ pub struct Internals {
     free_client_async: ClientFunction,
     get_psync_initial_offset: OffsetFunction,
     create_replication_backlog: ActionFunction,
+    create_client: CreateClientFunction,
 }
 
 static INTERNALS: OnceLock<Result<Internals, String>> = OnceLock::new();
@@ -179,6 +192,7 @@ impl Internals {
             free_client_async: symbol(&server, "freeClientAsync")?,
             get_psync_initial_offset: symbol(&server, "getPsyncInitialOffset")?,
             create_replication_backlog: symbol(&server, "createReplicationBacklog")?,
+            create_client: symbol(&server, "createClient")?,
         })
     }
 
@@ -221,6 +235,33 @@ impl Internals {
     pub unsafe fn start_replication_backlog(&self) {
         // SAFETY: by contract of this function.
         unsafe { (self.create_replication_backlog)() }
+    }
+
+    /// Has the server serve a client of the module's own over that socket, as one of TCP that it has just accepted, but for its limit
+    /// on the number of clients, which is not to keep the module out. Main thread only, outside of any command.
+    ///
+    /// # Errors
+    /// The server does not take it.
+    pub fn take_connection(&self, socket: OwnedFd) -> Result<(), String> {
+        unsafe extern "C" fn accepted(_: *mut Connection) {}
+        let [tcp, _, _] = self.types();
+        if tcp.is_null() {
+            return Err("the server has no TCP connections".to_owned());
+        }
+        // SAFETY: the server's own functions, in the order in which its acceptCommonHandler calls them; the server owns the socket from
+        // the first on. A client that it could not accept is closed before anything was read from it.
+        unsafe {
+            let connection = ((*tcp).create_accepted)(socket.into_raw_fd(), std::ptr::null_mut());
+            let client = (self.create_client)(connection);
+            if client.is_null() {
+                return Err("the server makes no client of the module's connection".to_owned());
+            }
+            if ((*tcp).accept)(connection, Some(accepted)) != 0 {
+                (self.free_client_async)(client);
+                return Err("the server does not accept the module's connection".to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// The end of the replication stream, in bytes. Main thread only.

@@ -80,7 +80,7 @@ struct Following {
     checked_epoch: u64,
 }
 
-impl Candidate<'_> {
+impl Candidate {
     /// Follows the log, for as long as others lead, until this node does.
     pub fn follow(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
         let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
@@ -200,7 +200,7 @@ impl Candidate<'_> {
             )));
         }
         let promoted = Instant::now();
-        let (tap, start) = tap::open(agent, self.address, Some((&replid, offset)))?;
+        let (tap, start) = tap::open(agent, Some((&replid, offset)))?;
         let leadership = self.take_tap(epoch, tap, start, Some((replid, offset)))?;
         log_notice(format!(
             "durability: epoch {epoch}: acquired in {} ms, promoted in {} ms, tapped in {} ms",

@@ -43,6 +43,7 @@ mod log_socket;
 mod log_socket_tests;
 mod messages;
 mod module;
+mod own_server;
 mod pipe;
 mod process;
 mod redirect;

@@ -10,8 +10,8 @@ use valkey_module::logging::log_notice;
 
 use crate::config;
 use crate::log_reply::LogStatus;
+use crate::own_server::Stream;
 use crate::shared::Shared;
-use crate::tap::Stream;
 use crate::tls::{TlsError, TlsSettings};
 
 /// How long connecting may take, the TLS handshake included.

@@ -12,8 +12,8 @@ use crate::agent::Agent;
 use crate::auth;
 use crate::interrupt::Interrupt;
 use crate::log_connection::encode;
+use crate::own_server::{self, Stream};
 use crate::shared::Task;
-use crate::tap::{Address, Stream};
 
 const ANSWERS: &[u8] = b"+OK\r\n+OK\r\n";
 const OK: &[u8] = b"+OK\r\n";
@@ -42,14 +42,16 @@ impl From<Interrupt> for Unfinished {
     }
 }
 
-/// Runs the test against the server at `address`.
+/// Runs the test.
 ///
 /// # Errors
 /// What did not work, or what is to be done first.
-pub fn run(agent: &mut Agent, address: &Address) -> Result<(), Unfinished> {
+pub fn run(agent: &mut Agent) -> Result<(), Unfinished> {
     let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    let mut stream = Stream::log_in(address, &agent.shared, auth::SELF_TEST)
-        .map_err(|error| failed("the module cannot connect to its own server", error))?;
+    let mut stream = match own_server::log_in(agent, auth::SELF_TEST) {
+        Err(Interrupt::Failed(why)) => return Err(why.into()),
+        opened => opened?,
+    };
     // Not PING: operators rename commands, and without AUTH there would be no module.
     (&stream)
         .write_all(&encode(&["AUTH", auth::SELF_TEST, &agent.shared.secret]))

@@ -1,5 +1,6 @@
 //! What the main thread and the agent thread share: figures, and two mailboxes with a bell each.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -42,6 +43,8 @@ pub enum Task {
     LacksLink(Sender<bool>),
     /// Make the stream at least as long as that.
     Advance(u64, Sender<Result<(), String>>),
+    /// Serve the client at the other end of that socket, a connection of the module's own.
+    TakeConnection(OwnedFd, Sender<Result<(), String>>),
     /// From now on, write what is meant for the tap that is connected into the pipe. Answers whether that is possible.
     Divert(Arc<Pipe>, Sender<bool>),
     /// How many bytes wait on the connection of that client, which is held for the self-test?

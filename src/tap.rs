@@ -1,10 +1,6 @@
 //! The tap: the module's connection to its own server, as a replica that takes the replication stream.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,151 +11,17 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use crate::agent::Agent;
 use crate::auth;
 use crate::bell::Bell;
-use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::log_connection::encode;
+use crate::own_server::{self, Stream, ANSWER_TIMEOUT};
 use crate::pipe::Pipe;
-use crate::settle;
 use crate::shared::{Shared, Task};
 
-/// How long the server may take to answer a step of the handshake.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// While the server prepares a full sync it sends a newline every few seconds. Longer silence means that it is gone.
 const FULL_SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Longest line of the server's answers in bytes.
 const MAX_LINE_BYTES: usize = 1024;
-
-/// Where this server can be reached from within its own machine.
-#[derive(Debug, Clone)]
-pub enum Address {
-    /// By TCP.
-    Tcp(SocketAddr),
-    /// By unix socket.
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// The best of the server's addresses: its unix socket, else its TCP port.
-    ///
-    /// # Errors
-    /// The server listens on neither.
-    pub fn of(facts: &Facts) -> Result<Address, String> {
-        if !facts.unix_socket.is_empty() {
-            return Ok(Address::Unix(PathBuf::from(&facts.unix_socket)));
-        }
-        if facts.port == 0 {
-            return Err(
-                "the server listens neither on a TCP port nor on a unix socket, and the module reaches its own \
-                        server by one of them: set unixsocket, or port"
-                    .to_owned(),
-            );
-        }
-        // A wildcard, or a name, is reached by loopback.
-        let ip = match facts.bind.parse::<IpAddr>() {
-            Ok(ip) if !ip.is_unspecified() => ip,
-            Ok(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        };
-        Ok(Address::Tcp(SocketAddr::new(ip, facts.port)))
-    }
-}
-
-/// A connection to the server of either kind.
-pub enum Stream {
-    /// TCP.
-    Tcp(TcpStream),
-    /// Unix socket.
-    Unix(UnixStream),
-}
-
-macro_rules! either {
-    ($stream:expr, $socket:ident => $work:expr) => {
-        match $stream {
-            Stream::Tcp($socket) => $work,
-            Stream::Unix($socket) => $work,
-        }
-    };
-}
-
-impl Stream {
-    fn connect(address: &Address) -> io::Result<Self> {
-        Ok(match address {
-            Address::Tcp(address) => {
-                let socket = TcpStream::connect_timeout(address, ANSWER_TIMEOUT)?;
-                socket.set_nodelay(true)?;
-                settle::expect_own(socket.local_addr()?.port());
-                Stream::Tcp(socket)
-            }
-            Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
-        })
-    }
-
-    /// Connects and logs in with the module's secret, without waiting for the answer.
-    ///
-    /// # Errors
-    /// The server does not listen there, or takes no more clients.
-    pub fn log_in(address: &Address, shared: &Shared, user: &str) -> io::Result<Self> {
-        let stream = Stream::connect(address)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        (&stream).write_all(&encode(&["AUTH", user, &shared.secret]))?;
-        Ok(stream)
-    }
-
-    /// How long a read may wait; `None` for ever.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        either!(self, socket => socket.set_read_timeout(timeout))
-    }
-
-    /// Whether reads and writes return at once when they cannot go on.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        either!(self, socket => socket.set_nonblocking(nonblocking))
-    }
-
-    /// The same connection a second time.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Stream::Tcp(socket) => Stream::Tcp(socket.try_clone()?),
-            Stream::Unix(socket) => Stream::Unix(socket.try_clone()?),
-        })
-    }
-}
-
-impl Read for &Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        either!(self, socket => (&mut &*socket).read(buffer))
-    }
-}
-
-impl Write for &Stream {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        either!(self, socket => (&mut &*socket).write(buffer))
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self).read(buffer)
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        either!(self, socket => socket.as_fd())
-    }
-}
 
 /// Where in the stream a tap begins.
 #[derive(Debug, PartialEq, Eq)]
@@ -179,7 +41,7 @@ pub enum Start {
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// The connection failed.
-    #[error("the module cannot connect to its own server: {0}")]
+    #[error("the module's connection to its own server failed: {0}")]
     Io(#[from] io::Error),
     /// The server answered something else than it should.
     #[error("the server answered '{answer}' to the module's {step}")]
@@ -217,14 +79,14 @@ impl Tap {
 ///
 /// # Errors
 /// The server cannot be reached or does not serve replicas now; or something else is to be done first.
-pub fn open(agent: &mut Agent, address: &Address, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
+pub fn open(agent: &mut Agent, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
     if let Some(position) = position {
-        if let Some(tap) = resume(agent, address, position)? {
+        if let Some(tap) = resume(agent, position)? {
             return Ok((tap, Start::Continue));
         }
     }
     // A snapshot comes through the socket, where it can wait.
-    let stream = introduce(address, &agent.shared)?;
+    let stream = introduce(agent)?;
     (&stream).write_all(&encode(&["PSYNC", "?", "-1"]))?;
     // If the server is busy with another snapshot, it first finishes that.
     let answer = read_answer(&stream, &agent.shared)?;
@@ -236,8 +98,8 @@ pub fn open(agent: &mut Agent, address: &Address, position: Option<(&str, u64)>)
 }
 
 /// Logs in and introduces the connection as a replica's.
-fn introduce(address: &Address, shared: &Shared) -> Result<Stream, TapError> {
-    let stream = Stream::log_in(address, shared, auth::TAP)?;
+fn introduce(agent: &mut Agent) -> Result<Stream, Interrupt> {
+    let stream = own_server::log_in(agent, auth::TAP)?;
     expect(&stream, "AUTH", "+OK")?;
     // No "eof": a snapshot then comes with its length, and without the delay that diskless syncs begin with.
     (&stream).write_all(&encode(&["REPLCONF", "capa", "psync2"]))?;
@@ -246,8 +108,8 @@ fn introduce(address: &Address, shared: &Shared) -> Result<Stream, TapError> {
 }
 
 /// Asks for the stream from `position` on. `None` if the server does not have it any more.
-fn resume(agent: &mut Agent, address: &Address, (replid, offset): (&str, u64)) -> Result<Option<Tap>, Interrupt> {
-    let stream = introduce(address, &agent.shared)?;
+fn resume(agent: &mut Agent, (replid, offset): (&str, u64)) -> Result<Option<Tap>, Interrupt> {
+    let stream = introduce(agent)?;
     let pipe = Arc::new(Pipe::default());
     // Every answer so far was read, so the next byte that the server writes is the first of its answer to PSYNC.
     let is_diverted = agent.ask(|reply| Task::Divert(Arc::clone(&pipe), reply))?;
@@ -364,25 +226,6 @@ mod tests {
         for bad in ["+CONTINUE", "+FULLRESYNC", "+FULLRESYNC x 1", &format!("+FULLRESYNC {replid} -1")] {
             assert_eq!(parse_full_sync(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn the_module_reaches_its_server_by_the_shortest_way() {
-        let facts = |port, bind: &str, unix: &str| Facts {
-            port,
-            bind: bind.to_owned(),
-            unix_socket: unix.to_owned(),
-            ..Facts::default()
-        };
-        let tcp = |facts| match Address::of(&facts) {
-            Ok(Address::Tcp(address)) => address.to_string(),
-            other => panic!("{other:?}"),
-        };
-        assert!(matches!(Address::of(&facts(1, "", "/s")), Ok(Address::Unix(_))));
-        assert_eq!(tcp(facts(6379, "*", "")), "127.0.0.1:6379");
-        assert_eq!(tcp(facts(6379, "10.0.0.5", "")), "10.0.0.5:6379");
-        assert_eq!(tcp(facts(6379, "::", "")), "[::1]:6379");
-        assert!(Address::of(&facts(0, "", "")).unwrap_err().contains("unixsocket"));
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::module::{self, Module, Role};
 use crate::server;
 use crate::shared::{Position, Progress, Task};
 
+/// Kinds of listeners that a server shows in INFO: TCP, unix sockets, TLS, RDMA, and room for more.
+const MAX_LISTENERS: usize = 8;
+
 thread_local! {
     static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
     static IS_CHANGING_ROLE: Cell<bool> = const { Cell::new(false) };
@@ -75,6 +78,10 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::Progress(reply) => answer(reply, progress(ctx)),
         Task::LacksLink(reply) => answer(reply, lacks_link(ctx)),
         Task::Advance(end, reply) => answer(reply, advance(ctx, end)),
+        Task::TakeConnection(socket, reply) => {
+            let taken = Internals::get().map_err(str::to_owned).and_then(|internals| internals.take_connection(socket));
+            answer(reply, taken);
+        }
         Task::Divert(pipe, reply) => {
             let is_diverted = module::with(|module| {
                 let tap = module.shared.tap_client.load(Ordering::Relaxed);
@@ -250,9 +257,11 @@ fn describe(ctx: &Context) -> Facts {
     let mut facts = Facts { has_data: has_data(ctx), is_others_replica, ..Facts::default() };
     // Not by CONFIG, which operators rename.
     let info = ctx.server_info("server");
-    for number in 0.. {
-        let Some(listener) = info.field(&format!("listener{number}")) else { break };
-        facts.add_listener(&listener.to_string_lossy());
+    // A kind that it does not listen by leaves a gap in their numbers.
+    for number in 0..MAX_LISTENERS {
+        if let Some(listener) = info.field(&format!("listener{number}")) {
+            facts.add_listener(&listener.to_string_lossy());
+        }
     }
     facts.engine = info.field("valkey_version").map(|version| version.to_string_lossy()).unwrap_or_default();
     facts
