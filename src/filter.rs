@@ -71,6 +71,13 @@ thread_local! {
     static TRANSACTIONS: RefCell<Transactions> = RefCell::default();
 }
 
+/// What an earlier life of the module knew, whose library stays mapped, is not so any more. Main thread.
+pub fn forget_all() {
+    REFUSED_COMMANDS.store(0, Ordering::Relaxed);
+    LAST_PRIMARY.set(0);
+    TRANSACTIONS.with_borrow_mut(Transactions::forget);
+}
+
 /// Changes what is refused. Main thread.
 pub fn set(refusal: Refusal) {
     let level = match refusal {

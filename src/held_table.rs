@@ -130,8 +130,12 @@ pub unsafe fn gated<'a>(connection: *const Connection) -> Option<&'a HeldConnect
     unsafe { held(connection) }.filter(|held| held.is_closed.load(Ordering::Acquire))
 }
 
-/// Forgets all connections. Main thread, when no reply is held and none will be.
+/// Forgets all connections and groups. They outlive an unloaded module, as its library stays mapped, and the next one counts groups
+/// from the beginning. Main thread, when no reply is held and none will be.
 pub fn forget_all() {
+    RELEASED.store(0, Ordering::Release);
+    NEWEST.store(0, Ordering::Release);
+    take_late_holds();
     for page in &TABLE {
         // SAFETY: a page that is not null was leaked by `entry_or_new` and stays.
         let Some(page) = (unsafe { page.load(Ordering::Acquire).as_ref() }) else { continue };

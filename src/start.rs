@@ -20,7 +20,7 @@ use crate::guard::guard;
 use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
-use crate::{agent, auth, commands, docs, filter, hooks, lease, tasks, tls};
+use crate::{agent, auth, commands, docs, filter, held_table, hooks, lease, tasks, tls};
 
 /// Checks what can be checked before anything is registered.
 pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
@@ -83,6 +83,7 @@ fn start(ctx: &Context) -> Result<(), String> {
         }
     }
     give_large_memory_back();
+    forget_earlier_life();
     // SAFETY: set while the module loads, before this is called; the context is valid.
     let lasting = unsafe { raw::RedisModule_GetDetachedThreadSafeContext.map(|get| get(ctx.ctx)) };
     let lasting = Context::new(lasting.ok_or("the server has no thread-safe contexts")?);
@@ -125,6 +126,16 @@ fn start(ctx: &Context) -> Result<(), String> {
     let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica };
     module::loaded(Module::new(parts));
     Ok(())
+}
+
+/// The library stays mapped when the module is unloaded, and with it all that is static. Whatever is not so any more when the module is
+/// loaded again is named here. Not the server's settings that could not be set back ([`crate::following`]), nor that a callback has
+/// panicked, which lasts until a restart.
+fn forget_earlier_life() {
+    held_table::forget_all();
+    filter::forget_all();
+    lease::not_needed();
+    lease::answer_nobody_beyond_it();
 }
 
 /// What waited for the log is large blocks. By default glibc stops giving those back to the system once the first was freed,

@@ -174,3 +174,29 @@ durable_server {} {
         $client close
     }
 }
+
+# A module that is loaded again begins anew, whatever its earlier life has counted.
+durable_server {} {
+    test "A module that is unloaded and loaded again holds replies and messages as if it were new" {
+        for {set i 0} {$i < 100} {incr i} {r set key $i}
+        assert_equal OK [r durability.mode off]
+        assert_equal OK [r module unload durability]
+        set listener [valkey_deferring_client]
+        $listener subscribe channel
+        assert_equal {subscribe channel 1} [read_reply $listener]
+        r module loadex $::env(DURABILITY_SO) config durability.mode async config durability.log $::host:[log_option port] \
+            config durability.shard another
+        wait_until_leading
+        r publish channel async
+        assert_equal {message channel async} [read_reply $listener]
+        assert_equal OK [r durability.mode sync]
+        r set key value
+        r publish channel sync
+        assert_equal {message channel sync} [read_reply $listener]
+        $listener close
+        set ::shard another
+        assert_held OK {set key other}
+        set ::shard s1
+        assert_equal {} [figure last_error]
+    }
+}
