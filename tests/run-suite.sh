@@ -15,14 +15,14 @@ ROOT=$(dirname "$TESTS")
 export DURABILITY_SO=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
 export LOGSERVICE=${LOGSERVICE:-$ROOT/target/release/logservice}
 export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
-VALKEY_SOURCE=${VALKEY_SOURCE:-$("$ROOT/scripts/valkey.sh" --source)}
+export VALKEY_SOURCE=${VALKEY_SOURCE:-$("$ROOT/scripts/valkey.sh" --source)}
 export SUITE_SUPPORT=$TESTS/suite/support
 
 for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server" "$VALKEY_SOURCE/tests/test_helper.tcl"; do
     [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
 done
-for program in tclsh openssl python3; do
-    command -v "$program" >/dev/null || { echo "$program is missing: apt-get install tcl openssl python3" >&2; exit 1; }
+for program in tclsh openssl python3 gcc; do
+    command -v "$program" >/dev/null || { echo "$program is missing: apt-get install tcl openssl python3 gcc libc6-dev" >&2; exit 1; }
 done
 
 # Short, because the paths of unix sockets are short.

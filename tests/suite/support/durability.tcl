@@ -1,5 +1,7 @@
 # What the units share: a log service and a server with the module, and ways to see that a reply is held.
 
+source $::env(SUITE_SUPPORT)/testmodule.tcl
+
 set ::shard s1
 
 # --- The log service ---------------------------------------------------------------------------------------------
@@ -74,16 +76,21 @@ proc release_lease {} {
 
 # --- A server with the module --------------------------------------------------------------------------------------
 
-# Options are the module's configs without their prefix, and `server`: a dict of the server's own.
+# Options are the module's configs without their prefix; `server`: a dict of the server's own; `test-module`: arguments with
+# which the module for tests is loaded as well (testmodule.c).
 proc server_options {options} {
     set server [dict create save {} loadmodule $::env(DURABILITY_SO)]
     dict set server durability.log $::host:[log_option port]
     dict set server durability.shard $::shard
     dict for {name value} $options {
-        if {$name ne "server"} {dict set server durability.$name $value}
+        if {$name ni {server test-module}} {dict set server durability.$name $value}
     }
     if {[dict exists $options server]} {set server [dict merge $server [dict get $options server]]}
-    list overrides $server tags {external:skip tls:skip}
+    set lines {}
+    if {[dict exists $options test-module]} {
+        lappend lines loadmodule "[test_module] [dict get $options test-module]"
+    }
+    list overrides $server config_lines $lines tags {external:skip tls:skip}
 }
 
 # A fresh log service and a server that leads its shard, for as long as `code` runs.

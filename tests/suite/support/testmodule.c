@@ -1,0 +1,249 @@
+/* A module for tests: its commands write, read, block and replicate in the ways that modules may, well-behaved or not.
+ *
+ * Arguments of loadmodule:
+ *   type      the data type "tm-type--" exists, and with it tm.type_set
+ *   leave-out tm.set_verbatim and tm.fail_on_replica do not exist, as in a module of another version
+ */
+
+#include "valkeymodule.h"
+
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+
+typedef ValkeyModuleCtx Ctx;
+typedef ValkeyModuleString String;
+
+static ValkeyModuleType *own_type;
+
+static int is_from_primary(Ctx *ctx) {
+    return (ValkeyModule_GetContextFlags(ctx) & VALKEYMODULE_CTX_FLAGS_REPLICATED) != 0;
+}
+
+/* Replies an error if the call did not come about. */
+static int called(Ctx *ctx, ValkeyModuleCallReply *reply) {
+    if (reply == NULL) {
+        ValkeyModule_ReplyWithError(ctx, strerror(errno));
+        return 0;
+    }
+    if (ValkeyModule_CallReplyType(reply) == VALKEYMODULE_REPLY_ERROR) {
+        ValkeyModule_ReplyWithCallReply(ctx, reply);
+        return 0;
+    }
+    return 1;
+}
+
+/* tm.set_verbatim key value: writes by RM_Call, and is itself what is replicated. */
+static int set_verbatim(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    ValkeyModule_AutoMemory(ctx);
+    if (!called(ctx, ValkeyModule_Call(ctx, "SET", "ssE", argv[1], argv[2]))) return VALKEYMODULE_OK;
+    ValkeyModule_ReplicateVerbatim(ctx);
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
+/* tm.write_silent key value: writes by the key's own interface, and replicates nothing. */
+static int write_silent(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    ValkeyModuleKey *key = ValkeyModule_OpenKey(ctx, argv[1], VALKEYMODULE_READ | VALKEYMODULE_WRITE);
+    ValkeyModule_StringSet(key, argv[2]);
+    ValkeyModule_CloseKey(key);
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
+/* tm.call_silent key value: writes by RM_Call, and replicates nothing. */
+static int call_silent(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    ValkeyModule_AutoMemory(ctx);
+    if (!called(ctx, ValkeyModule_Call(ctx, "SET", "ssE", argv[1], argv[2]))) return VALKEYMODULE_OK;
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
+/* tm.read_noflags key: reads by RM_Call, though it is registered as neither reading nor writing. */
+static int read_noflags(Ctx *ctx, String **argv, int argc) {
+    if (argc != 2) return ValkeyModule_WrongArity(ctx);
+    ValkeyModule_AutoMemory(ctx);
+    ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "GET", "sE", argv[1]);
+    if (!called(ctx, reply)) return VALKEYMODULE_OK;
+    return ValkeyModule_ReplyWithCallReply(ctx, reply);
+}
+
+/* tm.open_noflags key: reads by the key's own interface, though it is registered as neither reading nor writing. */
+static int open_noflags(Ctx *ctx, String **argv, int argc) {
+    if (argc != 2) return ValkeyModule_WrongArity(ctx);
+    ValkeyModuleKey *key = ValkeyModule_OpenKey(ctx, argv[1], VALKEYMODULE_READ);
+    if (key == NULL) return ValkeyModule_ReplyWithNull(ctx);
+    if (ValkeyModule_KeyType(key) != VALKEYMODULE_KEYTYPE_STRING) {
+        ValkeyModule_CloseKey(key);
+        return ValkeyModule_ReplyWithError(ctx, VALKEYMODULE_ERRORMSG_WRONGTYPE);
+    }
+    size_t length;
+    const char *bytes = ValkeyModule_StringDMA(key, &length, VALKEYMODULE_READ);
+    ValkeyModule_ReplyWithStringBuffer(ctx, bytes, length);
+    ValkeyModule_CloseKey(key);
+    return VALKEYMODULE_OK;
+}
+
+/* Pops the head of the list and replies it. Returns whether there was one. */
+static int pop(Ctx *ctx, String *name) {
+    ValkeyModuleKey *key = ValkeyModule_OpenKey(ctx, name, VALKEYMODULE_READ | VALKEYMODULE_WRITE);
+    String *element = NULL;
+    if (ValkeyModule_KeyType(key) == VALKEYMODULE_KEYTYPE_LIST) {
+        element = ValkeyModule_ListPop(key, VALKEYMODULE_LIST_HEAD);
+    }
+    ValkeyModule_CloseKey(key);
+    if (element == NULL) return 0;
+    ValkeyModule_Replicate(ctx, "LPOP", "s", name);
+    ValkeyModule_ReplyWithString(ctx, element);
+    ValkeyModule_FreeString(ctx, element);
+    return 1;
+}
+
+static int blockpop_ready(Ctx *ctx, String **argv, int argc) {
+    VALKEYMODULE_NOT_USED(argc);
+    return pop(ctx, argv[1]) ? VALKEYMODULE_OK : VALKEYMODULE_ERR;
+}
+
+static int blockpop_timed_out(Ctx *ctx, String **argv, int argc) {
+    VALKEYMODULE_NOT_USED(argv);
+    VALKEYMODULE_NOT_USED(argc);
+    return ValkeyModule_ReplyWithNull(ctx);
+}
+
+/* tm.blockpop key: pops the head of a list, and waits for one, without end. */
+static int blockpop(Ctx *ctx, String **argv, int argc) {
+    if (argc != 2) return ValkeyModule_WrongArity(ctx);
+    if (!pop(ctx, argv[1])) {
+        ValkeyModule_BlockClientOnKeys(ctx, blockpop_ready, blockpop_timed_out, NULL, 0, &argv[1], 1, NULL);
+    }
+    return VALKEYMODULE_OK;
+}
+
+/* tm.fail_on_replica key value: is replicated verbatim, but fails where it comes from the primary. */
+static int fail_on_replica(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    if (is_from_primary(ctx)) return ValkeyModule_ReplyWithError(ctx, "ERR tm: not on a replica");
+    return set_verbatim(ctx, argv, argc);
+}
+
+/* How the last write of a timer or of a notification's job ended. */
+static char own_account[128] = "none";
+
+/* A write that no client and no primary asked for. */
+static void write_on_own_account(Ctx *ctx, const char *key) {
+    ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "SET", "ccE", key, "own");
+    size_t length = 0;
+    const char *text = reply ? ValkeyModule_CallReplyProto(reply, &length) : strerror(errno);
+    if (!reply) length = strlen(text);
+    if (length >= sizeof(own_account)) length = sizeof(own_account) - 1;
+    memcpy(own_account, text, length);
+    own_account[length] = 0;
+    own_account[strcspn(own_account, "\r")] = 0;
+    if (reply) ValkeyModule_FreeCallReply(reply);
+}
+
+static void timer_fired(Ctx *ctx, void *data) {
+    VALKEYMODULE_NOT_USED(data);
+    write_on_own_account(ctx, "tm:timer");
+}
+
+/* tm.timer ms: writes the key tm:timer by RM_Call, after that time. */
+static int timer(Ctx *ctx, String **argv, int argc) {
+    long long ms;
+    if (argc != 2) return ValkeyModule_WrongArity(ctx);
+    if (ValkeyModule_StringToLongLong(argv[1], &ms) != VALKEYMODULE_OK || ms < 0) {
+        return ValkeyModule_ReplyWithError(ctx, "ERR tm: not a number of ms");
+    }
+    strcpy(own_account, "none");
+    ValkeyModule_CreateTimer(ctx, ms, timer_fired, NULL);
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
+/* Keys that begin with tm:notify: make the module write tm:notified as it is told of them. */
+static int notified(Ctx *ctx, int type, const char *event, String *key) {
+    VALKEYMODULE_NOT_USED(type);
+    VALKEYMODULE_NOT_USED(event);
+    const char *name = ValkeyModule_StringPtrLen(key, NULL);
+    if (strncmp(name, "tm:notify:", strlen("tm:notify:")) == 0) write_on_own_account(ctx, "tm:notified");
+    return VALKEYMODULE_OK;
+}
+
+/* tm.own_account: what the last write was answered that no client asked for. */
+static int last_own_account(Ctx *ctx, String **argv, int argc) {
+    VALKEYMODULE_NOT_USED(argv);
+    VALKEYMODULE_NOT_USED(argc);
+    return ValkeyModule_ReplyWithCString(ctx, own_account);
+}
+
+static void *type_load(ValkeyModuleIO *io, int version) {
+    return version == 0 ? ValkeyModule_LoadString(io) : NULL;
+}
+
+static void type_save(ValkeyModuleIO *io, void *value) {
+    ValkeyModule_SaveString(io, value);
+}
+
+static void type_free(void *value) {
+    ValkeyModule_FreeString(NULL, value);
+}
+
+/* tm.type_set key value: a value of the module's own type; replicated verbatim. */
+static int type_set(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    ValkeyModuleKey *key = ValkeyModule_OpenKey(ctx, argv[1], VALKEYMODULE_READ | VALKEYMODULE_WRITE);
+    ValkeyModule_RetainString(NULL, argv[2]);
+    ValkeyModule_ModuleTypeSetValue(key, own_type, argv[2]);
+    ValkeyModule_CloseKey(key);
+    ValkeyModule_ReplicateVerbatim(ctx);
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
+static int has_argument(String **argv, int argc, const char *wanted) {
+    for (int i = 0; i < argc; i++) {
+        if (strcasecmp(ValkeyModule_StringPtrLen(argv[i], NULL), wanted) == 0) return 1;
+    }
+    return 0;
+}
+
+int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
+    if (ValkeyModule_Init(ctx, "tm", 1, VALKEYMODULE_APIVER_1) != VALKEYMODULE_OK) return VALKEYMODULE_ERR;
+    struct {
+        const char *name;
+        ValkeyModuleCmdFunc run;
+        const char *flags;
+        int first_key;
+    } commands[] = {
+        {"tm.write_silent", write_silent, "write", 1},
+        {"tm.call_silent", call_silent, "write", 1},
+        {"tm.read_noflags", read_noflags, "", 0},
+        {"tm.open_noflags", open_noflags, "", 0},
+        {"tm.blockpop", blockpop, "write", 1},
+        {"tm.timer", timer, "allow-stale", 0},
+        {"tm.own_account", last_own_account, "allow-stale allow-loading", 0},
+        {"tm.set_verbatim", set_verbatim, "write", 1},
+        {"tm.fail_on_replica", fail_on_replica, "write", 1},
+    };
+    int count = sizeof(commands) / sizeof(commands[0]);
+    if (has_argument(argv, argc, "leave-out")) count -= 2;
+    for (int i = 0; i < count; i++) {
+        int key = commands[i].first_key;
+        if (ValkeyModule_CreateCommand(ctx, commands[i].name, commands[i].run, commands[i].flags, key, key, key) !=
+            VALKEYMODULE_OK) {
+            return VALKEYMODULE_ERR;
+        }
+    }
+    if (has_argument(argv, argc, "type")) {
+        ValkeyModuleTypeMethods methods = {
+            .version = VALKEYMODULE_TYPE_METHOD_VERSION,
+            .rdb_load = type_load,
+            .rdb_save = type_save,
+            .free = type_free,
+        };
+        own_type = ValkeyModule_CreateDataType(ctx, "tm-type--", 0, &methods);
+        if (own_type == NULL ||
+            ValkeyModule_CreateCommand(ctx, "tm.type_set", type_set, "write", 1, 1, 1) != VALKEYMODULE_OK) {
+            return VALKEYMODULE_ERR;
+        }
+    }
+    return ValkeyModule_SubscribeToKeyspaceEvents(ctx, VALKEYMODULE_NOTIFY_STRING, notified);
+}
