@@ -15,6 +15,7 @@ use crate::guard::guard;
 use crate::interrupt::Interrupt;
 use crate::keeper::{Duty, Keeper, KeeperDesk};
 use crate::log_connection::LogConnection;
+use crate::passed_over::{StartingOver, Step};
 use crate::self_test::{self, Unfinished};
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
@@ -25,6 +26,9 @@ use crate::{module, seed};
 pub const BACKOFF_FROM: Duration = Duration::from_millis(100);
 /// See [`BACKOFF_FROM`].
 pub const BACKOFF_TO: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the log has another snapshot, from which this node could start over.
+const SNAPSHOT_POLL: Duration = Duration::from_secs(2);
 
 /// How long giving back a lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(700);
@@ -49,6 +53,8 @@ pub struct Agent {
     pub holds_all_of: Option<u64>,
     /// [`Shared::stage`] when the node began to attach.
     stage: u64,
+    /// Since when, and how often, it had to pass over something of its log.
+    starting_over: StartingOver,
 }
 
 /// What the main thread has of the threads that were started.
@@ -81,6 +87,7 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
         was_off,
         holds_all_of: None,
         stage: 0,
+        starting_over: StartingOver::default(),
     };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
@@ -94,11 +101,16 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
 impl Agent {
     fn run(&mut self) {
         let mut backoff = BACKOFF_FROM;
+        // What came while the agent waited, and is still to be answered.
+        let mut passed_over = None;
         loop {
             let started = Instant::now();
-            let interrupt = match self.serve() {
-                Ok(never) => match never {},
-                Err(interrupt) => interrupt,
+            let interrupt = match passed_over.take() {
+                Some(passed_over) => Interrupt::PassedOver(passed_over),
+                None => match self.serve() {
+                    Ok(never) => match never {},
+                    Err(interrupt) => interrupt,
+                },
             };
             self.keeper.set(Duty::Nothing);
             self.shared.set_link(Link::Down);
@@ -127,10 +139,22 @@ impl Agent {
                         backoff = BACKOFF_FROM;
                     }
                     self.shared.try_again_after(&why);
-                    if let Err(Interrupt::Stop) = self.pause(backoff) {
-                        return;
+                    match self.pause(backoff) {
+                        Err(Interrupt::Stop) => return,
+                        Err(Interrupt::PassedOver(what)) => passed_over = Some(what),
+                        _ => {}
                     }
                     backoff = (backoff * 2).min(BACKOFF_TO);
+                }
+                Interrupt::PassedOver(passed_over) => {
+                    backoff = BACKOFF_FROM;
+                    let why = passed_over.to_string();
+                    self.shared.set_last_error(&why);
+                    if let Err(Interrupt::Stop) = self.wait_to_start_over(passed_over.offset) {
+                        return;
+                    }
+                    log_notice("durability: starting over from a full copy of the log");
+                    self.shared.send(Task::StartOver(why));
                 }
                 Interrupt::Hopeless(why) => {
                     self.shared.set_last_error(&why);
@@ -140,6 +164,24 @@ impl Agent {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits until a full copy may help this node, which had to pass over something at `offset`.
+    ///
+    /// # Errors
+    /// Something else is to be done first.
+    fn wait_to_start_over(&mut self, offset: u64) -> Result<(), Interrupt> {
+        match self.starting_over.next(offset, Instant::now()) {
+            Step::After(wait) => self.pause(wait),
+            Step::WithSnapshotBehind(offset) => loop {
+                self.pause(SNAPSHOT_POLL)?;
+                // Whatever keeps the log from answering is told when the node attaches.
+                let status = LogConnection::open().and_then(|mut log| log.status());
+                if status.is_ok_and(|status| status.snapshot_offset > Some(offset)) {
+                    return Ok(());
+                }
+            },
         }
     }
 
@@ -395,6 +437,7 @@ impl Agent {
             Command::Fenced { .. } => Ok(()),
             Command::HandedOver => Err(Interrupt::HandedOver),
             Command::LostItsLog => Err(Interrupt::LostItsLog),
+            Command::PassedOver(passed_over) => Err(Interrupt::PassedOver(passed_over)),
             Command::Mode(mode) => {
                 self.mode = mode;
                 self.go_on_if(had_log)

@@ -15,7 +15,7 @@ use crate::host_name;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
-use crate::log_connection::{LogConnection, LogError, LogPosition, Node};
+use crate::log_connection::{Engine, LogConnection, LogError, LogPosition, Node};
 use crate::log_reply::LogStatus;
 use crate::process;
 use crate::shared::{Link, Progress, Task};
@@ -62,7 +62,8 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
         status.epoch,
         status.state
     ));
-    let candidate = Candidate { node_id, engine: facts.engine.clone(), log };
+    let engine = Engine { version: facts.engine.clone(), databases: facts.databases };
+    let candidate = Candidate { node_id, engine, log };
     candidate.check_engine(&status)?;
     if facts.is_others_replica {
         return Err(Interrupt::Hopeless(
@@ -158,19 +159,28 @@ pub struct LeaseHolder<'a> {
 pub struct Candidate {
     /// Its name.
     pub node_id: String,
-    /// The server's version.
-    engine: String,
+    /// The server.
+    engine: Engine,
     /// For questions to the log.
     pub log: LogConnection,
 }
 
 impl Candidate {
-    /// A server that is older than the one that wrote the log may not know what it would be sent.
+    /// A server that is older than the one that wrote the log may not know what it would be sent, and one with fewer databases would
+    /// put what it is sent for the others somewhere else.
     ///
     /// # Errors
-    /// It is.
+    /// It is, or has.
     pub fn check_engine(&self, status: &LogStatus) -> Result<(), Interrupt> {
-        match (self.engine.parse::<EngineVersion>(), status.engine.parse()) {
+        let (own, needed) = (self.engine.databases, status.databases);
+        if (1..needed).contains(&own) {
+            return Err(Interrupt::Hopeless(format!(
+                "this server has databases {own}, but the log of shard {} was written with databases {needed}: set databases {needed} \
+                 in valkey.conf and restart it",
+                config::SHARD.value()
+            )));
+        }
+        match (self.engine.version.parse::<EngineVersion>(), status.engine.parse()) {
             (Ok(engine), Ok(writer)) => {
                 engine.check_reads(writer).map_err(|refusal| Interrupt::Hopeless(refusal.detail))
             }

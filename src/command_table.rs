@@ -19,6 +19,9 @@ const SEE_NO_FUNCTIONS: [&str; 2] = ["function|help", "function|kill"];
 /// Commands that write a key of another database than the one selected.
 const LEAVE_DATABASE: [&str; 2] = ["copy", "move"];
 
+/// How this module's own commands begin.
+const OWN: &str = "durability.";
+
 /// What the reply of a command that wrote nothing can tell about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sees {
@@ -81,6 +84,8 @@ pub struct Properties {
     pub is_container: bool,
     /// It may write keys of another database than the one that its client has selected.
     pub leaves_database: bool,
+    /// A module brings it.
+    pub is_of_module: bool,
     /// Where its keys are.
     pub keys: Keys,
 }
@@ -95,8 +100,14 @@ impl Properties {
         runs_others: false,
         is_container: false,
         leaves_database: true,
+        is_of_module: true,
         keys: Keys::Movable,
     };
+
+    /// Whether it may run other commands.
+    pub fn calls_others(&self) -> bool {
+        self.runs_others || self.is_of_module
+    }
 
     /// Reads one entry of the reply to `COMMAND`, that of the command with that full name.
     fn parse(name: &str, entry: &CallReply) -> Option<Properties> {
@@ -131,6 +142,7 @@ impl Properties {
             is_container: length(9) > 0,
             // A module's command may do anything.
             leaves_database: LEAVE_DATABASE.contains(&name) || has("module"),
+            is_of_module: has("module"),
             keys,
         })
     }
@@ -151,6 +163,7 @@ pub struct CommandTable {
     by_address: HashMap<usize, Properties>,
     /// By full name, in lower case.
     by_name: HashMap<String, Properties>,
+    has_commands_of_modules: bool,
 }
 
 impl CommandTable {
@@ -176,12 +189,18 @@ impl CommandTable {
             let Some(name) = fields.get(0).as_ref().and_then(text) else { continue };
             let name = name.to_ascii_lowercase();
             if let Some(properties) = Properties::parse(&name, &entry) {
+                self.has_commands_of_modules |= properties.is_of_module && !name.starts_with(OWN);
                 self.by_name.insert(name, properties);
             }
             if let Some(Ok(subcommands)) = fields.get(9) {
                 self.add(&subcommands);
             }
         }
+    }
+
+    /// Whether any other module brings commands.
+    pub fn has_commands_of_modules(&self) -> bool {
+        self.has_commands_of_modules
     }
 
     /// Of the command whose full name stands at `address`; `name` is asked for only the first time.

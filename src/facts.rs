@@ -13,6 +13,8 @@ pub struct Facts {
     pub unix_socket: String,
     /// Its version, as `9.1.2`.
     pub engine: String,
+    /// How many databases it has; 0 if it does not tell.
+    pub databases: u32,
     /// Whether there is any key or function.
     pub has_data: bool,
     /// Whether it is a replica, and not because this module made it one.

@@ -34,6 +34,10 @@ pub const EVENT_EVENTLOOP: u64 = 15;
 pub const EVENT_COMMAND_RESULT_SUCCESS: u64 = 20;
 /// A command ran and failed.
 pub const EVENT_COMMAND_RESULT_FAILURE: u64 = 21;
+/// A command was refused before it ran: it does not exist, has too few arguments, or may not run now.
+pub const EVENT_COMMAND_RESULT_REJECTED: u64 = 22;
+/// A command was refused before it ran, by the permissions of its user.
+pub const EVENT_COMMAND_RESULT_ACL_REJECTED: u64 = 23;
 /// Sub-event of [`EVENT_REPLICATION_ROLE_CHANGED`].
 pub const SUBEVENT_NOW_REPLICA: u64 = 1;
 /// Sub-event of [`EVENT_CLIENT_CHANGE`].
@@ -50,7 +54,8 @@ pub const SUBEVENT_AFTER_SLEEP: u64 = 1;
 pub struct CommandResult {
     /// Of this struct.
     pub version: u64,
-    /// The command's full name in lower case, `config|get` for a subcommand. The same pointer each time the command runs.
+    /// The command's full name in lower case, `config|get` for a subcommand. The same pointer each time the command runs. Null if
+    /// there is no such command.
     pub command_name: *const c_char,
     /// How long the command ran.
     pub duration_us: c_longlong,
@@ -64,7 +69,7 @@ pub struct CommandResult {
     pub argc: c_int,
     /// The command as the client sent it.
     pub argv: *mut *mut raw::RedisModuleString,
-    /// Unused by the events that the module listens to.
+    /// Of a command that was refused before it ran: the error, or what its user may not touch. Else null.
     pub rejection_context: *const c_char,
 }
 
@@ -148,6 +153,8 @@ type ClientFunction = unsafe extern "C" fn(*mut Client);
 type OffsetFunction = unsafe extern "C" fn() -> c_longlong;
 type ActionFunction = unsafe extern "C" fn();
 type CreateClientFunction = unsafe extern "C" fn(*mut Connection) -> *mut Client;
+/// `getExpirationPolicyWithFlags`.
+type PolicyFunction = unsafe extern "C" fn(c_int) -> c_int;
 
 /// Functions of the server that are exported to modules only by accident.
 pub struct Internals {
@@ -160,6 +167,7 @@ pub struct Internals {
     get_psync_initial_offset: OffsetFunction,
     create_replication_backlog: ActionFunction,
     create_client: CreateClientFunction,
+    get_expiration_policy: PolicyFunction,
 }
 
 static INTERNALS: OnceLock<Result<Internals, String>> = OnceLock::new();
@@ -193,6 +201,7 @@ impl Internals {
             get_psync_initial_offset: symbol(&server, "getPsyncInitialOffset")?,
             create_replication_backlog: symbol(&server, "createReplicationBacklog")?,
             create_client: symbol(&server, "createClient")?,
+            get_expiration_policy: symbol(&server, "getExpirationPolicyWithFlags")?,
         })
     }
 
@@ -262,6 +271,17 @@ impl Internals {
             }
         }
         Ok(())
+    }
+
+    /// Whether the command that runs now, or what it calls, comes from the stream of this server's primary. Of a replica that loads
+    /// nothing. Main thread only.
+    ///
+    /// The server does not tell modules whose command it executes, only the client that a call was made for. But a replica that executes
+    /// for its primary takes no key for expired, and at any other time it does.
+    pub fn executes_for_primary(&self) -> bool {
+        const POLICY_IGNORE_EXPIRE: c_int = 0;
+        // SAFETY: only looks at fields of the server.
+        unsafe { (self.get_expiration_policy)(0) == POLICY_IGNORE_EXPIRE }
     }
 
     /// The end of the replication stream, in bytes. Main thread only.

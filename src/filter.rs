@@ -22,7 +22,7 @@ use crate::{config, module, redirect, server};
 /// The command that answers the refusal.
 pub const REFUSED: &str = "durability.refused";
 /// Names of commands are shorter.
-const MAX_NAME_BYTES: usize = 64;
+pub const MAX_NAME_BYTES: usize = 64;
 
 /// What is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,8 @@ thread_local! {
     /// The error that [`REFUSED`] answers next, and the one for all commands that touch data.
     static ERRORS: RefCell<(String, String)> = const { RefCell::new((String::new(), String::new())) };
     static LAST_PRIMARY: Cell<ClientId> = const { Cell::new(0) };
+    /// Of the stream that this node follows.
+    static STREAM: Cell<StreamCalls> = const { Cell::new(StreamCalls::new()) };
     /// Kept while writes are refused, or may be soon.
     static TRANSACTIONS: RefCell<Transactions> = RefCell::default();
 }
@@ -187,6 +189,7 @@ fn argument<'a>(command: &CommandFilterCtx, position: i32) -> &'a [u8] {
 fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     let client = command.get_client_id();
     if LAST_PRIMARY.get() == client {
+        note_stream_command(name, command);
         return;
     }
     let mut lowercase = [0; MAX_NAME_BYTES];
@@ -212,14 +215,14 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
         // Even where the server would take it (replica-read-only no): what only this node has is not in the log.
         REDIRECTABLE if properties.is_write && name != "exec" => {
             let flags = server::client_flags(client);
-            if !is_primary(client, flags.is_primary) {
+            if !is_primary(client, flags.is_primary) && !is_called_by_stream() {
                 refuse_data(command, false, flags.is_in_transaction, || READ_ONLY_ERROR.to_owned());
             }
         }
         REDIRECTABLE => {}
         DATA if !properties.runs_while_loading || name == "exec" => {
             let flags = server::client_flags(client);
-            if is_primary(client, flags.is_primary) {
+            if is_primary(client, flags.is_primary) || is_called_by_stream() {
                 return;
             }
             let error = || ERRORS.with_borrow(|errors| errors.1.clone());
@@ -310,8 +313,66 @@ fn judge_now(module: &mut Module) -> bool {
 fn is_primary(client: ClientId, is_primary: bool) -> bool {
     if is_primary {
         LAST_PRIMARY.set(client);
+        STREAM.set(StreamCalls::new());
     }
     is_primary
+}
+
+/// A command of the stream comes: may it, or the transaction that it belongs to, call others?
+fn note_stream_command(name: &[u8], command: &CommandFilterCtx) {
+    let mut stream = STREAM.get();
+    if name.eq_ignore_ascii_case(b"MULTI") {
+        stream.begin();
+    } else if name.eq_ignore_ascii_case(b"EXEC") {
+        stream.execute();
+    } else {
+        let calls_others = module::with(|module| {
+            // Only a module's commands do: the stream holds what scripts did, not scripts.
+            module.commands.has_commands_of_modules() && {
+                let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+                properties_of(module, &name, command).calls_others()
+            }
+        });
+        stream.note(calls_others.unwrap_or(true));
+    }
+    STREAM.set(stream);
+}
+
+/// Whether the command that runs is called by one of the stream, so that it has to run as well. Not what another module does of its
+/// own accord as it hears of the stream's changes: its node does that when it leads, and then it is in the stream.
+fn is_called_by_stream() -> bool {
+    STREAM.get().may_call && module::with(|module| server::executes_for_primary(&module.ctx)) == Some(true)
+}
+
+/// Whether what runs of the stream may call other commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct StreamCalls {
+    /// What runs may.
+    may_call: bool,
+    /// What was queued since MULTI; none outside of a transaction.
+    queued: Option<bool>,
+}
+
+impl StreamCalls {
+    /// Of a link to a primary that is new. The first command was not looked at.
+    const fn new() -> Self {
+        StreamCalls { may_call: true, queued: None }
+    }
+
+    fn begin(&mut self) {
+        *self = StreamCalls { may_call: false, queued: Some(false) };
+    }
+
+    fn execute(&mut self) {
+        *self = StreamCalls { may_call: self.queued.unwrap_or(true), queued: None };
+    }
+
+    fn note(&mut self, calls_others: bool) {
+        match &mut self.queued {
+            Some(queued) => *queued |= calls_others,
+            None => self.may_call = calls_others,
+        }
+    }
 }
 
 fn too_far_behind(behind: &Behind) -> String {
@@ -369,6 +430,27 @@ fn replace(command: &CommandFilterCtx, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_transaction_calls_follows_from_what_was_queued() {
+        let mut stream = StreamCalls::new();
+        stream.note(false);
+        assert!(!stream.may_call);
+        stream.note(true);
+        assert!(stream.may_call);
+        stream.begin();
+        stream.note(true);
+        stream.note(false);
+        assert!(!stream.may_call, "nothing runs yet");
+        stream.execute();
+        assert!(stream.may_call);
+        stream.begin();
+        stream.note(false);
+        stream.execute();
+        assert!(!stream.may_call);
+        stream.execute();
+        assert!(stream.may_call, "what was queued is not known");
+    }
 
     #[test]
     fn config_rewrite_is_known_by_any_case() {

@@ -98,6 +98,12 @@ pub fn set(ctx: &Context, user: &str, password: &str) -> Result<(), String> {
         ("primaryuser", user.to_owned()),
         ("primaryauth", password.to_owned()),
         ("repl-diskless-load", "flush-before-load".to_owned()),
+        // What this node would evict or refuse for its own limit is in the log all the same.
+        ("replica-ignore-maxmemory", "yes".to_owned()),
+        // The node does not need its own RDB and AOF, so it does not end because it cannot write them.
+        ("replica-ignore-disk-write-errors", "yes".to_owned()),
+        // The module sees to that: a node that ends would do so at each start.
+        ("propagation-error-behavior", "ignore".to_owned()),
     ];
     let mut files = Vec::new();
     let tls = TlsSettings::configured().map_err(|error| error.to_string())?;

@@ -85,6 +85,20 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
     }
 }
 
+/// A command failed, or was refused before it ran, while this node follows its log or may.
+pub unsafe extern "C" fn on_failed_while_following(
+    _: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    _: u64,
+    data: *mut c_void,
+) {
+    // SAFETY: the server passes this struct with these events, and it lives during the callback.
+    let result = unsafe { &*data.cast::<CommandResult>() };
+    guard("looking at a command that failed", (), || {
+        module::with(|module| module.failed_while_following(result));
+    });
+}
+
 /// Whether clients get messages because of this command. Most names differ from these in their first two bytes.
 #[inline]
 fn brings_messages(name: &CStr) -> bool {

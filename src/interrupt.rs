@@ -1,5 +1,7 @@
 //! Why the agent does something else.
 
+use crate::passed_over::PassedOver;
+
 /// Why the agent's current work ends before it is done.
 #[derive(Debug)]
 pub enum Interrupt {
@@ -15,6 +17,8 @@ pub enum Interrupt {
     HandedOver,
     /// The server was taken away from its log; to be attached to it again.
     LostItsLog,
+    /// The server had to pass over something of its log.
+    PassedOver(PassedOver),
     /// Something failed that trying again does not mend.
     Hopeless(String),
 }

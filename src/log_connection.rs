@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durability_leadership::Moment;
-use durability_protocol::{Refusal, ACQUIRE, BEGIN, RELEASE, RENEW, STATUS};
+use durability_protocol::{Refusal, ACQUIRE, BEGIN, DATABASES, RELEASE, RENEW, STATUS};
 use redis_protocol::resp2;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 
@@ -32,6 +32,15 @@ pub struct Node<'a> {
     pub id: &'a str,
     /// Where clients reach it.
     pub address: &'a str,
+}
+
+/// What a node runs.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// The server's version.
+    pub version: String,
+    /// How many databases it has; 0 if that is not known.
+    pub databases: u32,
 }
 
 /// Where a node wants to begin to lead.
@@ -203,7 +212,7 @@ impl LogConnection {
         LogStatus::read(&reply).map_err(|detail| self.protocol(detail))
     }
 
-    /// Takes leadership at exactly `position`, with a lease (zero: that does not expire), for a server of version `engine`.
+    /// Takes leadership at exactly `position`, with a lease (zero: that does not expire), for a server `engine`.
     /// Returns the new epoch.
     ///
     /// # Errors
@@ -214,16 +223,21 @@ impl LogConnection {
         node: &Node<'_>,
         position: &LogPosition<'_>,
         lease: Duration,
-        engine: &str,
+        engine: &Engine,
     ) -> Result<u64, LogError> {
         // A lease of 0 ms does not expire.
         let (end, lease_ms) = (position.end.to_string(), lease.as_millis().to_string());
         let (shard, process) = (config::SHARD.value(), process::own_name());
         let replid = position.replid.unwrap_or_default();
-        let command = [ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, engine, &process, replid];
+        let mut command = vec![ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, &engine.version, &process, replid];
         // What is not known at the end is not told.
         let untold = command.iter().rev().take(2).take_while(|argument| argument.is_empty()).count();
-        let reply = self.ask(&command[..command.len() - untold])?;
+        command.truncate(command.len() - untold);
+        let databases = engine.databases.to_string();
+        if engine.databases > 0 {
+            command.extend([DATABASES, &databases]);
+        }
+        let reply = self.ask(&command)?;
         match &reply {
             OwnedFrame::Array(fields) => match fields.first() {
                 Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),

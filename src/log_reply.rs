@@ -36,6 +36,10 @@ pub struct LogStatus {
     pub error: String,
     /// Newest version of the server that wrote the log; empty if it is not known.
     pub engine: String,
+    /// The most databases that a leader of the log could write to; 0 if it is not known.
+    pub databases: u32,
+    /// Where its newest snapshot stands (exclusive); none if it has none.
+    pub snapshot_offset: Option<u64>,
 }
 
 impl LogStatus {
@@ -66,6 +70,8 @@ impl LogStatus {
                 "state" => status.state = value,
                 "error" => status.error = value,
                 "engine_version" => status.engine = value,
+                "databases" => status.databases = value.parse().unwrap_or(0),
+                "snapshot_offset" => status.snapshot_offset = number.ok(),
                 _ => {}
             }
         }

@@ -19,6 +19,7 @@ use crate::gate::{ClientId, Gate};
 use crate::guard::has_failed;
 use crate::keeper::KeeperDesk;
 use crate::lease;
+use crate::names;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
 use crate::shared::{Command, Shared, Task, NO_TARGET};
@@ -101,6 +102,8 @@ pub struct Module {
     pub epoch: Option<u64>,
     /// Whether the gate hears of commands.
     pub is_listening: bool,
+    /// How many errors the server had answered, to those that do not expect any, when it began to follow its log.
+    pub error_replies: u64,
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
     /// Clients wait while this node attaches.
@@ -184,11 +187,12 @@ pub fn why_no_lease(why: &str) -> String {
 /// Why this server cannot have a log, in any mode but off.
 pub fn why_the_log_is_impossible(ctx: &Context) -> Option<String> {
     let is_cluster = ctx.get_flags().contains(ContextFlags::CLUSTER);
-    is_cluster.then(|| {
+    let why = is_cluster.then(|| {
         "cluster mode (cluster-enabled yes) is not supported yet: a cluster's node cannot follow its log after a restart; \
          set cluster-enabled no, or durability.mode off"
             .to_owned()
-    })
+    });
+    why.or_else(|| names::why_the_log_is_impossible(ctx))
 }
 
 /// The configured mode is about to become `mode`.
@@ -233,6 +237,7 @@ impl Module {
             tap_user,
             epoch: None,
             is_listening: false,
+            error_replies: 0,
             has_run: false,
             settling: None,
             settles_until_seeded: false,

@@ -68,16 +68,21 @@ impl Module {
         Ok(())
     }
 
-    /// The gate wants to hear of commands in sync mode, while leading.
+    /// The gate wants to hear of commands in sync mode, while leading. A node that follows, or may, wants to hear of those that fail.
     pub fn listen_to_commands(&mut self) -> Result<(), String> {
         let listens = self.mode == Mode::Sync && self.role == Role::Leader;
-        let listeners: [(u64, server::EventCallback); 3] = [
-            (ffi::EVENT_COMMAND_RESULT_SUCCESS, hooks::on_command),
-            (ffi::EVENT_COMMAND_RESULT_FAILURE, hooks::on_command),
-            (ffi::EVENT_FLUSHDB, hooks::on_flush),
+        let follows = self.mode != Mode::Off && self.may_follow();
+        let on_command = listens.then_some(hooks::on_command as server::EventCallback);
+        let on_failed = follows.then_some(hooks::on_failed_while_following as server::EventCallback);
+        let listeners = [
+            (ffi::EVENT_COMMAND_RESULT_SUCCESS, on_command),
+            (ffi::EVENT_COMMAND_RESULT_FAILURE, on_command.or(on_failed)),
+            (ffi::EVENT_COMMAND_RESULT_REJECTED, on_failed),
+            (ffi::EVENT_COMMAND_RESULT_ACL_REJECTED, on_failed),
+            (ffi::EVENT_FLUSHDB, listens.then_some(hooks::on_flush as server::EventCallback)),
         ];
         for (event, callback) in listeners {
-            server::subscribe(&self.ctx, event, listens.then_some(callback))?;
+            server::subscribe(&self.ctx, event, callback)?;
         }
         self.is_listening = listens;
         if let (true, Some(gate)) = (listens, &mut self.gate) {
@@ -333,7 +338,7 @@ impl Module {
     }
 
     /// As [`Module::serve_nobody`], but subscribes to nothing, so that server events can call it.
-    fn stop_serving(&mut self, role: Role) {
+    pub fn stop_serving(&mut self, role: Role) {
         self.new_stage();
         self.role = role;
         self.tell_what_it_serves();

@@ -10,6 +10,7 @@ use valkey_module::logging::log_warning;
 use crate::bell::Bell;
 use crate::config::{self, Mode};
 use crate::facts::Facts;
+use crate::passed_over::PassedOver;
 use crate::pipe::Pipe;
 use crate::view::View;
 
@@ -80,8 +81,10 @@ pub enum Task {
     },
     /// The lease has passed: close all clients that were connected until then.
     CloseClients,
-    /// The mode became off while the server followed its log: let it be a primary.
+    /// The mode became off while the server followed its log, or it had to pass over something: let it be a primary, whose history is its own.
     StopFollowing,
+    /// Attach anew, if that is why the node refuses: it had to pass over something.
+    StartOver(String),
     /// Try again to set back what the server had not taken back when it ceased to follow its log.
     RestoreSettings,
     /// Serve nobody until the next [`Task::Lead`], for that reason; a node that serves reads goes on doing so.
@@ -102,6 +105,8 @@ pub enum Command {
     Replica(bool),
     /// While it followed its log, the server was made a primary.
     LostItsLog,
+    /// While it followed its log, the server had to pass over something.
+    PassedOver(PassedOver),
     /// As a replica of the log, the server has applied everything up to the offset that [`Shared::attach_target`] asked for.
     Applied,
     /// There is news of who leads, in [`Shared::view`].

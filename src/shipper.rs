@@ -234,7 +234,8 @@ impl Shipper<'_> {
 
     fn obey(&mut self) -> Result<(), Ended> {
         match self.agent.look_at_commands() {
-            Ok(()) | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_)) => Ok(()),
+            // A node that had to pass over something never gets here.
+            Ok(()) | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_) | Interrupt::PassedOver(_)) => Ok(()),
             Err(Interrupt::Fenced(why)) => Err(Ended::Fenced(why)),
             Err(Interrupt::HandedOver) => Err(Ended::HandedOver),
             Err(Interrupt::LostItsLog) => Err(Ended::LostItsLog),

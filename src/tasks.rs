@@ -182,6 +182,11 @@ fn carry_out(ctx: &Context, task: Task) {
                 }
             }
         }
+        Task::StartOver(why) => {
+            if module::with(|module| module.role == Role::Refused(why)) == Some(true) {
+                change_role("starting over", |module| module.serve_nobody(Role::Attaching));
+            }
+        }
         Task::RestoreSettings => {
             if following::owner() == Owner::Mixed {
                 following::restore(ctx);
@@ -255,7 +260,6 @@ fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String
 fn describe(ctx: &Context) -> Facts {
     let is_others_replica = server::is_replica(ctx) && following::owner() != Owner::Log;
     let mut facts = Facts { has_data: has_data(ctx), is_others_replica, ..Facts::default() };
-    // Not by CONFIG, which operators rename.
     let info = ctx.server_info("server");
     // A kind that it does not listen by leaves a gap in their numbers.
     for number in 0..MAX_LISTENERS {
@@ -263,6 +267,7 @@ fn describe(ctx: &Context) -> Facts {
             facts.add_listener(&listener.to_string_lossy());
         }
     }
+    facts.databases = server::config(ctx, "databases").parse().unwrap_or(0);
     facts.engine = info.field("valkey_version").map(|version| version.to_string_lossy()).unwrap_or_default();
     facts
 }
@@ -289,6 +294,14 @@ fn is_empty_keyspace(ctx: &Context) -> bool {
 }
 
 fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> Result<(), String> {
+    let error_replies = server::unexpected_error_replies(ctx);
+    if following::owner() == Owner::Log {
+        look_for_errors(ctx);
+    } else {
+        module::with(|module| module.error_replies = error_replies);
+    }
+    // Before the first byte of the stream arrives.
+    module::with(Module::listen_to_commands).unwrap_or(Ok(()))?;
     following::set(ctx, user, password)?;
     change_server_role(ctx, &[host, &port.to_string()])?;
     log_notice(format!("durability: following the log at {host}:{port}"));
@@ -309,8 +322,18 @@ fn start_stream(ctx: &Context, offset: u64) -> Option<(String, u64)> {
     position(ctx).ok()
 }
 
-/// `None` unless this is a replica whose link is up.
+/// Takes note of errors that the server has answered to its log and that no event told of: those of commands that were blocked.
+fn look_for_errors(ctx: &Context) {
+    let error_replies = server::unexpected_error_replies(ctx);
+    module::with(|module| module.count_error_replies(error_replies));
+}
+
+/// `None` unless this is a replica whose link is up, and that had to pass over nothing.
 fn progress(ctx: &Context) -> Option<Progress> {
+    look_for_errors(ctx);
+    if module::with(|module| matches!(module.role, Role::Attaching | Role::Follower)) != Some(true) {
+        return None;
+    }
     let info = ctx.server_info("replication");
     let number = |name: &str| info.field(name)?.to_string_lossy().parse::<u64>().ok();
     let is_up = info.field("master_link_status")?.to_string_lossy() == "up";
@@ -361,6 +384,8 @@ fn advance(ctx: &Context, end: u64) -> Result<(), String> {
 }
 
 fn promote(ctx: &Context) -> Position {
+    // A node that had to pass over something is refused here, last: nothing of the stream is applied any more.
+    look_for_errors(ctx);
     module::with(Module::prepare_to_lead);
     change_server_role(ctx, &["NO", "ONE"])?;
     following::restore(ctx);

@@ -168,7 +168,7 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
         is_background: false,
     };
     let absolute = std::path::absolute(&partial).in_file("cannot use", &partial)?;
-    let mut engine = Engine::start(&engine_options, &absolute).await?;
+    let mut engine = Engine::start(&engine_options, &absolute, look.manifest.databases()).await?;
     let (offset, snapshot) = match &base {
         Some(record) => (record.offset, Some((snapshots.get(record).await?, record.bytes))),
         None => (look.manifest.base, None),

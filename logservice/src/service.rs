@@ -270,6 +270,7 @@ impl Status {
             log_bytes: 0,
             unverified_bytes: 0,
             engine_version: String::new(),
+            databases: 0,
             snapshots: 0,
             snapshot_offset: -1,
             snapshot_bytes: 0,

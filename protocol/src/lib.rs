@@ -22,14 +22,17 @@ pub use append::append_header;
 pub use engine::{EngineVersion, NotAVersion};
 pub use refusal::{Code, Refusal};
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]]` → `[epoch, end]`.
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]` → `[epoch, end]`.
 /// Granted when nobody holds the lease, or it and the margin are over, whoever held it: two processes may go by one node id.
 /// Only a lease that never expires passes to the same node id at once. `process` says which process will lead
 /// ([`process`]); it is shown to all as `leader_process`, so that a node which is started again and sees that its earlier
 /// life is over can free the lease with [`RELEASE`]; empty before a `replid`, it is not told. `replid` is the replication id of
 /// what the node holds up to `expected-end`: it must be the log's, or the node holds other data that happens to end at the same
-/// offset. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
+/// offset. [`DATABASES`] tells how many databases the node can write to; `LOG.STATUS` shows the most that any leader of the log could, as
+/// a node with fewer cannot follow. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
+/// See [`ACQUIRE`].
+pub const DATABASES: &str = "DATABASES";
 /// `LOG.RENEW shard epoch lease-ms [sent]` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. `sent`
 /// grows from one renewal of an epoch to the next: one that comes after another that was sent later is refused, as its bytes lay in
 /// a connection that the leader has given up, and might make the lease shorter than what the leader counts by. Refused

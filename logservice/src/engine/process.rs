@@ -31,8 +31,10 @@ const REFUSED: &str = "== CRITICAL == ";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The longest that it may take to end by itself once a connection to it has broken.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// Databases that a shard may use: as many as a leader may be configured with, within reason.
+/// Databases of a log of which it is not known how many it uses: as many as a leader may be configured with, within reason.
 const DATABASES: u32 = 16_384;
+/// How the line of its last report begins that says what it had applied when it ended.
+const APPLIED: &str = "slave_repl_offset:";
 
 /// Which engine, and how it is started.
 #[derive(Debug, Clone)]
@@ -63,11 +65,11 @@ struct Progress {
 }
 
 impl Engine {
-    /// Starts an engine that writes what it saves to `file`.
+    /// Starts an engine that writes what it saves to `file`, for a log that was written with so many databases, if that is known.
     ///
     /// # Errors
     /// It cannot be started, or ends at once.
-    pub async fn start(options: &EngineOptions, file: &Path) -> Result<Self, EngineError> {
+    pub async fn start(options: &EngineOptions, file: &Path, databases: Option<u32>) -> Result<Self, EngineError> {
         let system = |action| move |source| EngineError::System { action, source };
         let not_started = |source| EngineError::Start { program: options.program.clone(), source };
         let home = tempfile::Builder::new().prefix("logservice-").tempdir();
@@ -85,7 +87,7 @@ impl Engine {
         if let Some(pid) = child.id() {
             let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "800");
         }
-        let configuration = configuration(options, &socket, file)?;
+        let configuration = configuration(options, &socket, file, databases)?;
         let mut stdin = child.stdin.take().ok_or_else(|| not_started(std::io::ErrorKind::BrokenPipe.into()))?;
         stdin.write_all(configuration.as_bytes()).await.map_err(system("cannot configure valkey-server"))?;
         drop(stdin);
@@ -238,7 +240,12 @@ pub async fn program_version(path: &Path) -> Result<EngineVersion, EngineError> 
     version.ok_or_else(|| not_started(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is no valkey-server")))
 }
 
-fn configuration(options: &EngineOptions, socket: &Path, file: &Path) -> Result<String, EngineError> {
+fn configuration(
+    options: &EngineOptions,
+    socket: &Path,
+    file: &Path,
+    databases: Option<u32>,
+) -> Result<String, EngineError> {
     let quoted = |path: &Path| -> Result<String, EngineError> {
         let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n', '\r']));
         let text = text.ok_or_else(|| EngineError::System {
@@ -259,8 +266,9 @@ fn configuration(options: &EngineOptions, socket: &Path, file: &Path) -> Result<
         quoted(name)?
     );
     // It holds what the leader holds, whatever that takes, and keeps nothing by itself.
+    let databases = databases.unwrap_or(0).max(DATABASES);
     out +=
-        &format!("databases {DATABASES}\nmaxmemory 0\nproto-max-bulk-len 4096gb\nclient-query-buffer-limit 4096gb\n");
+        &format!("databases {databases}\nmaxmemory 0\nproto-max-bulk-len 4096gb\nclient-query-buffer-limit 4096gb\n");
     out +=
         "save \"\"\nappendonly no\nrdbcompression yes\nrdbchecksum yes\nreplica-read-only yes\nrepl-backlog-size 1mb\n";
     out += "repl-diskless-load swapdb\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
@@ -293,6 +301,8 @@ struct Output {
     last: VecDeque<String>,
     /// What it could not apply: the report of its end, which follows, is long.
     refused: Option<String>,
+    /// Up to where it had applied the log then (exclusive).
+    applied: Option<u64>,
 }
 
 async fn keep_last_lines(stdout: impl AsyncRead + Unpin, output: Arc<Mutex<Output>>) {
@@ -302,6 +312,9 @@ async fn keep_last_lines(stdout: impl AsyncRead + Unpin, output: Arc<Mutex<Outpu
         let mut output = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some((_, refused)) = line.split_once(REFUSED) {
             output.refused.get_or_insert_with(|| refused.trim().to_owned());
+        }
+        if let (true, Some(applied)) = (output.refused.is_some(), line.trim().strip_prefix(APPLIED)) {
+            output.applied = applied.parse().ok().or(output.applied);
         }
         if output.last.len() == KEPT_LINES {
             output.last.pop_front();
@@ -313,8 +326,9 @@ async fn keep_last_lines(stdout: impl AsyncRead + Unpin, output: Arc<Mutex<Outpu
 fn text(output: &Mutex<Output>) -> String {
     let output = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(refused) = &output.refused {
+        let place = output.applied.map_or_else(String::new, |applied| format!(" at offset {applied}"));
         return format!(
-            "it cannot apply the log: {refused} (a module that the data needs? --valkey-conf names a file with loadmodule)"
+            "it cannot apply the log{place}: {refused} (a module that the data needs? --valkey-conf names a file with loadmodule)"
         );
     }
     output.last.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")

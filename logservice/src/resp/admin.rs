@@ -122,6 +122,7 @@ fn fields(status: &Status) -> Vec<(&'static str, String)> {
         ("log_bytes", status.log_bytes.to_string()),
         ("unverified_bytes", status.unverified_bytes.to_string()),
         ("engine_version", status.engine_version.clone()),
+        ("databases", status.databases.to_string()),
         ("snapshots", status.snapshots.to_string()),
         ("snapshot_offset", status.snapshot_offset.to_string()),
         ("snapshot_bytes", status.snapshot_bytes.to_string()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_name, is_valid_replid, process, EngineVersion, Refusal, MAX_RESERVE_MS};
+use durability_protocol::{is_valid_name, is_valid_replid, process, EngineVersion, Refusal, DATABASES, MAX_RESERVE_MS};
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
@@ -14,10 +14,13 @@ use crate::shard::{Held, Node, Renewal, Shard};
 const MAX_ADDRESS_BYTES: usize = 256;
 
 const ACQUIRE_USAGE: &str =
-    "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]]";
+    "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]";
+/// The arguments of `LOG.ACQUIRE` that have no names, at least.
+const ACQUIRE_ARGUMENTS: usize = 7;
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]]`.
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]`.
 pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let (arguments, databases) = take_named(arguments, ACQUIRE_ARGUMENTS, DATABASES);
     let Some(([_, _, node_id, address, expected_end, lease_ms], optional @ ([] | [_] | [_, _] | [_, _, _]))) =
         arguments.split_first_chunk()
     else {
@@ -30,9 +33,20 @@ pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Re
     // A node that does not know its process still has to be able to tell what follows.
     let process = optional.get(1).filter(|process| replid.is_none() || !process.is_empty());
     let process = process.map(|process| self::process(process)).transpose()?;
-    let (node, held) = (Node { node_id, address, engine, process }, Held { end, replid });
+    let databases = databases.map(|databases| number(&databases, "databases")).transpose()?;
+    let databases = databases.map(|databases| u32::try_from(databases).unwrap_or(u32::MAX));
+    let (node, held) = (Node { node_id, address, engine, process, databases }, Held { end, replid });
     let (epoch, end) = shard.acquire(node, held, lease_ms).await?;
     Ok(reply::array(vec![reply::integer(epoch), reply::integer(end)]))
+}
+
+/// Takes the pair of `name` and a value out of the arguments behind the first `positional` ones.
+fn take_named(arguments: &[Bytes], positional: usize, name: &str) -> (Vec<Bytes>, Option<Bytes>) {
+    let mut arguments = arguments.to_vec();
+    let is_name = |argument: &Bytes| argument.eq_ignore_ascii_case(name.as_bytes());
+    let at = arguments.iter().skip(positional).position(is_name).map(|at| at + positional);
+    let value = at.filter(|at| at + 1 < arguments.len()).and_then(|at| arguments.drain(at..at + 2).nth(1));
+    (arguments, value)
 }
 
 /// The name of a node.

@@ -78,6 +78,8 @@ pub struct Status {
     pub unverified_bytes: u64,
     /// The newest version of the engine that wrote the log; empty if it is not known.
     pub engine_version: String,
+    /// The most databases that a leader of the log could write to: a node needs as many; 0 if it is not known.
+    pub databases: u32,
     /// Snapshots that are kept.
     pub snapshots: u64,
     /// Where the newest snapshot stands; -1 there is none.
@@ -154,6 +156,7 @@ impl Shard {
             log_bytes: usage.log_bytes,
             unverified_bytes: usage.unverified_bytes,
             engine_version: manifest.engine().map(|version| version.to_string()).unwrap_or_default(),
+            databases: manifest.databases().unwrap_or(0),
             snapshots: manifest.snapshots.len() as u64,
             snapshot_offset: newest.map_or(-1, |snapshot| snapshot.offset as i64),
             snapshot_bytes: newest.map_or(0, |snapshot| snapshot.bytes),

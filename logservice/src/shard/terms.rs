@@ -58,6 +58,8 @@ pub struct Node<'a> {
     pub engine: Option<EngineVersion>,
     /// Which process it is, if it tells; see `durability_protocol::process`.
     pub process: Option<&'a str>,
+    /// How many databases it can write to, if it tells.
+    pub databases: Option<u32>,
 }
 
 /// What a node holds that wants to lead: it must be all of the log.
@@ -223,13 +225,14 @@ impl Terms {
             replid: None,
             first_offset: None,
             engine: None,
+            databases: None,
         });
         self.leader = None;
     }
 
     /// A new term for `node_id`.
     pub fn grant(&mut self, epoch: u64, node: Node<'_>, lease_ms: u64, now: Instant) {
-        let Node { node_id, address, engine, process } = node;
+        let Node { node_id, address, engine, process, databases } = node;
         self.history.retain(|term| term.replid.is_some());
         self.history.drain(..self.history.len().saturating_sub(MAX_TERMS - 1));
         self.history.push(Term {
@@ -239,6 +242,7 @@ impl Terms {
             replid: None,
             first_offset: None,
             engine,
+            databases,
         });
         self.leader = Some(Leader {
             node_id: node_id.to_owned(),

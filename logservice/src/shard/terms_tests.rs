@@ -16,7 +16,7 @@ fn fresh() -> (Terms, Instant) {
 }
 
 fn node<'a>(node_id: &'a str, address: &'a str) -> Node<'a> {
-    Node { node_id, address, engine: None, process: None }
+    Node { node_id, address, engine: None, process: None, databases: None }
 }
 
 fn led_by(node_id: &str, replid: &str, offset: u64) -> (Terms, Instant) {

@@ -110,7 +110,7 @@ pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<Snapsho
     let directory = directory.map_err(|source| EngineError::System { action: "cannot create a directory", source })?;
     let file = directory.path().join("dump.rdb");
 
-    let mut engine = Engine::start(&options.engine, &file).await?;
+    let mut engine = Engine::start(&options.engine, &file, made_of.databases()).await?;
     let version = engine.version();
     if let Some(writer) = writer.filter(|writer| !version.is_like(*writer)) {
         return Err(MakeError::OtherEngine { found: version, writer });
@@ -142,7 +142,7 @@ pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<Snapsho
     drop(pin);
     check_position(&facts, &replid, applied)?;
     times.end("checking");
-    rehearse(&draft, &replid, &saved, options).await?;
+    rehearse(&draft, &made_of, &replid, &saved, options).await?;
     times.end("rehearsing");
     let bytes = draft.bytes();
     let origin = Origin { replid: &replid, engine: Some(version), contents: Some(saved) };
@@ -196,12 +196,14 @@ fn check_position(facts: &RdbFacts, replid: &str, offset: u64) -> Result<(), Mak
 /// Loads a draft into a second engine, just as a node would, and compares what it then holds.
 async fn rehearse(
     draft: &Draft,
+    made_of: &Manifest,
     replid: &str,
     saved: &Contents,
     options: &SnapshotterOptions,
 ) -> Result<(), MakeError> {
     // It saves nothing.
-    let mut engine = Engine::start(&options.engine, &draft.path().with_extension("rehearsal")).await?;
+    let file = draft.path().with_extension("rehearsal");
+    let mut engine = Engine::start(&options.engine, &file, made_of.databases()).await?;
     let source = Some((draft.reader()?, draft.bytes()));
     let end = draft.offset();
     let start = Start { replid: replid.to_owned(), offset: end, snapshot: source, log: None, end, engine: None };

@@ -46,6 +46,9 @@ pub struct Term {
     pub first_offset: Option<u64>,
     /// Version of the engine that wrote; none if the leader did not tell.
     pub engine: Option<EngineVersion>,
+    /// How many databases the leader could write to; none if it did not tell.
+    #[serde(default)]
+    pub databases: Option<u32>,
 }
 
 /// The node that holds the lease.
@@ -102,6 +105,7 @@ impl Manifest {
             replid: Some(replid),
             first_offset: Some(0),
             engine: None,
+            databases: None,
         };
         Manifest {
             format: MANIFEST_FORMAT,
@@ -152,6 +156,11 @@ impl Manifest {
     pub fn engine(&self) -> Option<EngineVersion> {
         let wrote = self.epochs.iter().filter(|term| term.replid.is_some()).filter_map(|term| term.engine);
         wrote.chain(self.snapshots.iter().filter_map(|record| record.engine)).max()
+    }
+
+    /// The most databases that a leader could write to of those that wrote any of what the log holds; none if none of them told.
+    pub fn databases(&self) -> Option<u32> {
+        self.epochs.iter().filter(|term| term.replid.is_some()).filter_map(|term| term.databases).max()
     }
 
     /// The next revision of this manifest, for its caller to change.

@@ -155,7 +155,7 @@ fn manifest() -> Manifest {
 }
 
 fn candidate(node_id: &str) -> Node<'_> {
-    Node { node_id, address: "host:1", engine: None, process: None }
+    Node { node_id, address: "host:1", engine: None, process: None, databases: None }
 }
 
 /// The time by which the service judges whether the lease is free.

@@ -1,0 +1,289 @@
+# What the stream makes a node run must run there. A node that had to pass over anything of it neither leads nor serves.
+
+source $::env(SUITE_SUPPORT)/durability.tcl
+source $::env(SUITE_SUPPORT)/shard.tcl
+
+proc wait_until_refused {{level 0}} {
+    wait_for_condition 1000 10 {[figure role $level] eq "refused"} else {
+        fail "the role is [figure role $level], not refused: [figure last_error $level]"
+    }
+}
+
+# A command as it stands in the stream.
+proc in_stream {args} {
+    format_command {*}$args
+}
+
+# Writes those bytes to the log, as a leader that is no server. Returns at which offset they begin.
+proc append_to_log {bytes} {
+    lassign [hold_lease] epoch end
+    log_service LOG.BEGIN $::shard $epoch [string repeat a 40] $end
+    log_service LOG.APPEND $::shard $epoch $end $bytes
+    return $end
+}
+
+# Stops the server, writes those bytes to the log, and starts the server again. Returns where they begin.
+proc restart_with {bytes} {
+    wait_until_durable
+    kill_hard [srv 0 pid]
+    set offset [append_to_log $bytes]
+    release_lease
+    restart_server 0 false false 0
+    reconnect
+    return $offset
+}
+
+# --- What a module's command calls ------------------------------------------------------------------------------------
+
+shard_of 2 {test-module {}} {
+    test "What a module's command writes by calling others is on a follower, which leads with it" {
+        make_leader n1
+        assert_equal OK [on n1 tm.set_verbatim alone 1]
+        set client [valkey $::host [srv -1 port]]
+        $client multi
+        $client set before 1
+        $client tm.set_verbatim within 2
+        assert_equal {OK OK} [$client exec]
+        $client close
+        assert_same_data
+        kill_node n1
+        wait_for_role leader n0
+        assert_equal {1 1 2} [r mget alone before within]
+    }
+
+    test "What a follower's module writes on its own account is refused there" {
+        restart_node n1
+        make_leader n1
+        r tm.timer 1
+        wait_for_condition 200 10 {[r tm.own_account] ne "none"} else {
+            fail "the timer does not fire"
+        }
+        assert_match {*READONLY*} [r tm.own_account]
+        on n1 set tm:notify:key value
+        wait_for_condition 200 10 {[r exists tm:notify:key]} else {
+            fail "the node does not follow"
+        }
+        assert_match {*READONLY*} [r tm.own_account]
+        assert_equal 0 [r exists tm:timer]
+        assert_equal follower [role_of n0]
+    }
+}
+
+durable_server {test-module {}} {
+    test "What a module's command writes by calling others is there after a restart" {
+        for {set i 0} {$i < 10} {incr i} {r tm.set_verbatim key$i value$i}
+        crash_and_restart_server
+        wait_until_leading
+        assert_equal 10 [r dbsize]
+        assert_equal value7 [r get key7]
+    }
+}
+
+# --- What a node had to pass over -------------------------------------------------------------------------------------
+
+foreach {what bytes command} [list \
+    "a command that it does not know" [in_stream nosuch key value] nosuch \
+    "a subcommand that it does not know" [in_stream function nosuch] function \
+    "a command with too few arguments" [in_stream set key] set \
+    "a database that it does not have" [in_stream select 99][in_stream set key overwritten] select \
+    "a value of a type that it does not know" [in_stream restore other 0 nonsense] restore \
+    "a command on a value of another type" [in_stream rpush key element] rpush \
+    "such a command in a transaction" [in_stream multi][in_stream set other 1][in_stream incr key][in_stream exec] incr \
+    "a transaction that cannot be begun to the end" [in_stream multi][in_stream set key][in_stream exec] set \
+] {
+    durable_server {} {
+        test "A node that had to pass over $what does not lead, and says which byte and command" {
+            r set key value
+            set offset [restart_with $bytes]
+            wait_until_refused
+            assert_match "*offset $offset *'$command'*" [figure last_error]
+            assert_match "*offset $offset *'$command'*" [dict get [r durability.status] last_error]
+            verify_log_message 0 "*durability: *offset $offset *'$command'*" 0
+            assert_error "ERR durability: *offset $offset*" {r get key}
+            assert_error "ERR durability: *offset $offset*" {r set key other}
+            assert_equal {} [dict get [log_service LOG.STATUS $::shard] leader]
+        }
+    }
+}
+
+durable_server {server {propagation-error-behavior panic}} {
+    test "Nor does the server die of it where it is configured to" {
+        restart_with [in_stream nosuch key value]
+        wait_until_refused
+        assert_equal PONG [r ping]
+        assert_equal panic [lindex [r config get propagation-error-behavior] 1]
+    }
+}
+
+foreach command {tm.fail_on_replica tm.fail_late_on_replica} {
+    durable_server {test-module {}} {
+        test "The only node fails at a command of its own stream ($command): it says what to do" {
+            r set before 1
+            assert_equal OK [r $command key value]
+            r set after 1
+            crash_and_restart_server
+            wait_until_refused
+            assert_match "*offset *LOG.SNAPSHOT $::shard*" [figure last_error]
+        }
+    }
+}
+
+# Without a configuration file the engine lacks what the node n0 lacks; with one it has it.
+proc shard_with_incomplete_node {code} {
+    set conf [file normalize [tmpfile engine.conf]]
+    set channel [open $conf w]
+    puts $channel "loadmodule [test_module]"
+    close $channel
+    new_log
+    dict set ::log_service arguments [list --valkey-conf $conf --snapshot-log-mb 0]
+    start_log
+    set ::shard_options {failover yes lease-ms 1000 test-module {} n0 {test-module leave-out}}
+    start_nodes 1 $code
+    kill_log
+}
+
+shard_with_incomplete_node {
+    test "A follower that lacks a command neither leads nor serves, whatever becomes of the others" {
+        make_leader n1
+        on n1 set before 1
+        assert_same_data
+        set offset [figure_of n1 current_offset]
+        assert_equal OK [on n1 tm.set_verbatim key value]
+        on n1 set after 1
+        wait_until_refused
+        assert_match "*'tm.set_verbatim'*" [figure last_error]
+        assert_error "ERR durability: *" {r get before}
+        kill_node n1
+        # Well beyond the lease.
+        after 2500
+        assert_equal refused [role_of n0]
+        restart_node n1
+        wait_for_role leader n1
+        assert_equal {1 value 1} [on n1 mget before key after]
+    }
+
+    test "It starts over by itself once a snapshot stands beyond that command, and follows" {
+        log_service LOG.SNAPSHOT $::shard
+        wait_for_role follower n0
+        assert_same_data
+        assert_equal {1 value 1} [r mget before key after]
+        assert_equal {} [figure last_error]
+    }
+
+    test "A restart does not make it forget: what it saved is no part of the log's history" {
+        on n1 tm.set_verbatim key other
+        wait_until_refused
+        on n1 set after 2
+        r save
+        kill_node n0
+        restart_server 0 false false 0
+        reconnect
+        wait_until_refused
+        kill_node n1
+        after 2500
+        assert_equal refused [role_of n0]
+    }
+}
+
+# --- What an engine had to pass over -----------------------------------------------------------------------------------
+
+durable_server {test-module {}} {
+    test "What the log service's engine cannot apply is named with its byte, and no snapshot is made" {
+        r set before 1
+        wait_until_durable
+        set offset [figure current_offset]
+        r tm.set_verbatim key value
+        r set after 1
+        assert_error "*at offset $offset*tm.set_verbatim*" {log_service LOG.SNAPSHOT $::shard}
+        assert_match "*at offset $offset*tm.set_verbatim*" [dict get [log_service LOG.STATUS $::shard] snapshot_error]
+        assert_equal -1 [dict get [log_service LOG.STATUS $::shard] snapshot_offset]
+    }
+}
+
+# --- Settings that change what the stream means --------------------------------------------------------------------------
+
+shard_of 2 {n0 {server {databases 16}} n1 {server {databases 32} priority 200}} {
+    test "A node with fewer databases than its log was written with does not follow, and says both numbers" {
+        # n0 began the log, or was refused before it could follow.
+        if {[current_leader] eq "n0"} {
+            wait_for_role follower n1
+            on n0 durability.failover to n1
+        }
+        wait_for_role leader n1
+        wait_until_refused
+        assert_match {*databases 16*databases 32*} [figure last_error]
+        assert_equal 32 [dict get [log_service LOG.STATUS $::shard] databases]
+        set client [valkey $::host [srv -1 port]]
+        $client select 20
+        $client set key value
+        $client close
+        kill_node n1
+        after 2500
+        assert_equal refused [role_of n0]
+    }
+}
+
+foreach ::policy {noeviction allkeys-lru} {
+    shard_of 2 [list n0 [list server [list replica-ignore-maxmemory no maxmemory 3mb maxmemory-policy $::policy]]] {
+        test "A follower holds everything, whatever its maxmemory is ($::policy)" {
+            make_leader n1
+            populate 5000 key: 1000 -1
+            assert_same_data
+            assert_equal 5000 [r dbsize]
+            assert_equal 0 [s evicted_keys]
+            assert_equal follower [role_of n0]
+        }
+    }
+}
+
+# --- Names of commands -----------------------------------------------------------------------------------------------------
+
+proc start_with_rename {mode command new} {
+    set file [tmpfile valkey.conf]
+    set channel [open $file w]
+    puts $channel "port [find_available_port $::baseport $::portcount]"
+    puts $channel "save \"\""
+    puts $channel "rename-command $command $new"
+    puts $channel "loadmodule $::env(DURABILITY_SO) mode $mode log $::host:1"
+    close $channel
+    set failed [catch {exec timeout 3 $::VALKEY_SERVER_BIN $file 2>@1} output options]
+    assert {$failed}
+    assert_equal CHILDSTATUS [lindex [dict get $options -errorcode] 0]
+    assert_not_equal 124 [lindex [dict get $options -errorcode] 2]
+    return $output
+}
+
+tags {external:skip tls:skip} {
+    foreach {mode command new} {
+        sync SET put            async DEL erase         sync FLUSHALL {""}      async HSET {""}
+        sync SELECT choose      sync MULTI begin        async EXEC run          sync FUNCTION code
+        sync PUBLISH tell       sync CONFIG settings    async REPLICAOF follow  sync CLIENT {""}
+        sync PSYNC {""}         sync REPLCONF talk      sync AUTH login         sync INFO about
+        sync COMMAND commands   sync ACL rights         sync UNLINK drop        sync PING pong
+    } {
+        test "The server does not start in mode $mode where $command is renamed to $new" {
+            assert_match "*rename-command*$command*" [start_with_rename $mode $command $new]
+        }
+    }
+}
+
+new_log
+start_log
+start_server [server_options {mode off server {rename-command {set put}}}] {
+    test "Nor can the module be switched on there" {
+        assert_equal off [figure role]
+        foreach mode {sync async} {
+            assert_error {*rename-command*SET*} {r config set durability.mode $mode}
+            assert_error {*rename-command*SET*} {r durability.mode $mode}
+        }
+        assert_equal OK [r put key value]
+    }
+}
+kill_log
+
+durable_server {server {rename-command {keys dontcall}}} {
+    test "What no stream holds may be renamed" {
+        assert_equal OK [r set key value]
+        assert_equal key [r dontcall *]
+    }
+}
