@@ -215,14 +215,14 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
         // Even where the server would take it (replica-read-only no): what only this node has is not in the log.
         REDIRECTABLE if properties.is_write && name != "exec" => {
             let flags = server::client_flags(client);
-            if !is_primary(client, flags.is_primary) && !is_called_by_stream() {
+            if !is_primary(command, name, flags.is_primary) && !is_called_by_stream() {
                 refuse_data(command, false, flags.is_in_transaction, || READ_ONLY_ERROR.to_owned());
             }
         }
         REDIRECTABLE => {}
         DATA if !properties.runs_while_loading || name == "exec" => {
             let flags = server::client_flags(client);
-            if is_primary(client, flags.is_primary) || is_called_by_stream() {
+            if is_primary(command, name, flags.is_primary) || is_called_by_stream() {
                 return;
             }
             let error = || ERRORS.with_borrow(|errors| errors.1.clone());
@@ -283,7 +283,7 @@ fn filter_write(
         _ => return,
     }
     let flags = server::client_flags(client);
-    if is_primary(client, flags.is_primary) {
+    if is_primary(command, name, flags.is_primary) {
         return;
     }
     is_refusing = is_refusing || module::with(judge_now) == Some(true);
@@ -310,10 +310,11 @@ fn judge_now(module: &mut Module) -> bool {
 }
 
 /// Whether this is the server's primary, which is not refused; it is known from then on.
-fn is_primary(client: ClientId, is_primary: bool) -> bool {
+fn is_primary(command: &CommandFilterCtx, name: &str, is_primary: bool) -> bool {
     if is_primary {
-        LAST_PRIMARY.set(client);
+        LAST_PRIMARY.set(command.get_client_id());
         STREAM.set(StreamCalls::new());
+        note_stream_command(name.as_bytes(), command);
     }
     is_primary
 }
@@ -354,7 +355,7 @@ struct StreamCalls {
 }
 
 impl StreamCalls {
-    /// Of a link to a primary that is new. The first command was not looked at.
+    /// Of a link to a primary that is new. What it sent before may not have been looked at.
     const fn new() -> Self {
         StreamCalls { may_call: true, queued: None }
     }

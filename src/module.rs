@@ -102,8 +102,6 @@ pub struct Module {
     pub epoch: Option<u64>,
     /// Whether the gate hears of commands.
     pub is_listening: bool,
-    /// How many errors the server had answered, to those that do not expect any, when it began to follow its log.
-    pub error_replies: u64,
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
     /// Clients wait while this node attaches.
@@ -237,7 +235,6 @@ impl Module {
             tap_user,
             epoch: None,
             is_listening: false,
-            error_replies: 0,
             has_run: false,
             settling: None,
             settles_until_seeded: false,

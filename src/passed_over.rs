@@ -16,11 +16,10 @@ const CALM: Duration = Duration::from_secs(600);
 /// What a node could not apply of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
-    /// Where the command begins in the stream (exclusive end of what was applied); of a transaction, where that begins. Where only
-    /// an error is known: an offset that is not before it.
+    /// Where the command begins in the stream (exclusive end of what was applied); of a transaction, where that begins.
     pub offset: u64,
-    /// The command; `None` if only its error is known.
-    pub command: Option<String>,
+    /// The command.
+    pub command: String,
     /// Why it was refused before it ran; empty if it ran and failed, which the server's log tells of.
     pub why: String,
 }
@@ -28,10 +27,7 @@ pub struct PassedOver {
 impl fmt::Display for PassedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("this node cannot apply its log: ")?;
-        match &self.command {
-            Some(command) => write!(f, "at offset {} the command '{command}' ", self.offset)?,
-            None => write!(f, "before offset {} a command ", self.offset)?,
-        }
+        write!(f, "at offset {} the command '{}' ", self.offset, self.command)?;
         if self.why.is_empty() {
             f.write_str("failed (the server's log says CRITICAL and why)")?;
         } else {
@@ -105,10 +101,10 @@ mod tests {
     #[test]
     fn the_operator_is_told_byte_command_and_what_to_do() {
         let why = "ERR unknown command".to_owned();
-        let text = PassedOver { offset: 7, command: Some("nosuch".to_owned()), why }.to_string();
+        let text = PassedOver { offset: 7, command: "nosuch".to_owned(), why }.to_string();
         assert!(text.contains("at offset 7 the command 'nosuch' was refused (ERR unknown command)"), "{text}");
         assert!(text.contains("LOG.SNAPSHOT"), "{text}");
-        let text = PassedOver { offset: 7, command: None, why: String::new() }.to_string();
-        assert!(text.contains("before offset 7 a command failed"), "{text}");
+        let text = PassedOver { offset: 7, command: "incr".to_owned(), why: String::new() }.to_string();
+        assert!(text.contains("at offset 7 the command 'incr' failed"), "{text}");
     }
 }

@@ -323,12 +323,6 @@ pub fn executes_for_primary(ctx: &Context) -> bool {
         && Internals::get().is_ok_and(Internals::executes_for_primary)
 }
 
-/// How many errors the server has answered to those that it replicates from or to, which do not expect any.
-pub fn unexpected_error_replies(ctx: &Context) -> u64 {
-    let field = ctx.server_info("stats").field("unexpected_error_replies");
-    field.and_then(|count| count.to_string_lossy().parse().ok()).unwrap_or(0)
-}
-
 /// Properties of a client, as flags.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ClientFlags {
@@ -336,15 +330,12 @@ pub struct ClientFlags {
     pub is_in_transaction: bool,
     /// It is this server's primary, sending the stream.
     pub is_primary: bool,
-    /// It is a replica of this server.
-    pub is_replica: bool,
 }
 
 /// Of the client with that id; nothing is set for the clients of scripts.
 pub fn client_flags(id: u64) -> ClientFlags {
     const MULTI: u64 = 1 << 5;
     const PRIMARY: u64 = 1 << 7;
-    const REPLICA: u64 = 1 << 8;
     let mut info: raw::RedisModuleClientInfo = raw::RedisModuleClientInfo {
         version: raw::REDISMODULE_CLIENTINFO_VERSION as u64,
         // SAFETY: a struct of integers and character arrays, for which zero is a value.
@@ -358,7 +349,6 @@ pub fn client_flags(id: u64) -> ClientFlags {
     ClientFlags {
         is_in_transaction: info.flags & MULTI != 0,
         is_primary: info.flags & PRIMARY != 0,
-        is_replica: info.flags & REPLICA != 0,
     }
 }
 

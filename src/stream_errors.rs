@@ -21,38 +21,22 @@ impl Module {
     }
 
     /// A command failed, or was refused before it ran. Called from a server event, in which nothing can be subscribed to.
+    ///
+    /// These events tell of every error that a command of the stream can end with: the server lets no command of its primary block, so
+    /// none fails later.
     pub fn failed_while_following(&mut self, result: &CommandResult) {
         // What another command called is for that one to judge.
         if result.is_module_client != 0 || !self.may_follow() {
             return;
         }
-        let flags = server::client_flags(result.client_id);
-        if flags.is_replica {
-            // The server counts that as well.
-            self.error_replies += 1;
-        }
-        if !flags.is_primary {
+        if !server::client_flags(result.client_id).is_primary {
             return;
         }
         self.pass_over(PassedOver {
             offset: server::replication_offset(&self.ctx),
-            command: Some(name_of(result)),
+            command: name_of(result),
             why: why_refused(result),
         });
-    }
-
-    /// The server has answered so many errors to those that do not expect any. There may be one that no event told of: a command of the
-    /// stream was blocked, and failed later.
-    pub fn count_error_replies(&mut self, counted: u64) {
-        // An operator may set the server's figures back.
-        self.error_replies = self.error_replies.min(counted);
-        if counted > self.error_replies {
-            self.pass_over(PassedOver {
-                offset: server::replication_offset(&self.ctx),
-                command: None,
-                why: String::new(),
-            });
-        }
     }
 
     /// From now on nobody is served, and this node does not lead. The server is taken out of the log's history, so that nothing of what

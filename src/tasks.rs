@@ -294,12 +294,6 @@ fn is_empty_keyspace(ctx: &Context) -> bool {
 }
 
 fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> Result<(), String> {
-    let error_replies = server::unexpected_error_replies(ctx);
-    if following::owner() == Owner::Log {
-        look_for_errors(ctx);
-    } else {
-        module::with(|module| module.error_replies = error_replies);
-    }
     // Before the first byte of the stream arrives.
     module::with(Module::listen_to_commands).unwrap_or(Ok(()))?;
     following::set(ctx, user, password)?;
@@ -322,15 +316,8 @@ fn start_stream(ctx: &Context, offset: u64) -> Option<(String, u64)> {
     position(ctx).ok()
 }
 
-/// Takes note of errors that the server has answered to its log and that no event told of: those of commands that were blocked.
-fn look_for_errors(ctx: &Context) {
-    let error_replies = server::unexpected_error_replies(ctx);
-    module::with(|module| module.count_error_replies(error_replies));
-}
-
 /// `None` unless this is a replica whose link is up, and that had to pass over nothing.
 fn progress(ctx: &Context) -> Option<Progress> {
-    look_for_errors(ctx);
     if module::with(|module| matches!(module.role, Role::Attaching | Role::Follower)) != Some(true) {
         return None;
     }
@@ -384,8 +371,7 @@ fn advance(ctx: &Context, end: u64) -> Result<(), String> {
 }
 
 fn promote(ctx: &Context) -> Position {
-    // A node that had to pass over something is refused here, last: nothing of the stream is applied any more.
-    look_for_errors(ctx);
+    // A node that had to pass over something is refused by `change_server_role`: everything was applied before this.
     module::with(Module::prepare_to_lead);
     change_server_role(ctx, &["NO", "ONE"])?;
     following::restore(ctx);

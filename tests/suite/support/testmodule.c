@@ -2,7 +2,7 @@
  *
  * Arguments of loadmodule:
  *   type      the data type "tm-type--" exists, and with it tm.type_set
- *   leave-out tm.set_verbatim and what fails on a replica do not exist, as in a module of another version
+ *   leave-out tm.set_verbatim and tm.fail_on_replica do not exist, as in a module of another version
  */
 
 #include "valkeymodule.h"
@@ -126,20 +126,6 @@ static int fail_on_replica(Ctx *ctx, String **argv, int argc) {
     return set_verbatim(ctx, argv, argc);
 }
 
-static int late_error(Ctx *ctx, String **argv, int argc) {
-    VALKEYMODULE_NOT_USED(argv);
-    VALKEYMODULE_NOT_USED(argc);
-    return ValkeyModule_ReplyWithError(ctx, "ERR tm: too late on a replica");
-}
-
-/* tm.fail_late_on_replica key value: as tm.fail_on_replica, but there it blocks its client and answers the error afterwards. */
-static int fail_late_on_replica(Ctx *ctx, String **argv, int argc) {
-    if (argc != 3) return ValkeyModule_WrongArity(ctx);
-    if (!is_from_primary(ctx)) return set_verbatim(ctx, argv, argc);
-    ValkeyModule_UnblockClient(ValkeyModule_BlockClient(ctx, late_error, NULL, NULL, 0), NULL);
-    return VALKEYMODULE_OK;
-}
-
 /* How the last write of a timer or of a notification's job ended. */
 static char own_account[128] = "none";
 
@@ -236,10 +222,9 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
         {"tm.own_account", last_own_account, "allow-stale allow-loading", 0},
         {"tm.set_verbatim", set_verbatim, "write", 1},
         {"tm.fail_on_replica", fail_on_replica, "write", 1},
-        {"tm.fail_late_on_replica", fail_late_on_replica, "write", 1},
     };
     int count = sizeof(commands) / sizeof(commands[0]);
-    if (has_argument(argv, argc, "leave-out")) count -= 3;
+    if (has_argument(argv, argc, "leave-out")) count -= 2;
     for (int i = 0; i < count; i++) {
         int key = commands[i].first_key;
         if (ValkeyModule_CreateCommand(ctx, commands[i].name, commands[i].run, commands[i].flags, key, key, key) !=
