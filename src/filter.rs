@@ -215,14 +215,14 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
         // Even where the server would take it (replica-read-only no): what only this node has is not in the log.
         REDIRECTABLE if properties.is_write && name != "exec" => {
             let flags = server::client_flags(client);
-            if !is_primary(command, name, flags.is_primary) && !is_called_by_stream() {
+            if !is_primary(command, name, flags.is_primary) && !is_called_by_stream(client) {
                 refuse_data(command, false, flags.is_in_transaction, || READ_ONLY_ERROR.to_owned());
             }
         }
         REDIRECTABLE => {}
         DATA if !properties.runs_while_loading || name == "exec" => {
             let flags = server::client_flags(client);
-            if is_primary(command, name, flags.is_primary) || is_called_by_stream() {
+            if is_primary(command, name, flags.is_primary) || is_called_by_stream(client) {
                 return;
             }
             let error = || ERRORS.with_borrow(|errors| errors.1.clone());
@@ -339,10 +339,15 @@ fn note_stream_command(name: &[u8], command: &CommandFilterCtx) {
     STREAM.set(stream);
 }
 
-/// Whether the command that runs is called by one of the stream, so that it has to run as well. Not what another module does of its
-/// own accord as it hears of the stream's changes: its node does that when it leads, and then it is in the stream.
-fn is_called_by_stream() -> bool {
-    STREAM.get().may_call && module::with(|module| server::executes_for_primary(&module.ctx)) == Some(true)
+/// Whether the command that runs is called by one of the stream, so that it has to run as well; or by one of the AOF that the server
+/// loads. Not what another module does of its own accord as it hears of the stream's changes: its node does that when it leads, and
+/// then it is in the stream.
+fn is_called_by_stream(client: ClientId) -> bool {
+    let found = module::with(|module| {
+        server::loads_for_module(&module.ctx, client)
+            || STREAM.get().may_call && server::executes_for_primary(&module.ctx)
+    });
+    found == Some(true)
 }
 
 /// Whether what runs of the stream may call other commands.

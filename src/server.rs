@@ -315,6 +315,15 @@ impl Drop for TapUser {
     }
 }
 
+/// Whether a module calls a command, with `client`, while the server loads its own data. It does so for what stands in the AOF: no client
+/// that is connected is answered meanwhile, and no timer runs.
+pub fn loads_for_module(ctx: &Context, client: u64) -> bool {
+    let flags = ctx.get_flags();
+    flags.contains(ContextFlags::LOADING)
+        && !flags.contains(ContextFlags::ASYNC_LOADING)
+        && Internals::get().is_ok_and(|internals| internals.lookup_client(client).is_none())
+}
+
 /// Whether what runs now comes from the stream of the server's primary: a command of that, or what it calls.
 pub fn executes_for_primary(ctx: &Context) -> bool {
     let flags = ctx.get_flags();

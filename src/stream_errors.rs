@@ -6,6 +6,7 @@ use valkey_module::logging::log_warning;
 
 use crate::ffi::CommandResult;
 use crate::filter;
+use crate::following::{self, Owner};
 use crate::module::{Module, Role};
 use crate::passed_over::PassedOver;
 use crate::server;
@@ -26,7 +27,7 @@ impl Module {
     /// none fails later.
     pub fn failed_while_following(&mut self, result: &CommandResult) {
         // What another command called is for that one to judge.
-        if result.is_module_client != 0 || !self.may_follow() {
+        if result.is_module_client != 0 || !self.may_follow() || following::owner() != Owner::Log {
             return;
         }
         if !server::client_flags(result.client_id).is_primary {

@@ -258,18 +258,3 @@ durable_server {mode async server {repl-backlog-size 1mb repl-ping-replica-perio
         wait_until_durable
     }
 }
-
-durable_server [list mode async max-lag-ms $::limit_ms server {rename-command {set put}}] {
-    test "At the limit a write is refused by whatever name it goes" {
-        assert_equal OK [r put key value]
-        while_frozen {
-            r put key other
-            wait_for_condition 500 10 {[figure refusing_writes]} else {
-                fail "writes are not refused"
-            }
-            assert_error {CLUSTERDOWN*} {r put key another}
-            assert_error {ERR unknown command 'set'*} {r set key another}
-            assert_equal other [r get key]
-        }
-    }
-}

@@ -79,6 +79,28 @@ durable_server {test-module {}} {
     }
 }
 
+# A server without a log, and then one with an empty log that starts from the first one's AOF.
+new_log
+start_log
+set ::directory [file normalize [tmpdir aof]]
+start_server [list keep_persistence true overrides [list save {} appendonly yes dir $::directory] config_lines [list loadmodule [test_module]] \
+    tags {external:skip tls:skip}] {
+    r set before 1
+    r tm.set_verbatim key value
+}
+start_server [server_options [list test-module {} server [list appendonly yes dir $::directory]]] {
+    test "What a module's command in the AOF writes by calling others is in the log that starts from it" {
+        wait_until_leading
+        wait_until_durable
+        assert_equal {1 value} [r mget before key]
+        r config set appendonly no
+        crash_and_restart_server
+        wait_until_leading
+        assert_equal {1 value} [r mget before key]
+    }
+}
+kill_log
+
 # --- What a node had to pass over -------------------------------------------------------------------------------------
 
 foreach {what bytes command} [list \
