@@ -188,16 +188,15 @@ fn argument<'a>(command: &CommandFilterCtx, position: i32) -> &'a [u8] {
 
 fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
     let client = command.get_client_id();
-    if LAST_PRIMARY.get() == client {
-        note_stream_command(name, command);
-        return;
-    }
     let mut lowercase = [0; MAX_NAME_BYTES];
     // A longer one is no command.
     let Some(lowercase) = lowercase.get_mut(..name.len()) else { return };
     lowercase.copy_from_slice(name);
     lowercase.make_ascii_lowercase();
     let Ok(name) = std::str::from_utf8(lowercase) else { return };
+    if LAST_PRIMARY.get() == client {
+        return note_stream_command(name, command);
+    }
     let Some((properties, is_own)) = module::with(|module| {
         let is_own = client == module.shared.tap_client.load(Ordering::Relaxed) || client == module.self_test_client;
         (properties_of(module, name, command), is_own)
@@ -314,27 +313,24 @@ fn is_primary(command: &CommandFilterCtx, name: &str, is_primary: bool) -> bool 
     if is_primary {
         LAST_PRIMARY.set(command.get_client_id());
         STREAM.set(StreamCalls::new());
-        note_stream_command(name.as_bytes(), command);
+        note_stream_command(name, command);
     }
     is_primary
 }
 
 /// A command of the stream comes: may it, or the transaction that it belongs to, call others?
-fn note_stream_command(name: &[u8], command: &CommandFilterCtx) {
+fn note_stream_command(name: &str, command: &CommandFilterCtx) {
     let mut stream = STREAM.get();
-    if name.eq_ignore_ascii_case(b"MULTI") {
-        stream.begin();
-    } else if name.eq_ignore_ascii_case(b"EXEC") {
-        stream.execute();
-    } else {
-        let calls_others = module::with(|module| {
+    match name {
+        "multi" => stream.begin(),
+        "exec" => stream.execute(),
+        _ => {
             // Only a module's commands do: the stream holds what scripts did, not scripts.
-            module.commands.has_commands_of_modules() && {
-                let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-                properties_of(module, &name, command).calls_others()
-            }
-        });
-        stream.note(calls_others.unwrap_or(true));
+            let calls_others = module::with(|module| {
+                module.commands.has_commands_of_modules() && properties_of(module, name, command).calls_others()
+            });
+            stream.note(calls_others.unwrap_or(true));
+        }
     }
     STREAM.set(stream);
 }

@@ -229,7 +229,8 @@ impl LogConnection {
         let (end, lease_ms) = (position.end.to_string(), lease.as_millis().to_string());
         let (shard, process) = (config::SHARD.value(), process::own_name());
         let replid = position.replid.unwrap_or_default();
-        let mut command = vec![ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, &engine.version, &process, replid];
+        let mut command =
+            vec![ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, &engine.version, &process, replid];
         // What is not known at the end is not told.
         let untold = command.iter().rev().take(2).take_while(|argument| argument.is_empty()).count();
         command.truncate(command.len() - untold);

@@ -35,7 +35,8 @@ fn renamed(ctx: &Context) -> Result<Vec<String>, String> {
     // Names as they were before anything was renamed, of subcommands as well.
     match server::call(ctx, "ACL", &["CAT", "write"]) {
         Ok(CallReply::Array(names)) => {
-            wanted.extend(names.iter().flatten().filter_map(|name| text(&name)).map(|name| top_level(&name).to_owned()));
+            wanted
+                .extend(names.iter().flatten().filter_map(|name| text(&name)).map(|name| top_level(&name).to_owned()));
         }
         Ok(_) => return Err("the server's answer to ACL CAT has an unknown form".to_owned()),
         // It is renamed itself.

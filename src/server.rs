@@ -355,10 +355,7 @@ pub fn client_flags(id: u64) -> ClientFlags {
     if status != raw::REDISMODULE_OK as c_int {
         return ClientFlags::default();
     }
-    ClientFlags {
-        is_in_transaction: info.flags & MULTI != 0,
-        is_primary: info.flags & PRIMARY != 0,
-    }
+    ClientFlags { is_in_transaction: info.flags & MULTI != 0, is_primary: info.flags & PRIMARY != 0 }
 }
 
 #[cfg(test)]
