@@ -19,8 +19,36 @@ const SEE_NO_FUNCTIONS: [&str; 2] = ["function|help", "function|kill"];
 /// Commands that write a key of another database than the one selected.
 const LEAVE_DATABASE: [&str; 2] = ["copy", "move"];
 
-/// How this module's own commands begin.
-const OWN: &str = "durability.";
+/// Its subcommands are arguments to the server, which declares nothing of them.
+const DEBUG: &str = "debug";
+/// Subcommands of DEBUG that show nothing of the dataset.
+const SHOW_NOTHING: [&str; 18] = [
+    "aof-flush-sleep",
+    "change-repl-id",
+    "client-enforce-reply-list",
+    "client-eviction",
+    "config-rewrite-force-all",
+    "delay-rdb-client-free-second",
+    "dict-resizing",
+    "error",
+    "help",
+    "log",
+    "mallctl",
+    "mallctl-str",
+    "pause-cron",
+    "protocol",
+    "replybuffer",
+    "set-active-expire",
+    "sleep",
+    "structsize",
+];
+/// Its keys show in the outcome of the transaction alone.
+const WATCH: &str = "watch";
+const EXEC: &str = "exec";
+const MULTI: &str = "multi";
+
+/// Commands of this module. They touch no key.
+const OWN_PREFIX: &str = "durability.";
 
 /// What the reply of a command that wrote nothing can tell about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,20 +61,50 @@ pub enum Sees {
     Everything,
     /// Functions. What the commands that it runs see is told by their own events.
     Functions,
+    /// Nothing yet: the outcome of the client's next EXEC tells of its keys.
+    Watched,
+    /// What [`debug_sees`] says.
+    Debug,
+    /// As [`Sees::Functions`], and what became of the keys that its client watches (see `watching.rs`).
+    Transaction,
 }
 
 impl Sees {
     fn of(name: &str, has: impl Fn(&str) -> bool) -> Sees {
-        if RUN_OTHER_COMMANDS.contains(&name) || (name.starts_with(FUNCTIONS) && !SEE_NO_FUNCTIONS.contains(&name)) {
+        if name == EXEC {
+            Sees::Transaction
+        } else if name == WATCH {
+            Sees::Watched
+        } else if RUN_OTHER_COMMANDS.contains(&name)
+            || (name.starts_with(FUNCTIONS) && !SEE_NO_FUNCTIONS.contains(&name))
+        {
             Sees::Functions
         } else if READ_BY_PATTERN.contains(&name) {
             Sees::Everything
+        } else if name == DEBUG {
+            Sees::Debug
         } else if has("readonly") || has("write") {
             Sees::Keys
+        } else if is_foreign(name, has) {
+            // It declares nothing, so it may have looked at anything.
+            Sees::Everything
         } else {
             Sees::Nothing
         }
     }
+}
+
+/// What that subcommand of DEBUG sees.
+pub fn debug_sees(subcommand: &[u8]) -> Sees {
+    match SHOW_NOTHING.iter().any(|one| subcommand.eq_ignore_ascii_case(one.as_bytes())) {
+        true => Sees::Nothing,
+        false => Sees::Everything,
+    }
+}
+
+/// Whether the command is another module's.
+fn is_foreign(name: &str, has: impl Fn(&str) -> bool) -> bool {
+    has("module") && !name.starts_with(OWN_PREFIX)
 }
 
 /// Where a command's keys are in its arguments.
@@ -84,8 +142,10 @@ pub struct Properties {
     pub is_container: bool,
     /// It may write keys of another database than the one that its client has selected.
     pub leaves_database: bool,
-    /// A module brings it.
-    pub is_of_module: bool,
+    /// It is another module's: it may call other commands, and answer a client later that it blocked.
+    pub is_foreign: bool,
+    /// It begins a transaction.
+    pub is_multi: bool,
     /// Where its keys are.
     pub keys: Keys,
 }
@@ -100,13 +160,14 @@ impl Properties {
         runs_others: false,
         is_container: false,
         leaves_database: true,
-        is_of_module: true,
+        is_foreign: true,
+        is_multi: false,
         keys: Keys::Movable,
     };
 
     /// Whether it may run other commands.
     pub fn calls_others(&self) -> bool {
-        self.runs_others || self.is_of_module
+        self.runs_others || self.is_foreign
     }
 
     /// Reads one entry of the reply to `COMMAND`, that of the command with that full name.
@@ -142,7 +203,8 @@ impl Properties {
             is_container: length(9) > 0,
             // A module's command may do anything.
             leaves_database: LEAVE_DATABASE.contains(&name) || has("module"),
-            is_of_module: has("module"),
+            is_foreign: is_foreign(name, has),
+            is_multi: name == MULTI,
             keys,
         })
     }
@@ -163,7 +225,7 @@ pub struct CommandTable {
     by_address: HashMap<usize, Properties>,
     /// By full name, in lower case.
     by_name: HashMap<String, Properties>,
-    has_commands_of_modules: bool,
+    has_foreign: bool,
 }
 
 impl CommandTable {
@@ -189,7 +251,7 @@ impl CommandTable {
             let Some(name) = fields.get(0).as_ref().and_then(text) else { continue };
             let name = name.to_ascii_lowercase();
             if let Some(properties) = Properties::parse(&name, &entry) {
-                self.has_commands_of_modules |= properties.is_of_module && !name.starts_with(OWN);
+                self.has_foreign |= properties.is_foreign;
                 self.by_name.insert(name, properties);
             }
             if let Some(Ok(subcommands)) = fields.get(9) {
@@ -198,16 +260,22 @@ impl CommandTable {
         }
     }
 
-    /// Whether any other module brings commands.
-    pub fn has_commands_of_modules(&self) -> bool {
-        self.has_commands_of_modules
-    }
-
     /// Of the command whose full name stands at `address`; `name` is asked for only the first time.
     pub fn get_by_address(&mut self, address: usize, name: impl FnOnce() -> String) -> Properties {
         let by_name = &self.by_name;
         let find = || by_name.get(&name().to_ascii_lowercase()).copied().unwrap_or(Properties::UNKNOWN);
         *self.by_address.entry(address).or_insert_with(find)
+    }
+
+    /// Whether the command whose name stands at `address` may begin a transaction: it does, or was never asked for.
+    pub fn may_be_multi(&self, address: usize) -> bool {
+        self.by_address.get(&address).is_none_or(|properties| properties.is_multi)
+    }
+
+    /// Whether there are commands of other modules.
+    #[inline]
+    pub fn has_foreign(&self) -> bool {
+        self.has_foreign
     }
 
     /// Of the command with that full name, in lower case. `None` if the server has none of that name, or knows it by another.
@@ -236,6 +304,20 @@ mod tests {
         assert_eq!(Sees::of("function|list", flags(&[])), Sees::Functions);
         assert_eq!(Sees::of("function|help", flags(&[])), Sees::Nothing);
         assert_eq!(Sees::of("function|kill", flags(&[])), Sees::Nothing);
+        assert_eq!(Sees::of("exec", flags(&["noscript"])), Sees::Transaction);
+        assert_eq!(Sees::of("watch", flags(&["fast"])), Sees::Watched);
+        assert_eq!(Sees::of("debug", flags(&["admin"])), Sees::Debug);
+        assert_eq!(debug_sees(b"OBJECT"), Sees::Everything);
+        assert_eq!(debug_sees(b"Sleep"), Sees::Nothing);
+    }
+
+    #[test]
+    fn a_command_of_another_module_may_have_seen_anything_unless_it_says_what() {
+        let flags = |given: &'static [&str]| move |flag: &str| given.contains(&flag);
+        assert_eq!(Sees::of("x.info", flags(&["module"])), Sees::Everything);
+        assert_eq!(Sees::of("x.get", flags(&["module", "readonly"])), Sees::Keys);
+        assert_eq!(Sees::of("x.set", flags(&["module", "write"])), Sees::Keys);
+        assert_eq!(Sees::of("durability.lag", flags(&["module"])), Sees::Nothing);
     }
 
     #[test]

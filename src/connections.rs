@@ -13,6 +13,7 @@ use crate::gate::{ClientId, Connections, Held};
 use crate::held_table::{
     entry, entry_or_new, held, take_late_holds, Diversion, HeldConnection, LateHold, NEWEST, RELEASED,
 };
+use crate::server;
 use crate::valve::Group;
 
 /// The server's connections. Main thread only.
@@ -28,6 +29,8 @@ pub struct ServerConnections {
     recent: Cell<Option<(ClientId, *mut Client)>>,
     /// The clients that get messages.
     receivers: RefCell<HashSet<ClientId>>,
+    /// The clients that another module blocked, until their next command.
+    awaiting: RefCell<HashSet<ClientId>>,
 }
 
 impl ServerConnections {
@@ -40,6 +43,7 @@ impl ServerConnections {
             layout: DatabaseLayout::default(),
             recent: Cell::new(None),
             receivers: RefCell::default(),
+            awaiting: RefCell::default(),
         }
     }
 
@@ -130,12 +134,53 @@ impl ServerConnections {
         }
     }
 
+    /// Another module has blocked the client and may answer it at any time: whatever is written to it is held for the newest
+    /// write, until its next command.
+    pub fn awaits_answer(&self, id: ClientId) {
+        if let Some((_, held)) = self.held_or_new(id) {
+            let mut state = held.state();
+            (state.awaits_answer, state.saw_answer) = (true, false);
+            drop(state);
+            held.is_closed.store(true, Ordering::Release);
+            self.awaiting.borrow_mut().insert(id);
+        }
+    }
+
+    /// The client runs commands again: if it was blocked by another module, that has answered. Returns whether the answer may
+    /// be pending and nobody has looked at it yet.
+    #[inline]
+    pub fn has_unseen_answer(&self, id: ClientId) -> bool {
+        if self.awaiting.borrow().is_empty() || !self.awaiting.borrow_mut().remove(&id) {
+            return false;
+        }
+        self.held(id).is_some_and(|held| {
+            // It opens when it is next written to.
+            let mut state = held.state();
+            state.awaits_answer = false;
+            !state.saw_answer
+        })
+    }
+
+    /// Whether any client may be answered at any time.
+    pub fn is_anyone_awaiting(&self) -> bool {
+        !self.awaiting.borrow().is_empty()
+    }
+
+    /// Whether the client, one of the network's, is blocked.
+    pub fn is_blocked(&self, id: ClientId) -> bool {
+        // The server would look into the connection of one that has none.
+        self.connection(id).is_some() && server::client_flags(id).is_blocked
+    }
+
     /// The client is about to be freed. Returns the newest group it was held for.
     pub fn disconnected(&self, id: ClientId) -> Option<Group> {
         let connection = self.connection(id);
         self.recent.set(None);
         if !self.receivers.borrow().is_empty() {
             self.receivers.borrow_mut().remove(&id);
+        }
+        if self.is_anyone_awaiting() {
+            self.awaiting.borrow_mut().remove(&id);
         }
         let connection = connection?;
         // SAFETY: a live connection, on the main thread.
@@ -246,14 +291,14 @@ impl Connections for ServerConnections {
     }
 
     fn receivers(&self) -> Vec<ClientId> {
-        self.receivers.borrow().iter().copied().collect()
+        self.receivers.borrow().union(&self.awaiting.borrow()).copied().collect()
     }
 
     fn reset(&mut self, client: ClientId) {
         if let Some(held) = self.held(client) {
             let mut state = held.state();
             state.valve.reset();
-            held.is_closed.store(state.is_receiver, Ordering::Release);
+            held.is_closed.store(state.is_watched(), Ordering::Release);
         }
     }
 

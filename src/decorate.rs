@@ -14,8 +14,9 @@ use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::guard::guard;
 use crate::held_table::{
     forget_all, gated, report_late_hold, Diversion, HeldConnection, LateHold, State, NEWEST, RELEASED,
+    WITHHOLDS_NOTIFICATIONS,
 };
-use crate::valve::Permit;
+use crate::valve::{Group, Permit};
 use crate::{lease, messages};
 
 /// The main thread, as `pthread_self` names it.
@@ -138,7 +139,7 @@ fn opens(held: &HeldConnection, pending: usize) -> bool {
         let mut state = held.state();
         let released = RELEASED.load(Ordering::Acquire);
         let opens = state.diversion.is_none()
-            && !state.is_receiver
+            && !state.is_watched()
             && state.valve.mark() <= released
             && state.valve.offer(pending as u64, released) == Permit::Open;
         if opens {
@@ -161,9 +162,12 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
         if state.is_receiver {
             hold_messages(held, &mut state, vectors);
         }
+        if state.awaits_answer {
+            hold_answer(held, &mut state, vectors, pending);
+        }
         match state.valve.offer(pending, RELEASED.load(Ordering::Acquire)) {
             Permit::Open => {
-                held.is_closed.store(state.is_receiver, Ordering::Release);
+                held.is_closed.store(state.is_watched(), Ordering::Release);
                 drop(state);
                 // SAFETY: the server's own arguments to its own function.
                 unsafe { (original::<KIND>().writev)(connection, vectors.as_ptr(), vectors.len() as c_int) }
@@ -200,17 +204,51 @@ fn write_nothing<const KIND: usize>(connection: *mut Connection) -> c_int {
 /// message may.
 fn hold_messages(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec]) {
     let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
-    if newest <= released.max(state.valve.mark()) {
+    let withholds = WITHHOLDS_NOTIFICATIONS.load(Ordering::Acquire) && state.valve.mark() != Group::MAX;
+    if newest <= released.max(state.valve.mark()) && !withholds {
         return;
     }
     // SAFETY: the server passes readable buffers of that length, which live as long as this call.
     let buffers =
         vectors.iter().map(|vector| unsafe { std::slice::from_raw_parts(vector.iov_base.cast(), vector.iov_len) });
-    if messages::contain_one(buffers, state.valve.waiting_bytes()) {
+    let seen = state.valve.waiting_bytes();
+    let is_new = state.valve.mark() <= released;
+    if withholds && messages::tell_of_keys(buffers.clone(), seen) {
+        state.valve.shut();
+        report_late_hold(LateHold { client: held.client, group: Group::MAX, is_new, is_answer: false });
+    } else if newest > released.max(state.valve.mark()) && messages::contain_one(buffers, seen) {
+        state.valve.hold(newest);
+        report_late_hold(LateHold { client: held.client, group: newest, is_new, is_answer: false });
+    }
+}
+
+/// Holds what is pending if a part of it was not seen before: a module answers, and what it tells of is not known.
+fn hold_answer(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec], pending: u64) {
+    let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
+    let seen = state.valve.waiting_bytes();
+    if pending <= seen {
+        return;
+    }
+    // An invalidation, which is no answer, may have been pushed while the client waits.
+    state.saw_answer |= byte_at(vectors, seen) != Some(b'>');
+    if newest > released.max(state.valve.mark()) {
         let is_new = state.valve.mark() <= released;
         state.valve.hold(newest);
-        report_late_hold(LateHold { client: held.client, group: newest, is_new });
+        report_late_hold(LateHold { client: held.client, group: newest, is_new, is_answer: true });
     }
+}
+
+/// What stands at that position of the buffers together.
+fn byte_at(vectors: &[libc::iovec], position: u64) -> Option<u8> {
+    let mut position = usize::try_from(position).ok()?;
+    for vector in vectors {
+        if position < vector.iov_len {
+            // SAFETY: the server passes readable buffers of that length.
+            return Some(unsafe { *vector.iov_base.cast::<u8>().add(position) });
+        }
+        position -= vector.iov_len;
+    }
+    None
 }
 
 /// Takes everything, as a socket with endless room would.

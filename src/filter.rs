@@ -227,8 +227,20 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
             let error = || ERRORS.with_borrow(|errors| errors.1.clone());
             refuse_data(command, name == "exec", flags.is_in_transaction, error);
         }
-        DATA => {}
+        DATA => note_receiver(name, command, client),
         _ => filter_write(command, name, client, properties, level == WRITES),
+    }
+}
+
+/// While this node holds what its log has not confirmed, clients are not to be notified of keys.
+fn note_receiver(name: &str, command: &CommandFilterCtx, client: ClientId) {
+    let is_told = match name {
+        "subscribe" | "psubscribe" | "ssubscribe" => true,
+        "client" => argument(command, 1).eq_ignore_ascii_case(b"TRACKING"),
+        _ => false,
+    };
+    if is_told {
+        module::with(|module| module.gate.as_ref().map(|gate| gate.connections.receives_messages(client)));
     }
 }
 
@@ -327,7 +339,7 @@ fn note_stream_command(name: &str, command: &CommandFilterCtx) {
         _ => {
             // Only a module's commands do: the stream holds what scripts did, not scripts.
             let calls_others = module::with(|module| {
-                module.commands.has_commands_of_modules() && properties_of(module, name, command).calls_others()
+                module.commands.has_foreign() && properties_of(module, name, command).calls_others()
             });
             stream.note(calls_others.unwrap_or(true));
         }

@@ -41,7 +41,7 @@ pub trait Connections {
     fn database(&self, client: ClientId) -> Database;
     /// The newest group that the client's connection holds or held for; `None` if it never did, or is gone.
     fn mark(&self, client: ClientId) -> Option<Group>;
-    /// The clients that get messages.
+    /// The clients to which anything may be written that is no reply to their last command: messages, late answers.
     fn receivers(&self) -> Vec<ClientId>;
     /// Holds nothing on the client's connection any more, whatever it was held for.
     fn reset(&mut self, client: ClientId);
@@ -76,6 +76,8 @@ pub struct Gate<C> {
     /// the server itself, as nothing was pending for them.
     touched: Vec<ClientId>,
     held_clients: usize,
+    /// Clients that were held because of a late answer, since [`Gate::late_answers`].
+    late_answers: Vec<(ClientId, Group)>,
     /// Emptied lists of released groups, for the next ones.
     spare: Vec<Waiting>,
 }
@@ -96,6 +98,7 @@ impl<C: Connections> Gate<C> {
             open_group_is_used: false,
             touched: Vec::new(),
             held_clients: 0,
+            late_answers: Vec::new(),
             spare: Vec::new(),
         }
     }
@@ -108,6 +111,11 @@ impl<C: Connections> Gate<C> {
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.waiting.len() == 1 && !self.open_group_is_used
+    }
+
+    /// Whether anything was written in this round of the event loop.
+    pub fn has_open_writes(&self) -> bool {
+        self.open_group_is_used
     }
 
     /// The hash that stands for `key`.
@@ -234,18 +242,35 @@ impl<C: Connections> Gate<C> {
         }
     }
 
-    /// Connections were held while they were written to: their clients wait as others do.
-    fn take_late_holds(&mut self) {
-        for LateHold { client, group, is_new } in self.connections.late_holds() {
+    /// Connections were held while they were written to: their clients wait as others do. Those that were shut for good are
+    /// closed; returns how many.
+    pub fn take_late_holds(&mut self) -> usize {
+        let mut closed = 0;
+        for LateHold { client, group, is_new, is_answer } in self.connections.late_holds() {
+            if group == Group::MAX {
+                self.held_clients += usize::from(is_new);
+                self.connections.close(client);
+                closed += 1;
+                continue;
+            }
             if group <= self.released {
                 // Released while this was on its way.
                 self.connections.flush(client);
                 continue;
             }
             self.held_clients += usize::from(is_new);
+            if is_answer {
+                self.late_answers.push((client, group));
+            }
             let index = (group - self.released - 1) as usize;
             self.waiting[index].clients.push(client);
         }
+        closed
+    }
+
+    /// The clients of which an answer waits that was written by the way, with its group; each once.
+    pub fn late_answers(&mut self) -> Vec<(ClientId, Group)> {
+        std::mem::take(&mut self.late_answers)
     }
 
     /// The client's connection is about to be closed. `mark` is the newest group that it was held for.
@@ -287,6 +312,7 @@ impl<C: Connections> Gate<C> {
         self.waiting = VecDeque::from([Waiting::default()]);
         self.open_group_is_used = false;
         self.touched = Vec::new();
+        self.late_answers = Vec::new();
         self.dirty.clear();
     }
 

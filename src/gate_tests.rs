@@ -237,14 +237,14 @@ fn a_client_that_is_held_because_of_a_message_waits_as_others_do() {
     set(&mut gate, 1, "a");
     gate.close_group(|| 100);
     gate.connections.marks.insert(2, 1);
-    gate.connections.late.push(LateHold { client: 2, group: 1, is_new: true });
+    gate.connections.late.push(LateHold { client: 2, group: 1, is_new: true, is_answer: false });
     gate.release(99);
     assert_eq!(gate.held_clients(), 2);
     gate.release(100);
     assert_eq!(gate.held_clients(), 0);
     // Told after its group was released: nobody else would have it written.
     gate.connections.flushed.clear();
-    gate.connections.late.push(LateHold { client: 2, group: 1, is_new: true });
+    gate.connections.late.push(LateHold { client: 2, group: 1, is_new: true, is_answer: false });
     gate.release(100);
     assert_eq!((gate.held_clients(), &gate.connections.flushed[..]), (0, &[2][..]));
 }
@@ -265,4 +265,28 @@ fn who_gets_messages_is_closed_with_what_they_may_tell_of() {
         gate.disconnected(mark);
     }
     assert_eq!(gate.held_clients(), 0);
+}
+
+#[test]
+fn a_connection_that_was_shut_while_it_was_written_to_is_closed() {
+    let mut gate = Gate::new(Fake::default());
+    gate.connections.late.push(LateHold { client: 2, group: Group::MAX, is_new: true, is_answer: false });
+    assert_eq!(gate.take_late_holds(), 1);
+    assert_eq!((gate.connections.closed.as_slice(), gate.held_clients()), (&[2][..], 1));
+    gate.disconnected(Group::MAX);
+    assert_eq!(gate.held_clients(), 0);
+}
+
+#[test]
+fn late_answers_are_told_once_and_messages_are_not() {
+    let mut gate = Gate::new(Fake::default());
+    gate.write();
+    for (client, is_answer) in [(2, true), (3, false)] {
+        gate.connections.late.push(LateHold { client, group: 1, is_new: true, is_answer });
+    }
+    gate.close_group(|| 10);
+    gate.release(0);
+    assert_eq!(gate.late_answers(), [(2, 1)]);
+    assert_eq!(gate.late_answers(), []);
+    assert_eq!(gate.held_clients(), 2);
 }

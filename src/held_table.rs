@@ -31,16 +31,29 @@ pub struct State {
     pub diversion: Option<Diversion>,
     /// Whether the client gets messages: it subscribed. What is written to it is then looked at.
     pub is_receiver: bool,
+    /// Whether another module may answer the client at any time: it blocked it. All that is written to it is then held.
+    pub awaits_answer: bool,
+    /// Something was written since that may be the answer.
+    pub saw_answer: bool,
 }
 
-/// A connection that was held because of a message, by the thread that wrote to it.
+impl State {
+    /// Whether all writes have to look at this, also if nothing is held.
+    pub fn is_watched(&self) -> bool {
+        self.is_receiver || self.awaits_answer
+    }
+}
+
+/// A connection that was held because of a message or a late answer, by the thread that wrote to it.
 pub struct LateHold {
     /// Whose connection.
     pub client: ClientId,
-    /// Until this group is released.
+    /// Until this group is released. [`Group::MAX`]: it is shut for good, and to be closed.
     pub group: Group,
     /// It was not held before.
     pub is_new: bool,
+    /// For an answer that the client waits for, not a message.
+    pub is_answer: bool,
 }
 
 /// For the main thread to take in.
@@ -87,6 +100,8 @@ static TABLE: [AtomicPtr<Page>; PAGES] = [const { AtomicPtr::new(ptr::null_mut()
 pub static RELEASED: AtomicU64 = AtomicU64::new(0);
 /// The newest group that wrote anything. A message that is written now tells of nothing newer.
 pub static NEWEST: AtomicU64 = AtomicU64::new(0);
+/// This node holds data that its log has not confirmed, so nobody is to be notified of keys.
+pub static WITHHOLDS_NOTIFICATIONS: AtomicBool = AtomicBool::new(false);
 
 /// The entry of a socket number, if its page was made.
 pub fn entry(fd: c_int) -> Option<&'static AtomicPtr<HeldConnection>> {

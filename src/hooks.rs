@@ -7,23 +7,28 @@ use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context, ContextFlags};
 
 use crate::bell::Bell;
-use crate::command_table::{range_positions, CommandTable, Keys, Properties, Sees};
+use crate::command_table::{debug_sees, range_positions, CommandTable, Keys, Properties, Sees};
 use crate::connections::ServerConnections;
+use crate::decorate;
 use crate::dirty::Database;
 use crate::ffi::{self, CommandResult};
-use crate::gate::{Connections, Gate, Held};
+use crate::gate::{ClientId, Connections, Gate, Held};
 use crate::guard::guard;
 use crate::module::{self, Module};
+use crate::timeouts::Timeouts;
 use crate::valve::Group;
+use crate::watching::{Executed, Ran, Watching};
 use crate::{filter, server, tasks};
 
 /// Tasks came while the server could not run them.
 static TASKS_WAIT: AtomicBool = AtomicBool::new(false);
+/// A thread of another module's wrote, while the main thread slept.
+static THREAD_WROTE: AtomicBool = AtomicBool::new(false);
 
 /// A command ran. Called for each command while replies are held, so every nanosecond counts.
 pub unsafe extern "C" fn on_command(
     ctx: *mut raw::RedisModuleCtx,
-    _: raw::RedisModuleEvent,
+    event: raw::RedisModuleEvent,
     _: u64,
     data: *mut c_void,
 ) {
@@ -31,7 +36,11 @@ pub unsafe extern "C" fn on_command(
     let result = unsafe { &*data.cast::<CommandResult>() };
     let is_known = guard("looking at a command's result", false, || {
         debug_assert_eq!(result.version, ffi::COMMAND_RESULT_VERSION);
-        module::with(|module| command_ran(module, &Context::new(ctx), result));
+        let has_failed = event.id == ffi::EVENT_COMMAND_RESULT_FAILURE;
+        let is_told = module::with(|module| command_ran(module, &Context::new(ctx), result, has_failed)).is_some();
+        if !is_told && result.dirty > 0 && !decorate::is_main_thread() {
+            THREAD_WROTE.store(true, Ordering::Release);
+        }
         true
     });
     if !is_known {
@@ -46,18 +55,28 @@ pub unsafe extern "C" fn on_command(
     }
 }
 
+/// Whether a thread of another module's has written since the last time.
+pub fn has_thread_written() -> bool {
+    THREAD_WROTE.swap(false, Ordering::AcqRel)
+}
+
 #[inline]
-fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
-    let Module { gate, commands, script_dependency, is_listening, timeouts, .. } = module;
+fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult, has_failed: bool) {
+    let Module { gate, commands, script_dependency, is_listening, timeouts, watching, .. } = module;
     let (true, Some(gate)) = (*is_listening, gate) else { return };
     // SAFETY: the server's own name of the command, whatever it was renamed to.
     let name = unsafe { CStr::from_ptr(result.command_name) };
     if brings_messages(name) {
         gate.connections.receives_messages(result.client_id);
     }
+    let before = watching.ran((result.client_id, result.command_name as usize));
     let wrote = result.dirty > 0;
     let is_called_by_module = result.is_module_client != 0;
-    if !wrote && (gate.is_idle() || is_called_by_module) {
+    let is_foreign_possible = commands.has_foreign();
+    if is_foreign_possible && !is_called_by_module {
+        look_for_late_answers(gate, commands, timeouts, result, name);
+    }
+    if !wrote && (gate.is_idle() || (is_called_by_module && (!is_foreign_possible || server::is_calling()))) {
         return;
     }
     let properties = commands.get_by_address(result.command_name as usize, || name.to_string_lossy().into_owned());
@@ -66,12 +85,31 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
     } else {
         read_dependency(gate, ctx, result, properties)
     };
+    match properties.sees {
+        Sees::Watched => {
+            if !is_called_by_module {
+                watching.watched(result.client_id, dependency, gate.released());
+            }
+            return;
+        }
+        Sees::Transaction => {
+            dependency =
+                dependency.max(outcome_dependency(gate, commands, watching, (result.client_id, before), has_failed));
+        }
+        _ => {}
+    }
     if is_called_by_module {
-        // The command that made another module call this one has its own event, with these writes counted in.
+        // The command that made another module call this one has its own event, with these writes counted in. What it saw is
+        // collected for that, as for a script.
+        if !wrote {
+            *script_dependency = dependency.max(*script_dependency);
+        }
         return;
     }
-    if !properties.runs_while_busy {
-        // Another client's command that runs while a script is busy has no part in what the script depends on.
+    if properties.is_foreign && properties.runs_while_busy {
+        // What was collected is its own, or that of a script which is busy and still needs it.
+        dependency = dependency.max(*script_dependency);
+    } else if properties.is_foreign || properties.runs_others {
         dependency = dependency.max(std::mem::take(script_dependency));
     }
     if dependency == 0 {
@@ -79,7 +117,7 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult) {
     }
     match gate.hold(result.client_id, dependency) {
         // A command that a script called: the script's own event follows.
-        Held::NoConnection => *script_dependency = dependency,
+        Held::NoConnection => *script_dependency = dependency.max(*script_dependency),
         Held::Now | Held::Longer if timeouts.is_kept() => timeouts.held(result.client_id, dependency),
         Held::Now | Held::Longer | Held::Already => {}
     }
@@ -97,6 +135,43 @@ pub unsafe extern "C" fn on_failed_while_following(
     guard("looking at a command that failed", (), || {
         module::with(|module| module.failed_while_following(result));
     });
+}
+
+/// What the outcome of a client's EXEC depends on, beyond its commands. An error says nothing of watched keys.
+fn outcome_dependency(
+    gate: &Gate<ServerConnections>,
+    commands: &CommandTable,
+    watching: &mut Watching,
+    (client, before): (ClientId, Ran),
+    has_failed: bool,
+) -> Group {
+    match watching.executed(client, before, |command| commands.may_be_multi(command)) {
+        Executed::Commands(watched) => watched,
+        Executed::Nothing if has_failed => 0,
+        Executed::Nothing => gate.read_all(),
+    }
+}
+
+/// A command of another module's may block its client and answer it at any time, from a callback or from a thread, of which
+/// nothing is told. So whatever is written to such a client is held for the newest write, until its next command.
+fn look_for_late_answers(
+    gate: &mut Gate<ServerConnections>,
+    commands: &mut CommandTable,
+    timeouts: &mut Timeouts,
+    result: &CommandResult,
+    name: &CStr,
+) {
+    let client = result.client_id;
+    if gate.connections.has_unseen_answer(client) {
+        let newest = gate.read_all();
+        if matches!(gate.hold(client, newest), Held::Now | Held::Longer) && timeouts.is_kept() {
+            timeouts.held(client, newest);
+        }
+    }
+    let properties = commands.get_by_address(result.command_name as usize, || name.to_string_lossy().into_owned());
+    if properties.is_foreign && gate.connections.is_blocked(client) {
+        gate.connections.awaits_answer(client);
+    }
 }
 
 /// Whether clients get messages because of this command. Most names differ from these in their first two bytes.
@@ -145,11 +220,16 @@ fn read_dependency(
     result: &CommandResult,
     properties: Properties,
 ) -> Group {
-    match properties.sees {
+    let sees = match properties.sees {
+        // SAFETY: the server's own argument, which lives during the callback.
+        Sees::Debug if result.argc > 1 => debug_sees(unsafe { server::bytes(*result.argv.add(1)) }),
+        sees => sees,
+    };
+    match sees {
         Sees::Nothing => return 0,
-        Sees::Functions => return gate.read_functions(),
-        Sees::Everything => return gate.read_all(),
-        Sees::Keys => {}
+        Sees::Functions | Sees::Transaction => return gate.read_functions(),
+        Sees::Everything | Sees::Debug => return gate.read_all(),
+        Sees::Keys | Sees::Watched => {}
     }
     let mut dependency = None;
     for_each_key(ctx, result, properties.keys, |key| {
@@ -185,8 +265,8 @@ pub unsafe extern "C" fn on_flush(
         guard("noting a flush", (), || {
             module::with(|module| {
                 if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
-                    // The command's own event follows, and takes this.
-                    module.script_dependency = gate.write_all();
+                    // The command's own event follows, and waits for everything.
+                    gate.write_all();
                 }
             });
         });
@@ -253,6 +333,7 @@ pub unsafe extern "C" fn on_client_change(
     guard("forgetting a client", (), || {
         filter::disconnected(client);
         module::with(|module| {
+            module.watching.disconnected(client);
             if let Some(gate) = &mut module.gate {
                 if let Some(mark) = gate.connections.disconnected(client) {
                     gate.disconnected(mark);

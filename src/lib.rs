@@ -67,3 +67,4 @@ mod unlogged;
 mod valve;
 mod view;
 mod watch;
+mod watching;

@@ -4,33 +4,48 @@
 /// look the same; they are then taken for messages, which makes them wait.
 const NAME: &[u8] = b"message\r\n";
 
+/// How the channels begin by which the server notifies of keys.
+const KEY_CHANNEL: &[u8] = b"__key";
+/// The channel of invalidations, for clients that speak RESP2.
+const INVALIDATION_CHANNEL: &[u8] = b"__redis__:invalidate";
+/// An invalidation in RESP3, which is no message.
+const INVALIDATION: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
+
 /// Whether the bytes contain a message. The first `seen` bytes were looked at before.
 pub fn contain_one<'a>(buffers: impl Iterator<Item = &'a [u8]>, seen: u64) -> bool {
-    // A name may have begun in what was seen.
-    let mut skip = seen.saturating_sub(NAME.len() as u64 - 1);
+    contain(NAME, buffers, seen)
+}
+
+/// Whether the bytes contain a message by which the server tells of keys: a keyspace notification, or an invalidation. A message
+/// of another kind counts as well if it looks like one. The first `seen` bytes were looked at before.
+pub fn tell_of_keys<'a>(buffers: impl Iterator<Item = &'a [u8]> + Clone, seen: u64) -> bool {
+    let has = |what| contain(what, buffers.clone(), seen);
+    has(INVALIDATION) || (has(NAME) && (has(KEY_CHANNEL) || has(INVALIDATION_CHANNEL)))
+}
+
+fn contain<'a>(what: &[u8], buffers: impl Iterator<Item = &'a [u8]>, seen: u64) -> bool {
+    let has = |bytes: &[u8]| memchr::memmem::find(bytes, what).is_some();
+    // It may have begun in what was seen.
+    let mut skip = seen.saturating_sub(what.len() as u64 - 1);
     // The end of what was looked at, for a name that begins in one buffer and ends in the next.
     let mut end: Vec<u8> = Vec::new();
     for buffer in buffers {
         let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(buffer.len());
         skip -= skipped as u64;
         let buffer = &buffer[skipped..];
-        let beginning = &buffer[..buffer.len().min(NAME.len() - 1)];
+        let beginning = &buffer[..buffer.len().min(what.len() - 1)];
         end.extend_from_slice(beginning);
-        if has_name(&end) || has_name(buffer) {
+        if has(&end) || has(buffer) {
             return true;
         }
-        if buffer.len() >= NAME.len() {
+        if buffer.len() >= what.len() {
             end.clear();
-            end.extend_from_slice(&buffer[buffer.len() - (NAME.len() - 1)..]);
-        } else if end.len() > NAME.len() - 1 {
-            end.drain(..end.len() - (NAME.len() - 1));
+            end.extend_from_slice(&buffer[buffer.len() - (what.len() - 1)..]);
+        } else if end.len() > what.len() - 1 {
+            end.drain(..end.len() - (what.len() - 1));
         }
     }
     false
-}
-
-fn has_name(bytes: &[u8]) -> bool {
-    memchr::memmem::find(bytes, NAME).is_some()
 }
 
 #[cfg(test)]
@@ -48,6 +63,18 @@ mod tests {
     fn replies_are_no_messages() {
         assert!(!contain_one([&b"+OK\r\n"[..], b"$7\r\nmessages\r\n"].into_iter(), 0));
         assert!(!contain_one([].into_iter(), 0));
+    }
+
+    #[test]
+    fn notifications_of_keys_are_told_from_other_messages() {
+        let tell = |bytes: &[u8]| tell_of_keys([bytes].into_iter(), 0);
+        assert!(tell(b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$16\r\n__keyspace@0__:k\r\n$3\r\nset\r\n"));
+        assert!(tell(b"*3\r\n$7\r\nmessage\r\n$18\r\n__keyevent@0__:set\r\n$1\r\nk\r\n"));
+        assert!(tell(b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$1\r\nk\r\n"));
+        assert!(tell(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"));
+        assert!(!tell(MESSAGES[0]));
+        assert!(!tell(b"*3\r\n$9\r\nsubscribe\r\n$18\r\n__keyevent@0__:set\r\n:1\r\n"));
+        assert!(!tell(b"*3\r\n$9\r\nsubscribe\r\n$20\r\n__redis__:invalidate\r\n:1\r\n"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use valkey_module::logging::log_warning;
+use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{Context, ContextFlags};
 
 use crate::bound::Bound;
@@ -26,6 +26,7 @@ use crate::shared::{Command, Shared, Task, NO_TARGET};
 use crate::timeouts::Timeouts;
 use crate::unlogged::Unlogged;
 use crate::valve::Group;
+use crate::watching::Watching;
 
 /// How long the server waits for the agent when it shuts down.
 const STOP_TIMEOUT: Duration = Duration::from_millis(2500);
@@ -74,8 +75,10 @@ pub struct Module {
     pub gate: Option<Gate<ServerConnections>>,
     /// What the server says of its commands.
     pub commands: CommandTable,
-    /// The newest group that a script depends on whose own event is still to come.
+    /// The newest group that a script, or another module's command, depends on by what it called; its own event is to come.
     pub script_dependency: Group,
+    /// What transactions tell of watched keys.
+    pub watching: Watching,
     /// How far the log is behind, and whether writes are refused for it.
     pub bound: Bound,
     /// Closes clients that wait too long.
@@ -222,6 +225,7 @@ impl Module {
             gate,
             commands,
             script_dependency: 0,
+            watching: Watching::default(),
             bound: Bound::new(Instant::now()),
             timeouts: Timeouts::default(),
             timed_out_clients: 0,
@@ -267,12 +271,15 @@ impl Module {
             self.update_filter();
         }
         self.look_at_lease();
+        // No command runs: what is left here was read by a module's callback or thread.
+        self.script_dependency = 0;
         match self.role {
             Role::Leader | Role::Suspended => self.account(),
             Role::Attaching | Role::Follower => self.report_applied(),
             Role::Off | Role::Replica => self.release_held(),
             Role::Refused(_) => {}
         }
+        self.close_withheld();
         if following::is_retry_due() {
             self.shared.send(Task::RestoreSettings);
         }
@@ -294,7 +301,12 @@ impl Module {
     fn account(&mut self) {
         let offset = server::replication_offset(&self.ctx);
         let durable = self.shared.durable();
+        let may_be_untold = self.commands.has_foreign() && self.is_listening && offset != self.bound.offset();
         if let Some(gate) = &mut self.gate {
+            if may_be_untold && !gate.has_open_writes() && gate.connections.is_anyone_awaiting() {
+                // What a module wrote in a callback, of which no command tells, its answers may tell of.
+                gate.write();
+            }
             if !gate.is_idle() {
                 gate.close_group(|| offset);
             }
@@ -302,6 +314,10 @@ impl Module {
             let released = if cfg!(feature = "broken-gate") { Some(u64::MAX) } else { durable };
             if let Some(released) = released {
                 gate.release(released);
+            }
+            let late_answers = gate.late_answers();
+            if self.timeouts.is_kept() {
+                late_answers.into_iter().for_each(|(client, group)| self.timeouts.held(client, group));
             }
         }
         if durable.is_some() {
@@ -312,6 +328,16 @@ impl Module {
             let now = Instant::now();
             self.look_at_bound(now, offset, durable);
             self.close_late(now);
+        }
+    }
+
+    /// Closes clients that were to be told of keys before the log had confirmed them.
+    fn close_withheld(&mut self) {
+        let closed = self.gate.as_mut().map_or(0, Gate::take_late_holds);
+        if closed > 0 {
+            log_notice(format!(
+                "durability: closed {closed} clients that would have been notified of keys which the log has not confirmed"
+            ));
         }
     }
 

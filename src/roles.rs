@@ -9,6 +9,7 @@ use crate::bound::{Behind, Verdict};
 use crate::config::{self, Mode};
 use crate::ffi::{self, Internals};
 use crate::filter::{self, Refusal};
+use crate::held_table;
 use crate::hooks;
 use crate::lease;
 use crate::module::{why_leases_are_not_kept, why_sync_is_impossible, why_the_log_is_impossible, Module, Role};
@@ -85,6 +86,10 @@ impl Module {
             server::subscribe(&self.ctx, event, callback)?;
         }
         self.is_listening = listens;
+        self.watching.forget();
+        if listens {
+            self.find_receivers();
+        }
         if let (true, Some(gate)) = (listens, &mut self.gate) {
             // Whatever was written without the gate's knowledge is dirty until the log has it.
             gate.write_all();
@@ -123,7 +128,6 @@ impl Module {
         lease::keep_to_it();
         self.role = Role::Leader;
         self.tell_what_it_serves();
-        self.find_receivers();
         self.listen_to_commands()?;
         self.update_filter();
         Ok(())
@@ -197,11 +201,20 @@ impl Module {
         self.tell_agent(Command::Replica(is_replica));
     }
 
-    /// Clients may have subscribed while this module did not look at commands.
+    /// Clients may have subscribed, or been blocked by a module, while this module did not look at commands.
     fn find_receivers(&self) {
         let Some(gate) = &self.gate else { return };
-        match server::subscribers(&self.ctx) {
-            Ok(clients) => clients.into_iter().for_each(|client| gate.connections.receives_messages(client)),
+        match server::receivers(&self.ctx) {
+            Ok(clients) => {
+                for client in clients {
+                    if client.is_subscriber {
+                        gate.connections.receives_messages(client.id);
+                    }
+                    if client.is_blocked && self.commands.has_foreign() {
+                        gate.connections.awaits_answer(client.id);
+                    }
+                }
+            }
             Err(why) => log_warning(format!(
                 "durability: messages to clients that have subscribed before may tell of writes that are not durable: {why}"
             )),
@@ -404,6 +417,8 @@ impl Module {
 
     /// What the command filter refuses follows from role and lag.
     pub fn update_filter(&self) {
+        let is_confirmed = !matches!(self.role, Role::Attaching | Role::Refused(_) | Role::Suspended);
+        held_table::WITHHOLDS_NOTIFICATIONS.store(!is_confirmed, Ordering::Release);
         filter::set(match &self.role {
             Role::Off | Role::Replica => Refusal::Nothing,
             Role::Attaching => Refusal::Data("LOADING durability: this node is attaching to its log".to_owned()),

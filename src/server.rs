@@ -1,5 +1,6 @@
 //! The server's module API, as far as the `valkey-module` crate does not wrap it. Main thread only.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void, CString};
 use std::ptr;
 
@@ -171,13 +172,24 @@ pub fn role(ctx: &Context) -> Option<Role> {
     Some(Role { offset, is_connected_replica: state.as_deref() == Some("connected") })
 }
 
+thread_local! {
+    static IS_CALLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the command that runs is one of this module's own.
+pub fn is_calling() -> bool {
+    IS_CALLING.get()
+}
+
 /// Runs a command.
 ///
 /// # Errors
 /// The error reply.
 pub fn call(ctx: &Context, command: &str, arguments: &[&str]) -> Result<CallReply<'static>, String> {
     let options = CallOptionsBuilder::new().errors_as_replies().build();
+    let was_calling = IS_CALLING.replace(true);
     let result: CallResult<'static> = ctx.call_ext(command, &options, arguments);
+    IS_CALLING.set(was_calling);
     result.map_err(|error| error.to_utf8_string().unwrap_or_else(|| "an error that is no text".to_owned()))
 }
 
@@ -235,12 +247,23 @@ unsafe fn check_permissions<'a>(
     Err(std::io::Error::last_os_error())
 }
 
-/// Ids of the clients that have subscribed.
+/// A client to which something may be written that it did not just ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Receiver {
+    /// As `CLIENT ID` shows it.
+    pub id: u64,
+    /// It has subscribed.
+    pub is_subscriber: bool,
+    /// It waits in a blocking command.
+    pub is_blocked: bool,
+}
+
+/// The clients that have subscribed or are blocked.
 ///
 /// # Errors
 /// The server does not list its clients.
-pub fn subscribers(ctx: &Context) -> Result<Vec<u64>, String> {
-    Ok(lines(&call(ctx, "CLIENT", &["LIST"])?)?.iter().filter_map(|line| subscriber(line)).collect())
+pub fn receivers(ctx: &Context) -> Result<Vec<Receiver>, String> {
+    Ok(lines(&call(ctx, "CLIENT", &["LIST"])?)?.iter().filter_map(|line| receiver(line)).collect())
 }
 
 /// The lines of `CLIENT LIST` for clients of that type.
@@ -262,10 +285,12 @@ fn lines(reply: &CallReply) -> Result<Vec<String>, String> {
     Ok(list.lines().map(str::to_owned).collect())
 }
 
-/// The id in a line of `CLIENT LIST`, if the client has subscribed.
-fn subscriber(line: &str) -> Option<u64> {
+/// What a line of `CLIENT LIST` says.
+fn receiver(line: &str) -> Option<Receiver> {
     let value = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
-    value("flags")?.contains('P').then(|| value("id")?.parse().ok())?
+    let flags = value("flags")?;
+    let (is_subscriber, is_blocked) = (flags.contains('P'), flags.contains('b'));
+    (is_subscriber || is_blocked).then_some(Receiver { id: value("id")?.parse().ok()?, is_subscriber, is_blocked })
 }
 
 /// The user that the tap logs in as. It may do everything, needs no password, and exists only for the module.
@@ -339,10 +364,13 @@ pub struct ClientFlags {
     pub is_in_transaction: bool,
     /// It is this server's primary, sending the stream.
     pub is_primary: bool,
+    /// It waits in a blocking command.
+    pub is_blocked: bool,
 }
 
 /// Of the client with that id; nothing is set for the clients of scripts.
 pub fn client_flags(id: u64) -> ClientFlags {
+    const BLOCKED: u64 = 1 << 2;
     const MULTI: u64 = 1 << 5;
     const PRIMARY: u64 = 1 << 7;
     let mut info: raw::RedisModuleClientInfo = raw::RedisModuleClientInfo {
@@ -355,7 +383,8 @@ pub fn client_flags(id: u64) -> ClientFlags {
     if status != raw::REDISMODULE_OK as c_int {
         return ClientFlags::default();
     }
-    ClientFlags { is_in_transaction: info.flags & MULTI != 0, is_primary: info.flags & PRIMARY != 0 }
+    let has = |flag| info.flags & flag != 0;
+    ClientFlags { is_in_transaction: has(MULTI), is_primary: has(PRIMARY), is_blocked: has(BLOCKED) }
 }
 
 #[cfg(test)]
@@ -363,9 +392,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subscribers_are_told_by_their_flags() {
-        assert_eq!(subscriber("id=7 addr=127.0.0.1:1 fd=8 name= flags=P db=0"), Some(7));
-        assert_eq!(subscriber("id=9 addr=127.0.0.1:1 fd=8 name=P flags=N db=0"), None);
-        assert_eq!(subscriber(""), None);
+    fn who_has_subscribed_or_is_blocked_is_told_by_flags() {
+        let told = |line| receiver(line).map(|client| (client.id, client.is_subscriber, client.is_blocked));
+        assert_eq!(told("id=7 addr=127.0.0.1:1 fd=8 name= flags=P db=0"), Some((7, true, false)));
+        assert_eq!(told("id=8 addr=127.0.0.1:1 fd=8 name= flags=b db=0"), Some((8, false, true)));
+        assert_eq!(told("id=9 addr=127.0.0.1:1 fd=8 name=P flags=N db=0"), None);
+        assert_eq!(told(""), None);
     }
 }

@@ -8,6 +8,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::bound::{Behind, Change, Limits};
 use crate::config;
 use crate::gate::Connections;
+use crate::hooks;
 use crate::module::{Module, Role};
 use crate::server;
 use crate::valve::Group;
@@ -25,8 +26,21 @@ impl Module {
         if offset != self.bound.offset() {
             // With I/O threads, commands run after modules were told that the loop sleeps. These ran in the last round.
             self.bound.look(now, offset, self.shared.durable());
+            self.look_for_thread_writes();
         }
         self.bound.woke(now);
+    }
+
+    /// The stream moved while this thread slept. If that was not by commands which were told, threads of other modules wrote;
+    /// nobody knows what.
+    fn look_for_thread_writes(&mut self) {
+        if !self.commands.has_foreign() || !self.is_listening {
+            return;
+        }
+        let has_written = hooks::has_thread_written();
+        if let Some(gate) = self.gate.as_mut().filter(|gate| has_written || !gate.has_open_writes()) {
+            gate.write_all();
+        }
     }
 
     /// The stream stands at `offset`, and the log has everything up to `durable` (see [`crate::bound::Bound::look`]). Refuses

@@ -8,8 +8,11 @@
 #include "valkeymodule.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 typedef ValkeyModuleCtx Ctx;
 typedef ValkeyModuleString String;
@@ -175,6 +178,116 @@ static int last_own_account(Ctx *ctx, String **argv, int argc) {
     return ValkeyModule_ReplyWithCString(ctx, own_account);
 }
 
+/* tm.read_beside key other: says that it reads the first key, and reads the second by RM_Call. */
+static int read_beside(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    return read_noflags(ctx, argv + 1, 2);
+}
+
+/* What tm.go allows: threads wait for it. */
+static atomic_int may_go;
+
+typedef struct {
+    ValkeyModuleBlockedClient *blocked;
+    String *key, *value;
+    int by_call;
+} Work;
+
+/* Reads the key, or writes it if there is a value, as a thread that holds the lock, and answers the client. */
+static void *work(void *argument) {
+    Work *work = argument;
+    while (!atomic_load(&may_go)) usleep(1000);
+    Ctx *ctx = ValkeyModule_GetThreadSafeContext(work->blocked);
+    ValkeyModule_ThreadSafeContextLock(ctx);
+    if (work->value == NULL) {
+        ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "GET", "sE", work->key);
+        ValkeyModule_ReplyWithCallReply(ctx, reply);
+        ValkeyModule_FreeCallReply(reply);
+    } else if (work->by_call) {
+        ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "SET", "ssE!", work->key, work->value);
+        ValkeyModule_ReplyWithCallReply(ctx, reply);
+        ValkeyModule_FreeCallReply(reply);
+    } else {
+        ValkeyModuleKey *key = ValkeyModule_OpenKey(ctx, work->key, VALKEYMODULE_READ | VALKEYMODULE_WRITE);
+        ValkeyModule_StringSet(key, work->value);
+        ValkeyModule_CloseKey(key);
+        ValkeyModule_Replicate(ctx, "SET", "ss", work->key, work->value);
+        ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+    }
+    ValkeyModule_FreeString(ctx, work->key);
+    if (work->value != NULL) ValkeyModule_FreeString(ctx, work->value);
+    ValkeyModule_ThreadSafeContextUnlock(ctx);
+    ValkeyModule_UnblockClient(work->blocked, NULL);
+    ValkeyModule_FreeThreadSafeContext(ctx);
+    ValkeyModule_Free(work);
+    return NULL;
+}
+
+static int start_work(Ctx *ctx, String *key, String *value, int by_call) {
+    Work *new_work = ValkeyModule_Alloc(sizeof(*new_work));
+    *new_work = (Work){.key = key, .value = value, .by_call = by_call};
+    ValkeyModule_RetainString(NULL, key);
+    if (value != NULL) ValkeyModule_RetainString(NULL, value);
+    atomic_store(&may_go, 0);
+    new_work->blocked = ValkeyModule_BlockClient(ctx, NULL, NULL, NULL, 0);
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, work, new_work) != 0) {
+        ValkeyModule_AbortBlock(new_work->blocked);
+        return ValkeyModule_ReplyWithError(ctx, "ERR tm: no thread");
+    }
+    pthread_detach(thread);
+    return VALKEYMODULE_OK;
+}
+
+/* tm.thread_get key: a thread reads, once tm.go was called. */
+static int thread_get(Ctx *ctx, String **argv, int argc) {
+    if (argc != 2) return ValkeyModule_WrongArity(ctx);
+    return start_work(ctx, argv[1], NULL, 0);
+}
+
+/* tm.thread_set key value: a thread writes by RM_Call, once tm.go was called. */
+static int thread_set(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    return start_work(ctx, argv[1], argv[2], 1);
+}
+
+/* tm.thread_open_set key value: a thread writes by the key's own interface, once tm.go was called. */
+static int thread_open_set(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    return start_work(ctx, argv[1], argv[2], 0);
+}
+
+static int go(Ctx *ctx, String **argv, int argc) {
+    VALKEYMODULE_NOT_USED(argv);
+    VALKEYMODULE_NOT_USED(argc);
+    atomic_store(&may_go, 1);
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
+static void promise_kept(Ctx *ctx, ValkeyModuleCallReply *reply, void *data) {
+    VALKEYMODULE_NOT_USED(ctx);
+    ValkeyModuleBlockedClient *blocked = data;
+    Ctx *answer = ValkeyModule_GetThreadSafeContext(blocked);
+    ValkeyModule_ReplyWithCallReply(answer, reply);
+    ValkeyModule_FreeThreadSafeContext(answer);
+    ValkeyModule_FreeCallReply(reply);
+    ValkeyModule_UnblockClient(blocked, NULL);
+}
+
+/* tm.promise_blpop key: answers what an asynchronous BLPOP without end answers. */
+static int promise_blpop(Ctx *ctx, String **argv, int argc) {
+    if (argc != 2) return ValkeyModule_WrongArity(ctx);
+    ValkeyModuleBlockedClient *blocked = ValkeyModule_BlockClient(ctx, NULL, NULL, NULL, 0);
+    ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "BLPOP", "scEK!", argv[1], "0");
+    if (ValkeyModule_CallReplyType(reply) != VALKEYMODULE_REPLY_PROMISE) {
+        promise_kept(ctx, reply, blocked);
+        return VALKEYMODULE_OK;
+    }
+    ValkeyModule_CallReplyPromiseSetUnblockHandler(reply, promise_kept, blocked);
+    ValkeyModule_FreeCallReply(reply);
+    return VALKEYMODULE_OK;
+}
+
 static void *type_load(ValkeyModuleIO *io, int version) {
     return version == 0 ? ValkeyModule_LoadString(io) : NULL;
 }
@@ -217,6 +330,13 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
         {"tm.call_silent", call_silent, "write", 1},
         {"tm.read_noflags", read_noflags, "", 0},
         {"tm.open_noflags", open_noflags, "", 0},
+        {"tm.read_declared", open_noflags, "readonly", 1},
+        {"tm.read_beside", read_beside, "readonly allow-busy", 1},
+        {"tm.thread_get", thread_get, "readonly", 1},
+        {"tm.thread_set", thread_set, "write", 1},
+        {"tm.thread_open_set", thread_open_set, "write", 1},
+        {"tm.go", go, "", 0},
+        {"tm.promise_blpop", promise_blpop, "write", 1},
         {"tm.blockpop", blockpop, "write", 1},
         {"tm.timer", timer, "allow-stale", 0},
         {"tm.own_account", last_own_account, "allow-stale allow-loading", 0},
