@@ -30,6 +30,10 @@ pub const BACKOFF_TO: Duration = Duration::from_secs(2);
 /// How often it is looked whether the log has another snapshot, from which this node could start over.
 const SNAPSHOT_POLL: Duration = Duration::from_secs(2);
 
+/// Least time between two snapshots with which the log starts anew because something was written that is not in the stream. For
+/// each the server forks. What depends on such a write waits that long.
+const SEED_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long giving back a lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(700);
 
@@ -55,6 +59,8 @@ pub struct Agent {
     stage: u64,
     /// Since when, and how often, it had to pass over something of its log.
     starting_over: StartingOver,
+    /// When the log last took a snapshot because the tap had lost its place, or something was missing.
+    last_seed: Option<Instant>,
 }
 
 /// What the main thread has of the threads that were started.
@@ -88,6 +94,7 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
         holds_all_of: None,
         stage: 0,
         starting_over: StartingOver::default(),
+        last_seed: None,
     };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
@@ -237,11 +244,14 @@ impl Agent {
         self.shared.set_last_error("");
         self.shared.send(Task::Lead { epoch, stage: self.stage });
         let mut tap_is_lost = false;
+        let wanted = self.shared.seeds_wanted.load(Ordering::Acquire);
         if is_to_seed {
             // The node serves meanwhile; nothing it writes is durable before the snapshot is.
             if let Err(why) = self.seed(&tap, epoch, &replid, backlog.end()) {
                 self.shared.try_again_after(&why);
                 tap_is_lost = true;
+            } else {
+                self.shared.seeds_had.store(wanted, Ordering::Release);
             }
         }
         loop {
@@ -294,7 +304,9 @@ impl Agent {
     }
 
     fn try_resume(&mut self, epoch: u64, replid: &mut String, backlog: &mut Backlog) -> Result<Tap, Interrupt> {
-        let is_seeding = self.shared.is_seeding.load(Ordering::Relaxed);
+        // Whatever is found missing later than this may be missing in the snapshot as well.
+        let wanted = self.shared.seeds_wanted.load(Ordering::Acquire);
+        let is_seeding = self.shared.is_seeding.load(Ordering::Relaxed) || self.shared.must_seed();
         let position = (!is_seeding).then_some((replid.as_str(), backlog.end()));
         let (tap, start) = tap::open(self, position)?;
         if let Start::Snapshot { replid: new_replid, offset } = start {
@@ -306,6 +318,9 @@ impl Agent {
             }
             *replid = new_replid;
             *backlog = Backlog::new(offset);
+            self.publish(backlog);
+            self.shared.seeds_had.store(wanted, Ordering::Release);
+            self.last_seed = Some(Instant::now());
         }
         Ok(tap)
     }
@@ -422,6 +437,12 @@ impl Agent {
         self.mode != Mode::Off && !self.is_replica
     }
 
+    /// Whether the log is to start anew now, as it lacks what this node holds. Not more often than the server can bear: whoever makes
+    /// it necessary may do so all the time.
+    pub fn is_seed_due(&self) -> bool {
+        self.shared.must_seed() && self.last_seed.is_none_or(|last| last.elapsed() >= SEED_INTERVAL)
+    }
+
     /// The mode that the main thread last told.
     pub fn mode(&self) -> Mode {
         self.mode
@@ -431,8 +452,8 @@ impl Agent {
         let had_log = self.has_log();
         match command {
             Command::Stop => Err(Interrupt::Stop),
-            // News that nobody waits for any more.
-            Command::Applied | Command::Viewed => Ok(()),
+            // News that nobody waits for any more, or that the shipper sees by itself.
+            Command::Applied | Command::Viewed | Command::SeedAnew => Ok(()),
             Command::Fenced { epoch, detail } if self.last_led == Some(epoch) => Err(Interrupt::Fenced(detail)),
             Command::Fenced { .. } => Ok(()),
             Command::HandedOver => Err(Interrupt::HandedOver),

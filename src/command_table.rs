@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use valkey_module::{CallReply, CallResult, Context};
 
+use crate::propagation::Omits;
 use crate::server;
 
 /// Commands that only run other commands. What those read and write is accounted for one by one, in their own events.
@@ -49,6 +50,11 @@ const MULTI: &str = "multi";
 
 /// Commands of this module. They touch no key.
 const OWN_PREFIX: &str = "durability.";
+
+/// Commands that are never put into the stream as they are: each of them puts there what it did, piece by piece.
+const PROPAGATE_PIECES: [&str; 3] = ["xreadgroup", "xclaim", "xautoclaim"];
+/// The same, if they take several.
+const PROPAGATE_PIECES_OF_MANY: &str = "spop";
 
 /// What the reply of a command that wrote nothing can tell about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +154,12 @@ pub struct Properties {
     pub is_multi: bool,
     /// Where its keys are.
     pub keys: Keys,
+    /// What the server forgets of its effect.
+    pub omits: Omits,
+    /// It puts into the stream what it did, piece by piece.
+    pub propagates_pieces: bool,
+    /// The same, if it was given a count.
+    pub propagates_pieces_of_many: bool,
 }
 
 impl Properties {
@@ -163,6 +175,9 @@ impl Properties {
         is_foreign: true,
         is_multi: false,
         keys: Keys::Movable,
+        omits: Omits::Nothing,
+        propagates_pieces: false,
+        propagates_pieces_of_many: false,
     };
 
     /// Whether it may run other commands.
@@ -206,6 +221,9 @@ impl Properties {
             is_foreign: is_foreign(name, has),
             is_multi: name == MULTI,
             keys,
+            omits: Omits::of(name),
+            propagates_pieces: PROPAGATE_PIECES.contains(&name),
+            propagates_pieces_of_many: name == PROPAGATE_PIECES_OF_MANY,
         })
     }
 }

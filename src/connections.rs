@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
-use crate::client_layout::{read_foreign, DatabaseLayout, SEARCH_BYTES};
+use crate::client_layout::{read_foreign, ArgumentLayout, DatabaseLayout, SEARCH_BYTES};
 use crate::dirty::Database;
 use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
@@ -24,7 +24,9 @@ pub struct ServerConnections {
     /// Where in a client its connection stands, in bytes; found once.
     connection_offset: Cell<Option<usize>>,
     /// Where a client's database stands; found by the self-test.
-    layout: DatabaseLayout,
+    pub layout: DatabaseLayout,
+    /// Where a client's arguments stand; found by the self-test.
+    pub arguments: ArgumentLayout,
     /// The client that was looked up last, until it disconnects.
     recent: Cell<Option<(ClientId, *mut Client)>>,
     /// The clients that get messages.
@@ -41,6 +43,7 @@ impl ServerConnections {
             types: internals.types(),
             connection_offset: Cell::new(None),
             layout: DatabaseLayout::default(),
+            arguments: ArgumentLayout::default(),
             recent: Cell::new(None),
             receivers: RefCell::default(),
             awaiting: RefCell::default(),
@@ -48,7 +51,7 @@ impl ServerConnections {
     }
 
     /// The client with that id, if it is one of the network's.
-    fn client(&self, id: ClientId) -> Option<*mut Client> {
+    pub fn client(&self, id: ClientId) -> Option<*mut Client> {
         match self.recent.get() {
             // A client lives until its disconnection was reported.
             Some((recent, client)) if recent == id => Some(client),
@@ -58,6 +61,17 @@ impl ServerConnections {
                 Some(client)
             }
         }
+    }
+
+    /// Functions of the server.
+    pub fn internals(&self) -> &'static Internals {
+        self.internals
+    }
+
+    /// Whether a script or function runs.
+    #[inline]
+    pub fn is_script_running(&self) -> bool {
+        self.internals.is_script_running()
     }
 
     /// The client has just selected the database with that number: one more fact from which the layout of clients is

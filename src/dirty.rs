@@ -22,6 +22,11 @@ impl Database {
         u16::try_from(number).map_or(Database::ANY, Database)
     }
 
+    /// The number; `None` if it is not known which.
+    pub fn number(self) -> Option<u16> {
+        (self != Database::ANY).then_some(self.0)
+    }
+
     fn may_be(self, other: Database) -> bool {
         self == other || self == Database::ANY || other == Database::ANY
     }

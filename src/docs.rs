@@ -5,6 +5,7 @@ use std::ptr;
 
 use valkey_module::{raw, Context};
 
+use crate::debug_command::POPULATE;
 use crate::filter::REFUSED;
 use crate::start::c_string;
 
@@ -21,7 +22,7 @@ struct Doc {
 /// The ACL category of all the module's commands.
 pub const CATEGORY: &str = "durability";
 
-const DOCS: [Doc; 6] = [
+const DOCS: [Doc; 7] = [
     Doc {
         name: "durability.mode",
         summary: "Shows or changes how durable an answered write is: sync, async or off.",
@@ -56,6 +57,13 @@ const DOCS: [Doc; 6] = [
         complexity: "O(1)",
         arity: 1,
         categories: "durability",
+    },
+    Doc {
+        name: POPULATE,
+        summary: "Internal: what DEBUG POPULATE does, by writes.",
+        complexity: "O(N)",
+        arity: -2,
+        categories: "durability admin dangerous",
     },
     Doc {
         name: REFUSED,

@@ -10,7 +10,7 @@ use valkey_module::{raw, valkey_module};
 
 use crate::config::{self, Mode};
 use crate::start::{before_load, load, unload};
-use crate::{commands, failover};
+use crate::{commands, debug_command, failover};
 
 #[cfg(not(test))]
 use std::alloc::System as Allocator;
@@ -35,6 +35,7 @@ valkey_module! {
         ["durability.lag", commands::lag, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
         ["durability.status", commands::status, "allow-loading allow-stale allow-busy", 0, 0, 0],
         ["durability.failover", failover::failover, "admin allow-stale no-mandatory-keys", 0, 0, 0],
+        ["durability.populate", debug_command::populate, "write deny-oom admin deny-script no-mandatory-keys", 0, 0, 0],
         ["durability.help", commands::help, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
         // Any user may: what it answers is why the user's own command is refused.
         ["durability.refused", commands::refused, "allow-loading allow-stale allow-busy no-auth no-mandatory-keys fast", 0, 0, 0],

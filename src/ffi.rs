@@ -3,12 +3,15 @@
 //!
 //! Nothing here is trusted before the self-test (`self_test.rs`) has seen it work in the running server.
 
-use std::ffi::{c_char, c_int, c_longlong, c_short, c_ushort, c_void};
+use std::ffi::{c_char, c_int, c_longlong, c_short, c_ulong, c_ushort, c_void};
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::OnceLock;
 
 use libloading::os::unix::Library;
 use valkey_module::raw;
+
+use crate::client_layout::read_foreign;
 
 /// The server is a version whose structs this file mirrors.
 pub fn is_verified_version(major: u32, minor: u32) -> bool {
@@ -155,6 +158,59 @@ type ActionFunction = unsafe extern "C" fn();
 type CreateClientFunction = unsafe extern "C" fn(*mut Connection) -> *mut Client;
 /// `getExpirationPolicyWithFlags`.
 type PolicyFunction = unsafe extern "C" fn(c_int) -> c_int;
+type ValueFunction = unsafe extern "C" fn(*mut c_void) -> bool;
+type ReclaimFunction = unsafe extern "C" fn(*mut c_void, *mut c_void, c_longlong, c_ulong, c_int) -> usize;
+type FlagFunction = unsafe extern "C" fn() -> c_int;
+type PropagateFunction = unsafe extern "C" fn(c_int, *mut *mut raw::RedisModuleString, c_int, c_int, c_int);
+
+/// `ValkeyModuleCommandFilterCtx`: what a command filter is passed.
+#[repr(C)]
+pub struct FilterContext {
+    /// The command's arguments. While no filter has changed them, those of `client`.
+    pub argv: *mut *mut raw::RedisModuleString,
+    argv_len: c_int,
+    /// How many there are.
+    pub argc: c_int,
+    /// Who is about to run the command. For a command that a script calls, the script engine's own client.
+    pub client: *mut Client,
+}
+
+/// `ValkeyModuleKey`: a key that was opened.
+#[repr(C)]
+pub struct OpenedKey {
+    ctx: *mut raw::RedisModuleCtx,
+    database: *mut c_void,
+    name: *mut raw::RedisModuleString,
+    value: *mut c_void,
+}
+
+/// A key's value, found by opening the key. It lives until the key is written.
+pub struct KeyValue {
+    database: *mut c_void,
+    value: *mut c_void,
+}
+
+impl OpenedKey {
+    /// The value, if this is the key of that name, opened in that context. `None` means that the server's struct is another one.
+    ///
+    /// # Safety
+    /// `key` was opened by the server, and is not closed yet.
+    pub unsafe fn value(
+        key: *const OpenedKey,
+        ctx: *mut raw::RedisModuleCtx,
+        name: *mut raw::RedisModuleString,
+    ) -> Option<KeyValue> {
+        // SAFETY: by contract; the server's struct is longer.
+        let key = unsafe { &*key };
+        let is_known = key.ctx == ctx && key.name == name && !key.database.is_null() && !key.value.is_null();
+        is_known.then_some(KeyValue { database: key.database, value: key.value })
+    }
+}
+
+/// `PROPAGATE_AOF | PROPAGATE_REPL`: what is propagated goes to the AOF and to replicas.
+const PROPAGATE_ALL: c_int = 1 | 2;
+/// Stands for no cluster slot.
+const NO_SLOT: c_int = -1;
 
 /// Functions of the server that are exported to modules only by accident.
 pub struct Internals {
@@ -168,7 +224,43 @@ pub struct Internals {
     create_replication_backlog: ActionFunction,
     create_client: CreateClientFunction,
     get_expiration_policy: PolicyFunction,
+    script_is_running: FlagFunction,
+    also_propagate: PropagateFunction,
+    prevent_command_propagation: ClientFunction,
+    post_execution_unit_operations: ActionFunction,
+    hash_type_has_volatile_fields: ValueFunction,
+    db_reclaim_expired_fields: ReclaimFunction,
+    /// `server`, of which nothing is known but that it holds [`OperationQueue`].
+    server: *const c_void,
+    /// [`OperationQueue::count`] in it, once it was found.
+    queued: AtomicPtr<c_int>,
 }
+
+// SAFETY: the pointers lead into statics of the server; what is behind them is read on the main thread only.
+unsafe impl Send for Internals {}
+// SAFETY: as above.
+unsafe impl Sync for Internals {}
+
+/// `serverOpArray`: what is put into the stream when the command that runs is done.
+#[repr(C)]
+struct OperationQueue {
+    operations: *const Operation,
+    count: c_int,
+    capacity: c_int,
+}
+
+/// `serverOp`.
+#[repr(C)]
+struct Operation {
+    argv: *const *mut raw::RedisModuleString,
+    argc: c_int,
+    database: c_int,
+    target: c_int,
+    slot: c_int,
+}
+
+/// How far into `server` the search for [`OperationQueue`] goes, in words.
+const SERVER_WORDS: usize = 16 << 10;
 
 static INTERNALS: OnceLock<Result<Internals, String>> = OnceLock::new();
 
@@ -202,6 +294,14 @@ impl Internals {
             create_replication_backlog: symbol(&server, "createReplicationBacklog")?,
             create_client: symbol(&server, "createClient")?,
             get_expiration_policy: symbol(&server, "getExpirationPolicyWithFlags")?,
+            script_is_running: symbol(&server, "scriptIsRunning")?,
+            also_propagate: symbol(&server, "alsoPropagate")?,
+            prevent_command_propagation: symbol(&server, "preventCommandPropagation")?,
+            post_execution_unit_operations: symbol(&server, "postExecutionUnitOperations")?,
+            hash_type_has_volatile_fields: symbol(&server, "hashTypeHasVolatileFields")?,
+            db_reclaim_expired_fields: symbol(&server, "dbReclaimExpiredFields")?,
+            server: symbol(&server, "server")?,
+            queued: AtomicPtr::default(),
         })
     }
 
@@ -284,10 +384,123 @@ impl Internals {
         unsafe { (self.get_expiration_policy)(0) == POLICY_IGNORE_EXPIRE }
     }
 
+    /// Whether a script or function runs, of whatever engine. Not any more at the event of the command that ran it. Main thread only.
+    pub fn is_script_running(&self) -> bool {
+        // SAFETY: reads a variable of the server.
+        unsafe { (self.script_is_running)() != 0 }
+    }
+
+    /// Appends a command to what the server puts into the stream when the command that runs now is done, behind what is there
+    /// already, as it does with that command itself right after its event. Does nothing where the server lets nothing into the
+    /// stream: on a replica, while it loads, and within a module's call that is not to be replicated. Main thread only.
+    ///
+    /// # Safety
+    /// `arguments` are live strings of the server. It is called while a command runs, or within its event.
+    pub unsafe fn propagate(&self, database: u16, arguments: &[*mut raw::RedisModuleString]) {
+        // SAFETY: by contract; the function copies the array and takes references to the strings, and writes to neither.
+        unsafe {
+            (self.also_propagate)(
+                c_int::from(database),
+                arguments.as_ptr().cast_mut(),
+                arguments.len() as c_int,
+                PROPAGATE_ALL,
+                NO_SLOT,
+            );
+        }
+    }
+
+    /// How many commands the server is to put into the stream when the one that runs is done; `None` if that was not found out.
+    /// Main thread only.
+    pub fn queued(&self) -> Option<u32> {
+        let queued = self.queued.load(Ordering::Relaxed);
+        // SAFETY: null, or found in the server's static.
+        (!queued.is_null()).then(|| unsafe { *queued } as u32)
+    }
+
+    /// Finds out where [`Internals::queued`] stands: puts a command without effect into the stream (PING), and looks what has
+    /// changed. Main thread only, outside of commands and of server events, while the server is a primary that keeps its
+    /// stream, and replicas are not paused. Returns whether it is known now.
+    ///
+    /// # Safety
+    /// `ping` is a live string of the server.
+    pub unsafe fn find_queue(&self, ping: *mut raw::RedisModuleString) -> bool {
+        if self.queued().is_some() {
+            return true;
+        }
+        let before = self.server_words();
+        // SAFETY: by contract.
+        unsafe { self.propagate(0, &[ping]) };
+        let after = self.server_words();
+        let is_queue = |word: &usize| {
+            before[word + 1] as u32 == 0 && after[word + 1] as u32 == 1 && holds_only(after[*word], ping)
+        };
+        let found: Vec<usize> = (0..before.len().min(after.len()).saturating_sub(1)).filter(is_queue).collect();
+        // SAFETY: nothing runs, so this only puts into the stream what was just queued.
+        unsafe { (self.post_execution_unit_operations)() };
+        if let [word] = found[..] {
+            let queue = self.server.cast::<u64>().wrapping_add(word).cast::<OperationQueue>();
+            let count = queue.wrapping_byte_add(std::mem::offset_of!(OperationQueue, count)).cast::<c_int>();
+            // It is empty again.
+            if read_foreign(count) == Some(0) {
+                self.queued.store(count.cast_mut(), Ordering::Relaxed);
+            }
+        }
+        self.queued().is_some()
+    }
+
+    /// What stands in `server` and behind it, as far as that can be read.
+    fn server_words(&self) -> Vec<u64> {
+        const AT_ONCE: usize = 32;
+        let words = self.server.cast::<[u64; AT_ONCE]>();
+        (0..SERVER_WORDS / AT_ONCE).map_while(|at| read_foreign(words.wrapping_add(at))).flatten().collect()
+    }
+
+    /// Deletes the fields of a hash that have expired, and the hash if no other is left, as the server does sooner or later: that goes
+    /// into the stream. Returns whether it had fields that expire. Main thread only, within a command's event.
+    ///
+    /// # Safety
+    /// The value is that of a hash, and was found within the same event.
+    pub unsafe fn delete_expired_fields(&self, hash: KeyValue, now_ms: i64) -> bool {
+        const NO_CLUSTER: c_int = 0;
+        // SAFETY: by contract. Only hashes with fields that expire may be passed to the second function.
+        unsafe {
+            let has_any = (self.hash_type_has_volatile_fields)(hash.value);
+            if has_any {
+                (self.db_reclaim_expired_fields)(hash.value, hash.database, now_ms, c_ulong::MAX, NO_CLUSTER);
+            }
+            has_any
+        }
+    }
+
+    /// Keeps the server from putting the command that `client` runs into the stream by itself. Main thread only.
+    ///
+    /// # Safety
+    /// `client` is running a command: within that command's event.
+    pub unsafe fn prevent_propagation(&self, client: *mut Client) {
+        // SAFETY: by contract; sets a flag of the client, which the server takes back once the command is done.
+        unsafe { (self.prevent_command_propagation)(client) }
+    }
+
     /// The end of the replication stream, in bytes. Main thread only.
     pub fn replication_offset(&self) -> u64 {
         // SAFETY: reads a field of the server.
         let offset = unsafe { (self.get_psync_initial_offset)() };
         u64::try_from(offset).unwrap_or(0)
     }
+}
+
+/// Whether at that address stands one [`Operation`], with no argument but `ping`.
+fn holds_only(address: u64, ping: *mut raw::RedisModuleString) -> bool {
+    let address = address as usize;
+    if address == 0 || address % align_of::<Operation>() != 0 {
+        return false;
+    }
+    let operation = std::ptr::with_exposed_provenance::<Operation>(address);
+    let field = |offset: usize| read_foreign::<c_int>(operation.wrapping_byte_add(offset).cast());
+    let argv = read_foreign::<usize>(operation.cast()).map(std::ptr::with_exposed_provenance::<usize>);
+    field(std::mem::offset_of!(Operation, argc)) == Some(1)
+        && field(std::mem::offset_of!(Operation, database)) == Some(0)
+        && field(std::mem::offset_of!(Operation, target)) == Some(PROPAGATE_ALL)
+        && field(std::mem::offset_of!(Operation, slot)) == Some(NO_SLOT)
+        && argv.and_then(read_foreign) == Some(ping.expose_provenance())
 }

@@ -100,6 +100,8 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         ("sync_timeouts", module.timed_out_clients.into()),
         ("unlogged_from_ms", module.unlogged.from_ms.into()),
         ("unlogged_until_ms", module.unlogged.until_ms.into()),
+        ("unlogged_writes", module.unlogged_writes.count.into()),
+        ("last_unlogged_command", module.unlogged_writes.last_command.as_str().into()),
         ("log_reconnects", shared.log_reconnects.load(Ordering::Relaxed).into()),
         ("tap_reconnects", shared.tap_reconnects.load(Ordering::Relaxed).into()),
         ("seeds", shared.seeds.load(Ordering::Relaxed).into()),

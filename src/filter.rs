@@ -15,9 +15,10 @@ use crate::following::{self, Owner};
 use crate::gate::ClientId;
 use crate::guard::guard;
 use crate::module::Module;
+use crate::propagation;
 use crate::transactions::Transactions;
 use crate::view::LeaseState;
-use crate::{config, module, redirect, server};
+use crate::{config, debug_command, module, redirect, server};
 
 /// The command that answers the refusal.
 pub const REFUSED: &str = "durability.refused";
@@ -111,14 +112,28 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
     if level == NOTHING && owner == Owner::Operator {
         return;
     }
+    propagation::note_client(ctx);
     guard("filtering a command", (), || {
         let command = CommandFilterCtx::new(ctx);
-        let name = argument(&command, 0);
+        let mut name = argument(&command, 0);
+        if propagation::has_cause(name) {
+            module::with(Module::watch_commands);
+        }
         if owner != Owner::Operator && is_config_rewrite(name, argument(&command, 1)) {
             return refuse_rewrite(&command, owner);
         }
         if level == NOTHING {
             return;
+        }
+        if name.len() == 5 && name.eq_ignore_ascii_case(b"DEBUG") {
+            match filter_debug(&command) {
+                debug_command::Verdict::Runs => {}
+                debug_command::Verdict::Populates => name = debug_command::POPULATE.as_bytes(),
+                debug_command::Verdict::Refused(error) => {
+                    let is_in_transaction = server::client_flags(command.get_client_id()).is_in_transaction;
+                    return refuse_data(&command, false, is_in_transaction, || error);
+                }
+            }
         }
         if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
             hurry_shutdown(&command);
@@ -131,7 +146,7 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
                 refuse(&command, ROLE_CHANGE_ERROR.to_owned());
             }
         } else if level > ROLE_CHANGES {
-            filter_data(&command, name, level);
+            filter_data(&command, ctx, name, level);
         }
     });
 }
@@ -148,6 +163,17 @@ fn changes_role(name: &[u8]) -> bool {
 
 fn is_config_rewrite(name: &[u8], subcommand: &[u8]) -> bool {
     name.len() == 6 && name.eq_ignore_ascii_case(b"CONFIG") && subcommand.eq_ignore_ascii_case(b"REWRITE")
+}
+
+/// Exchanges the command where that is what becomes of it.
+fn filter_debug(command: &CommandFilterCtx) -> debug_command::Verdict {
+    let has_aof = module::with(|module| module.ctx.get_flags().contains(ContextFlags::AOF)) == Some(true);
+    let verdict = debug_command::judge((0..command.args_count()).map(|at| argument(command, at)), has_aof);
+    if verdict == debug_command::Verdict::Populates {
+        command.arg_delete(1);
+        command.arg_replace(0, debug_command::POPULATE);
+    }
+    verdict
 }
 
 /// The file would hold what is set for this time only, a token among it and files that another process does not have, and
@@ -186,7 +212,7 @@ fn argument<'a>(command: &CommandFilterCtx, position: i32) -> &'a [u8] {
     unsafe { server::bytes(command.arg_get(position)) }
 }
 
-fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
+fn filter_data(command: &CommandFilterCtx, ctx: *mut RedisModuleCommandFilterCtx, name: &[u8], level: u8) {
     let client = command.get_client_id();
     let mut lowercase = [0; MAX_NAME_BYTES];
     // A longer one is no command.
@@ -198,7 +224,11 @@ fn filter_data(command: &CommandFilterCtx, name: &[u8], level: u8) {
         return note_stream_command(name, command);
     }
     let Some((properties, is_own)) = module::with(|module| {
-        let is_own = client == module.shared.tap_client.load(Ordering::Relaxed) || client == module.self_test_client;
+        let is_self_test = client == module.self_test_client;
+        if let (true, Some(gate)) = (is_self_test, &mut module.gate) {
+            propagation::learn(&mut gate.connections, ctx, client);
+        }
+        let is_own = is_self_test || client == module.shared.tap_client.load(Ordering::Relaxed);
         (properties_of(module, name, command), is_own)
     }) else {
         return;

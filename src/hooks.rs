@@ -15,6 +15,8 @@ use crate::ffi::{self, CommandResult};
 use crate::gate::{ClientId, Connections, Gate, Held};
 use crate::guard::guard;
 use crate::module::{self, Module};
+use crate::propagation::{self, Omits};
+use crate::shared::Task;
 use crate::timeouts::Timeouts;
 use crate::valve::Group;
 use crate::watching::{Executed, Ran, Watching};
@@ -62,24 +64,58 @@ pub fn has_thread_written() -> bool {
 
 #[inline]
 fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult, has_failed: bool) {
-    let Module { gate, commands, script_dependency, is_listening, timeouts, watching, .. } = module;
-    let (true, Some(gate)) = (*is_listening, gate) else { return };
+    let Module {
+        gate,
+        commands,
+        is_listening,
+        completes_stream,
+        created_consumers,
+        silent_writes,
+        timeouts,
+        watching,
+        ..
+    } = module;
+    let (true, Some(gate)) = (*is_listening || *completes_stream, gate) else { return };
     // SAFETY: the server's own name of the command, whatever it was renamed to.
     let name = unsafe { CStr::from_ptr(result.command_name) };
-    if brings_messages(name) {
+    if *is_listening && brings_messages(name) {
         gate.connections.receives_messages(result.client_id);
     }
     let before = watching.ran((result.client_id, result.command_name as usize));
-    let wrote = result.dirty > 0;
+    let wrote = result.dirty > 0 || !has_failed && propagation::wrote_unnoticed(name, result);
     let is_called_by_module = result.is_module_client != 0;
     let is_foreign_possible = commands.has_foreign();
-    if is_foreign_possible && !is_called_by_module {
+    if *is_listening && is_foreign_possible && !is_called_by_module {
         look_for_late_answers(gate, commands, timeouts, result, name);
     }
-    if !wrote && (gate.is_idle() || (is_called_by_module && (!is_foreign_possible || server::is_calling()))) {
+    let is_unseen = is_called_by_module && (!is_foreign_possible || server::is_calling());
+    if !wrote && (!*is_listening || gate.is_idle() || is_unseen) {
         return;
     }
     let properties = commands.get_by_address(result.command_name as usize, || name.to_string_lossy().into_owned());
+    if wrote {
+        let mut is_logged = true;
+        let is_script = gate.connections.is_script_running() && !is_called_by_module && !properties.is_foreign;
+        if properties.omits != Omits::Nothing || is_script {
+            let created = std::mem::take(created_consumers);
+            is_logged = propagation::complete(&gate.connections, ctx, result, properties, created);
+        }
+        if is_called_by_module {
+            let internals = gate.connections.internals();
+            let (queued, offset) = (internals.queued(), internals.replication_offset());
+            silent_writes.called(queued, offset, result.dirty, properties.is_foreign);
+        } else if silent_writes.is_waiting() {
+            let queued = gate.connections.internals().queued();
+            is_logged &= !silent_writes.command_ended(queued, result.dirty, properties.is_foreign);
+        }
+        if !is_logged {
+            module.found_unlogged(&name.to_string_lossy());
+        }
+    }
+    let Module { gate: Some(gate), commands, script_dependency, is_listening: true, timeouts, watching, .. } = module
+    else {
+        return;
+    };
     let mut dependency = if wrote {
         write_dependency(gate, ctx, result, properties)
     } else {
@@ -292,6 +328,27 @@ pub unsafe extern "C" fn on_eviction(
     raw::REDISMODULE_OK as c_int
 }
 
+/// A stream changed. Of interest is one change, which the command that makes it may keep to itself.
+pub unsafe extern "C" fn on_stream(
+    _: *mut raw::RedisModuleCtx,
+    _: c_int,
+    event: *const std::ffi::c_char,
+    key: *mut raw::RedisModuleString,
+) -> c_int {
+    // SAFETY: the server's own name of the change.
+    if unsafe { CStr::from_ptr(event) } == c"xgroup-createconsumer" {
+        guard("noting a consumer", (), || {
+            module::with(|module| {
+                if module.completes_stream {
+                    // SAFETY: the server's own string, used only during this callback.
+                    module.created_consumers.push(unsafe { server::bytes(key) }.to_vec());
+                }
+            });
+        });
+    }
+    raw::REDISMODULE_OK as c_int
+}
+
 /// The event loop goes round.
 pub unsafe extern "C" fn on_event_loop(
     _: *mut raw::RedisModuleCtx,
@@ -381,7 +438,10 @@ pub unsafe extern "C" fn on_module_change(
         // Not within `with`: the call makes the server call back.
         match CommandTable::of_server(&Context::new(ctx)) {
             Ok(commands) => {
-                module::with(|module| module.commands = commands);
+                module::with(|module| {
+                    module.commands = commands;
+                    module.shared.send(Task::WatchModules);
+                });
             }
             Err(why) => log_warning(format!("durability: commands of other modules are not known: {why}")),
         }

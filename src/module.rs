@@ -23,8 +23,9 @@ use crate::names;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
 use crate::shared::{Command, Shared, Task, NO_TARGET};
+use crate::silent_writes::SilentWrites;
 use crate::timeouts::Timeouts;
-use crate::unlogged::Unlogged;
+use crate::unlogged::{Unlogged, UnloggedWrites};
 use crate::valve::Group;
 use crate::watching::Watching;
 
@@ -87,6 +88,10 @@ pub struct Module {
     pub timed_out_clients: u64,
     /// When writes were not sent to the log.
     pub unlogged: Unlogged,
+    /// Writes that were found not to be in the stream.
+    pub unlogged_writes: UnloggedWrites,
+    /// Finds those of modules.
+    pub silent_writes: SilentWrites,
     /// Clients wait because of a planned failover.
     pub is_pausing: bool,
     /// Id of the client that connected last.
@@ -105,6 +110,12 @@ pub struct Module {
     pub epoch: Option<u64>,
     /// Whether the gate hears of commands.
     pub is_listening: bool,
+    /// Whether what the server leaves out of the stream is put there: this node leads, and hears of commands.
+    pub completes_stream: bool,
+    /// In async mode: a command came that needs that.
+    pub has_cause_to_watch: bool,
+    /// The streams in which the command that runs has made a consumer.
+    pub created_consumers: Vec<Vec<u8>>,
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
     /// Clients wait while this node attaches.
@@ -230,6 +241,8 @@ impl Module {
             timeouts: Timeouts::default(),
             timed_out_clients: 0,
             unlogged,
+            unlogged_writes: UnloggedWrites::default(),
+            silent_writes: SilentWrites::default(),
             is_pausing: false,
             newest_client: 0,
             role,
@@ -239,6 +252,9 @@ impl Module {
             tap_user,
             epoch: None,
             is_listening: false,
+            completes_stream: false,
+            has_cause_to_watch: false,
+            created_consumers: Vec::new(),
             has_run: false,
             settling: None,
             settles_until_seeded: false,
@@ -273,6 +289,12 @@ impl Module {
         self.look_at_lease();
         // No command runs: what is left here was read by a module's callback or thread.
         self.script_dependency = 0;
+        if self.silent_writes.is_waiting() {
+            let offset = server::replication_offset(&self.ctx);
+            if self.silent_writes.nothing_runs(offset) && self.role == Role::Leader {
+                self.found_unlogged("");
+            }
+        }
         match self.role {
             Role::Leader | Role::Suspended => self.account(),
             Role::Attaching | Role::Follower => self.report_applied(),
@@ -326,7 +348,7 @@ impl Module {
         let is_anyone_held = self.gate.as_ref().is_some_and(|gate| gate.held_clients() > 0);
         if !self.bound.is_idle_at(offset) || is_anyone_held || self.timeouts.is_waiting() {
             let now = Instant::now();
-            self.look_at_bound(now, offset, durable);
+            self.look_at_bound(now, offset, self.shared.acknowledged());
             self.close_late(now);
         }
     }
@@ -338,6 +360,24 @@ impl Module {
             log_notice(format!(
                 "durability: closed {closed} clients that would have been notified of keys which the log has not confirmed"
             ));
+        }
+    }
+
+    /// The command of that name, or a module on its own account, wrote what is not put into the stream: the log must start anew from
+    /// what this node holds, and until it has done so nothing is durable.
+    pub fn found_unlogged(&mut self, command: &str) {
+        if self.unlogged_writes.found(command, Instant::now()) {
+            let who = if command.is_empty() { "a module, on its own account," } else { command };
+            log_warning(format!(
+                "durability: {who} wrote without replicating it, so what it wrote is not in the log: the log starts anew from \
+                 this node's data ({} such writes so far, logged once a minute)",
+                self.unlogged_writes.count
+            ));
+        }
+        self.shared.seeds_wanted.fetch_add(1, Ordering::AcqRel);
+        self.tell_agent(Command::SeedAnew);
+        if let (true, Some(gate)) = (self.is_listening, &mut self.gate) {
+            gate.write_all();
         }
     }
 

@@ -13,6 +13,7 @@ use crate::held_table;
 use crate::hooks;
 use crate::lease;
 use crate::module::{why_leases_are_not_kept, why_sync_is_impossible, why_the_log_is_impossible, Module, Role};
+use crate::propagation;
 use crate::server;
 use crate::settle::Settling;
 use crate::shared::{Command, Task};
@@ -71,9 +72,12 @@ impl Module {
 
     /// The gate wants to hear of commands in sync mode, while leading. A node that follows, or may, wants to hear of those that fail.
     pub fn listen_to_commands(&mut self) -> Result<(), String> {
-        let listens = self.mode == Mode::Sync && self.role == Role::Leader;
+        let leads = self.role == Role::Leader;
+        let listens = self.mode == Mode::Sync && leads;
+        // In async mode an event for each command would cost more than it is worth before there is cause for it.
+        let completes = leads && self.gate.is_some() && (listens || self.has_cause_to_watch);
         let follows = self.mode != Mode::Off && self.may_follow();
-        let on_command = listens.then_some(hooks::on_command as server::EventCallback);
+        let on_command = (listens || completes).then_some(hooks::on_command as server::EventCallback);
         let on_failed = follows.then_some(hooks::on_failed_while_following as server::EventCallback);
         let listeners = [
             (ffi::EVENT_COMMAND_RESULT_SUCCESS, on_command),
@@ -86,6 +90,8 @@ impl Module {
             server::subscribe(&self.ctx, event, callback)?;
         }
         self.is_listening = listens;
+        self.completes_stream = completes;
+        propagation::wait_for_cause(leads && self.gate.is_some() && !completes);
         self.watching.forget();
         if listens {
             self.find_receivers();
@@ -95,6 +101,17 @@ impl Module {
             gate.write_all();
         }
         Ok(())
+    }
+
+    /// In async mode: a command is about to run of which the server may leave something out of the stream.
+    pub fn watch_commands(&mut self) {
+        self.has_cause_to_watch = true;
+        if self.completes_stream {
+            return;
+        }
+        if let Err(why) = self.listen_to_commands() {
+            log_warning(format!("durability: what scripts hide from the stream is not in the log: {why}"));
+        }
     }
 
     /// From now on this node serves its clients, as the leader of `epoch`.
@@ -129,6 +146,7 @@ impl Module {
         self.role = Role::Leader;
         self.tell_what_it_serves();
         self.listen_to_commands()?;
+        self.shared.send(Task::WatchModules);
         self.update_filter();
         Ok(())
     }
@@ -267,6 +285,8 @@ impl Module {
         self.role = Role::Suspended;
         self.shared.suspensions.fetch_add(1, Ordering::Relaxed);
         self.is_listening = false;
+        self.completes_stream = false;
+        propagation::wait_for_cause(false);
         lease::answer_beyond(self.newest_client);
         self.tell_what_it_serves();
         self.timeouts.forget();
@@ -356,6 +376,8 @@ impl Module {
         self.role = role;
         self.tell_what_it_serves();
         self.is_listening = false;
+        self.completes_stream = false;
+        propagation::wait_for_cause(false);
         self.forget_term();
         self.abandon_clients();
         self.update_filter();
@@ -370,6 +392,8 @@ impl Module {
         lease::not_needed();
         self.shared.forget_view();
         self.is_listening = false;
+        self.completes_stream = false;
+        propagation::wait_for_cause(false);
         self.forget_term();
         self.unlogged.begin();
         let offset = server::replication_offset(&self.ctx);

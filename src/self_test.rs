@@ -13,6 +13,7 @@ use crate::auth;
 use crate::interrupt::Interrupt;
 use crate::log_connection::encode;
 use crate::own_server::{self, Stream};
+use crate::propagation;
 use crate::shared::Task;
 
 const ANSWERS: &[u8] = b"+OK\r\n+OK\r\n";
@@ -86,7 +87,11 @@ pub fn run(agent: &mut Agent) -> Result<(), Unfinished> {
     if answers != ANSWERS {
         return Err(format!("released replies arrived as '{}'", answers.escape_ascii()).into());
     }
-    Ok(learn_databases(agent, &mut stream).map_err(|error| failed("selecting a database failed", error))?)
+    learn_databases(agent, &mut stream).map_err(|error| failed("selecting a database failed", error))?;
+    if !propagation::has_learned() {
+        return Err("where the server's clients keep a command's arguments was not found".to_owned().into());
+    }
+    Ok(())
 }
 
 /// Has the main thread find where a client's database stands. If it does not, a key that is dirty in one database is so in
@@ -98,7 +103,10 @@ fn learn_databases(agent: &mut Agent, stream: &mut Stream) -> std::io::Result<()
         let mut answer = [0; OK.len()];
         stream.read_exact(&mut answer)?;
         if answer != OK {
-            // There is only one.
+            // An error, of which more is still to be read.
+            if number == 1 {
+                agent.shared.send(Task::OneDatabase);
+            }
             return Ok(());
         }
         match agent.ask(|reply| Task::LearnDatabase(number, reply)) {

@@ -6,7 +6,7 @@ use std::ptr;
 
 use valkey_module::{raw, CallOptionsBuilder, CallReply, CallResult, Context, ContextFlags};
 
-use crate::ffi::{CommandResult, Internals};
+use crate::ffi::{CommandResult, Internals, OpenedKey};
 
 /// A callback for a server event.
 pub type EventCallback = unsafe extern "C" fn(*mut raw::RedisModuleCtx, raw::RedisModuleEvent, u64, *mut c_void);
@@ -81,14 +81,20 @@ pub type KeyspaceCallback = unsafe extern "C" fn(
 
 /// Calls `callback` for each key that the server evicts.
 pub fn watch_evictions(ctx: &Context, callback: KeyspaceCallback) -> Result<(), String> {
-    let evicted = raw::REDISMODULE_NOTIFY_EVICTED as c_int;
+    subscribe_to_keyspace(ctx, raw::REDISMODULE_NOTIFY_EVICTED as c_int, callback)
+        .map_err(|()| "the server does not tell of evictions".to_owned())
+}
+
+/// Calls `callback` for each change of a stream.
+pub fn watch_streams(ctx: &Context, callback: KeyspaceCallback) -> Result<(), String> {
+    subscribe_to_keyspace(ctx, raw::REDISMODULE_NOTIFY_STREAM as c_int, callback)
+        .map_err(|()| "the server does not tell of changes of streams".to_owned())
+}
+
+fn subscribe_to_keyspace(ctx: &Context, kinds: c_int, callback: KeyspaceCallback) -> Result<(), ()> {
     // SAFETY: the context is valid and the callback has the right signature.
-    let status = unsafe { api!(RedisModule_SubscribeToKeyspaceEvents)(ctx.ctx, evicted, Some(callback)) };
-    if status == raw::REDISMODULE_OK as c_int {
-        Ok(())
-    } else {
-        Err("the server does not tell of evictions".to_owned())
-    }
+    let status = unsafe { api!(RedisModule_SubscribeToKeyspaceEvents)(ctx.ctx, kinds, Some(callback)) };
+    (status == raw::REDISMODULE_OK as c_int).then_some(()).ok_or(())
 }
 
 /// What decides over a login: user, password, and where an error message would go.
@@ -133,6 +139,83 @@ pub fn for_each_key(ctx: &Context, result: &CommandResult, mut each: impl FnMut(
         }
         api!(RedisModule_Free)(positions.cast());
     }
+}
+
+/// The server's time for the command that runs, in milliseconds since 1970.
+pub fn cached_time_ms() -> i64 {
+    // SAFETY: reads a variable of the server.
+    let us: i64 = unsafe { api!(RedisModule_CachedMicroseconds)() };
+    us / 1000
+}
+
+/// Deletes the fields of a hash that have expired, if the key holds one. Returns whether it holds one with fields that expire.
+pub fn delete_expired_fields(ctx: &Context, database: u16, key: *mut raw::RedisModuleString) -> bool {
+    let Ok(internals) = Internals::get() else { return false };
+    let mode = raw::REDISMODULE_READ as c_int
+        | raw::REDISMODULE_OPEN_KEY_NOTOUCH as c_int
+        | raw::REDISMODULE_OPEN_KEY_NOSTATS as c_int;
+    // SAFETY: the context is that of an event, with a client of its own; the key is a live string; what was opened is closed, and
+    // the hash is looked at before anything writes.
+    unsafe {
+        if api!(RedisModule_SelectDb)(ctx.ctx, c_int::from(database)) != raw::REDISMODULE_OK as c_int {
+            return false;
+        }
+        let opened = api!(RedisModule_OpenKey)(ctx.ctx, key, mode);
+        if opened.is_null() {
+            return false;
+        }
+        let is_hash = api!(RedisModule_KeyType)(opened) == raw::REDISMODULE_KEYTYPE_HASH as c_int;
+        let hash = is_hash.then(|| OpenedKey::value(opened.cast(), ctx.ctx, key)).flatten();
+        api!(RedisModule_CloseKey)(opened);
+        hash.is_some_and(|hash| internals.delete_expired_fields(hash, cached_time_ms()))
+    }
+}
+
+/// Deletes a hash that has no field, and so should not be there, past the stream.
+pub fn delete_empty_hash(ctx: &Context, database: u16, key: *mut raw::RedisModuleString) {
+    let mode = raw::REDISMODULE_READ as c_int | raw::REDISMODULE_WRITE as c_int;
+    // SAFETY: the context is that of an event, with a client of its own; the key is a live string; what was opened is closed.
+    unsafe {
+        if api!(RedisModule_SelectDb)(ctx.ctx, c_int::from(database)) != raw::REDISMODULE_OK as c_int {
+            return;
+        }
+        let opened = api!(RedisModule_OpenKey)(ctx.ctx, key, mode);
+        let is_hash = api!(RedisModule_KeyType)(opened) == raw::REDISMODULE_KEYTYPE_HASH as c_int;
+        if is_hash && api!(RedisModule_ValueLength)(opened) == 0 {
+            api!(RedisModule_DeleteKey)(opened);
+        }
+        api!(RedisModule_CloseKey)(opened);
+    }
+}
+
+/// Pending entries of a consumer group: ids, and how often each was delivered. `range` is the stream, the group, an id to begin
+/// with, how many at most, and the consumer. Entries that the stream has no more are left out.
+pub fn pending_entries(ctx: &Context, database: u16, range: [&[u8]; 5]) -> Vec<(String, i64)> {
+    let [stream, group, from, count, consumer] = range;
+    let options = CallOptionsBuilder::new().errors_as_replies().build();
+    let call =
+        |command: &str, arguments: &[&[u8]]| -> CallResult<'static> { ctx.call_ext(command, &options, arguments) };
+    // SAFETY: the context has a client of its own.
+    if unsafe { api!(RedisModule_SelectDb)(ctx.ctx, c_int::from(database)) } != raw::REDISMODULE_OK as c_int {
+        return Vec::new();
+    }
+    let Ok(CallReply::Array(entries)) = call("XPENDING", &[stream, group, from, b"+", count, consumer]) else {
+        return Vec::new();
+    };
+    let entries = entries.iter().flatten().filter_map(|entry| match entry {
+        CallReply::Array(fields) => match (fields.get(0), fields.get(3)) {
+            (Some(Ok(CallReply::String(id))), Some(Ok(CallReply::I64(deliveries)))) => {
+                Some((id.to_string()?, deliveries.to_i64()))
+            }
+            _ => None,
+        },
+        _ => None,
+    });
+    let exists = |id: &str| {
+        let found = call("XRANGE", &[stream, id.as_bytes(), id.as_bytes()]);
+        matches!(found, Ok(CallReply::Array(found)) if found.len() > 0)
+    };
+    entries.filter(|(id, _)| exists(id)).collect()
 }
 
 /// The end of the replication stream, in bytes.

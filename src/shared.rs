@@ -55,6 +55,10 @@ pub enum Task {
     /// The self-test's client has selected the database with that number. Answers whether it is known now where clients
     /// say so.
     LearnDatabase(u32, Sender<bool>),
+    /// The server has no database but the first.
+    OneDatabase,
+    /// Other modules may have commands: find out how their writes are told that they put into no stream.
+    WatchModules,
     /// The self-test's result.
     SelfTestDone(Result<(), String>),
     /// Find out whether the server waits for its replicas to shut down, for [`Shared::is_shutting_down`].
@@ -111,6 +115,8 @@ pub enum Command {
     Applied,
     /// There is news of who leads, in [`Shared::view`].
     Viewed,
+    /// The log must start anew from this node's data: see [`Shared::seeds_wanted`].
+    SeedAnew,
     /// This node handed over to another one.
     HandedOver,
     /// The log service says that another node leads, or may.
@@ -146,6 +152,11 @@ pub struct Shared {
     durable_offset: AtomicU64,
     /// The log is to start from a snapshot of this node and does not hold it yet, so nothing is durable.
     pub is_seeding: AtomicBool,
+    /// How often it was found that the log must start anew from this node, because it lacks what the node holds. Written by the main
+    /// thread.
+    pub seeds_wanted: AtomicU64,
+    /// Of those, how many the last snapshot is younger than that the log took. Written by the agent.
+    pub seeds_had: AtomicU64,
     /// Current epoch of this leader; 0 if it does not lead.
     pub epoch: AtomicU64,
     link: AtomicU8,
@@ -212,6 +223,8 @@ impl Shared {
         let shared = Shared {
             durable_offset: AtomicU64::new(0),
             is_seeding: AtomicBool::new(false),
+            seeds_wanted: AtomicU64::new(0),
+            seeds_had: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             link: AtomicU8::new(Link::Down as u8),
             attach_target: AtomicU64::new(NO_TARGET),
@@ -246,10 +259,20 @@ impl Shared {
     }
 
     /// Everything up to this offset is acknowledged by the log; `None` while it does not even hold the data that this node
-    /// started with. Any thread.
+    /// started with, or lacks what the node has written since. Any thread.
     pub fn durable(&self) -> Option<u64> {
         // The offset was published before seeding ended.
+        self.acknowledged().filter(|_| !self.must_seed())
+    }
+
+    /// As [`Shared::durable`], but also while the log lacks what was written past the stream: how far it is with the stream. Any thread.
+    pub fn acknowledged(&self) -> Option<u64> {
         (!self.is_seeding.load(Ordering::Acquire)).then(|| self.durable_offset.load(Ordering::Acquire))
+    }
+
+    /// Whether the log lacks something that this node holds and that is not on its way there. Any thread.
+    pub fn must_seed(&self) -> bool {
+        self.seeds_had.load(Ordering::Acquire) < self.seeds_wanted.load(Ordering::Acquire)
     }
 
     /// Makes known how far the log is. Agent only.

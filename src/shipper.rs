@@ -146,6 +146,9 @@ impl Shipper<'_> {
 
     /// Waits until something can be done, and does it.
     fn turn(&mut self) -> Result<(), Ended> {
+        if self.ending.is_none() && self.agent.is_seed_due() {
+            return Err(Ended::TapLost("something was written that is not in the stream".to_owned()));
+        }
         let now = Instant::now();
         let shared_line = Arc::clone(&self.line);
         let mut line = line::lock(&shared_line);

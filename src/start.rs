@@ -20,7 +20,7 @@ use crate::guard::guard;
 use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
-use crate::{agent, auth, commands, docs, filter, held_table, hooks, lease, tasks, tls};
+use crate::{agent, auth, commands, docs, filter, held_table, hooks, lease, propagation, tasks, tls};
 
 /// Checks what can be checked before anything is registered.
 pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
@@ -98,6 +98,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     server::subscribe(ctx, ffi::EVENT_LOADING_PROGRESS, Some(hooks::on_loading_progress))?;
 
     server::watch_evictions(ctx, hooks::on_eviction)?;
+    server::watch_streams(ctx, hooks::on_stream)?;
     server::add_filter(ctx, filter::filter)?;
     server::add_login(ctx, auth::authenticate);
 
@@ -134,6 +135,7 @@ fn start(ctx: &Context) -> Result<(), String> {
 fn forget_earlier_life() {
     held_table::forget_all();
     filter::forget_all();
+    propagation::forget_all();
     lease::not_needed();
     lease::answer_nobody_beyond_it();
 }

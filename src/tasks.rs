@@ -115,6 +115,14 @@ fn carry_out(ctx: &Context, task: Task) {
             });
             answer(reply, is_known.flatten().unwrap_or(false));
         }
+        Task::OneDatabase => {
+            module::with(|module| {
+                if let Some(gate) = &mut module.gate {
+                    gate.connections.layout.there_is_one();
+                }
+            });
+        }
+        Task::WatchModules => watch_modules(ctx),
         Task::SelfTestDone(result) => {
             let is_news = module::with(|module| module.self_test.as_ref() != Some(&result)) == Some(true);
             if let (Err(why), true) = (&result, is_news) {
@@ -314,6 +322,26 @@ fn start_stream(ctx: &Context, offset: u64) -> Option<(String, u64)> {
     // SAFETY: it has none, as it just said.
     unsafe { internals.start_replication_backlog() };
     position(ctx).ok()
+}
+
+/// Where other modules have commands, and this node leads, each command's event is heard, and it is found out how the server tells
+/// what is put into the stream.
+fn watch_modules(ctx: &Context) {
+    let wants =
+        |module: &mut Module| module.role == Role::Leader && module.gate.is_some() && module.commands.has_foreign();
+    let (Some(true), Ok(internals)) = (module::with(wants), Internals::get()) else { return };
+    let actions = ctx.server_info("clients").field("paused_actions").map(|actions| actions.to_string_lossy());
+    if actions.is_some_and(|actions| actions == "none") && !server::is_replica(ctx) {
+        let ping = ctx.create_string("PING");
+        // SAFETY: a task runs outside of commands and events; this is a primary that leads, so it keeps its stream; nothing is
+        // paused; and the string lives.
+        if !unsafe { internals.find_queue(ping.inner) } {
+            log_notice(
+                "durability: what modules write past the stream is found only where nothing else is written meanwhile",
+            );
+        }
+    }
+    module::with(Module::watch_commands);
 }
 
 /// `None` unless this is a replica whose link is up, and that had to pass over nothing.

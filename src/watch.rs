@@ -25,7 +25,7 @@ impl Module {
         let offset = server::replication_offset(&self.ctx);
         if offset != self.bound.offset() {
             // With I/O threads, commands run after modules were told that the loop sleeps. These ran in the last round.
-            self.bound.look(now, offset, self.shared.durable());
+            self.bound.look(now, offset, self.shared.acknowledged());
             self.look_for_thread_writes();
         }
         self.bound.woke(now);
@@ -66,7 +66,7 @@ impl Module {
     /// As [`Module::look_at_bound`], between two rounds of the event loop.
     pub fn look_at_bound_now(&mut self) {
         let offset = server::replication_offset(&self.ctx);
-        let durable = self.shared.durable();
+        let durable = self.shared.acknowledged();
         self.look_at_bound(Instant::now(), offset, durable);
     }
 
@@ -78,7 +78,7 @@ impl Module {
             return Behind { lag: Duration::ZERO, pending_bytes: 0 };
         }
         let offset = server::replication_offset(&self.ctx);
-        self.bound.look(now, offset, self.shared.durable())
+        self.bound.look(now, offset, self.shared.acknowledged())
     }
 
     /// Closes clients that the log has let wait for longer than `durability.sync-timeout-ms`.

@@ -21,7 +21,11 @@ durable_server {} {
             if {$version == 3 && [string match x* $command]} {set served [lindex $served 0]}
             test "[lindex $command 0]: waiting is not held; being served is, and who served (RESP$version) \[case 7\]" {
                 r del queue other
-                if {[lindex $command 0] eq "xreadgroup"} {r xgroup create queue g $ mkstream}
+                if {[lindex $command 0] eq "xreadgroup"} {
+                    r xgroup create queue g $ mkstream
+                    # Else it would make one, which is a write.
+                    r xgroup createconsumer queue g c
+                }
                 set waiter [valkey_deferring_client]
                 $waiter hello $version
                 read_reply $waiter

@@ -139,7 +139,7 @@ set writes {
 }
 
 # Tested below by itself; refused without cluster mode.
-set exempt {migrate cluster|flushslot}
+set exempt {migrate cluster|flushslot durability.populate}
 
 # Both servers hold the same. Sends the command to both and compares.
 proc assert_held_like_plain {version command keys} {
@@ -222,7 +222,7 @@ start_server {overrides {save {}} tags {external:skip tls:skip}} {
 
         test "Nothing is left behind by all the write commands \[case 1\]" {
             wait_until_durable
-            foreach figure {held_clients dirty_keys waiting_groups pending_bytes lag_ms} {
+            foreach figure {held_clients dirty_keys waiting_groups pending_bytes lag_ms unlogged_writes} {
                 assert_equal 0 [figure $figure]
             }
             assert_equal {} [figure last_error]

@@ -1,0 +1,422 @@
+//! What the server would leave out of the replication stream, and so out of the log, is put there by the module: at the
+//! command's event, which comes right before the server puts the command itself into the stream.
+//!
+//! - What a script writes, whatever it says with `server.set_repl`.
+//! - Effects that the server forgets. `docs/upstream.md` lists them.
+
+use std::ffi::{c_char, CStr};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+
+use valkey_module::{raw, Context};
+
+use crate::command_table::Properties;
+use crate::connections::ServerConnections;
+use crate::ffi::{Client, CommandResult, FilterContext};
+use crate::gate::ClientId;
+use crate::server;
+
+/// What the server forgets of a command's effect when it puts the command into the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Omits {
+    /// Nothing.
+    Nothing,
+    /// That fields which the command names, or copies, have expired: a replica, which lets nothing expire by itself, still has them.
+    ExpiredFields,
+    /// That the command made a consumer, if it gave that consumer no entry; and that XREADGROUP delivered pending entries again.
+    Consumers,
+    /// That a string was made or became longer before everything failed: OVERFLOW FAIL. The command counts as one that wrote nothing.
+    FailedBitfield,
+}
+
+impl Omits {
+    /// Of the command with that full name, in lower case.
+    pub fn of(name: &str) -> Omits {
+        match name {
+            "hpersist" | "hexpire" | "hpexpire" | "hexpireat" | "hpexpireat" | "hdel" | "hgetdel" | "copy" => {
+                Omits::ExpiredFields
+            }
+            "xreadgroup" | "xclaim" | "xautoclaim" | "xgroup|createconsumer" => Omits::Consumers,
+            "bitfield" => Omits::FailedBitfield,
+            _ => Omits::Nothing,
+        }
+    }
+}
+
+/// Whether the command wrote although it counts as one that did not. Most names differ from this one in their first two bytes.
+#[inline]
+pub fn wrote_unnoticed(name: &CStr, result: &CommandResult) -> bool {
+    let text = name.as_ptr();
+    // SAFETY: it ends with a zero, behind which nothing is read.
+    let may_be = unsafe { *text == b'b' as c_char && *text.add(1) == b'i' as c_char };
+    may_be && name == c"bitfield" && {
+        // SAFETY: the server's own arguments, used only during the callback.
+        let arguments = unsafe { std::slice::from_raw_parts(result.argv, result.argc as usize) };
+        // SAFETY: as above.
+        arguments.iter().any(|argument| unsafe { server::bytes(*argument) }.eq_ignore_ascii_case(b"FAIL"))
+    }
+}
+
+/// Whether a command that wrote is never put into the stream as it is, but by its own code, piece by piece.
+fn propagates_itself(properties: Properties, argc: i32) -> bool {
+    // SPOP with a count is SREM for each piece, SPOP without one is rewritten.
+    properties.propagates_pieces || properties.propagates_pieces_of_many && argc > 2
+}
+
+/// Commands of whose effects this module has to take care run in scripts, or are one of [`Omits`]: in async mode nothing else
+/// needs an event for each command. Compares lengths first: this runs before every command.
+pub fn is_of_interest(name: &[u8]) -> bool {
+    let names: &[&[u8]] = match (name.len(), name.first().map(u8::to_ascii_lowercase)) {
+        (4, Some(b'e')) => &[b"eval"],
+        (4, Some(b'h')) => &[b"hdel"],
+        (4, Some(b'c')) => &[b"copy"],
+        (5, Some(b'f')) => &[b"fcall"],
+        (6, Some(b'x')) => &[b"xclaim"],
+        (7, Some(b'e')) => &[b"evalsha"],
+        (7, Some(b'h')) => &[b"hexpire", b"hgetdel"],
+        (8, Some(b'h')) => &[b"hpersist", b"hpexpire"],
+        (8, Some(b'b')) => &[b"bitfield"],
+        (9, Some(b'h')) => &[b"hexpireat"],
+        (10, Some(b'h')) => &[b"hpexpireat"],
+        (10, Some(b'x')) => &[b"xreadgroup", b"xautoclaim"],
+        _ => return false,
+    };
+    names.iter().any(|one| name.eq_ignore_ascii_case(one))
+}
+
+/// In async mode, while nothing of interest has come: see [`is_of_interest`].
+static WAITS_FOR_CAUSE: AtomicBool = AtomicBool::new(false);
+
+/// See [`has_cause`].
+pub fn wait_for_cause(waits: bool) {
+    WAITS_FOR_CAUSE.store(waits, Ordering::Relaxed);
+}
+
+/// Whether it is because of this command that the module must hear of each command from now on.
+#[inline]
+pub fn has_cause(name: &[u8]) -> bool {
+    WAITS_FOR_CAUSE.load(Ordering::Relaxed) && is_of_interest(name)
+}
+
+/// Whether what the filter is passed is known to be what [`FilterContext`] describes.
+static KNOWS_CLIENTS: AtomicBool = AtomicBool::new(false);
+/// The client of which the filter saw a command last, and its id. Main thread only.
+static CLIENT: AtomicPtr<Client> = AtomicPtr::new(ptr::null_mut());
+static CLIENT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// What an earlier life of the module knew, whose library stays mapped, is not so any more. Main thread.
+pub fn forget_all() {
+    wait_for_cause(false);
+    KNOWS_CLIENTS.store(false, Ordering::Relaxed);
+    CLIENT.store(ptr::null_mut(), Ordering::Relaxed);
+    CLIENT_ID.store(0, Ordering::Relaxed);
+}
+
+/// The self-test's client is about to run a command: one more fact from which the layout of clients is learned.
+pub fn learn(connections: &mut ServerConnections, ctx: *mut raw::RedisModuleCommandFilterCtx, id: ClientId) {
+    // SAFETY: connections that can be held are those of a verified version, in which a filter is passed this struct; the
+    // client is in the server's index, so it lives.
+    let context = unsafe { &*ctx.cast::<FilterContext>() };
+    if connections.client(id) == Some(context.client)
+        && connections.arguments.learn(context.client, context.argv, context.argc)
+    {
+        KNOWS_CLIENTS.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether [`learn`] has come to an end, so that scripts cannot hide what they write.
+pub fn has_learned() -> bool {
+    KNOWS_CLIENTS.load(Ordering::Relaxed)
+}
+
+/// A client is about to run a command, or to queue it.
+#[inline]
+pub fn note_client(ctx: *mut raw::RedisModuleCommandFilterCtx) {
+    if KNOWS_CLIENTS.load(Ordering::Relaxed) {
+        // SAFETY: the filter is passed this struct, and a client that lives.
+        let client = unsafe { (*ctx.cast::<FilterContext>()).client };
+        CLIENT.store(client, Ordering::Relaxed);
+        // SAFETY: as above.
+        CLIENT_ID.store(unsafe { (*client).id }, Ordering::Relaxed);
+    }
+}
+
+/// The client whose command's event this is.
+fn running_client(connections: &ServerConnections, id: ClientId) -> Option<*mut Client> {
+    // The clients of scripts and modules are in no index. They are only ever used for a command that passed the filter, and
+    // no two clients ever have one id: so if the id is the one that was noted, this is the client.
+    if CLIENT_ID.load(Ordering::Relaxed) == id && has_learned() {
+        return Some(CLIENT.load(Ordering::Relaxed));
+    }
+    connections.client(id)
+}
+
+/// A command wrote, and a script called it or the server forgets something of it: puts into the stream what is missing there.
+/// Returns whether it could. Called at the command's event.
+pub fn complete(
+    connections: &ServerConnections,
+    ctx: &Context,
+    result: &CommandResult,
+    properties: Properties,
+    created: Vec<Vec<u8>>,
+) -> bool {
+    let Some(client) = running_client(connections, result.client_id) else { return false };
+    let Some(database) = connections.layout.database(client).number() else { return false };
+    // SAFETY: the server's own arguments, which live during the callback.
+    let arguments = unsafe { std::slice::from_raw_parts(result.argv, result.argc as usize) };
+    let stream = Stream { connections, ctx, database };
+    match properties.omits {
+        Omits::Nothing => {}
+        Omits::ExpiredFields => stream.delete_expired_fields(arguments, result.dirty),
+        Omits::Consumers => {
+            stream.create_consumers(arguments, &created);
+            stream.deliver_again(arguments);
+        }
+        Omits::FailedBitfield if result.dirty == 0 => {
+            stream.put(&[], arguments);
+            return true;
+        }
+        Omits::FailedBitfield => {}
+    }
+    let is_script = result.is_module_client == 0 && connections.is_script_running();
+    if !is_script || propagates_itself(properties, result.argc) {
+        return true;
+    }
+    // SAFETY: the client is running the command.
+    let Some((arguments, count)) = (unsafe { connections.arguments.arguments(client) }) else { return false };
+    // What the server does next, but whatever the script has set.
+    // SAFETY: the arguments of a client that is running a command live, and this is its event.
+    unsafe {
+        connections.internals().propagate(database, std::slice::from_raw_parts(arguments, count));
+        connections.internals().prevent_propagation(client);
+    }
+    true
+}
+
+struct Stream<'a> {
+    connections: &'a ServerConnections,
+    ctx: &'a Context,
+    database: u16,
+}
+
+impl Stream<'_> {
+    fn put(&self, words: &[&str], arguments: &[*mut raw::RedisModuleString]) {
+        let words: Vec<_> = words.iter().map(|word| self.ctx.create_string(*word)).collect();
+        let all: Vec<_> = words.iter().map(|word| word.inner).chain(arguments.iter().copied()).collect();
+        // SAFETY: all are live strings, and this is a command's event.
+        unsafe { self.connections.internals().propagate(self.database, &all) }
+    }
+
+    /// Before the command meets fields on a replica that have expired, as they have here, they are deleted on both.
+    fn delete_expired_fields(&self, arguments: &[*mut raw::RedisModuleString], changes: i64) {
+        // SAFETY: the server's own arguments, used only during the callback.
+        let texts: Vec<&[u8]> = arguments.iter().map(|argument| unsafe { server::bytes(*argument) }).collect();
+        let may_expire = may_name_expired_fields(&texts, changes)
+            && server::delete_expired_fields(self.ctx, self.database, arguments[1]);
+        if let (true, Some((database, replaces))) = (may_expire, copied_to(&texts, self.database)) {
+            // The copy holds such fields as well. If all are, the replica finds nothing to copy.
+            if replaces {
+                Stream { database, ..*self }.put(&["DEL"], &arguments[2..3]);
+            }
+            server::delete_expired_fields(self.ctx, database, arguments[2]);
+            server::delete_empty_hash(self.ctx, database, arguments[2]);
+        }
+    }
+
+    fn create_consumers(&self, arguments: &[*mut raw::RedisModuleString], keys: &[Vec<u8>]) {
+        // SAFETY: as above.
+        let texts: Vec<&[u8]> = arguments.iter().map(|argument| unsafe { server::bytes(*argument) }).collect();
+        let Some(group) = group_position(&texts) else { return };
+        for key in keys {
+            let key = self.ctx.create_string(key.as_slice());
+            self.put(&["XGROUP", "CREATECONSUMER"], &[key.inner, arguments[group], arguments[group + 1]]);
+        }
+    }
+
+    /// Pending entries that a consumer reads again: each delivery counts.
+    fn deliver_again(&self, arguments: &[*mut raw::RedisModuleString]) {
+        // SAFETY: as above.
+        let texts: Vec<&[u8]> = arguments.iter().map(|argument| unsafe { server::bytes(*argument) }).collect();
+        let Some(read) = History::of(&texts) else { return };
+        let (group, consumer) = (arguments[read.group], arguments[read.group + 1]);
+        // Before any command is called, which has a time of its own.
+        let time_ms = server::cached_time_ms().to_string();
+        for (key, id) in read.streams {
+            let from = [b"(", texts[id]].concat();
+            let pending = server::pending_entries(
+                self.ctx,
+                self.database,
+                [texts[key], texts[read.group], &from, read.count, texts[read.group + 1]],
+            );
+            for (id, deliveries) in pending {
+                let words = [&*id, "TIME", &time_ms, "RETRYCOUNT", &deliveries.to_string(), "FORCE", "JUSTID"];
+                let words: Vec<_> = words.iter().map(|word| self.ctx.create_string(*word)).collect();
+                let idle = self.ctx.create_string("0");
+                let head = [arguments[key], group, consumer, idle.inner];
+                let all: Vec<_> = head.into_iter().chain(words.iter().map(|word| word.inner)).collect();
+                self.put(&["XCLAIM"], &all);
+            }
+        }
+    }
+}
+
+/// An XREADGROUP that reads pending entries.
+struct History<'a> {
+    /// Position of the group, with the consumer behind it.
+    group: usize,
+    /// As many as that of each stream.
+    count: &'a [u8],
+    /// Positions of the streams of which it does, and of the ids behind which it begins.
+    streams: Vec<(usize, usize)>,
+}
+
+impl<'a> History<'a> {
+    /// `None` if it reads none, or is another command.
+    fn of(arguments: &[&'a [u8]]) -> Option<History<'a>> {
+        if !arguments.first()?.eq_ignore_ascii_case(b"XREADGROUP") {
+            return None;
+        }
+        let (mut group, mut count, mut at) = (0, b"9223372036854775807".as_slice(), 1);
+        loop {
+            let word = *arguments.get(at)?;
+            let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+            match () {
+                () if is("GROUP") => (group, at) = (at + 1, at + 3),
+                () if is("COUNT") => {
+                    let given = *arguments.get(at + 1)?;
+                    if !given.starts_with(b"-") && given.iter().any(|digit| *digit != b'0') {
+                        count = given;
+                    }
+                    at += 2;
+                }
+                () if is("BLOCK") => at += 2,
+                () if is("NOACK") => at += 1,
+                () if is("STREAMS") => break,
+                () => return None,
+            }
+        }
+        let half = (arguments.len() - at - 1) / 2;
+        let streams = (at + 1..=at + half).map(|key| (key, key + half));
+        let streams: Vec<_> = streams.filter(|(_, id)| arguments[*id] != b">").collect();
+        (group > 0 && !streams.is_empty()).then_some(History { group, count, streams })
+    }
+}
+
+/// Whether a command that made so many changes may have met fields that have expired: each field that it names and that is there is
+/// one change. COPY names none, and takes all.
+fn may_name_expired_fields(arguments: &[&[u8]], changes: i64) -> bool {
+    let Some(name) = arguments.first() else { return false };
+    let named = if name.eq_ignore_ascii_case(b"HDEL") {
+        arguments.len().saturating_sub(2)
+    } else {
+        let word = arguments.iter().skip(2).position(|argument| argument.eq_ignore_ascii_case(b"FIELDS"));
+        word.map_or(usize::MAX, |word| arguments.len().saturating_sub(word + 4))
+    };
+    usize::try_from(changes).is_ok_and(|changes| changes < named)
+}
+
+/// The database to which COPY copies, and whether it may replace what is there. `None` if this is another command.
+fn copied_to(arguments: &[&[u8]], selected: u16) -> Option<(u16, bool)> {
+    if !arguments.first()?.eq_ignore_ascii_case(b"COPY") {
+        return None;
+    }
+    let options = arguments.get(3..)?;
+    let find = |name: &[u8]| options.iter().position(|option| option.eq_ignore_ascii_case(name));
+    let database = match find(b"DB") {
+        Some(at) => std::str::from_utf8(options.get(at + 1)?).ok()?.parse().ok()?,
+        None => selected,
+    };
+    Some((database, find(b"REPLACE").is_some()))
+}
+
+/// Where the consumer group stands, with the consumer behind it, in a command that makes a consumer and does not say so to replicas.
+fn group_position(arguments: &[&[u8]]) -> Option<usize> {
+    let name = arguments.first()?;
+    let position = match name.len() {
+        10 if name.eq_ignore_ascii_case(b"XREADGROUP") => {
+            let mut at = 1;
+            loop {
+                match *arguments.get(at)? {
+                    word if word.eq_ignore_ascii_case(b"GROUP") => break at + 1,
+                    word if word.eq_ignore_ascii_case(b"COUNT") || word.eq_ignore_ascii_case(b"BLOCK") => at += 2,
+                    word if word.eq_ignore_ascii_case(b"NOACK") => at += 1,
+                    _ => return None,
+                }
+            }
+        }
+        6 | 10 if name.eq_ignore_ascii_case(b"XCLAIM") || name.eq_ignore_ascii_case(b"XAUTOCLAIM") => 2,
+        _ => return None,
+    };
+    (position + 1 < arguments.len()).then_some(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<&[u8]> {
+        text.split(' ').map(str::as_bytes).collect()
+    }
+
+    #[test]
+    fn fields_may_have_expired_where_fewer_were_changed_than_named() {
+        let may = |command: &str, changes| may_name_expired_fields(&words(command), changes);
+        assert!(may("HPERSIST h FIELDS 2 a b", 1) && !may("HPERSIST h FIELDS 2 a b", 2));
+        assert!(may("HEXPIRE fields 10 NX fields 1 fields", 0) && !may("HEXPIRE fields 10 NX fields 1 fields", 1));
+        assert!(may("hdel h a b", 1) && !may("hdel h a b", 2));
+        assert!(may("HGETDEL h FIELDS 3 a b c", 2) && !may("HGETDEL h FIELDS 3 a b c", 3));
+        assert!(may("COPY h x REPLACE", 1));
+        assert!(!may("HDEL", 0));
+    }
+
+    #[test]
+    fn copy_says_to_which_database() {
+        assert_eq!(copied_to(&words("COPY db replace"), 9), Some((9, false)));
+        assert_eq!(copied_to(&words("copy a b replace db 3"), 9), Some((3, true)));
+        assert_eq!(copied_to(&words("COPY a b DB 3"), 9), Some((3, false)));
+        assert_eq!(copied_to(&words("HDEL a b c"), 9), None);
+    }
+
+    #[test]
+    fn group_and_consumer_stand_where_the_command_says() {
+        let group = |text| group_position(&words(text)).map(|at| words(text)[at].to_vec());
+        assert_eq!(group("xreadgroup GROUP g c STREAMS x >"), Some(b"g".to_vec()));
+        assert_eq!(group("XREADGROUP COUNT 1 BLOCK 0 NOACK group g c STREAMS GROUP >"), Some(b"g".to_vec()));
+        assert_eq!(group("XCLAIM x g c 0 1-1"), Some(b"g".to_vec()));
+        assert_eq!(group("XAUTOCLAIM x g c 0 0"), Some(b"g".to_vec()));
+        assert_eq!(group("XGROUP CREATECONSUMER x g c"), None);
+        assert_eq!(group("XREADGROUP STREAMS GROUP g c"), None);
+    }
+
+    #[test]
+    fn pending_entries_are_read_where_an_id_is_given() {
+        let read = |text: &'static str| {
+            History::of(&words(text))
+                .map(|read| (read.group, String::from_utf8_lossy(read.count).into_owned(), read.streams))
+        };
+        assert_eq!(read("XREADGROUP GROUP g c STREAMS x >"), None);
+        assert_eq!(read("XREAD STREAMS x 0"), None);
+        assert_eq!(read("xreadgroup COUNT 5 GROUP g c NOACK STREAMS x y > 7-1"), Some((4, "5".into(), vec![(9, 11)])));
+        assert_eq!(
+            read("XREADGROUP GROUP g c COUNT 0 STREAMS x 0"),
+            Some((2, "9223372036854775807".into(), vec![(7, 8)]))
+        );
+        assert_eq!(
+            read("XREADGROUP GROUP g c BLOCK 0 COUNT -1 STREAMS x 0").map(|read| read.1),
+            Some("9223372036854775807".into())
+        );
+    }
+
+    #[test]
+    fn what_is_of_interest_is_known_by_any_case_and_nothing_else_is() {
+        for name in ["eval", "FCALL", "EvalSha", "hexpire", "HPERSIST", "hpexpire", "hexpireat", "hpexpireat"] {
+            assert!(is_of_interest(name.as_bytes()), "{name}");
+        }
+        for name in ["xreadgroup", "XAUTOCLAIM", "xclaim"] {
+            assert!(is_of_interest(name.as_bytes()) && Omits::of(&name.to_ascii_lowercase()) == Omits::Consumers);
+        }
+        for name in ["set", "exec", "hget", "evict", "hgetall", "", "eval_ro"] {
+            assert!(!is_of_interest(name.as_bytes()), "{name}");
+        }
+    }
+}
