@@ -14,6 +14,7 @@
 //! for a shorter lease than before has to count by the shorter one from the moment it asks, answered or not.
 
 mod append;
+pub mod audit;
 mod engine;
 pub mod process;
 mod refusal;
@@ -66,7 +67,7 @@ pub const APPEND: &str = "LOG.APPEND";
 ///
 /// The answer: `version`; `epoch`; `leader`, `leader_address` and `leader_process`, empty if nobody leads or it is not
 /// known; `lease_remaining_ms` until another may lead, margin included (0 expired, -1 nobody leads, -2 never expires); `lease_ms`, its length (0 none, or never expires);
-/// `reserved_for`, empty if for nobody; `base` and `end` of the log; `state`; then `node0`, `node1` … in order of their ids, as
+/// `reserved_for`, empty if for nobody; `base` and `end` of the log; `state`; `audit`, if one is wanted; then `node0`, `node1` … in order of their ids, as
 /// `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12`, with what each told
 /// last. Names that are added later come before `node0`. A shard knows [`MAX_NODES`] at most, and forgets a node after an hour
 /// without a poll. `LOG.STATUS` shows the same.
@@ -76,6 +77,14 @@ pub const STATUS: &str = "LOG.STATUS";
 /// `LOG.SNAPSHOT shard` → `[offset, bytes]` of a snapshot made now, off the leader, once it is stored and the log below the
 /// oldest snapshot that is kept is dropped.
 pub const SNAPSHOT: &str = "LOG.SNAPSHOT";
+/// `LOG.AUDIT shard [KEYS n]` → names and values in turn: compares keys of the leader with what the log holds at the same offsets.
+/// Answered when it is done; an error says why it could not be. See [`audit`].
+pub const AUDIT: &str = "LOG.AUDIT";
+/// `LOG.AUDIT-RESULT shard audit-id epoch batch` → a flat array of databases and names of keys, at most
+/// [`audit::MAX_BATCH_NAMES`]: the leader of `epoch` sends keys for the audit that [`NODE`] asked it for in the field `audit`
+/// ([`audit::AuditOrder`]), and is told keys that the service wants to know of as well. `batch` is an [`audit::Batch`]. Refused with
+/// [`Code::Err`] when the audit is over, or with [`Code::Fenced`].
+pub const AUDIT_RESULT: &str = "LOG.AUDIT-RESULT";
 /// `LOG.SHARDS` → an array of shard names.
 pub const SHARDS: &str = "LOG.SHARDS";
 /// `LOG.DEBUG FREEZE-ACKS shard | RESUME-ACKS shard | DELAY-ACKS shard ms`: for tests; refused unless the service was

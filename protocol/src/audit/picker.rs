@@ -1,0 +1,162 @@
+//! Which keys are picked: of each database as many as it has a share of all keys, from a place on that is drawn.
+
+use std::collections::VecDeque;
+
+use super::MAX_KEY_BYTES;
+
+/// How many keys one `SCAN` is to look at.
+pub const SCAN_COUNT: u64 = 10;
+
+/// Bits of a cursor that are drawn: so many that every place of a large table can be the first.
+const CURSOR_MASK: u64 = (1 << 40) - 1;
+
+/// Picks keys. Names are spread over a table by their hashes, so those that stand behind one another there are as good as drawn one
+/// by one. Whoever picks as many as there are gets each of them.
+#[derive(Debug, Default)]
+pub struct Picker {
+    shares: Vec<Share>,
+    found: VecDeque<(u32, Vec<u8>)>,
+    /// Keys whose names are too long to be sampled.
+    skipped: u64,
+}
+
+#[derive(Debug)]
+struct Share {
+    database: u32,
+    left: u64,
+    cursor: u64,
+    /// It began in the middle, and has not come to the end yet.
+    goes_round: bool,
+}
+
+/// What a picker needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pick {
+    /// A key: the number of its database, and its name.
+    Key(u32, Vec<u8>),
+    /// What `SCAN cursor COUNT` [`SCAN_COUNT`] answers in that database, for [`Picker::scanned`].
+    Scan {
+        /// The database.
+        database: u32,
+        /// Where to go on.
+        cursor: u64,
+    },
+    /// There is nothing left to pick.
+    Done,
+}
+
+impl Picker {
+    /// Picks `keys` keys of databases with so many each.
+    pub fn new(keys: u64, databases: &[(u32, u64)], mut random: impl FnMut() -> u64) -> Self {
+        let total: u64 = databases.iter().map(|(_, size)| size).sum();
+        let share = |&(database, size): &(u32, u64)| {
+            let part = (u128::from(keys) * u128::from(size)).div_ceil(u128::from(total.max(1)));
+            let left = u64::try_from(part).unwrap_or(u64::MAX).min(size);
+            let cursor = if left < size { random() & CURSOR_MASK } else { 0 };
+            Share { database, left, cursor, goes_round: cursor != 0 }
+        };
+        // The last is taken first.
+        let shares = databases.iter().rev().map(share).filter(|share| share.left > 0).collect();
+        Picker { shares, ..Picker::default() }
+    }
+
+    /// What comes next.
+    pub fn next(&mut self) -> Pick {
+        if let Some((database, key)) = self.found.pop_front() {
+            return Pick::Key(database, key);
+        }
+        match self.shares.last() {
+            Some(share) => Pick::Scan { database: share.database, cursor: share.cursor },
+            None => Pick::Done,
+        }
+    }
+
+    /// The answer to [`Pick::Scan`].
+    pub fn scanned(&mut self, cursor: u64, keys: impl IntoIterator<Item = Vec<u8>>) {
+        let Some(share) = self.shares.last_mut() else { return };
+        for key in keys {
+            if share.left == 0 {
+                break;
+            }
+            share.left -= 1;
+            if key.len() > MAX_KEY_BYTES {
+                self.skipped += 1;
+            } else {
+                self.found.push_back((share.database, key));
+            }
+        }
+        share.cursor = cursor;
+        let is_over = cursor == 0 && !std::mem::take(&mut share.goes_round);
+        if share.left == 0 || is_over {
+            self.shares.pop();
+        }
+    }
+
+    /// Keys that were left out because their names are too long.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables whose cursor is the place, three keys at a time.
+    fn pick_all(mut picker: Picker, sizes: &[(u32, u64)]) -> Vec<(u32, Vec<u8>)> {
+        let mut picked = Vec::new();
+        loop {
+            match picker.next() {
+                Pick::Key(database, key) => picked.push((database, key)),
+                Pick::Done => return picked,
+                Pick::Scan { database, cursor } => {
+                    let size = sizes.iter().find(|(number, _)| *number == database).expect("it was named").1;
+                    let from = cursor % size;
+                    let to = (from + 3).min(size);
+                    let keys = (from..to).map(|key| key.to_string().into_bytes()).collect::<Vec<_>>();
+                    picker.scanned(if to == size { 0 } else { to }, keys);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_database_gives_its_share() {
+        let sizes = [(0, 1000), (7, 10), (9, 0)];
+        let picked = pick_all(Picker::new(101, &sizes, || 990), &sizes);
+        let of = |number| picked.iter().filter(|(database, _)| *database == number).count();
+        assert_eq!((of(0), of(7), of(9)), (100, 1, 0));
+    }
+
+    #[test]
+    fn as_many_as_there_are_are_all_there_are_and_each_once() {
+        let sizes = [(0, 50), (3, 4)];
+        let mut picked = pick_all(Picker::new(1000, &sizes, || unreachable!("nothing is drawn")), &sizes);
+        picked.sort();
+        picked.dedup();
+        assert_eq!(picked.len(), 54);
+    }
+
+    #[test]
+    fn it_goes_round_from_where_it_began_and_comes_to_an_end() {
+        let sizes = [(0, 10)];
+        let picked = pick_all(Picker::new(9, &sizes, || 8), &sizes);
+        assert_eq!(picked.len(), 9);
+        assert_eq!(picked[0].1, b"8");
+        // A table that has become empty meanwhile.
+        let mut picker = Picker::new(9, &sizes, || 8);
+        for _ in 0..2 {
+            assert!(matches!(picker.next(), Pick::Scan { .. }));
+            picker.scanned(0, []);
+        }
+        assert_eq!(picker.next(), Pick::Done);
+    }
+
+    #[test]
+    fn names_that_are_too_long_are_counted() {
+        let mut picker = Picker::new(2, &[(0, 2)], || 0);
+        picker.next();
+        picker.scanned(0, [vec![0; MAX_KEY_BYTES + 1], vec![1]]);
+        assert_eq!((picker.next(), picker.next(), picker.skipped()), (Pick::Key(0, vec![1]), Pick::Done, 1));
+    }
+}
