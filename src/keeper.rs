@@ -12,6 +12,7 @@ use durability_leadership::{Lease, Moment};
 use durability_protocol::{Code, Refusal};
 use valkey_module::logging::log_warning;
 
+use crate::audit::Auditor;
 use crate::config;
 use crate::guard::{guard, has_failed};
 use crate::handover::Request;
@@ -70,6 +71,7 @@ impl State {
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) to_agent: Sender<Command>,
+    auditor: Auditor,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -106,7 +108,7 @@ impl Keeper {
             is_broken_off: false,
             handover: None,
         });
-        let inner = Arc::new(Inner { shared, to_agent, state, changed: Condvar::new() });
+        let inner = Arc::new(Inner { shared, to_agent, auditor: Auditor::default(), state, changed: Condvar::new() });
         let thread = {
             let inner = Arc::clone(&inner);
             std::thread::Builder::new().name("lease".to_owned()).spawn(move || {
@@ -138,6 +140,7 @@ impl Drop for Keeper {
             state.is_stopping = true;
             self.inner.interrupt(&mut state);
         }
+        self.inner.auditor.stop();
         if let Some(thread) = self.thread.take() {
             // It catches its own panics.
             let _ = thread.join();
@@ -258,6 +261,9 @@ impl Inner {
         if view.epoch > epoch && !view.leader.is_empty() {
             let detail = format!("epoch {epoch} is over: {} leads in epoch {}", view.leader, view.epoch);
             return Err(Refusal::new(Code::Fenced, detail).into());
+        }
+        if let Some(order) = view.audit {
+            self.auditor.order(&self.shared, order, epoch);
         }
         let request = self.lock().handover.take();
         if let Some(request) = request {

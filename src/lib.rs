@@ -2,6 +2,8 @@
 
 mod agent;
 mod attach;
+mod audit;
+mod audit_step;
 mod auth;
 mod backlog;
 mod bell;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durability_leadership::Moment;
-use durability_protocol::{Refusal, ACQUIRE, BEGIN, DATABASES, RELEASE, RENEW, STATUS};
+use durability_protocol::{Refusal, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, RELEASE, RENEW, STATUS};
 use redis_protocol::resp2;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 
@@ -114,9 +114,11 @@ pub fn connect() -> Result<LogSocket, LogError> {
 
 /// The bytes of a command with those arguments.
 pub fn encode(arguments: &[&str]) -> Vec<u8> {
-    let frame = OwnedFrame::Array(
-        arguments.iter().map(|argument| OwnedFrame::BulkString(argument.as_bytes().to_vec())).collect(),
-    );
+    encode_bytes(arguments.iter().map(|argument| argument.as_bytes()))
+}
+
+fn encode_bytes<'a>(arguments: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let frame = OwnedFrame::Array(arguments.map(|argument| OwnedFrame::BulkString(argument.to_vec())).collect());
     let mut bytes = vec![0; frame.encode_len(false)];
     resp2::encode::encode(&mut bytes, &frame, false).expect("the buffer has the length that the frame asks for");
     bytes
@@ -181,7 +183,11 @@ impl LogConnection {
     }
 
     fn ask(&mut self, arguments: &[&str]) -> Result<OwnedFrame, LogError> {
-        self.socket.write_all(&encode(arguments)).map_err(|error| self.unreachable(error))?;
+        self.exchange(&encode(arguments))
+    }
+
+    fn exchange(&mut self, command: &[u8]) -> Result<OwnedFrame, LogError> {
+        self.socket.write_all(command).map_err(|error| self.unreachable(error))?;
         loop {
             let reply = take_reply(&mut self.buffer).map_err(|detail| self.protocol(detail))?;
             match reply {
@@ -278,6 +284,26 @@ impl LogConnection {
         let command = [NODE, &shard, node.id, node.address, report.role, &priority, &applied, &version, &wait_ms];
         let reply = self.ask(&command)?;
         View::read(&reply).map_err(|detail| self.protocol(detail))
+    }
+
+    /// Keys of this node for the audit `id`, an encoded [`durability_protocol::audit::Batch`]. Answers the databases and names of keys
+    /// that the service wants to know of as well.
+    ///
+    /// # Errors
+    /// As every question; the audit may be over.
+    pub fn audit_result(&mut self, id: u64, epoch: u64, batch: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, LogError> {
+        let (shard, id, epoch) = (config::SHARD.value(), id.to_string(), epoch.to_string());
+        let command = [AUDIT_RESULT.as_bytes(), shard.as_bytes(), id.as_bytes(), epoch.as_bytes(), batch];
+        let reply = self.exchange(&encode_bytes(command.into_iter()))?;
+        let OwnedFrame::Array(items) = &reply else { return Err(self.protocol("LOG.AUDIT-RESULT answered no array")) };
+        let name = |pair: &[OwnedFrame]| match pair {
+            [OwnedFrame::BulkString(database), OwnedFrame::BulkString(key)] => {
+                Some((std::str::from_utf8(database).ok()?.parse().ok()?, key.clone()))
+            }
+            _ => None,
+        };
+        let names: Option<Vec<_>> = items.chunks(2).map(name).collect();
+        names.ok_or_else(|| self.protocol("LOG.AUDIT-RESULT answered no names of keys"))
     }
 
     /// From now on no answer takes longer than `timeout`.

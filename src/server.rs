@@ -226,6 +226,13 @@ pub fn replication_offset(ctx: &Context) -> u64 {
     }
 }
 
+/// Commands that are run in the context see the database of that number from now on. Answers whether there is one.
+pub fn select_database(ctx: &Context, number: u32) -> bool {
+    let Ok(number) = c_int::try_from(number) else { return false };
+    // SAFETY: the context is valid; a number that is none of a database changes nothing.
+    unsafe { api!(RedisModule_SelectDb)(ctx.ctx, number) == raw::REDISMODULE_OK as c_int }
+}
+
 /// Whether the server is a replica, whatever the state of its link.
 pub fn is_replica(ctx: &Context) -> bool {
     ctx.get_flags().contains(ContextFlags::SLAVE)

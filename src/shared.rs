@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::log_warning;
 
+use crate::audit_step::Step;
 use crate::bell::Bell;
 use crate::config::{self, Mode};
 use crate::facts::Facts;
@@ -61,6 +62,8 @@ pub enum Task {
     WatchModules,
     /// The self-test's result.
     SelfTestDone(Result<(), String>),
+    /// Read keys for an audit. Answers what was read.
+    ReadKeys(Box<Step>, Sender<Box<Step>>),
     /// Find out whether the server waits for its replicas to shut down, for [`Shared::is_shutting_down`].
     LookForShutdown,
     /// Everything is in place: serve clients as the leader of that epoch, unless [`Shared::stage`] has moved on.

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
+use crate::audit_step;
 use crate::facts::Facts;
 use crate::ffi::Internals;
 use crate::following::{self, Owner};
@@ -74,6 +75,10 @@ fn carry_out(ctx: &Context, task: Task) {
                 module.shared.is_shutting_down.store(is_shutting_down, Ordering::Relaxed);
                 module.shared.agent_bell.ring();
             });
+        }
+        Task::ReadKeys(mut step, reply) => {
+            audit_step::run(ctx, &mut step);
+            answer(reply, step);
         }
         Task::Progress(reply) => answer(reply, progress(ctx)),
         Task::LacksLink(reply) => answer(reply, lacks_link(ctx)),

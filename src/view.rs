@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use durability_leadership::Peer;
+use durability_protocol::audit::AuditOrder;
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::log_reply::fields;
@@ -71,6 +72,8 @@ pub struct View {
     pub reserved_for: String,
     /// The log's end (exclusive).
     pub end: u64,
+    /// What it wants to compare with the log.
+    pub audit: Option<AuditOrder>,
     /// All nodes that are known.
     pub nodes: Vec<NodeView>,
     /// When the log service was heard of again after it had not been for [`OUTAGE`]; none if it never was away.
@@ -124,6 +127,7 @@ impl View {
             lease: LeaseState::Free,
             reserved_for: String::new(),
             end: 0,
+            audit: None,
             nodes: Vec::new(),
             heard_again: None,
         };
@@ -139,6 +143,7 @@ impl View {
                 "lease_remaining_ms" => view.lease = LeaseState::parse(&value)?,
                 "reserved_for" => view.reserved_for = value,
                 "end" => (view.end, has_end) = (number()?, true),
+                "audit" => view.audit = AuditOrder::parse(&value),
                 _ if is_node(&name) => view.nodes.push(NodeView::read(value)),
                 _ => {}
             }

@@ -9,6 +9,7 @@
 //! directory, and [`resp`] and [`http`] translate two protocols into calls on a shard.
 
 mod accept;
+pub mod audit;
 pub mod config;
 mod cutter;
 pub mod engine;

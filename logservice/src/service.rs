@@ -10,9 +10,10 @@ use durability_protocol::{is_valid_name, Code, Refusal};
 use rustix::fs::FlockOperation;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::shard::{LogState, Shard, Status, Switch, Switches};
+use crate::audit::Report;
+use crate::shard::{AuditStatus, LogState, Shard, Status, Switch, Switches};
 use crate::snapshots::SnapshotStore;
-use crate::snapshotter::Request;
+use crate::snapshotter::{Request, Work};
 use crate::store::file_store::{self, FileStoreOptions};
 use crate::store::SnapshotRecord;
 use crate::tokens::Tokens;
@@ -213,9 +214,21 @@ impl Service {
     pub async fn make_snapshot(&self, shard: Arc<Shard>) -> Result<SnapshotRecord, Refusal> {
         let stopping = |_| Refusal::new(Code::Err, "the service is stopping");
         let (reply, made) = oneshot::channel();
-        let request = Request { shard, reply };
+        let request = Request { shard, work: Work::Snapshot(reply) };
         self.options.snapshot_requests.send(request).await.map_err(|_| stopping(()))?;
         made.await.map_err(|_| stopping(()))?
+    }
+
+    /// Has about `keys` keys that the leader picks, and as many of the log, compared on both sides, and waits for it.
+    ///
+    /// # Errors
+    /// They could not be; the text says why.
+    pub async fn audit(&self, shard: Arc<Shard>, keys: u64) -> Result<Report, Refusal> {
+        let stopping = |_| Refusal::new(Code::Err, "the service is stopping");
+        let (reply, done) = oneshot::channel();
+        let request = Request { shard, work: Work::Audit { keys, reply } };
+        self.options.snapshot_requests.send(request).await.map_err(|_| stopping(()))?;
+        done.await.map_err(|_| stopping(()))?
     }
 
     /// The names of all shards, in order.
@@ -277,6 +290,7 @@ impl Status {
             snapshot_time_ms: 0,
             snapshot_running: 0,
             snapshot_error: String::new(),
+            audit: AuditStatus::default(),
             replicas: 0,
             appends: 0,
             fsyncs: 0,

@@ -32,15 +32,30 @@ impl Client {
     }
 
     async fn exchange(&mut self, command: &[&str]) -> Result<String, String> {
-        let arguments = command.iter().map(|argument| BytesFrame::BulkString((*argument).to_owned().into())).collect();
-        let mut out = BytesMut::new();
-        extend_encode(&mut out, &BytesFrame::Array(arguments), false).map_err(|error| error.to_string())?;
-        self.stream.write_all(&out).await.map_err(|error| error.to_string())?;
+        let command: Vec<_> = command.iter().map(|argument| argument.as_bytes()).collect();
+        let reply = self.query(&command).await?;
+        reply.as_str().map(str::to_owned).ok_or_else(|| "the reply is no text".to_owned())
+    }
+
+    /// Sends a command; answers the reply, which is no error.
+    ///
+    /// # Errors
+    /// The connection broke, or the reply is an error.
+    pub async fn query(&mut self, command: &[&[u8]]) -> Result<BytesFrame, String> {
+        self.stream.write_all(&encode(command)?).await.map_err(|error| error.to_string())?;
+        self.next().await
+    }
+
+    /// The next reply, or message to one who has subscribed.
+    ///
+    /// # Errors
+    /// The connection broke, or it is an error. If this is dropped before it answers, nothing is lost.
+    pub async fn next(&mut self) -> Result<BytesFrame, String> {
         loop {
             if let Some((reply, _, _)) = decode_bytes_mut(&mut self.input).map_err(|error| error.to_string())? {
-                return match &reply {
+                return match reply {
                     BytesFrame::Error(error) => Err(error.to_string()),
-                    reply => reply.as_str().map(str::to_owned).ok_or_else(|| "the reply is no text".to_owned()),
+                    reply => Ok(reply),
                 };
             }
             if self.stream.read_buf(&mut self.input).await.map_err(|error| error.to_string())? == 0 {
@@ -48,6 +63,17 @@ impl Client {
             }
         }
     }
+}
+
+/// The bytes of a command.
+///
+/// # Errors
+/// None is expected: the frame is one that can be encoded.
+pub fn encode(command: &[&[u8]]) -> Result<BytesMut, String> {
+    let arguments = command.iter().map(|argument| BytesFrame::BulkString(argument.to_vec().into())).collect();
+    let mut out = BytesMut::new();
+    extend_encode(&mut out, &BytesFrame::Array(arguments), false).map_err(|error| error.to_string())?;
+    Ok(out)
 }
 
 /// The value of a field in a section of `INFO`.

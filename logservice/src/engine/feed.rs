@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot::{self, error::TryRecvError};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::background::be_nice;
 use crate::resp::command::{ProtocolError, Splitter};
@@ -76,6 +76,8 @@ pub struct Feed {
     /// What the replica has to present as `primaryauth`.
     pub secret: String,
     end: watch::Sender<u64>,
+    insertions: mpsc::UnboundedSender<Vec<u8>>,
+    inserted_bytes: u64,
     sent: Arc<AtomicU64>,
     ended: oneshot::Receiver<FeedError>,
     /// Dropped, it ends.
@@ -93,6 +95,7 @@ impl Feed {
         let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = secret.clone();
         let (end, ends) = watch::channel(start.end);
+        let (insertions, inserted) = mpsc::unbounded_channel();
         let sent = Arc::new(AtomicU64::new(0));
         let counted = sent.clone();
         let (_stop, mut stopped) = oneshot::channel();
@@ -110,7 +113,7 @@ impl Feed {
             }
             let served = runtime.block_on(async {
                 tokio::select! {
-                    served = serve(listener, start, ends, &expected, &counted) => served,
+                    served = serve(listener, start, Source { ends, inserted }, &expected, &counted) => served,
                     _ = &mut stopped => Ok(()),
                 }
             });
@@ -120,7 +123,7 @@ impl Feed {
             // What reads for it may be in the middle of a system call.
             runtime.shutdown_background();
         })?;
-        Ok(Feed { address, secret, end, sent, ended, _stop })
+        Ok(Feed { address, secret, end, insertions, inserted_bytes: 0, sent, ended, _stop })
     }
 
     /// Where it ends (exclusive).
@@ -131,6 +134,20 @@ impl Feed {
     /// It goes on to `end` (exclusive), which is durable and not before the one that it had.
     pub fn extend(&self, end: u64) {
         self.end.send_modify(|current| *current = end.max(*current));
+    }
+
+    /// Sends the engine a command of this process's own, between two commands of the log: to be called only when everything up to
+    /// [`Feed::end`] is applied, and that is the end of a command. The engine counts its bytes as part of the stream, so what it is fed
+    /// must not become a snapshot any more.
+    pub fn insert(&mut self, command: Vec<u8>) {
+        self.inserted_bytes += command.len() as u64;
+        // Whether the feed has ended is told by `failure`.
+        let _ = self.insertions.send(command);
+    }
+
+    /// Bytes inserted so far.
+    pub fn inserted_bytes(&self) -> u64 {
+        self.inserted_bytes
     }
 
     /// Bytes sent so far, of snapshot and log together.
@@ -148,10 +165,16 @@ impl Feed {
     }
 }
 
+/// What is to be sent, as it becomes known.
+struct Source {
+    ends: watch::Receiver<u64>,
+    inserted: mpsc::UnboundedReceiver<Vec<u8>>,
+}
+
 async fn serve(
     listener: std::net::TcpListener,
     start: Start,
-    ends: watch::Receiver<u64>,
+    source: Source,
     secret: &str,
     sent: &AtomicU64,
 ) -> Result<(), FeedError> {
@@ -159,7 +182,7 @@ async fn serve(
     loop {
         let (stream, _) = listener.accept().await?;
         match tokio::time::timeout(LOGIN_TIMEOUT, Replica::log_in(stream, secret, start.engine)).await {
-            Ok(Ok(Some(replica))) => return replica.serve(start, ends, sent).await,
+            Ok(Ok(Some(replica))) => return replica.serve(start, source, sent).await,
             Ok(Err(error @ FeedError::OldEngine { .. })) => return Err(error),
             // Somebody who does not know the secret, or says nothing: the engine is still waited for.
             Ok(Ok(None) | Err(_)) | Err(_) => {}
@@ -218,7 +241,8 @@ impl Replica {
         }
     }
 
-    async fn serve(mut self, start: Start, mut ends: watch::Receiver<u64>, sent: &AtomicU64) -> Result<(), FeedError> {
+    async fn serve(mut self, start: Start, source: Source, sent: &AtomicU64) -> Result<(), FeedError> {
+        let Source { mut ends, mut inserted } = source;
         let Start { replid, offset, snapshot, mut log, .. } = start;
         let bytes = snapshot.as_ref().map_or(EMPTY_RDB.len() as u64, |(_, bytes)| *bytes);
         self.stream.write_all(format!("+FULLRESYNC {replid} {offset}\r\n${bytes}\r\n").as_bytes()).await?;
@@ -236,7 +260,16 @@ impl Replica {
         let stream = async {
             while let Some(mut reader) = log.take() {
                 let next = reader.offset();
-                let Ok(end) = ends.wait_for(|end| *end > next).await.map(|end| *end) else { break };
+                let end = tokio::select! {
+                    biased;
+                    Some(command) = inserted.recv() => {
+                        log = Some(reader);
+                        to_engine.write_all(&command).await?;
+                        continue;
+                    }
+                    end = ends.wait_for(|end| *end > next) => end.map(|end| *end),
+                };
+                let Ok(end) = end else { break };
                 let read = tokio::task::spawn_blocking(move || {
                     let chunk = reader.read(end, CHUNK_BYTES)?;
                     Ok::<_, ReadError>((reader, chunk))

@@ -8,10 +8,12 @@ mod client;
 mod feed;
 mod process;
 mod rdb;
+mod reading;
 
 pub use feed::{Feed, FeedError, Start};
 pub use process::{program_version, Engine, EngineOptions};
 pub use rdb::{inspect_rdb, RdbFacts};
+pub use reading::{KeyReader, Name};
 
 use std::path::PathBuf;
 

@@ -6,7 +6,9 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use durability_protocol::audit::parse_keyspace;
 use durability_protocol::EngineVersion;
+use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -51,6 +53,8 @@ pub struct EngineOptions {
 pub struct Engine {
     child: Child,
     client: Client,
+    /// Hears what the engine publishes while it is read (`reading.rs`). Its socket has no name any more when that is known.
+    pub(super) listener: Client,
     output: Arc<Mutex<Output>>,
     version: EngineVersion,
 }
@@ -112,6 +116,7 @@ impl Engine {
                 }
             }
         };
+        let listener = Client::connect(&socket).await.map_err(not_started)?;
         // The socket has served: if this process is killed, nobody else would remove it.
         drop(home);
         let info = client.ask(&["INFO", "server"]).await?;
@@ -120,7 +125,7 @@ impl Engine {
             command: "INFO server".to_owned(),
             reason: "it does not tell a Valkey version".to_owned(),
         })?;
-        Ok(Engine { child, client, output, version })
+        Ok(Engine { child, client, listener, output, version })
     }
 
     /// Its version.
@@ -145,7 +150,7 @@ impl Engine {
     /// # Errors
     /// The same.
     pub async fn catch_up(&mut self, feed: &mut Feed) -> Result<u64, EngineError> {
-        let end = feed.end();
+        let end = feed.end() + feed.inserted_bytes();
         let mut last: Option<Progress> = None;
         let mut moved = Instant::now();
         loop {
@@ -160,7 +165,7 @@ impl Engine {
             let is_same = last == Some(progress);
             if progress.is_linked && progress.received == end && (is_same || progress.applied == end) {
                 // What is received is applied within the turn of the event loop that received it.
-                return Ok(progress.applied);
+                return Ok(progress.applied - feed.inserted_bytes());
             }
             if !is_same {
                 (last, moved) = (Some(progress), Instant::now());
@@ -172,7 +177,7 @@ impl Engine {
         }
     }
 
-    async fn ask(&mut self, command: &[&str]) -> Result<String, EngineError> {
+    pub(super) async fn ask(&mut self, command: &[&str]) -> Result<String, EngineError> {
         let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.client.ask(command)).await;
         asked.unwrap_or_else(|_| {
             let reason = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
@@ -180,8 +185,16 @@ impl Engine {
         })
     }
 
+    /// As [`Engine::ask`], with arguments and a reply of any kind.
+    pub(super) async fn query(&mut self, command: &[&[u8]]) -> Result<BytesFrame, EngineError> {
+        self.client.query(command).await.map_err(|reason| {
+            let words: Vec<_> = command.iter().map(|word| String::from_utf8_lossy(word)).collect();
+            EngineError::Answer { command: words.join(" "), reason }
+        })
+    }
+
     /// Why it ended, if it did, instead of what was noticed first.
-    async fn ended_or(&mut self, error: EngineError) -> EngineError {
+    pub(super) async fn ended_or(&mut self, error: EngineError) -> EngineError {
         let _ = tokio::time::timeout(END_TIMEOUT, self.child.wait()).await;
         check_alive(&mut self.child, &self.output).err().unwrap_or(error)
     }
@@ -195,6 +208,14 @@ impl Engine {
             received: number("slave_read_repl_offset"),
             sent: feed.sent_bytes(),
         })
+    }
+
+    /// How many keys each database has that has any, those included whose time has come.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn key_counts(&mut self) -> Result<Vec<(u32, u64)>, EngineError> {
+        Ok(parse_keyspace(&self.ask(&["INFO", "keyspace"]).await?))
     }
 
     /// What it holds: the number of keys of each database, and the digest of everything. Afterwards it follows nothing.
@@ -339,27 +360,5 @@ fn check_alive(child: &mut Child, output: &Mutex<Output>) -> Result<(), EngineEr
         Ok(None) => Ok(()),
         Ok(Some(status)) => Err(EngineError::Ended { status: status.to_string(), output: text(output) }),
         Err(source) => Err(EngineError::System { action: "cannot watch valkey-server", source }),
-    }
-}
-
-/// Lines such as `db0:keys=5,expires=0,avg_ttl=0`.
-fn parse_keyspace(info: &str) -> Vec<(u32, u64)> {
-    let line = |line: &str| {
-        let (database, counts) = line.trim_end().strip_prefix("db")?.split_once(':')?;
-        let keys = counts.split(',').find_map(|count| count.strip_prefix("keys="))?;
-        Some((database.parse().ok()?, keys.parse().ok()?))
-    };
-    info.lines().filter_map(line).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_counted_database_by_database() {
-        let info = "# Keyspace\r\ndb0:keys=5,expires=1,avg_ttl=7\r\ndb12:keys=1,expires=0,avg_ttl=0\r\n";
-        assert_eq!(parse_keyspace(info), [(0, 5), (12, 1)]);
-        assert_eq!(parse_keyspace("# Keyspace\r\n"), []);
     }
 }

@@ -20,7 +20,7 @@ use super::replica::{self, ReplicaInfo};
 use super::reply::{self, failure, Protocol, Reply};
 use super::sentinel::{Missed, Subscriptions};
 use super::socket::Socket;
-use super::{admin, lease, node};
+use super::{admin, audit, lease, node};
 use crate::limits::Limits;
 use crate::service::Service;
 use crate::shard::{Poll, Position, Shard, Switch};
@@ -334,6 +334,10 @@ impl Connection {
             admin::status(&*self.shard(arguments).await?, self.service.http_port())
         } else if is(protocol::SNAPSHOT) {
             admin::snapshot(&self.service, self.shard(arguments).await?).await?
+        } else if is(protocol::AUDIT) {
+            audit::audit(&self.service, self.shard(arguments).await?, arguments).await?
+        } else if is(protocol::AUDIT_RESULT) {
+            audit::result(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::SHARDS) {
             admin::shards(&self.service, &self.identity)
         } else if is(protocol::DEBUG) {

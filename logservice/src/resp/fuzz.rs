@@ -21,7 +21,10 @@ use crate::store::file_store::{FileStoreOptions, MIN_SEGMENT_BYTES};
 use crate::tokens::Tokens;
 
 /// Words that mean something, so that not every input is refused for its first.
-const WORDS: [&str; 59] = [
+const WORDS: [&str; 62] = [
+    "LOG.AUDIT",
+    "LOG.AUDIT-RESULT",
+    "KEYS",
     "LOG.APPEND",
     "LOG.ACQUIRE",
     "LOG.BEGIN",

@@ -3,6 +3,7 @@
 mod admin;
 mod append;
 mod arguments;
+mod audit;
 mod clock;
 pub mod command;
 mod connection;

@@ -47,7 +47,8 @@ pub fn answer(poll: &Poll) -> Reply {
         ("end", status.end.to_string()),
         ("state", status.state.word().to_owned()),
     ];
-    let items = fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
+    let audit = poll.shard().wanted_audit().map(|order| ("audit", order.to_string()));
+    let items = fields.into_iter().chain(audit).flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
     reply::array(items.chain(fields_of_nodes(&status)).collect())
 }
 

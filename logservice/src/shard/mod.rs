@@ -1,6 +1,7 @@
 //! What the bytes of a shard mean: who may append, what is durable, who is told.
 
 mod arrivals;
+mod audit;
 mod control;
 mod follow;
 mod leadership;
@@ -14,6 +15,7 @@ mod snapshot;
 mod status;
 mod terms;
 
+pub use audit::{AuditState, AuditStatus, Delivery, Inquiry, KeyName};
 pub use follow::Position;
 pub use leadership::{Poll, Renewal};
 pub use lease::LeaseLeft;
@@ -45,6 +47,7 @@ pub struct Shard {
     snapshots: Arc<SnapshotStore>,
     pins: Arc<Pins>,
     snapshotting: Mutex<snapshot::Snapshotting>,
+    audits: Mutex<audit::Audits>,
     acceptance: Arc<Acceptance>,
     /// Held while the terms or the manifest are changed and stored. Taken before the acceptance's lock, never while holding it.
     /// Renewals that change nothing that is stored do without; see [`Accepting::replace_terms`].
@@ -115,6 +118,7 @@ impl Shard {
             snapshots,
             pins: Arc::default(),
             snapshotting: Mutex::default(),
+            audits: Mutex::default(),
             acceptance,
             changing: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),

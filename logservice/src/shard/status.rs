@@ -4,7 +4,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::lease::whole_ms;
-use super::{AckMode, LeaseLeft, NodeStatus, Shard};
+use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
 
 /// Whether a shard can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,6 +92,9 @@ pub struct Status {
     pub snapshot_running: u8,
     /// Why the last one was not made, or cannot be read; empty if it was made.
     pub snapshot_error: String,
+    /// What became of the last audit since the service started.
+    #[serde(skip)]
+    pub audit: AuditStatus,
     /// Replicas that follow the stream.
     pub replicas: u64,
     /// Appends made durable since the service started.
@@ -163,6 +166,7 @@ impl Shard {
             snapshot_time_ms: newest.map_or(0, |snapshot| snapshot.time_ms),
             snapshot_running: u8::from(snapshotting.is_running),
             snapshot_error: snapshotting.error.unwrap_or_default(),
+            audit: self.audit_status(),
             replicas: self.replicas.load(Ordering::Relaxed),
             appends: usage.appends,
             fsyncs: usage.fsyncs,

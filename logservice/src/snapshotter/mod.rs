@@ -1,4 +1,4 @@
-//! Makes snapshots off the leader, when they are due or asked for: one at a time for the whole service.
+//! Makes snapshots off the leader, when they are due or asked for, and audits: one at a time for the whole service.
 
 mod make;
 
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::audit::{self, Report};
 use crate::engine::EngineOptions;
 use crate::service::Service;
 use crate::shard::Shard;
@@ -35,12 +36,25 @@ pub struct SnapshotterOptions {
     pub log_bytes: u64,
 }
 
-/// Asks for a snapshot of a shard.
+/// Asks for something that takes an engine.
 pub struct Request {
-    /// Of which.
+    /// For which shard.
     pub shard: Arc<Shard>,
-    /// Who waits for it.
-    pub reply: oneshot::Sender<Result<SnapshotRecord, Refusal>>,
+    /// What.
+    pub work: Work,
+}
+
+/// What takes an engine, with who waits for it.
+pub enum Work {
+    /// A snapshot.
+    Snapshot(oneshot::Sender<Result<SnapshotRecord, Refusal>>),
+    /// An audit.
+    Audit {
+        /// About how many keys are picked on each side.
+        keys: u64,
+        /// Who waits.
+        reply: oneshot::Sender<Result<Report, Refusal>>,
+    },
 }
 
 /// What became of the attempts at a shard's snapshots that nobody asked for.
@@ -78,7 +92,13 @@ pub async fn run(
             };
             was_asked = asked.is_some();
             let (shard, reply) = match (asked, due) {
-                (Some(Request { shard, reply }), _) => (shard, Some(reply)),
+                (Some(Request { shard, work: Work::Audit { keys, reply } }), _) => {
+                    let done = audit::run(&shard, &options.engine, keys).await;
+                    // Who asked may be gone.
+                    let _ = reply.send(done.map_err(|error| Refusal::new(Code::Err, format!("no audit: {error}"))));
+                    continue;
+                }
+                (Some(Request { shard, work: Work::Snapshot(reply) }), _) => (shard, Some(reply)),
                 (None, Some(shard)) => (shard, None),
                 (None, None) => continue,
             };

@@ -12,7 +12,7 @@ mod reading;
 
 pub use batch::{AuditOrder, Batch, Sample};
 pub use digest::{facts, Digest, Facts, Found};
-pub use picker::{Pick, Picker, SCAN_COUNT};
+pub use picker::{parse_keyspace, read_scan, Pick, Picker, SCAN_COUNT};
 pub use reading::{value_command, Kind, Parts, Reading, Value};
 
 /// The most keys that an audit picks on each side, the leader's and the log's.

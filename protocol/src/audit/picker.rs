@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::MAX_KEY_BYTES;
+use super::{Value, MAX_KEY_BYTES};
 
 /// How many keys one `SCAN` is to look at.
 pub const SCAN_COUNT: u64 = 10;
@@ -16,8 +16,6 @@ const CURSOR_MASK: u64 = (1 << 40) - 1;
 pub struct Picker {
     shares: Vec<Share>,
     found: VecDeque<(u32, Vec<u8>)>,
-    /// Keys whose names are too long to be sampled.
-    skipped: u64,
 }
 
 #[derive(Debug)]
@@ -61,7 +59,7 @@ impl Picker {
     }
 
     /// What comes next.
-    pub fn next(&mut self) -> Pick {
+    pub fn pick(&mut self) -> Pick {
         if let Some((database, key)) = self.found.pop_front() {
             return Pick::Key(database, key);
         }
@@ -79,9 +77,7 @@ impl Picker {
                 break;
             }
             share.left -= 1;
-            if key.len() > MAX_KEY_BYTES {
-                self.skipped += 1;
-            } else {
+            if key.len() <= MAX_KEY_BYTES {
                 self.found.push_back((share.database, key));
             }
         }
@@ -91,11 +87,30 @@ impl Picker {
             self.shares.pop();
         }
     }
+}
 
-    /// Keys that were left out because their names are too long.
-    pub fn skipped(&self) -> u64 {
-        self.skipped
-    }
+/// The cursor and the keys that `SCAN` answered.
+///
+/// # Errors
+/// It is no answer to that.
+pub fn read_scan(reply: &Value) -> Result<(u64, Vec<Vec<u8>>), String> {
+    let [Value::Bytes(cursor), keys] = reply.items()? else { return Err("SCAN has not answered two parts".to_owned()) };
+    let cursor = std::str::from_utf8(cursor).ok().and_then(|cursor| cursor.parse().ok());
+    let keys = keys.items()?.iter().filter_map(|key| match key {
+        Value::Bytes(key) => Some(key.clone()),
+        _ => None,
+    });
+    Ok((cursor.ok_or_else(|| "SCAN has answered no cursor".to_owned())?, keys.collect()))
+}
+
+/// How many keys each database has that has any, of `INFO keyspace`: lines such as `db0:keys=5,expires=0,avg_ttl=0`.
+pub fn parse_keyspace(info: &str) -> Vec<(u32, u64)> {
+    let line = |line: &str| {
+        let (database, counts) = line.trim_end().strip_prefix("db")?.split_once(':')?;
+        let keys = counts.split(',').find_map(|count| count.strip_prefix("keys="))?;
+        Some((database.parse().ok()?, keys.parse().ok()?))
+    };
+    info.lines().filter_map(line).collect()
 }
 
 #[cfg(test)]
@@ -106,7 +121,7 @@ mod tests {
     fn pick_all(mut picker: Picker, sizes: &[(u32, u64)]) -> Vec<(u32, Vec<u8>)> {
         let mut picked = Vec::new();
         loop {
-            match picker.next() {
+            match picker.pick() {
                 Pick::Key(database, key) => picked.push((database, key)),
                 Pick::Done => return picked,
                 Pick::Scan { database, cursor } => {
@@ -146,17 +161,33 @@ mod tests {
         // A table that has become empty meanwhile.
         let mut picker = Picker::new(9, &sizes, || 8);
         for _ in 0..2 {
-            assert!(matches!(picker.next(), Pick::Scan { .. }));
+            assert!(matches!(picker.pick(), Pick::Scan { .. }));
             picker.scanned(0, []);
         }
-        assert_eq!(picker.next(), Pick::Done);
+        assert_eq!(picker.pick(), Pick::Done);
     }
 
     #[test]
-    fn names_that_are_too_long_are_counted() {
+    fn keys_are_counted_database_by_database() {
+        let info = "# Keyspace\r\ndb0:keys=5,expires=1,avg_ttl=7\r\ndb12:keys=1,expires=0,avg_ttl=0\r\n";
+        assert_eq!(parse_keyspace(info), [(0, 5), (12, 1)]);
+        assert_eq!(parse_keyspace("# Keyspace\r\n"), []);
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_no_scan() {
+        let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+        let scan =
+            |cursor: &str| read_scan(&Value::Array(vec![text(cursor), Value::Array(vec![text("k"), Value::Nil])]));
+        assert_eq!(scan("18446744073709551615"), Ok((u64::MAX, vec![b"k".to_vec()])), "all 64 bits");
+        assert!(scan("x").is_err() && read_scan(&text("0")).is_err());
+    }
+
+    #[test]
+    fn names_that_are_too_long_are_left_out() {
         let mut picker = Picker::new(2, &[(0, 2)], || 0);
-        picker.next();
+        picker.pick();
         picker.scanned(0, [vec![0; MAX_KEY_BYTES + 1], vec![1]]);
-        assert_eq!((picker.next(), picker.next(), picker.skipped()), (Pick::Key(0, vec![1]), Pick::Done, 1));
+        assert_eq!((picker.pick(), picker.pick()), (Pick::Key(0, vec![1]), Pick::Done));
     }
 }

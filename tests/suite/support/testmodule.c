@@ -62,6 +62,19 @@ static int call_silent(Ctx *ctx, String **argv, int argc) {
     return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
 }
 
+/* tm.only_leader command key ...: runs the command without replicating it, and is itself what is replicated; one that it is replicated to
+ * does nothing. So the stream has it, and what follows the stream lacks what it did. */
+static int only_leader(Ctx *ctx, String **argv, int argc) {
+    if (argc < 3) return ValkeyModule_WrongArity(ctx);
+    ValkeyModule_AutoMemory(ctx);
+    if (is_from_primary(ctx)) return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+    const char *command = ValkeyModule_StringPtrLen(argv[1], NULL);
+    ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, command, "vE", argv + 2, (size_t)(argc - 2));
+    if (!called(ctx, reply)) return VALKEYMODULE_OK;
+    ValkeyModule_ReplicateVerbatim(ctx);
+    return ValkeyModule_ReplyWithCallReply(ctx, reply);
+}
+
 /* tm.read_noflags key: reads by RM_Call, though it is registered as neither reading nor writing. */
 static int read_noflags(Ctx *ctx, String **argv, int argc) {
     if (argc != 2) return ValkeyModule_WrongArity(ctx);
@@ -328,6 +341,7 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
     } commands[] = {
         {"tm.write_silent", write_silent, "write", 1},
         {"tm.call_silent", call_silent, "write", 1},
+        {"tm.only_leader", only_leader, "write", 2},
         {"tm.read_noflags", read_noflags, "", 0},
         {"tm.open_noflags", open_noflags, "", 0},
         {"tm.read_declared", open_noflags, "readonly", 1},
