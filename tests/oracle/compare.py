@@ -1,0 +1,60 @@
+"""What differs between two states that `state.lua` read."""
+
+# How the same value may be stored in two ways, as the way to it counts and not only what it is. Other encodings must be equal.
+NOISE = {
+    # The stream has a value as the text that came of it (INCRBYFLOAT as SET, SETRANGE as itself), the leader as it was made.
+    ("string", "embstr", "int"), ("string", "embstr", "raw"), ("string", "int", "raw"),
+    # Not turned back when it shrinks: the leader may have held more for a moment, or found room in one step where the stream has several.
+    ("list", "listpack", "quicklist"), ("zset", "listpack", "skiplist"), ("set", "hashtable", "listpack"), ("set", "hashtable", "intset"),
+    ("set", "intset", "listpack"),
+    # A hash is made a table by its first field with a time to live, of which the node may never hear: HSETEX with a time that is over.
+    ("hash", "hashtable", "listpack"),
+}
+
+
+def by_key(state) -> dict:
+    (hard, soft), functions = state
+    found = {(row[0], row[1].decode("utf-8", "replace")): row[2:] for row in hard[:-1]}
+    found["indexes of what expires", ""] = hard[-1]
+    found["functions", ""] = functions
+    return found
+
+
+def differences(leader, node) -> list[tuple]:
+    """(database, key, what, at the leader, at the node) of each hard difference."""
+    if leader[0][0] == node[0][0] and leader[1] == node[1]:
+        return [(row[0], row[1].decode("utf-8", "replace"), "encoding", a[0], b[0])
+                for row, a, b in zip(leader[0][0], leader[0][1], node[0][1])
+                if a[0] != b[0] and (row[2].decode(), *sorted((a[0].decode(), b[0].decode()))) not in NOISE]
+    ours, theirs = by_key(leader), by_key(node)
+    found = []
+    for place in sorted(ours.keys() | theirs.keys(), key=repr):
+        a, b = ours.get(place), theirs.get(place)
+        if a == b:
+            continue
+        if a is None or b is None:
+            found.append((*place, "only at the node" if a is None else "missing at the node", a, b))
+        elif not isinstance(place[0], int):
+            found.append((*place, place[0], a, b))
+        elif a[0] != b[0]:
+            found.append((*place, "type", a, b))
+        else:
+            if a[1] != b[1]:
+                found.append((*place, "time to live", a[1], b[1]))
+            if a[2] != b[2]:
+                found.append((*place, f"{a[0].decode()} value", a[2], b[2]))
+    # The indexes follow from the rest: they count if nothing else differs.
+    rest = [row for row in found if row[0] != "indexes of what expires"]
+    return rest or found
+
+
+def soft_differences(leader, node) -> list[tuple]:
+    """(kind, type, at the leader, at the node) of what may differ, of keys that are equal."""
+    found = []
+    if leader[0][0] != node[0][0]:
+        return found
+    for row, a, b in zip(leader[0][0], leader[0][1], node[0][1]):
+        if a != b:
+            kind = "encoding" if a[0] != b[0] else ("stream nodes" if a[1][:2] != b[1][:2] else "times a consumer was seen")
+            found.append((kind, row[2].decode(), a, b))
+    return found

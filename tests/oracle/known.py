@@ -1,0 +1,195 @@
+"""What is known to differ between a leader and a node that has nothing but its stream. `docs/upstream.md` has a row for each.
+
+Of each: the shortest sequence, whether the module mends it, and the report upstream. A sequence that was found and shrunk belongs to
+one of them by what differs and by what is in it; what belongs to none is new."""
+
+import dataclasses
+
+from generate import BASE_MS
+from shrink import parts_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """`sequences` each differ at a plain leader. `mended`: none of it differs at a leader with the module. `random`: not each time.
+    `node_is_behind`: only where the node's clock is behind the leader's."""
+
+    name: str
+    what: str
+    sequences: tuple[str, ...]
+    mended: bool
+    upstream: str
+    random: bool = False
+    node_is_behind: bool = False
+
+    def steps(self) -> list[list[list]]:
+        return [[read_step(line) for line in sequence.strip().splitlines()] for sequence in self.sequences]
+
+
+def read_step(line: str) -> list:
+    words = line.split()
+    return ["@clock", int(words[1])] if words[0] == "@clock" else words
+
+
+FINDINGS = {finding.name: finding for finding in [
+    Finding(
+        "expired-field-named", "HPERSIST, HEXPIRE, HDEL and HGETDEL name a field that is expired and not yet removed", (
+            """HSET h live 1 dead 2
+               HPEXPIRE h 100 FIELDS 1 live
+               HPEXPIRE h 5 FIELDS 1 dead
+               @clock 10
+               HPERSIST h FIELDS 2 live dead""",
+            """HSET h live 1 dead 2
+               HPEXPIRE h 5 FIELDS 1 dead
+               @clock 10
+               HEXPIRE h 100 FIELDS 2 live dead""",
+            f"""HSET h live 1 dead 2
+               HPEXPIRE h 100 FIELDS 1 live
+               HPEXPIRE h 5 FIELDS 1 dead
+               @clock 10
+               HPEXPIREAT h {BASE_MS + 1000} GT FIELDS 2 live dead""",
+            """HSET h live 1 dead 2
+               HPEXPIRE h 5 FIELDS 1 dead
+               PEXPIRE h 100000
+               @clock 10
+               HDEL h live dead
+               HSET h a 1""",
+            """HSET h live 1 dead 2
+               HPEXPIRE h 5 FIELDS 1 dead
+               PEXPIRE h 100000
+               @clock 10
+               HGETDEL h FIELDS 2 live dead
+               HSET h a 1""",
+        ), mended=False, upstream="valkey-io/valkey#4732",
+    ),
+    Finding(
+        "expired-fields-copied", "COPY of a hash with fields that are expired and not yet removed", (
+            """HSET h live 1 dead 2
+               HPEXPIRE h 5 FIELDS 1 dead
+               @clock 10
+               COPY h x""",
+        ), mended=False, upstream="none found (#4699 is of the same kind)",
+    ),
+    Finding(
+        "expired-fields-kept", "HSETEX KEEPTTL over the only fields of a hash, expired and not yet removed; the key has a time to live", (
+            """HSETEX h PX 1 FIELDS 1 a 1
+               PEXPIRE h 100000
+               @clock 10
+               HSETEX h KEEPTTL FIELDS 1 a 2""",
+        ), mended=False, upstream="none found (follows from the mend of valkey-io/valkey#3036)",
+    ),
+    Finding(
+        "consumer-without-entries", "XREADGROUP, XCLAIM or XAUTOCLAIM make a consumer and give it nothing", (
+            """XGROUP CREATE x g 0 MKSTREAM
+               XREADGROUP GROUP g c STREAMS x >""",
+            """XADD x 1-1 f v
+               XGROUP CREATE x g 0
+               XREADGROUP GROUP g c STREAMS x 0""",
+            """XGROUP CREATE x g 0 MKSTREAM
+               XREADGROUP GROUP g c BLOCK 0 STREAMS x >""",
+            """XGROUP CREATE x g 0 MKSTREAM
+               XCLAIM x g c 0 1-1""",
+            """XGROUP CREATE x g 0 MKSTREAM
+               XAUTOCLAIM x g c 0 0""",
+        ), mended=False, upstream="redis/redis#14963, #6744",
+    ),
+    Finding(
+        "history-read-again", "XREADGROUP with an id other than > raises delivery counts and times", (
+            """XADD x 1-1 f v
+               XGROUP CREATE x g 0
+               XREADGROUP GROUP g c STREAMS x >
+               @clock 10
+               XREADGROUP GROUP g c STREAMS x 0""",
+        ), mended=False, upstream="none found",
+    ),
+    Finding(
+        "bitfield-overflow-fail", "BITFIELD with OVERFLOW FAIL makes or lengthens the string and sets nothing", (
+            "BITFIELD s OVERFLOW FAIL INCRBY i5 100 100",
+            """SETBIT s 7 1
+               BITFIELD s OVERFLOW FAIL INCRBY i5 100 100""",
+        ), mended=False, upstream="valkey-io/valkey#4121",
+    ),
+    Finding(
+        "msetex-xx-past", "MSETEX XX names a key twice, with a time that is over", (
+            f"""MSET s 1 other 1
+               MSETEX 3 other 2 s 2 s 3 XX PXAT {BASE_MS - 1000}""",
+        ), mended=False, upstream="none found (valkey-io/valkey#3534 would mend it)",
+    ),
+    Finding(
+        "claim-time-cut", "XREADGROUP and XCLAIM at a node whose clock is behind the leader's: it cuts the time of delivery to its own", (
+            """XADD x 1-1 f v
+               XGROUP CREATE x g 0
+               XREADGROUP GROUP g c STREAMS x >""",
+        ), mended=False, upstream="none found", node_is_behind=True,
+    ),
+    Finding(
+        "lex-range-of-unequal-scores", "ZREMRANGEBYLEX or ZRANGESTORE BYLEX where scores differ: documented as unspecified", (
+            """ZADD z -inf x 3.3 c 3.3 2 2 a
+               ZREMRANGEBYLEX z [c [c""",
+        ),
+        mended=False, upstream="redis/redis#6870", random=True,
+    ),
+]}
+
+EXPIRING = {"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HPERSIST", "HDEL", "HGETDEL"}
+
+
+def without_idle_consumers(value):
+    """A stream's value without consumers that hold nothing."""
+    groups = [dict(zip(group[::2], group[1::2])) for group in value[-1]]
+    for group in groups:
+        group[b"consumers"] = [consumer for consumer in group[b"consumers"] if consumer[1]]
+    return value[:-1] + [groups]
+
+
+def without_deliveries(value):
+    """A stream's value without when and how often a pending entry was delivered."""
+    value = without_idle_consumers(value)
+    for group in value[-1]:
+        group[b"pending"] = [entry[:2] for entry in group[b"pending"]]
+        group[b"consumers"] = [[name, count, [entry[0] for entry in pending]] for name, count, pending in group[b"consumers"]]
+    return value
+
+
+def equal_but_for(simplify, differences) -> bool:
+    return all(what == "stream value" and simplify(leader) == simplify(node) for _, _, what, leader, node in differences)
+
+
+def by_difference(differences) -> str | None:
+    """The finding to which all that differs belongs, by what differs alone."""
+    return "consumer-without-entries" if equal_but_for(without_idle_consumers, differences) else None
+
+
+def without_times(value):
+    """A stream's value without when pending entries were delivered."""
+    value = without_idle_consumers(value)
+    for group in value[-1]:
+        group[b"pending"] = [entry[:2] + entry[3:] for entry in group[b"pending"]]
+        group[b"consumers"] = [[name, [[entry[0], entry[2]] for entry in pending]] for name, _, pending in group[b"consumers"]]
+    return value
+
+
+def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str | None:
+    """The finding to which a shortest sequence belongs. `differs_when_reaped()`: whether it still does if what is expired is
+    removed at once."""
+    called = [str(step[0]).upper() for step in steps]
+    text = {str(word).upper() for step in steps for inner in parts_of(step) or [step] for word in inner}
+    whats = {row[2] for row in differences}
+    if node_is_behind and equal_but_for(without_times, differences):
+        return "claim-time-cut"
+    if "XREADGROUP" in text and equal_but_for(without_deliveries, differences):
+        return "history-read-again"
+    if "BITFIELD" in text and "FAIL" in text:
+        return "bitfield-overflow-fail"
+    if "MSETEX" in text and "XX" in text:
+        return "msetex-xx-past"
+    if whats <= {"zset value", "only at the node", "missing at the node"} and ("ZREMRANGEBYLEX" in text or "BYLEX" in text):
+        return "lex-range-of-unequal-scores"
+    if "@CLOCK" in called and not differs_when_reaped():
+        if called[-1] == "COPY":
+            return "expired-fields-copied"
+        if "HSETEX" in called and "KEEPTTL" in text and "time to live" in whats:
+            return "expired-fields-kept"
+        if EXPIRING & text:
+            return "expired-field-named"
+    return None
