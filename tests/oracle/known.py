@@ -193,3 +193,9 @@ def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str 
         if EXPIRING & text:
             return "expired-field-named"
     return None
+
+
+def by_crash(steps) -> str | None:
+    """The finding to which a sequence belongs that ended a server: HRANDFIELD of a hash without fields, which COPY has made."""
+    text = {str(word).upper() for step in steps for inner in parts_of(step) or [step] for word in inner}
+    return "expired-fields-copied" if {"COPY", "HRANDFIELD"} <= text else None

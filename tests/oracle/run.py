@@ -84,6 +84,20 @@ class Search:
             for database, key, what, a, b in found:
                 print(f"  {database} {key}: {what}\n    leader: {a}\n    node:   {b}", flush=True)
 
+    def crashed(self, seed: int) -> None:
+        """A server ended, or does not answer. Everything is started anew."""
+        steps = sequence(seed, self.payloads)
+        name = known.by_crash(steps)
+        if not name or (self.pair.has_module and known.FINDINGS[name].mended):
+            self.wrong.append(seed)
+        else:
+            self.known += 1
+        self.kinds[name or "NEW", "crash"] += 1
+        if self.kinds[name or "NEW", "crash"] <= self.show:
+            print(f"seed {seed}: a server ended: {name or 'NEW'}", *map(shown, steps), sep="\n    ")
+            print(self.pair.last_words(), flush=True)
+        self.pair.restart()
+
     def rebuild(self, seed: int) -> None:
         """Compares what the last sequence left with a node that begins from nothing: with a snapshot, and the stream behind it."""
         found = differences(*self.pair.states_of_new_node())
@@ -123,10 +137,8 @@ def search(pair: Pair, arguments) -> tuple[int, int]:
     for seed in seeds:
         try:
             found.play(seed)
-        except OSError as error:
-            print(f"seed {seed}: {error}", *map(shown, sequence(seed, found.payloads)), sep="\n    ")
-            print(pair.last_words(), flush=True)
-            raise
+        except OSError:
+            found.crashed(seed)
         if arguments.rebuild_every and (seed + 1) % arguments.rebuild_every == 0:
             found.rebuild(seed)
         if arguments.minutes and time.monotonic() - started > arguments.minutes * 60:

@@ -133,15 +133,24 @@ class Pair:
     """A leader and a node that follows its stream. Plays a sequence and reads what both hold."""
 
     def __init__(self, directory: pathlib.Path, module: str | None = None, logservice: str | None = None):
+        self.directory, self.has_module, self.programs = directory, bool(module), (module, logservice)
         self.leader_clock = Clock(directory / "leader.clock", BASE_MS)
         self.node_clock = Clock(directory / "node.clock", BASE_MS + NODE_AHEAD_MS)
         self.node_ahead_ms = NODE_AHEAD_MS
         self.processes = []
+        self.restarts = 0
+        self.start()
+
+    def start(self) -> None:
         self.profile = None
-        self.directory, self.has_module = directory, bool(module)
+        self.round = 0
+        self.leader_clock.set(BASE_MS)
+        self.node_clock.set(BASE_MS + self.node_ahead_ms)
+        directory = self.directory / f"servers{self.restarts}"
+        directory.mkdir()
         try:
-            if module:
-                source, self.followed = self._with_log(directory, module, logservice)
+            if self.has_module:
+                source, self.followed = self._with_log(directory, *self.programs)
             else:
                 source = self.followed = server("leader", directory, self.leader_clock)
                 self.processes.append(source)
@@ -160,10 +169,15 @@ class Pair:
             if self.node.call("SCRIPT", "LOAD", script) != self.script:
                 raise NotReady(f"the script does not load: {self.script!r}")
             self.leader.call("DEBUG", "SET-ACTIVE-EXPIRE", 0)
-            self.round = 0
         except BaseException:
             self.stop()
             raise
+
+    def restart(self) -> None:
+        """All anew, after a server crashed."""
+        self.stop()
+        self.restarts += 1
+        self.start()
 
     def _with_log(self, directory, module, logservice):
         port = free_port()
@@ -186,19 +200,20 @@ class Pair:
 
     def _follower(self, name: str) -> Process:
         login = "primaryuser oracle\nprimaryauth none\n" if self.has_module else ""
-        node = server(name, self.directory, self.node_clock, f"replicaof 127.0.0.1 {self.followed.port}\n{login}")
+        node = server(name, self.directory / f"servers{self.restarts}", self.node_clock, f"replicaof 127.0.0.1 {self.followed.port}\n{login}")
         self.processes.append(node)
         return node
 
     def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.stop()
+        while self.processes:
+            self.processes.pop().stop()
 
     def last_words(self) -> str:
         """What the servers that ended had to say."""
         time.sleep(1)
         ended = [process for process in self.processes if process.child.poll() is not None]
-        return "\n".join(f"{process.name} ended: {process.output.read_text(errors='replace')[-6000:]}" for process in ended)
+        said = [(process.name, process.output.read_text(errors="replace")) for process in ended]
+        return "\n".join(f"{name} ended: {text[max(0, text.find('BUG REPORT START')):][:3000]}" for name, text in said)
 
     def payloads(self) -> list[bytes]:
         """DUMPs of values of each kind, for RESTORE."""
