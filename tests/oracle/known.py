@@ -169,6 +169,13 @@ def without_times(value):
     return value
 
 
+def by_suite(differences) -> str | None:
+    """The finding to which a difference belongs that a test of Valkey's suite has shown, whose commands are not looked at."""
+    if equal_but_for(without_idle_consumers, differences):
+        return "consumer-without-entries"
+    return "history-read-again" if equal_but_for(without_deliveries, differences) else None
+
+
 def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str | None:
     """The finding to which a shortest sequence belongs. `differs_when_reaped()`: whether it still does if what is expired is
     removed at once."""

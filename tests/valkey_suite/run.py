@@ -20,6 +20,8 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "oracle"))
+import suite as oracle  # noqa: E402
 PORTS_FROM, PORTS_PER_LANE = 21000, 2000
 # A unit in which nothing happens for this long is ended. The longest tests that pass take about a minute.
 STALL_SECONDS = 240
@@ -37,6 +39,7 @@ if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
     # CONFIG REWRITE has kept it.
     if ! grep -q '^durability.shard ' "$1"; then more+=(--durability.shard "suite-$$-${{EPOCHREALTIME/./}}"); fi
     if grep -q '^cluster-enabled yes' "$1"; then more+=(--durability.mode off); fi
+    if [ -n "${{ORACLE_PRELOAD:-}}" ]; then export LD_PRELOAD=$ORACLE_PRELOAD; fi
     exec -a "$0" {server} "$@" "${{more[@]}}"
 fi
 exec -a "$0" {server} "$@"
@@ -73,6 +76,7 @@ class Suite:
         self.binaries = pathlib.Path(os.environ["VALKEY_BIN_DIR"])
         self.module = pathlib.Path(os.environ["DURABILITY_SO"])
         self.log_address = None
+        self.oracle = None
         self.arguments = arguments
         self.work = work
         self.lanes = queue.Queue()
@@ -80,6 +84,9 @@ class Suite:
             directory = work / f"lane{lane}"
             shutil.copytree(self.source / "tests", directory / "tests")
             (directory / "tests/tmp").mkdir(exist_ok=True)
+            if arguments.oracle:
+                with open(directory / "tests/support/test.tcl", "a", encoding="utf-8") as support:
+                    support.write(oracle.HOOK)
             self.lanes.put((directory, arguments.base_port + lane * PORTS_PER_LANE))
         self.bin = work / "bin"
         self.bin.mkdir()
@@ -135,6 +142,9 @@ class Suite:
         if self.arguments.only:
             command += ["--only", self.arguments.only]
         environment = dict(os.environ, TERM="dumb", VALKEY_BIN_DIR=str(self.bin))
+        if self.oracle:
+            clock = self.oracle.clock_of(directory.name)
+            environment |= {"ORACLE_SUITE_PORT": str(self.oracle.port), "ORACLE_PRELOAD": str(clock.library), "ORACLE_CLOCK": str(clock.path)}
         kept = self.arguments.output / f"{name.replace('/', '-')}.{mode}.txt"
         if kept.exists():
             kept = kept.with_suffix(".again.txt")
@@ -151,6 +161,8 @@ class Suite:
                 pass
             finally:
                 end(process)
+        if self.oracle:
+            (self.arguments.output / "oracle.txt").write_text(self.oracle.report() + "\n", encoding="utf-8")
         text = kept.read_text(encoding="utf-8", errors="replace")
         may_fail = [] if mode == "none" or self.arguments.no_skip else self.may_fail
         return Unit(name, text, time.monotonic() - started, may_fail)
@@ -220,6 +232,7 @@ def main():
     parser.add_argument("--no-skip", action="store_true", help="run what the skip file names as well")
     parser.add_argument("--json", type=pathlib.Path, help="file for the result, for table.py; if it exists, the units that ran are replaced in it")
     parser.add_argument("--only", help="run only tests of that name, or /pattern")
+    parser.add_argument("--oracle", action="store_true", help="compare each server with a node that follows its log, after each test")
     parser.add_argument("--lanes", type=int, default=2, help="units that run at a time")
     parser.add_argument("--base-port", type=int, default=PORTS_FROM)
     parser.add_argument("--output", type=pathlib.Path, help="directory for the output of each unit")
@@ -242,9 +255,17 @@ def main():
         if arguments.mode != "none":
             log = LogService(work)
             suite.log_address = log.address
+        if log and arguments.oracle:
+            suite.oracle = oracle.Oracle(work / "oracle", log.address)
         try:
+            if suite.oracle:
+                run_units(suite, names, arguments.mode)
+                print(suite.oracle.report())
+                return 0
             return run(suite, names, arguments)
         finally:
+            if suite.oracle:
+                suite.oracle.stop()
             if log:
                 log.stop()
 
