@@ -79,6 +79,22 @@ FINDINGS = {finding.name: finding for finding in [
         ), mended=False, upstream="none found (follows from the mend of valkey-io/valkey#3036)",
     ),
     Finding(
+        "expired-fields-sorted", "SORT with STORE, by patterns that name expired fields", (
+            """RPUSH l 1 2
+               HSET h1 a x
+               HSET h2 a y
+               HPEXPIRE h1 5 FIELDS 1 a
+               @clock 10
+               SORT l GET h*->a STORE d""",
+            """RPUSH l 1 2
+               HSET h1 a 9
+               HSET h2 a 5
+               HPEXPIRE h1 5 FIELDS 1 a
+               @clock 10
+               SORT l BY h*->a STORE d""",
+        ), mended=False, upstream="none found",
+    ),
+    Finding(
         "consumer-without-entries", "XREADGROUP, XCLAIM or XAUTOCLAIM make a consumer and give it nothing", (
             """XGROUP CREATE x g 0 MKSTREAM
                XREADGROUP GROUP g c STREAMS x >""",
@@ -193,6 +209,8 @@ def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str 
     if whats <= {"zset value", "only at the node", "missing at the node"} and ("ZREMRANGEBYLEX" in text or "BYLEX" in text):
         return "lex-range-of-unequal-scores"
     if "@CLOCK" in called and not differs_when_reaped():
+        if "SORT" in text and any("->" in word for word in text) and "list value" in whats:
+            return "expired-fields-sorted"
         if called[-1] == "COPY":
             return "expired-fields-copied"
         if "HSETEX" in called and "KEEPTTL" in text and "time to live" in whats:

@@ -167,6 +167,9 @@ def hash_(w: Words) -> list:
         lambda: ["HRANDFIELD", key, w.one(1, -3)], lambda: ["HPTTL", key] + w.fields(), lambda: ["HEXISTS", key, w.field()],
         lambda: ["COPY", key, w.key()] + w.maybe("REPLACE", chance=0.7), lambda: ["RENAME", key, w.key()],
         lambda: ["DEL", key], lambda: ["PEXPIRE", key, w.relative()],
+        # What the patterns name: h1, h2 and the fields there.
+        lambda: ["RPUSH", "l1", "1", "2"],
+        lambda: ["SORT", "l1"] + w.maybe("BY", w.one("h*->a", "h*->b")) + ["ALPHA", "GET", w.one("h*->a", "h*->b", "s*")] + w.maybe("GET", "#") + ["STORE", "l2"],
     )()
 
 
