@@ -3,6 +3,7 @@ steps of the clock that bring them to their end. A step is a list of words; word
 
 @clock MS   the clock goes on
 @reap       the server's own removal of what is expired gets a turn
+@resync     the node takes everything anew, from an RDB
 
 A command that may block is sent by a connection of its own, unless it is part of a transaction.
 """
@@ -27,6 +28,10 @@ end
 server.register_function('%s', run)"""
 
 
+# Which part of the sequences has nodes that take everything anew. That takes a second each time.
+resync_chance = 0.001
+
+
 class Generator:
     """One sequence. `payloads` are DUMPs of values to RESTORE, which differ in no run."""
 
@@ -46,6 +51,7 @@ class Generator:
         self.transactions = self.random.random() < 0.3
         self.databases = self.random.random() < 0.2
         self.blocks = self.random.random() < 0.1
+        self.resyncs = self.random.random() < resync_chance
         self.in_transaction = False
 
     def command(self) -> list:
@@ -92,6 +98,8 @@ class Generator:
                 return ["@clock", rng.choice([1, 1, 2, 3, 5, 10, 10, 100, 2000])]
             if self.clock_chance and rng.random() < 0.01:
                 return ["@reap"]
+            if self.resyncs and rng.random() < 0.15:
+                return ["@resync"]
         chance = rng.random()
         if self.scripts and chance < 0.35:
             return self.script() if rng.random() < 0.75 else self.function()

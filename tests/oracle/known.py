@@ -206,7 +206,7 @@ def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str 
         return "bitfield-overflow-fail"
     if "MSETEX" in text and "XX" in text:
         return "msetex-xx-past"
-    if whats <= {"zset value", "only at the node", "missing at the node"} and ("ZREMRANGEBYLEX" in text or "BYLEX" in text):
+    if whats <= {"zset value", "only at the node", "missing at the node", "time to live"} and ("ZREMRANGEBYLEX" in text or "BYLEX" in text):
         return "lex-range-of-unequal-scores"
     if "@CLOCK" in called and not differs_when_reaped():
         if "SORT" in text and any("->" in word for word in text) and "list value" in whats:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 
+import generate
 import known
 import shapes
 from compare import differences, soft_differences
@@ -44,6 +45,14 @@ class Search:
         self.pair.play(steps, seed)
         return differences(*self.pair.states())
 
+    def differs_when_reaped(self, steps, seed) -> bool:
+        """Whether a sequence still differs if what is expired is removed before each command."""
+        usual, self.pair.reap_s = self.pair.reap_s, 0.1
+        try:
+            return bool(self.differs(reaped(steps), seed))
+        finally:
+            self.pair.reap_s = usual
+
     def new_differences(self, steps, seed) -> list:
         """What differs, unless all of it is known by what it is."""
         found = self.differs(steps, seed)
@@ -68,7 +77,7 @@ class Search:
             small = shrink(steps, lambda fewer: bool(self.new_differences(fewer, seed)))
             # What is random may not show a second time.
             found = self.new_differences(small, seed) or found
-            name = known.by_sequence(small, found, lambda: bool(self.differs(reaped(small), seed)), self.pair.node_ahead_ms < 0)
+            name = known.by_sequence(small, found, lambda: self.differs_when_reaped(small, seed), self.pair.node_ahead_ms < 0)
         is_wrong = not name or (self.pair.has_module and known.FINDINGS[name].mended)
         if is_wrong:
             self.wrong.append(seed)
@@ -164,12 +173,15 @@ def main():
     parser.add_argument("--module", help="the leader loads this module and ships to a log service; else it is a plain server")
     parser.add_argument("--logservice")
     parser.add_argument("--rebuild-every", type=int, default=0, help="after so many sequences, compare with a node that begins from nothing")
+    parser.add_argument("--resync-chance", type=float, default=generate.resync_chance,
+                        help="which part of the sequences has nodes that take everything anew; slow")
     parser.add_argument("--node-behind", action="store_true", help="the node's clock is behind the leader's, not ahead")
     parser.add_argument("--show", type=int, default=1, help="how many sequences to print of each kind of difference")
     parser.add_argument("--minutes", type=float, help="end after so long")
     parser.add_argument("--pinned", action="store_true", help="play the sequences of known.py instead")
     parser.add_argument("--self-check", action="store_true", help="succeeds if a change that is not propagated is found")
     arguments = parser.parse_args()
+    generate.resync_chance = arguments.resync_chance
     with tempfile.TemporaryDirectory(prefix="oracle.") as work:
         work = pathlib.Path(work)
         Clock.build(work)

@@ -137,6 +137,8 @@ class Pair:
         self.leader_clock = Clock(directory / "leader.clock", BASE_MS)
         self.node_clock = Clock(directory / "node.clock", BASE_MS + NODE_AHEAD_MS)
         self.node_ahead_ms = NODE_AHEAD_MS
+        # How long @reap lasts: three turns of active expiry, on an idle machine.
+        self.reap_s = 0.006
         self.processes = []
         self.restarts = 0
         self.start()
@@ -259,8 +261,11 @@ class Pair:
             elif name == "@REAP":
                 flush()
                 self.leader.call("DEBUG", "SET-ACTIVE-EXPIRE", 1)
-                time.sleep(0.006)
+                time.sleep(self.reap_s)
                 self.leader.call("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+            elif name == "@RESYNC":
+                flush()
+                self.resync()
             elif not queueing and BLOCKING.match(name) and (name != "XREADGROUP" or "BLOCK" in step):
                 flush()
                 if not blocked:
@@ -292,10 +297,10 @@ class Pair:
         listed = self.leader.call("CLIENT", "LIST", "ID", client_id)
         return listed if isinstance(listed, bytes) else b""
 
-    def catch_up(self) -> None:
-        """Returns when the node has applied all that the leader did."""
+    def catch_up(self, keep_state: bool = False) -> None:
+        """Returns when the node has applied all that the leader did. The leader's connection keeps its database only if it is to."""
         self.round += 1
-        self.leader.run([["RESET"], ["PUBLISH", "oracle", self.round]])
+        self.leader.run(([] if keep_state else [["RESET"]]) + [["PUBLISH", "oracle", self.round]])
         while (message := self.news.read())[2] != b"%d" % self.round:
             if isinstance(message, ReplyError):
                 raise NotReady(str(message))
@@ -305,15 +310,26 @@ class Pair:
         self.catch_up()
         return self._read(self.node)
 
+    def resync(self) -> None:
+        """The node takes everything anew: from the leader's RDB, or from a snapshot of the log that is made now."""
+        self.catch_up(keep_state=True)
+        if self.has_module:
+            self._make_snapshot()
+        self.node.run([["REPLICAOF", "NO", "ONE"], ["REPLICAOF", "127.0.0.1", self.followed.port]])
+        wait_for_link(self.node, self.processes[-1])
+
+    def _make_snapshot(self) -> None:
+        log = self.followed.connect()
+        made = log.call("LOG.SNAPSHOT", "oracle")
+        log.close()
+        if isinstance(made, ReplyError):
+            raise NotReady(made)
+
     def states_of_new_node(self) -> tuple[list, list]:
         """The same, of a node that begins from nothing. With a log it begins from a snapshot that is made now."""
         self.catch_up()
         if self.has_module:
-            log = self.followed.connect()
-            made = log.call("LOG.SNAPSHOT", "oracle")
-            log.close()
-            if isinstance(made, ReplyError):
-                raise NotReady(made)
+            self._make_snapshot()
         process = self._follower(f"node{self.round}")
         try:
             node = process.connect()
