@@ -12,6 +12,14 @@ NOISE = {
 }
 
 
+def in_order(functions) -> list:
+    """FUNCTION LIST in an order that does not depend on how a server keeps it: libraries by name, and the functions of each."""
+    libraries = [dict(zip(library[::2], library[1::2])) for library in functions]
+    for library in libraries:
+        library[b"functions"] = sorted(library[b"functions"], key=repr)
+    return sorted((sorted(library.items()) for library in libraries), key=repr)
+
+
 def by_key(state) -> dict:
     (hard, soft), functions = state
     found = {(row[0], row[1].decode("utf-8", "replace")): row[2:] for row in hard[:-1]}

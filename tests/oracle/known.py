@@ -12,7 +12,8 @@ from shrink import parts_of
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """`sequences` each differ at a plain leader. `mended`: none of it differs at a leader with the module. `random`: not each time.
-    `node_is_behind`: only where the node's clock is behind the leader's."""
+    `node_is_behind`: only where the node's clock is behind the leader's. `leader_has`: only where the leader has a setting that the
+    node has not."""
 
     name: str
     what: str
@@ -21,13 +22,14 @@ class Finding:
     upstream: str
     random: bool = False
     node_is_behind: bool = False
+    leader_has: tuple[str, str] | None = None
 
     def steps(self) -> list[list[list]]:
         return [[read_step(line) for line in sequence.strip().splitlines()] for sequence in self.sequences]
 
 
 def read_step(line: str) -> list:
-    words = line.split()
+    words = [word.encode().decode("unicode_escape").encode("latin-1") if "\\x" in word else word for word in line.split()]
     return ["@clock", int(words[1])] if words[0] == "@clock" else words
 
 
@@ -137,6 +139,11 @@ FINDINGS = {finding.name: finding for finding in [
                XGROUP CREATE x g 0
                XREADGROUP GROUP g c STREAMS x >""",
         ), mended=False, upstream="none found", node_is_behind=True,
+    ),
+    Finding(
+        "restored-of-newer-version", "RESTORE of a payload of a newer version, which the leader takes and the node does not", (
+            r"RESTORE s 0 \x00\x03\x62\x61\x72\xde\x00\x0fYUza\xd3\xec\xe0 REPLACE",
+        ), mended=False, upstream="by design", leader_has=("rdb-version-check", "relaxed"),
     ),
     Finding(
         "lex-range-of-unequal-scores", "ZREMRANGEBYLEX or ZRANGESTORE BYLEX where scores differ: documented as unspecified", (

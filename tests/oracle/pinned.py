@@ -15,6 +15,7 @@ def play_pinned(pair: Pair) -> tuple[int, int]:
     passed = failed = 0
     for finding in known.FINDINGS.values():
         pair.set_node_clock(finding.node_is_behind)
+        before = pair.set_of_leader(*finding.leader_has) if finding.leader_has else None
         must_differ = not (pair.has_module and finding.mended)
         for at, steps in enumerate(finding.steps()):
             differs = any(differs_once(pair, steps) for _ in range(TRIES_OF_RANDOM if finding.random and must_differ else 1))
@@ -28,6 +29,8 @@ def play_pinned(pair: Pair) -> tuple[int, int]:
                 "Valkey differs no longer: take it out of known.py and docs/upstream.md, and the module's mend with it"))
             for row in differences(*pair.states()):
                 print(f"    {row}")
+        if before:
+            pair.set_of_leader(finding.leader_has[0], before)
     for complaint in table_complaints():
         failed += 1
         print(f"FAILED: {complaint}")

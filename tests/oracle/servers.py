@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import shapes
+from compare import in_order
 from generate import BASE_MS
 from resp import Connection, ReplyError
 
@@ -242,6 +243,12 @@ class Pair:
         self.node_ahead_ms = NODE_BEHIND_MS if is_behind else NODE_AHEAD_MS
         self.node_clock.set(BASE_MS + self.node_ahead_ms)
 
+    def set_of_leader(self, name: str, value: str) -> str:
+        """Sets a setting and returns what it was."""
+        before = self.leader.call("CONFIG", "GET", name)[1].decode()
+        self.leader.call("CONFIG", "SET", name, value)
+        return before
+
     def play(self, steps: list[list], seed: int = 0) -> list:
         """Plays a sequence at the leader; returns its replies."""
         self.begin(seed)
@@ -354,5 +361,5 @@ class Pair:
         for state in both:
             if isinstance(state[0], ReplyError):
                 raise NotReady(state[0])
-            state[1] = sorted(state[1], key=repr)
+            state[1] = in_order(state[1])
         return both[0], both[1]

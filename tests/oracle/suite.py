@@ -12,7 +12,7 @@ import threading
 import time
 
 import known
-from compare import differences
+from compare import differences, in_order
 from resp import Connection, ReplyError
 from servers import HERE, Clock, NotReady, Process, free_port, server_binary
 
@@ -155,7 +155,7 @@ class Oracle:
             refused = next(reply for reply in [*replies, *(replies[-1] if isinstance(replies[-1], list) else [])] if isinstance(reply, ReplyError))
             raise Skipped(f"reading it answers {refused[:60]}")
         info, state, functions = replies[-1]
-        return [state, sorted(functions, key=repr)], int(re.search(rb"master_repl_offset:(\d+)", info)[1])
+        return [state, in_order(functions)], int(re.search(rb"master_repl_offset:(\d+)", info)[1])
 
     def _follower(self, shard: str, lane: str) -> Follower:
         with self.lock:
