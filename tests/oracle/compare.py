@@ -21,7 +21,7 @@ def in_order(functions) -> list:
 
 
 def by_key(state) -> dict:
-    (hard, soft), functions = state
+    (hard, soft), functions = state[:2]
     found = {(row[0], row[1].decode("utf-8", "replace")): row[2:] for row in hard[:-1]}
     found["indexes of what expires", ""] = hard[-1]
     found["functions", ""] = functions
@@ -29,7 +29,10 @@ def by_key(state) -> dict:
 
 
 def differences(leader, node) -> list[tuple]:
-    """(database, key, what, at the leader, at the node) of each hard difference."""
+    """(database, key, what, at the leader, at the node) of each hard difference. States are what `state.lua` read, the functions, and how
+    many commands of the stream were answered with an error."""
+    if node[2:] > leader[2:]:
+        return [("stream", "", "errors at the node", leader[2], node[2]), *differences(leader[:2], node[:2])]
     if leader[0][0] == node[0][0] and leader[1] == node[1]:
         return [(row[0], row[1].decode("utf-8", "replace"), "encoding", a[0], b[0])
                 for row, a, b in zip(leader[0][0], leader[0][1], node[0][1])

@@ -94,6 +94,11 @@ FINDINGS = {finding.name: finding for finding in [
                HPEXPIRE h1 5 FIELDS 1 a
                @clock 10
                SORT l BY h*->a STORE d""",
+            """RPUSH l 1 2
+               HSET h1 a text
+               HPEXPIRE h1 5 FIELDS 1 a
+               @clock 10
+               SORT l BY h*->a STORE d""",
         ), mended=False, upstream="none found",
     ),
     Finding(
@@ -216,7 +221,7 @@ def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str 
     if whats <= {"zset value", "only at the node", "missing at the node", "time to live"} and ("ZREMRANGEBYLEX" in text or "BYLEX" in text):
         return "lex-range-of-unequal-scores"
     if "@CLOCK" in called and not differs_when_reaped():
-        if "SORT" in text and any("->" in word for word in text) and "list value" in whats:
+        if "SORT" in text and any("->" in word for word in text) and whats & {"list value", "errors at the node"}:
             return "expired-fields-sorted"
         if called[-1] == "COPY":
             return "expired-fields-copied"
@@ -231,3 +236,8 @@ def by_crash(steps) -> str | None:
     """The finding to which a sequence belongs that ended a server: HRANDFIELD of a hash without fields, which COPY has made."""
     text = {str(word).upper() for step in steps for inner in parts_of(step) or [step] for word in inner}
     return "expired-fields-copied" if {"COPY", "HRANDFIELD"} <= text else None
+
+
+def by_refusal(text: str) -> str | None:
+    """The finding to which an engine's refusal of the log belongs."""
+    return "expired-fields-sorted" if "after processing the command 'sort'" in text else None

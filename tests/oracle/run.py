@@ -16,7 +16,7 @@ import shapes
 from compare import differences, soft_differences
 from generate import sequence
 from pinned import play_pinned, self_check
-from servers import SEEDS_OF_A_PROFILE, Clock, Pair
+from servers import SEEDS_OF_A_PROFILE, Clock, NotReady, Pair
 from shrink import shrink
 
 
@@ -109,8 +109,18 @@ class Search:
 
     def rebuild(self, seed: int) -> None:
         """Compares what the last sequence left with a node that begins from nothing: with a snapshot, and the stream behind it."""
-        found = differences(*self.pair.states_of_new_node())
         self.rebuilt += 1
+        try:
+            found = differences(*self.pair.states_of_new_node())
+        except NotReady as error:
+            # The log has a command for good that no node can run.
+            name = known.by_refusal(str(error))
+            self.kinds[name or "NEW", "no snapshot can be made"] += 1
+            if not name or known.FINDINGS[name].mended:
+                self.wrong.append(seed)
+                print(f"seed {seed}: no node can be rebuilt: {error}", flush=True)
+            self.pair.restart()
+            return
         # What the followers have had wrong before is in the snapshot as well.
         if found and not self.new_differences_known(found):
             self.wrong.append(seed)

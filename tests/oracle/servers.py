@@ -147,6 +147,7 @@ class Pair:
     def start(self) -> None:
         self.profile = None
         self.round = 0
+        self.node_errors = 0
         self.leader_clock.set(BASE_MS)
         self.node_clock.set(BASE_MS + self.node_ahead_ms)
         directory = self.directory / f"servers{self.restarts}"
@@ -353,7 +354,7 @@ class Pair:
     def _read(self, node: Connection) -> tuple[list, list]:
         self.leader_clock.set(READ_AT_MS)
         self.node_clock.set(READ_AT_MS)
-        commands = [["EVALSHA_RO", self.script, 0, DATABASES], ["FUNCTION", "LIST", "WITHCODE"]]
+        commands = [["EVALSHA_RO", self.script, 0, DATABASES], ["FUNCTION", "LIST", "WITHCODE"], ["INFO", "stats"]]
         self.leader.send(*commands)
         node.send(*commands)
         both = [[connection.read() for _ in commands] for connection in (self.leader, node)]
@@ -362,4 +363,10 @@ class Pair:
             if isinstance(state[0], ReplyError):
                 raise NotReady(state[0])
             state[1] = in_order(state[1])
+            # Commands of the stream that a node answered with an error: it has passed over them.
+            state[2] = int(re.search(rb"unexpected_error_replies:(\d+)", state[2])[1])
+        errors = both[1][2]
+        if node is self.node:
+            both[1][2] -= self.node_errors
+            self.node_errors = errors
         return both[0], both[1]
