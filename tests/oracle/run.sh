@@ -25,8 +25,8 @@ with_module=(--module "$DURABILITY_SO" --logservice "$LOGSERVICE")
 case ${1:-} in
 "")
     passed=0 failed=0
-    for run in "--pinned" "${with_module[*]} --pinned" "--sequences 5000" "${with_module[*]} --sequences 2000 --rebuild-every 100" \
-        "${with_module[*]} --first 2000 --sequences 500 --node-behind"; do
+    for run in "--pinned" "${with_module[*]} --pinned" "--sequences 4000" "${with_module[*]} --sequences 1500 --rebuild-every 150" \
+        "${with_module[*]} --first 2000 --sequences 250 --node-behind"; do
         # shellcheck disable=SC2086
         output=$(oracle --show 0 $run) || true
         echo "$output"
