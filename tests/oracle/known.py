@@ -151,6 +151,15 @@ FINDINGS = {finding.name: finding for finding in [
         ), mended=False, upstream="by design", leader_has=("rdb-version-check", "relaxed"),
     ),
     Finding(
+        "import-mode", "Commands that store what they read of expired keys, which the leader keeps as it has import-mode", (
+            """ZADD z 1 a 2 b
+               PEXPIRE z 1
+               @clock 10
+               ZADD d 1 c
+               ZRANGESTORE d z 0 -1""",
+        ), mended=False, upstream="none found", leader_has=("import-mode", "yes"),
+    ),
+    Finding(
         "lex-range-of-unequal-scores", "ZREMRANGEBYLEX or ZRANGESTORE BYLEX where scores differ: documented as unspecified", (
             """ZADD z -inf x 3.3 c 3.3 2 2 a
                ZREMRANGEBYLEX z [c [c""",
