@@ -168,6 +168,15 @@ FINDINGS = {finding.name: finding for finding in [
     ),
 ]}
 
+# At the very millisecond at which its time is over a field is not expired yet. No leader may differ here.
+NEVER = [[read_step(line) for line in f"""HSET h live 1 dead 2
+    HPEXPIRE h 10 FIELDS 1 dead
+    @clock 10
+    {command}""".splitlines()] for command in (
+        "COPY h x", "HDEL h live dead", "HGETDEL h FIELDS 2 live dead", "HPERSIST h FIELDS 2 live dead", "HPEXPIRE h 100 FIELDS 2 live dead",
+        "HSETEX h KEEPTTL FIELDS 1 dead 3",
+    )]
+
 EXPIRING = {"HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HPERSIST", "HDEL", "HGETDEL"}
 
 
