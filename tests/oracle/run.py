@@ -86,7 +86,7 @@ class Search:
         kind = name or " ".join(shown(step).split()[0] for step in small if not step[0].startswith("@"))
         kind = (kind, ", ".join(sorted({row[2] for row in found})))
         self.kinds[kind] += 1
-        if self.kinds[kind] <= self.show and (is_wrong or small is not steps):
+        if self.kinds[kind] <= (max(self.show, 3) if is_wrong else self.show) and (is_wrong or small is not steps):
             print(f"seed {seed} differs: {'NEW' if not name else name}{' (which the module mends)' if name and is_wrong else ''}: {kind[1]}")
             for step in small:
                 print(f"    {shown(step)[:600]}")
@@ -102,7 +102,7 @@ class Search:
         else:
             self.known += 1
         self.kinds[name or "NEW", "crash"] += 1
-        if self.kinds[name or "NEW", "crash"] <= self.show:
+        if self.kinds[name or "NEW", "crash"] <= max(self.show, 0 if name else 3):
             print(f"seed {seed}: a server ended: {name or 'NEW'}", *map(shown, steps), sep="\n    ")
             print(self.pair.last_words(), flush=True)
         self.pair.restart()
