@@ -6,6 +6,7 @@ the leader has the module, and the node follows the log. What Valkey is known to
 import argparse
 import collections
 import pathlib
+import signal
 import sys
 import tempfile
 import time
@@ -191,6 +192,8 @@ def main():
     parser.add_argument("--pinned", action="store_true", help="play the sequences of known.py instead")
     parser.add_argument("--self-check", action="store_true", help="succeeds if a change that is not propagated is found")
     arguments = parser.parse_args()
+    # Ended from outside, the servers are stopped as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     generate.resync_chance = arguments.resync_chance
     with tempfile.TemporaryDirectory(prefix="oracle.") as work:
         work = pathlib.Path(work)

@@ -50,6 +50,7 @@ exec -a "$0" {server} "$@"
 ADAPTED = {"integration/replication": ('[string match "*wait_bgsave*" [s -2 slave0]]', '[string match "*wait_bgsave*" [s -2 slave1]]')}
 
 RUNNING = set()
+ORACLES = []
 
 
 class Unit:
@@ -179,6 +180,8 @@ def end(process):
 
 
 def terminated(*_):
+    for compared in ORACLES:
+        compared.stop()
     for process in list(RUNNING):
         end(process)
     os._exit(143)
@@ -257,6 +260,7 @@ def main():
             suite.log_address = log.address
         if log and arguments.oracle:
             suite.oracle = oracle.Oracle(work / "oracle", log.address)
+            ORACLES.append(suite.oracle)
         try:
             if suite.oracle:
                 run_units(suite, names, arguments.mode)
