@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded, Receiver, RecvTimeoutError, Sender};
+use durability_protocol::{Code, Known};
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::attach::{self, Leadership};
 use crate::backlog::Backlog;
-use crate::config::Mode;
+use crate::config::{self, Mode};
 use crate::guard::guard;
 use crate::interrupt::Interrupt;
 use crate::keeper::{Duty, Keeper, KeeperDesk};
-use crate::log_connection::LogConnection;
+use crate::known::Contradiction;
+use crate::log_connection::{LogConnection, LogError, Node};
 use crate::passed_over::{StartingOver, Step};
 use crate::self_test::{self, Unfinished};
 use crate::shared::{Command, Link, Shared, Task};
@@ -34,6 +36,10 @@ const SNAPSHOT_POLL: Duration = Duration::from_secs(2);
 /// each the server forks. What depends on such a write waits that long.
 const SEED_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A node that its log contradicts looks this often whether the right log is back.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer to an operator's word may take.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long giving back a lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(700);
 
@@ -61,6 +67,10 @@ pub struct Agent {
     starting_over: StartingOver,
     /// When the log last took a snapshot because the tap had lost its place, or something was missing.
     last_seed: Option<Instant>,
+    /// An operator has accepted a log that lacks what the server holds, and it has not given way to that log, or been led, since.
+    pub gives_way: bool,
+    /// The epoch whose lease may be waited for until this node says that it answers nobody any more.
+    to_resign: Option<u64>,
 }
 
 /// What the main thread has of the threads that were started.
@@ -95,6 +105,8 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
         stage: 0,
         starting_over: StartingOver::default(),
         last_seed: None,
+        gives_way: false,
+        to_resign: None,
     };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
@@ -120,6 +132,7 @@ impl Agent {
                 },
             };
             self.keeper.set(Duty::Nothing);
+            self.shared.remember(|memory, durable| memory.ceased(durable));
             self.shared.set_link(Link::Down);
             self.shared.epoch.store(0, Ordering::Relaxed);
             match interrupt {
@@ -133,8 +146,25 @@ impl Agent {
                 Interrupt::HandedOver => backoff = BACKOFF_FROM,
                 Interrupt::Fenced(detail) => {
                     backoff = BACKOFF_FROM;
+                    self.to_resign = self.last_led;
                     self.shared.send(Task::Hold(format!("another node leads: {detail}")));
                 }
+                Interrupt::Contradicted(contradiction) => {
+                    backoff = BACKOFF_FROM;
+                    match self.wait_for_right_log(contradiction) {
+                        Err(Interrupt::Stop) => return,
+                        Err(Interrupt::ModeChanged) => {
+                            self.was_off = true;
+                            self.shared.send(Task::TermEnded);
+                        }
+                        Err(Interrupt::LogAccepted { log_id, seeds }) => self.accept_log(&log_id, seeds),
+                        // Whatever else is in the way is found again.
+                        Ok(()) | Err(_) => {}
+                    }
+                    self.shared.set_contradiction(None);
+                    self.shared.send(Task::AttachAnew);
+                }
+                Interrupt::LogAccepted { log_id, seeds } => self.accept_log(&log_id, seeds),
                 failed @ (Interrupt::Failed(_) | Interrupt::LostItsLog) => {
                     let why = match failed {
                         Interrupt::Failed(why) => why,
@@ -184,7 +214,7 @@ impl Agent {
             Step::WithSnapshotBehind(offset) => loop {
                 self.pause(SNAPSHOT_POLL)?;
                 // Whatever keeps the log from answering is told when the node attaches.
-                let status = LogConnection::open().and_then(|mut log| log.status());
+                let status = LogConnection::open(&self.shared).and_then(|mut log| log.status());
                 if status.is_ok_and(|status| status.snapshot_offset > Some(offset)) {
                     return Ok(());
                 }
@@ -205,6 +235,10 @@ impl Agent {
         }
         self.shared.is_leaving.store(false, Ordering::Release);
         let facts = self.ask(Task::Describe)?;
+        if let Some(epoch) = self.to_resign.take() {
+            // The main thread has closed all clients before it answered.
+            self.resign(epoch);
+        }
         // Whatever was asked of the main thread before is done.
         self.stage = self.shared.stage.load(Ordering::Relaxed);
         self.test_once()?;
@@ -237,6 +271,7 @@ impl Agent {
     fn lead(&mut self, leadership: Leadership) -> Result<std::convert::Infallible, Interrupt> {
         let Leadership { epoch, mut replid, mut tap, mut backlog, is_to_seed } = leadership;
         self.was_off = false;
+        self.gives_way = false;
         self.holds_all_of = Some(epoch);
         self.shared.epoch.store(epoch, Ordering::Relaxed);
         self.shared.is_seeding.store(is_to_seed, Ordering::Release);
@@ -256,6 +291,9 @@ impl Agent {
         }
         loop {
             if !tap_is_lost {
+                if let Some(durable) = self.shared.durable() {
+                    self.shared.remember(|memory, _| memory.leads(epoch, &replid, durable));
+                }
                 let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
                     Ended::TapLost(error) => error,
                     Ended::Fenced(detail) => {
@@ -264,14 +302,16 @@ impl Agent {
                     Ended::HandedOver => return Err(Interrupt::HandedOver),
                     Ended::LostItsLog => return Err(Interrupt::LostItsLog),
                     Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
+                    Ended::Contradicted(contradiction) => return Err(Interrupt::Contradicted(contradiction)),
+                    Ended::LogAccepted { log_id, seeds } => return Err(Interrupt::LogAccepted { log_id, seeds }),
                     Ended::ModeChanged => {
                         self.keeper.set(Duty::Nothing);
-                        self.release(epoch);
+                        self.resign(epoch);
                         return Err(Interrupt::ModeChanged);
                     }
                     Ended::Stop => {
                         self.keeper.set(Duty::Nothing);
-                        self.release(epoch);
+                        self.resign(epoch);
                         return Err(Interrupt::Stop);
                     }
                 };
@@ -331,7 +371,8 @@ impl Agent {
     /// The log is as it was before.
     pub fn seed(&self, tap: &Tap, epoch: u64, replid: &str, offset: u64) -> Result<(), String> {
         let bytes = tap.snapshot_bytes(&self.shared).map_err(|error| error.to_string())?;
-        let status = LogConnection::open().and_then(|mut log| log.status()).map_err(|error| error.to_string())?;
+        let status =
+            LogConnection::open(&self.shared).and_then(|mut log| log.status()).map_err(|error| error.to_string())?;
         seed::send(&self.shared, &tap.stream, &status, epoch, replid, offset, bytes)
             .map_err(|error| error.to_string())?;
         self.shared.is_seeding.store(false, Ordering::Release);
@@ -343,11 +384,85 @@ impl Agent {
         self.shared.set_durable(backlog.durable());
     }
 
-    fn release(&self, epoch: u64) {
+    /// Connects to the log and compares what this node knows, and what its server holds of it. Answers the end of the latter, if
+    /// there is anything to compare.
+    ///
+    /// # Errors
+    /// The log cannot be reached, or is not what this node knows, or something else is to be done first.
+    pub fn open_checked(&mut self) -> Result<(LogConnection, Option<u64>), Interrupt> {
+        let mut log = LogConnection::open(&self.shared)?;
+        if self.gives_way {
+            return Ok((log, None));
+        }
+        // Newer than what is remembered.
+        let held = self.ask(Task::Held)?;
+        let (Some((replid, durable)), Some(known)) = (held, self.shared.known()) else { return Ok((log, None)) };
+        let (id, address) = (self.shared.node_id(), self.shared.address());
+        // In which epoch it was so is not known.
+        let known = Known { epoch: 0, replid, durable, ..known };
+        log.check(&Node { id: &id, address: &address }, Some(&known))?;
+        Ok((log, Some(durable)))
+    }
+
+    /// The log is not what this node knows: nobody is served until it is.
+    ///
+    /// # Errors
+    /// Something else is to be done first.
+    fn wait_for_right_log(&mut self, mut contradiction: Contradiction) -> Result<(), Interrupt> {
+        let mut is_news = true;
+        loop {
+            if is_news {
+                let why = contradiction.text(&config::SHARD.value());
+                self.shared.set_last_error(&why);
+                self.shared.set_contradiction(Some(contradiction.clone()));
+                self.shared.send(Task::Refuse(why));
+            }
+            self.pause(RECHECK_INTERVAL)?;
+            is_news = false;
+            match self.open_checked() {
+                Ok(_) if !contradiction.is_lasting => {
+                    log_notice("durability: the log is the one that this node knows; attaching to it again");
+                    return Ok(());
+                }
+                Err(Interrupt::Contradicted(now)) if !contradiction.is_lasting => {
+                    is_news = now != contradiction;
+                    contradiction = now;
+                }
+                Ok(_) | Err(Interrupt::Failed(_) | Interrupt::Contradicted(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    /// The operator says that the log of that id is right, whatever this node knows.
+    fn accept_log(&mut self, log_id: &str, seeds: bool) {
+        let accepted = LogConnection::open_unchecked(ACCEPT_TIMEOUT).and_then(|mut log| {
+            log.accept(log_id)?;
+            log.status()
+        });
+        match accepted {
+            Ok(status) => {
+                log_warning(format!(
+                    "durability: an operator has accepted the log {log_id}: {}",
+                    if seeds { "it starts anew from this node's data" } else { "this node's data give way to it" }
+                ));
+                self.shared.remember(|memory, _| memory.forget());
+                self.gives_way = true;
+                // Nobody may lead in between.
+                self.was_off = seeds;
+                self.holds_all_of = seeds.then_some(status.epoch);
+            }
+            // It is contradicted again, and refuses as before.
+            Err(error) => log_warning(format!("durability: the log {log_id} is not accepted: {error}")),
+        }
+    }
+
+    fn resign(&self, epoch: u64) {
         // Best effort: a lease that is not released is taken over by the same node when it comes back.
-        let released = LogConnection::open_within(RELEASE_TIMEOUT).and_then(|mut log| log.release(epoch));
-        match released {
+        let resigned = LogConnection::open_within(&self.shared, RELEASE_TIMEOUT).and_then(|mut log| log.resign(epoch));
+        match resigned {
             Ok(()) => log_notice(format!("durability: released the lease of epoch {epoch}")),
+            Err(LogError::Refused(refusal)) if refusal.code == Code::Fenced => {}
             Err(error) => log_warning(format!("durability: the lease of epoch {epoch} is not released: {error}")),
         }
     }
@@ -457,6 +572,12 @@ impl Agent {
             Command::Fenced { epoch, detail } if self.last_led == Some(epoch) => Err(Interrupt::Fenced(detail)),
             Command::Fenced { .. } => Ok(()),
             Command::HandedOver => Err(Interrupt::HandedOver),
+            Command::Contradicted(contradiction) => Err(Interrupt::Contradicted(contradiction)),
+            Command::AcceptLog { log_id, seeds } if self.shared.contradiction().is_some() => {
+                Err(Interrupt::LogAccepted { log_id, seeds })
+            }
+            // It has ended meanwhile.
+            Command::AcceptLog { .. } => Ok(()),
             Command::LostItsLog => Err(Interrupt::LostItsLog),
             Command::PassedOver(passed_over) => Err(Interrupt::PassedOver(passed_over)),
             Command::Mode(mode) => {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use durability_leadership::Lease;
-use durability_protocol::{Code, EngineVersion};
+use durability_protocol::{Code, EngineVersion, Refusal};
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::Agent;
@@ -52,9 +52,14 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
         configured => configured,
     });
     let node_id = node_id.clone();
-    let mut log = LogConnection::open()?;
+    let (mut log, held) = agent.open_checked()?;
+    agent.shared.remember(|memory, _| memory.attached(log.log_id()));
     agent.shared.set_link(Link::Up);
     let status = log.status()?;
+    if let Some(held) = held {
+        // The log has all of it, as it said on this connection.
+        agent.shared.remember(|memory, _| memory.followed(status.stream_epoch, &status.replid, held));
+    }
     log_notice(format!(
         "durability: the log of shard {} ends at offset {}, epoch {}, state {}",
         config::SHARD.value(),
@@ -76,7 +81,7 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
         may_be_first(agent)?;
     }
     let leadership = if seeds(agent, facts, &status)? {
-        candidate.seed(agent, status)?
+        candidate.seed(agent, facts, status)?
     } else if status.is_seeded || status.end > 0 {
         candidate.follow(agent, &status)?
     } else if status.epoch > 0 && status.leader != candidate.node_id {
@@ -87,7 +92,7 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
             status.epoch
         )));
     } else {
-        candidate.begin(agent, status)?
+        candidate.begin(agent, facts, status)?
     };
     log_notice(format!(
         "durability: attached to the log: epoch {}, offset {}, {} ms after connecting to it",
@@ -188,10 +193,13 @@ impl Candidate {
         }
     }
 
-    fn seed(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
+    fn seed(mut self, agent: &mut Agent, facts: &Facts, status: LogStatus) -> Result<Leadership, Interrupt> {
         let epoch = self.acquire(agent, &LogPosition { end: status.end, replid: None })?;
         // Nothing was written in it yet.
         agent.holds_all_of = Some(epoch);
+        if facts.follows_log {
+            self.promote(agent)?;
+        }
         let (tap, start) = tap::open(agent, None)?;
         match start {
             Start::Snapshot { replid, offset } if offset < status.end => self.rebase(agent, epoch, &tap, &replid),
@@ -212,10 +220,10 @@ impl Candidate {
     }
 
     /// Neither the log nor this node holds anything.
-    fn begin(mut self, agent: &mut Agent, status: LogStatus) -> Result<Leadership, Interrupt> {
+    fn begin(mut self, agent: &mut Agent, facts: &Facts, status: LogStatus) -> Result<Leadership, Interrupt> {
         let Some((replid, offset)) = agent.ask(|reply| Task::StartStream(status.end, reply))? else {
             // Its stream has begun long ago, so the log goes on from where that is.
-            return self.seed(agent, status);
+            return self.seed(agent, facts, status);
         };
         let epoch = self.acquire(agent, &LogPosition { end: offset, replid: None })?;
         let (tap, start) = tap::open(agent, Some((&replid, offset)))?;
@@ -239,7 +247,7 @@ impl Candidate {
                     "durability: this node's earlier life leads in epoch {}, and is over: releasing its lease",
                     status.epoch
                 ));
-                self.log.release(status.epoch)?;
+                self.log.resign(status.epoch)?;
                 sent = lease::now();
                 acquired = self.log.acquire(&node, position, length, &self.engine);
             }
@@ -259,7 +267,7 @@ impl Candidate {
     /// # Errors
     /// The log is not reached, or refuses for another reason.
     pub fn acquire_history(&mut self, agent: &mut Agent, replid: &str, end: u64) -> Result<Option<u64>, Interrupt> {
-        self.log = LogConnection::open_within(ACQUIRE_TIME)?;
+        self.log = LogConnection::open_within(&agent.shared, ACQUIRE_TIME)?;
         let status = self.log.status()?;
         if status.end != end || status.replid != replid {
             return Ok(None);
@@ -268,6 +276,11 @@ impl Candidate {
         let epoch = match self.acquire(agent, &LogPosition { end, replid: Some(replid) }) {
             Ok(epoch) => epoch,
             Err(LogError::Refused(refusal)) if matches!(refusal.code, Code::Gap | Code::Leased) => return Ok(None),
+            // Another node contradicts the log.
+            Err(error @ LogError::Refused(Refusal { code: Code::OtherLog, .. })) => {
+                agent.shared.try_again_after(&error.to_string());
+                return Ok(None);
+            }
             Err(error) => return Err(error.into()),
         };
         if epoch != status.epoch + 1 {

@@ -118,7 +118,7 @@ impl Work {
 
     fn carry_out(&self) -> Result<usize, String> {
         let AuditOrder { id, keys } = self.order;
-        let mut log = LogConnection::open().map_err(|error| error.to_string())?;
+        let mut log = LogConnection::open(&self.shared).map_err(|error| error.to_string())?;
         self.auditor.lock().socket = Some(log.tcp());
         let mut sent = 0;
         let mut send = |batch: &Batch| {

@@ -9,9 +9,10 @@ use valkey_module::{raw, CallReply, Context, InfoContext, ValkeyError, ValkeyRes
 use crate::figures::{figures, Figure};
 use crate::guard::guard;
 use crate::module::{self, Module};
+use crate::shared::Command;
 use crate::{filter, server};
 
-const HELP: [&str; 15] = [
+const HELP: [&str; 18] = [
     "DURABILITY.MODE",
     "    Show the mode: sync, async or off.",
     "DURABILITY.MODE sync|async|off",
@@ -25,6 +26,9 @@ const HELP: [&str; 15] = [
     "DURABILITY.FAILOVER [TO node-id] [TIMEOUT milliseconds]",
     "    Hand leadership over to that node, or to the one that suits best. Answers at once; failover_error in",
     "    DURABILITY.STATUS says why it did not come about.",
+    "DURABILITY.ACCEPT-LOG log-id [SEED]",
+    "    On a node that refuses its log as another one, or as an older copy: that log is right. Its data take the place of this",
+    "    node's; with SEED it starts anew from this node's data.",
     "DURABILITY.HELP",
     "    Show this text.",
 ];
@@ -94,6 +98,32 @@ pub fn status(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
         });
         ValkeyValue::OrderedMap(entries.collect::<BTreeMap<_, _>>())
     })
+}
+
+/// `DURABILITY.ACCEPT-LOG log-id [SEED]`
+pub fn accept_log(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
+    let (log_id, seeds) = match &arguments[..] {
+        [_, log_id] => (log_id.try_as_str()?, false),
+        [_, log_id, seed] if seed.as_slice().eq_ignore_ascii_case(b"seed") => (log_id.try_as_str()?, true),
+        [_, _, _] => return Err(ValkeyError::Str("ERR usage: DURABILITY.ACCEPT-LOG log-id [SEED]")),
+        _ => return Err(ValkeyError::WrongArity),
+    };
+    let accepted = guard("accepting a log", None, || module::with(|module| begin_to_accept(module, log_id, seeds)));
+    accepted.unwrap_or(Err(ValkeyError::Str("ERR the durability module is not running")))
+}
+
+fn begin_to_accept(module: &mut Module, log_id: &str, seeds: bool) -> ValkeyResult {
+    let Some(contradiction) = module.shared.contradiction() else {
+        return Err(ValkeyError::Str(
+            "ERR nothing is to be accepted: the log does not contradict what this node knows",
+        ));
+    };
+    // Whoever sends this is to have seen of which log it is said.
+    if contradiction.log_id != log_id {
+        return Err(ValkeyError::String(format!("ERR the log has another id: {}", contradiction.log_id)));
+    }
+    module.tell_agent(Command::AcceptLog { log_id: log_id.to_owned(), seeds });
+    Ok(ValkeyValue::SimpleStringStatic("OK"))
 }
 
 /// `DURABILITY.HELP`

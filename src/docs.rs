@@ -22,7 +22,7 @@ struct Doc {
 /// The ACL category of all the module's commands.
 pub const CATEGORY: &str = "durability";
 
-const DOCS: [Doc; 7] = [
+const DOCS: [Doc; 8] = [
     Doc {
         name: "durability.mode",
         summary: "Shows or changes how durable an answered write is: sync, async or off.",
@@ -49,6 +49,13 @@ const DOCS: [Doc; 7] = [
         summary: "Hands leadership over to another node of the shard.",
         complexity: "O(1)",
         arity: -1,
+        categories: "durability admin dangerous",
+    },
+    Doc {
+        name: "durability.accept-log",
+        summary: "Accepts a log that contradicts what this node knows: its data, or with SEED this node's, are right.",
+        complexity: "O(1)",
+        arity: -2,
         categories: "durability admin dangerous",
     },
     Doc {

@@ -36,6 +36,7 @@ valkey_module! {
         ["durability.status", commands::status, "allow-loading allow-stale allow-busy", 0, 0, 0],
         ["durability.failover", failover::failover, "admin allow-stale no-mandatory-keys", 0, 0, 0],
         ["durability.populate", debug_command::populate, "write deny-oom admin deny-script no-mandatory-keys", 0, 0, 0],
+        ["durability.accept-log", commands::accept_log, "admin allow-loading allow-stale no-mandatory-keys", 0, 0, 0],
         ["durability.help", commands::help, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
         // Any user may: what it answers is why the user's own command is refused.
         ["durability.refused", commands::refused, "allow-loading allow-stale allow-busy no-auth no-mandatory-keys fast", 0, 0, 0],

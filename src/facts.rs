@@ -19,6 +19,8 @@ pub struct Facts {
     pub has_data: bool,
     /// Whether it is a replica, and not because this module made it one.
     pub is_others_replica: bool,
+    /// Whether it is a replica of its log.
+    pub follows_log: bool,
 }
 
 impl Facts {

@@ -83,6 +83,8 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         ("node_id", shared.node_id.get().cloned().unwrap_or_else(|| config::NODE_ID.value()).into()),
         ("log", config::LOG.value().into()),
         ("link", link.into()),
+        ("log_id", shared.known().map_or_else(String::new, |known| known.log).into()),
+        ("log_contradiction", shared.contradiction().map_or_else(String::new, |it| it.detail).into()),
         ("leader", view.as_ref().map_or_else(String::new, |view| view.leader.clone()).into()),
         ("leader_address", view.as_ref().map_or_else(String::new, |view| view.leader_address.clone()).into()),
         ("epoch", epoch.into()),

@@ -31,6 +31,15 @@ const NEWS_TIME: Duration = Duration::from_secs(2);
 /// After a refusal the next news are waited for, at most so long: they may have been on their way.
 const AFTER_REFUSAL: Duration = Duration::from_millis(20);
 
+/// The user name by which the server logs in to the log.
+fn replica_user(agent: &Agent, is_whole: bool) -> String {
+    let shard = config::SHARD.value();
+    match agent.shared.known() {
+        Some(known) => durability_protocol::replica_user(&shard, &known, is_whole),
+        None => shard,
+    }
+}
+
 /// What to tell an operator whose server cannot follow a log that the agent is connected to.
 fn no_link() -> String {
     let hint = if config::TLS.is_on() {
@@ -71,6 +80,8 @@ struct Following {
     /// Up to where the log went when the node began to follow: from there on it can serve reads.
     first_end: u64,
     serves_reads: bool,
+    /// Whether the server was linked to the log, so that all it holds is from there.
+    is_whole: bool,
     linked: Instant,
     next_look: Instant,
     next_report: Instant,
@@ -89,10 +100,13 @@ impl Candidate {
         // What this server holds gives way to what the log holds.
         agent.was_off = false;
         agent.holds_all_of = None;
-        let (user, password) = (config::SHARD.value(), log_connection::password());
+        // What the server holds gives way only to a log that has all that was durable.
+        let (user, password) = (replica_user(agent, false), log_connection::password());
         agent
             .ask(|reply| Task::Follow { host, port, user, password, reply })?
             .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
+        // From now on what it holds is judged as the log's.
+        agent.gives_way = false;
         agent.keeper.set(Duty::Follow);
         if let Some(why) = agent.why_it_keeps_no_lease().filter(|_| config::FAILOVER.is_on()) {
             log_warning(format!("durability: this node follows and never leads: {why}"));
@@ -103,6 +117,7 @@ impl Candidate {
             tail: TornTail::default(),
             first_end: status.end,
             serves_reads: false,
+            is_whole: false,
             linked: now,
             next_look: now,
             next_report: now + PROGRESS_INTERVAL,
@@ -130,7 +145,7 @@ impl Candidate {
     fn look(&mut self, agent: &mut Agent, following: &mut Following) -> Result<Next, Interrupt> {
         let view = agent.shared.view().filter(|view| view.at.elapsed() < NEWS_TIME);
         if let Some(view) = view.as_ref().filter(|view| view.epoch > following.checked_epoch) {
-            self.log = LogConnection::open()?;
+            self.log = LogConnection::open(&agent.shared)?;
             let status = self.log.status()?;
             self.check_engine(&status)?;
             following.checked_epoch = view.epoch;
@@ -143,6 +158,10 @@ impl Candidate {
         following.next_look = now + PROGRESS_POLL;
         let progress = agent.ask(Task::Progress)?;
         following.watch_link(agent, progress.as_ref())?;
+        if progress.is_some() && !following.is_whole {
+            let user = replica_user(agent, true);
+            following.is_whole = agent.ask(|reply| Task::FollowsWhole(user, reply))?;
+        }
         let Some(view) = view else { return Ok(Next::Wait(PROGRESS_POLL)) };
         let &View { ref leader, ref leader_process, epoch, lease, .. } = &*view;
         self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;

@@ -36,6 +36,8 @@ struct Changed {
     _files: Vec<OwnedFd>,
     /// The node follows its log no more, but the server has not taken back these settings.
     retry: Option<Retry>,
+    /// Whether the server was linked to its log since, so that all it holds is from there.
+    is_whole: bool,
 }
 
 /// When to try again.
@@ -128,7 +130,7 @@ pub fn set(ctx: &Context, user: &str, password: &str) -> Result<(), String> {
         }
         format!("{why} (a node follows its log by CONFIG SET and REPLICAOF: do not rename or disable these; use ACLs)")
     })?;
-    put(Some(Changed { settings, _files: files, retry: None }));
+    put(Some(Changed { settings, _files: files, retry: None, is_whole: false }));
     Ok(())
 }
 
@@ -188,6 +190,36 @@ fn nameless_pair() -> Result<(OwnedFd, OwnedFd), String> {
     };
     let pair = file(made.cert.pem()).and_then(|cert| Ok((cert, file(made.signing_key.serialize_pem())?)));
     pair.map_err(|error| error.to_string())
+}
+
+/// Another user name for the log, while the settings are the log's: the server then says that all it holds is from there.
+///
+/// # Errors
+/// The server does not take it.
+pub fn set_user(ctx: &Context, user: &str) -> Result<(), String> {
+    const NAME: &str = "primaryuser";
+    let current = server::config(ctx, NAME);
+    let is_the_logs = CHANGED.with_borrow(|changed| {
+        let settings = changed.iter().flat_map(|changed| &changed.settings);
+        settings.clone().any(|setting| setting.name == NAME && setting.logs == current)
+    });
+    if is_the_logs {
+        apply(ctx, &[(NAME, user)])?;
+    }
+    CHANGED.with_borrow_mut(|changed| {
+        if let Some(changed) = changed {
+            changed.is_whole = true;
+            for setting in changed.settings.iter_mut().filter(|setting| setting.name == NAME && is_the_logs) {
+                user.clone_into(&mut setting.logs);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Whether all that the server holds is from the log that it follows.
+pub fn is_whole() -> bool {
+    CHANGED.with_borrow(|changed| changed.as_ref().is_some_and(|changed| changed.is_whole))
 }
 
 /// Makes the settings the operator's again, if they are not. What the operator has set since stays. What the server does not

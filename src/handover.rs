@@ -125,11 +125,11 @@ impl Inner {
     }
 
     fn release_to(&self, work: &mut Work, epoch: u64, to: &str) -> Result<(), LogError> {
-        let mut released = self.connection(work, MAIN_TIME).and_then(|log| log.release_to(epoch, to, RESERVED));
+        let mut released = self.connection(work, MAIN_TIME).and_then(|log| log.resign_to(epoch, to, RESERVED));
         if let Err(error) = &released {
             log_warning(format!("durability: the lease is not released for {to}: {error}; trying again"));
             work.disconnect();
-            released = self.connection(work, MAIN_TIME).and_then(|log| log.release_to(epoch, to, RESERVED));
+            released = self.connection(work, MAIN_TIME).and_then(|log| log.resign_to(epoch, to, RESERVED));
         }
         match released {
             // The first one arrived, and only its answer did not.

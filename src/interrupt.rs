@@ -1,5 +1,7 @@
 //! Why the agent does something else.
 
+use crate::known::Contradiction;
+use crate::log_connection::LogError;
 use crate::passed_over::PassedOver;
 
 /// Why the agent's current work ends before it is done.
@@ -21,10 +23,17 @@ pub enum Interrupt {
     PassedOver(PassedOver),
     /// Something failed that trying again does not mend.
     Hopeless(String),
+    /// The log is not what this node knows.
+    Contradicted(Contradiction),
+    /// The operator says that the log of that id is right. With `seeds`, it is to start anew from this node's data.
+    LogAccepted { log_id: String, seeds: bool },
 }
 
-impl<E: std::error::Error> From<E> for Interrupt {
+impl<E: std::error::Error + 'static> From<E> for Interrupt {
     fn from(error: E) -> Self {
-        Interrupt::Failed(error.to_string())
+        match (&error as &(dyn std::error::Error + 'static)).downcast_ref::<LogError>() {
+            Some(LogError::Contradicted(contradiction)) => Interrupt::Contradicted(contradiction.clone()),
+            _ => Interrupt::Failed(error.to_string()),
+        }
     }
 }

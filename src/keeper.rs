@@ -206,7 +206,7 @@ impl Inner {
         }
         let log = match &mut work.log {
             Some(log) => log,
-            none => none.insert(LogConnection::open_within(time)?),
+            none => none.insert(LogConnection::open_within(&self.shared, time)?),
         };
         log.answers_within(time)?;
         self.lock().socket = Some(log.tcp());
@@ -237,7 +237,11 @@ impl Inner {
         self.lock().handover = None;
         let role = if self.shared.serves_reads.load(Ordering::Relaxed) { "follower" } else { "attaching" };
         let applied = self.shared.applied.load(Ordering::Relaxed);
-        self.report(work, role, applied, NEWS_WAIT)?;
+        let view = self.report(work, role, applied, NEWS_WAIT)?;
+        if applied > 0 {
+            // It was applied before the answer came, so what the answer says of epoch and replication id is not older.
+            self.shared.remember(|memory, _| memory.followed(view.stream_epoch, &view.replid, applied));
+        }
         if work.retry != RETRY_FROM {
             self.shared.set_last_error("");
         }
@@ -329,6 +333,16 @@ impl Inner {
         state.socket = None;
         if state.duty != *duty || state.is_stopping || std::mem::take(&mut state.is_broken_off) {
             // It was told to stop what it did.
+            return;
+        }
+        if let LogError::Contradicted(contradiction) = error {
+            if let Duty::Lead { .. } = duty {
+                lease::lost();
+            }
+            state.duty = Duty::Nothing;
+            // The agent that is gone has no log.
+            let _ = self.to_agent.send(Command::Contradicted(contradiction.clone()));
+            self.shared.agent_bell.ring();
             return;
         }
         let Duty::Lead { epoch, .. } = *duty else {

@@ -35,6 +35,7 @@ mod hooks;
 mod host_name;
 mod interrupt;
 mod keeper;
+mod known;
 mod lag;
 mod lease;
 mod line;

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durability_leadership::Moment;
-use durability_protocol::{Refusal, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, RELEASE, RENEW, STATUS};
+use durability_protocol::{
+    Code, Known, Refusal, ACCEPT, ACQUIRE, AUDIT_RESULT, BEGIN, CHECK, DATABASES, RENEW, RESIGN, STATUS,
+};
 use redis_protocol::resp2;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 
 use crate::config;
+use crate::known::Contradiction;
 use crate::log_reply::{take_reply, LogStatus};
 use crate::log_socket::LogSocket;
 use crate::process;
+use crate::shared::Shared;
 use crate::tls::TlsSettings;
 use crate::view::View;
 
@@ -79,6 +83,9 @@ pub enum LogError {
     /// It answered with an error.
     #[error("the log service refuses: {0}")]
     Refused(#[from] Refusal),
+    /// It is another log than this node knows, or an older copy of it.
+    #[error("{}", .0.text(&config::SHARD.value()))]
+    Contradicted(Contradiction),
     /// It answered something else than the protocol says.
     #[error("the log service at {address} does not speak the protocol: {detail}")]
     Protocol {
@@ -139,29 +146,60 @@ pub fn password() -> String {
     }
 }
 
+/// The log's id, as `LOG.CHECK` is answered.
+///
+/// # Errors
+/// It is none.
+pub fn read_log_id(reply: &OwnedFrame) -> Result<String, String> {
+    match reply {
+        OwnedFrame::BulkString(id) if !id.is_empty() => Ok(String::from_utf8_lossy(id).into_owned()),
+        other => Err(format!("LOG.CHECK answered {other:?}")),
+    }
+}
+
+/// What to tell an operator whose log service does not compare logs as this module does.
+pub fn other_build(refusal: &Refusal) -> String {
+    format!("module and log service are of different builds; use those of one build ({CHECK}: {refusal})")
+}
+
 /// A logged-in connection.
 pub struct LogConnection {
     socket: LogSocket,
     address: String,
     buffer: Vec<u8>,
+    /// The id of the log.
+    log_id: String,
 }
 
 impl LogConnection {
-    /// Connects and logs in to this node's shard.
+    /// Connects, logs in to this node's shard, and compares what this node knows with the log. So everything that is asked on the
+    /// connection is asked of the right log: its storage does not change while the service runs.
     ///
     /// # Errors
-    /// The log cannot be reached, or does not take the token.
-    pub fn open() -> Result<Self, LogError> {
-        LogConnection::open_within(ANSWER_TIMEOUT)
+    /// The log cannot be reached, does not take the token, or is not what this node knows.
+    pub fn open(shared: &Shared) -> Result<Self, LogError> {
+        LogConnection::open_within(shared, ANSWER_TIMEOUT)
     }
 
     /// As [`LogConnection::open`]; no answer takes longer than `timeout`.
     ///
     /// # Errors
     /// As [`LogConnection::open`].
-    pub fn open_within(timeout: Duration) -> Result<Self, LogError> {
+    pub fn open_within(shared: &Shared, timeout: Duration) -> Result<Self, LogError> {
+        let mut connection = LogConnection::open_unchecked(timeout)?;
+        let (id, address) = (shared.node_id(), shared.address());
+        connection.check(&Node { id: &id, address: &address }, shared.known().as_ref())?;
+        Ok(connection)
+    }
+
+    /// As [`LogConnection::open_within`], for what an operator says of a log that contradicts what this node knows.
+    ///
+    /// # Errors
+    /// The log cannot be reached, or does not take the token.
+    pub fn open_unchecked(timeout: Duration) -> Result<Self, LogError> {
         let socket = connect()?;
-        let mut connection = LogConnection { socket, address: config::LOG.value(), buffer: Vec::new() };
+        let mut connection =
+            LogConnection { socket, address: config::LOG.value(), buffer: Vec::new(), log_id: String::new() };
         let socket = &mut connection.socket;
         let ready = socket
             .tcp()
@@ -207,6 +245,41 @@ impl LogConnection {
 
     fn protocol(&self, detail: impl Into<String>) -> LogError {
         LogError::Protocol { address: self.address.clone(), detail: detail.into() }
+    }
+
+    /// Whether the log is what this node knows.
+    ///
+    /// # Errors
+    /// It is not, or as every question: the log cannot be reached, refuses, or does not speak the protocol.
+    pub fn check(&mut self, node: &Node<'_>, known: Option<&Known>) -> Result<(), LogError> {
+        let reply = self.ask(&[CHECK, &config::SHARD.value(), node.id, node.address, &Known::text(known)]);
+        match (reply, known) {
+            (Ok(reply), _) => {
+                self.log_id = read_log_id(&reply).map_err(|detail| self.protocol(detail))?;
+                Ok(())
+            }
+            (Err(LogError::Refused(refusal)), known) => {
+                Err(match known.and_then(|known| Contradiction::of(&refusal, known)) {
+                    Some(contradiction) => LogError::Contradicted(contradiction),
+                    None if refusal.code == Code::Err => self.protocol(other_build(&refusal)),
+                    None => refusal.into(),
+                })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// The id of the log that this node has compared with what it knows.
+    pub fn log_id(&self) -> &str {
+        &self.log_id
+    }
+
+    /// An operator says that the log of that id is right as it is.
+    ///
+    /// # Errors
+    /// As every question; [`Code::OtherLog`] if it has another id.
+    pub fn accept(&mut self, log_id: &str) -> Result<(), LogError> {
+        self.ask(&[ACCEPT, &config::SHARD.value(), log_id]).map(drop)
     }
 
     /// `LOG.STATUS`.
@@ -320,20 +393,20 @@ impl LogConnection {
         Arc::clone(self.socket.tcp())
     }
 
-    /// Gives leadership back.
+    /// Gives leadership back, after this node has stopped answering clients.
     ///
     /// # Errors
     /// [`Code::Fenced`](durability_protocol::Code::Fenced) if it was lost already.
-    pub fn release(&mut self, epoch: u64) -> Result<(), LogError> {
-        self.ask(&[RELEASE, &config::SHARD.value(), &epoch.to_string()]).map(drop)
+    pub fn resign(&mut self, epoch: u64) -> Result<(), LogError> {
+        self.ask(&[RESIGN, &config::SHARD.value(), &epoch.to_string()]).map(drop)
     }
 
-    /// Gives leadership back, and for so long only `node_id` can take it.
+    /// As [`LogConnection::resign`], and for so long only `node_id` can take it.
     ///
     /// # Errors
-    /// As [`LogConnection::release`].
-    pub fn release_to(&mut self, epoch: u64, node_id: &str, reserved: Duration) -> Result<(), LogError> {
+    /// As [`LogConnection::resign`].
+    pub fn resign_to(&mut self, epoch: u64, node_id: &str, reserved: Duration) -> Result<(), LogError> {
         let (epoch, reserve_ms) = (epoch.to_string(), reserved.as_millis().to_string());
-        self.ask(&[RELEASE, &config::SHARD.value(), &epoch, "TO", node_id, &reserve_ms]).map(drop)
+        self.ask(&[RESIGN, &config::SHARD.value(), &epoch, "TO", node_id, &reserve_ms]).map(drop)
     }
 }

@@ -7,13 +7,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use durability_protocol::{append_header, Code, Refusal, MAX_APPEND_BYTES};
+use durability_protocol::{append_header, Code, Known, Refusal, CHECK, MAX_APPEND_BYTES};
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::backlog::Backlog;
+use crate::config;
+use crate::known::Contradiction;
 use crate::log_connection::{self, encode};
 use crate::log_reply::take_reply;
 use crate::log_socket::LogSocket;
+use crate::shared::Shared;
 use crate::shipper::Ended;
 
 /// Bytes that are sent and not acknowledged, at most.
@@ -24,6 +27,7 @@ const WINDOW_APPENDS: usize = 512;
 /// A reply that the log owes.
 enum Expected {
     Login,
+    Check,
     Append { end: u64 },
 }
 
@@ -44,6 +48,8 @@ pub struct LogLink {
     outgoing: Option<Outgoing>,
     replies: Vec<u8>,
     is_logged_in: bool,
+    /// What this node knew of the log when it connected.
+    known: Option<Known>,
     /// When the log last acknowledged something, or was first owed to.
     progress: Instant,
 }
@@ -63,28 +69,32 @@ impl From<std::io::Error> for LinkError {
 }
 
 impl LogLink {
-    /// Connects, and sends the login without waiting for its answer. With TLS not even for the handshake: it is done along
+    /// Connects, and sends the login, and what this node knows of the log, without waiting for an answer. With TLS not even for the handshake: it is done along
     /// with what is sent and read, and [`LogLink::owed_for`] bounds it.
     ///
     /// # Errors
     /// What to tell the operator.
-    pub fn open() -> Result<Self, String> {
+    pub fn open(shared: &Shared) -> Result<Self, String> {
         let mut socket = log_connection::connect().map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
         let login = log_connection::login();
-        socket.write_all(&encode(&[&login[0], &login[1], &login[2]])).map_err(failed)?;
+        let known = shared.known();
+        let (shard, text) = (config::SHARD.value(), Known::text(known.as_ref()));
+        let check = encode(&[CHECK, &shard, &shared.node_id(), &shared.address(), &text]);
+        socket.write_all(&[encode(&[&login[0], &login[1], &login[2]]), check].concat()).map_err(failed)?;
         socket.tcp().set_nonblocking(true).map_err(failed)?;
         Ok(LogLink {
             socket,
-            expected: VecDeque::from([Expected::Login]),
+            expected: VecDeque::from([Expected::Login, Expected::Check]),
             outgoing: None,
             replies: Vec::new(),
             is_logged_in: false,
+            known,
             progress: Instant::now(),
         })
     }
 
-    /// Whether the log has answered the login, and took it.
+    /// Whether the log has taken the login, and is the one that this node knows.
     pub fn is_logged_in(&self) -> bool {
         self.is_logged_in
     }
@@ -122,12 +132,11 @@ impl LogLink {
             && backlog.sent() == backlog.end()
     }
 
-    /// Not before the login is answered: a log that stands still would otherwise be sent the same appends on each connection
-    /// that is tried meanwhile.
+    /// Not before the log is known to be the right one: another would take the appends, or take them for such that it has. Nor before
+    /// the login is answered: a log that stands still would otherwise be sent the same appends on each connection that is tried
+    /// meanwhile.
     fn has_window(&self, backlog: &Backlog) -> bool {
-        !matches!(self.expected.front(), Some(Expected::Login))
-            && self.expected.len() < WINDOW_APPENDS
-            && backlog.sent() - backlog.durable() < WINDOW_BYTES
+        self.is_logged_in && self.expected.len() < WINDOW_APPENDS && backlog.sent() - backlog.durable() < WINDOW_BYTES
     }
 
     /// Sends as much as the window and the socket take.
@@ -203,7 +212,11 @@ impl LogLink {
                 return Err(LinkError::Lost("the log service answered what nobody asked".to_owned()));
             };
             match (expected, reply) {
-                (Expected::Login, OwnedFrame::SimpleString(_)) => self.is_logged_in = true,
+                (Expected::Login, OwnedFrame::SimpleString(_)) => {}
+                (Expected::Check, OwnedFrame::BulkString(_)) => self.is_logged_in = true,
+                (Expected::Check, OwnedFrame::Error(line)) => {
+                    return Err(contradicted(&Refusal::parse(&line), self.known.as_ref()))
+                }
                 (Expected::Append { end }, OwnedFrame::Integer(durable)) => {
                     let durable = u64::try_from(durable).unwrap_or(0);
                     if durable < end {
@@ -221,7 +234,9 @@ impl LogLink {
                     is_news |= acknowledged.map_err(|why| LinkError::Ended(Ended::Broken(why.to_string())))?;
                     self.progress = Instant::now();
                 }
-                (_, OwnedFrame::Error(line)) => return Err(refused(Refusal::parse(&line), backlog)),
+                (_, OwnedFrame::Error(line)) => {
+                    return Err(refused(Refusal::parse(&line), backlog, self.known.as_ref()))
+                }
                 (_, other) => return Err(LinkError::Lost(format!("the log service answered {other:?}"))),
             }
         }
@@ -229,15 +244,25 @@ impl LogLink {
     }
 }
 
-fn refused(refusal: Refusal, backlog: &Backlog) -> LinkError {
+/// The log is refused, or refuses, before anything is appended.
+fn contradicted(refusal: &Refusal, known: Option<&Known>) -> LinkError {
+    match known.and_then(|known| Contradiction::of(refusal, known)) {
+        Some(contradiction) => LinkError::Ended(Ended::Contradicted(contradiction)),
+        None if refusal.code == Code::Err => LinkError::Lost(log_connection::other_build(refusal)),
+        None => LinkError::Lost(format!("the log service refuses: {refusal}")),
+    }
+}
+
+fn refused(refusal: Refusal, backlog: &Backlog, known: Option<&Known>) -> LinkError {
     match refusal.code {
         Code::Fenced => LinkError::Ended(Ended::Fenced(refusal.detail)),
         // Nobody else appends in this epoch, so the log has lost what it acknowledged.
-        Code::Gap => LinkError::Ended(Ended::Broken(format!(
-            "the log service has acknowledged offset {} and now ends elsewhere ({refusal}): its storage was rolled back or \
-             exchanged. This node still holds the data: save it (BGSAVE) before anything else",
-            backlog.durable()
-        ))),
+        // What this node knows may be true of it all the same, so to compare that again shows nothing.
+        Code::Gap => LinkError::Ended(Ended::Contradicted(Contradiction {
+            log_id: known.map(|known| known.log.clone()).unwrap_or_default(),
+            detail: format!("it has acknowledged offset {}; {refusal}", backlog.durable()),
+            is_lasting: true,
+        })),
         _ => LinkError::Lost(format!("the log service refuses: {refusal}")),
     }
 }
@@ -249,9 +274,16 @@ mod tests {
     #[test]
     fn a_refusal_ends_leadership_only_if_trying_again_cannot_help() {
         let backlog = Backlog::new(7);
-        let of = |code| refused(Refusal::new(code, "x"), &backlog);
+        let known = Known::new("id");
+        let of = |code| refused(Refusal::new(code, "x"), &backlog, Some(&known));
         assert!(matches!(of(Code::Fenced), LinkError::Ended(Ended::Fenced(_))));
-        assert!(matches!(of(Code::Gap), LinkError::Ended(Ended::Broken(_))));
+        assert!(
+            matches!(of(Code::Gap), LinkError::Ended(Ended::Contradicted(it)) if it.is_lasting && it.log_id == "id")
+        );
+        for code in [Code::Gap, Code::OtherLog] {
+            let before = contradicted(&Refusal::new(code, "x"), Some(&known));
+            assert!(matches!(before, LinkError::Ended(Ended::Contradicted(it)) if !it.is_lasting));
+        }
         for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::Err] {
             assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");
         }
@@ -269,8 +301,15 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let (expected, replies) = (VecDeque::new(), Vec::new());
         let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
-        let mut link =
-            LogLink { socket, expected, outgoing: None, replies, is_logged_in: true, progress: Instant::now() };
+        let mut link = LogLink {
+            socket,
+            expected,
+            outgoing: None,
+            replies,
+            is_logged_in: true,
+            known: None,
+            progress: Instant::now(),
+        };
         let stream: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
         let mut backlog = Backlog::new(0);
         backlog.append(&stream);

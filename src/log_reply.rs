@@ -24,7 +24,9 @@ pub struct LogStatus {
     pub leader_process: String,
     /// Whether anybody does, and for how long.
     pub lease: LeaseState,
-    /// The replication id under which it goes on.
+    /// The epoch whose leader began to write last.
+    pub stream_epoch: u64,
+    /// The replication id under which it goes on: that of this leader.
     pub replid: String,
     /// Whether any leader ever began.
     pub is_seeded: bool,
@@ -64,6 +66,7 @@ impl LogStatus {
                 "leader" => status.leader = value,
                 "leader_process" => status.leader_process = value,
                 "lease_remaining_ms" => status.lease = LeaseState::parse(&value)?,
+                "stream_epoch" => status.stream_epoch = number.unwrap_or(0),
                 "replid" => status.replid = value,
                 "seeded" => status.is_seeded = value == "1",
                 "http_port" => status.http_port = value.parse().unwrap_or(0),

@@ -118,8 +118,11 @@ pub fn send(
     let snapshot = Snapshot { stream: stream.try_clone()?.take(bytes), shared: Arc::clone(shared) };
     let body = reqwest::blocking::Body::sized(snapshot, bytes);
     let port = status.http_port;
+    let log = shared.known().map(|known| format!("&log={}", known.log)).unwrap_or_default();
     let response = client
-        .put(format!("{scheme}://{host}:{port}/shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid}"))
+        .put(format!(
+            "{scheme}://{host}:{port}/shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid}{log}"
+        ))
         .bearer_auth(crate::log_connection::password())
         .body(body)
         .send()?;

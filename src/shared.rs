@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender};
+use durability_protocol::Known;
 use valkey_module::logging::log_warning;
 
 use crate::audit_step::Step;
 use crate::bell::Bell;
 use crate::config::{self, Mode};
 use crate::facts::Facts;
+use crate::known::{Contradiction, Memory};
 use crate::passed_over::PassedOver;
 use crate::pipe::Pipe;
 use crate::view::View;
@@ -102,6 +104,13 @@ pub enum Task {
     TermEnded,
     /// Serve nobody, and answer with an error instead of `-LOADING`: an operator has to act.
     Refuse(String),
+    /// What made this node refuse clients is over: it attaches to its log again.
+    AttachAnew,
+    /// The server is linked to its log, so all that it holds is from it: let it log in to the log as such from now on, by that user
+    /// name. Answers whether it is linked.
+    FollowsWhole(String, Sender<bool>),
+    /// Up to where does the server hold what its log gave it, and under which replication id? `None` if it holds anything else.
+    Held(Sender<Option<(String, u64)>>),
 }
 
 /// What the main thread tells the agent.
@@ -122,6 +131,15 @@ pub enum Command {
     SeedAnew,
     /// This node handed over to another one.
     HandedOver,
+    /// The log is not what this node knows.
+    Contradicted(Contradiction),
+    /// See [`Interrupt::LogAccepted`](crate::interrupt::Interrupt::LogAccepted).
+    AcceptLog {
+        /// The log's id.
+        log_id: String,
+        /// Whether it is to start anew from this node's data.
+        seeds: bool,
+    },
     /// The log service says that another node leads, or may.
     Fenced {
         /// The epoch that is over.
@@ -198,6 +216,9 @@ pub struct Shared {
     /// Bytes that this node wrote and the log never had, which it threw away when another node took over. At most so many: what the
     /// log had and did not acknowledge any more is counted too.
     pub discarded_bytes: AtomicU64,
+    /// What this node knows of its log.
+    memory: Mutex<Memory>,
+    contradiction: Mutex<Option<Contradiction>>,
     view: Mutex<Option<Arc<View>>>,
     last_error: Mutex<String>,
     keeper_error: Mutex<String>,
@@ -247,6 +268,8 @@ impl Shared {
             suspensions: AtomicU64::new(0),
             depositions: AtomicU64::new(0),
             discarded_bytes: AtomicU64::new(0),
+            memory: Mutex::default(),
+            contradiction: Mutex::default(),
             view: Mutex::new(None),
             last_error: Mutex::new(String::new()),
             keeper_error: Mutex::new(String::new()),
@@ -332,6 +355,31 @@ impl Shared {
     /// Why the last planned failover did not take place; empty if it did, or none was asked for.
     pub fn failover_error(&self) -> String {
         self.failover.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// What this node knows of its log. Any thread.
+    pub fn known(&self) -> Option<Known> {
+        self.memory().now(self.durable())
+    }
+
+    /// Changes what this node knows, given what is durable.
+    pub fn remember(&self, change: impl FnOnce(&mut Memory, Option<u64>)) {
+        let durable = self.durable();
+        change(&mut self.memory(), durable);
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// How the log contradicts what this node knows; `None` if it does not.
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        self.contradiction.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Sets [`Shared::contradiction`]. Agent.
+    pub fn set_contradiction(&self, contradiction: Option<Contradiction>) {
+        *self.contradiction.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = contradiction;
     }
 
     /// What the log service last said of the shard's nodes.

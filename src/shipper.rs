@@ -16,6 +16,7 @@ use crate::agent::Agent;
 use crate::backlog::Backlog;
 use crate::config::{self, Mode};
 use crate::interrupt::Interrupt;
+use crate::known::Contradiction;
 use crate::line::{self, Line, Log, SharedLine};
 use crate::log_connection::encode;
 use crate::log_link::{LinkError, LogLink};
@@ -43,7 +44,11 @@ pub enum Ended {
     HandedOver,
     /// The server was taken away from its log, so what the tap brings may be another one's data.
     LostItsLog,
-    /// The log contradicts what this node knows.
+    /// The log is not what this node knows.
+    Contradicted(Contradiction),
+    /// The operator says that the log of that id is right; see [`Interrupt::LogAccepted`].
+    LogAccepted { log_id: String, seeds: bool },
+    /// The log answers what it cannot know.
     Broken(String),
     /// The node is to have no log any more; what was written before could be shipped, or time ran out.
     ModeChanged,
@@ -240,6 +245,8 @@ impl Shipper<'_> {
             // A node that had to pass over something never gets here.
             Ok(()) | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_) | Interrupt::PassedOver(_)) => Ok(()),
             Err(Interrupt::Fenced(why)) => Err(Ended::Fenced(why)),
+            Err(Interrupt::Contradicted(contradiction)) => Err(Ended::Contradicted(contradiction)),
+            Err(Interrupt::LogAccepted { log_id, seeds }) => Err(Ended::LogAccepted { log_id, seeds }),
             Err(Interrupt::HandedOver) => Err(Ended::HandedOver),
             Err(Interrupt::LostItsLog) => Err(Ended::LostItsLog),
             Err(Interrupt::ModeChanged) => {
@@ -309,7 +316,7 @@ impl Shipper<'_> {
         if now < *retry {
             return;
         }
-        match LogLink::open() {
+        match LogLink::open(&self.agent.shared) {
             Ok(link) => {
                 line.connected(link);
                 self.agent.shared.set_link(Link::Up);

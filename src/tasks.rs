@@ -13,6 +13,7 @@ use crate::facts::Facts;
 use crate::ffi::Internals;
 use crate::following::{self, Owner};
 use crate::gate::Connections;
+use crate::guard::has_failed;
 use crate::held_table::Diversion;
 use crate::lease;
 use crate::module::{self, Module, Role};
@@ -208,6 +209,14 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::TermEnded => {
             module::with(Module::term_ended);
         }
+        Task::AttachAnew => {
+            let is_refused = module::with(|module| matches!(module.role, Role::Refused(_)));
+            if is_refused == Some(true) && !has_failed() {
+                change_role("attaching", |module| module.serve_nobody(Role::Attaching));
+            }
+        }
+        Task::FollowsWhole(user, reply) => answer(reply, follows_whole(ctx, &user)),
+        Task::Held(reply) => answer(reply, held(ctx)),
         Task::Refuse(why) => {
             log_warning(format!("durability: refusing clients until an operator acts: {why}"));
             if module::with(Module::stop_leading) == Some(true) {
@@ -272,7 +281,8 @@ fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String
 
 fn describe(ctx: &Context) -> Facts {
     let is_others_replica = server::is_replica(ctx) && following::owner() != Owner::Log;
-    let mut facts = Facts { has_data: has_data(ctx), is_others_replica, ..Facts::default() };
+    let follows_log = server::is_replica(ctx) && !is_others_replica;
+    let mut facts = Facts { has_data: has_data(ctx), is_others_replica, follows_log, ..Facts::default() };
     let info = ctx.server_info("server");
     // A kind that it does not listen by leaves a gap in their numbers.
     for number in 0..MAX_LISTENERS {
@@ -313,6 +323,26 @@ fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> R
     change_server_role(ctx, &[host, &port.to_string()])?;
     log_notice(format!("durability: following the log at {host}:{port}"));
     Ok(())
+}
+
+/// Whether the server is linked to its log. If so, all it holds is from there, and by `user` it says so when it connects again.
+fn follows_whole(ctx: &Context, user: &str) -> bool {
+    if following::owner() != Owner::Log || progress(ctx).is_none() {
+        return false;
+    }
+    match following::set_user(ctx, user) {
+        Ok(()) => true,
+        Err(why) => {
+            log_warning(format!("durability: the server does not tell the log what it holds: {why}"));
+            false
+        }
+    }
+}
+
+/// What the server holds, if all of it is from its log, linked to it or not.
+fn held(ctx: &Context) -> Option<(String, u64)> {
+    let is_whole = server::is_replica(ctx) && following::owner() == Owner::Log && following::is_whole();
+    position(ctx).ok().filter(|_| is_whole)
 }
 
 /// A server that never had a replica counts no offsets yet. It starts where a log starts that holds nothing, so the two

@@ -70,6 +70,10 @@ pub struct View {
     pub lease: LeaseState,
     /// For whom the lease is kept; empty if for nobody.
     pub reserved_for: String,
+    /// The epoch whose leader began to write last.
+    pub stream_epoch: u64,
+    /// The replication id under which it does.
+    pub replid: String,
     /// The log's end (exclusive).
     pub end: u64,
     /// What it wants to compare with the log.
@@ -126,6 +130,8 @@ impl View {
             leader_process: String::new(),
             lease: LeaseState::Free,
             reserved_for: String::new(),
+            stream_epoch: 0,
+            replid: String::new(),
             end: 0,
             audit: None,
             nodes: Vec::new(),
@@ -142,6 +148,8 @@ impl View {
                 "leader_process" => view.leader_process = value,
                 "lease_remaining_ms" => view.lease = LeaseState::parse(&value)?,
                 "reserved_for" => view.reserved_for = value,
+                "stream_epoch" => view.stream_epoch = number()?,
+                "replid" => view.replid = value,
                 "end" => (view.end, has_end) = (number()?, true),
                 "audit" => view.audit = AuditOrder::parse(&value),
                 _ if is_node(&name) => view.nodes.push(NodeView::read(value)),

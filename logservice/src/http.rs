@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::Router;
 use bytes::Bytes;
-use durability_protocol::{is_valid_replid, Code, Refusal};
+use durability_protocol::{is_valid_replid, Code, Known, Refusal};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -51,9 +51,9 @@ impl From<Refusal> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = match self.0.code {
-            Code::Fenced | Code::Gap | Code::Leased | Code::OldEngine => StatusCode::CONFLICT,
+            Code::Fenced | Code::Gap | Code::OtherLog | Code::Leased | Code::OldEngine => StatusCode::CONFLICT,
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            Code::LogFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Code::LogFailed | Code::NoMasterLink => StatusCode::SERVICE_UNAVAILABLE,
             Code::NoAuth => StatusCode::UNAUTHORIZED,
             Code::Err => StatusCode::BAD_REQUEST,
         };
@@ -98,9 +98,11 @@ struct Seed {
     epoch: u64,
     offset: u64,
     replid: String,
+    /// The id of the log that it is meant for; none if any will do.
+    log: Option<String>,
 }
 
-/// `PUT /shards/{shard}/snapshot?epoch=E&offset=N&replid=R`: the leader's whole data set as an RDB.
+/// `PUT /shards/{shard}/snapshot?epoch=E&offset=N&replid=R[&log=ID]`: the leader's whole data set as an RDB.
 async fn put_snapshot(
     State(Shared { service, limits }): State<Shared>,
     Path(name): Path<String>,
@@ -118,6 +120,9 @@ async fn put_snapshot(
         return Err(Refusal::new(Code::Err, "offset out of range").into());
     }
     let shard = service.shard(&name).await?;
+    if let Some(log) = &seed.log {
+        shard.judge_known(&Known::new(log.as_str()))?;
+    }
     shard.check_seed(seed.epoch, &seed.replid, seed.offset)?;
     let draft = receive(shard.clone(), &seed, body, limits.patience.http_stalled).await?;
     // In a task of its own: a client that goes away now must not leave it half done.

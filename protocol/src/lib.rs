@@ -12,17 +12,33 @@
 //! the lease to another node only after its length *and* a margin, `lease-ms / 20 + 10` milliseconds: so the two clocks may
 //! drift apart by 5 % of the lease. After a start of the service both begin anew. A lease of 0 ms never expires. A leader that asks
 //! for a shorter lease than before has to count by the shorter one from the moment it asks, answered or not.
+//!
+//! # Identity
+//! A log has an id, drawn at random when it begins (`log_id` in [`STATUS`]). A copy of its files has the same. A node remembers
+//! what it [knows](Known) of the log that it leads or follows, and says so with [`CHECK`] first on each connection, and in the user name
+//! of its server's `PSYNC` connection (see [`replica_user`]). The service refuses what contradicts the log that it has. Its storage
+//! changes only while it does not run, so what was compared once on a connection stays true for as long as the connection lasts.
 
 mod append;
 pub mod audit;
 mod engine;
+mod known;
 pub mod process;
 mod refusal;
 
 pub use append::append_header;
 pub use engine::{EngineVersion, NotAVersion};
+pub use known::{replica_user, Known, NotKnown, ReplicaUser};
 pub use refusal::{Code, Refusal};
 
+/// `LOG.CHECK shard node-id address known` → the log's id, a bulk string: whether the log is the one that the node knows and holds what
+/// the node knows to be durable in it. `known` is a [`Known`] as text, or `-` from a node that knows none. Refused with
+/// [`Code::OtherLog`] if the log is another, with [`Code::Gap`] if it lacks what was durable. While a node is refused, and for
+/// [`CONTRADICTION_MS`] after it asked last, the lease is granted to nobody; see [`ACCEPT`].
+pub const CHECK: &str = "LOG.CHECK";
+/// `LOG.ACCEPT shard log-id` → `+OK`: an operator's word that the log is right as it is: nodes that contradict it keep the lease from
+/// nobody any more, until the service is restarted. They themselves still do not follow it. Refused with [`Code::OtherLog`].
+pub const ACCEPT: &str = "LOG.ACCEPT";
 /// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]` → `[epoch, end]`.
 /// Granted when nobody holds the lease, or it and the margin are over, whoever held it: two processes may go by one node id.
 /// Only a lease that never expires passes to the same node id at once. `process` says which process will lead
@@ -30,7 +46,8 @@ pub use refusal::{Code, Refusal};
 /// life is over can free the lease with [`RELEASE`]; empty before a `replid`, it is not told. `replid` is the replication id of
 /// what the node holds up to `expected-end`: it must be the log's, or the node holds other data that happens to end at the same
 /// offset. [`DATABASES`] tells how many databases the node can write to; `LOG.STATUS` shows the most that any leader of the log could, as
-/// a node with fewer cannot follow. Refused with [`Code::Leased`], [`Code::Gap`], or [`Code::OldEngine`].
+/// a node with fewer cannot follow. Taken only on a connection on which [`CHECK`] was answered for that shard. Refused with
+/// [`Code::Leased`], [`Code::Gap`], [`Code::OldEngine`], and with [`Code::OtherLog`] while another node contradicts the log.
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
 /// See [`ACQUIRE`].
 pub const DATABASES: &str = "DATABASES";
@@ -39,16 +56,24 @@ pub const DATABASES: &str = "DATABASES";
 /// a connection that the leader has given up, and might make the lease shorter than what the leader counts by. Refused
 /// with [`Code::Fenced`], or with [`Code::LogFailed`] while it is not known whether a change of leader was stored.
 pub const RENEW: &str = "LOG.RENEW";
-/// `LOG.RELEASE shard epoch [TO node-id reserve-ms]` → `+OK`: nobody leads. With `TO`, only that node may for `reserve-ms` (at most
-/// [`MAX_RESERVE_MS`]); others are refused with [`Code::Leased`]. The reservation ends when that node leads, with its time, by
-/// another `LOG.RELEASE` of the same epoch, and when the service is restarted. Refused with [`Code::Fenced`].
+/// `LOG.RESIGN shard epoch [TO node-id reserve-ms]` → `+OK`: nobody leads. Sent by the leader itself, which has stopped answering its
+/// clients before, or by a later life of its node that knows the earlier one to be over. With `TO`, only that node may lead for
+/// `reserve-ms` (at most [`MAX_RESERVE_MS`]); others are refused with [`Code::Leased`]. The reservation ends when that node leads, with
+/// its time, by another release of the same epoch, and when the service is restarted. Refused with [`Code::Fenced`].
+pub const RESIGN: &str = "LOG.RESIGN";
+/// `LOG.RELEASE shard epoch [TO node-id reserve-ms] [FORCE]` → `+OK`: the operator takes the lease from a leader that may live. Its appends
+/// and renewals are refused with [`Code::Fenced`] from then on, and so is its [`NODE`]; nobody else is granted the lease before it has
+/// answered with [`RESIGN`], or its lease and the margin have passed. That is when this is answered. A leader whose lease never
+/// expires and that does not resign within [`RELEASE_WAIT_MS`] is refused with [`Code::Leased`]; with `FORCE` the lease is free at
+/// once, which is safe only if that process is gone. `TO` as in [`RESIGN`]. Refused with [`Code::Fenced`].
 pub const RELEASE: &str = "LOG.RELEASE";
 /// `LOG.BEGIN shard epoch replid offset` → `+OK`: the leader of `epoch` continues the stream at `offset`, the log's
 /// end, under replication id `replid`. Comes once before the first append of an epoch and is durable when answered;
 /// sent again with the same replid and offset it is answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
 pub const BEGIN: &str = "LOG.BEGIN";
 /// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, which is `offset + len`, once everything up to there is durable.
-/// More may be, but need not be this leader's.
+/// More may be, but need not be this leader's. One that lies below the log's end, wholly or in part, is taken for one that was sent
+/// before only if the log has the same bytes there; else it is refused with [`Code::Gap`].
 /// Refused with [`Code::Fenced`], [`Code::Gap`], [`Code::NoSpace`] or [`Code::LogFailed`].
 pub const APPEND: &str = "LOG.APPEND";
 /// `LOG.NODE shard node-id address role priority applied-offset version wait-ms` → a flat array of names and values: a node tells
@@ -67,10 +92,12 @@ pub const APPEND: &str = "LOG.APPEND";
 ///
 /// The answer: `version`; `epoch`; `leader`, `leader_address` and `leader_process`, empty if nobody leads or it is not
 /// known; `lease_remaining_ms` until another may lead, margin included (0 expired, -1 nobody leads, -2 never expires); `lease_ms`, its length (0 none, or never expires);
-/// `reserved_for`, empty if for nobody; `base` and `end` of the log; `state`; `audit`, if one is wanted; then `node0`, `node1` … in order of their ids, as
+/// `reserved_for`, empty if for nobody; `stream_epoch`, the epoch whose leader began to write last, and `replid`, under
+/// which it does; `base` and `end` of the log; `state`; `audit`, if one is wanted; then `node0`, `node1` … in order of their ids, as
 /// `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12`, with what each told
 /// last. Names that are added later come before `node0`. A shard knows [`MAX_NODES`] at most, and forgets a node after an hour
-/// without a poll. `LOG.STATUS` shows the same.
+/// without a poll. `LOG.STATUS` shows the same. A leader from which the lease is being taken by [`RELEASE`] is refused with
+/// [`Code::Fenced`].
 pub const NODE: &str = "LOG.NODE";
 /// `LOG.STATUS shard` → a flat array of names and values.
 pub const STATUS: &str = "LOG.STATUS";
@@ -105,6 +132,12 @@ pub const MAX_POLL_WAIT_MS: u64 = 10_000;
 
 /// The longest that a lease is reserved, in milliseconds. More is taken for this.
 pub const MAX_RESERVE_MS: u64 = 60_000;
+
+/// How long [`RELEASE`] waits for a leader whose lease never expires, in milliseconds.
+pub const RELEASE_WAIT_MS: u64 = 5_000;
+
+/// For how long a node that contradicts the log keeps the lease from others after it was heard of last, in milliseconds.
+pub const CONTRADICTION_MS: u64 = 5_000;
 
 /// Longest shard name and node id, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;

@@ -7,8 +7,12 @@ use crate::EngineVersion;
 pub enum Code {
     /// The epoch of the request is not the current one: another leader has taken over. Final for that epoch.
     Fenced,
-    /// The offset of the request is not the log's end. The detail begins with the end.
+    /// The offset of the request is not the log's end, or the log lacks, or has in another form, what was durable in it. The detail
+    /// begins with the end.
     Gap,
+    /// This is another log than the one that the node has led or followed, though it goes by the same shard name. The detail
+    /// begins with this log's id.
+    OtherLog,
     /// Another node holds the lease, or it is reserved for another. The detail begins with that node's id, its address (`-` if
     /// it is not known), and milliseconds left (-1 it never expires).
     Leased,
@@ -18,6 +22,9 @@ pub enum Code {
     NoSpace,
     /// A write or fsync of the log failed: the shard acknowledges nothing until the service is restarted.
     LogFailed,
+    /// A replica is not given the stream for now. In its form Valkey's own word: a server that is answered so tries again, and keeps
+    /// what it holds.
+    NoMasterLink,
     /// The shard is named by nobody, or the token is wrong.
     NoAuth,
     /// Anything else: a malformed request.
@@ -25,13 +32,15 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 8] = [
+    const ALL: [Code; 10] = [
         Code::Fenced,
         Code::Gap,
+        Code::OtherLog,
         Code::Leased,
         Code::OldEngine,
         Code::NoSpace,
         Code::LogFailed,
+        Code::NoMasterLink,
         Code::NoAuth,
         Code::Err,
     ];
@@ -41,10 +50,12 @@ impl Code {
         match self {
             Code::Fenced => "FENCED",
             Code::Gap => "GAP",
+            Code::OtherLog => "OTHERLOG",
             Code::Leased => "LEASED",
             Code::OldEngine => "OLDENGINE",
             Code::NoSpace => "NOSPACE",
             Code::LogFailed => "LOGFAILED",
+            Code::NoMasterLink => "NOMASTERLINK",
             Code::NoAuth => "NOAUTH",
             Code::Err => "ERR",
         }

@@ -212,6 +212,7 @@ class SnapshotsInS3(unittest.TestCase):
         self.relay.close()
         self.assert_fails_soon(log, node, REFUSED_SECONDS)
         # Leadership needs no object store.
+        log.client.execute_command("LOG.CHECK", "other", "node", "127.0.0.1:1", "-")
         epoch, _ = log.client.execute_command("LOG.ACQUIRE", "other", "node", "127.0.0.1:1", 0, 0)
         self.assertEqual(epoch, 1)
         self.assertEqual(list((log.directory / "drafts").iterdir()), [])

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::arguments::{number, text};
 use super::reply::{self, Protocol, Reply};
-use crate::shard::{Progress, Shard, Ticket};
+use crate::shard::{Progress, Shard, Submitted, Ticket};
 
 /// Appends of one connection that may wait for durability; beyond that it is not read.
 const MAX_WAITING: usize = 4096;
@@ -66,9 +66,12 @@ impl<'a> AppendCommand<'a> {
         self.payload.len()
     }
 
-    /// Gives it to its shard.
-    pub fn submit(self, shard: &Shard) -> Result<Ticket, Refusal> {
-        shard.append(self.epoch, self.offset, self.payload)
+    /// Gives it to its shard. Waits only for one that begins below the log's end.
+    pub async fn submit(self, shard: &Shard) -> Result<Ticket, Refusal> {
+        match shard.append(self.epoch, self.offset, self.payload)? {
+            Submitted::Accepted(ticket) => Ok(ticket),
+            Submitted::Overlaps(overlap) => shard.append_overlapping(overlap).await,
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Not left to a general RESP parser, for two reasons. Those recurse on nested arrays, so a client that is not even
 //! logged in could overflow the stack; a command never nests. And they begin again from the first byte each time more
 //! of a frame arrives; this one remembers how much a frame needs and does not look before that has come. Measured with
-//! `examples/append_bench.rs` on two cores that the client shares: 1,380 MB/s of 64 KB appends that are recognised as
-//! duplicates, so that nothing but the protocol is left.
+//! `examples/append_bench.rs` on two cores that the client shares: 1,380 MB/s of 64 KB appends that the service
+//! took for such that it had without looking at them, so that nothing but the protocol was left.
 
 use bytes::{Buf, Bytes, BytesMut};
 use durability_protocol::MAX_APPEND_BYTES;

@@ -324,10 +324,21 @@ impl Connection {
         }
         let answer = if is(protocol::RENEW) {
             lease::renew(self.shard(arguments).await?, arguments).await?
+        } else if is(protocol::CHECK) {
+            let shard = self.shard(arguments).await?;
+            let checked = lease::check(&shard, arguments)?;
+            self.identity.note_checked(shard.name());
+            checked
+        } else if is(protocol::ACCEPT) {
+            lease::accept(&*self.shard(arguments).await?, arguments)?
         } else if is(protocol::ACQUIRE) {
-            lease::acquire(self.shard(arguments).await?, arguments).await?
+            let shard = self.shard(arguments).await?;
+            self.check_compared(shard.name())?;
+            lease::acquire(shard, arguments).await?
         } else if is(protocol::BEGIN) {
             lease::begin(self.shard(arguments).await?, arguments).await?
+        } else if is(protocol::RESIGN) {
+            lease::resign(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::RELEASE) {
             lease::release(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::STATUS) {
@@ -369,6 +380,16 @@ impl Connection {
         self.service.shard(name).await
     }
 
+    /// Whether the node has compared what it knows with the log of `shard`.
+    fn check_compared(&self, shard: &str) -> Result<(), Refusal> {
+        if self.identity.has_checked(shard) {
+            return Ok(());
+        }
+        Err(failure(
+            "this connection has not sent LOG.CHECK: module and log service are of different builds; use those of one build",
+        ))
+    }
+
     async fn append(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let command = AppendCommand::parse(arguments)?;
         self.identity.check(self.service.needs_tokens(), command.shard)?;
@@ -385,7 +406,7 @@ impl Connection {
         }
         let shard = self.shard_named(name).await?;
         shard.check_engine(self.replica.version())?;
-        let position = replica::find_position(&shard, arguments)?;
+        let position = replica::find_position(&shard, self.identity.follows(), arguments)?;
         Ok(Next::Follow(shard, position))
     }
 }

@@ -1,6 +1,6 @@
 //! Who a connection says it is, and what that allows.
 
-use durability_protocol::{is_valid_name, Code, Refusal};
+use durability_protocol::{is_valid_name, Code, Known, Refusal, ReplicaUser};
 
 use crate::tokens::Tokens;
 
@@ -9,11 +9,27 @@ use crate::tokens::Tokens;
 pub struct Identity {
     shard: Option<String>,
     all: bool,
+    /// What a replica knows of the log that it followed.
+    follows: Option<Follows>,
+    /// The shard of which a node has compared what it knows with the log.
+    checked: Option<String>,
+}
+
+/// What a replica knows that does not take another log for its own.
+#[derive(Debug)]
+pub struct Follows {
+    /// What it knows.
+    pub known: Known,
+    /// Whether everything that it holds came from that log.
+    pub is_whole: bool,
 }
 
 impl Identity {
-    /// `AUTH shard token`. Without tokens any token is right, and the shard is named.
-    pub fn authenticate_shard(&mut self, tokens: Option<&Tokens>, shard: &str, token: &[u8]) -> Result<(), Refusal> {
+    /// `AUTH user token`, where the user is a shard, or a [`ReplicaUser`]. Without tokens any token is right, and the shard is named.
+    pub fn authenticate_shard(&mut self, tokens: Option<&Tokens>, user: &str, token: &[u8]) -> Result<(), Refusal> {
+        let user =
+            ReplicaUser::parse(user).map_err(|error| Refusal::new(Code::NoAuth, format!("the user is {error}")))?;
+        let ReplicaUser { shard, known, is_whole } = user;
         if !is_valid_name(shard) {
             return Err(Refusal::new(Code::NoAuth, "the user must be a valid shard name"));
         }
@@ -23,6 +39,7 @@ impl Identity {
         }
         self.all = tokens.is_some_and(|tokens| tokens.allow_all(token));
         self.shard = Some(shard.to_owned());
+        self.follows = known.map(|known| Follows { known, is_whole });
         Ok(())
     }
 
@@ -33,6 +50,21 @@ impl Identity {
         }
         self.all = true;
         Ok(())
+    }
+
+    /// What a replica has told with its user name.
+    pub fn follows(&self) -> Option<&Follows> {
+        self.follows.as_ref()
+    }
+
+    /// The node has compared what it knows with the log of `shard`, and found no contradiction.
+    pub fn note_checked(&mut self, shard: &str) {
+        self.checked = Some(shard.to_owned());
+    }
+
+    /// Whether it has.
+    pub fn has_checked(&self, shard: &str) -> bool {
+        self.checked.as_deref() == Some(shard)
     }
 
     /// The shard that was named, for commands that do not name one themselves.

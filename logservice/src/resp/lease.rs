@@ -1,10 +1,12 @@
-//! `LOG.ACQUIRE`, `LOG.RENEW`, `LOG.RELEASE`, `LOG.BEGIN`.
+//! `LOG.CHECK`, `LOG.ACCEPT`, `LOG.ACQUIRE`, `LOG.RENEW`, `LOG.RESIGN`, `LOG.RELEASE`, `LOG.BEGIN`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_name, is_valid_replid, process, EngineVersion, Refusal, DATABASES, MAX_RESERVE_MS};
+use durability_protocol::{
+    is_valid_name, is_valid_replid, process, EngineVersion, Known, Refusal, DATABASES, MAX_RESERVE_MS,
+};
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
@@ -17,6 +19,23 @@ const ACQUIRE_USAGE: &str =
     "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]";
 /// The arguments of `LOG.ACQUIRE` that have no names, at least.
 const ACQUIRE_ARGUMENTS: usize = 7;
+
+/// `LOG.CHECK shard node-id address known`.
+pub fn check(shard: &Shard, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let [_, _, node_id, address, known] = arguments else {
+        return Err(failure("usage: LOG.CHECK shard node-id address known"));
+    };
+    let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
+    let known = Known::parse(text(known)?).map_err(|error| failure(error.to_string()))?;
+    shard.check_known(node_id, address, known.as_ref()).map(reply::bulk)
+}
+
+/// `LOG.ACCEPT shard log-id`.
+pub fn accept(shard: &Shard, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let [_, _, log_id] = arguments else { return Err(failure("usage: LOG.ACCEPT shard log-id")) };
+    shard.accept_log(text(log_id)?)?;
+    Ok(reply::ok())
+}
 
 /// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]`.
 pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
@@ -101,18 +120,44 @@ pub async fn renew(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refu
     Ok(reply::ok())
 }
 
-/// `LOG.RELEASE shard epoch [TO node-id reserve-ms]`.
-pub async fn release(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let (epoch, successor) = match arguments {
-        [_, _, epoch] => (epoch, None),
-        [_, _, epoch, to, node_id, reserve_ms] if to.eq_ignore_ascii_case(b"TO") => {
-            let reserve_ms = number(reserve_ms, "reserve-ms")?.min(MAX_RESERVE_MS);
-            (epoch, Some((self::node_id(node_id)?, Duration::from_millis(reserve_ms))))
-        }
-        _ => return Err(failure("usage: LOG.RELEASE shard epoch [TO node-id reserve-ms]")),
-    };
-    shard.release(number(epoch, "epoch")?, successor).await?;
+/// `LOG.RESIGN shard epoch [TO node-id reserve-ms]`.
+pub async fn resign(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let usage = || failure("usage: LOG.RESIGN shard epoch [TO node-id reserve-ms]");
+    let [_, _, epoch, options @ ..] = arguments else { return Err(usage()) };
+    let (successor, rest) = successor(options)?;
+    if !rest.is_empty() {
+        return Err(usage());
+    }
+    shard.resign(number(epoch, "epoch")?, successor).await?;
     Ok(reply::ok())
+}
+
+/// `LOG.RELEASE shard epoch [TO node-id reserve-ms] [FORCE]`.
+pub async fn release(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let usage = || failure("usage: LOG.RELEASE shard epoch [TO node-id reserve-ms] [FORCE]");
+    let [_, _, epoch, options @ ..] = arguments else { return Err(usage()) };
+    let (successor, rest) = successor(options)?;
+    let epoch = number(epoch, "epoch")?;
+    match rest {
+        [] => shard.release(epoch, successor).await?,
+        [force] if force.eq_ignore_ascii_case(b"FORCE") => shard.resign(epoch, successor).await?,
+        _ => return Err(usage()),
+    }
+    Ok(reply::ok())
+}
+
+/// The only node that may lead next, and for how long.
+type Successor<'a> = (&'a str, Duration);
+
+/// `[TO node-id reserve-ms]`, and what comes behind it.
+fn successor(options: &[Bytes]) -> Result<(Option<Successor<'_>>, &[Bytes]), Refusal> {
+    match options {
+        [to, node_id, reserve_ms, rest @ ..] if to.eq_ignore_ascii_case(b"TO") => {
+            let reserve_ms = number(reserve_ms, "reserve-ms")?.min(MAX_RESERVE_MS);
+            Ok((Some((self::node_id(node_id)?, Duration::from_millis(reserve_ms))), rest))
+        }
+        rest => Ok((None, rest)),
+    }
 }
 
 /// `LOG.BEGIN shard epoch replid offset`.

@@ -28,7 +28,7 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let applied = number(applied, "applied-offset")?;
     let version = number(version, "version")?;
     let wait = Duration::from_millis(number(wait_ms, "wait-ms")?.min(MAX_POLL_WAIT_MS));
-    Ok(shard.poll(Heard { node_id, address, role, priority, applied, wait }, version))
+    shard.poll(Heard { node_id, address, role, priority, applied, wait }, version)
 }
 
 /// The answer, as things are now.
@@ -43,6 +43,8 @@ pub fn answer(poll: &Poll) -> Reply {
         ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
         ("lease_ms", status.lease_ms.to_string()),
         ("reserved_for", status.reserved_for.clone()),
+        ("stream_epoch", status.stream_epoch.to_string()),
+        ("replid", status.replid.clone()),
         ("base", status.base.to_string()),
         ("end", status.end.to_string()),
         ("state", status.state.word().to_owned()),

@@ -119,7 +119,7 @@ impl Output {
         };
         let bytes = command.payload_bytes();
         // Not under the lock, which progress takes while it holds the shard's.
-        let ticket = command.submit(&shard)?;
+        let ticket = command.submit(&shard).await?;
         // If it became durable meanwhile, that is seen when the task settles before it waits.
         self.lock().replies.push_append(target, ticket, bytes);
         Ok(())

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use durability_protocol::{Code, EngineVersion, Refusal};
+use durability_protocol::{Code, EngineVersion, Known, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::arguments::{number, text};
 use super::command::{ProtocolError, Splitter};
+use super::identity::Follows;
 use super::lease::engine_version;
 use super::reply::{self, failure, Protocol, Reply};
 use super::socket::Socket;
@@ -82,12 +83,30 @@ fn shown_address(value: &[u8]) -> Result<String, Refusal> {
     Ok(text(&value[..value.len().min(MAX_ADDRESS_BYTES)])?.to_owned())
 }
 
-/// `PSYNC replid next`, where `next` counts from one; `PSYNC ? -1` asks for a full copy.
-pub fn find_position(shard: &Shard, arguments: &[Bytes]) -> Result<Position, Refusal> {
+/// `PSYNC replid next`, where `next` counts from one; `PSYNC ? -1` asks for a full copy. A replica that has told what it follows is
+/// refused what contradicts that.
+pub fn find_position(shard: &Shard, follows: Option<&Follows>, arguments: &[Bytes]) -> Result<Position, Refusal> {
     let [_, replid, next] = arguments else { return Err(failure("usage: PSYNC replid offset")) };
     let next: i64 = text(next)?.parse().map_err(|_| failure("offset is not a number"))?;
     let held = u64::try_from(next).ok().and_then(|next| next.checked_sub(1));
+    if let Some(Follows { known, is_whole }) = follows {
+        // Of a server that wrote itself, what it holds says nothing: its newest bytes were never durable.
+        let own = held.filter(|_| *is_whole).map(|durable| Known {
+            epoch: 0,
+            replid: String::from_utf8_lossy(&arguments[1]).into_owned(),
+            durable,
+            ..known.clone()
+        });
+        let judged = shard.judge_known(known).and_then(|()| own.map_or(Ok(()), |own| shard.judge_known(&own)));
+        judged.map_err(try_later)?;
+    }
     shard.position_of(text(replid)?, held)
+}
+
+/// A server that is refused in any other way gives up the position at which it stands, and then takes a full copy from whoever gives it
+/// one.
+fn try_later(refusal: Refusal) -> Refusal {
+    Refusal::new(Code::NoMasterLink, refusal.to_string())
 }
 
 /// Why a replica was sent away.

@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use durability_protocol::{Code, Refusal};
+use durability_protocol::{Code, Refusal, RELEASE_WAIT_MS};
 
-use super::{Accepting, Held, Node, Renewal, Shard, Terms, Ticket};
+use super::{Accepting, Held, LeaseLeft, Node, Renewal, Shard, Terms, Ticket};
 use crate::store::{Manifest, ManifestError};
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(10);
+
+/// See [`RELEASE_WAIT_MS`].
+const RELEASE_AT_MOST: Duration = Duration::from_millis(RELEASE_WAIT_MS);
 
 /// Stands where the address of a node would that has not told it.
 const UNKNOWN_ADDRESS: &str = "-";
@@ -20,6 +23,7 @@ impl Shard {
         if let (Some(version), Some(writer)) = (node.engine, self.store.manifest().engine()) {
             version.check_reads(writer)?;
         }
+        self.check_contradicted_by_none(node.node_id)?;
         self.drain(self.accepted()).await?;
         let _changing = self.changing.lock().await;
         let (before, mut next, accepted) = {
@@ -82,9 +86,9 @@ impl Shard {
         accepting.renew(renewal).map(|()| true)
     }
 
-    /// Frees the lease of `epoch`, whose leader cannot append from then on. With `successor`, for that node alone for so
-    /// long; a restart of the service forgets that.
-    pub async fn release(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
+    /// Frees the lease of `epoch`, whose leader cannot append from then on, and answers nobody any more. With `successor`, for that node
+    /// alone for so long; a restart of the service forgets that.
+    pub async fn resign(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
         let mut next = self.accepting().terms.clone();
         next.release(epoch)?;
@@ -98,6 +102,57 @@ impl Shard {
         self.set_terms(next);
         tracing::info!("shard {}: epoch {epoch} released{left_to}", self.name);
         Ok(())
+    }
+
+    /// Takes the lease of `epoch` from a leader that may live and answer its clients: it can append and renew no more, and its lease is
+    /// free when it has resigned, or when that has passed. Waits for either; then as [`Shard::resign`].
+    ///
+    /// # Errors
+    /// [`Code::Leased`] if the lease never expires and the leader does not resign; it still cannot append.
+    pub async fn release(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
+        let mut changes = self.accepting().watch_versions();
+        let leader = {
+            let mut accepting = self.accepting();
+            let mut revoked = Ok(());
+            accepting.change_terms(|terms| revoked = terms.revoke(epoch));
+            revoked?;
+            accepting.terms.leader().map(|leader| leader.node_id.clone())
+        };
+        if let Some(leader) = &leader {
+            tracing::info!("shard {}: the lease of epoch {epoch} is taken from {leader}", self.name);
+        }
+        let deadline = Instant::now() + RELEASE_AT_MOST;
+        loop {
+            changes.mark_unchanged();
+            let left = {
+                let accepting = self.accepting();
+                // Somebody else may have been granted it, after it had passed.
+                if !accepting.terms.is_revoked(epoch) {
+                    break;
+                }
+                accepting.terms.lease_left(Instant::now())
+            };
+            let until = match left {
+                LeaseLeft::Nobody => break,
+                LeaseLeft::For(left) if left.is_zero() => break,
+                LeaseLeft::For(left) => Instant::now() + left,
+                LeaseLeft::Forever if Instant::now() >= deadline => {
+                    let text = format!(
+                        "{} - -1 does not answer, and its lease never expires: if that process is gone for good, free it with: \
+                         LOG.RELEASE {} {epoch} FORCE",
+                        leader.as_deref().unwrap_or("the leader"),
+                        self.name
+                    );
+                    return Err(Refusal::new(Code::Leased, text));
+                }
+                LeaseLeft::Forever => deadline,
+            };
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+        self.resign(epoch, successor).await
     }
 
     /// The leader of `epoch` begins to write at `offset` under `replid`.

@@ -7,7 +7,7 @@ use durability_protocol::{Code, Refusal};
 use tokio::sync::watch;
 
 use super::terms::Leadership;
-use super::{Accepting, Heard, Shard, Terms};
+use super::{Accepting, Heard, Role, Shard, Terms};
 
 /// A leader asks for more time.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,11 @@ impl Accepting {
     /// lock, lest a later look sees an earlier time.
     pub(super) fn version(&mut self, now: Instant) -> u64 {
         self.versions.observe(self.terms.leadership(now))
+    }
+
+    /// Tells when the version is another than when it was last looked at.
+    pub(super) fn watch_versions(&self) -> watch::Receiver<u64> {
+        self.versions.number.subscribe()
     }
 
     /// Changes the terms in force. All that changes them does it here, so that no change goes without its number.
@@ -144,16 +149,25 @@ impl Poll {
 impl Shard {
     /// Notes what a node says of itself, and lets it wait until the version of leadership is another than `seen`, but for no
     /// longer than it says.
-    pub fn poll(self: &Arc<Self>, heard: Heard<'_>, seen: u64) -> Poll {
+    ///
+    /// # Errors
+    /// [`Code::Fenced`]: the node leads, and the lease is being taken from it.
+    pub fn poll(self: &Arc<Self>, heard: Heard<'_>, seen: u64) -> Result<Poll, Refusal> {
         let wait = heard.wait;
+        let (node_id, is_leader) = (heard.node_id.to_owned(), heard.role == Role::Leader);
         let now = {
             let mut nodes = self.nodes();
             let now = Instant::now();
             nodes.hear(heard, now);
             now
         };
-        let changes = self.accepting().versions.number.subscribe();
-        Poll { shard: self.clone(), seen, deadline: now + wait, changes }
+        let accepting = self.accepting();
+        if is_leader {
+            accepting.terms.check_not_taken_from(&node_id)?;
+        }
+        let changes = accepting.watch_versions();
+        drop(accepting);
+        Ok(Poll { shard: self.clone(), seen, deadline: now + wait, changes })
     }
 }
 
@@ -162,7 +176,7 @@ mod tests {
     use super::*;
 
     fn state(epoch: u64) -> Leadership {
-        Leadership { epoch, leader: None, began_at: None, is_free: true, reserved_for: None }
+        Leadership { epoch, leader: None, began_at: None, is_free: true, reserved_for: None, is_revoked: false }
     }
 
     #[test]

@@ -4,10 +4,12 @@ mod arrivals;
 mod audit;
 mod control;
 mod follow;
+mod identity;
 mod leadership;
 mod lease;
 mod nodes;
 mod notifier;
+mod overlap;
 mod pins;
 mod primary;
 mod seed;
@@ -21,6 +23,7 @@ pub use leadership::{Poll, Renewal};
 pub use lease::LeaseLeft;
 pub use nodes::{Heard, NodeStatus, Role};
 pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
+pub use overlap::{Overlap, Submitted};
 pub use pins::Pin;
 pub use primary::{Primary, Roles, Switch, Switches};
 pub use snapshot::Origin;
@@ -34,6 +37,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
 
+use self::identity::Contradictions;
 use self::leadership::Versions;
 use self::nodes::Nodes;
 use self::pins::Pins;
@@ -54,6 +58,7 @@ pub struct Shard {
     changing: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
     nodes: Mutex<Nodes>,
+    contradictions: Mutex<Contradictions>,
     switches: Switches,
 }
 
@@ -123,6 +128,7 @@ impl Shard {
             changing: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),
             nodes: Mutex::default(),
+            contradictions: Mutex::default(),
             switches,
         };
         tracing::info!(
@@ -149,8 +155,9 @@ impl Shard {
     }
 
     /// Accepts `payload` at `offset` from the leader of `epoch`, or refuses it. It is in the log when the ticket says
-    /// so; appends that were accepted become durable in the order of these calls. Does not block.
-    pub fn append(&self, epoch: u64, offset: u64, mut payload: Bytes) -> Result<Ticket, Refusal> {
+    /// so; appends that were accepted become durable in the order of these calls. Of one that lies below the log's end, wholly or in
+    /// part, nothing is done yet: see [`Shard::append_overlapping`]. Does not block.
+    pub fn append(&self, epoch: u64, offset: u64, payload: Bytes) -> Result<Submitted, Refusal> {
         let mut accepting = self.accepting();
         let until = offset.saturating_add(payload.len() as u64);
         let admission = accepting.terms.admit(epoch, offset, payload.len(), accepting.end);
@@ -164,13 +171,20 @@ impl Shard {
         if let Some(reason) = accepting.paused {
             return Err(Refusal::new(Code::Err, reason));
         }
-        if let Admission::Write { skip_bytes } = admission {
-            let _ = payload.split_to(skip_bytes);
-            let append = Append { epoch, offset: accepting.end, payload };
-            self.store.submit(append).map_err(|error| self.submit_refusal(&error))?;
-            accepting.end = until;
+        match admission {
+            Admission::Overlap { bytes: 0 } => {}
+            Admission::Overlap { bytes } => {
+                let refusals = self.acceptance.notifier.refusals();
+                return Ok(Submitted::Overlaps(Overlap { epoch, offset, payload, bytes, refusals }));
+            }
+            Admission::Write => {
+                self.store
+                    .submit(Append { epoch, offset: accepting.end, payload })
+                    .map_err(|error| self.submit_refusal(&error))?;
+                accepting.end = until;
+            }
         }
-        Ok(Ticket { until, ..self.accepted_by(&accepting) })
+        Ok(Submitted::Accepted(Ticket { until, ..self.accepted_by(&accepting) }))
     }
 
     /// All that was accepted so far.
@@ -199,6 +213,10 @@ impl Shard {
 
     fn accepting(&self) -> MutexGuard<'_, Accepting> {
         self.acceptance.lock()
+    }
+
+    fn contradictions(&self) -> MutexGuard<'_, Contradictions> {
+        self.contradictions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {

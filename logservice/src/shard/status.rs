@@ -41,6 +41,10 @@ pub struct Status {
     pub state: LogState,
     /// Why not, if it cannot.
     pub error: String,
+    /// The log's id, drawn at random when it began; a copy has the same.
+    pub log_id: String,
+    /// The nodes that know otherwise than this log is, and what; empty if there is none.
+    pub contradicted_by: String,
     /// Number of the newest term.
     pub epoch: u64,
     /// Node id of the leader, empty when there is none.
@@ -58,7 +62,9 @@ pub struct Status {
     pub version: u64,
     /// The only node that may lead next, empty if any may.
     pub reserved_for: String,
-    /// The replication id under which the log continues.
+    /// The epoch whose leader began to write last.
+    pub stream_epoch: u64,
+    /// The replication id under which the log continues: that of this leader.
     pub replid: String,
     /// First position that the log holds.
     pub base: u64,
@@ -123,6 +129,7 @@ impl Shard {
         let progress = self.notifier().progress();
         let durable_end = self.notifier().durable();
         let nodes = self.nodes_at(progress.visible);
+        let contradicted_by = self.contradictions().text(Instant::now());
         let mut accepting = self.accepting();
         let now = Instant::now();
         let (state, error) = match (progress.failed, accepting.no_space) {
@@ -141,6 +148,8 @@ impl Shard {
             shard: self.name.clone(),
             state,
             error,
+            log_id: manifest.id.clone(),
+            contradicted_by,
             epoch: accepting.terms.epoch(),
             leader: leader.as_ref().map(|leader| leader.node_id.clone()).unwrap_or_default(),
             leader_address: leader.as_ref().map(|leader| leader.address.clone()).unwrap_or_default(),
@@ -149,6 +158,7 @@ impl Shard {
             lease_ms: accepting.terms.lease_ms(),
             version: accepting.version(now),
             reserved_for: accepting.terms.reserved_for(now).unwrap_or_default().to_owned(),
+            stream_epoch: accepting.terms.newest_begun().map_or(0, |term| term.epoch),
             replid: accepting.terms.replid().to_owned(),
             base: manifest.base,
             end: progress.visible,

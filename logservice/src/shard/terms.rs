@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use durability_protocol::{is_valid_replid, Code, EngineVersion, Refusal};
+use durability_protocol::{is_valid_replid, Code, EngineVersion, Known, Refusal};
 
 use super::lease::{expiry, later_expiry, whole_ms, LeaseLeft};
 use crate::store::{Leader, Manifest, Term};
@@ -20,8 +20,11 @@ pub struct Terms {
     expires: Option<Instant>,
     /// For whom the last leader left it. Not stored.
     reserved: Option<Reservation>,
-    /// The leader's appends at or above this offset were its own, so bytes it sends again are the same bytes.
+    /// The leader's appends at or above this offset were its own.
     own_from: Option<u64>,
+    /// The operator takes the lease from the leader, which can do nothing any more but resign. Not stored: after a restart of the
+    /// service it leads on, unless it was told.
+    is_revoked: bool,
 }
 
 /// Only this node may lead next.
@@ -45,6 +48,8 @@ pub struct Leadership {
     pub is_free: bool,
     /// The only node that can take it.
     pub reserved_for: Option<String>,
+    /// Whether it is being taken from the leader.
+    pub is_revoked: bool,
 }
 
 /// A node that wants to lead.
@@ -74,13 +79,14 @@ pub struct Held<'a> {
 /// What to do with an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// Everything of it is in the log or on its way: acknowledge when that is durable.
-    Duplicate,
-    /// Write it without its first `skip_bytes`, which are in the log already.
-    Write {
-        /// Bytes to leave out.
-        skip_bytes: usize,
+    /// Its first `bytes` lie below the log's end, so it was sent before: if the log has the same bytes there, which is to be seen,
+    /// acknowledge them when they are durable, and write the rest.
+    Overlap {
+        /// At least one, unless the append is empty; at most all.
+        bytes: usize,
     },
+    /// It comes next.
+    Write,
 }
 
 impl Terms {
@@ -90,7 +96,7 @@ impl Terms {
         let leader = manifest.leader.clone();
         let expires = leader.as_ref().and_then(|leader| expiry(leader.lease_ms, now));
         let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
-        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from }
+        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from, is_revoked: false }
     }
 
     /// Puts these terms into a manifest.
@@ -160,6 +166,7 @@ impl Terms {
                 LeaseLeft::For(left) => left.is_zero(),
             },
             reserved_for: self.reserved_for(now).map(str::to_owned),
+            is_revoked: self.is_revoked,
         }
     }
 
@@ -195,7 +202,7 @@ impl Terms {
                 Code::Leased,
                 format!(
                     "{node} {address} -1 leads shard {shard} in epoch {epoch} with a lease that never expires; \
-                     when that node is gone for good, free it with: LOG.RELEASE {shard} {epoch}"
+                     when that node is gone for good, free it with: LOG.RELEASE {shard} {epoch} FORCE"
                 ),
             )),
         }
@@ -253,11 +260,16 @@ impl Terms {
         self.expires = expiry(lease_ms, now);
         self.reserved = None;
         self.own_from = None;
+        self.is_revoked = false;
     }
 
     /// Whether `epoch` is the current one and led by somebody.
     pub fn check_leading(&self, epoch: u64) -> Result<&Leader, Refusal> {
         match &self.leader {
+            Some(_) if epoch == self.epoch() && self.is_revoked => Err(Refusal::new(
+                Code::Fenced,
+                format!("epoch {epoch} is over: an operator has taken the lease from its leader"),
+            )),
             Some(leader) if epoch == self.epoch() => Ok(leader),
             Some(leader) => Err(Refusal::new(
                 Code::Fenced,
@@ -293,14 +305,43 @@ impl Terms {
         }
     }
 
-    /// Frees the lease for everybody. Releasing the current epoch twice is no error, and ends a reservation.
+    /// Frees the lease for everybody: its leader answers nobody any more, or an operator says so. Releasing the current epoch twice is
+    /// no error, and ends a reservation.
     pub fn release(&mut self, epoch: u64) -> Result<(), Refusal> {
-        if epoch != self.epoch() || epoch == 0 {
-            self.check_leading(epoch)?;
-        }
+        self.check_newest(epoch)?;
         self.leader = None;
         self.reserved = None;
+        self.is_revoked = false;
         Ok(())
+    }
+
+    /// Takes from the leader of `epoch`, which may still answer its clients, the right to append and to renew its lease. The lease stays
+    /// its own until it resigns ([`Terms::release`]) or the lease has passed. Revoking the current epoch twice is no error.
+    pub fn revoke(&mut self, epoch: u64) -> Result<(), Refusal> {
+        self.check_newest(epoch)?;
+        self.is_revoked = self.leader.is_some();
+        Ok(())
+    }
+
+    /// Whether the lease is being taken from the leader of `epoch`.
+    pub fn is_revoked(&self, epoch: u64) -> bool {
+        self.is_revoked && epoch == self.epoch()
+    }
+
+    /// Refuses if `node_id` leads and the lease is being taken from it.
+    pub fn check_not_taken_from(&self, node_id: &str) -> Result<(), Refusal> {
+        match &self.leader {
+            Some(leader) if self.is_revoked && leader.node_id == node_id => self.check_leading(self.epoch()).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `epoch` is the current one, led by somebody or not.
+    fn check_newest(&self, epoch: u64) -> Result<(), Refusal> {
+        if epoch == self.epoch() && epoch > 0 {
+            return Ok(());
+        }
+        self.check_leading(epoch).map(drop)
     }
 
     /// Leaves the lease, which was released, to `node_id` alone for the time being.
@@ -361,10 +402,43 @@ impl Terms {
         if offset > end || offset < own_from {
             return Err(gap(end, "is the end of the log, the append is at", offset));
         }
-        if append_end <= end {
-            return Ok(Admission::Duplicate);
+        if offset == end && bytes > 0 {
+            return Ok(Admission::Write);
         }
-        Ok(Admission::Write { skip_bytes: (end - offset) as usize })
+        Ok(Admission::Overlap { bytes: (append_end.min(end) - offset) as usize })
+    }
+
+    /// Whether this log, which has the id `log_id` and ends at `end`, still is what a node knows: no healthy log ever goes back, nor goes
+    /// on otherwise from below what was durable in it. Its leader may start it anew from a seed; then nothing is known of the
+    /// history before.
+    pub fn check_known(&self, known: &Known, log_id: &str, end: u64) -> Result<(), Refusal> {
+        let Known { log, epoch, replid, durable } = known;
+        if log != log_id {
+            let text =
+                format!("{log_id} is the id of this log, which is another than the one that the node knows, {log}");
+            return Err(Refusal::new(Code::OtherLog, text));
+        }
+        if *durable > end {
+            return Err(gap(end, "is the end of the log, which has lost what was durable in it up to", *durable));
+        }
+        // Not the newest epoch, which may be taken back while it is being granted.
+        let begun = self.newest_begun().map_or(0, |term| term.epoch);
+        if *epoch > begun {
+            let text = format!("{end} is the end of the log, in which epoch {begun} was the last to write, and was epoch {epoch} before");
+            return Err(Refusal::new(Code::Gap, text));
+        }
+        if replid.is_empty() || self.continues(replid, *durable, 0, end) {
+            return Ok(());
+        }
+        let is_its_term = |term: &Term| term.replid.as_ref() == Some(replid);
+        let oldest = self.history.first().map_or(0, |term| term.epoch);
+        if self.history.iter().any(is_its_term) || *epoch > oldest {
+            let text = format!(
+                "{end} is the end of the log, which goes on otherwise than it did from below {durable}, where it was durable as                  {replid} in epoch {epoch}"
+            );
+            return Err(Refusal::new(Code::Gap, text));
+        }
+        Ok(())
     }
 
     /// Whether somebody who holds the stream of `replid` up to `position` (exclusive) holds the beginning of this log,

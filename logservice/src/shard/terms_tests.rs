@@ -5,6 +5,7 @@ use super::*;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
 const ZERO: &str = "0000000000000000000000000000000000000000";
 const LEASE_MS: u64 = 1000;
 /// From when on another node may have a lease of that length.
@@ -261,7 +262,7 @@ fn after_a_restart_the_lease_counts_in_full() {
     let terms = Terms::from_manifest(&manifest, restarted);
     assert_eq!(code(terms.check_free("s1", "n2", later(restarted, KEPT_MS - 1))), Code::Leased);
     assert_eq!(terms.check_free("s1", "n2", later(restarted, KEPT_MS)), Ok(()));
-    assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write { skip_bytes: 0 }));
+    assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write));
 }
 
 #[test]
@@ -271,7 +272,7 @@ fn only_the_current_epoch_appends_and_only_after_it_began() {
     terms.grant(1, node("n1", "host:1"), LEASE_MS, now);
     assert_eq!(code(terms.admit(1, 0, 10, 0)), Code::Err);
     assert_eq!(terms.begin(1, A, 0, 0), Ok(true));
-    assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write { skip_bytes: 0 }));
+    assert_eq!(terms.admit(1, 0, 10, 0), Ok(Admission::Write));
     assert_eq!(code(terms.admit(2, 0, 10, 0)), Code::Fenced);
     let mut closed = terms.clone();
     closed.close();
@@ -282,14 +283,14 @@ fn only_the_current_epoch_appends_and_only_after_it_began() {
 }
 
 #[test]
-fn an_append_is_new_duplicate_overlapping_or_a_gap() {
+fn an_append_is_new_sent_before_overlapping_or_a_gap() {
     let (terms, _) = led_by("n1", A, 100);
     let end = 200;
-    assert_eq!(terms.admit(1, 200, 50, end), Ok(Admission::Write { skip_bytes: 0 }));
-    assert_eq!(terms.admit(1, 150, 50, end), Ok(Admission::Duplicate));
-    assert_eq!(terms.admit(1, 100, 1, end), Ok(Admission::Duplicate));
-    assert_eq!(terms.admit(1, 200, 0, end), Ok(Admission::Duplicate));
-    assert_eq!(terms.admit(1, 180, 50, end), Ok(Admission::Write { skip_bytes: 20 }));
+    assert_eq!(terms.admit(1, 200, 50, end), Ok(Admission::Write));
+    assert_eq!(terms.admit(1, 150, 50, end), Ok(Admission::Overlap { bytes: 50 }));
+    assert_eq!(terms.admit(1, 100, 1, end), Ok(Admission::Overlap { bytes: 1 }));
+    assert_eq!(terms.admit(1, 200, 0, end), Ok(Admission::Overlap { bytes: 0 }));
+    assert_eq!(terms.admit(1, 180, 50, end), Ok(Admission::Overlap { bytes: 20 }));
     for (offset, bytes) in [(201, 10), (99, 10), (99, 1000), (0, 0)] {
         let refusal = terms.admit(1, offset, bytes, end).expect_err("gap");
         assert_eq!(refusal.code, Code::Gap);
@@ -348,15 +349,15 @@ fn a_seed_ends_every_history_before_it() {
     assert!(!terms.continues(A, 100, 100, 300), "the same position, but not the same data");
     assert!(terms.continues(B, 100, 100, 300));
     assert_eq!(terms.begin(2, B, 100, 100), Ok(false), "a seed counts as having begun");
-    assert_eq!(terms.admit(2, 100, 10, 100), Ok(Admission::Write { skip_bytes: 0 }));
+    assert_eq!(terms.admit(2, 100, 10, 100), Ok(Admission::Write));
     assert_eq!(code(terms.admit(2, 90, 5, 100)), Code::Gap, "n2 had not written before");
 }
 
 #[test]
-fn appends_below_a_seed_of_a_leader_that_wrote_them_are_duplicates() {
+fn appends_below_a_seed_of_a_leader_that_wrote_them_were_sent_before() {
     let (mut terms, _) = led_by("n1", A, 0);
     terms.seed(1, B, 500, 100).expect("seeded");
-    assert_eq!(terms.admit(1, 90, 20, 500), Ok(Admission::Duplicate));
+    assert_eq!(terms.admit(1, 90, 20, 500), Ok(Admission::Overlap { bytes: 20 }));
 }
 
 #[test]
@@ -371,4 +372,90 @@ fn the_history_is_bounded_and_forgets_terms_that_never_began() {
     assert_eq!(terms.epoch(), 1000);
     assert_eq!(terms.history.len(), MAX_TERMS);
     assert!(terms.history.iter().all(|term| term.replid.is_some()));
+}
+
+fn known(log: &str, epoch: u64, replid: &str, durable: u64) -> Known {
+    Known { log: log.to_owned(), epoch, replid: replid.to_owned(), durable }
+}
+
+#[test]
+fn a_log_that_is_another_or_has_gone_back_is_refused() {
+    // Epoch 0 up to 0, then A up to 100, then B up to 250.
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
+    terms.begin(2, B, 100, 100).expect("begins");
+    let check = |known: Known| terms.check_known(&known, "mine", 250);
+    for sound in [
+        Known::new("mine"),
+        known("mine", 1, A, 60),
+        known("mine", 1, A, 100),
+        known("mine", 2, B, 250),
+        known("mine", 1, B, 250),
+    ] {
+        assert_eq!(check(sound.clone()), Ok(()), "{sound}");
+    }
+    let other = check(known("theirs", 1, A, 0)).expect_err("another log");
+    assert_eq!(other.code, Code::OtherLog);
+    assert!(other.detail.starts_with("mine "), "{other}");
+    let gone_back = [
+        known("mine", 2, B, 251),   // it is shorter
+        known("mine", 3, B, 250),   // a later leader wrote in it
+        known("mine", 1, A, 101),   // it went on from below what A had made durable
+        known("mine", 2, C, 200),   // another leader led in epoch 2
+        known("mine", 0, ZERO, 10), // before anybody led
+    ];
+    for wrong in gone_back {
+        let refusal = check(wrong.clone()).expect_err("it has gone back");
+        assert_eq!(refusal.code, Code::Gap, "{wrong}");
+        assert!(refusal.detail.starts_with("250 "), "{refusal}");
+    }
+}
+
+#[test]
+fn an_epoch_that_is_being_granted_says_nothing_of_what_was_known() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.close();
+    assert_eq!(terms.check_known(&known("mine", 1, A, 50), "mine", 50), Ok(()));
+    terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
+    assert_eq!(terms.check_known(&known("mine", 1, A, 50), "mine", 50), Ok(()));
+}
+
+#[test]
+fn a_seed_takes_the_place_of_what_was_known_before_it() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    terms.clone().seed(1, B, 500, 100).expect("seeded in the same epoch");
+    terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
+    terms.seed(2, B, 500, 100).expect("seeded");
+    for before in [known("mine", 1, A, 100), known("mine", 2, A, 100), Known::new("mine")] {
+        assert_eq!(terms.check_known(&before, "mine", 500), Ok(()), "{before}");
+    }
+    terms.grant(3, node("n1", "host:1"), LEASE_MS, now);
+    terms.begin(3, A, 600, 600).expect("begins");
+    assert_eq!(
+        code(terms.check_known(&known("mine", 3, C, 100), "mine", 700)),
+        Code::Gap,
+        "that is newer than the seed"
+    );
+}
+
+#[test]
+fn a_lease_that_is_revoked_is_its_holders_until_it_resigns_or_the_lease_has_passed() {
+    let (mut terms, now) = led_by("n1", A, 0);
+    assert_eq!(code(terms.clone().revoke(2)), Code::Fenced);
+    terms.revoke(1).expect("revoked");
+    terms.revoke(1).expect("revoked again");
+    assert!(terms.is_revoked(1) && !terms.is_revoked(2));
+    assert_eq!(code(terms.admit(1, 0, 10, 0)), Code::Fenced);
+    assert_eq!(code(terms.renew(1, LEASE_MS, now)), Code::Fenced);
+    assert_eq!(code(terms.check_not_taken_from("n1")), Code::Fenced);
+    assert_eq!(terms.check_not_taken_from("n2"), Ok(()));
+    assert_eq!(code(terms.check_free("s1", "n2", later(now, KEPT_MS - 1))), Code::Leased, "it may still answer");
+    assert_eq!(terms.check_free("s1", "n2", later(now, KEPT_MS)), Ok(()));
+    let mut resigned = terms.clone();
+    resigned.release(1).expect("resigned");
+    assert_eq!(resigned.check_free("s1", "n2", now), Ok(()));
+    resigned.revoke(1).expect("nobody leads");
+    assert!(!resigned.is_revoked(1));
+    terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
+    assert_eq!(terms.check_not_taken_from("n2"), Ok(()));
 }

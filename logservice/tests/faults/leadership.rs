@@ -42,7 +42,7 @@ fn renewal_after(change: &[&str], step: Step, fault: &str) -> (String, String) {
 
 const CHANGES: [&[&str]; 4] = [
     &["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000"],
-    &["LOG.RELEASE", "s1", "1"],
+    &["LOG.RESIGN", "s1", "1"],
     &["LOG.BEGIN", "s1", "1", A, "0"],
     &["LOG.RENEW", "s1", "1", "60000"],
 ];
@@ -75,7 +75,7 @@ fn a_lease_is_renewed_after_a_failed_append() {
     assert_eq!(word(leader.append("s1", epoch, 0, b"x")), "LOGFAILED");
     fail::remove(Step::RecordSync.name());
     // Nor is anything in doubt after changes that were not even tried.
-    leader.refused(&["LOG.RELEASE", "s1", "1"], "LOGFAILED ");
+    leader.refused(&["LOG.RESIGN", "s1", "1"], "LOGFAILED ");
     leader.refused(&["LOG.RENEW", "s1", "1", "1000"], "LOGFAILED ");
     leader.ok(&["LOG.RENEW", "s1", "1", "0"]);
     service.stop();
@@ -186,6 +186,7 @@ fn a_renewal_waits_for_the_grant_to_another_node_and_is_fenced_by_it() {
     first.acquire("s1", "n1", 0, 1).expect("acquired");
     wait_until_passed(&mut first);
     let (held, is_reached) = hold_manifest();
+    let _ = second.call(&["LOG.CHECK", "s1", "n2", "host:2", "-"]);
     send(&mut second, &["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000"]);
     is_reached.recv_timeout(SOON).expect("stores");
     send(&mut first, &["LOG.RENEW", "s1", "1", "1"]);
@@ -211,6 +212,7 @@ fn a_renewal_that_waited_for_a_grant_that_failed_is_granted() {
     })
     .expect("configured");
     configure(Step::ManifestWrite, "return(enospc)");
+    let _ = second.call(&["LOG.CHECK", "s1", "n2", "host:2", "-"]);
     send(&mut second, &["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000"]);
     is_reached.recv_timeout(SOON).expect("stores");
     first.ok(&["LOG.RENEW", "s1", "1", "1"]);

@@ -51,11 +51,57 @@ fn an_append_sent_again_is_acknowledged_and_not_written_twice() {
 }
 
 #[test]
+fn bytes_that_are_not_those_of_the_log_are_not_taken_for_such_that_were_sent_before() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    // More than one segment.
+    let bytes = 5 << 20;
+    for offset in (0..bytes).step_by(1 << 20) {
+        leader.send_append("s1", epoch, offset, &pattern(offset, 1 << 20));
+    }
+    assert_eq!((0..5).map(|_| leader.reply()).last(), Some(Reply::Integer(bytes)));
+    let mut changed = pattern(0, 1 << 20);
+    changed[(1 << 20) - 1] ^= 1;
+    let mut overlapping = pattern(bytes - 10, 20);
+    overlapping[9] ^= 1;
+    for (offset, other) in [(0, &changed[..]), (bytes - 10, &overlapping[..]), (bytes - 10, &overlapping[..10])] {
+        leader.send_append("s1", epoch, offset, other);
+        let Reply::Error(text) = leader.reply() else { panic!("acknowledged") };
+        assert!(text.starts_with(&format!("GAP {bytes} ")) && text.contains("other bytes"), "{text}");
+    }
+    assert_eq!(leader.status("s1", "end"), bytes.to_string(), "nothing of that was written");
+    assert_eq!(leader.append("s1", epoch, 0, &pattern(0, 1 << 20)), Reply::Integer(1 << 20));
+    assert_eq!(leader.append("s1", epoch, bytes - 10, &pattern(bytes - 10, 20)), Reply::Integer(bytes + 10));
+    service.stop();
+}
+
+/// What was sent before can be compared only once it is durable, whether or not that may be told.
+#[test]
+fn bytes_sent_again_while_nothing_is_acknowledged_are_acknowledged_with_the_rest() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &["--enable-debug-command"]).expect("starts");
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    service.connect().ok(&["LOG.DEBUG", "FREEZE-ACKS", "s1"]);
+    leader.send_append("s1", epoch, 0, &pattern(0, 100));
+    let mut again = service.connect();
+    again.send_append("s1", epoch, 0, &pattern(0, 100));
+    again.send_append("s1", epoch, 100, &pattern(100, 100));
+    again.stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+    assert!(std::io::Read::read(&mut again.stream, &mut [0]).is_err(), "acknowledged");
+    again.stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    service.connect().ok(&["LOG.DEBUG", "RESUME-ACKS", "s1"]);
+    assert_eq!((again.reply(), again.reply()), (Reply::Integer(100), Reply::Integer(200)));
+    assert_eq!(leader.reply(), Reply::Integer(100));
+    service.stop();
+}
+
+#[test]
 fn a_second_leader_fences_the_first() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");
     let mut first = service.connect();
-    let (epoch, end) = first.acquire("s1", "n1", 0, 150).expect("acquired");
+    let (epoch, end) = first.acquire("s1", "n1", 0, 1000).expect("acquired");
     assert_eq!(
         first.append("s1", epoch, end, b"x"),
         Reply::Error(format!("ERR epoch {epoch} has not begun: send LOG.BEGIN first"))
@@ -65,8 +111,8 @@ fn a_second_leader_fences_the_first() {
     let mut second = service.connect();
     let leased = second.acquire("s1", "n2", 5, 60_000).expect_err("leased");
     assert!(leased.starts_with("LEASED n1 host:1 "), "{leased}");
-    first.ok(&["LOG.RENEW", "s1", "1", "150"]);
-    std::thread::sleep(Duration::from_millis(200));
+    first.ok(&["LOG.RENEW", "s1", "1", "1000"]);
+    std::thread::sleep(Duration::from_millis(1100));
     let gap = second.acquire("s1", "n2", 4, 60_000).expect_err("gap");
     assert!(gap.starts_with("GAP 5 "), "{gap}");
     assert_eq!(first.append("s1", epoch, 5, b"!"), Reply::Integer(6), "nobody has taken over");
@@ -74,9 +120,9 @@ fn a_second_leader_fences_the_first() {
     for refused in [first.append("s1", epoch, 6, b"late"), first.append("s1", epoch, 0, b"first")] {
         assert!(matches!(refused, Reply::Error(text) if text.starts_with("FENCED ")));
     }
-    first.refused(&["LOG.RENEW", "s1", "1", "150"], "FENCED");
+    first.refused(&["LOG.RENEW", "s1", "1", "1000"], "FENCED");
     first.refused(&["LOG.BEGIN", "s1", "1", A, "6"], "FENCED");
-    first.refused(&["LOG.RELEASE", "s1", "1"], "FENCED");
+    first.refused(&["LOG.RESIGN", "s1", "1"], "FENCED");
     second.ok(&["LOG.BEGIN", "s1", "2", B, "6"]);
     assert_eq!(second.append("s1", 2, 6, b"second"), Reply::Integer(12));
     service.stop();
@@ -109,8 +155,8 @@ fn epoch_and_lease_survive_a_restart_and_a_release_frees_it() {
     let mut client = service.connect();
     assert_eq!((client.status("s1", "epoch"), client.status("s1", "lease_remaining_ms")), ("1".into(), "-2".into()));
     let leased = client.acquire("s1", "n2", 0, 0).expect_err("leased");
-    assert!(leased.starts_with("LEASED n1 host:1 -1 ") && leased.contains("LOG.RELEASE s1 1"), "{leased}");
-    client.ok(&["LOG.RELEASE", "s1", "1"]);
+    assert!(leased.starts_with("LEASED n1 host:1 -1 ") && leased.contains("LOG.RELEASE s1 1 FORCE"), "{leased}");
+    client.ok(&["LOG.RESIGN", "s1", "1"]);
     assert_eq!(client.status("s1", "lease_remaining_ms"), "-1");
     assert_eq!(client.acquire("s1", "n2", 0, 0), Ok((2, 0)));
     assert_eq!(client.acquire("s1", "n2", 0, 0), Ok((3, 0)), "an earlier life of the same node");

@@ -165,6 +165,10 @@ impl Client {
     }
 
     pub fn call(&mut self, arguments: &[&str]) -> Reply {
+        if let ["LOG.ACQUIRE", shard, node, address, ..] = arguments {
+            // As every node does. One that is refused is refused below as well.
+            let _ = self.call(&["LOG.CHECK", shard, node, address, "-"]);
+        }
         self.send(&arguments.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
         self.reply()
     }

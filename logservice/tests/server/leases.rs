@@ -75,7 +75,7 @@ fn a_process_of_the_same_name_waits_and_one_that_saw_the_other_end_does_not() {
     let service = Service::start(directory.path(), &[]).expect("restarts");
     let mut client = service.connect();
     assert_eq!(client.status("s1", "leader_process"), "boot/1/77", "kept over a restart");
-    client.ok(&["LOG.RELEASE", "s1", "1"]);
+    client.ok(&["LOG.RESIGN", "s1", "1"]);
     assert_eq!(client.status("s1", "leader_process"), "");
     assert_eq!(client.acquire("s1", "n1", 0, 0), Ok((2, 0)));
     assert_eq!(client.acquire("s1", "n1", 0, 0), Ok((3, 0)), "a lease that never expires passes to the same node");
@@ -89,7 +89,7 @@ fn a_node_that_holds_other_data_up_to_the_same_offset_is_not_granted_the_lease()
     let mut client = service.connect();
     client.acquire("s1", "n1", 0, 60_000).expect("acquired");
     client.ok(&["LOG.BEGIN", "s1", "1", A, "0"]);
-    client.ok(&["LOG.RELEASE", "s1", "1"]);
+    client.ok(&["LOG.RESIGN", "s1", "1"]);
     let acquire = |process, replid| ["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000", "9.1.2", process, replid];
     let other = format!("GAP 0 is the end of the log under replication id {A}, not {B}");
     assert_eq!(client.call(&acquire("boot/1/78", B)), Reply::Error(other));
@@ -97,7 +97,7 @@ fn a_node_that_holds_other_data_up_to_the_same_offset_is_not_granted_the_lease()
     client.refused(&acquire("a b", A), "ERR not a valid process");
     assert_eq!(client.call(&acquire("boot/1/78", A)), Reply::Array(vec![Reply::Integer(2), Reply::Integer(0)]));
     assert_eq!(client.status("s1", "leader_process"), "boot/1/78");
-    client.ok(&["LOG.RELEASE", "s1", "2"]);
+    client.ok(&["LOG.RESIGN", "s1", "2"]);
     assert_eq!(client.call(&acquire("", A)), Reply::Array(vec![Reply::Integer(3), Reply::Integer(0)]));
     assert_eq!(client.status("s1", "leader_process"), "", "not told");
     service.stop();
@@ -121,7 +121,7 @@ fn a_late_renewal_takes_back_nothing_that_was_granted_after_it() {
     assert!((0..=1060).contains(&left_ms(&mut leader)), "a shorter one that is asked for in time ends sooner");
     // A later term counts from anywhere, and one that is not led says nothing.
     given_up.refused(&["LOG.RENEW", "s1", "9", "1000", "1000"], "FENCED ");
-    leader.ok(&["LOG.RELEASE", "s1", "1"]);
+    leader.ok(&["LOG.RESIGN", "s1", "1"]);
     leader.acquire("s1", "n2", 0, 1000).expect("acquired");
     leader.ok(&["LOG.RENEW", "s1", "2", "1000", "1"]);
     leader.refused(&["LOG.RENEW", "s1", "2", "1000", "1", "1"], "ERR usage: LOG.RENEW ");
@@ -150,18 +150,18 @@ fn a_lease_is_left_to_one_node() {
     let (mut leader, mut other) = (service.connect(), service.connect());
     leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
     for (command, start) in [
-        (&["LOG.RELEASE", "s1", "1", "TO", "n2"][..], "ERR usage: LOG.RELEASE shard epoch [TO node-id reserve-ms]"),
-        (&["LOG.RELEASE", "s1", "1", "FOR", "n2", "1"], "ERR usage: "),
-        (&["LOG.RELEASE", "s1", "1", "TO", "n/2", "1"], "ERR not a valid node id"),
-        (&["LOG.RELEASE", "s1", "1", "TO", "n2", "-1"], "ERR reserve-ms is not a number"),
-        (&["LOG.RELEASE", "s1", "2", "TO", "n2", "1"], "FENCED "),
+        (&["LOG.RESIGN", "s1", "1", "TO", "n2"][..], "ERR usage: LOG.RESIGN shard epoch [TO node-id reserve-ms]"),
+        (&["LOG.RESIGN", "s1", "1", "FOR", "n2", "1"], "ERR usage: "),
+        (&["LOG.RESIGN", "s1", "1", "TO", "n/2", "1"], "ERR not a valid node id"),
+        (&["LOG.RESIGN", "s1", "1", "TO", "n2", "-1"], "ERR reserve-ms is not a number"),
+        (&["LOG.RESIGN", "s1", "2", "TO", "n2", "1"], "FENCED "),
     ] {
         leader.refused(command, start);
     }
     assert_eq!((leader.status("s1", "leader"), leader.status("s1", "reserved_for")), ("n1".into(), String::new()));
     let node = ["LOG.NODE", "s1", "n2", "10.0.0.2:6379", "follower", "1", "0", "0", "0"];
     assert!(matches!(other.call(&node), Reply::Array(_)));
-    leader.ok(&["LOG.RELEASE", "s1", "1", "to", "n2", "9223372036854775807"]);
+    leader.ok(&["LOG.RESIGN", "s1", "1", "to", "n2", "9223372036854775807"]);
     assert_eq!((other.status("s1", "reserved_for"), other.status("s1", "lease_ms")), ("n2".into(), "0".into()));
     for node in ["n1", "n3"] {
         let leased = other.acquire("s1", node, 0, 60_000).expect_err("reserved");
@@ -172,7 +172,7 @@ fn a_lease_is_left_to_one_node() {
     assert_eq!(other.acquire("s1", "n2", 0, 60_000), Ok((2, 0)));
     assert_eq!(other.status("s1", "reserved_for"), "");
     let released = Instant::now();
-    other.ok(&["LOG.RELEASE", "s1", "2", "TO", "unheard-of", "100"]);
+    other.ok(&["LOG.RESIGN", "s1", "2", "TO", "unheard-of", "100"]);
     // Who has not told an address has none, and the others get the lease in the end.
     match leader.acquire("s1", "n1", 0, LEASE_MS) {
         Err(leased) => assert!(leased.starts_with("LEASED unheard-of - "), "{leased}"),
@@ -188,7 +188,7 @@ fn a_restart_ends_a_reservation() {
     let service = Service::start(directory.path(), &[]).expect("starts");
     let mut client = service.connect();
     client.acquire("s1", "n1", 0, 60_000).expect("acquired");
-    client.ok(&["LOG.RELEASE", "s1", "1", "TO", "n2", "60000"]);
+    client.ok(&["LOG.RESIGN", "s1", "1", "TO", "n2", "60000"]);
     service.stop();
     let service = Service::start(directory.path(), &[]).expect("restarts");
     assert_eq!(service.connect().acquire("s1", "n3", 0, 60_000), Ok((2, 0)));

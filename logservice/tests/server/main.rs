@@ -9,6 +9,7 @@ mod client;
 mod crowds;
 mod hostile;
 mod hostile_http;
+mod identity;
 mod leases;
 mod nodes;
 mod replicas;

@@ -126,8 +126,8 @@ fn all_polls_are_answered_when_leadership_changes_and_each_change_has_its_versio
     };
     expect(&|control| assert_eq!(control.acquire("s1", "n1", 0, 60_000), Ok((1, 0))), "lease_ms", "60000");
     expect(&|control| control.ok(&["LOG.BEGIN", "s1", "1", A, "0"]), "epoch", "1");
-    expect(&|control| control.ok(&["LOG.RELEASE", "s1", "1", "TO", "n1", "60000"]), "reserved_for", "n1");
-    expect(&|control| control.ok(&["LOG.RELEASE", "s1", "1"]), "lease_remaining_ms", "-1");
+    expect(&|control| control.ok(&["LOG.RESIGN", "s1", "1", "TO", "n1", "60000"]), "reserved_for", "n1");
+    expect(&|control| control.ok(&["LOG.RESIGN", "s1", "1"]), "lease_remaining_ms", "-1");
     service.stop();
 }
 
@@ -157,7 +157,7 @@ fn a_poll_learns_that_a_lease_expires_and_a_reservation_ends() {
     let expired = number(&answer, "version");
     control.ok(&["LOG.RENEW", "s1", "1", "60000"]);
     assert!(number(&poll(&mut control, "0", "0"), "version") > expired);
-    let release = |control: &mut Client| control.ok(&["LOG.RELEASE", "s1", "1", "TO", "n2", "1000"]);
+    let release = |control: &mut Client| control.ok(&["LOG.RESIGN", "s1", "1", "TO", "n2", "1000"]);
     wait_for(&release, &mut control, "reserved_for", "", 1000);
     service.stop();
 }
@@ -202,7 +202,7 @@ fn appends_are_acknowledged_while_their_connection_waits_in_a_poll() {
     let begun = Instant::now();
     control.ok(&["LOG.DEBUG", "RESUME-ACKS", "s1"]);
     assert_eq!(leader.reply(), Reply::Integer(3));
-    control.ok(&["LOG.RELEASE", "s1", "1"]);
+    control.ok(&["LOG.RESIGN", "s1", "1"]);
     assert_eq!(answer(&mut leader)["leader"], "");
     assert!(begun.elapsed() < SOON);
     service.stop();

@@ -166,14 +166,14 @@ fn while_nobody_leads_the_last_address_is_told_and_marked_as_down_also_after_a_r
     is_at(&mut client, "1", down);
     client.ok(&["LOG.RENEW", "s1", &epoch, "60000"]);
     is_at(&mut client, "1", up);
-    client.ok(&["LOG.RELEASE", "s1", &epoch]);
+    client.ok(&["LOG.RESIGN", "s1", &epoch]);
     is_at(&mut client, "1", down);
     // Granted, but does not serve yet.
     let epoch = acquire_at(&mut client, "s1", "n2", "10.0.0.1:2", "60000");
     is_at(&mut client, "1", down);
     client.ok(&["LOG.BEGIN", "s1", &epoch, A, "0"]);
     is_at(&mut client, "2", up);
-    client.ok(&["LOG.RELEASE", "s1", &epoch]);
+    client.ok(&["LOG.RESIGN", "s1", &epoch]);
     service.stop();
     let service = Service::start(directory.path(), &[]).expect("starts");
     is_at(&mut service.connect(), "2", down);
@@ -207,7 +207,7 @@ fn subscribers_are_told_once_when_the_primary_has_another_address_and_begins_to_
     let epoch = acquire_at(&mut control, "s1", "n1", "[::1]:2", "0");
     control.ok(&["LOG.BEGIN", "s1", &epoch, A, "0"]);
     control.ok(&["LOG.BEGIN", "s1", &epoch, A, "0"]);
-    control.ok(&["LOG.RELEASE", "s1", &epoch]);
+    control.ok(&["LOG.RESIGN", "s1", &epoch]);
     lead_at(&mut control, "s1", "n2", "b:3", "0");
     for payload in ["s1 10.0.0.1 1 ::1 2", "s1 ::1 2 b 3"] {
         assert_eq!(channel.reply(), array(&["message", "+switch-master", payload]));

@@ -19,6 +19,7 @@ const FAILOVER: Bounds = Bounds {
     restarts: 0,
     service_restarts: 0,
     releases: 0,
+    revocations: 0,
     is_drifting: true,
 };
 
@@ -74,6 +75,21 @@ fn a_leader_hands_over() {
         "handover",
         Bounds { ticks: 5, releases: 1, acquires: 2, renewals: 0, reads: 0, is_drifting: false, ..FAILOVER },
     );
+}
+
+#[test]
+fn an_operator_takes_the_lease_away() {
+    let bounds = Bounds { ticks: 5, revocations: 1, is_drifting: false, ..FAILOVER };
+    holds("revocation", bounds);
+    holds("revocation and restart", Bounds { service_restarts: 1, reads: 0, ..bounds });
+}
+
+#[test]
+fn an_operator_has_to_wait_until_the_leader_answers_nobody() {
+    let rules = Rules { waits_for_resignation: false, ..Rules::ALL };
+    let bounds = Bounds { revocations: 1, ..FAILOVER };
+    is_needed(rules, bounds, ONE_ANSWERS);
+    is_needed(rules, bounds, READS_FRESH);
 }
 
 #[test]

@@ -39,6 +39,8 @@ struct Key {
     counts_from: Ticks,
     /// Where the epoch began.
     began_at: u8,
+    /// Whether the lease is being taken from its leader.
+    is_revoked: bool,
 }
 
 impl PartialEq for Ledger {
@@ -59,7 +61,11 @@ impl Ledger {
     /// An empty log that nobody ever led.
     pub fn new() -> Self {
         let terms = Arc::new(Terms::from_manifest(&manifest(), instant(0)));
-        Ledger { terms, key: Key { epoch: 0, leader: None, counts_from: 0, began_at: 0 }, log: Vec::new() }
+        Ledger {
+            terms,
+            key: Key { epoch: 0, leader: None, counts_from: 0, began_at: 0, is_revoked: false },
+            log: Vec::new(),
+        }
     }
 
     /// The end of the log.
@@ -105,7 +111,8 @@ impl Ledger {
         terms.grant(epoch, candidate(name), LEASE_MS, instant(now));
         let end = u64::from(expected_end);
         terms.begin(epoch, &format!("{epoch:040x}"), end, end).expect("it leads, at the end");
-        self.key = Key { epoch: epoch as u8, leader: Some(process), counts_from: now, began_at: expected_end };
+        let leader = Some(process);
+        self.key = Key { epoch: epoch as u8, leader, counts_from: now, began_at: expected_end, is_revoked: false };
         Some(epoch as u8)
     }
 
@@ -118,22 +125,44 @@ impl Ledger {
         is_renewed
     }
 
-    /// `LOG.RELEASE`
+    /// `LOG.RESIGN`
     pub fn release(&mut self, epoch: u8) {
         if Arc::make_mut(&mut self.terms).release(u64::from(epoch)).is_ok() {
             self.key.leader = None;
+            self.key.is_revoked = false;
         }
+    }
+
+    /// `LOG.RELEASE`, by an operator.
+    pub fn revoke(&mut self, rules: &Rules) {
+        let epoch = self.key.epoch;
+        if rules.waits_for_resignation {
+            Arc::make_mut(&mut self.terms).revoke(u64::from(epoch)).expect("it is the newest");
+            self.key.is_revoked = true;
+        } else {
+            self.release(epoch);
+        }
+    }
+
+    /// Whether somebody leads, from whom nobody takes the lease.
+    pub fn is_led(&self) -> bool {
+        self.key.leader.is_some() && !self.key.is_revoked
+    }
+
+    /// Whether the lease of `epoch` is being taken from its leader, who is told so in answer to whatever it sends.
+    pub fn is_revoked(&self, epoch: u8) -> bool {
+        self.terms.is_revoked(u64::from(epoch))
     }
 
     /// `LOG.APPEND` of one entry: what is durable then, if it is not refused.
     pub fn append(&mut self, epoch: u8, offset: u8, rules: &Rules) -> Option<u8> {
         let end = u64::from(self.end());
         let admission = match self.terms.admit(u64::from(epoch), u64::from(offset), 1, end) {
-            Err(_) if !rules.fences_appends && offset < self.end() => Ok(Admission::Duplicate),
-            Err(_) if !rules.fences_appends && offset == self.end() => Ok(Admission::Write { skip_bytes: 0 }),
+            Err(_) if !rules.fences_appends && offset < self.end() => Ok(Admission::Overlap { bytes: 1 }),
+            Err(_) if !rules.fences_appends && offset == self.end() => Ok(Admission::Write),
             admission => admission,
         };
-        if let Admission::Write { .. } = admission.ok()? {
+        if let Admission::Write = admission.ok()? {
             self.log.push(epoch);
         }
         Some(offset + 1)
@@ -147,6 +176,7 @@ impl Ledger {
         self.terms.store_in(&mut manifest);
         self.terms = Arc::new(Terms::from_manifest(&manifest, counts_from));
         self.key.counts_from = now;
+        self.key.is_revoked = false;
     }
 }
 

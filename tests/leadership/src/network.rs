@@ -30,6 +30,8 @@ pub enum Message {
     Append { from: Process, epoch: u8, offset: u8 },
     /// The log holds everything below `durable`.
     Appended { to: Process, epoch: u8, durable: u8 },
-    /// `LOG.RELEASE`, whose answer nobody waits for.
+    /// The lease is being taken away.
+    Fenced { to: Process, epoch: u8 },
+    /// `LOG.RESIGN`, whose answer nobody waits for.
     Release { epoch: u8 },
 }

@@ -218,6 +218,14 @@ impl Node {
         Some(leading.epoch)
     }
 
+    /// The log service says that its lease is being taken away: it closes its clients and answers nobody any more. The epoch that it
+    /// then releases.
+    pub fn fenced(&mut self, epoch: u8, rules: &Rules) -> Option<u8> {
+        self.leading.as_mut().filter(|leading| leading.epoch == epoch)?.lease.give_up();
+        self.suspend(rules);
+        self.release(rules)
+    }
+
     /// The process dies and is started anew.
     pub fn restart(&mut self) {
         let Node { process, clock, since_slow, .. } = *self;

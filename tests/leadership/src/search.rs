@@ -25,6 +25,8 @@ pub struct Bounds {
     pub service_restarts: u8,
     /// Leaders that hand over.
     pub releases: u8,
+    /// Operators that take the lease from a leader.
+    pub revocations: u8,
     /// Whether clocks run apart.
     pub is_drifting: bool,
 }
@@ -52,6 +54,8 @@ pub struct Rules {
     pub closes_clients: bool,
     /// Who hands over stops answering before it says so.
     pub gives_up_before_release: bool,
+    /// A lease that an operator takes away is granted to nobody else before its holder has stopped answering, or it has passed.
+    pub waits_for_resignation: bool,
     /// A lease is waited for also by a process that goes by the name of who holds it.
     pub waits_for_own_name: bool,
     /// No two nodes go by the same name. Not a rule that anything depends on.
@@ -71,6 +75,7 @@ impl Rules {
         takes_last_answer: true,
         closes_clients: true,
         gives_up_before_release: true,
+        waits_for_resignation: true,
         waits_for_own_name: true,
         names_differ: true,
     };

@@ -63,6 +63,8 @@ pub enum Action {
     StepDown(usize),
     /// A leader hands over.
     Release(usize),
+    /// An operator takes the lease from who leads.
+    Revoke,
     /// A follower applies and shows the next entry of the log.
     Follow(usize),
     /// A node dies and comes back.
@@ -104,6 +106,9 @@ impl World {
             offer(leads && left.releases > 0, Action::Release(index));
             offer(!leads && node.data.len() < self.ledger.log.len(), Action::Follow(index));
             offer(left.restarts > 0, Action::Restart(index));
+        }
+        if left.revocations > 0 && self.ledger.is_led() {
+            actions.push(Action::Revoke);
         }
         if left.service_restarts > 0 {
             actions.push(Action::RestartService);
@@ -183,6 +188,11 @@ impl World {
                 self.left.releases -= 1;
                 self.network.insert(Message::Release { epoch })
             }
+            Action::Revoke => {
+                self.left.revocations -= 1;
+                self.ledger.revoke(rules);
+                true
+            }
             Action::Follow(index) => {
                 let data = &mut self.nodes[index].data;
                 data.push(self.ledger.log[data.len()]);
@@ -211,6 +221,11 @@ impl World {
                 let epoch = self.ledger.acquire(from, expected_end, now, rules);
                 epoch.map(|epoch| Message::Acquired { to: from, number, epoch, end: expected_end, sent })
             }
+            Message::Renew { from, epoch, .. } | Message::Append { from, epoch, .. }
+                if self.ledger.is_revoked(epoch) =>
+            {
+                Some(Message::Fenced { to: from, epoch })
+            }
             Message::Renew { from, epoch, sent } => {
                 self.ledger.renew(epoch, now).then_some(Message::Renewed { to: from, epoch, sent })
             }
@@ -221,6 +236,10 @@ impl World {
             Message::Release { epoch } => {
                 self.ledger.release(epoch);
                 None
+            }
+            Message::Fenced { to, epoch } => {
+                let released = self.receiver(to).and_then(|node| node.fenced(epoch, rules));
+                released.map(|epoch| Message::Release { epoch })
             }
             Message::Acquired { to, number, epoch, end, sent } => {
                 if let Some(node) = self.receiver(to).filter(|node| node.waits_for(number, rules)) {
@@ -297,7 +316,9 @@ impl World {
                 let node = &nodes[usize::from(to.node)];
                 node.process == to && node.waits_for(number, rules)
             }
-            Message::Renewed { to, epoch, .. } | Message::Appended { to, epoch, .. } => {
+            Message::Renewed { to, epoch, .. }
+            | Message::Appended { to, epoch, .. }
+            | Message::Fenced { to, epoch } => {
                 let node = &nodes[usize::from(to.node)];
                 let leads = node.leading.as_ref().is_some_and(|leading| leading.epoch == epoch);
                 node.process == to && (leads || is_asked(network, node, Some(epoch)))

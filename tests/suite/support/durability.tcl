@@ -58,6 +58,8 @@ proc kill_hard {pid} {
 # Sends the log service one command.
 proc log_service {args} {
     set client [valkey $::host [log_option admin]]
+    # As every node does. One that is refused is refused below as well.
+    if {[lindex $args 0] eq "LOG.ACQUIRE"} {catch {$client LOG.CHECK {*}[lrange $args 1 3] -}}
     set failed [catch {$client {*}$args} reply]
     $client close
     return -code $failed $reply
@@ -70,8 +72,9 @@ proc hold_lease {{engine 9.1.0}} {
     log_service LOG.ACQUIRE $::shard somebody nowhere:1 [dict get $status end] 0 $engine
 }
 
+# Of a leader in name alone.
 proc release_lease {} {
-    log_service LOG.RELEASE $::shard [dict get [log_service LOG.STATUS $::shard] epoch]
+    log_service LOG.RELEASE $::shard [dict get [log_service LOG.STATUS $::shard] epoch] FORCE
 }
 
 # --- A server with the module --------------------------------------------------------------------------------------

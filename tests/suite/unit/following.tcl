@@ -20,7 +20,7 @@ foreach mode {sync async} {
             r set key value
             wait_until_durable
             while_following {
-                assert_equal $::shard [lindex [r config get primaryuser] 1]
+                assert_match $::shard/* [lindex [r config get primaryuser] 1]
                 assert_error "ERR this node follows its log*CONFIG REWRITE*when the node leads*" {r config rewrite}
                 assert_error "ERR this node follows its log*" {r CONFIG ReWrite}
                 r multi

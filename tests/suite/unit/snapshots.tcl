@@ -853,14 +853,14 @@ durable_server {} {
 
     test "A node of an older engine cannot lead, one that differs in the patch can" {
         kill_hard [srv 0 pid]
-        log_service LOG.RELEASE $::shard [log_status epoch]
+        log_service LOG.RELEASE $::shard [log_status epoch] FORCE
         lassign [split $::writer .] major minor
         assert_error "OLDENGINE this node runs Valkey 9.0.1, but the log was written by Valkey $::writer: upgrade the node" {
             log_service LOG.ACQUIRE $::shard other 127.0.0.1:1 [log_status end] 0 9.0.1
         }
         log_service LOG.ACQUIRE $::shard other 127.0.0.1:1 [log_status end] 0 $major.$minor.0
         assert_equal other [log_status leader]
-        log_service LOG.RELEASE $::shard [log_status epoch]
+        log_service LOG.RELEASE $::shard [log_status epoch] FORCE
         restart_server 0 true false
         wait_until_leading
     }
