@@ -350,6 +350,11 @@ fn judge_now(module: &mut Module) -> bool {
     module.bound.verdict() == Verdict::Refused
 }
 
+/// Whether that client is the primary that the filter saw last.
+pub fn is_last_primary(client: ClientId) -> bool {
+    LAST_PRIMARY.get() == client
+}
+
 /// Whether this is the server's primary, which is not refused; it is known from then on.
 fn is_primary(command: &CommandFilterCtx, name: &str, is_primary: bool) -> bool {
     if is_primary {

@@ -458,6 +458,12 @@ pub struct ClientFlags {
     pub is_blocked: bool,
 }
 
+/// Whether the client with that id is connected, and is this server's primary. May be asked from a command's event: of a client that
+/// executes and has no connection, such as a script's, the server cannot be asked there, as it looks into that connection.
+pub fn is_connected_primary(id: u64) -> bool {
+    Internals::get().is_ok_and(|internals| internals.lookup_client(id).is_some()) && client_flags(id).is_primary
+}
+
 /// Of the client with that id; nothing is set for the clients of scripts.
 pub fn client_flags(id: u64) -> ClientFlags {
     const BLOCKED: u64 = 1 << 2;

@@ -30,7 +30,7 @@ impl Module {
         if result.is_module_client != 0 || !self.may_follow() || following::owner() != Owner::Log {
             return;
         }
-        if !server::client_flags(result.client_id).is_primary {
+        if !filter::is_last_primary(result.client_id) && !server::is_connected_primary(result.client_id) {
             return;
         }
         self.pass_over(PassedOver {

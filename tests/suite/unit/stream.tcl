@@ -69,6 +69,20 @@ shard_of 2 {test-module {}} {
     }
 }
 
+shard_of 2 {} {
+    test "Errors of a follower's own clients, scripts among them, are not the stream's" {
+        make_leader n1
+        assert_error {*} {on n0 nosuch}
+        assert_error {*} {on n0 get}
+        assert_error {*} {on n0 eval {return redis.call('nosuch')} 0}
+        assert_error {*} {on n0 eval {return redis.call('get')} 0}
+        assert_error {*READONLY*} {on n0 eval {return redis.call('set', 'key', 'other')} 0}
+        assert_equal follower [role_of n0]
+        on n1 set key value
+        assert_same_data
+    }
+}
+
 durable_server {test-module {}} {
     test "What a module's command writes by calling others is there after a restart" {
         for {set i 0} {$i < 10} {incr i} {r tm.set_verbatim key$i value$i}
