@@ -472,23 +472,33 @@ snapshotted_server {--valkey-server /nowhere/valkey-server --segment-mb 2} {} {
     }
 }
 
-snapshotted_server {} {server {databases 20000}} {
-    test "What the engine cannot apply is not left out of a snapshot: none is made, and the log stays" {
+snapshotted_server {} {server {databases 20000} test-module {}} {
+    test "A snapshot has as many databases as the log's leader had" {
         r set before 1
         r select 19999
         r set beyond 1
         r select 9
         wait_until_durable
-        set end [log_status end]
-        assert_error {ERR no snapshot was made: *cannot apply the log: *DB index is out of range*} {
-            log_service LOG.SNAPSHOT $::shard
-        }
-        assert_equal [list 0 0 $end] [lmap field {base snapshots end} {log_status $field}]
+        assert_equal 20000 [log_status databases]
+        assert_morethan [snapshot] 0
         crash_and_restart_both
         assert_equal 1 [r get before]
         r select 19999
         assert_equal 1 [r get beyond]
         r select 9
+    }
+
+    test "What the engine cannot apply is not left out of a snapshot: none is made, and the log stays" {
+        set before [lmap field {base snapshots} {log_status $field}]
+        r tm.set_verbatim verbatim 1
+        wait_until_durable
+        set end [log_status end]
+        assert_error {ERR no snapshot was made: *cannot apply the log at offset *tm.set_verbatim*} {
+            log_service LOG.SNAPSHOT $::shard
+        }
+        assert_equal [list {*}$before $end] [lmap field {base snapshots end} {log_status $field}]
+        crash_and_restart_both
+        assert_equal {1 1} [r mget before verbatim]
     }
 }
 
