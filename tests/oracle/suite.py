@@ -48,6 +48,11 @@ class Skipped(Exception):
     """A server that cannot be compared: why."""
 
 
+def position(info: bytes) -> tuple[bytes, int]:
+    """The replication id and the offset that INFO tells. The offset alone is no place: a log that was begun anew has it as well."""
+    return re.search(rb"master_replid:(\w+)", info)[1], int(re.search(rb"master_repl_offset:(\d+)", info)[1])
+
+
 @dataclasses.dataclass
 class Follower:
     """A plain server that follows the log of one server of the suite."""
@@ -143,8 +148,8 @@ class Oracle:
             raise Skipped("it is of no lane")
         return settings[b"durability.shard"].decode(), int(settings[b"databases"]), lane[1]
 
-    def _read(self, connection: Connection, clock: Clock, clock_ms: int, databases: int) -> tuple[list, int]:
-        """What a server holds, and at which offset. Its clock is then set to clock_ms again."""
+    def _read(self, connection: Connection, clock: Clock, clock_ms: int, databases: int) -> tuple[list, tuple[bytes, int]]:
+        """What a server holds, and where in which history. Its clock is then set to clock_ms again."""
         commands = [["MULTI"], ["INFO", "replication"], ["EVAL_RO", self.script, 0, databases], ["FUNCTION", "LIST", "WITHCODE"], ["EXEC"]]
         clock.set(READ_AT_MS)
         try:
@@ -155,7 +160,7 @@ class Oracle:
             refused = next(reply for reply in [*replies, *(replies[-1] if isinstance(replies[-1], list) else [])] if isinstance(reply, ReplyError))
             raise Skipped(f"reading it answers {refused[:60]}")
         info, state, functions = replies[-1]
-        return [state, in_order(functions)], int(re.search(rb"master_repl_offset:(\d+)", info)[1])
+        return [state, in_order(functions)], position(info)
 
     def _follower(self, shard: str, lane: str) -> Follower:
         with self.lock:
@@ -176,12 +181,12 @@ class Oracle:
                 self.followers.pop(next(iter(self.followers))).stop()
             return follower
 
-    def _wait(self, follower: Follower, offset: int) -> None:
+    def _wait(self, follower: Follower, at: tuple[bytes, int]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             info = follower.connection.call("INFO", "replication")
-            reached = int(re.search(rb"master_repl_offset:(\d+)", info)[1])
-            if reached >= offset and b"master_link_status:up" in info:
+            history, reached = position(info)
+            if history == at[0] and reached >= at[1] and b"master_link_status:up" in info:
                 return
             if time.monotonic() > deadline:
                 raise Skipped("its node does not come to its offset")
