@@ -62,7 +62,7 @@ FINDINGS = {finding.name: finding for finding in [
                @clock 10
                HGETDEL h FIELDS 2 live dead
                HSET h a 1""",
-        ), mended=False, upstream="valkey-io/valkey#4732",
+        ), mended=True, upstream="valkey-io/valkey#4732",
     ),
     Finding(
         "expired-fields-copied", "COPY of a hash with fields that are expired and not yet removed", (
@@ -70,7 +70,7 @@ FINDINGS = {finding.name: finding for finding in [
                HPEXPIRE h 5 FIELDS 1 dead
                @clock 10
                COPY h x""",
-        ), mended=False, upstream="none found (#4699 is of the same kind)",
+        ), mended=True, upstream="none found (#4699 is of the same kind)",
     ),
     Finding(
         "expired-fields-kept", "HSETEX KEEPTTL over the only fields of a hash, expired and not yet removed; the key has a time to live", (
@@ -114,7 +114,7 @@ FINDINGS = {finding.name: finding for finding in [
                XCLAIM x g c 0 1-1""",
             """XGROUP CREATE x g 0 MKSTREAM
                XAUTOCLAIM x g c 0 0""",
-        ), mended=False, upstream="redis/redis#14963, #6744",
+        ), mended=True, upstream="redis/redis#14963, #6744",
     ),
     Finding(
         "history-read-again", "XREADGROUP with an id other than > raises delivery counts and times", (
@@ -123,14 +123,14 @@ FINDINGS = {finding.name: finding for finding in [
                XREADGROUP GROUP g c STREAMS x >
                @clock 10
                XREADGROUP GROUP g c STREAMS x 0""",
-        ), mended=False, upstream="none found",
+        ), mended=True, upstream="none found",
     ),
     Finding(
         "bitfield-overflow-fail", "BITFIELD with OVERFLOW FAIL makes or lengthens the string and sets nothing", (
             "BITFIELD s OVERFLOW FAIL INCRBY i5 100 100",
             """SETBIT s 7 1
                BITFIELD s OVERFLOW FAIL INCRBY i5 100 100""",
-        ), mended=False, upstream="valkey-io/valkey#4121",
+        ), mended=True, upstream="valkey-io/valkey#4121",
     ),
     Finding(
         "msetex-xx-past", "MSETEX XX names a key twice, with a time that is over", (
