@@ -100,8 +100,11 @@ impl Service {
         Ok(service)
     }
 
-    /// Opens shards side by side: each waits for the disk several times. Must run within the runtime.
+    /// Opens shards side by side: each waits for the disk several times. Must run within the runtime if there is any.
     fn open_all(&self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
         let runtime = tokio::runtime::Handle::current();
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
