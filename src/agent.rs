@@ -242,8 +242,10 @@ impl Agent {
         // Whatever was asked of the main thread before is done.
         self.stage = self.shared.stage.load(Ordering::Relaxed);
         self.test_once()?;
+        // Whatever is found missing later than this may be missing in a snapshot as well.
+        let wanted = self.shared.seeds_wanted.load(Ordering::Acquire);
         let leadership = attach::attach(self, &facts)?;
-        self.lead(leadership)
+        self.lead(leadership, wanted)
     }
 
     fn test_once(&mut self) -> Result<(), Interrupt> {
@@ -268,7 +270,8 @@ impl Agent {
         }
     }
 
-    fn lead(&mut self, leadership: Leadership) -> Result<std::convert::Infallible, Interrupt> {
+    /// Leads and ships. `wanted` is what [`Shared::seeds_wanted`] was before the tap was opened.
+    fn lead(&mut self, leadership: Leadership, wanted: u64) -> Result<std::convert::Infallible, Interrupt> {
         let Leadership { epoch, mut replid, mut tap, mut backlog, is_to_seed } = leadership;
         self.was_off = false;
         self.gives_way = false;
@@ -279,7 +282,6 @@ impl Agent {
         self.shared.set_last_error("");
         self.shared.send(Task::Lead { epoch, stage: self.stage });
         let mut tap_is_lost = false;
-        let wanted = self.shared.seeds_wanted.load(Ordering::Acquire);
         if is_to_seed {
             // The node serves meanwhile; nothing it writes is durable before the snapshot is.
             if let Err(why) = self.seed(&tap, epoch, &replid, backlog.end()) {

@@ -448,6 +448,18 @@ impl Internals {
         self.queued().is_some()
     }
 
+    /// Puts a command of one word into the stream, if there is one. Main thread only.
+    ///
+    /// # Safety
+    /// It is called outside of commands and of server events, on a primary whose replicas are not paused. The string lives.
+    pub unsafe fn put_into_stream(&self, word: *mut raw::RedisModuleString) {
+        // SAFETY: by contract; as nothing runs, the second function only puts into the stream what the first has queued.
+        unsafe {
+            self.propagate(0, &[word]);
+            (self.post_execution_unit_operations)();
+        }
+    }
+
     /// What stands in `server` and behind it, as far as that can be read.
     fn server_words(&self) -> Vec<u64> {
         const AT_ONCE: usize = 32;

@@ -103,10 +103,11 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult, has_f
         if is_called_by_module {
             let internals = gate.connections.internals();
             let (queued, offset) = (internals.queued(), internals.replication_offset());
-            silent_writes.called(queued, offset, result.dirty, properties.is_foreign);
+            silent_writes.called(queued, offset, result.dirty.max(1), properties.is_foreign);
         } else if silent_writes.is_waiting() {
-            let queued = gate.connections.internals().queued();
-            is_logged &= !silent_writes.command_ended(queued, result.dirty, properties.is_foreign);
+            let internals = gate.connections.internals();
+            let (queued, offset) = (internals.queued(), internals.replication_offset());
+            is_logged &= !silent_writes.command_ended(queued, offset, result.dirty.max(1), properties.is_foreign);
         }
         if !is_logged {
             module.found_unlogged(&name.to_string_lossy());

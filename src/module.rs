@@ -286,15 +286,16 @@ impl Module {
             }
             self.update_filter();
         }
-        self.look_at_lease();
         // No command runs: what is left here was read by a module's callback or thread.
         self.script_dependency = 0;
+        // Before the lease is looked at: a leader whose lease has passed goes on with all it had if nobody else has led.
         if self.silent_writes.is_waiting() {
             let offset = server::replication_offset(&self.ctx);
-            if self.silent_writes.nothing_runs(offset) && self.role == Role::Leader {
+            if self.silent_writes.nothing_runs(offset) && matches!(self.role, Role::Leader | Role::Suspended) {
                 self.found_unlogged("");
             }
         }
+        self.look_at_lease();
         match self.role {
             Role::Leader | Role::Suspended => self.account(),
             Role::Attaching | Role::Follower => self.report_applied(),

@@ -43,13 +43,19 @@ impl Omits {
     }
 }
 
-/// Whether the command wrote although it counts as one that did not. Most names differ from this one in their first two bytes.
+/// Whether the command wrote although it may count as one that did not: BITFIELD that fails, and FLUSHALL on a server that saves an empty
+/// RDB then, after which it counts changes anew. Most names differ from these in their first two bytes.
 #[inline]
 pub fn wrote_unnoticed(name: &CStr, result: &CommandResult) -> bool {
     let text = name.as_ptr();
-    // SAFETY: it ends with a zero, behind which nothing is read.
-    let may_be = unsafe { *text == b'b' as c_char && *text.add(1) == b'i' as c_char };
-    may_be && name == c"bitfield" && {
+    let begins = |first: u8, second: u8| {
+        // SAFETY: it ends with a zero, behind which nothing is read.
+        unsafe { *text == first as c_char && *text.add(1) == second as c_char }
+    };
+    if begins(b'f', b'l') {
+        return name == c"flushall";
+    }
+    begins(b'b', b'i') && name == c"bitfield" && {
         // SAFETY: the server's own arguments, used only during the callback.
         let arguments = unsafe { std::slice::from_raw_parts(result.argv, result.argc as usize) };
         // SAFETY: as above.
@@ -57,10 +63,12 @@ pub fn wrote_unnoticed(name: &CStr, result: &CommandResult) -> bool {
     }
 }
 
-/// Whether a command that wrote is never put into the stream as it is, but by its own code, piece by piece.
-fn propagates_itself(properties: Properties, argc: i32) -> bool {
-    // SPOP with a count is SREM for each piece, SPOP without one is rewritten.
-    properties.propagates_pieces || properties.propagates_pieces_of_many && argc > 2
+/// Whether a command that wrote is never put into the stream as it is, but by its own code, piece by piece. `now` is its name as the
+/// client has it when the command has run.
+fn propagates_itself(properties: Properties, argc: i32, now: &[u8]) -> bool {
+    // SPOP with a count is SREM for each piece. It is rewritten if it has no count, or takes all there is.
+    properties.propagates_pieces
+        || properties.propagates_pieces_of_many && argc > 2 && now.eq_ignore_ascii_case(b"SPOP")
 }
 
 /// Commands of whose effects this module has to take care run in scripts, or are one of [`Omits`]: in async mode nothing else
@@ -179,15 +187,22 @@ pub fn complete(
         Omits::FailedBitfield => {}
     }
     let is_script = result.is_module_client == 0 && connections.is_script_running();
-    if !is_script || propagates_itself(properties, result.argc) {
+    if !is_script {
         return true;
     }
     // SAFETY: the client is running the command.
     let Some((arguments, count)) = (unsafe { connections.arguments.arguments(client) }) else { return false };
+    // SAFETY: the arguments of a client that is running a command live.
+    let arguments = unsafe { std::slice::from_raw_parts(arguments, count) };
+    // SAFETY: as above.
+    let name = arguments.first().map(|name| unsafe { server::bytes(*name) }).unwrap_or_default();
+    if propagates_itself(properties, result.argc, name) {
+        return true;
+    }
     // What the server does next, but whatever the script has set.
-    // SAFETY: the arguments of a client that is running a command live, and this is its event.
+    // SAFETY: as above, and this is the command's event.
     unsafe {
-        connections.internals().propagate(database, std::slice::from_raw_parts(arguments, count));
+        connections.internals().propagate(database, arguments);
         connections.internals().prevent_propagation(client);
     }
     true

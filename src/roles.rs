@@ -75,7 +75,8 @@ impl Module {
         let leads = self.role == Role::Leader;
         let listens = self.mode == Mode::Sync && leads;
         // In async mode an event for each command would cost more than it is worth before there is cause for it.
-        let completes = leads && self.gate.is_some() && (listens || self.has_cause_to_watch);
+        let may_complete = leads && self.gate.is_some() && propagation::has_learned();
+        let completes = may_complete && (listens || self.has_cause_to_watch);
         let follows = self.mode != Mode::Off && self.may_follow();
         let on_command = (listens || completes).then_some(hooks::on_command as server::EventCallback);
         let on_failed = follows.then_some(hooks::on_failed_while_following as server::EventCallback);
@@ -91,7 +92,7 @@ impl Module {
         }
         self.is_listening = listens;
         self.completes_stream = completes;
-        propagation::wait_for_cause(leads && self.gate.is_some() && !completes);
+        propagation::wait_for_cause(may_complete && !completes);
         self.watching.forget();
         if listens {
             self.find_receivers();

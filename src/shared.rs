@@ -47,6 +47,8 @@ pub enum Task {
     LacksLink(Sender<bool>),
     /// Make the stream at least as long as that.
     Advance(u64, Sender<Result<(), String>>),
+    /// Move the stream on by a command without effect. Answers where it ends then.
+    MarkStream(Sender<Result<u64, String>>),
     /// Serve the client at the other end of that socket, a connection of the module's own.
     TakeConnection(OwnedFd, Sender<Result<(), String>>),
     /// From now on, write what is meant for the tap that is connected into the pipe. Answers whether that is possible.

@@ -373,7 +373,6 @@ impl Shipper<'_> {
         if self.is_tap_gone {
             return Ok(());
         }
-        let durable = line.backlog.durable();
         let now = Instant::now();
         if self.is_to_look(line) && now >= self.next_look {
             self.next_look = now + SHUTDOWN_LOOK_INTERVAL;
@@ -381,6 +380,9 @@ impl Shipper<'_> {
             self.agent.shared.send(Task::LookForShutdown);
         }
         let is_shutting_down = self.agent.shared.is_shutting_down.load(Ordering::Relaxed);
+        // Nothing is durable while the log lacks what was written past the stream. A server that shuts down does not wait for that.
+        let lacks_something = self.agent.shared.must_seed() && !is_shutting_down;
+        let durable = if lacks_something { self.told } else { line.backlog.durable() };
         let is_wanted = is_shutting_down || self.told < line.ack_wanted_for;
         let is_news = durable > self.told || is_shutting_down != self.was_shutting_down;
         if !(is_wanted && is_news) && now < self.next_ack {

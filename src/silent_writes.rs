@@ -42,13 +42,13 @@ impl SilentWrites {
     }
 
     /// A command that no module called has ended, with so many changes: at its event. Returns whether what modules wrote within it
-    /// is not put into the stream.
-    pub fn command_ended(&mut self, queued: Queued, changes: i64, is_module: bool) -> bool {
-        let Some(Mark { queued: Some(before), changes: called, .. }) = self.mark else { return false };
+    /// is not put into the stream. If that has moved to `offset` meanwhile, what they wrote before the command is in it.
+    pub fn command_ended(&mut self, queued: Queued, offset: u64, changes: i64, is_module: bool) -> bool {
+        let Some(Mark { queued: Some(before), offset: stood, changes: called }) = self.mark else { return false };
         self.mark = None;
         // A change that no called command made is the server's note that the module's command put something into the stream.
         let replicated_first = is_module && changes > called;
-        queued == Some(before) && !replicated_first
+        queued == Some(before) && offset == stood && !replicated_first
     }
 
     /// Nothing runs any more. Returns whether what modules wrote since the last command is not in the stream.
@@ -69,27 +69,35 @@ mod tests {
 
     #[test]
     fn a_command_that_puts_nothing_into_the_stream_is_found() {
-        assert!(after_call(Some(0)).command_ended(Some(0), 1, true));
-        assert!(after_call(Some(3)).command_ended(Some(3), 1, true), "in a transaction, behind other writes");
+        assert!(after_call(Some(0)).command_ended(Some(0), 100, 1, true));
+        assert!(after_call(Some(3)).command_ended(Some(3), 100, 1, true), "in a transaction, behind other writes");
         assert!(
-            after_call(Some(0)).command_ended(Some(0), 2, false),
+            after_call(Some(0)).command_ended(Some(0), 100, 2, false),
             "a module that is told of a change, within a plain command"
         );
     }
 
     #[test]
     fn a_command_that_replicates_is_not() {
-        assert!(!after_call(Some(0)).command_ended(Some(1), 1, true), "the called command is replicated");
-        assert!(!after_call(Some(0)).command_ended(Some(1), 2, true), "the command replicates itself behind it");
-        assert!(!after_call(Some(1)).command_ended(Some(1), 2, true), "the command replicated itself before");
-        assert!(!SilentWrites::default().command_ended(Some(0), 5, true), "nothing was called");
+        assert!(!after_call(Some(0)).command_ended(Some(1), 100, 1, true), "the called command is replicated");
+        assert!(!after_call(Some(0)).command_ended(Some(1), 100, 2, true), "the command replicates itself behind it");
+        assert!(!after_call(Some(1)).command_ended(Some(1), 100, 2, true), "the command replicated itself before");
+        assert!(!SilentWrites::default().command_ended(Some(0), 100, 5, true), "nothing was called");
+    }
+
+    #[test]
+    fn what_was_replicated_before_the_command_is_not() {
+        assert!(
+            !after_call(Some(0)).command_ended(Some(0), 140, 1, false),
+            "a callback's write, flushed before this command"
+        );
     }
 
     #[test]
     fn what_a_called_module_command_calls_counts_once() {
         let mut writes = after_call(Some(0));
         writes.called(Some(0), 100, 1, true);
-        assert!(writes.command_ended(Some(0), 1, true));
+        assert!(writes.command_ended(Some(0), 100, 1, true));
     }
 
     #[test]
@@ -97,7 +105,7 @@ mod tests {
         assert!(after_call(Some(0)).nothing_runs(100));
         assert!(!after_call(Some(0)).nothing_runs(101));
         let mut unknown = after_call(None);
-        assert!(!unknown.command_ended(None, 1, true));
+        assert!(!unknown.command_ended(None, 100, 1, true));
         assert!(unknown.nothing_runs(100));
         assert!(!unknown.nothing_runs(100), "judged once");
     }

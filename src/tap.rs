@@ -85,6 +85,9 @@ pub fn open(agent: &mut Agent, position: Option<(&str, u64)>) -> Result<(Tap, St
             return Ok((tap, Start::Continue));
         }
     }
+    // So the snapshot stands behind everything that the log holds. Nobody who follows the log takes it for the continuation of what they
+    // have: they may lack what was written past the stream.
+    let mark = agent.ask(Task::MarkStream)?.map_err(Interrupt::Failed)?;
     // A snapshot comes through the socket, where it can wait.
     let stream = introduce(agent)?;
     (&stream).write_all(&encode(&["PSYNC", "?", "-1"]))?;
@@ -93,6 +96,12 @@ pub fn open(agent: &mut Agent, position: Option<(&str, u64)>) -> Result<(Tap, St
     let Some((replid, offset)) = parse_full_sync(&answer) else {
         return Err(TapError::Answer { step: "PSYNC", answer }.into());
     };
+    if offset < mark {
+        // The server was in the middle of one for another replica, from before.
+        return Err(Interrupt::Failed(format!(
+            "the server sends a snapshot of offset {offset}, from before offset {mark}"
+        )));
+    }
     stream.set_read_timeout(Some(FULL_SYNC_TIMEOUT))?;
     Ok((Tap { stream, pipe: None, first: Vec::new() }, Start::Snapshot { replid, offset }))
 }

@@ -84,6 +84,7 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::Progress(reply) => answer(reply, progress(ctx)),
         Task::LacksLink(reply) => answer(reply, lacks_link(ctx)),
         Task::Advance(end, reply) => answer(reply, advance(ctx, end)),
+        Task::MarkStream(reply) => answer(reply, mark_stream(ctx)),
         Task::TakeConnection(socket, reply) => {
             let taken = Internals::get().map_err(str::to_owned).and_then(|internals| internals.take_connection(socket));
             answer(reply, taken);
@@ -408,6 +409,24 @@ fn lacks_link(ctx: &Context) -> bool {
     let info = ctx.server_info("replication");
     let is = |name: &str, value: &str| info.field(name).is_some_and(|field| field.to_string_lossy() == value);
     is("master_link_status", "down") && is("master_sync_in_progress", "0")
+}
+
+/// A PING goes into the stream, where the server's internals are known; else what [`advance`] writes.
+fn mark_stream(ctx: &Context) -> Result<u64, String> {
+    let actions = ctx.server_info("clients").field("paused_actions").map(|actions| actions.to_string_lossy());
+    if actions.is_none_or(|actions| actions != "none") || server::is_replica(ctx) {
+        return Err("the server's stream cannot be moved on: clients are paused, or it is a replica".to_owned());
+    }
+    let before = server::replication_offset(ctx);
+    match Internals::get() {
+        Ok(internals) if module::why_sync_is_impossible().is_none() => {
+            let ping = ctx.create_string("PING");
+            // SAFETY: a task runs outside of commands and events, this is a primary, nothing is paused, and the string lives.
+            unsafe { internals.put_into_stream(ping.inner) };
+        }
+        _ => advance(ctx, before + 1)?,
+    }
+    Ok(server::replication_offset(ctx))
 }
 
 /// Writes and deletes a key of the module's own until the stream is long enough.

@@ -27,6 +27,9 @@ impl Module {
             // With I/O threads, commands run after modules were told that the loop sleeps. These ran in the last round.
             self.bound.look(now, offset, self.shared.acknowledged());
             self.look_for_thread_writes();
+        } else if self.commands.has_foreign() && hooks::has_thread_written() {
+            // A thread of another module's wrote, and the stream stands still.
+            self.found_unlogged("");
         }
         self.bound.woke(now);
     }
@@ -34,10 +37,10 @@ impl Module {
     /// The stream moved while this thread slept. If that was not by commands which were told, threads of other modules wrote;
     /// nobody knows what.
     fn look_for_thread_writes(&mut self) {
+        let has_written = self.commands.has_foreign() && hooks::has_thread_written();
         if !self.commands.has_foreign() || !self.is_listening {
             return;
         }
-        let has_written = hooks::has_thread_written();
         if let Some(gate) = self.gate.as_mut().filter(|gate| has_written || !gate.has_open_writes()) {
             gate.write_all();
         }

@@ -197,6 +197,9 @@ static int read_beside(Ctx *ctx, String **argv, int argc) {
     return read_noflags(ctx, argv + 1, 2);
 }
 
+/* For a thread's call that is not replicated. */
+#define SILENTLY 2
+
 /* What tm.go allows: threads wait for it. */
 static atomic_int may_go;
 
@@ -217,7 +220,8 @@ static void *work(void *argument) {
         ValkeyModule_ReplyWithCallReply(ctx, reply);
         ValkeyModule_FreeCallReply(reply);
     } else if (work->by_call) {
-        ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "SET", "ssE!", work->key, work->value);
+        const char *format = work->by_call == SILENTLY ? "ssE" : "ssE!";
+        ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "SET", format, work->key, work->value);
         ValkeyModule_ReplyWithCallReply(ctx, reply);
         ValkeyModule_FreeCallReply(reply);
     } else {
@@ -262,6 +266,12 @@ static int thread_get(Ctx *ctx, String **argv, int argc) {
 static int thread_set(Ctx *ctx, String **argv, int argc) {
     if (argc != 3) return ValkeyModule_WrongArity(ctx);
     return start_work(ctx, argv[1], argv[2], 1);
+}
+
+/* tm.thread_silent key value: the same, and nothing is replicated. */
+static int thread_silent(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    return start_work(ctx, argv[1], argv[2], SILENTLY);
 }
 
 /* tm.thread_open_set key value: a thread writes by the key's own interface, once tm.go was called. */
@@ -348,6 +358,7 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
         {"tm.read_beside", read_beside, "readonly allow-busy", 1},
         {"tm.thread_get", thread_get, "readonly", 1},
         {"tm.thread_set", thread_set, "write", 1},
+        {"tm.thread_silent", thread_silent, "write", 1},
         {"tm.thread_open_set", thread_open_set, "write", 1},
         {"tm.go", go, "", 0},
         {"tm.promise_blpop", promise_blpop, "write", 1},

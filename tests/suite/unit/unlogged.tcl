@@ -2,6 +2,7 @@
 
 source $::env(SUITE_SUPPORT)/durability.tcl
 source $::env(SUITE_SUPPORT)/dataset.tcl
+source $::env(SUITE_SUPPORT)/shard.tcl
 
 # The server dies at this moment, and comes back with what the log has.
 proc come_back_from_log {} {
@@ -31,6 +32,9 @@ foreach mode {sync async} {
             # Between two writes that are not hidden, of which one needs it.
             r eval "server.call('set', KEYS\[1\], 'first'); $hide server.call('append', KEYS\[1\], '-second')
                 server.set_repl(server.REPL_ALL); server.call('append', KEYS\[1\], '-third')" 1 between
+            # Rewritten by the server, as it takes all there is.
+            r sadd taken a b c
+            assert_equal 3 [llength [r eval "$hide return server.call('spop', KEYS\[1\], 100)" 1 taken]]
             r multi
             r set in:multi v
             r eval "$hide return server.call('append', KEYS\[1\], 'w')" 1 in:multi
@@ -53,7 +57,17 @@ foreach mode {sync async} {
             foreach {key value} {fcall v evalsha v between first-second-third in:multi vwx renamed v pipe 19!?} {
                 assert_equal $value [r get $key]
             }
-            assert_equal 0 [r exists old]
+            assert_equal {0 0} [list [r exists old] [r exists taken]]
+        }
+
+        test "A hidden FLUSHALL is in the log where it saves an empty RDB, which makes the server count changes anew, $mode" {
+            r set flushed v
+            r config set save "3600 1"
+            assert_equal OK [r eval "$hide return server.call('flushall')" 0]
+            r config set save ""
+            wait_until_durable
+            come_back_from_log
+            assert_equal 0 [r dbsize]
         }
 
         test "A snapshot can be made of a log whose scripts hid what they wrote, $mode" {
@@ -353,6 +367,18 @@ foreach mode {sync async} {
             assert_equal own [r get tm:notified]
         }
 
+        test "What a module's thread writes without replicating it is found, $mode" {
+            set waiter [valkey_deferring_client]
+            $waiter tm.thread_silent thread v
+            wait_for_blocked_client
+            r tm.go
+            assert_equal OK [read_reply $waiter]
+            $waiter close
+            assert_found 1 {}
+            come_back_from_log
+            assert_equal v [r get thread]
+        }
+
         test "The log does not start anew for each of many such writes, $mode" {
             set seeds [figure seeds]
             set client [valkey_deferring_client]
@@ -378,3 +404,16 @@ durable_server {server {databases 1}} {
     }
 }
 set ::singledb 0
+
+shard_of 2 {test-module {}} {
+    test "Followers have what a module wrote past an idle leader's stream, before it is acknowledged" {
+        set leader [wait_for_shard]
+        set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+        on $leader set before v
+        wait_for_condition 500 10 {[on $other get before] eq "v"} else {fail "the follower does not get a write"}
+        assert_equal OK [on $leader tm.call_silent silent v]
+        kill_node $leader
+        assert_equal $other [wait_for_leader $leader]
+        assert_equal {v v} [on $other mget before silent]
+    }
+}
