@@ -14,7 +14,8 @@ use crate::command_table::Properties;
 use crate::connections::ServerConnections;
 use crate::ffi::{Client, CommandResult, FilterContext};
 use crate::gate::ClientId;
-use crate::server;
+use crate::instead::Instead;
+use crate::{keys, server};
 
 /// What the server forgets of a command's effect when it puts the command into the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,13 @@ pub enum Omits {
     Consumers,
     /// That a string was made or became longer before everything failed: OVERFLOW FAIL. The command counts as one that wrote nothing.
     FailedBitfield,
+    /// How SORT found what it stores by looking at other keys: their fields may have expired, which a replica would sort by, or fail on.
+    SortPatterns,
+    /// That HSETEX KEEPTTL was given all fields of a hash, and they had expired: it deletes them one by one at a replica, with the last
+    /// one the key, and so its time to live.
+    KeyExpiry,
+    /// That the condition of MSETEX XX was met, although keys that it names are deleted before.
+    MetCondition,
 }
 
 impl Omits {
@@ -38,6 +46,9 @@ impl Omits {
             }
             "xreadgroup" | "xclaim" | "xautoclaim" | "xgroup|createconsumer" => Omits::Consumers,
             "bitfield" => Omits::FailedBitfield,
+            "sort" => Omits::SortPatterns,
+            "hsetex" => Omits::KeyExpiry,
+            "msetex" => Omits::MetCondition,
             _ => Omits::Nothing,
         }
     }
@@ -78,8 +89,11 @@ pub fn is_of_interest(name: &[u8]) -> bool {
         (4, Some(b'e')) => &[b"eval"],
         (4, Some(b'h')) => &[b"hdel"],
         (4, Some(b'c')) => &[b"copy"],
+        (4, Some(b's')) => &[b"sort"],
         (5, Some(b'f')) => &[b"fcall"],
         (6, Some(b'x')) => &[b"xclaim"],
+        (6, Some(b'h')) => &[b"hsetex"],
+        (6, Some(b'm')) => &[b"msetex"],
         (7, Some(b'e')) => &[b"evalsha"],
         (7, Some(b'h')) => &[b"hexpire", b"hgetdel"],
         (8, Some(b'h')) => &[b"hpersist", b"hpexpire"],
@@ -185,6 +199,13 @@ pub fn complete(
             return true;
         }
         Omits::FailedBitfield => {}
+        Omits::SortPatterns | Omits::KeyExpiry | Omits::MetCondition => {
+            // SAFETY: the server's own arguments, used only during the callback.
+            let texts: Vec<&[u8]> = arguments.iter().map(|argument| unsafe { server::bytes(*argument) }).collect();
+            if let Some(instead) = Instead::of(ctx, database, properties.omits, arguments, &texts) {
+                return stream.put_instead(instead, arguments, client);
+            }
+        }
     }
     let is_script = result.is_module_client == 0 && connections.is_script_running();
     if !is_script {
@@ -208,6 +229,9 @@ pub fn complete(
     true
 }
 
+/// A stored list goes into the stream with so many elements in one command.
+const ELEMENTS_AT_ONCE: usize = 1000;
+
 struct Stream<'a> {
     connections: &'a ServerConnections,
     ctx: &'a Context,
@@ -220,6 +244,36 @@ impl Stream<'_> {
         let all: Vec<_> = words.iter().map(|word| word.inner).chain(arguments.iter().copied()).collect();
         // SAFETY: all are live strings, and this is a command's event.
         unsafe { self.connections.internals().propagate(self.database, &all) }
+    }
+
+    /// The command that `client` runs does not go into the stream as it is. Returns whether something else did.
+    fn put_instead(&self, instead: Instead, arguments: &[*mut raw::RedisModuleString], client: *mut Client) -> bool {
+        // SAFETY: the client is running the command, whose arguments live until it is done.
+        let own = unsafe {
+            let own = self.connections.arguments.arguments(client);
+            own.map(|(arguments, count)| std::slice::from_raw_parts(arguments, count))
+        };
+        match (instead, own) {
+            (Instead::List(at), _) => {
+                self.put(&["DEL"], &arguments[at..=at]);
+                keys::for_each_elements(self.ctx, self.database, arguments[at], ELEMENTS_AT_ONCE, |elements| {
+                    self.put(&["RPUSH"], &[&arguments[at..=at], elements].concat());
+                });
+            }
+            (Instead::WithExpiry(expires_at_ms), Some(own)) => {
+                self.put(&[], own);
+                let time = self.ctx.create_string(expires_at_ms.to_string());
+                self.put(&["PEXPIREAT"], &[arguments[1], time.inner]);
+            }
+            // The server has rewritten arguments, but has neither added nor removed any.
+            (Instead::Without(at), Some(own)) if own.len() == arguments.len() => {
+                self.put(&[], &[&own[..at], &own[at + 1..]].concat());
+            }
+            _ => return false,
+        }
+        // SAFETY: as above, and this is the command's event.
+        unsafe { self.connections.internals().prevent_propagation(client) };
+        true
     }
 
     /// Before the command meets fields on a replica that have expired, as they have here, they are deleted on both.
@@ -424,7 +478,19 @@ mod tests {
 
     #[test]
     fn what_is_of_interest_is_known_by_any_case_and_nothing_else_is() {
-        for name in ["eval", "FCALL", "EvalSha", "hexpire", "HPERSIST", "hpexpire", "hexpireat", "hpexpireat"] {
+        for name in [
+            "eval",
+            "FCALL",
+            "EvalSha",
+            "Sort",
+            "hsetex",
+            "MSETEX",
+            "hexpire",
+            "HPERSIST",
+            "hpexpire",
+            "hexpireat",
+            "hpexpireat",
+        ] {
             assert!(is_of_interest(name.as_bytes()), "{name}");
         }
         for name in ["xreadgroup", "XAUTOCLAIM", "xclaim"] {

@@ -18,6 +18,7 @@ macro_rules! api {
         raw::$name.expect(concat!(stringify!($name), " is in every server that this module loads into"))
     };
 }
+pub(crate) use api;
 
 /// The server's version: major, minor, patch.
 pub fn version() -> (u32, u32, u32) {

@@ -78,7 +78,7 @@ FINDINGS = {finding.name: finding for finding in [
                PEXPIRE h 100000
                @clock 10
                HSETEX h KEEPTTL FIELDS 1 a 2""",
-        ), mended=False, upstream="none found (follows from the mend of valkey-io/valkey#3036)",
+        ), mended=True, upstream="none found (follows from the mend of valkey-io/valkey#3036)",
     ),
     Finding(
         "expired-fields-sorted", "SORT with STORE, by patterns that name expired fields", (
@@ -99,7 +99,7 @@ FINDINGS = {finding.name: finding for finding in [
                HPEXPIRE h1 5 FIELDS 1 a
                @clock 10
                SORT l BY h*->a STORE d""",
-        ), mended=False, upstream="none found",
+        ), mended=True, upstream="none found",
     ),
     Finding(
         "consumer-without-entries", "XREADGROUP, XCLAIM or XAUTOCLAIM make a consumer and give it nothing", (
@@ -136,7 +136,7 @@ FINDINGS = {finding.name: finding for finding in [
         "msetex-xx-past", "MSETEX XX names a key twice, with a time that is over", (
             f"""MSET s 1 other 1
                MSETEX 3 other 2 s 2 s 3 XX PXAT {BASE_MS - 1000}""",
-        ), mended=False, upstream="none found (valkey-io/valkey#3534 would mend it)",
+        ), mended=True, upstream="none found (valkey-io/valkey#3534 would mend it)",
     ),
     Finding(
         "claim-time-cut", "XREADGROUP and XCLAIM at a node whose clock is behind the leader's: it cuts the time of delivery to its own", (

@@ -279,6 +279,106 @@ foreach mode {sync async} {
             assert_equal {1 1} [list [r strlen text] [r llen list]]
         }
 
+        test "What SORT stores by other keys is the same after a restart, $mode" {
+            r debug set-active-expire 0
+            r rpush numbers 1 2 3
+            foreach field {gone text} {foreach number {1 2 3} {r hset h$number $field [expr {9 - $number}]}}
+            r hset h1 text text words words
+            r hpexpire h1 1 fields 2 gone text
+            # Of a sorted set whose elements are equal by what they are sorted by.
+            for {set i 0} {$i < 50} {incr i} {r zadd members $i member:$i}
+            for {set i 0} {$i < 2500} {incr i} {r rpush long $i}
+            wait_for_condition 100 10 {[r hmget h1 gone text] eq {{} {}}} else {fail "no field expires"}
+            set commands {
+                {sort numbers by h*->gone store KEY:by}
+                {sort numbers by h*->text store KEY:text}
+                {sort numbers get h*->gone get # store KEY:get}
+                {sort members by missing:* alpha store KEY:members}
+                {sort long by nosort get # get h*->gone store KEY:long}
+                {sort missing by h*->gone store KEY:none}
+            }
+            foreach how {plain multi script hidden} {
+                foreach command $commands {
+                    set command [string map [list KEY $how] $command]
+                    r setex [lindex $command end] 1000 before
+                    switch $how {
+                        plain {r {*}$command}
+                        multi {r multi; r {*}$command; r exec}
+                        script {r eval {return server.call(unpack(ARGV))} 0 {*}$command}
+                        hidden {r eval "$hide return server.call(unpack(ARGV))" 0 {*}$command}
+                    }
+                }
+            }
+            # Over the list that is sorted, and without anything in its place.
+            r copy numbers self
+            r sort self by h*->gone store self
+            assert_error *converted* {r sort numbers by h*->text get h*->gone store self limit 0 3 by h*->words}
+            assert_equal 3 [llength [r sort numbers by h*->text]]
+            assert_equal {1 3 2} [r lrange plain:text 0 -1]
+            assert_equal {{} 1 7 2 6 3} [r lrange plain:get 0 -1]
+            proc sorted {} {
+                set all [list [r lrange self 0 -1]]
+                foreach how {plain multi script hidden} {
+                    foreach key {by text get members long none} {lappend all [r lrange $how:$key 0 -1] [r ttl $how:$key]}
+                }
+                return $all
+            }
+            set expected [sorted]
+            assert_equal {5000 0} [list [r llen hidden:long] [r exists hidden:none]]
+            assert_no_unlogged_writes
+            wait_until_durable
+            lassign [log_service LOG.SNAPSHOT $::shard] offset
+            assert {$offset > 0}
+            come_back_from_log
+            assert_equal $expected [sorted]
+        }
+
+        test "A hash all of whose fields have expired keeps its time to live where HSETEX KEEPTTL sets them, $mode" {
+            r debug set-active-expire 0
+            foreach how {plain multi script hidden some} {
+                r hset time:$how a 1 b 2
+                r hpexpire time:$how 1 fields 2 a b
+                r expire time:$how 1000
+            }
+            wait_for_condition 100 10 {[r hmget time:some a b] eq {{} {}}} else {fail "no field expires"}
+            r hsetex time:plain keepttl fields 2 a 3 b 4
+            r multi
+            r hsetex time:multi fnx keepttl fields 3 a 3 b 4 c 5
+            r exec
+            r eval {return server.call('hsetex', 'time:script', 'keepttl', 'fields', 2, 'a', 3, 'b', 4)} 0
+            r eval "$hide return server.call('hsetex', 'time:hidden', 'keepttl', 'fields', 2, 'a', 3, 'b', 4)" 0
+            r hsetex time:some keepttl fields 1 a 3
+            proc kept {} {
+                lmap how {plain multi script hidden some} {list [r pexpiretime time:$how] [r hmget time:$how a b c] [r httl time:$how fields 2 a b]}
+            }
+            set expected [kept]
+            assert {[lindex $expected 0 0] > 0}
+            assert_no_unlogged_writes
+            wait_until_durable
+            come_back_from_log
+            assert_equal $expected [kept]
+        }
+
+        test "What MSETEX XX set is gone after a restart where its time was over, $mode" {
+            foreach key {one two plain multi script hidden future} {r set over:$key before}
+            r msetex 3 over:plain v over:one v over:one 7 xx pxat 1000
+            r multi
+            r msetex 3 over:multi v over:one v over:one 7 nx exat 1
+            r msetex 3 over:multi v over:two v over:two 7 exat 1 xx
+            r exec
+            r set over:two before
+            r eval {return server.call('msetex', 3, 'over:script', 'xx', 'over:two', 'v', 'over:two', 7, 'xx', 'pxat', 1000)} 0
+            r set over:two before
+            r eval "$hide return server.call('msetex', 3, 'over:hidden', 'xx', 'over:two', 'v', 'over:two', 7, 'xx', 'pxat', 1000)" 0
+            r msetex 1 over:future after xx pxat 9999999999999
+            assert_equal 9999999999999 [r pexpiretime over:future]
+            assert_no_unlogged_writes
+            wait_until_durable
+            come_back_from_log
+            foreach key {one two plain multi script hidden} {assert_equal [list $key 0] [list $key [r exists over:$key]]}
+            assert_equal {after 9999999999999} [list [r get over:future] [r pexpiretime over:future]]
+        }
+
         test "How often a pending entry was delivered is known after a restart, $mode" {
             foreach id {1-1 2-1 3-1 4-1} {r xadd x $id f v}
             r xgroup create x g 0

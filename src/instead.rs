@@ -1,0 +1,118 @@
+//! Commands that mean something else to a replica than to the leader, so that other commands stand in the stream in their place: the
+//! server decides by what has expired or is in no order, and a replica, which lets nothing expire by itself, decides otherwise.
+
+use valkey_module::{raw, Context};
+
+use crate::keys;
+use crate::propagation::Omits;
+
+/// What goes into the stream in place of a command. Positions are those of arguments; 0 is the command's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// The list that the key at that position holds now; that there is none if it holds none.
+    List(usize),
+    /// The command, and behind it when the key at position 1 expires, in milliseconds since 1970.
+    WithExpiry(i64),
+    /// The command without the argument at that position.
+    Without(usize),
+}
+
+impl Instead {
+    /// In place of the command that just ran with these arguments, in that database. `None` if it is to stand in the stream itself.
+    /// Main thread only, at the command's event.
+    pub fn of(
+        ctx: &Context,
+        database: u16,
+        omits: Omits,
+        arguments: &[*mut raw::RedisModuleString],
+        texts: &[&[u8]],
+    ) -> Option<Instead> {
+        match omits {
+            Omits::SortPatterns => sorted_by_pattern(texts).map(Instead::List),
+            Omits::KeyExpiry => {
+                let named = fields_keeping_expiry(texts)?;
+                let (expires_at_ms, length) = keys::expiry_and_length(ctx, database, arguments[1])?;
+                // Else the replica's hash keeps another field, and with it the key.
+                (length <= named).then_some(Instead::WithExpiry(expires_at_ms))
+            }
+            Omits::MetCondition => condition_position(texts).map(Instead::Without),
+            _ => None,
+        }
+    }
+}
+
+/// Where SORT is told under which key to store what it finds, if it looks at other keys for that: their fields may have expired, and
+/// elements of a set that are equal by what stands there are in no order.
+fn sorted_by_pattern(arguments: &[&[u8]]) -> Option<usize> {
+    let (mut at, mut destination, mut has_pattern) = (2, None, false);
+    while let Some(word) = arguments.get(at) {
+        let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+        at += match () {
+            () if is("LIMIT") => 3,
+            () if is("STORE") => {
+                destination = Some(at + 1);
+                2
+            }
+            () if is("BY") || is("GET") => {
+                has_pattern |= arguments.get(at + 1)?.contains(&b'*');
+                2
+            }
+            () => 1,
+        };
+    }
+    destination.filter(|at| has_pattern && *at < arguments.len())
+}
+
+/// How many fields HSETEX KEEPTTL names. `None` without KEEPTTL.
+fn fields_keeping_expiry(arguments: &[&[u8]]) -> Option<usize> {
+    let fields = arguments.iter().skip(2).position(|word| word.eq_ignore_ascii_case(b"FIELDS"))? + 2;
+    let keeps = arguments[2..fields].iter().any(|word| word.eq_ignore_ascii_case(b"KEEPTTL"));
+    keeps.then(|| arguments.len().saturating_sub(fields + 2) / 2)
+}
+
+/// Where MSETEX says XX, if it names a time, which may be over.
+fn condition_position(arguments: &[&[u8]]) -> Option<usize> {
+    let keys: usize = std::str::from_utf8(arguments.get(1)?).ok()?.parse().ok()?;
+    let first = keys.checked_mul(2)?.checked_add(2)?;
+    let options = arguments.get(first..)?;
+    let find = |name: &str| options.iter().position(|option| option.eq_ignore_ascii_case(name.as_bytes()));
+    (find("EXAT").is_some() || find("PXAT").is_some()).then(|| find("XX").map(|at| first + at))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<&[u8]> {
+        text.split(' ').map(str::as_bytes).collect()
+    }
+
+    #[test]
+    fn sort_stores_what_it_finds_by_patterns_where_it_says_last() {
+        let stored = |text| sorted_by_pattern(&words(text)).map(|at| words(text)[at].to_vec());
+        assert_eq!(stored("SORT l BY h*->f STORE d"), Some(b"d".to_vec()));
+        assert_eq!(stored("sort l store d limit 0 1 get # get w* desc alpha"), Some(b"d".to_vec()));
+        assert_eq!(stored("SORT l STORE a GET h*->f STORE STORE"), Some(b"STORE".to_vec()));
+        assert_eq!(stored("SORT l BY h*->f GET STORE"), None, "nothing is stored");
+        assert_eq!(stored("SORT l BY nosort GET # STORE d"), None, "no other keys are read");
+        assert_eq!(stored("SORT l* ALPHA STORE d*"), None, "names of keys are no patterns");
+        assert_eq!(stored("SORT l BY"), None);
+    }
+
+    #[test]
+    fn hsetex_names_fields_that_keep_their_time() {
+        assert_eq!(fields_keeping_expiry(&words("HSETEX h KEEPTTL FIELDS 2 a 1 b 2")), Some(2));
+        assert_eq!(fields_keeping_expiry(&words("hsetex keepttl fxx keepttl fields 1 fields 1")), Some(1));
+        assert_eq!(fields_keeping_expiry(&words("HSETEX KEEPTTL EX 9 FIELDS 1 KEEPTTL 1")), None);
+    }
+
+    #[test]
+    fn msetex_says_its_condition_behind_the_keys() {
+        assert_eq!(condition_position(&words("MSETEX 2 XX a XX b XX PXAT 1")), Some(6));
+        assert_eq!(condition_position(&words("msetex 1 k v exat 1 xx")), Some(6));
+        assert_eq!(condition_position(&words("MSETEX 1 XX PXAT NX PXAT 1")), None);
+        assert_eq!(condition_position(&words("MSETEX 1 k v XX EX 10")), None, "a time to come");
+        assert_eq!(condition_position(&words("MSETEX 1 k v XX KEEPTTL")), None);
+        assert_eq!(condition_position(&words("MSETEX 9 k v")), None);
+    }
+}
