@@ -102,6 +102,12 @@ FINDINGS = {finding.name: finding for finding in [
         ), mended=True, upstream="none found",
     ),
     Finding(
+        "equal-elements-sorted", "SORT with STORE, ALPHA and BY, of a set or sorted set whose elements are equal by that pattern", (
+            """ZADD z 1 a 2 b 3 c 4 d 5 e 6 f 7 g 8 h 9 i
+               SORT z BY missing:* ALPHA STORE d""",
+        ), mended=True, upstream="none found", random=True,
+    ),
+    Finding(
         "consumer-without-entries", "XREADGROUP, XCLAIM or XAUTOCLAIM make a consumer and give it nothing", (
             """XGROUP CREATE x g 0 MKSTREAM
                XREADGROUP GROUP g c STREAMS x >""",
@@ -247,6 +253,8 @@ def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str 
             return "expired-fields-kept"
         if EXPIRING & text:
             return "expired-field-named"
+    if {"SORT", "BY", "ALPHA", "STORE"} <= text and whats <= {"list value"}:
+        return "equal-elements-sorted"
     return None
 
 
