@@ -90,6 +90,11 @@ impl Shard {
     /// alone for so long; a restart of the service forgets that.
     pub async fn resign(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
+        self.free(epoch, successor).await
+    }
+
+    /// As [`Shard::resign`], for who has locked [`Shard::changing`].
+    async fn free(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
         let mut next = self.accepting().terms.clone();
         next.release(epoch)?;
         self.store_terms(&next).await?;
@@ -111,31 +116,21 @@ impl Shard {
     /// [`Code::Leased`] if the lease never expires and the leader does not resign; it still cannot append.
     pub async fn release(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
         let mut changes = self.accepting().watch_versions();
-        let leader = {
-            let mut accepting = self.accepting();
-            let mut revoked = Ok(());
-            accepting.change_terms(|terms| revoked = terms.revoke(epoch));
-            revoked?;
-            accepting.terms.leader().map(|leader| leader.node_id.clone())
-        };
+        let leader = self.revoke(epoch)?;
         if let Some(leader) = &leader {
             tracing::info!("shard {}: the lease of epoch {epoch} is taken from {leader}", self.name);
         }
         let deadline = Instant::now() + RELEASE_AT_MOST;
         loop {
             changes.mark_unchanged();
-            let left = {
-                let accepting = self.accepting();
-                // Somebody else may have been granted it, after it had passed.
-                if !accepting.terms.is_revoked(epoch) {
-                    break;
+            if is_over(self.lease_left_to(epoch)) {
+                // A change may be under way that fails, and leaves the lease as it was.
+                let _changing = self.changing.lock().await;
+                if is_over(self.lease_left_to(epoch)) {
+                    return self.free(epoch, successor).await;
                 }
-                accepting.terms.lease_left(Instant::now())
-            };
-            let until = match left {
-                LeaseLeft::Nobody => break,
-                LeaseLeft::For(left) if left.is_zero() => break,
-                LeaseLeft::For(left) => Instant::now() + left,
+            }
+            let until = match self.lease_left_to(epoch) {
                 LeaseLeft::Forever if Instant::now() >= deadline => {
                     let text = format!(
                         "{} - -1 does not answer, and its lease never expires: if that process is gone for good, free it with: \
@@ -146,13 +141,32 @@ impl Shard {
                     return Err(Refusal::new(Code::Leased, text));
                 }
                 LeaseLeft::Forever => deadline,
+                LeaseLeft::For(left) => Instant::now() + left,
+                LeaseLeft::Nobody => continue,
             };
             tokio::select! {
                 _ = changes.changed() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
             }
         }
-        self.resign(epoch, successor).await
+    }
+
+    /// Takes from the leader of `epoch` the right to append and renew. Answers its name, if somebody leads.
+    fn revoke(&self, epoch: u64) -> Result<Option<String>, Refusal> {
+        let mut accepting = self.accepting();
+        let mut revoked = Ok(());
+        accepting.change_terms(|terms| revoked = terms.revoke(epoch));
+        revoked?;
+        Ok(accepting.terms.leader().map(|leader| leader.node_id.clone()))
+    }
+
+    /// How long the leader of `epoch` may answer its clients.
+    fn lease_left_to(&self, epoch: u64) -> LeaseLeft {
+        let accepting = self.accepting();
+        match accepting.terms.epoch() == epoch {
+            true => accepting.terms.lease_left(Instant::now()),
+            false => LeaseLeft::Nobody,
+        }
     }
 
     /// The leader of `epoch` begins to write at `offset` under `replid`.
@@ -253,4 +267,9 @@ impl Shard {
         self.notifier().set_failed(&reason);
         Err(Refusal::new(Code::LogFailed, reason))
     }
+}
+
+/// Whether nobody has the lease any more of which that is left.
+fn is_over(left: LeaseLeft) -> bool {
+    left == LeaseLeft::Nobody || left == LeaseLeft::For(Duration::ZERO)
 }

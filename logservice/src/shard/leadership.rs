@@ -99,13 +99,14 @@ impl Accepting {
 
     /// Puts `next` in force, a changed copy of the terms that were in force when its maker had locked [`Shard::changing`].
     ///
-    /// Whoever holds that lock is the only one who changes terms, but for renewals that change nothing that is stored: of the
-    /// leader in force, for as long as it has the lease for already. So the end of the lease is all that can have moved since
-    /// the copy was made, and a renewal was answered for it. A copy that still is of that leader takes it over, whatever was
-    /// changed. One that was released or granted to another leaves it behind: the renewal counts as having come before that.
-    /// While the terms are closed, from before anything of a new leader is stored, there are no such renewals.
+    /// Whoever holds that lock is the only one who changes terms, but for two changes of which nothing is stored: a renewal of the
+    /// leader in force, for as long as it has the lease for already; and that an operator begins to take the lease from it. So the end
+    /// of the lease and whether it is revoked are all that can have moved since the copy was made, and somebody was answered for either.
+    /// A copy that still is of that leader takes them over, whatever was changed. One that was released or granted to another leaves
+    /// them behind: they count as having come before that. While the terms are closed, from before anything of a new leader is stored,
+    /// there are no such changes.
     pub(super) fn replace_terms(&mut self, mut next: Terms) {
-        next.keep_renewals(&self.terms);
+        next.keep_changes_since(&self.terms);
         self.change_terms(|in_force| *in_force = next);
     }
 }

@@ -296,12 +296,13 @@ impl Terms {
         self.check_leading(epoch).is_ok_and(|leader| leader.lease_ms == lease_ms)
     }
 
-    /// Takes over from `in_force`, of which these are a changed copy, how long the lease was renewed since it was copied. A
-    /// lease that another holds now, or nobody, has nothing to do with that.
-    pub fn keep_renewals(&mut self, in_force: &Terms) {
+    /// Takes over from `in_force`, of which these are a changed copy, what has come since it was copied: how long the lease was renewed,
+    /// and that it is being taken from its leader. A lease that another holds now, or nobody, has nothing to do with either.
+    pub fn keep_changes_since(&mut self, in_force: &Terms) {
         let is_same = self.epoch() == in_force.epoch() && self.leader.is_some() && in_force.leader.is_some();
         if is_same {
             self.expires = later_expiry(self.expires, in_force.expires);
+            self.is_revoked |= in_force.is_revoked;
         }
     }
 

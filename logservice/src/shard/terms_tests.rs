@@ -192,7 +192,7 @@ fn a_changed_copy_takes_over_renewals_of_the_lease_that_it_still_is() {
     let after = |change: &dyn Fn(&mut Terms)| {
         let mut copy = in_force.clone();
         change(&mut copy);
-        copy.keep_renewals(&renewed());
+        copy.keep_changes_since(&renewed());
         copy.lease_left(now)
     };
     let for_ms = |ms| LeaseLeft::For(Duration::from_millis(ms));
@@ -211,7 +211,7 @@ fn a_copy_that_makes_an_endless_lease_expire_does_so_beside_renewals() {
     let mut copy = in_force.clone();
     assert_eq!(copy.renew(1, LEASE_MS, now), Ok(true));
     in_force.renew(1, 0, later(now, 500)).expect("renewed");
-    copy.keep_renewals(&in_force);
+    copy.keep_changes_since(&in_force);
     assert_eq!(copy.lease_left(now), LeaseLeft::For(Duration::from_millis(KEPT_MS)));
 }
 
@@ -225,7 +225,7 @@ fn terms_that_were_closed_leave_those_before_as_they_were() {
     next.grant(2, node("n2", "host:2"), 1, now);
     for mut terms in [before, next] {
         let left = terms.lease_left(now);
-        terms.keep_renewals(&closed);
+        terms.keep_changes_since(&closed);
         assert_eq!(terms.lease_left(now), left);
     }
 }
@@ -458,4 +458,25 @@ fn a_lease_that_is_revoked_is_its_holders_until_it_resigns_or_the_lease_has_pass
     assert!(!resigned.is_revoked(1));
     terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
     assert_eq!(terms.check_not_taken_from("n2"), Ok(()));
+}
+
+#[test]
+fn a_copy_that_takes_the_place_of_terms_whose_lease_was_revoked_meanwhile_is_revoked_as_well() {
+    let (mut in_force, now) = fresh();
+    in_force.grant(1, node("n1", "host:1"), LEASE_MS, now);
+    let copy = in_force.clone();
+    in_force.revoke(1).expect("revoked");
+    let after = |change: &dyn Fn(&mut Terms)| {
+        let mut copy = copy.clone();
+        change(&mut copy);
+        copy.keep_changes_since(&in_force);
+        copy
+    };
+    let begun = after(&|copy| assert_eq!(copy.begin(1, A, 0, 0), Ok(true)));
+    assert!(begun.is_revoked(1));
+    assert_eq!(code(begun.admit(1, 0, 10, 0)), Code::Fenced);
+    assert!(after(&|copy| copy.seed(1, A, 0, 0).expect("seeded")).is_revoked(1));
+    assert!(!after(&|copy| copy.release(1).expect("resigned")).is_revoked(1));
+    let granted = after(&|copy| copy.grant(2, node("n2", "host:2"), LEASE_MS, now));
+    assert!(!granted.is_revoked(2), "that was of another epoch");
 }

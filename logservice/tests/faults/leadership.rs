@@ -219,3 +219,27 @@ fn a_renewal_that_waited_for_a_grant_that_failed_is_granted() {
     assert_eq!(word(second.reply()), "NOSPACE");
     service.stop();
 }
+
+#[test]
+fn a_lease_that_an_operator_takes_while_its_leader_begins_stays_taken_and_its_own() {
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut operator, mut other) = (service.connect(), service.connect(), service.connect());
+    leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    let (held, is_reached) = hold_manifest();
+    send(&mut leader, &["LOG.BEGIN", "s1", "1", A, "0"]);
+    is_reached.recv_timeout(SOON).expect("stores");
+    send(&mut operator, &["LOG.RELEASE", "s1", "1"]);
+    assert_silent(&mut operator);
+    drop(held);
+    assert_eq!(leader.reply(), Reply::Text("OK".to_owned()));
+    assert_silent(&mut operator);
+    leader.refused(&["LOG.APPEND", "s1", "1", "0", "x"], "FENCED ");
+    leader.refused(&["LOG.RENEW", "s1", "1", "60000"], "FENCED ");
+    assert!(other.acquire("s1", "n2", 0, 60_000).expect_err("leased").starts_with("LEASED n1 "));
+    leader.ok(&["LOG.RESIGN", "s1", "1"]);
+    assert_eq!(operator.reply(), Reply::Text("OK".to_owned()));
+    assert_eq!(other.acquire("s1", "n2", 0, 60_000), Ok((2, 0)));
+    service.stop();
+}
