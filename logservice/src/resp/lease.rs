@@ -140,7 +140,7 @@ pub async fn release(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Re
     let epoch = number(epoch, "epoch")?;
     match rest {
         [] => shard.release(epoch, successor).await?,
-        [force] if force.eq_ignore_ascii_case(b"FORCE") => shard.resign(epoch, successor).await?,
+        [force] if force.eq_ignore_ascii_case(b"FORCE") => shard.force_release(epoch, successor).await?,
         _ => return Err(usage()),
     }
     Ok(reply::ok())

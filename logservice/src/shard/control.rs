@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal, RELEASE_WAIT_MS};
 
-use super::{Accepting, Held, LeaseLeft, Node, Renewal, Shard, Terms, Ticket};
+use super::{Accepting, Held, LeaseLeft, Node, Renewal, Shard, Successor, Terms, Ticket};
 use crate::store::{Manifest, ManifestError};
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
@@ -87,10 +87,16 @@ impl Shard {
     }
 
     /// Frees the lease of `epoch`, whose leader cannot append from then on, and answers nobody any more. With `successor`, for that node
-    /// alone for so long; a restart of the service forgets that.
+    /// alone for so long; a restart of the service forgets that. The one counts that an operator has named who takes the lease.
     pub async fn resign(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
         self.free(epoch, successor).await
+    }
+
+    /// As [`Shard::resign`], for an operator who knows that the leader is gone for good.
+    pub async fn force_release(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
+        self.revoke(epoch, successor)?;
+        self.resign(epoch, successor).await
     }
 
     /// As [`Shard::resign`], for who has locked [`Shard::changing`].
@@ -98,25 +104,30 @@ impl Shard {
         let mut next = self.accepting().terms.clone();
         next.release(epoch)?;
         self.store_terms(&next).await?;
-        let mut left_to = String::new();
-        if let Some((node_id, time)) = successor {
-            let address = self.nodes().address(node_id).unwrap_or(UNKNOWN_ADDRESS).to_owned();
-            next.reserve(node_id, &address, Instant::now() + time);
-            left_to = format!(", for {} ms left to {node_id}", time.as_millis());
+        if let Some(successor) = self.successor(successor) {
+            next.reserve(&successor, Instant::now());
         }
         self.set_terms(next);
-        tracing::info!("shard {}: epoch {epoch} released{left_to}", self.name);
+        let left_to = self.accepting().terms.reserved_for(Instant::now()).map(|node_id| format!(", left to {node_id}"));
+        tracing::info!("shard {}: epoch {epoch} released{}", self.name, left_to.unwrap_or_default());
         Ok(())
     }
 
+    fn successor(&self, successor: Option<(&str, Duration)>) -> Option<Successor> {
+        let (node_id, time) = successor?;
+        let address = self.nodes().address(node_id).unwrap_or(UNKNOWN_ADDRESS).to_owned();
+        Some(Successor { node_id: node_id.to_owned(), address, time })
+    }
+
     /// Takes the lease of `epoch` from a leader that may live and answer its clients: it can append and renew no more, and its lease is
-    /// free when it has resigned, or when that has passed. Waits for either; then as [`Shard::resign`].
+    /// free when it has resigned, or when that has passed. Waits for either; then it is left to `successor` as in [`Shard::resign`], unless
+    /// somebody leads again already.
     ///
     /// # Errors
     /// [`Code::Leased`] if the lease never expires and the leader does not resign; it still cannot append.
     pub async fn release(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
         let mut changes = self.accepting().watch_versions();
-        let leader = self.revoke(epoch)?;
+        let leader = self.revoke(epoch, successor)?;
         if let Some(leader) = &leader {
             tracing::info!("shard {}: the lease of epoch {epoch} is taken from {leader}", self.name);
         }
@@ -126,8 +137,14 @@ impl Shard {
             if is_over(self.lease_left_to(epoch)) {
                 // A change may be under way that fails, and leaves the lease as it was.
                 let _changing = self.changing.lock().await;
-                if is_over(self.lease_left_to(epoch)) {
-                    return self.free(epoch, successor).await;
+                if self.accepting().terms.epoch() > epoch {
+                    return Ok(());
+                }
+                match self.lease_left_to(epoch) {
+                    // The leader has resigned: that has left it to whom it is to be left.
+                    LeaseLeft::Nobody if leader.is_some() => return Ok(()),
+                    left if is_over(left) => return self.free(epoch, successor).await,
+                    _ => {}
                 }
             }
             let until = match self.lease_left_to(epoch) {
@@ -151,11 +168,13 @@ impl Shard {
         }
     }
 
-    /// Takes from the leader of `epoch` the right to append and renew. Answers its name, if somebody leads.
-    fn revoke(&self, epoch: u64) -> Result<Option<String>, Refusal> {
+    /// Takes from the leader of `epoch` the right to append and renew; what it gives back is left to `successor`. Answers its name, if
+    /// somebody leads.
+    fn revoke(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<Option<String>, Refusal> {
+        let successor = self.successor(successor);
         let mut accepting = self.accepting();
         let mut revoked = Ok(());
-        accepting.change_terms(|terms| revoked = terms.revoke(epoch));
+        accepting.change_terms(|terms| revoked = terms.revoke(epoch, successor.as_ref()));
         revoked?;
         Ok(accepting.terms.leader().map(|leader| leader.node_id.clone()))
     }

@@ -103,10 +103,10 @@ impl Accepting {
     /// leader in force, for as long as it has the lease for already; and that an operator begins to take the lease from it. So the end
     /// of the lease and whether it is revoked are all that can have moved since the copy was made, and somebody was answered for either.
     /// A copy that still is of that leader takes them over, whatever was changed. One that was released or granted to another leaves
-    /// them behind: they count as having come before that. While the terms are closed, from before anything of a new leader is stored,
+    /// them behind, but for whom an operator has named to lead next: they count as having come before that. While the terms are closed, from before anything of a new leader is stored,
     /// there are no such changes.
     pub(super) fn replace_terms(&mut self, mut next: Terms) {
-        next.keep_changes_since(&self.terms);
+        next.keep_changes_since(&self.terms, Instant::now());
         self.change_terms(|in_force| *in_force = next);
     }
 }

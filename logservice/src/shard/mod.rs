@@ -28,7 +28,7 @@ pub use pins::Pin;
 pub use primary::{Primary, Roles, Switch, Switches};
 pub use snapshot::Origin;
 pub use status::{LogState, Status};
-pub use terms::{Admission, Held, Node, Terms};
+pub use terms::{Admission, Held, Node, Successor, Terms};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};

@@ -1,7 +1,7 @@
 //! Who may append, and where: epochs, the lease, conditional append. Plain logic: no socket, no file, no clock of its
 //! own. A change is made on a copy, stored, and only then takes the place of the original.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use durability_protocol::{is_valid_replid, Code, EngineVersion, Known, Refusal};
 
@@ -24,7 +24,24 @@ pub struct Terms {
     own_from: Option<u64>,
     /// The operator takes the lease from the leader, which can do nothing any more but resign. Not stored: after a restart of the
     /// service it leads on, unless it was told.
-    is_revoked: bool,
+    revoked: Option<Revoked>,
+}
+
+/// What an operator has said who takes the lease.
+#[derive(Debug, Clone)]
+struct Revoked {
+    successor: Option<Successor>,
+}
+
+/// The only node that may lead next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Successor {
+    /// Its name.
+    pub node_id: String,
+    /// Where it is reached.
+    pub address: String,
+    /// For how long, from when the lease is free.
+    pub time: Duration,
 }
 
 /// Only this node may lead next.
@@ -96,7 +113,7 @@ impl Terms {
         let leader = manifest.leader.clone();
         let expires = leader.as_ref().and_then(|leader| expiry(leader.lease_ms, now));
         let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
-        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from, is_revoked: false }
+        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from, revoked: None }
     }
 
     /// Puts these terms into a manifest.
@@ -166,7 +183,7 @@ impl Terms {
                 LeaseLeft::For(left) => left.is_zero(),
             },
             reserved_for: self.reserved_for(now).map(str::to_owned),
-            is_revoked: self.is_revoked,
+            is_revoked: self.revoked.is_some(),
         }
     }
 
@@ -260,13 +277,13 @@ impl Terms {
         self.expires = expiry(lease_ms, now);
         self.reserved = None;
         self.own_from = None;
-        self.is_revoked = false;
+        self.revoked = None;
     }
 
     /// Whether `epoch` is the current one and led by somebody.
     pub fn check_leading(&self, epoch: u64) -> Result<&Leader, Refusal> {
         match &self.leader {
-            Some(_) if epoch == self.epoch() && self.is_revoked => Err(Refusal::new(
+            Some(_) if self.is_revoked(epoch) => Err(Refusal::new(
                 Code::Fenced,
                 format!("epoch {epoch} is over: an operator has taken the lease from its leader"),
             )),
@@ -297,12 +314,17 @@ impl Terms {
     }
 
     /// Takes over from `in_force`, of which these are a changed copy, what has come since it was copied: how long the lease was renewed,
-    /// and that it is being taken from its leader. A lease that another holds now, or nobody, has nothing to do with either.
-    pub fn keep_changes_since(&mut self, in_force: &Terms) {
-        let is_same = self.epoch() == in_force.epoch() && self.leader.is_some() && in_force.leader.is_some();
-        if is_same {
+    /// and that it is being taken from its leader. A lease that another holds now, or nobody, has nothing to do with either; but one
+    /// that its leader gives back to an operator is left to whom that one has named.
+    pub fn keep_changes_since(&mut self, in_force: &Terms, now: Instant) {
+        if self.epoch() != in_force.epoch() || in_force.leader.is_none() {
+            return;
+        }
+        if self.leader.is_some() {
             self.expires = later_expiry(self.expires, in_force.expires);
-            self.is_revoked |= in_force.is_revoked;
+            self.revoked = in_force.revoked.clone();
+        } else if let Some(successor) = in_force.revoked.as_ref().and_then(|revoked| revoked.successor.as_ref()) {
+            self.reserve(successor, now);
         }
     }
 
@@ -312,27 +334,28 @@ impl Terms {
         self.check_newest(epoch)?;
         self.leader = None;
         self.reserved = None;
-        self.is_revoked = false;
+        self.revoked = None;
         Ok(())
     }
 
     /// Takes from the leader of `epoch`, which may still answer its clients, the right to append and to renew its lease. The lease stays
-    /// its own until it resigns ([`Terms::release`]) or the lease has passed. Revoking the current epoch twice is no error.
-    pub fn revoke(&mut self, epoch: u64) -> Result<(), Refusal> {
+    /// its own until it resigns ([`Terms::release`]) or the lease has passed. When it resigns, the lease is left to `successor`; see
+    /// [`Terms::keep_changes_since`]. Revoking the current epoch twice is no error; the successor that was named last counts.
+    pub fn revoke(&mut self, epoch: u64, successor: Option<&Successor>) -> Result<(), Refusal> {
         self.check_newest(epoch)?;
-        self.is_revoked = self.leader.is_some();
+        self.revoked = self.leader.as_ref().map(|_| Revoked { successor: successor.cloned() });
         Ok(())
     }
 
     /// Whether the lease is being taken from the leader of `epoch`.
     pub fn is_revoked(&self, epoch: u64) -> bool {
-        self.is_revoked && epoch == self.epoch()
+        self.revoked.is_some() && epoch == self.epoch()
     }
 
     /// Refuses if `node_id` leads and the lease is being taken from it.
     pub fn check_not_taken_from(&self, node_id: &str) -> Result<(), Refusal> {
         match &self.leader {
-            Some(leader) if self.is_revoked && leader.node_id == node_id => self.check_leading(self.epoch()).map(drop),
+            Some(leader) if self.revoked.is_some() && leader.node_id == node_id => self.check_leading(self.epoch()).map(drop),
             _ => Ok(()),
         }
     }
@@ -345,9 +368,10 @@ impl Terms {
         self.check_leading(epoch).map(drop)
     }
 
-    /// Leaves the lease, which was released, to `node_id` alone for the time being.
-    pub fn reserve(&mut self, node_id: &str, address: &str, until: Instant) {
-        self.reserved = Some(Reservation { node_id: node_id.to_owned(), address: address.to_owned(), until });
+    /// Leaves the lease, which was released, to `successor` alone for the time being.
+    pub fn reserve(&mut self, successor: &Successor, now: Instant) {
+        let Successor { node_id, address, time } = successor;
+        self.reserved = Some(Reservation { node_id: node_id.clone(), address: address.clone(), until: now + *time });
     }
 
     /// The leader begins to write at `offset`, the log's end, under `replid`. False when it had begun just so already.
@@ -435,7 +459,8 @@ impl Terms {
         let oldest = self.history.first().map_or(0, |term| term.epoch);
         if self.history.iter().any(is_its_term) || *epoch > oldest {
             let text = format!(
-                "{end} is the end of the log, which goes on otherwise than it did from below {durable}, where it was durable as                  {replid} in epoch {epoch}"
+                "{end} is the end of the log, which goes on otherwise than it did from below {durable}, where it was durable as \
+                 {replid} in epoch {epoch}"
             );
             return Err(Refusal::new(Code::Gap, text));
         }

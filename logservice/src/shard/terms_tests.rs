@@ -27,6 +27,10 @@ fn led_by(node_id: &str, replid: &str, offset: u64) -> (Terms, Instant) {
     (terms, now)
 }
 
+fn successor(node_id: &str, address: &str, time_ms: u64) -> Successor {
+    Successor { node_id: node_id.to_owned(), address: address.to_owned(), time: Duration::from_millis(time_ms) }
+}
+
 fn code<T: std::fmt::Debug>(result: Result<T, Refusal>) -> Code {
     result.expect_err("must be refused").code
 }
@@ -98,7 +102,7 @@ fn only_who_holds_the_log_to_its_end_under_its_replication_id_may_lead() {
 fn a_released_lease_is_reserved_for_one_node_until_the_time_is_over() {
     let (mut terms, now) = led_by("n1", A, 0);
     terms.release(1).expect("released");
-    terms.reserve("n2", "host:2", later(now, 500));
+    terms.reserve(&successor("n2", "host:2", 500), now);
     for other in ["n1", "n3"] {
         let refusal = terms.check_free("s1", other, later(now, 100)).expect_err("reserved");
         assert_eq!(refusal.code, Code::Leased);
@@ -117,7 +121,7 @@ fn a_released_lease_is_reserved_for_one_node_until_the_time_is_over() {
 fn a_reservation_ends_when_that_node_leads_or_by_another_release() {
     let (mut terms, now) = led_by("n1", A, 0);
     terms.release(1).expect("released");
-    terms.reserve("n2", "host:2", later(now, 5000));
+    terms.reserve(&successor("n2", "host:2", 5000), now);
     let mut granted = terms.clone();
     granted.grant(2, node("n2", "host:2"), LEASE_MS, now);
     assert_eq!(granted.reserved_for(now), None);
@@ -151,7 +155,7 @@ fn leadership_changes_with_who_leads_or_may_and_not_with_renewals() {
     assert!(changes(&terms, later(now, 2000)), "released");
     terms.release(2).expect("released");
     assert!(!changes(&terms, later(now, 2000)), "released twice");
-    terms.reserve("n2", "host:2", later(now, 3000));
+    terms.reserve(&successor("n2", "host:2", 3000), now);
     assert!(changes(&terms, later(now, 2999)), "reserved");
     assert!(changes(&terms, later(now, 3000)), "not any more");
 }
@@ -163,7 +167,7 @@ fn time_is_told_at_which_leadership_changes_by_itself() {
     assert_eq!(terms.next_change(later(now, KEPT_MS)), None);
     terms.release(1).expect("released");
     assert_eq!(terms.next_change(now), None, "nobody holds it");
-    terms.reserve("n2", "host:2", later(now, 500));
+    terms.reserve(&successor("n2", "host:2", 500), now);
     assert_eq!(terms.next_change(now), Some(later(now, 500)));
     terms.grant(2, node("n2", "host:2"), 0, now);
     assert_eq!(terms.next_change(now), None, "never expires");
@@ -192,7 +196,7 @@ fn a_changed_copy_takes_over_renewals_of_the_lease_that_it_still_is() {
     let after = |change: &dyn Fn(&mut Terms)| {
         let mut copy = in_force.clone();
         change(&mut copy);
-        copy.keep_changes_since(&renewed());
+        copy.keep_changes_since(&renewed(), now);
         copy.lease_left(now)
     };
     let for_ms = |ms| LeaseLeft::For(Duration::from_millis(ms));
@@ -211,7 +215,7 @@ fn a_copy_that_makes_an_endless_lease_expire_does_so_beside_renewals() {
     let mut copy = in_force.clone();
     assert_eq!(copy.renew(1, LEASE_MS, now), Ok(true));
     in_force.renew(1, 0, later(now, 500)).expect("renewed");
-    copy.keep_changes_since(&in_force);
+    copy.keep_changes_since(&in_force, now);
     assert_eq!(copy.lease_left(now), LeaseLeft::For(Duration::from_millis(KEPT_MS)));
 }
 
@@ -225,7 +229,7 @@ fn terms_that_were_closed_leave_those_before_as_they_were() {
     next.grant(2, node("n2", "host:2"), 1, now);
     for mut terms in [before, next] {
         let left = terms.lease_left(now);
-        terms.keep_changes_since(&closed);
+        terms.keep_changes_since(&closed, now);
         assert_eq!(terms.lease_left(now), left);
     }
 }
@@ -406,6 +410,7 @@ fn a_log_that_is_another_or_has_gone_back_is_refused() {
     ];
     for wrong in gone_back {
         let refusal = check(wrong.clone()).expect_err("it has gone back");
+        assert!(!refusal.detail.contains("  "), "{refusal}");
         assert_eq!(refusal.code, Code::Gap, "{wrong}");
         assert!(refusal.detail.starts_with("250 "), "{refusal}");
     }
@@ -441,9 +446,9 @@ fn a_seed_takes_the_place_of_what_was_known_before_it() {
 #[test]
 fn a_lease_that_is_revoked_is_its_holders_until_it_resigns_or_the_lease_has_passed() {
     let (mut terms, now) = led_by("n1", A, 0);
-    assert_eq!(code(terms.clone().revoke(2)), Code::Fenced);
-    terms.revoke(1).expect("revoked");
-    terms.revoke(1).expect("revoked again");
+    assert_eq!(code(terms.clone().revoke(2, None)), Code::Fenced);
+    terms.revoke(1, None).expect("revoked");
+    terms.revoke(1, None).expect("revoked again");
     assert!(terms.is_revoked(1) && !terms.is_revoked(2));
     assert_eq!(code(terms.admit(1, 0, 10, 0)), Code::Fenced);
     assert_eq!(code(terms.renew(1, LEASE_MS, now)), Code::Fenced);
@@ -454,7 +459,7 @@ fn a_lease_that_is_revoked_is_its_holders_until_it_resigns_or_the_lease_has_pass
     let mut resigned = terms.clone();
     resigned.release(1).expect("resigned");
     assert_eq!(resigned.check_free("s1", "n2", now), Ok(()));
-    resigned.revoke(1).expect("nobody leads");
+    resigned.revoke(1, None).expect("nobody leads");
     assert!(!resigned.is_revoked(1));
     terms.grant(2, node("n2", "host:2"), LEASE_MS, now);
     assert_eq!(terms.check_not_taken_from("n2"), Ok(()));
@@ -465,11 +470,11 @@ fn a_copy_that_takes_the_place_of_terms_whose_lease_was_revoked_meanwhile_is_rev
     let (mut in_force, now) = fresh();
     in_force.grant(1, node("n1", "host:1"), LEASE_MS, now);
     let copy = in_force.clone();
-    in_force.revoke(1).expect("revoked");
+    in_force.revoke(1, None).expect("revoked");
     let after = |change: &dyn Fn(&mut Terms)| {
         let mut copy = copy.clone();
         change(&mut copy);
-        copy.keep_changes_since(&in_force);
+        copy.keep_changes_since(&in_force, now);
         copy
     };
     let begun = after(&|copy| assert_eq!(copy.begin(1, A, 0, 0), Ok(true)));
@@ -479,4 +484,29 @@ fn a_copy_that_takes_the_place_of_terms_whose_lease_was_revoked_meanwhile_is_rev
     assert!(!after(&|copy| copy.release(1).expect("resigned")).is_revoked(1));
     let granted = after(&|copy| copy.grant(2, node("n2", "host:2"), LEASE_MS, now));
     assert!(!granted.is_revoked(2), "that was of another epoch");
+}
+
+#[test]
+fn a_lease_that_its_leader_gives_back_to_an_operator_is_left_to_whom_that_one_named() {
+    let (mut in_force, now) = led_by("n1", A, 0);
+    // The leader's own resignation may be stored already when the operator's word comes.
+    let resign = |terms: &Terms| {
+        let mut resigned = terms.clone();
+        resigned.release(1).expect("resigned");
+        resigned
+    };
+    let mut early = resign(&in_force);
+    in_force.revoke(1, Some(&successor("n2", "host:2", 500))).expect("revoked");
+    let mut late = resign(&in_force);
+    for resigned in [&mut early, &mut late] {
+        resigned.keep_changes_since(&in_force, later(now, 100));
+        let refusal = resigned.check_free("s1", "n3", later(now, 200)).expect_err("reserved");
+        assert!(refusal.detail.starts_with("n2 host:2 400 "), "{refusal}");
+        assert_eq!(resigned.check_free("s1", "n2", later(now, 200)), Ok(()));
+        assert_eq!(resigned.check_free("s1", "n3", later(now, 600)), Ok(()));
+    }
+    in_force.revoke(1, None).expect("revoked again");
+    late = resign(&in_force);
+    late.keep_changes_since(&in_force, now);
+    assert_eq!(late.check_free("s1", "n3", now), Ok(()), "for everybody");
 }

@@ -173,3 +173,43 @@ fn a_lease_that_is_taken_away_is_free_when_its_holder_resigns_or_it_has_passed()
     operator.refused(&["LOG.RELEASE", "s1", "3", "NOW"], "ERR usage: LOG.RELEASE");
     service.stop();
 }
+
+/// The leader's resignation frees the lease; nobody else comes in between.
+#[test]
+fn a_lease_that_is_taken_for_a_node_is_left_to_it_by_the_resignation_itself() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut operator) = (service.connect(), service.connect());
+    leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    operator.send(&[b"LOG.RELEASE", b"s1", b"1", b"TO", b"n3", b"60000"]);
+    let began = Instant::now();
+    while !matches!(leader.call(&["LOG.RENEW", "s1", "1", "60000"]), Reply::Error(text) if text.starts_with("FENCED ")) {
+        assert!(began.elapsed() < Duration::from_secs(5), "it is not told");
+    }
+    assert_eq!(check(&mut leader, "-"), Reply::Text(leader.status("s1", "log_id")));
+    // Both are there before the operator's command goes on.
+    leader.send(&[b"LOG.RESIGN", b"s1", b"1"]);
+    leader.send(&[b"LOG.ACQUIRE", b"s1", b"n2", b"host:2", b"0", b"0"]);
+    assert_eq!(leader.reply(), Reply::Text("OK".into()));
+    assert!(matches!(leader.reply(), Reply::Error(text) if text.contains("reserved for n3")));
+    assert_eq!(operator.reply(), Reply::Text("OK".into()));
+    assert_eq!(leader.acquire("s1", "n3", 0, 0), Ok((2, 0)));
+    service.stop();
+}
+
+#[test]
+fn an_operator_who_takes_a_lease_is_answered_when_another_node_has_taken_it() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut operator) = (service.connect(), service.connect());
+    leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    operator.send(&[b"LOG.RELEASE", b"s1", b"1"]);
+    let began = Instant::now();
+    while !matches!(leader.call(&["LOG.RENEW", "s1", "1", "60000"]), Reply::Error(text) if text.starts_with("FENCED ")) {
+        assert!(began.elapsed() < Duration::from_secs(5), "it is not told");
+    }
+    leader.send(&[b"LOG.RESIGN", b"s1", b"1"]);
+    leader.send(&[b"LOG.ACQUIRE", b"s1", b"n2", b"host:2", b"0", b"0"]);
+    assert_eq!(operator.reply(), Reply::Text("OK".into()));
+    service.stop();
+}

@@ -137,7 +137,7 @@ impl Ledger {
     pub fn revoke(&mut self, rules: &Rules) {
         let epoch = self.key.epoch;
         if rules.waits_for_resignation {
-            Arc::make_mut(&mut self.terms).revoke(u64::from(epoch)).expect("it is the newest");
+            Arc::make_mut(&mut self.terms).revoke(u64::from(epoch), None).expect("it is the newest");
             self.key.is_revoked = true;
         } else {
             self.release(epoch);
