@@ -38,8 +38,8 @@ const SEED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A node that its log contradicts looks this often whether the right log is back.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long an answer to an operator's word may take.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the log may take to answer whether it is the right one.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long giving back a lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(700);
 
@@ -67,6 +67,8 @@ pub struct Agent {
     starting_over: StartingOver,
     /// When the log last took a snapshot because the tap had lost its place, or something was missing.
     last_seed: Option<Instant>,
+    /// What only an operator can end: the log was seen to differ. This node does not attach to it, whatever else comes.
+    lasting: Option<Contradiction>,
     /// An operator has accepted a log that lacks what the server holds, and it has not given way to that log, or been led, since.
     pub gives_way: bool,
     /// The epoch whose lease may be waited for until this node says that it answers nobody any more.
@@ -105,6 +107,7 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
         stage: 0,
         starting_over: StartingOver::default(),
         last_seed: None,
+        lasting: None,
         gives_way: false,
         to_resign: None,
     };
@@ -157,14 +160,14 @@ impl Agent {
                             self.was_off = true;
                             self.shared.send(Task::TermEnded);
                         }
-                        Err(Interrupt::LogAccepted { log_id, seeds }) => self.accept_log(&log_id, seeds),
-                        // Whatever else is in the way is found again.
                         Ok(()) | Err(_) => {}
                     }
                     self.shared.set_contradiction(None);
                     self.shared.send(Task::AttachAnew);
                 }
-                Interrupt::LogAccepted { log_id, seeds } => self.accept_log(&log_id, seeds),
+                Interrupt::LogAccepted { log_id, seeds } => {
+                    self.accept_log(&log_id, seeds);
+                }
                 failed @ (Interrupt::Failed(_) | Interrupt::LostItsLog) => {
                     let why = match failed {
                         Interrupt::Failed(why) => why,
@@ -392,53 +395,75 @@ impl Agent {
     /// # Errors
     /// The log cannot be reached, or is not what this node knows, or something else is to be done first.
     pub fn open_checked(&mut self) -> Result<(LogConnection, Option<u64>), Interrupt> {
-        let mut log = LogConnection::open(&self.shared)?;
-        if self.gives_way {
-            return Ok((log, None));
-        }
-        // Newer than what is remembered.
-        let held = self.ask(Task::Held)?;
-        let (Some((replid, durable)), Some(known)) = (held, self.shared.known()) else { return Ok((log, None)) };
         let (id, address) = (self.shared.node_id(), self.shared.address());
-        // In which epoch it was so is not known.
-        let known = Known { epoch: 0, replid, durable, ..known };
-        log.check(&Node { id: &id, address: &address }, Some(&known))?;
-        Ok((log, Some(durable)))
+        let node = Node { id: &id, address: &address };
+        if let Some(lasting) = self.lasting.clone() {
+            // Nobody else is to lead this log either.
+            let mut log = LogConnection::open_unchecked(ANSWER_TIMEOUT)?;
+            log.contradict(&node, self.shared.known().as_ref())?;
+            return Err(Interrupt::Contradicted(lasting));
+        }
+        if self.gives_way {
+            return Ok((LogConnection::open(&self.shared)?, None));
+        }
+        let known = self.shared.known();
+        let mut log = LogConnection::open_unchecked(ANSWER_TIMEOUT)?;
+        let mut end = None;
+        // Newer than what is remembered, so it comes first: what the log confirms ends an earlier contradiction of this node.
+        if let (Some((replid, durable)), Some(known)) = (self.ask(Task::Held)?, &known) {
+            // In which epoch it was so is not known.
+            let held = Known { epoch: 0, replid, durable, ..known.clone() };
+            log.check(&node, Some(&held))?;
+            end = Some(durable);
+        }
+        log.check(&node, known.as_ref())?;
+        Ok((log, end))
     }
 
-    /// The log is not what this node knows: nobody is served until it is.
+    /// The log is not what this node knows: nobody is served until it is, or an operator has accepted it.
     ///
     /// # Errors
-    /// Something else is to be done first.
+    /// The module is to end, or the node is to have no log, or has been given one again.
     fn wait_for_right_log(&mut self, mut contradiction: Contradiction) -> Result<(), Interrupt> {
         let mut is_news = true;
         loop {
+            if contradiction.is_lasting {
+                self.lasting = Some(contradiction.clone());
+            }
             if is_news {
                 let why = contradiction.text(&config::SHARD.value());
                 self.shared.set_last_error(&why);
                 self.shared.set_contradiction(Some(contradiction.clone()));
                 self.shared.send(Task::Refuse(why));
+                if contradiction.is_lasting {
+                    // At once: the log service does not know of it. What it answers is found again.
+                    drop(self.open_checked());
+                }
             }
-            self.pause(RECHECK_INTERVAL)?;
             is_news = false;
-            match self.open_checked() {
-                Ok(_) if !contradiction.is_lasting => {
+            match self.pause(RECHECK_INTERVAL).and_then(|()| self.open_checked()) {
+                Ok(_) => {
                     log_notice("durability: the log is the one that this node knows; attaching to it again");
                     return Ok(());
                 }
-                Err(Interrupt::Contradicted(now)) if !contradiction.is_lasting => {
+                // One that may pass takes the place of none that lasts.
+                Err(Interrupt::Contradicted(now)) if now.is_lasting || self.lasting.is_none() => {
                     is_news = now != contradiction;
                     contradiction = now;
                 }
-                Ok(_) | Err(Interrupt::Failed(_) | Interrupt::Contradicted(_)) => {}
-                Err(other) => return Err(other),
+                Err(Interrupt::LogAccepted { log_id, seeds }) if self.accept_log(&log_id, seeds) => return Ok(()),
+                Err(end @ (Interrupt::Stop | Interrupt::ModeChanged)) => return Err(end),
+                Err(Interrupt::Fenced(_)) => self.to_resign = self.last_led,
+                // Whatever else is in the way is found again.
+                Err(_) => {}
             }
         }
     }
 
-    /// The operator says that the log of that id is right, whatever this node knows.
-    fn accept_log(&mut self, log_id: &str, seeds: bool) {
-        let accepted = LogConnection::open_unchecked(ACCEPT_TIMEOUT).and_then(|mut log| {
+    /// The operator says that the log of that id is right, whatever this node knows. Answers whether it was accepted; if not, everything
+    /// is as before.
+    fn accept_log(&mut self, log_id: &str, seeds: bool) -> bool {
+        let accepted = LogConnection::open_unchecked(ANSWER_TIMEOUT).and_then(|mut log| {
             log.accept(log_id)?;
             log.status()
         });
@@ -449,13 +474,19 @@ impl Agent {
                     if seeds { "it starts anew from this node's data" } else { "this node's data give way to it" }
                 ));
                 self.shared.remember(|memory, _| memory.forget());
+                self.lasting = None;
                 self.gives_way = true;
                 // Nobody may lead in between.
                 self.was_off = seeds;
                 self.holds_all_of = seeds.then_some(status.epoch);
+                true
             }
-            // It is contradicted again, and refuses as before.
-            Err(error) => log_warning(format!("durability: the log {log_id} is not accepted: {error}")),
+            Err(error) => {
+                log_warning(format!(
+                    "durability: the log {log_id} is not accepted, and this node refuses as before; send DURABILITY.ACCEPT-LOG again: {error}"
+                ));
+                false
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use durability_leadership::Moment;
 use durability_protocol::{
-    Code, Known, Refusal, ACCEPT, ACQUIRE, AUDIT_RESULT, BEGIN, CHECK, DATABASES, RENEW, RESIGN, STATUS,
+    Code, Known, Refusal, ACCEPT, ACQUIRE, AUDIT_RESULT, BEGIN, CHECK, DATABASES, DIFFERS, RENEW, RESIGN, STATUS,
 };
 use redis_protocol::resp2;
 use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
@@ -266,6 +266,17 @@ impl LogConnection {
                 })
             }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    /// This node has seen that the log holds other bytes than it wrote, so that nobody is to lead it.
+    ///
+    /// # Errors
+    /// As every question; that the log service refuses because of it is none.
+    pub fn contradict(&mut self, node: &Node<'_>, known: Option<&Known>) -> Result<(), LogError> {
+        match self.ask(&[CHECK, &config::SHARD.value(), node.id, node.address, &Known::text(known), DIFFERS]) {
+            Err(LogError::Refused(refusal)) if matches!(refusal.code, Code::Gap | Code::OtherLog) => Ok(()),
+            answer => answer.map(drop),
         }
     }
 

@@ -31,11 +31,14 @@ pub use engine::{EngineVersion, NotAVersion};
 pub use known::{replica_user, Known, NotKnown, ReplicaUser};
 pub use refusal::{Code, Refusal};
 
-/// `LOG.CHECK shard node-id address known` → the log's id, a bulk string: whether the log is the one that the node knows and holds what
+/// `LOG.CHECK shard node-id address known [DIFFERS]` → the log's id, a bulk string: whether the log is the one that the node knows and holds what
 /// the node knows to be durable in it. `known` is a [`Known`] as text, or `-` from a node that knows none. Refused with
-/// [`Code::OtherLog`] if the log is another, with [`Code::Gap`] if it lacks what was durable. While a node is refused, and for
+/// [`Code::OtherLog`] if the log is another, with [`Code::Gap`] if it lacks what was durable. With [`DIFFERS`] always refused: the node has
+/// seen that the log holds other bytes than it wrote, which no comparison of `known` shows. While a node is refused, and for
 /// [`CONTRADICTION_MS`] after it asked last, the lease is granted to nobody; see [`ACCEPT`].
 pub const CHECK: &str = "LOG.CHECK";
+/// See [`CHECK`].
+pub const DIFFERS: &str = "DIFFERS";
 /// `LOG.ACCEPT shard log-id` → `+OK`: an operator's word that the log is right as it is: nodes that contradict it keep the lease from
 /// nobody any more, until the service is restarted. They themselves still do not follow it. Refused with [`Code::OtherLog`].
 pub const ACCEPT: &str = "LOG.ACCEPT";
@@ -43,7 +46,7 @@ pub const ACCEPT: &str = "LOG.ACCEPT";
 /// Granted when nobody holds the lease, or it and the margin are over, whoever held it: two processes may go by one node id.
 /// Only a lease that never expires passes to the same node id at once. `process` says which process will lead
 /// ([`process`]); it is shown to all as `leader_process`, so that a node which is started again and sees that its earlier
-/// life is over can free the lease with [`RELEASE`]; empty before a `replid`, it is not told. `replid` is the replication id of
+/// life is over can free the lease with [`RESIGN`]; empty before a `replid`, it is not told. `replid` is the replication id of
 /// what the node holds up to `expected-end`: it must be the log's, or the node holds other data that happens to end at the same
 /// offset. [`DATABASES`] tells how many databases the node can write to; `LOG.STATUS` shows the most that any leader of the log could, as
 /// a node with fewer cannot follow. Taken only on a connection on which [`CHECK`] was answered for that shard. Refused with

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durability_protocol::{
-    is_valid_name, is_valid_replid, process, EngineVersion, Known, Refusal, DATABASES, MAX_RESERVE_MS,
+    is_valid_name, is_valid_replid, process, EngineVersion, Known, Refusal, DATABASES, DIFFERS, MAX_RESERVE_MS,
 };
 
 use super::arguments::{number, text};
@@ -18,16 +18,20 @@ const MAX_ADDRESS_BYTES: usize = 256;
 const ACQUIRE_USAGE: &str =
     "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]";
 /// The arguments of `LOG.ACQUIRE` that have no names, at least.
-const ACQUIRE_ARGUMENTS: usize = 7;
+const ACQUIRE_ARGUMENTS: usize = 6;
 
-/// `LOG.CHECK shard node-id address known`.
+/// `LOG.CHECK shard node-id address known [DIFFERS]`.
 pub fn check(shard: &Shard, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let [_, _, node_id, address, known] = arguments else {
-        return Err(failure("usage: LOG.CHECK shard node-id address known"));
+    let usage = || failure("usage: LOG.CHECK shard node-id address known [DIFFERS]");
+    let [_, _, node_id, address, known, options @ ..] = arguments else { return Err(usage()) };
+    let differs = match options {
+        [] => false,
+        [differs] if differs.eq_ignore_ascii_case(DIFFERS.as_bytes()) => true,
+        _ => return Err(usage()),
     };
     let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
     let known = Known::parse(text(known)?).map_err(|error| failure(error.to_string()))?;
-    shard.check_known(node_id, address, known.as_ref()).map(reply::bulk)
+    shard.check_known(node_id, address, known.as_ref(), differs).map(reply::bulk)
 }
 
 /// `LOG.ACCEPT shard log-id`.

@@ -30,6 +30,8 @@ impl Shard {
             let mut accepting = self.accepting();
             accepting.terms.check_free(&self.name, node.node_id, Instant::now())?;
             accepting.terms.check_held(held, accepting.end)?;
+            // Again: some may have come while it waited.
+            self.check_contradicted_by_none(node.node_id)?;
             let before = accepting.terms.clone();
             // From here on the leader before cannot move the end. What it has in flight must be durable first, since
             // it may be acknowledged after the new epoch was given out.

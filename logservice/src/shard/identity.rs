@@ -77,10 +77,22 @@ impl Shard {
         self.store.manifest().id
     }
 
-    /// Whether the log is what a node knows of it. One that says otherwise is remembered for a while. Answers the log's id.
-    pub fn check_known(&self, node_id: &str, address: &str, known: Option<&Known>) -> Result<String, Refusal> {
+    /// Whether the log is what a node knows of it; never if the node has seen that it `differs`. One that says otherwise is remembered
+    /// for a while. Answers the log's id.
+    pub fn check_known(
+        &self,
+        node_id: &str,
+        address: &str,
+        known: Option<&Known>,
+        differs: bool,
+    ) -> Result<String, Refusal> {
         let log_id = self.log_id();
-        let result = known.map_or(Ok(()), |known| self.judge_known(known));
+        let mut result = known.map_or(Ok(()), |known| self.judge_known(known));
+        if differs && result.is_ok() {
+            let text =
+                format!("{} is the end of the log, which holds other bytes than the node wrote", self.accepting().end);
+            result = Err(Refusal::new(Code::Gap, text));
+        }
         // The clock is read under the lock, so that none is noted as of before an earlier one.
         let mut contradictions = self.contradictions();
         let is_news = contradictions.note(node_id, address, &result, Instant::now());

@@ -355,7 +355,9 @@ impl Terms {
     /// Refuses if `node_id` leads and the lease is being taken from it.
     pub fn check_not_taken_from(&self, node_id: &str) -> Result<(), Refusal> {
         match &self.leader {
-            Some(leader) if self.revoked.is_some() && leader.node_id == node_id => self.check_leading(self.epoch()).map(drop),
+            Some(leader) if self.revoked.is_some() && leader.node_id == node_id => {
+                self.check_leading(self.epoch()).map(drop)
+            }
             _ => Ok(()),
         }
     }

@@ -243,3 +243,26 @@ fn a_lease_that_an_operator_takes_while_its_leader_begins_stays_taken_and_its_ow
     assert_eq!(other.acquire("s1", "n2", 0, 60_000), Ok((2, 0)));
     service.stop();
 }
+
+#[test]
+fn a_contradiction_that_comes_while_a_grant_waits_is_not_passed_over() {
+    let _scenario = FailScenario::setup();
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut leader, mut other, mut witness) = (service.connect(), service.connect(), service.connect());
+    let known = format!("{}:0::1", witness.status("s1", "log_id"));
+    leader.acquire("s1", "n1", 0, 1).expect("acquired");
+    wait_until_passed(&mut leader);
+    let (held, is_reached) = hold_manifest();
+    send(&mut leader, &["LOG.BEGIN", "s1", "1", A, "0"]);
+    is_reached.recv_timeout(SOON).expect("stores");
+    let _ = other.call(&["LOG.CHECK", "s1", "n2", "host:2", "-"]);
+    send(&mut other, &["LOG.ACQUIRE", "s1", "n2", "host:2", "0", "60000"]);
+    assert_silent(&mut other);
+    witness.refused(&["LOG.CHECK", "s1", "n3", "host:3", &known], "GAP 0 ");
+    drop(held);
+    assert_eq!(leader.reply(), Reply::Text("OK".to_owned()));
+    assert_eq!(word(other.reply()), "OTHERLOG");
+    assert_eq!(witness.status("s1", "epoch"), "1");
+    service.stop();
+}

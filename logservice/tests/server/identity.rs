@@ -183,7 +183,8 @@ fn a_lease_that_is_taken_for_a_node_is_left_to_it_by_the_resignation_itself() {
     leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
     operator.send(&[b"LOG.RELEASE", b"s1", b"1", b"TO", b"n3", b"60000"]);
     let began = Instant::now();
-    while !matches!(leader.call(&["LOG.RENEW", "s1", "1", "60000"]), Reply::Error(text) if text.starts_with("FENCED ")) {
+    while !matches!(leader.call(&["LOG.RENEW", "s1", "1", "60000"]), Reply::Error(text) if text.starts_with("FENCED "))
+    {
         assert!(began.elapsed() < Duration::from_secs(5), "it is not told");
     }
     assert_eq!(check(&mut leader, "-"), Reply::Text(leader.status("s1", "log_id")));
@@ -205,11 +206,46 @@ fn an_operator_who_takes_a_lease_is_answered_when_another_node_has_taken_it() {
     leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
     operator.send(&[b"LOG.RELEASE", b"s1", b"1"]);
     let began = Instant::now();
-    while !matches!(leader.call(&["LOG.RENEW", "s1", "1", "60000"]), Reply::Error(text) if text.starts_with("FENCED ")) {
+    while !matches!(leader.call(&["LOG.RENEW", "s1", "1", "60000"]), Reply::Error(text) if text.starts_with("FENCED "))
+    {
         assert!(began.elapsed() < Duration::from_secs(5), "it is not told");
     }
     leader.send(&[b"LOG.RESIGN", b"s1", b"1"]);
     leader.send(&[b"LOG.ACQUIRE", b"s1", b"n2", b"host:2", b"0", b"0"]);
     assert_eq!(operator.reply(), Reply::Text("OK".into()));
+    service.stop();
+}
+
+#[test]
+fn a_node_that_has_seen_other_bytes_says_so_and_keeps_others_from_the_lease() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    let id = client.status("s1", "log_id");
+    let known = format!("{id}:0::0");
+    client.refused(&["LOG.CHECK", "s1", "n1", "host:1", &known, "OTHER"], "ERR usage: LOG.CHECK");
+    for known in [&known, "-"] {
+        client.refused(
+            &["LOG.CHECK", "s1", "n1", "host:1", known, "differs"],
+            "GAP 0 is the end of the log, which holds other bytes",
+        );
+        assert!(client.acquire("s1", "n2", 0, 0).expect_err("contradicted").contains("so says node n1"));
+    }
+    assert_eq!(check(&mut client, &known), Reply::Text(id));
+    assert_eq!(client.acquire("s1", "n2", 0, 0), Ok((1, 0)), "it has taken it back");
+    service.stop();
+}
+
+#[test]
+fn how_many_databases_a_node_has_can_be_told_without_its_version() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    client.acquire("s1", "n1", 0, 0).expect("acquired");
+    client.ok(&["LOG.RESIGN", "s1", "1"]);
+    let granted = client.call(&["LOG.ACQUIRE", "s1", "n1", "host:1", "0", "0", "DATABASES", "20"]);
+    assert!(matches!(granted, Reply::Array(_)), "{granted:?}");
+    client.ok(&["LOG.BEGIN", "s1", "2", A, "0"]);
+    assert_eq!(client.status("s1", "databases"), "20");
     service.stop();
 }

@@ -277,6 +277,45 @@ foreach mode {sync async} {
     }
 }
 
+durable_server {} {
+    test "What a log holds in place of a leader's bytes is refused until an operator's word arrives, and led by nobody" {
+        on n0 set before value
+        wait_until_durable
+        # As if it had been exchanged between two appends.
+        log_service LOG.APPEND $::shard [figure epoch] [log_field end] [string repeat x 1000]
+        catch {on n0 set after value}
+        wait_for_role refused n0
+        assert_equal 2 [keys_of n0]
+        set id [log_field log_id]
+        assert_match "*restart this server*DURABILITY.ACCEPT-LOG $id SEED*" [figure_of n0 last_error]
+        wait_for_condition 500 10 {[string match "* at *GAP*other bytes*" [log_field contradicted_by]]} else {
+            fail "the log service does not tell: [log_field contradicted_by]"
+        }
+        set acquire [list LOG.ACQUIRE $::shard other 127.0.0.1:1 [log_field end] 0]
+        # Looking again does not end it.
+        for {set i 0} {$i < 15} {incr i} {
+            assert_error "OTHERLOG *so says node*" {log_service {*}$acquire}
+            after 100
+        }
+        # A word that does not arrive changes nothing.
+        while_log_is_down {
+            assert_equal OK [on n0 durability.accept-log $id seed]
+            wait_for_log_messages 0 [list "*the log $id is not accepted*"] 0 100 100
+        }
+        wait_for_condition 500 10 {[string match "* at *" [log_field contradicted_by]]} else {fail "it contradicts no more"}
+        assert_equal refused [role_of n0]
+        on n0 config set durability.mode off
+        wait_for_condition 500 10 {[role_of n0] ne "refused"} else {fail "it has a log"}
+        on n0 config set durability.mode sync
+        wait_for_role refused n0
+        assert_equal 2 [keys_of n0]
+        assert_equal OK [on n0 durability.accept-log $id seed]
+        wait_for_role leader n0
+        assert_equal value [on n0 get after]
+        assert_equal {} [log_field contradicted_by]
+    }
+}
+
 # --- An operator takes the lease from a leader that lives ------------------------------------------------------------------
 
 shard_of 2 {lease-ms 10000} {
