@@ -349,6 +349,8 @@ foreach mode {sync async} {
             wait_for_shard
             make_leader n0
             on n0 set key before
+            # In mode async the reply does not wait for that.
+            wait_for_condition 500 10 {[figure_of n0 pending_bytes] == 0} else {fail "the write does not become durable"}
             # While it is stopped, the relay passes nothing on.
             exec kill -STOP $::relay
             set client [valkey $::host [srv 0 port] 1]
