@@ -353,7 +353,7 @@ impl Agent {
         let wanted = self.shared.seeds_wanted.load(Ordering::Acquire);
         let is_seeding = self.shared.is_seeding.load(Ordering::Relaxed) || self.shared.must_seed();
         let position = (!is_seeding).then_some((replid.as_str(), backlog.end()));
-        let (tap, start) = tap::open(self, position)?;
+        let (tap, start) = tap::open_anew(self, position)?;
         if let Start::Snapshot { replid: new_replid, offset } = start {
             if let Err(why) = self.seed(&tap, epoch, &new_replid, offset) {
                 self.shared.try_again_after(&why);

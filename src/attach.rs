@@ -200,7 +200,7 @@ impl Candidate {
         if facts.follows_log {
             self.promote(agent)?;
         }
-        let (tap, start) = tap::open(agent, None)?;
+        let (tap, start) = tap::open_anew(agent, None)?;
         match start {
             Start::Snapshot { replid, offset } if offset < status.end => self.rebase(agent, epoch, &tap, &replid),
             start => self.take_tap(epoch, tap, start, None),
@@ -312,7 +312,7 @@ impl Candidate {
         self.promote(agent)?;
         // The log never goes back, so this node's stream has to come after what is left out.
         agent.ask(|reply| Task::Advance(end, reply))?.map_err(Interrupt::Failed)?;
-        let (tap, start) = tap::open(agent, None)?;
+        let (tap, start) = tap::open_anew(agent, None)?;
         self.take_tap(epoch, tap, start, None)
     }
 

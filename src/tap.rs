@@ -80,14 +80,27 @@ impl Tap {
 /// # Errors
 /// The server cannot be reached or does not serve replicas now; or something else is to be done first.
 pub fn open(agent: &mut Agent, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
+    open_behind(agent, position, 0)
+}
+
+/// As [`open`], after a command without effect was put into the stream: a snapshot with which the tap begins stands behind all that the
+/// log holds. So nobody who follows the log takes it for the continuation of what they have, which may lack what was written past the
+/// stream.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_anew(agent: &mut Agent, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
+    // Before the server is asked for the stream: if it does not have that any more, it begins with the snapshot at once.
+    let mark = agent.ask(Task::MarkStream)?.map_err(Interrupt::Failed)?;
+    open_behind(agent, position, mark)
+}
+
+fn open_behind(agent: &mut Agent, position: Option<(&str, u64)>, mark: u64) -> Result<(Tap, Start), Interrupt> {
     if let Some(position) = position {
         if let Some(tap) = resume(agent, position)? {
             return Ok((tap, Start::Continue));
         }
     }
-    // So the snapshot stands behind everything that the log holds. Nobody who follows the log takes it for the continuation of what they
-    // have: they may lack what was written past the stream.
-    let mark = agent.ask(Task::MarkStream)?.map_err(Interrupt::Failed)?;
     // A snapshot comes through the socket, where it can wait.
     let stream = introduce(agent)?;
     (&stream).write_all(&encode(&["PSYNC", "?", "-1"]))?;
