@@ -9,6 +9,7 @@ mod compare;
 pub use compare::Difference;
 
 use std::collections::{HashSet, VecDeque};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -81,6 +82,9 @@ pub enum AuditError {
     /// It takes too long.
     #[error("it was not done within {} s", LIMIT.as_secs())]
     Overdue,
+    /// Nobody waits for it any more.
+    #[error("it was ended, as who had asked for it disconnected")]
+    Abandoned,
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -122,15 +126,23 @@ pub struct Report {
     pub leader_longest: Duration,
 }
 
-/// Compares about `keys` keys that the leader picks and as many that are picked in the log. Tells [`Shard::audit_status`].
+/// Compares about `keys` keys that the leader picks and as many that are picked in the log, until `abandoned` comes about. Tells
+/// [`Shard::audit_status`].
 ///
 /// # Errors
 /// Nothing was compared, or not all that was to be.
-pub async fn run(shard: &Arc<Shard>, engine: &EngineOptions, keys: u64) -> Result<Report, AuditError> {
+pub async fn run(
+    shard: &Arc<Shard>,
+    engine: &EngineOptions,
+    keys: u64,
+    abandoned: impl Future<Output = ()>,
+) -> Result<Report, AuditError> {
     let since = Instant::now();
     shard.note_audit(AuditStatus { state: AuditState::Running, ..AuditStatus::default() });
-    let mut done =
-        tokio::time::timeout(LIMIT, compare_keys(shard, engine, keys)).await.unwrap_or(Err(AuditError::Overdue));
+    let mut done = tokio::select! {
+        done = tokio::time::timeout(LIMIT, compare_keys(shard, engine, keys)) => done.unwrap_or(Err(AuditError::Overdue)),
+        () = abandoned => Err(AuditError::Abandoned),
+    };
     let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let name = shard.name();
     match &mut done {

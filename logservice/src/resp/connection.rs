@@ -346,7 +346,12 @@ impl Connection {
         } else if is(protocol::SNAPSHOT) {
             admin::snapshot(&self.service, self.shard(arguments).await?).await?
         } else if is(protocol::AUDIT) {
-            audit::audit(&self.service, self.shard(arguments).await?, arguments).await?
+            let shard = self.shard(arguments).await?;
+            tokio::select! {
+                report = audit::audit(&self.service, shard, arguments) => report?,
+                // Which ends the audit.
+                () = self.output.socket().hung_up() => return Err(failure("nobody waits for the audit any more")),
+            }
         } else if is(protocol::AUDIT_RESULT) {
             audit::result(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::SHARDS) {

@@ -7,15 +7,19 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{ready, Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use durability_tls::rustls::ServerConnection;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 /// The most that is decrypted at a time.
 const MAX_DECRYPT_BYTES: usize = 64 << 10;
+/// How often a client for whom something takes long is looked for.
+const HANG_UP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A connection.
 pub enum Socket {
@@ -103,6 +107,22 @@ impl Socket {
             self.writable().await?;
         }
         Ok(())
+    }
+
+    /// Waits until the client has ended the connection, or its half of it. What it has sent and nobody has read yet stays where it is.
+    pub async fn hung_up(&self) {
+        // Readiness says nothing of this while there is something to read, and would have to be forgotten to wait for the next.
+        while !self.has_hung_up() {
+            tokio::time::sleep(HANG_UP_INTERVAL).await;
+        }
+    }
+
+    fn has_hung_up(&self) -> bool {
+        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut sockets = [PollFd::new(self.tcp(), ended)];
+        let at_once = Timespec::default();
+        // It fails if it is interrupted, and is asked again.
+        poll(&mut sockets, Some(&at_once)).is_ok_and(|_| sockets[0].revents().intersects(ended))
     }
 
     /// Two ends to be used at the same time, as [`TcpStream::split`] gives.

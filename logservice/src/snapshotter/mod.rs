@@ -92,8 +92,11 @@ pub async fn run(
             };
             was_asked = asked.is_some();
             let (shard, reply) = match (asked, due) {
-                (Some(Request { shard, work: Work::Audit { keys, reply } }), _) => {
-                    let done = audit::run(&shard, &options.engine, keys).await;
+                (Some(Request { shard, work: Work::Audit { keys, mut reply } }), _) => {
+                    if reply.is_closed() {
+                        continue;
+                    }
+                    let done = audit::run(&shard, &options.engine, keys, reply.closed()).await;
                     // Who asked may be gone.
                     let _ = reply.send(done.map_err(|error| Refusal::new(Code::Err, format!("no audit: {error}"))));
                     continue;

@@ -255,8 +255,26 @@ audited_server {} {
         wait_until_leading
     }
 
-    test "An audit that is not answered by its leader ends with a reason" {
+    test "An audit ends when who asked for it disconnects, also one that has not begun" {
         # Another one leads in name, and sends nothing; the server follows.
+        hold_lease 9.1.2
+        set client [valkey $::host [log_option port] 1]
+        set waiting [valkey $::host [log_option port] 1]
+        $client LOG.AUDIT $::shard
+        wait_for_condition 3000 10 {[audit_status state] eq "running"} else {fail "no audit begins"}
+        $waiting LOG.AUDIT $::shard
+        # Behind what it waits for.
+        $client ping
+        $waiting close
+        $client close
+        wait_for_condition 3000 10 {[audit_status state] ne "running"} else {fail "the audit goes on"}
+        assert_equal {failed {it was ended, as who had asked for it disconnected}} [list [audit_status state] [audit_status error]]
+        # The other one left before its turn, so nothing is made known of it.
+        log_service LOG.SNAPSHOT $::shard
+        assert_match *disconnected* [audit_status error]
+    }
+
+    test "An audit that is not answered by its leader ends with a reason" {
         hold_lease 9.1.2
         assert_error "*the leader sent no keys for 15 s*" {log_service LOG.AUDIT $::shard}
         assert_equal failed [audit_status state]
