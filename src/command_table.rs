@@ -50,8 +50,10 @@ const MULTI: &str = "multi";
 
 /// Commands of this module. They touch no key.
 const OWN_PREFIX: &str = "durability.";
+/// Modules that do nothing of their own accord: this one, and the server's engine for scripts.
+const KNOWN_MODULES: [&str; 2] = ["durability", "lua"];
 
-/// Commands that are never put into the stream as they are: each of them puts there what it did, piece by piece.
+/// Commands of the server's own that put into the stream what they did, piece by piece.
 const PROPAGATE_PIECES: [&str; 3] = ["xreadgroup", "xclaim", "xautoclaim"];
 /// The same, if they take several.
 const PROPAGATE_PIECES_OF_MANY: &str = "spop";
@@ -156,9 +158,9 @@ pub struct Properties {
     pub keys: Keys,
     /// What the server forgets of its effect.
     pub omits: Omits,
-    /// It puts into the stream what it did, piece by piece.
-    pub propagates_pieces: bool,
-    /// The same, if it was given a count.
+    /// The server never puts it into the stream as it is: it puts there what it did, piece by piece, or the commands that it runs are there.
+    pub propagates_itself: bool,
+    /// It puts into the stream what it did, piece by piece, if it was given a count.
     pub propagates_pieces_of_many: bool,
 }
 
@@ -176,7 +178,7 @@ impl Properties {
         is_multi: false,
         keys: Keys::Movable,
         omits: Omits::Nothing,
-        propagates_pieces: false,
+        propagates_itself: true,
         propagates_pieces_of_many: false,
     };
 
@@ -222,7 +224,7 @@ impl Properties {
             is_multi: name == MULTI,
             keys,
             omits: Omits::of(name),
-            propagates_pieces: PROPAGATE_PIECES.contains(&name),
+            propagates_itself: PROPAGATE_PIECES.contains(&name) || RUN_OTHER_COMMANDS.contains(&name) || has("module"),
             propagates_pieces_of_many: name == PROPAGATE_PIECES_OF_MANY,
         })
     }
@@ -243,17 +245,20 @@ pub struct CommandTable {
     by_address: HashMap<usize, Properties>,
     /// By full name, in lower case.
     by_name: HashMap<String, Properties>,
-    has_foreign: bool,
+    has_others: bool,
 }
 
 impl CommandTable {
-    /// Asks the server.
+    /// Asks the server. `leaving`: the name of a module that is being unloaded, and counts as one that is not there.
     ///
     /// # Errors
     /// The server's answer has no form that is known.
-    pub fn of_server(ctx: &Context) -> Result<Self, String> {
+    pub fn of_server(ctx: &Context, leaving: Option<&str>) -> Result<Self, String> {
         let mut table = CommandTable::default();
         table.add(&server::call(ctx, "COMMAND", &[])?);
+        let is_known = |name: &String| KNOWN_MODULES.contains(&name.as_str()) || leaving == Some(name.as_str());
+        // A server that does not say which modules it has may have any.
+        table.has_others = !server::modules(ctx).is_some_and(|names| names.iter().all(is_known));
         if table.by_name.contains_key("set") {
             Ok(table)
         } else {
@@ -269,7 +274,6 @@ impl CommandTable {
             let Some(name) = fields.get(0).as_ref().and_then(text) else { continue };
             let name = name.to_ascii_lowercase();
             if let Some(properties) = Properties::parse(&name, &entry) {
-                self.has_foreign |= properties.is_foreign;
                 self.by_name.insert(name, properties);
             }
             if let Some(Ok(subcommands)) = fields.get(9) {
@@ -290,10 +294,10 @@ impl CommandTable {
         self.by_address.get(&address).is_none_or(|properties| properties.is_multi)
     }
 
-    /// Whether there are commands of other modules.
+    /// Whether other modules are loaded. They may have no commands, and act as they hear of what others do.
     #[inline]
-    pub fn has_foreign(&self) -> bool {
-        self.has_foreign
+    pub fn has_others(&self) -> bool {
+        self.has_others
     }
 
     /// Of the command with that full name, in lower case. `None` if the server has none of that name, or knows it by another.

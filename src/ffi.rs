@@ -45,6 +45,8 @@ pub const EVENT_COMMAND_RESULT_ACL_REJECTED: u64 = 23;
 pub const SUBEVENT_NOW_REPLICA: u64 = 1;
 /// Sub-event of [`EVENT_CLIENT_CHANGE`].
 pub const SUBEVENT_CLIENT_DISCONNECTED: u64 = 1;
+/// Sub-event of [`EVENT_MODULE_CHANGE`].
+pub const SUBEVENT_MODULE_UNLOADED: u64 = 1;
 /// Sub-event of [`EVENT_FLUSHDB`].
 pub const SUBEVENT_FLUSHDB_END: u64 = 1;
 /// Sub-event of [`EVENT_EVENTLOOP`]: replies are written to sockets right after it.

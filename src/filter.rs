@@ -15,10 +15,10 @@ use crate::following::{self, Owner};
 use crate::gate::ClientId;
 use crate::guard::guard;
 use crate::module::Module;
-use crate::propagation;
 use crate::transactions::Transactions;
 use crate::view::LeaseState;
 use crate::{config, debug_command, module, redirect, server};
+use crate::{propagation, running_client};
 
 /// The command that answers the refusal.
 pub const REFUSED: &str = "durability.refused";
@@ -112,7 +112,7 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
     if level == NOTHING && owner == Owner::Operator {
         return;
     }
-    propagation::note_client(ctx);
+    running_client::note(ctx);
     guard("filtering a command", (), || {
         let command = CommandFilterCtx::new(ctx);
         let mut name = argument(&command, 0);
@@ -226,7 +226,7 @@ fn filter_data(command: &CommandFilterCtx, ctx: *mut RedisModuleCommandFilterCtx
     let Some((properties, is_own)) = module::with(|module| {
         let is_self_test = client == module.self_test_client;
         if let (true, Some(gate)) = (is_self_test, &mut module.gate) {
-            propagation::learn(&mut gate.connections, ctx, client);
+            running_client::learn(&mut gate.connections, ctx, client);
         }
         let is_own = is_self_test || client == module.shared.tap_client.load(Ordering::Relaxed);
         (properties_of(module, name, command), is_own)
@@ -374,7 +374,7 @@ fn note_stream_command(name: &str, command: &CommandFilterCtx) {
         _ => {
             // Only a module's commands do: the stream holds what scripts did, not scripts.
             let calls_others = module::with(|module| {
-                module.commands.has_foreign() && properties_of(module, name, command).calls_others()
+                module.commands.has_others() && properties_of(module, name, command).calls_others()
             });
             stream.note(calls_others.unwrap_or(true));
         }

@@ -84,30 +84,33 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult, has_f
     let before = watching.ran((result.client_id, result.command_name as usize));
     let wrote = result.dirty > 0 || !has_failed && propagation::wrote_unnoticed(name, result);
     let is_called_by_module = result.is_module_client != 0;
-    let is_foreign_possible = commands.has_foreign();
-    if *is_listening && is_foreign_possible && !is_called_by_module {
+    let has_others = commands.has_others();
+    if *is_listening && has_others && !is_called_by_module {
         look_for_late_answers(gate, commands, timeouts, result, name);
     }
-    let is_unseen = is_called_by_module && (!is_foreign_possible || server::is_calling());
+    let is_unseen = is_called_by_module && (!has_others || server::is_calling());
     if !wrote && (!*is_listening || gate.is_idle() || is_unseen) {
         return;
     }
     let properties = commands.get_by_address(result.command_name as usize, || name.to_string_lossy().into_owned());
     if wrote {
         let mut is_logged = true;
-        let is_script = gate.connections.is_script_running() && !is_called_by_module && !properties.is_foreign;
-        if properties.omits != Omits::Nothing || is_script {
-            let created = std::mem::take(created_consumers);
-            is_logged = propagation::complete(&gate.connections, ctx, result, properties, created);
+        if is_called_by_module || silent_writes.is_waiting() {
+            let internals = gate.connections.internals();
+            // Before anything is added to it here.
+            let (queued, offset) = (internals.queued(), internals.replication_offset());
+            let changes = result.dirty.max(1);
+            if is_called_by_module {
+                silent_writes.called(queued, offset, changes, properties.is_foreign);
+            } else {
+                is_logged = !silent_writes.command_ended(queued, offset, changes, properties.is_foreign);
+            }
         }
-        if is_called_by_module {
-            let internals = gate.connections.internals();
-            let (queued, offset) = (internals.queued(), internals.replication_offset());
-            silent_writes.called(queued, offset, result.dirty.max(1), properties.is_foreign);
-        } else if silent_writes.is_waiting() {
-            let internals = gate.connections.internals();
-            let (queued, offset) = (internals.queued(), internals.replication_offset());
-            is_logged &= !silent_writes.command_ended(queued, offset, result.dirty.max(1), properties.is_foreign);
+        if properties.omits != Omits::Nothing
+            || propagation::takes_over(&gate.connections, result, properties, has_others)
+        {
+            let created = std::mem::take(created_consumers);
+            is_logged &= propagation::complete(&gate.connections, ctx, result, properties, created, has_others);
         }
         if !is_logged {
             module.found_unlogged(&name.to_string_lossy());
@@ -432,15 +435,19 @@ pub unsafe extern "C" fn on_loading_progress(
 pub unsafe extern "C" fn on_module_change(
     ctx: *mut raw::RedisModuleCtx,
     _: raw::RedisModuleEvent,
-    _: u64,
-    _: *mut c_void,
+    subevent: u64,
+    data: *mut c_void,
 ) {
     guard("looking at commands", (), || {
+        // SAFETY: the server passes this struct with this event.
+        let name = unsafe { CStr::from_ptr((*data.cast::<raw::RedisModuleModuleChange>()).module_name) };
+        // The server still lists it.
+        let leaving = name.to_str().ok().filter(|_| subevent == ffi::SUBEVENT_MODULE_UNLOADED);
         // Not within `with`: the call makes the server call back.
-        match CommandTable::of_server(&Context::new(ctx)) {
+        match CommandTable::of_server(&Context::new(ctx), leaving) {
             Ok(commands) => {
                 module::with(|module| {
-                    module.commands = commands;
+                    module.learn_commands(commands);
                     module.shared.send(Task::WatchModules);
                 });
             }

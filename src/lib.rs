@@ -57,6 +57,7 @@ mod process;
 mod propagation;
 mod redirect;
 mod roles;
+mod running_client;
 mod seed;
 mod self_test;
 mod server;

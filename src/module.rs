@@ -20,6 +20,7 @@ use crate::guard::has_failed;
 use crate::keeper::KeeperDesk;
 use crate::lease;
 use crate::names;
+use crate::running_client;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
 use crate::shared::{Command, Shared, Task, NO_TARGET};
@@ -230,6 +231,7 @@ impl Module {
         if role == Role::Off {
             unlogged.begin();
         }
+        running_client::keep_many(commands.has_others());
         let module = Module {
             ctx,
             shared,
@@ -321,10 +323,16 @@ impl Module {
         }
     }
 
+    /// The server's commands are these from now on.
+    pub fn learn_commands(&mut self, commands: CommandTable) {
+        running_client::keep_many(commands.has_others());
+        self.commands = commands;
+    }
+
     fn account(&mut self) {
         let offset = server::replication_offset(&self.ctx);
         let durable = self.shared.durable();
-        let may_be_untold = self.commands.has_foreign() && self.is_listening && offset != self.bound.offset();
+        let may_be_untold = self.commands.has_others() && self.is_listening && offset != self.bound.offset();
         if let Some(gate) = &mut self.gate {
             if may_be_untold && !gate.has_open_writes() && gate.connections.is_anyone_awaiting() {
                 // What a module wrote in a callback, of which no command tells, its answers may tell of.

@@ -2,20 +2,19 @@
 //! command's event, which comes right before the server puts the command itself into the stream.
 //!
 //! - What a script writes, whatever it says with `server.set_repl`.
+//! - What any command writes while other modules are loaded, as what they do because of it may come next ([`takes_over`]).
 //! - Effects that the server forgets. `docs/upstream.md` lists them.
 
 use std::ffi::{c_char, CStr};
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use valkey_module::{raw, Context};
+use valkey_module::{raw, Context, ValkeyString};
 
 use crate::command_table::Properties;
 use crate::connections::ServerConnections;
-use crate::ffi::{Client, CommandResult, FilterContext};
-use crate::gate::ClientId;
+use crate::ffi::{Client, CommandResult};
 use crate::instead::Instead;
-use crate::{keys, server};
+use crate::{keys, running_client, server};
 
 /// What the server forgets of a command's effect when it puts the command into the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +53,9 @@ impl Omits {
     }
 }
 
-/// Whether the command wrote although it may count as one that did not: BITFIELD that fails, and FLUSHALL on a server that saves an empty
-/// RDB then, after which it counts changes anew. Most names differ from these in their first two bytes.
+/// Whether the command wrote although it may count as one that did not: BITFIELD that fails, FLUSHALL on a server that saves an empty
+/// RDB then, after which it counts changes anew, and both FLUSHALL and FLUSHDB where there is nothing, which go into the stream all the
+/// same. Most names differ from these in their first two bytes.
 #[inline]
 pub fn wrote_unnoticed(name: &CStr, result: &CommandResult) -> bool {
     let text = name.as_ptr();
@@ -64,7 +64,7 @@ pub fn wrote_unnoticed(name: &CStr, result: &CommandResult) -> bool {
         unsafe { *text == first as c_char && *text.add(1) == second as c_char }
     };
     if begins(b'f', b'l') {
-        return name == c"flushall";
+        return name == c"flushall" || name == c"flushdb";
     }
     begins(b'b', b'i') && name == c"bitfield" && {
         // SAFETY: the server's own arguments, used only during the callback.
@@ -74,12 +74,17 @@ pub fn wrote_unnoticed(name: &CStr, result: &CommandResult) -> bool {
     }
 }
 
-/// Whether a command that wrote is never put into the stream as it is, but by its own code, piece by piece. `now` is its name as the
-/// client has it when the command has run.
-fn propagates_itself(properties: Properties, argc: i32, now: &[u8]) -> bool {
-    // SPOP with a count is SREM for each piece. It is rewritten if it has no count, or takes all there is.
-    properties.propagates_pieces
-        || properties.propagates_pieces_of_many && argc > 2 && now.eq_ignore_ascii_case(b"SPOP")
+/// Whether the module puts a command that wrote into the stream, in place of the server, which would do so after the command's event.
+///
+/// - What a script calls: it may have said with `server.set_repl` that the server is not to.
+/// - Where other modules are loaded (`has_others`): what they do in jobs after notifications goes into the stream as the event ends.
+pub fn takes_over(
+    connections: &ServerConnections,
+    result: &CommandResult,
+    properties: Properties,
+    has_others: bool,
+) -> bool {
+    result.is_module_client == 0 && !properties.propagates_itself && (has_others || connections.is_script_running())
 }
 
 /// Commands of whose effects this module has to take care run in scripts, or are one of [`Omits`]: in async mode nothing else
@@ -120,76 +125,25 @@ pub fn has_cause(name: &[u8]) -> bool {
     WAITS_FOR_CAUSE.load(Ordering::Relaxed) && is_of_interest(name)
 }
 
-/// Whether what the filter is passed is known to be what [`FilterContext`] describes.
-static KNOWS_CLIENTS: AtomicBool = AtomicBool::new(false);
-/// The client of which the filter saw a command last, and its id. Main thread only.
-static CLIENT: AtomicPtr<Client> = AtomicPtr::new(ptr::null_mut());
-static CLIENT_ID: AtomicU64 = AtomicU64::new(0);
-
-/// What an earlier life of the module knew, whose library stays mapped, is not so any more. Main thread.
-pub fn forget_all() {
-    wait_for_cause(false);
-    KNOWS_CLIENTS.store(false, Ordering::Relaxed);
-    CLIENT.store(ptr::null_mut(), Ordering::Relaxed);
-    CLIENT_ID.store(0, Ordering::Relaxed);
-}
-
-/// The self-test's client is about to run a command: one more fact from which the layout of clients is learned.
-pub fn learn(connections: &mut ServerConnections, ctx: *mut raw::RedisModuleCommandFilterCtx, id: ClientId) {
-    // SAFETY: connections that can be held are those of a verified version, in which a filter is passed this struct; the
-    // client is in the server's index, so it lives.
-    let context = unsafe { &*ctx.cast::<FilterContext>() };
-    if connections.client(id) == Some(context.client)
-        && connections.arguments.learn(context.client, context.argv, context.argc)
-    {
-        KNOWS_CLIENTS.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Whether [`learn`] has come to an end, so that scripts cannot hide what they write.
-pub fn has_learned() -> bool {
-    KNOWS_CLIENTS.load(Ordering::Relaxed)
-}
-
-/// A client is about to run a command, or to queue it.
-#[inline]
-pub fn note_client(ctx: *mut raw::RedisModuleCommandFilterCtx) {
-    if KNOWS_CLIENTS.load(Ordering::Relaxed) {
-        // SAFETY: the filter is passed this struct, and a client that lives.
-        let client = unsafe { (*ctx.cast::<FilterContext>()).client };
-        CLIENT.store(client, Ordering::Relaxed);
-        // SAFETY: as above.
-        CLIENT_ID.store(unsafe { (*client).id }, Ordering::Relaxed);
-    }
-}
-
-/// The client whose command's event this is.
-fn running_client(connections: &ServerConnections, id: ClientId) -> Option<*mut Client> {
-    // The clients of scripts and modules are in no index. They are only ever used for a command that passed the filter, and
-    // no two clients ever have one id: so if the id is the one that was noted, this is the client.
-    if CLIENT_ID.load(Ordering::Relaxed) == id && has_learned() {
-        return Some(CLIENT.load(Ordering::Relaxed));
-    }
-    connections.client(id)
-}
-
-/// A command wrote, and a script called it or the server forgets something of it: puts into the stream what is missing there.
-/// Returns whether it could. Called at the command's event.
+/// A command wrote: puts into the stream what the server forgets of it and, if the module [`takes_over`], the command itself. Returns
+/// whether it could. Called at the command's event.
 pub fn complete(
     connections: &ServerConnections,
     ctx: &Context,
     result: &CommandResult,
     properties: Properties,
     created: Vec<Vec<u8>>,
+    has_others: bool,
 ) -> bool {
-    let Some(client) = running_client(connections, result.client_id) else { return false };
+    let Some(client) = running_client::get(connections, result.client_id) else { return false };
     let Some(database) = connections.layout.database(client).number() else { return false };
     // SAFETY: the server's own arguments, which live during the callback.
     let arguments = unsafe { std::slice::from_raw_parts(result.argv, result.argc as usize) };
     let stream = Stream { connections, ctx, database };
     match properties.omits {
         Omits::Nothing => {}
-        Omits::ExpiredFields => stream.delete_expired_fields(arguments, result.dirty),
+        // What other modules changed within the command is counted as well.
+        Omits::ExpiredFields => stream.delete_expired_fields(arguments, if has_others { 0 } else { result.dirty }),
         Omits::Consumers => {
             stream.create_consumers(arguments, &created);
             stream.deliver_again(arguments);
@@ -207,8 +161,7 @@ pub fn complete(
             }
         }
     }
-    let is_script = result.is_module_client == 0 && connections.is_script_running();
-    if !is_script {
+    if !takes_over(connections, result, properties, has_others) {
         return true;
     }
     // SAFETY: the client is running the command.
@@ -217,10 +170,11 @@ pub fn complete(
     let arguments = unsafe { std::slice::from_raw_parts(arguments, count) };
     // SAFETY: as above.
     let name = arguments.first().map(|name| unsafe { server::bytes(*name) }).unwrap_or_default();
-    if propagates_itself(properties, result.argc, name) {
+    if properties.propagates_pieces_of_many && result.argc > 2 && name.eq_ignore_ascii_case(b"SPOP") {
+        // With a count it is SREM for each piece. It is rewritten if it has no count, or takes all there is.
         return true;
     }
-    // What the server does next, but whatever the script has set.
+    // What the server does next.
     // SAFETY: as above, and this is the command's event.
     unsafe {
         connections.internals().propagate(database, arguments);
@@ -239,8 +193,13 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
+    /// A string of any bytes, zeros among them.
+    fn string(&self, bytes: impl AsRef<[u8]>) -> ValkeyString {
+        ValkeyString::create_from_slice(self.ctx.ctx, bytes.as_ref())
+    }
+
     fn put(&self, words: &[&str], arguments: &[*mut raw::RedisModuleString]) {
-        let words: Vec<_> = words.iter().map(|word| self.ctx.create_string(*word)).collect();
+        let words: Vec<_> = words.iter().map(|word| self.string(word)).collect();
         let all: Vec<_> = words.iter().map(|word| word.inner).chain(arguments.iter().copied()).collect();
         // SAFETY: all are live strings, and this is a command's event.
         unsafe { self.connections.internals().propagate(self.database, &all) }
@@ -262,7 +221,7 @@ impl Stream<'_> {
             }
             (Instead::WithExpiry(expires_at_ms), Some(own)) => {
                 self.put(&[], own);
-                let time = self.ctx.create_string(expires_at_ms.to_string());
+                let time = self.string(expires_at_ms.to_string());
                 self.put(&["PEXPIREAT"], &[arguments[1], time.inner]);
             }
             // The server has rewritten arguments, but has neither added nor removed any.
@@ -297,7 +256,7 @@ impl Stream<'_> {
         let texts: Vec<&[u8]> = arguments.iter().map(|argument| unsafe { server::bytes(*argument) }).collect();
         let Some(group) = group_position(&texts) else { return };
         for key in keys {
-            let key = self.ctx.create_string(key.as_slice());
+            let key = self.string(key);
             self.put(&["XGROUP", "CREATECONSUMER"], &[key.inner, arguments[group], arguments[group + 1]]);
         }
     }
@@ -319,8 +278,8 @@ impl Stream<'_> {
             );
             for (id, deliveries) in pending {
                 let words = [&*id, "TIME", &time_ms, "RETRYCOUNT", &deliveries.to_string(), "FORCE", "JUSTID"];
-                let words: Vec<_> = words.iter().map(|word| self.ctx.create_string(*word)).collect();
-                let idle = self.ctx.create_string("0");
+                let words: Vec<_> = words.iter().map(|word| self.string(word)).collect();
+                let idle = self.string("0");
                 let head = [arguments[key], group, consumer, idle.inner];
                 let all: Vec<_> = head.into_iter().chain(words.iter().map(|word| word.inner)).collect();
                 self.put(&["XCLAIM"], &all);

@@ -13,10 +13,10 @@ use crate::held_table;
 use crate::hooks;
 use crate::lease;
 use crate::module::{why_leases_are_not_kept, why_sync_is_impossible, why_the_log_is_impossible, Module, Role};
-use crate::propagation;
 use crate::server;
 use crate::settle::Settling;
 use crate::shared::{Command, Task};
+use crate::{propagation, running_client};
 
 impl Module {
     pub fn change_mode(&mut self, mode: Mode) -> Result<(), String> {
@@ -75,7 +75,7 @@ impl Module {
         let leads = self.role == Role::Leader;
         let listens = self.mode == Mode::Sync && leads;
         // In async mode an event for each command would cost more than it is worth before there is cause for it.
-        let may_complete = leads && self.gate.is_some() && propagation::has_learned();
+        let may_complete = leads && self.gate.is_some() && running_client::has_learned();
         let completes = may_complete && (listens || self.has_cause_to_watch);
         let follows = self.mode != Mode::Off && self.may_follow();
         let on_command = (listens || completes).then_some(hooks::on_command as server::EventCallback);
@@ -229,7 +229,7 @@ impl Module {
                     if client.is_subscriber {
                         gate.connections.receives_messages(client.id);
                     }
-                    if client.is_blocked && self.commands.has_foreign() {
+                    if client.is_blocked && self.commands.has_others() {
                         gate.connections.awaits_answer(client.id);
                     }
                 }

@@ -13,7 +13,7 @@ use crate::auth;
 use crate::interrupt::Interrupt;
 use crate::log_connection::encode;
 use crate::own_server::{self, Stream};
-use crate::propagation;
+use crate::running_client;
 use crate::shared::Task;
 
 const ANSWERS: &[u8] = b"+OK\r\n+OK\r\n";
@@ -88,7 +88,7 @@ pub fn run(agent: &mut Agent) -> Result<(), Unfinished> {
         return Err(format!("released replies arrived as '{}'", answers.escape_ascii()).into());
     }
     learn_databases(agent, &mut stream).map_err(|error| failed("selecting a database failed", error))?;
-    if !propagation::has_learned() {
+    if !running_client::has_learned() {
         return Err("where the server's clients keep a command's arguments was not found".to_owned().into());
     }
     Ok(())

@@ -284,6 +284,27 @@ pub fn call(ctx: &Context, command: &str, arguments: &[&str]) -> Result<CallRepl
     result.map_err(|error| error.to_utf8_string().unwrap_or_else(|| "an error that is no text".to_owned()))
 }
 
+/// The names of the modules that are loaded. `None` if the server does not say: its MODULE LIST is renamed.
+pub fn modules(ctx: &Context) -> Option<Vec<String>> {
+    let CallReply::Array(modules) = call(ctx, "MODULE", &["LIST"]).ok()? else { return None };
+    let text = |reply: Option<CallResult>| match reply {
+        Some(Ok(CallReply::String(text))) => text.to_string(),
+        _ => None,
+    };
+    let name = |module| match module {
+        // Names and values in turn.
+        CallReply::Array(fields) => {
+            let at = (0..fields.len()).step_by(2).find(|at| text(fields.get(*at)).as_deref() == Some("name"))?;
+            text(fields.get(at + 1))
+        }
+        CallReply::Map(fields) => fields
+            .iter()
+            .find_map(|(key, value)| (text(Some(key)).as_deref() == Some("name")).then(|| text(Some(value)))?),
+        _ => None,
+    };
+    modules.iter().map(|module| name(module.ok()?)).collect()
+}
+
 /// The value of a config of the server; empty if it has none.
 pub fn config(ctx: &Context, name: &str) -> String {
     match call(ctx, "CONFIG", &["GET", name]) {

@@ -20,7 +20,7 @@ use crate::guard::guard;
 use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
-use crate::{agent, auth, commands, docs, filter, held_table, hooks, lease, propagation, tasks, tls};
+use crate::{agent, auth, commands, docs, filter, held_table, hooks, lease, propagation, running_client, tasks, tls};
 
 /// Checks what can be checked before anything is registered.
 pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
@@ -102,7 +102,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     server::add_filter(ctx, filter::filter)?;
     server::add_login(ctx, auth::authenticate);
 
-    let commands = CommandTable::of_server(ctx)?;
+    let commands = CommandTable::of_server(ctx, None)?;
     let tap_user = TapUser::new()?;
     let (shared, receiver) = Shared::new().map_err(|error| format!("no descriptors or randomness: {error}"))?;
     let shared = Arc::new(shared);
@@ -135,7 +135,8 @@ fn start(ctx: &Context) -> Result<(), String> {
 fn forget_earlier_life() {
     held_table::forget_all();
     filter::forget_all();
-    propagation::forget_all();
+    propagation::wait_for_cause(false);
+    running_client::forget_all();
     lease::not_needed();
     lease::answer_nobody_beyond_it();
 }

@@ -364,7 +364,7 @@ fn start_stream(ctx: &Context, offset: u64) -> Option<(String, u64)> {
 /// what is put into the stream.
 fn watch_modules(ctx: &Context) {
     let wants =
-        |module: &mut Module| module.role == Role::Leader && module.gate.is_some() && module.commands.has_foreign();
+        |module: &mut Module| module.role == Role::Leader && module.gate.is_some() && module.commands.has_others();
     let (Some(true), Ok(internals)) = (module::with(wants), Internals::get()) else { return };
     let actions = ctx.server_info("clients").field("paused_actions").map(|actions| actions.to_string_lossy());
     if actions.is_some_and(|actions| actions == "none") && !server::is_replica(ctx) {

@@ -27,7 +27,7 @@ impl Module {
             // With I/O threads, commands run after modules were told that the loop sleeps. These ran in the last round.
             self.bound.look(now, offset, self.shared.acknowledged());
             self.look_for_thread_writes();
-        } else if self.commands.has_foreign() && hooks::has_thread_written() {
+        } else if self.commands.has_others() && hooks::has_thread_written() {
             // A thread of another module's wrote, and the stream stands still.
             self.found_unlogged("");
         }
@@ -37,8 +37,8 @@ impl Module {
     /// The stream moved while this thread slept. If that was not by commands which were told, threads of other modules wrote;
     /// nobody knows what.
     fn look_for_thread_writes(&mut self) {
-        let has_written = self.commands.has_foreign() && hooks::has_thread_written();
-        if !self.commands.has_foreign() || !self.is_listening {
+        let has_written = self.commands.has_others() && hooks::has_thread_written();
+        if !self.commands.has_others() || !self.is_listening {
             return;
         }
         if let Some(gate) = self.gate.as_mut().filter(|gate| has_written || !gate.has_open_writes()) {

@@ -80,18 +80,21 @@ proc release_lease {} {
 # --- A server with the module --------------------------------------------------------------------------------------
 
 # Options are the module's configs without their prefix; `server`: a dict of the server's own; `test-module`: arguments with
-# which the module for tests is loaded as well (testmodule.c).
+# which the module for tests is loaded as well (testmodule.c), `test-jobs` the same of testjobs.c.
 proc server_options {options} {
     set server [dict create save {} loadmodule $::env(DURABILITY_SO)]
     dict set server durability.log $::host:[log_option port]
     dict set server durability.shard $::shard
     dict for {name value} $options {
-        if {$name ni {server test-module}} {dict set server durability.$name $value}
+        if {$name ni {server test-module test-jobs}} {dict set server durability.$name $value}
     }
     if {[dict exists $options server]} {set server [dict merge $server [dict get $options server]]}
     set lines {}
     if {[dict exists $options test-module]} {
         lappend lines loadmodule "[test_module] [dict get $options test-module]"
+    }
+    if {[dict exists $options test-jobs]} {
+        lappend lines loadmodule "[test_library testjobs] [dict get $options test-jobs]"
     }
     list overrides $server config_lines $lines tags {external:skip tls:skip}
 }

@@ -75,6 +75,16 @@ static int only_leader(Ctx *ctx, String **argv, int argc) {
     return ValkeyModule_ReplyWithCallReply(ctx, reply);
 }
 
+/* tm.call command argument ...: calls it, and what it writes is replicated. */
+static int call_replicated(Ctx *ctx, String **argv, int argc) {
+    if (argc < 2) return ValkeyModule_WrongArity(ctx);
+    ValkeyModule_AutoMemory(ctx);
+    const char *command = ValkeyModule_StringPtrLen(argv[1], NULL);
+    ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, command, "vE!", argv + 2, (size_t)(argc - 2));
+    if (!called(ctx, reply)) return VALKEYMODULE_OK;
+    return ValkeyModule_ReplyWithCallReply(ctx, reply);
+}
+
 /* tm.read_noflags key: reads by RM_Call, though it is registered as neither reading nor writing. */
 static int read_noflags(Ctx *ctx, String **argv, int argc) {
     if (argc != 2) return ValkeyModule_WrongArity(ctx);
@@ -351,6 +361,7 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
     } commands[] = {
         {"tm.write_silent", write_silent, "write", 1},
         {"tm.call_silent", call_silent, "write", 1},
+        {"tm.call", call_replicated, "write", 0},
         {"tm.only_leader", only_leader, "write", 2},
         {"tm.read_noflags", read_noflags, "", 0},
         {"tm.open_noflags", open_noflags, "", 0},

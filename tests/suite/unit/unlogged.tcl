@@ -234,6 +234,9 @@ foreach mode {sync async} {
             r xreadgroup group g history streams s 0
             r xreadgroup group g several count 1 streams s t u > > >
             r xreadgroup group g noack noack streams s >
+            # Names may be of any bytes.
+            r xgroup create "z\x00\xff" g $ mkstream
+            r xreadgroup group g "c\x00\xff" streams "z\x00\xff" >
             r multi
             r xreadgroup group g multi streams s >
             r exec
@@ -251,6 +254,7 @@ foreach mode {sync async} {
             come_back_from_log
             assert_equal $expected \
                 [lmap key {s t u} {lsort [lmap consumer [r xinfo consumers $key g] {dict get $consumer name}]}]
+            assert_equal "c\x00\xff" [dict get [lindex [r xinfo consumers "z\x00\xff" g] 0] name]
             $blocked close
         }
     }
