@@ -6,8 +6,12 @@ use valkey_module::{raw, Context};
 use crate::keys;
 use crate::propagation::Omits;
 
+/// The version of values that this server serializes (`RDB_VERSION`), and those before it that other nodes take as well.
+const OWN_VERSION: u16 = 80;
+const COMMON_VERSIONS: std::ops::RangeInclusive<u16> = 1..=11;
+
 /// What goes into the stream in place of a command. Positions are those of arguments; 0 is the command's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instead {
     /// The list that the key at that position holds now; that there is none if it holds none.
     List(usize),
@@ -15,6 +19,10 @@ pub enum Instead {
     WithExpiry(i64),
     /// The command without the argument at that position.
     Without(usize),
+    /// What the key at that position holds now, in the server's serialization; that it is not there if it holds nothing.
+    Value(usize, Option<Vec<u8>>),
+    /// The command with this as its argument at that position.
+    With(usize, Vec<u8>),
 }
 
 impl Instead {
@@ -36,6 +44,18 @@ impl Instead {
                 (length <= named).then_some(Instead::WithExpiry(expires_at_ms))
             }
             Omits::MetCondition => condition_position(texts).map(Instead::Without),
+            Omits::Order => {
+                let (to, from) = lex_range_stored(texts)?;
+                // What the source was is not known if it is replaced.
+                let is_unspecified =
+                    texts[to] == texts[from] || keys::has_different_scores(ctx, database, arguments[from]);
+                is_unspecified.then(|| Instead::Value(to, keys::serialized(ctx, database, texts[to])))
+            }
+            Omits::Version => {
+                let at = foreign_payload(texts)?;
+                // Else it is restored with a time to live that is over, and deleted.
+                keys::serialized(ctx, database, texts[1]).map(|payload| Instead::With(at, payload))
+            }
             _ => None,
         }
     }
@@ -79,6 +99,23 @@ fn condition_position(arguments: &[&[u8]]) -> Option<usize> {
     (find("EXAT").is_some() || find("PXAT").is_some()).then(|| find("XX").map(|at| first + at))?
 }
 
+/// Where ZRANGESTORE with BYLEX says where it stores and of what. Only among members of equal score is it specified what that is: else it
+/// follows from how a sorted set happens to be linked.
+fn lex_range_stored(arguments: &[&[u8]]) -> Option<(usize, usize)> {
+    let options = arguments.get(5..)?;
+    options.iter().any(|option| option.eq_ignore_ascii_case(b"BYLEX")).then_some((1, 2))
+}
+
+/// Where RESTORE names a value in another version than all nodes take: this server has `rdb-version-check relaxed`.
+fn foreign_payload(arguments: &[&[u8]]) -> Option<usize> {
+    const AT: usize = 3;
+    const CHECKSUM_BYTES: usize = 8;
+    let payload = arguments.get(AT)?;
+    let end = payload.len().checked_sub(CHECKSUM_BYTES)?;
+    let version = u16::from_le_bytes(payload.get(end.checked_sub(2)?..end)?.try_into().ok()?);
+    (version != OWN_VERSION && !COMMON_VERSIONS.contains(&version)).then_some(AT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +151,23 @@ mod tests {
         assert_eq!(condition_position(&words("MSETEX 1 k v XX EX 10")), None, "a time to come");
         assert_eq!(condition_position(&words("MSETEX 1 k v XX KEEPTTL")), None);
         assert_eq!(condition_position(&words("MSETEX 9 k v")), None);
+    }
+
+    #[test]
+    fn a_lex_range_is_stored_if_it_says_so_behind_the_range() {
+        assert_eq!(lex_range_stored(&words("ZRANGESTORE d s [a [b bylex LIMIT 0 1")), Some((1, 2)));
+        assert_eq!(lex_range_stored(&words("ZRANGESTORE BYLEX BYLEX 0 1 BYSCORE")), None);
+        assert_eq!(lex_range_stored(&words("ZRANGESTORE d s")), None);
+    }
+
+    #[test]
+    fn payloads_of_other_versions_are_told_by_their_end() {
+        let version = |number: u16| {
+            let payload = [b"value".as_slice(), &number.to_le_bytes(), b"checksum"].concat();
+            foreign_payload(&[b"RESTORE", b"k", b"0", &payload])
+        };
+        assert_eq!([1, 11, 80].map(version), [None; 3]);
+        assert_eq!([0, 12, 79, 81, 222].map(version), [Some(3); 5]);
+        assert_eq!(foreign_payload(&words("RESTORE k 0 short")), None);
     }
 }

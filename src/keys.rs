@@ -3,9 +3,9 @@
 
 use std::ffi::{c_int, c_long};
 
-use valkey_module::{raw, Context};
+use valkey_module::{raw, CallOptionsBuilder, CallReply, CallResult, Context};
 
-use crate::server::api;
+use crate::server::{self, api};
 
 /// What `read` makes of the key. `None` if there is no such key.
 fn read<T>(
@@ -40,6 +40,45 @@ pub fn expiry_and_length(ctx: &Context, database: u16, key: *mut raw::RedisModul
         (api!(RedisModule_GetAbsExpire)(opened), api!(RedisModule_ValueLength)(opened))
     })?;
     (expires_at_ms >= 0).then_some((expires_at_ms, length))
+}
+
+/// Whether the key holds a sorted set of which the scores are not all the same.
+pub fn has_different_scores(ctx: &Context, database: u16, key: *mut raw::RedisModuleString) -> bool {
+    // SAFETY: the key is open; the element that stands there is a string of its own, freed once.
+    let score = |opened, seek: unsafe extern "C" fn(*mut raw::RedisModuleKey, f64, f64, c_int, c_int) -> c_int| unsafe {
+        seek(opened, f64::NEG_INFINITY, f64::INFINITY, 0, 0);
+        let mut score = 0.0;
+        let element = api!(RedisModule_ZsetRangeCurrentElement)(opened, &mut score);
+        if !element.is_null() {
+            api!(RedisModule_FreeString)(ctx.ctx, element);
+        }
+        api!(RedisModule_ZsetRangeStop)(opened);
+        score
+    };
+    let differ = read(ctx, database, key, |opened| {
+        // SAFETY: the key is open.
+        let kind = unsafe { api!(RedisModule_KeyType)(opened) };
+        kind == raw::REDISMODULE_KEYTYPE_ZSET as c_int && {
+            // SAFETY: as above; the functions are the server's own.
+            let (first, last) =
+                unsafe { (api!(RedisModule_ZsetFirstInScoreRange), api!(RedisModule_ZsetLastInScoreRange)) };
+            score(opened, first) != score(opened, last)
+        }
+    });
+    differ == Some(true)
+}
+
+/// The key's value as DUMP tells it. `None` if it is not there.
+pub fn serialized(ctx: &Context, database: u16, key: &[u8]) -> Option<Vec<u8>> {
+    if !server::select_database(ctx, u32::from(database)) {
+        return None;
+    }
+    let options = CallOptionsBuilder::new().errors_as_replies().build();
+    let reply: CallResult<'static> = ctx.call_ext("DUMP", &options, &[key]);
+    match reply {
+        Ok(CallReply::String(payload)) => Some(payload.as_bytes().to_vec()),
+        _ => None,
+    }
 }
 
 /// Calls `each` with the elements of a list, from its head to its tail, so many at once at most. They live until it returns. Not at

@@ -34,6 +34,10 @@ pub enum Omits {
     KeyExpiry,
     /// That the condition of MSETEX XX was met, although keys that it names are deleted before.
     MetCondition,
+    /// In which order members of different scores are searched, which is by chance where a range is given by members.
+    Order,
+    /// That this server takes values that are serialized in versions which others may refuse.
+    Version,
 }
 
 impl Omits {
@@ -48,6 +52,8 @@ impl Omits {
             "sort" => Omits::SortPatterns,
             "hsetex" => Omits::KeyExpiry,
             "msetex" => Omits::MetCondition,
+            "zrangestore" => Omits::Order,
+            "restore" | "restore-asking" => Omits::Version,
             _ => Omits::Nothing,
         }
     }
@@ -101,6 +107,9 @@ pub fn is_of_interest(name: &[u8]) -> bool {
         (6, Some(b'm')) => &[b"msetex"],
         (7, Some(b'e')) => &[b"evalsha"],
         (7, Some(b'h')) => &[b"hexpire", b"hgetdel"],
+        (7, Some(b'r')) => &[b"restore"],
+        (11, Some(b'z')) => &[b"zrangestore"],
+        (14, Some(b'r')) => &[b"restore-asking"],
         (8, Some(b'h')) => &[b"hpersist", b"hpexpire"],
         (8, Some(b'b')) => &[b"bitfield"],
         (9, Some(b'h')) => &[b"hexpireat"],
@@ -153,7 +162,7 @@ pub fn complete(
             return true;
         }
         Omits::FailedBitfield => {}
-        Omits::SortPatterns | Omits::KeyExpiry | Omits::MetCondition => {
+        Omits::SortPatterns | Omits::KeyExpiry | Omits::MetCondition | Omits::Order | Omits::Version => {
             // SAFETY: the server's own arguments, used only during the callback.
             let texts: Vec<&[u8]> = arguments.iter().map(|argument| unsafe { server::bytes(*argument) }).collect();
             if let Some(instead) = Instead::of(ctx, database, properties.omits, arguments, &texts) {
@@ -227,6 +236,15 @@ impl Stream<'_> {
             // The server has rewritten arguments, but has neither added nor removed any.
             (Instead::Without(at), Some(own)) if own.len() == arguments.len() => {
                 self.put(&[], &[&own[..at], &own[at + 1..]].concat());
+            }
+            (Instead::Value(at, Some(payload)), _) => {
+                let [ttl, payload, replace] = [b"0".as_slice(), &payload, b"REPLACE"].map(|word| self.string(word));
+                self.put(&["RESTORE"], &[arguments[at], ttl.inner, payload.inner, replace.inner]);
+            }
+            (Instead::Value(at, None), _) => self.put(&["DEL"], &arguments[at..=at]),
+            (Instead::With(at, argument), Some(own)) if at < own.len() => {
+                let argument = self.string(argument);
+                self.put(&[], &[&own[..at], &[argument.inner], &own[at + 1..]].concat());
             }
             _ => return false,
         }
@@ -449,6 +467,8 @@ mod tests {
             "hpexpire",
             "hexpireat",
             "hpexpireat",
+            "Restore",
+            "zrangestore",
         ] {
             assert!(is_of_interest(name.as_bytes()), "{name}");
         }

@@ -145,16 +145,26 @@ FINDINGS = {finding.name: finding for finding in [
         ), mended=True, upstream="none found (valkey-io/valkey#3534 would mend it)",
     ),
     Finding(
+        "restored-of-newer-version", "RESTORE of a payload of a newer version, which the leader takes and the node does not", (
+            r"RESTORE s 0 \x00\x03\x62\x61\x72\xde\x00\x0fYUza\xd3\xec\xe0 REPLACE",
+            r"""SET s before
+               RESTORE s 100000 \x00\x03\x62\x61\x72\xde\x00\x0fYUza\xd3\xec\xe0 IDLETIME 5 REPLACE""",
+        ), mended=True, upstream="by design", leader_has=("rdb-version-check", "relaxed"),
+    ),
+    Finding(
+        "lex-range-stored", "ZRANGESTORE BYLEX where scores differ: documented as unspecified", (
+            """ZADD z -inf x 3.3 c 3.3 2 2 a
+               ZRANGESTORE d z [c + BYLEX""",
+            """ZADD z -inf x 3.3 c 3.3 2 2 a
+               ZRANGESTORE z z [c + BYLEX""",
+        ), mended=True, upstream="redis/redis#6870", random=True,
+    ),
+    Finding(
         "claim-time-cut", "XREADGROUP and XCLAIM at a node whose clock is behind the leader's: it cuts the time of delivery to its own", (
             """XADD x 1-1 f v
                XGROUP CREATE x g 0
                XREADGROUP GROUP g c STREAMS x >""",
         ), mended=False, upstream="none found", node_is_behind=True,
-    ),
-    Finding(
-        "restored-of-newer-version", "RESTORE of a payload of a newer version, which the leader takes and the node does not", (
-            r"RESTORE s 0 \x00\x03\x62\x61\x72\xde\x00\x0fYUza\xd3\xec\xe0 REPLACE",
-        ), mended=False, upstream="by design", leader_has=("rdb-version-check", "relaxed"),
     ),
     Finding(
         "import-mode", "Commands that store what they read of expired keys, which the leader keeps as it has import-mode", (
@@ -166,7 +176,7 @@ FINDINGS = {finding.name: finding for finding in [
         ), mended=False, upstream="none found", leader_has=("import-mode", "yes"),
     ),
     Finding(
-        "lex-range-of-unequal-scores", "ZREMRANGEBYLEX or ZRANGESTORE BYLEX where scores differ: documented as unspecified", (
+        "lex-range-of-unequal-scores", "ZREMRANGEBYLEX where scores differ: documented as unspecified", (
             """ZADD z -inf x 3.3 c 3.3 2 2 a
                ZREMRANGEBYLEX z [c [c""",
         ),
@@ -243,7 +253,7 @@ def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str 
     if "MSETEX" in text and "XX" in text:
         return "msetex-xx-past"
     if whats <= {"zset value", "only at the node", "missing at the node", "time to live"} and ("ZREMRANGEBYLEX" in text or "BYLEX" in text):
-        return "lex-range-of-unequal-scores"
+        return "lex-range-of-unequal-scores" if "ZREMRANGEBYLEX" in text else "lex-range-stored"
     if "@CLOCK" in called and not differs_when_reaped():
         if "SORT" in text and any("->" in word for word in text) and whats & {"list value", "errors at the node"}:
             return "expired-fields-sorted"

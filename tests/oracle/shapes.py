@@ -225,6 +225,7 @@ def zset(w: Words) -> list:
         lambda: [w.one("ZUNIONSTORE", "ZINTERSTORE"), w.key()] + w.numkeys(w.one("zset", "set")) + w.maybe("AGGREGATE", w.one("SUM", "MIN", "MAX")),
         lambda: ["ZDIFFSTORE", w.key()] + w.numkeys(), lambda: ["ZRANGESTORE", w.key(), key, w.number(), w.number()] + w.maybe("REV"),
         lambda: ["ZRANGESTORE", w.key(), key, rank(), rank(), "BYSCORE"] + w.maybe("LIMIT", 0, w.count()),
+        lambda: ["ZRANGESTORE", w.key(), key, lex(), lex(), "BYLEX"] + w.maybe("LIMIT", 0, w.count()),
         lambda: ["ZRANGE", key, 0, -1], lambda: ["ZSCORE", key, w.member()], lambda: ["ZRANDMEMBER", key, 2], lambda: ["ZCARD", key],
         lambda: blocking(w),
     )()
