@@ -20,6 +20,32 @@ def in_order(functions) -> list:
     return sorted((sorted(library.items()) for library in libraries), key=repr)
 
 
+def is_same_hyperloglog(a, b) -> bool:
+    """Whether two strings are the same HyperLogLog, of which one is sparse and the other dense: servers of different hll-sparse-max-bytes."""
+    if not all(isinstance(value, bytes) and value[:4] == b"HYLL" for value in (a, b)) or a[4] == b[4]:
+        return False
+    return registers(a) == registers(b)
+
+
+def registers(hyperloglog: bytes) -> list[int]:
+    """As the server's hyperloglog.c describes both encodings."""
+    body = hyperloglog[16:] + bytes(1)
+    if hyperloglog[4] == 0:
+        return [(body[at * 6 // 8] | body[at * 6 // 8 + 1] << 8) >> (at * 6 & 7) & 63 for at in range(16384)]
+    found, at = [], 0
+    while at < len(body) - 1:
+        byte = body[at]
+        if byte & 0x80:
+            found += [(byte >> 2 & 31) + 1] * ((byte & 3) + 1)
+        elif byte & 0x40:
+            at += 1
+            found += [0] * (((byte & 63) << 8 | body[at]) + 1)
+        else:
+            found += [0] * ((byte & 63) + 1)
+        at += 1
+    return found
+
+
 def by_key(state) -> dict:
     (hard, soft), functions = state[:2]
     found = {(row[0], row[1].decode("utf-8", "replace")): row[2:] for row in hard[:-1]}
