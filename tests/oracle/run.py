@@ -95,7 +95,7 @@ class Search:
                 print(f"  {database} {key}: {what}\n    leader: {a}\n    node:   {b}", flush=True)
 
     def crashed(self, seed: int) -> None:
-        """A server ended, or does not answer. Everything is started anew."""
+        """A server ended, does not answer, or cannot be followed. Everything is started anew."""
         steps = sequence(seed, self.payloads)
         name = known.by_crash(steps)
         if not name or (self.pair.has_module and known.FINDINGS[name].mended):
@@ -157,7 +157,7 @@ def search(pair: Pair, arguments) -> tuple[int, int]:
     for seed in seeds:
         try:
             found.play(seed)
-        except OSError:
+        except (OSError, NotReady):
             found.crashed(seed)
         if arguments.rebuild_every and (seed + 1) % arguments.rebuild_every == 0:
             found.rebuild(seed)

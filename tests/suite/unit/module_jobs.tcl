@@ -167,6 +167,19 @@ foreach {mode modules} {
     }
 }
 
+durable_server {server {enable-module-command yes}} {
+    test "What a job writes is in the log behind the command, of a module that is loaded while the node leads" {
+        foreach key {a b} {
+            r module load [test_library testjobs]
+            r set tj:job:set:$key v
+            r module unload tj
+            r set other:$key v
+        }
+        assert_job_wrote {tj:job:set:a tj:job:set:b}
+        assert_equal {v v} [r mget other:a other:b]
+    }
+}
+
 foreach mode {sync async} {
     durable_server [list mode $mode test-jobs {} test-module {}] {
         test "What a module reads as it hears of a script's write makes no log begin anew, $mode" {
