@@ -269,9 +269,10 @@ def by_sequence(steps, differences, differs_when_reaped, node_is_behind) -> str 
 
 
 def by_crash(steps) -> str | None:
-    """The finding to which a sequence belongs that ended a server: HRANDFIELD of a hash without fields, which COPY has made."""
+    """The finding to which a sequence belongs that ended a server, or its child that saves: HRANDFIELD of a hash without fields, which COPY
+    has made, or a full copy for the node."""
     text = {str(word).upper() for step in steps for inner in parts_of(step) or [step] for word in inner}
-    return "expired-fields-copied" if {"COPY", "HRANDFIELD"} <= text else None
+    return "expired-fields-copied" if "COPY" in text and text & {"HRANDFIELD", "@RESYNC"} else None
 
 
 def by_refusal(text: str) -> str | None:
