@@ -108,13 +108,13 @@ pub fn is_of_interest(name: &[u8]) -> bool {
         (7, Some(b'e')) => &[b"evalsha"],
         (7, Some(b'h')) => &[b"hexpire", b"hgetdel"],
         (7, Some(b'r')) => &[b"restore"],
-        (11, Some(b'z')) => &[b"zrangestore"],
-        (14, Some(b'r')) => &[b"restore-asking"],
         (8, Some(b'h')) => &[b"hpersist", b"hpexpire"],
         (8, Some(b'b')) => &[b"bitfield"],
         (9, Some(b'h')) => &[b"hexpireat"],
         (10, Some(b'h')) => &[b"hpexpireat"],
         (10, Some(b'x')) => &[b"xreadgroup", b"xautoclaim"],
+        (11, Some(b'z')) => &[b"zrangestore"],
+        (14, Some(b'r')) => &[b"restore-asking"],
         _ => return false,
     };
     names.iter().any(|one| name.eq_ignore_ascii_case(one))
