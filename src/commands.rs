@@ -52,7 +52,11 @@ pub fn mode(ctx: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
         [_, mode] => {
             let mode = mode.try_as_str()?.to_ascii_lowercase();
             if !server::may_run(ctx, &["config", "set", "durability.mode", &mode]) {
-                return Err(ValkeyError::Str("NOPERM changing the mode needs the permission to run CONFIG SET"));
+                // A CONFIG that goes by another name is no question of permissions.
+                return Err(module::why_the_log_is_impossible(ctx).map_or(
+                    ValkeyError::Str("NOPERM changing the mode needs the permission to run CONFIG SET"),
+                    |why| ValkeyError::String(format!("ERR {why}")),
+                ));
             }
             // The module is not borrowed here: the server calls back into its configuration.
             match server::call(ctx, "CONFIG", &["SET", "durability.mode", &mode]) {

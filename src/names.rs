@@ -10,8 +10,9 @@ use crate::server;
 /// Commands of the stream that change no data.
 const IN_STREAM: [&str; 8] = ["select", "multi", "exec", "publish", "spublish", "pfcount", "ping", "replconf"];
 
-/// What the module itself runs, on the server or by a connection of its own.
-const NEEDED: [&str; 9] = ["acl", "auth", "client", "command", "config", "info", "psync", "replicaof", "role"];
+/// What the module itself runs, on the server or by a connection of its own. Not what audits read by: an audit says what it lacks.
+const NEEDED: [&str; 11] =
+    ["acl", "auth", "client", "command", "config", "info", "psync", "replicaof", "role", "xpending", "xrange"];
 
 /// Why this server can have no log; found out once, as names do not change while it runs.
 static WHY_IMPOSSIBLE: OnceLock<Option<String>> = OnceLock::new();

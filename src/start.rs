@@ -102,7 +102,11 @@ fn start(ctx: &Context) -> Result<(), String> {
     server::add_filter(ctx, filter::filter)?;
     server::add_login(ctx, auth::authenticate);
 
-    let commands = CommandTable::of_server(ctx, None)?;
+    let commands = match CommandTable::of_server(ctx, None) {
+        // Where COMMAND was renamed, the module is never switched on.
+        Err(_) if config::MODE.mode() == Mode::Off => CommandTable::default(),
+        table => table?,
+    };
     let tap_user = TapUser::new()?;
     let (shared, receiver) = Shared::new().map_err(|error| format!("no descriptors or randomness: {error}"))?;
     let shared = Arc::new(shared);

@@ -6,12 +6,13 @@ set ::shard s1
 
 # --- The log service ---------------------------------------------------------------------------------------------
 
-# Chooses ports and a directory for a log service; start_log starts it there, as often as it takes. Its admin port is where
-# it is reached without TLS.
+# Chooses ports and a directory for a log service; start_log starts it there, as often as it takes, on its host, which a test
+# may change. Its admin port is where it is reached without TLS.
 proc new_log {} {
     set port [find_available_port $::baseport $::portcount]
     set ::log_service [dict create \
         directory [tmpdir log] \
+        host $::host \
         port $port \
         admin $port \
         http [find_available_port $::baseport $::portcount] \
@@ -23,9 +24,16 @@ proc log_option {name} {
     dict get $::log_service $name
 }
 
+# Where its port of that name is, as flags and configs take it.
+proc log_address {{port port}} {
+    set host [log_option host]
+    if {[string match *:* $host]} {set host \[$host\]}
+    return $host:[log_option $port]
+}
+
 proc log_command {} {
-    list $::env(LOGSERVICE) --dir [log_option directory] --listen $::host:[log_option port] \
-        --http $::host:[log_option http] --enable-debug-command --valkey-server $::env(VALKEY_BIN_DIR)/valkey-server \
+    list $::env(LOGSERVICE) --dir [log_option directory] --listen [log_address] \
+        --http [log_address http] --enable-debug-command --valkey-server $::env(VALKEY_BIN_DIR)/valkey-server \
         {*}[log_option arguments]
 }
 
@@ -34,7 +42,7 @@ proc start_log {} {
     set pid [exec {*}[log_command] >> $output 2>@1 &]
     dict set ::log_service pid $pid
     send_data_packet $::test_server_fd server-spawned [list $pid $output $::curfile]
-    wait_for_condition 500 10 {[ping_server $::host [log_option port]]} else {
+    wait_for_condition 500 10 {[ping_server [log_option host] [log_option port]]} else {
         fail "the log service does not start: [exec cat $output]"
     }
 }
@@ -57,7 +65,7 @@ proc kill_hard {pid} {
 
 # Sends the log service one command.
 proc log_service {args} {
-    set client [valkey $::host [log_option admin]]
+    set client [valkey [log_option host] [log_option admin]]
     # As every node does. One that is refused is refused below as well.
     if {[lindex $args 0] eq "LOG.ACQUIRE"} {catch {$client LOG.CHECK {*}[lrange $args 1 3] -}}
     set failed [catch {$client {*}$args} reply]
@@ -83,7 +91,7 @@ proc release_lease {} {
 # which the module for tests is loaded as well (testmodule.c), `test-jobs` the same of testjobs.c.
 proc server_options {options} {
     set server [dict create save {} loadmodule $::env(DURABILITY_SO)]
-    dict set server durability.log $::host:[log_option port]
+    dict set server durability.log [log_address]
     dict set server durability.shard $::shard
     dict for {name value} $options {
         if {$name ni {server test-module test-jobs}} {dict set server durability.$name $value}
