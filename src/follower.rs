@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use durability_leadership::{Decision, Election, Holder, Pacing, Standing, View as Seen};
@@ -40,14 +41,18 @@ fn replica_user(agent: &Agent, is_whole: bool) -> String {
     }
 }
 
-/// What to tell an operator whose server cannot follow a log that the agent is connected to.
-fn no_link() -> String {
+/// What to tell an operator whose server cannot follow a log that the module reaches at `address`.
+fn no_link(address: SocketAddr) -> String {
     let hint = if config::TLS.is_on() {
         "; by TLS it trusts the CAs in its own tls-ca-cert-file if it has one, so that has to hold the log's as well"
     } else {
         ""
     };
-    format!("the server's replication link to the log is not up: the server's log says why{hint}")
+    format!(
+        "the server's replication link to the log is not up: it connects to {address}, where this module reaches the log \
+         (durability.log {}), and its own log says why that fails{hint}",
+        config::LOG.value()
+    )
 }
 
 /// Finds out that a log ends inside a command: everything was received, and what was applied stands still before the end.
@@ -73,6 +78,10 @@ impl TornTail {
     }
 }
 
+fn cannot_follow(why: String) -> Interrupt {
+    Interrupt::Failed(format!("the server cannot follow the log: {why}"))
+}
+
 /// What a node remembers while it follows.
 struct Following {
     election: Election,
@@ -82,7 +91,11 @@ struct Following {
     serves_reads: bool,
     /// Whether the server was linked to the log, so that all it holds is from there.
     is_whole: bool,
+    /// Where the server follows the log.
+    address: SocketAddr,
+    /// When it last had a link, or was given that address; and whether it has had one.
     linked: Instant,
+    was_linked: bool,
     next_look: Instant,
     next_report: Instant,
     /// Who leads, as it was logged last.
@@ -94,7 +107,8 @@ struct Following {
 impl Candidate {
     /// Follows the log, for as long as others lead, until this node does.
     pub fn follow(mut self, agent: &mut Agent, status: &LogStatus) -> Result<Leadership, Interrupt> {
-        let (host, port) = config::parse_address(&config::LOG.value()).map_err(Interrupt::Hopeless)?;
+        // A server connects only to the first address that a name stands for, so it is given the one that was reached.
+        let address = self.log.reached()?;
         let &LogStatus { ref leader, ref leader_process, epoch, lease, .. } = status;
         self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;
         // What this server holds gives way to what the log holds.
@@ -102,11 +116,10 @@ impl Candidate {
         agent.holds_all_of = None;
         // What the server holds gives way only to a log that has all that was durable.
         let (user, password) = (replica_user(agent, false), log_connection::password());
-        agent
-            .ask(|reply| Task::Follow { host, port, user, password, reply })?
-            .map_err(|why| Interrupt::Failed(format!("the server cannot follow the log: {why}")))?;
+        agent.ask(|reply| Task::Follow { address, user, password, reply })?.map_err(cannot_follow)?;
         // From now on what it holds is judged as the log's.
         agent.gives_way = false;
+        agent.shared.set_log_address(address);
         agent.keeper.set(Duty::Follow);
         if let Some(why) = agent.why_it_keeps_no_lease().filter(|_| config::FAILOVER.is_on()) {
             log_warning(format!("durability: this node follows and never leads: {why}"));
@@ -118,7 +131,9 @@ impl Candidate {
             first_end: status.end,
             serves_reads: false,
             is_whole: false,
+            address,
             linked: now,
+            was_linked: false,
             next_look: now,
             next_report: now + PROGRESS_INTERVAL,
             leader: String::new(),
@@ -242,14 +257,23 @@ enum Next {
 }
 
 impl Following {
-    /// As a replica the server goes on trying by itself, with the certificates that it has. Attaching anew, it gets those that the
-    /// files hold then.
+    /// As a replica the server goes on trying by itself, at the address and with the certificates that it has. Once the keeper has
+    /// reached the log at another address, the server is given that. Attaching anew, it gets the certificates that the files hold then.
     fn watch_link(&mut self, agent: &mut Agent, progress: Option<&Progress>) -> Result<(), Interrupt> {
         let lacks_link = progress.is_none() && agent.ask(Task::LacksLink)?;
-        if !lacks_link {
+        let takes_full_copy = progress.is_none() && !lacks_link;
+        let reached = agent.shared.log_address().filter(|reached| *reached != self.address && !takes_full_copy);
+        if let Some(reached) = reached {
+            agent.ask(|reply| Task::FollowAt(reached, reply))?.map_err(cannot_follow)?;
+            self.address = reached;
             self.linked = Instant::now();
+        } else if !lacks_link {
+            self.linked = Instant::now();
+            if !std::mem::replace(&mut self.was_linked, true) {
+                agent.shared.set_last_error("");
+            }
         } else if self.linked.elapsed() > TIME_WITHOUT_LINK {
-            return Err(Interrupt::Failed(no_link()));
+            return Err(Interrupt::Failed(no_link(self.address)));
         }
         Ok(())
     }

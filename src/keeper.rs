@@ -163,7 +163,7 @@ impl Inner {
     }
 
     fn run(&self) {
-        let mut work = Work { log: None, version: 0, lease: None, retry: RETRY_FROM };
+        let mut work = Work { log: None, version: 0, lease: None, retry: RETRY_FROM, told: String::new() };
         while let Some(duty) = self.next_duty() {
             let done = match &duty {
                 Duty::Lead { epoch, lease } => self.lead(&mut work, *epoch, lease),
@@ -176,7 +176,7 @@ impl Inner {
                 }
                 Err(error) => {
                     work.log = None;
-                    self.failed(&duty, &error);
+                    self.failed(&mut work, &duty, &error);
                     self.pause(&duty, work.retry_later(), false);
                 }
             }
@@ -206,7 +206,11 @@ impl Inner {
         }
         let log = match &mut work.log {
             Some(log) => log,
-            none => none.insert(LogConnection::open_within(&self.shared, time)?),
+            none => {
+                let log = LogConnection::open_within(&self.shared, time)?;
+                self.shared.set_log_address(log.reached()?);
+                none.insert(log)
+            }
         };
         log.answers_within(time)?;
         self.lock().socket = Some(log.tcp());
@@ -242,9 +246,8 @@ impl Inner {
             // It was applied before the answer came, so what the answer says of epoch and replication id is not older.
             self.shared.remember(|memory, _| memory.followed(view.stream_epoch, &view.replid, applied));
         }
-        if work.retry != RETRY_FROM {
-            self.shared.set_last_error("");
-        }
+        // The agent's errors are not over because this went well.
+        self.shared.has_passed(&std::mem::take(&mut work.told));
         self.shared.set_keeper_error("");
         // The agent that is gone needs no news.
         let _ = self.to_agent.send(Command::Viewed);
@@ -328,7 +331,7 @@ impl Inner {
         counts
     }
 
-    fn failed(&self, duty: &Duty, error: &LogError) {
+    fn failed(&self, work: &mut Work, duty: &Duty, error: &LogError) {
         let mut state = self.lock();
         state.socket = None;
         if state.duty != *duty || state.is_stopping || std::mem::take(&mut state.is_broken_off) {
@@ -346,7 +349,8 @@ impl Inner {
             return;
         }
         let Duty::Lead { epoch, .. } = *duty else {
-            self.shared.try_again_after(&error.to_string());
+            work.told = error.to_string();
+            self.shared.try_again_after(&work.told);
             return;
         };
         match error {
@@ -383,6 +387,8 @@ pub(crate) struct Work {
     /// Of that epoch.
     lease: Option<(u64, Lease)>,
     retry: Duration,
+    /// What was last told of a failure while following, as it has not passed yet.
+    told: String,
 }
 
 impl Work {

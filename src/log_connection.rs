@@ -1,7 +1,7 @@
 //! A connection to the log service for single questions, one at a time. The shipper has its own, which never waits.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -397,6 +397,14 @@ impl LogConnection {
     pub fn answers_within(&mut self, timeout: Duration) -> Result<(), LogError> {
         let set = self.socket.tcp().set_read_timeout(Some(timeout));
         set.map_err(|error| self.unreachable(error))
+    }
+
+    /// The address that was reached, of those that the configured name stands for.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn reached(&self) -> Result<SocketAddr, LogError> {
+        self.socket.tcp().peer_addr().map_err(|error| self.unreachable(error))
     }
 
     /// The connection itself, to break off a question from another thread.

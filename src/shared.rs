@@ -1,5 +1,6 @@
 //! What the main thread and the agent thread share: figures, and two mailboxes with a bell each.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -35,7 +36,9 @@ pub enum Task {
     /// How can this server be reached, and does it hold data?
     Describe(Sender<Facts>),
     /// Become a replica of the log service.
-    Follow { host: String, port: u16, user: String, password: String, reply: Sender<Result<(), String>> },
+    Follow { address: SocketAddr, user: String, password: String, reply: Sender<Result<(), String>> },
+    /// As a replica of the log service, follow it at that address from now on.
+    FollowAt(SocketAddr, Sender<Result<(), String>>),
     /// Become a primary. Answers the replication id and offset from which the stream goes on.
     Promote(Sender<Position>),
     /// Keep the replication stream from here on. Answers the position, or `None` if the server is no primary without
@@ -221,6 +224,7 @@ pub struct Shared {
     /// What this node knows of its log.
     memory: Mutex<Memory>,
     contradiction: Mutex<Option<Contradiction>>,
+    log_address: Mutex<Option<SocketAddr>>,
     view: Mutex<Option<Arc<View>>>,
     last_error: Mutex<String>,
     keeper_error: Mutex<String>,
@@ -272,6 +276,7 @@ impl Shared {
             discarded_bytes: AtomicU64::new(0),
             memory: Mutex::default(),
             contradiction: Mutex::default(),
+            log_address: Mutex::default(),
             view: Mutex::new(None),
             last_error: Mutex::new(String::new()),
             keeper_error: Mutex::new(String::new()),
@@ -338,6 +343,14 @@ impl Shared {
         is_new
     }
 
+    /// Clears [`Shared::last_error`], if that is still this error.
+    pub fn has_passed(&self, error: &str) {
+        let mut last = self.error();
+        if *last == error {
+            last.clear();
+        }
+    }
+
     /// What keeps the lease from being renewed. Returns whether it is new.
     pub fn set_keeper_error(&self, error: &str) -> bool {
         let mut last = self.keeper_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -382,6 +395,16 @@ impl Shared {
     /// Sets [`Shared::contradiction`]. Agent.
     pub fn set_contradiction(&self, contradiction: Option<Contradiction>) {
         *self.contradiction.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = contradiction;
+    }
+
+    /// Where a connection that stays last reached the log; `None` if none has. Any thread.
+    pub fn log_address(&self) -> Option<SocketAddr> {
+        *self.log_address.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Sets [`Shared::log_address`]. Agent and keeper.
+    pub fn set_log_address(&self, address: SocketAddr) {
+        *self.log_address.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(address);
     }
 
     /// What the log service last said of the shard's nodes.

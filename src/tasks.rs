@@ -1,6 +1,7 @@
 //! What the agent asks of the main thread, carried out.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -65,9 +66,8 @@ pub fn run() {
 fn carry_out(ctx: &Context, task: Task) {
     match task {
         Task::Describe(reply) => answer(reply, describe(ctx)),
-        Task::Follow { host, port, user, password, reply } => {
-            answer(reply, follow(ctx, &host, port, &user, &password));
-        }
+        Task::Follow { address, user, password, reply } => answer(reply, follow(ctx, address, &user, &password)),
+        Task::FollowAt(address, reply) => answer(reply, follow_at(ctx, address)),
         Task::Promote(reply) => answer(reply, promote(ctx)),
         Task::StartStream(offset, reply) => answer(reply, start_stream(ctx, offset)),
         Task::LookForShutdown => {
@@ -317,12 +317,21 @@ fn is_empty_keyspace(ctx: &Context) -> bool {
     }
 }
 
-fn follow(ctx: &Context, host: &str, port: u16, user: &str, password: &str) -> Result<(), String> {
+fn follow(ctx: &Context, address: SocketAddr, user: &str, password: &str) -> Result<(), String> {
     // Before the first byte of the stream arrives.
     module::with(Module::listen_to_commands).unwrap_or(Ok(()))?;
     following::set(ctx, user, password)?;
-    change_server_role(ctx, &[host, &port.to_string()])?;
-    log_notice(format!("durability: following the log at {host}:{port}"));
+    follow_at(ctx, address)
+}
+
+fn follow_at(ctx: &Context, address: SocketAddr) -> Result<(), String> {
+    let host = match address {
+        // Of an address that means something on one link only.
+        SocketAddr::V6(address) if address.scope_id() > 0 => format!("{}%{}", address.ip(), address.scope_id()),
+        address => address.ip().to_string(),
+    };
+    change_server_role(ctx, &[&host, &address.port().to_string()])?;
+    log_notice(format!("durability: following the log at {address}"));
     Ok(())
 }
 

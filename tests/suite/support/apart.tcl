@@ -43,7 +43,7 @@ proc output_apart {node} {
 }
 
 proc wait_for_role_apart {role node} {
-    wait_for_condition 3000 10 {[figure_apart $node role] eq $role} else {
+    wait_for_condition 1000 30 {[figure_apart $node role] eq $role} else {
         fail "$node is not $role, but: [ask $node info durability]\n[exec tail -n 20 [dict get $::apart($node) directory]/output]"
     }
 }

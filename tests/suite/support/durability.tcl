@@ -150,10 +150,15 @@ proc wait_until_durable {} {
 # Starts a relay. Returns its process and its port.
 proc start_relay {kind target} {
     set port [find_available_port $::baseport $::portcount]
+    list [start_relay_on $port $kind $target] $port
+}
+
+# Starts a relay on that port. Returns its process.
+proc start_relay_on {port kind target} {
     set output [tmpfile relay]
     set pid [exec python3 $::env(SUITE_SUPPORT)/relay.py $port $kind {*}$target >> $output 2>@1 &]
     send_data_packet $::test_server_fd server-spawned [list $pid $output $::curfile]
-    list $pid $port
+    return $pid
 }
 
 proc stop_relay {pid} {

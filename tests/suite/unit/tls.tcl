@@ -1,24 +1,7 @@
 # The log by TLS.
 
 source $::env(SUITE_SUPPORT)/durability.tcl
-
-# --- Certificates ----------------------------------------------------------------------------------------------------
-
-set ::ec {-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes}
-
-# A CA in that directory, as NAME.crt and NAME.key.
-proc make_ca {directory name} {
-    exec openssl req -x509 {*}$::ec -days 2 -subj "/CN=$name" -keyout $directory/$name.key -out $directory/$name.crt 2>@1
-}
-
-# A certificate of that CA, as NAME.crt and NAME.key. In place of one that was there, at once.
-proc make_certificate {directory ca name alternatives} {
-    exec openssl req -x509 {*}$::ec -days 2 -subj "/CN=$name" -CA $directory/$ca.crt -CAkey $directory/$ca.key \
-        -addext subjectAltName=$alternatives -addext basicConstraints=critical,CA:FALSE \
-        -keyout $directory/$name.new.key -out $directory/$name.new.crt 2>@1
-    file rename -force $directory/$name.new.key $directory/$name.key
-    file rename -force $directory/$name.new.crt $directory/$name.crt
-}
+source $::env(SUITE_SUPPORT)/certificates.tcl
 
 # A log with TLS, for as long as `code` runs. It shows server.crt, and wants certificates of clients.crt if that is asked for.
 # All files are in $::certificates.
@@ -337,7 +320,13 @@ tls_log yes {
             kill_hard [srv 0 pid]
             restart_server 0 false false 0
             reconnect
-            wait_for_error "*replication link to the log is not up*tls-ca-cert-file*"
+            set error "*replication link to the log is not up: it connects to [log_address],*(durability.log [log_address])*tls-ca-cert-file*"
+            wait_for_error $error
+            # It tries again meanwhile, which takes the module's own connection no time.
+            for {set look 0} {$look < 80} {incr look} {
+                assert_match $error [figure last_error]
+                after 100
+            }
             exec cp $::certificates/trusted.crt $::certificates/own-ca.crt
             wait_until_leading
             assert_equal own [r get key]

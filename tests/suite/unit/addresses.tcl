@@ -1,0 +1,231 @@
+# Nodes and their log reach each other, whatever kind of address they have: a node of each kind leads, restarts, hands over and
+# fails over, and what was acknowledged is there.
+
+source $::env(SUITE_SUPPORT)/apart.tcl
+source $::env(SUITE_SUPPORT)/certificates.tcl
+source $::env(SUITE_SUPPORT)/names.tcl
+
+# --- One round -------------------------------------------------------------------------------------------------------
+
+# Writes some keys, each of which the node acknowledges.
+proc write_apart {node prefix} {
+    for {set number 0} {$number < 20} {incr number} {append commands "set $prefix:$number value\n"}
+    set answers [exec $::env(VALKEY_BIN_DIR)/valkey-cli {*}[dict get $::apart($node) reach] << $commands]
+    assert_equal [lrepeat 20 OK] [split $answers \n]
+    incr ::written 20
+}
+
+proc assert_has_all {node} {
+    wait_for_condition 1000 10 {[ask $node dbsize] == $::written} else {
+        fail "$node has [ask $node dbsize] keys, and $::written were acknowledged"
+    }
+}
+
+# Two nodes for its caller's caller, whose scripts `lines` and `reach` give the configuration of the node $::node and what reaches it.
+proc make_two {lines reach} {
+    set ::written 0
+    foreach ::node {b a} {
+        set own [list "durability.node-id $::node" "durability.failover yes" "durability.lease-ms 1000"]
+        node_apart $::node [concat $own [uplevel 2 $lines]] [uplevel 2 $reach]
+    }
+}
+
+# `then` runs after each step, for the node $::node, which leads.
+proc assert_all_goes {lines reach {then {}}} {
+    make_two $lines $reach
+    start_apart a
+    wait_for_role_apart leader a
+    write_apart a led
+    uplevel 1 $then
+
+    kill_apart a
+    start_apart a
+    wait_for_role_apart leader a
+    assert_has_all a
+    write_apart a restarted
+    uplevel 1 $then
+
+    start_apart b
+    wait_for_role_apart follower b
+    assert_has_all b
+    wait_for_condition 1000 30 {[string match "*id=b,*role=follower*" [ask a info durability]]} else {
+        fail "a does not know b: [ask a info durability]"
+    }
+    assert_equal OK [ask a durability.failover to b]
+    wait_for_role_apart leader b
+    write_apart b handed-over
+    set ::node b
+    uplevel 1 $then
+
+    wait_for_role_apart follower a
+    assert_has_all a
+    kill_apart b
+    wait_for_role_apart leader a
+    assert_has_all a
+    write_apart a failed-over
+    set ::node a
+    uplevel 1 $then
+
+    start_apart b
+    wait_for_role_apart follower b
+    assert_has_all b
+    foreach node {a b} {kill_apart $node}
+}
+
+# As assert_all_goes begins: a leads, b follows, and has all.
+proc start_two {lines reach} {
+    make_two $lines $reach
+    start_apart a
+    wait_for_role_apart leader a
+    write_apart a led
+    start_apart b
+    wait_for_role_apart follower b
+    assert_has_all b
+}
+
+# a dies, and b has all.
+proc end_two {} {
+    kill_apart a
+    wait_for_role_apart leader b
+    assert_has_all b
+    kill_apart b
+}
+
+# Where the node's server follows the log.
+proc master_host {node} {
+    regexp -line "^master_host:(.*?)\\r?\$" [ask $node info replication] _ host
+    return $host
+}
+
+proc free_port {} {
+    find_available_port $::baseport $::portcount
+}
+
+# A fresh log on that host, for as long as `code` runs.
+proc with_log_on {host arguments code} {
+    new_log
+    dict set ::log_service host $host
+    dict set ::log_service arguments $arguments
+    start_log
+    set failed [catch {uplevel 1 $code} result options]
+    kill_log
+    if {$failed} {return -options $options $result}
+}
+
+# --- Tests -----------------------------------------------------------------------------------------------------------
+
+tags {external:skip tls:skip} {
+    test "Nodes that listen on unix sockets alone" {
+        with_log_on $::host {} {
+            set sockets [file normalize [tmpdir sockets]]
+            assert_all_goes {list "port 0" "unixsocket $sockets/$::node"} {list -s $sockets/$::node}
+        }
+    }
+
+    test "Nodes that listen with TLS alone, and a log with TLS" {
+        set files [file normalize [tmpdir certificates]]
+        make_ca $files ca
+        make_certificate $files ca server IP:$::host
+        with_log_on $::host [list --tls-cert $files/server.crt --tls-key $files/server.key] {
+            assert_all_goes {
+                set port($::node) [free_port]
+                list "port 0" "tls-port $port($::node)" "tls-auth-clients no" "tls-cert-file $files/server.crt" \
+                    "tls-key-file $files/server.key" "tls-ca-cert-file $files/ca.crt" "durability.tls yes" \
+                    "durability.tls-ca $files/ca.crt"
+            } {list --tls --cacert $files/ca.crt -h $::host -p $port($::node)}
+        }
+    }
+
+    if {[catch {close [socket -server {} -myaddr ::1 0]} why]} {
+        test "Nodes and a log that listen on IPv6 alone" {
+            skip "this machine has no IPv6 on its loopback interface: $why"
+        }
+    } else {
+        test "Nodes and a log that listen on IPv6 alone" {
+            with_log_on ::1 {} {
+                assert_all_goes {
+                    set port($::node) [free_port]
+                    list "port $port($::node)" "bind ::1"
+                } {list -h ::1 -p $port($::node)}
+            }
+        }
+    }
+
+    test "Nodes whose ports change" {
+        with_log_on $::host {} {
+            assert_all_goes {
+                set port($::node) [free_port]
+                list "port $port($::node)" "bind $::host"
+            } {list -h $::host -p $port($::node)} {
+                # It leads, so it may be rewritten.
+                set port($::node) [free_port]
+                assert_equal OK [ask $::node config set port $port($::node)]
+                dict set ::apart($::node) reach [list -h $::host -p $port($::node)]
+                assert_match OK* [ask $::node config rewrite]
+            }
+        }
+    }
+
+    with_names {
+        set lines {
+            set port($::node) [free_port]
+            list "port $port($::node)" "bind $::host" "durability.log log.test:[log_option port]"
+        }
+        set reach {list -h $::host -p $port($::node)}
+
+        test "A log whose name means addresses of two families, of which it listens on the last" {
+            name_means log.test ::1 127.0.0.2
+            with_log_on 127.0.0.2 {} {
+                assert_all_goes $lines $reach
+            }
+        }
+
+        test "The same with TLS: the module checks the name, and the server is given the address" {
+            set files [file normalize [tmpdir certificates]]
+            make_ca $files ca
+            make_certificate $files ca server DNS:log.test
+            set tls [list "durability.tls yes" "durability.tls-ca $files/ca.crt"]
+            with_log_on 127.0.0.2 [list --tls-cert $files/server.crt --tls-key $files/server.key] {
+                assert_all_goes "concat \$tls \[$lines\]" $reach
+            }
+        }
+
+        test "A log whose name comes to mean another address is followed there" {
+            name_means log.test 127.0.0.2
+            with_log_on 127.0.0.2 {} {
+                start_two $lines $reach
+                assert_equal 127.0.0.2 [master_host b]
+                kill_log
+                dict set ::log_service host 127.0.0.3
+                name_means log.test 127.0.0.3
+                start_log
+                wait_for_role_apart leader a
+                write_apart a moved
+                assert_has_all b
+                assert_equal 127.0.0.3 [master_host b]
+                end_two
+            }
+        }
+
+        test "A server whose link to the log stands still is given the address that the module reaches instead" {
+            name_means log.test $::host
+            with_log_on 127.0.0.2 {} {
+                set relay [start_relay_on [log_option port] tcp [list 127.0.0.2 [log_option port]]]
+                start_two $lines $reach
+                assert_equal $::host [master_host b]
+                # Connections to it stay, and new ones are taken by the kernel, but nobody passes anything on.
+                pause_process $relay
+                name_means log.test 127.0.0.2
+                # Long before the server would notice (repl-timeout).
+                wait_for_condition 1000 30 {[master_host b] eq "127.0.0.2"} else {
+                    fail "the server follows the log at [master_host b]"
+                }
+                wait_for_role_apart leader a
+                write_apart a moved
+                assert_has_all b
+                stop_relay $relay
+                end_two
+            }
+        }
+    }
+}
