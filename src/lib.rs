@@ -39,6 +39,7 @@ mod keeper;
 mod keys;
 mod known;
 mod lag;
+mod last_error;
 mod lease;
 mod line;
 mod log_connection;

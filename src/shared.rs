@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use durability_protocol::Known;
@@ -14,6 +15,7 @@ use crate::bell::Bell;
 use crate::config::{self, Mode};
 use crate::facts::Facts;
 use crate::known::{Contradiction, Memory};
+use crate::last_error::LastError;
 use crate::passed_over::PassedOver;
 use crate::pipe::Pipe;
 use crate::view::View;
@@ -226,8 +228,8 @@ pub struct Shared {
     contradiction: Mutex<Option<Contradiction>>,
     log_address: Mutex<Option<SocketAddr>>,
     view: Mutex<Option<Arc<View>>>,
-    last_error: Mutex<String>,
-    keeper_error: Mutex<String>,
+    last_error: Mutex<LastError>,
+    keeper_error: Mutex<LastError>,
     failover: Mutex<String>,
     /// The name this node goes by; known once it has described itself.
     pub node_id: OnceLock<String>,
@@ -278,8 +280,8 @@ impl Shared {
             contradiction: Mutex::default(),
             log_address: Mutex::default(),
             view: Mutex::new(None),
-            last_error: Mutex::new(String::new()),
-            keeper_error: Mutex::new(String::new()),
+            last_error: Mutex::default(),
+            keeper_error: Mutex::default(),
             failover: Mutex::new(String::new()),
             node_id: OnceLock::new(),
             default_address: OnceLock::new(),
@@ -330,35 +332,25 @@ impl Shared {
 
     /// The last thing that went wrong; empty if nothing has since all was well.
     pub fn last_error(&self) -> String {
-        self.error().clone()
+        self.error().text().to_owned()
     }
 
-    /// Sets [`Shared::last_error`]. Returns whether it is a new one.
+    /// Sets [`Shared::last_error`]. Returns whether the server's log is to say so.
     pub fn set_last_error(&self, error: &str) -> bool {
-        let mut last = self.error();
-        let is_new = *last != error;
-        if is_new {
-            error.clone_into(&mut last);
-        }
-        is_new
+        self.error().set(error, Instant::now())
     }
 
     /// Clears [`Shared::last_error`], if that is still this error.
     pub fn has_passed(&self, error: &str) {
         let mut last = self.error();
-        if *last == error {
-            last.clear();
+        if last.text() == error {
+            last.set("", Instant::now());
         }
     }
 
-    /// What keeps the lease from being renewed. Returns whether it is new.
+    /// What keeps the lease from being renewed. Returns whether the server's log is to say so.
     pub fn set_keeper_error(&self, error: &str) -> bool {
-        let mut last = self.keeper_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let is_new = *last != error;
-        if is_new {
-            error.clone_into(&mut last);
-        }
-        is_new
+        self.lease_error().set(error, Instant::now())
     }
 
     /// A planned failover ended for that reason: empty if this node has handed over.
@@ -419,7 +411,7 @@ impl Shared {
 
     /// What keeps the lease from being renewed; empty if nothing does.
     pub fn keeper_error(&self) -> String {
-        self.keeper_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.lease_error().text().to_owned()
     }
 
     /// Sets [`Shared::view`], and returns it.
@@ -455,15 +447,19 @@ impl Shared {
         }
     }
 
-    /// Something failed and will be tried again: sets [`Shared::last_error`], and logs it unless it is the same as before.
+    /// Something failed and will be tried again: sets [`Shared::last_error`], and logs it unless it was told a moment ago.
     pub fn try_again_after(&self, error: &str) {
         if self.set_last_error(error) {
             log_warning(format!("durability: {error}; trying again"));
         }
     }
 
-    fn error(&self) -> MutexGuard<'_, String> {
+    fn error(&self) -> MutexGuard<'_, LastError> {
         self.last_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn lease_error(&self) -> MutexGuard<'_, LastError> {
+        self.keeper_error.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Gives the main thread a task, and wakes it.
