@@ -1,4 +1,5 @@
-//! Takes connections of a port: only so many at a time, and with a line in the log for those that are turned away.
+//! Takes connections of a port: only so many at a time, and with a line in the log for those that are turned away. The last places may
+//! be kept for some.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +19,10 @@ const REFUSE_AT_MOST: Duration = Duration::from_secs(1);
 /// A port that takes connections.
 pub struct Acceptor {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    /// Places for anybody, which are taken first.
+    common: Arc<Semaphore>,
+    /// Places for those for whom they are kept.
+    kept: Arc<Semaphore>,
     most: u32,
     /// The flag that says so.
     flag: &'static str,
@@ -27,15 +31,36 @@ pub struct Acceptor {
     lines: LineThrottle,
 }
 
+/// What counts a connection until it is dropped.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    is_kept: bool,
+}
+
+impl Place {
+    /// Whether it is one that is kept for some: whoever has it has to be one of these, or to go.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+}
+
 impl Acceptor {
-    /// Takes at most `most` connections at a time, as `flag` says.
-    pub fn new(listener: TcpListener, most: u32, flag: &'static str, too_many: &'static [u8]) -> Self {
-        let permits = Arc::new(Semaphore::new(most as usize));
-        Acceptor { listener, permits, most, flag, too_many, lines: LineThrottle::new() }
+    /// Takes at most `most` connections at a time, as `flag` says, of which the last `kept` are kept for some.
+    pub fn new(listener: TcpListener, most: u32, kept: u32, flag: &'static str, too_many: &'static [u8]) -> Self {
+        let semaphore = |places: u32| Arc::new(Semaphore::new(places as usize));
+        let (common, kept) = (semaphore(most.saturating_sub(kept)), semaphore(kept.min(most)));
+        Acceptor { listener, common, kept, most, flag, too_many, lines: LineThrottle::new() }
     }
 
-    /// The next connection, and what counts it until it is dropped. May be dropped while it waits.
-    pub async fn next(&self) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    fn place(&self) -> Option<Place> {
+        let place = |places: &Arc<Semaphore>, is_kept| {
+            places.clone().try_acquire_owned().ok().map(|permit| Place { _permit: permit, is_kept })
+        };
+        place(&self.common, false).or_else(|| place(&self.kept, true))
+    }
+
+    /// The next connection, and its place. May be dropped while it waits.
+    pub async fn next(&self) -> (TcpStream, SocketAddr, Place) {
         loop {
             let (mut stream, peer) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -47,9 +72,9 @@ impl Acceptor {
                     continue;
                 }
             };
-            match self.permits.clone().try_acquire_owned() {
-                Ok(permit) => return (stream, peer, permit),
-                Err(_) => {
+            match self.place() {
+                Some(place) => return (stream, peer, place),
+                None => {
                     if let Some(others) = self.lines.pass() {
                         let Acceptor { most, flag, .. } = self;
                         tracing::warn!(

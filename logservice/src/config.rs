@@ -147,7 +147,8 @@ pub struct Config {
     /// The most shards that may exist
     #[arg(long, default_value_t = 1024)]
     pub max_shards: usize,
-    /// The most connections to the RESP port; one more is told so and closed
+    /// The most connections to the RESP port; one more is told so and closed. A tenth, but at least 16 and at most half, is kept
+    /// for nodes
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
     /// The most connections to the HTTP port; one more is told so and closed

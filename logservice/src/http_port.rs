@@ -46,19 +46,19 @@ pub async fn serve(
 ) {
     let router = http::router(service, limits.clone());
     let too_many = if tls.is_none() { TOO_MANY } else { b"" };
-    let acceptor = Acceptor::new(listener, limits.max_http_connections, "--max-http-connections", too_many);
+    let acceptor = Acceptor::new(listener, limits.max_http_connections, 0, "--max-http-connections", too_many);
     let port = Arc::new(Port::new(NEEDS_TLS));
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
         while connections.try_join_next().is_some() {}
-        let (stream, peer, permit) = tokio::select! {
+        let (stream, peer, place) = tokio::select! {
             accepted = acceptor.next() => accepted,
             _ = shutdown.changed() => break,
         };
         let (router, limits, mut shutdown) = (router.clone(), limits.clone(), shutdown.clone());
         let (port, tls) = (port.clone(), tls.clone());
         connections.spawn(async move {
-            let _permit = permit;
+            let _place = place;
             let Some(tls) = tls else { return serve_connection(stream, peer, router, &limits, shutdown).await };
             let accepted = tokio::select! {
                 accepted = tls.accept(stream, peer, &port) => accepted,

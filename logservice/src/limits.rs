@@ -65,7 +65,17 @@ pub struct OpenFilesError {
     allowed: u64,
 }
 
+/// Of ten connections one is kept for nodes.
+const NODES_SHARE: u32 = 10;
+/// So many at least are kept for nodes: a node has up to five, and a shard some nodes.
+const LEAST_FOR_NODES: u32 = 16;
+
 impl Limits {
+    /// How many of the connections to the RESP port are kept for nodes: a tenth, and at least 16, but no more than half.
+    pub fn kept_for_nodes(&self) -> u32 {
+        (self.max_connections / NODES_SHARE).max(LEAST_FOR_NODES).min(self.max_connections / 2)
+    }
+
     /// Lets this process have as many files open as it may, and checks that they suffice.
     ///
     /// # Errors
@@ -92,6 +102,15 @@ mod tests {
     fn an_upload_may_stand_still_for_longer_than_its_node_waits_for_its_server() {
         const FULL_SYNC_TIMEOUT: Duration = Duration::from_secs(60);
         assert!(Patience::default().http_stalled > FULL_SYNC_TIMEOUT);
+    }
+
+    #[test]
+    fn a_share_of_the_connections_is_kept_for_nodes_and_clients_have_the_most() {
+        let patience = Patience::default();
+        let kept = |max_connections| {
+            Limits { max_connections, max_http_connections: 1, max_input_mb: 4, patience }.kept_for_nodes()
+        };
+        assert_eq!([1, 2, 31, 50, 160, 1000, 10_000].map(kept), [0, 1, 15, 16, 16, 100, 1000]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::limits::{Limits, Patience};
 pub struct Watch {
     /// The client has to log in and has not.
     pub is_stranger: bool,
+    /// It has a place that is kept for nodes, and has not shown that it is one.
+    pub is_on_trial: bool,
     /// A command has arrived in part, and the rest is being waited for.
     pub is_partial: bool,
     /// For how long the client has taken nothing of what it is owed.
@@ -23,7 +25,7 @@ pub struct Watch {
 
 impl Watch {
     fn is_needed(&self) -> bool {
-        self.is_stranger || self.is_partial || self.stalled_for.is_some() || self.holds_memory
+        self.is_stranger || self.is_on_trial || self.is_partial || self.stalled_for.is_some() || self.holds_memory
     }
 }
 
@@ -32,6 +34,8 @@ impl Watch {
 pub enum Overdue {
     /// It has not logged in.
     Login,
+    /// It has not shown that it is a node.
+    Trial,
     /// It has not finished a command.
     Command,
     /// It has not taken its replies.
@@ -92,6 +96,9 @@ impl Clock {
         let was_idle = !std::mem::take(&mut self.has_read);
         if watch.is_stranger && self.accepted.elapsed() >= self.limits.patience.login {
             return Some(Overdue::Login);
+        }
+        if watch.is_on_trial && self.accepted.elapsed() >= self.limits.patience.login {
+            return Some(Overdue::Trial);
         }
         if self.partial_since.is_some_and(|since| since.elapsed() >= self.limits.patience.command) {
             return Some(Overdue::Command);

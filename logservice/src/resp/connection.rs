@@ -20,6 +20,7 @@ use super::replica::{self, ReplicaInfo};
 use super::reply::{self, failure, Protocol, Reply};
 use super::sentinel::{Missed, Subscriptions};
 use super::socket::Socket;
+use super::trial::{self, Sign};
 use super::{admin, audit, lease, node};
 use crate::limits::Limits;
 use crate::service::Service;
@@ -52,6 +53,8 @@ pub struct Connection {
     clock: Clock,
     identity: Identity,
     failed_logins: u32,
+    /// It has a place that is kept for nodes, and has not shown that it is one.
+    is_on_trial: bool,
     replica: ReplicaInfo,
     /// A node waits here; no command is taken meanwhile. In a box, as most connections have none.
     poll: Option<Box<Poll>>,
@@ -76,8 +79,8 @@ pub(super) enum Next {
 }
 
 impl Connection {
-    /// A connection that was just accepted.
-    pub fn new(shared: &Shared, socket: Socket, peer: String, id: u64) -> Self {
+    /// A connection that was just accepted; `is_on_trial` if its place is kept for nodes.
+    pub fn new(shared: &Shared, socket: Socket, peer: String, id: u64, is_on_trial: bool) -> Self {
         let mut connection = Connection {
             service: shared.service.clone(),
             limits: shared.limits.clone(),
@@ -87,6 +90,7 @@ impl Connection {
             clock: Clock::new(shared.limits.clone()),
             identity: Identity::default(),
             failed_logins: 0,
+            is_on_trial,
             replica: ReplicaInfo::default(),
             poll: None,
             subscriptions: None,
@@ -206,6 +210,7 @@ impl Connection {
     fn watch(&self, is_reading: bool) -> Watch {
         Watch {
             is_stranger: self.is_stranger(),
+            is_on_trial: self.is_on_trial,
             is_partial: is_reading && self.input.is_partial(),
             stalled_for: self.output.stalled_for(),
             holds_memory: self.input.holds_memory(),
@@ -223,11 +228,15 @@ impl Connection {
                 return Outlook::End;
             }
             // It was told already, and does not go.
-            Overdue::Login | Overdue::Command if self.closing => return Outlook::End,
+            Overdue::Login | Overdue::Trial | Overdue::Command if self.closing => return Outlook::End,
             Overdue::Login => {
                 let seconds = self.limits.patience.login.as_secs_f32();
                 self.close_with(&Refusal::new(Code::NoAuth, format!("no login within {seconds} s")));
                 self.warn_of_stranger("disconnected: it did not log in");
+            }
+            Overdue::Trial => {
+                self.output.push(self.fails_trial());
+                self.closing = true;
             }
             Overdue::Command => {
                 let seconds = self.limits.patience.command.as_secs_f32();
@@ -242,6 +251,12 @@ impl Connection {
         if let Some(others) = STRANGERS.pass() {
             tracing::warn!("{} {what} ({others} more such lines left out)", self.peer);
         }
+    }
+
+    /// No node, in a place that is kept for nodes: what it is told.
+    fn fails_trial(&self) -> Reply {
+        self.warn_of_stranger("disconnected: clients hold all connections that --max-connections allows them");
+        trial::refusal()
     }
 
     /// Ends a poll: it is due, the service stops, or the node wants something else.
@@ -289,7 +304,12 @@ impl Connection {
     pub(super) async fn run(&mut self, arguments: &[Bytes]) -> Next {
         let failed_logins = self.failed_logins;
         let next = match self.dispatch(arguments).await {
-            Ok(next) => next,
+            Ok(next) => {
+                if self.is_on_trial && Sign::of(trial::name(arguments)) == Sign::Node {
+                    self.is_on_trial = false;
+                }
+                next
+            }
             Err(refusal) => Next::Reply(reply::error(&refusal)),
         };
         if self.failed_logins == failed_logins {
@@ -308,6 +328,9 @@ impl Connection {
         let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
         if self.is_stranger() && !["AUTH", "HELLO", "PING", "QUIT"].into_iter().any(is) {
             return Err(Refusal::new(Code::NoAuth, "log in first: AUTH shard token"));
+        }
+        if self.is_on_trial && Sign::of(name) == Sign::Client {
+            return Ok(Next::Close(self.fails_trial()));
         }
         let is_listening = self.subscriptions.is_some() && self.output.protocol() == Protocol::Two;
         if is_listening && !LISTENERS_COMMANDS.into_iter().any(is) {

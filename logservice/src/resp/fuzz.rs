@@ -137,7 +137,7 @@ async fn connection(shared: &Shared) -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
     let (stream, peer) = listener.accept().await.expect("accepted");
-    (Connection::new(shared, Socket::from(stream), peer.to_string(), 1), client)
+    (Connection::new(shared, Socket::from(stream), peer.to_string(), 1, false), client)
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod sentinel;
 mod socket;
 #[cfg(test)]
 mod socket_tests;
+mod trial;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -60,7 +61,8 @@ pub async fn serve(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let too_many: &[u8] = if tls.is_none() { b"-ERR too many connections\r\n" } else { b"" };
-    let acceptor = Acceptor::new(listener, limits.max_connections, "--max-connections", too_many);
+    let (most, kept) = (limits.max_connections, limits.kept_for_nodes());
+    let acceptor = Acceptor::new(listener, most, kept, "--max-connections", too_many);
     let budget = Arc::new(InputBudget::new(limits.max_input_mb));
     let shared = Arc::new(Shared { service, limits, budget });
     let port = Arc::new(Port::new(NEEDS_TLS));
@@ -68,7 +70,7 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
         while connections.try_join_next().is_some() {}
-        let (stream, peer, permit) = tokio::select! {
+        let (stream, peer, place) = tokio::select! {
             accepted = acceptor.next() => accepted,
             _ = shutdown.changed() => break,
         };
@@ -78,7 +80,6 @@ pub async fn serve(
         let id = next_id.fetch_add(1, Ordering::Relaxed);
         let (shared, port, tls, mut shutdown) = (shared.clone(), port.clone(), tls.clone(), shutdown.clone());
         connections.spawn(async move {
-            let _permit = permit;
             let socket = match tls {
                 None => Socket::from(stream),
                 Some(tls) => {
@@ -90,7 +91,8 @@ pub async fn serve(
                     Socket::from(stream)
                 }
             };
-            Connection::new(&shared, socket, peer.to_string(), id).serve(shutdown).await;
+            Connection::new(&shared, socket, peer.to_string(), id, place.is_kept()).serve(shutdown).await;
+            drop(place);
         });
     }
     drop(acceptor);

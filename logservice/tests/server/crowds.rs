@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::client::{Reply, Service};
+use crate::client::{Client, Reply, Service};
 use crate::witness::Witness;
 
 const CROWD: usize = 5000;
@@ -104,5 +104,88 @@ fn one_connection_too_many_is_told_so_and_room_is_found_again() {
         assert!(Instant::now() < deadline, "there is no room although all have gone");
     }
     witness.assert_served();
+    service.stop();
+}
+
+/// Of this many connections, 16 are kept for nodes.
+const PLACES: usize = 50;
+const CLIENTS_PLACES: usize = PLACES - 16;
+const NO_ROOM: &str = "ERR too many connections: as many as --max-connections allows to clients are open";
+
+/// A service for whose clients there is no more room, and these, which have logged in and asked where the leader is.
+fn service_full_of_clients(directory: &std::path::Path, trial: Duration) -> (Service, Vec<Client>) {
+    let tokens = directory.join("tokens");
+    std::fs::write(&tokens, "s1 one\n").expect("written");
+    let flags = ["--max-connections", &PLACES.to_string(), "--tokens", tokens.to_str().expect("text")];
+    let service = Service::start_patient(&directory.join("data"), &flags, |patience| patience.login = trial);
+    let clients = (0..CLIENTS_PLACES).map(|_| {
+        let mut client = service.connect();
+        client.ok(&["AUTH", "s1", "one"]);
+        assert!(matches!(client.call(&["SENTINEL", "PRIMARIES"]), Reply::Array(_)));
+        client
+    });
+    let clients = clients.collect();
+    (service, clients)
+}
+
+#[test]
+fn a_node_is_served_while_clients_hold_all_connections_that_they_may() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut clients) = service_full_of_clients(directory.path(), SOON);
+    for command in [&["SENTINEL", "PRIMARIES"][..], &["ROLE"], &["SUBSCRIBE", "+switch-master"], &["psubscribe", "*"]] {
+        let mut newcomer = service.connect();
+        newcomer.ok(&["AUTH", "s1", "one"]);
+        newcomer.refused(command, NO_ROOM);
+        newcomer.assert_closed();
+    }
+    // As many nodes as places are kept for; each has asked as one when the next comes.
+    let mut nodes = Vec::new();
+    while nodes.len() < PLACES - CLIENTS_PLACES - 1 {
+        let mut node = service.connect();
+        node.ok(&["AUTH", "s1", "one"]);
+        let (id, text) = (format!("n{}", nodes.len()), "-");
+        assert!(matches!(node.call(&["LOG.CHECK", "s1", &id, "host:1", text]), Reply::Text(_)));
+        nodes.push(node);
+    }
+    let (epoch, end) = nodes[0].acquire("s1", "n0", 0, 60_000).expect("it leads");
+    nodes[0].ok(&["LOG.BEGIN", "s1", &epoch.to_string(), &"f".repeat(40), &end.to_string()]);
+    assert_eq!(nodes[0].append("s1", epoch, end, b"x"), Reply::Integer(end + 1));
+    let mut replica = service.connect();
+    replica.ok(&["AUTH", "s1", "one"]);
+    replica.send(&[b"PSYNC", "f".repeat(40).as_bytes(), b"1"]);
+    assert!(replica.line().starts_with('+'), "it is served");
+    let mut last = service.connect();
+    assert_eq!(last.reply(), Reply::Error("ERR too many connections".to_owned()));
+    // The clients that were there before have lost nothing, and who goes makes room for another one.
+    assert!(matches!(clients[0].call(&["SENTINEL", "PRIMARIES"]), Reply::Array(_)));
+    clients.pop();
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut client = service.connect();
+        client.send(&[b"AUTH", b"s1", b"one"]);
+        if client.line() == "+OK" {
+            assert!(matches!(client.call(&["SENTINEL", "PRIMARIES"]), Reply::Array(_)));
+            break;
+        }
+        assert!(Instant::now() < deadline, "there is no room although a client has gone");
+    }
+    service.stop();
+}
+
+#[test]
+fn who_shows_nothing_loses_a_place_that_is_kept_for_nodes() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut clients) = service_full_of_clients(directory.path(), Duration::from_secs(2));
+    let mut idle = service.connect();
+    idle.ok(&["AUTH", "s1", "one"]);
+    let mut node = service.connect();
+    node.ok(&["AUTH", "s1", "one"]);
+    assert!(matches!(node.call(&["LOG.CHECK", "s1", "n0", "host:1", "-"]), Reply::Text(_)));
+    assert_eq!(idle.call(&["PING"]), Reply::Text("PONG".into()));
+    let Reply::Error(text) = idle.reply() else { panic!("it keeps its place") };
+    assert!(text.starts_with(NO_ROOM), "{text}");
+    idle.assert_closed();
+    assert_eq!(node.call(&["PING"]), Reply::Text("PONG".into()));
+    assert_eq!(clients[0].call(&["PING"]), Reply::Text("PONG".into()));
     service.stop();
 }
