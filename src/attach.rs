@@ -55,7 +55,16 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
     let (mut log, held) = agent.open_checked()?;
     agent.shared.remember(|memory, _| memory.attached(log.log_id()));
     agent.shared.set_link(Link::Up);
-    let status = log.status()?;
+    let mut status = log.status()?;
+    // A node that has seen a leader live waits for it, however that ended.
+    if agent.shared.view().is_none() && led_on_another_port(&status, &node_id, &host) {
+        log_notice(format!(
+            "durability: {} was this node on another port, and is over: releasing its lease",
+            status.leader
+        ));
+        log.resign(status.epoch)?;
+        status = log.status()?;
+    }
     if let Some(held) = held {
         // The log has all of it, as it said on this connection.
         agent.shared.remember(|memory, _| memory.followed(status.stream_epoch, &status.replid, held));
@@ -101,6 +110,16 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
         started.elapsed().as_millis()
     ));
     Ok(leadership)
+}
+
+/// Whether the lease, which never expires, is that of an earlier life of this node: by default its name has its port in it, and that has
+/// changed.
+fn led_on_another_port(status: &LogStatus, node_id: &str, host: &str) -> bool {
+    config::NODE_ID.value().is_empty()
+        && status.leader != node_id
+        && status.lease == LeaseState::Held(None)
+        && host_name::is_default(&status.leader, host)
+        && process::is_over(&status.leader_process)
 }
 
 /// Where clients reach this node unless an operator says so: by the name of its machine.

@@ -21,6 +21,12 @@ pub fn node_id(host: &str, port: u16) -> String {
     format!("{}{checksum}:{port}", kept.trim_start_matches('.'))
 }
 
+/// Whether nodes on the machine called `host` have that id unless they are given another.
+pub fn is_default(id: &str, host: &str) -> bool {
+    let port = id.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    port.is_some_and(|port| node_id(host, port) == id)
+}
+
 /// The address of this node on the machine called `host`, as clients are told it: unchanged, or they would look for another machine.
 ///
 /// # Errors
@@ -46,6 +52,14 @@ mod tests {
         assert_eq!(node_id("my_host", 6379), "my_host:6379");
         assert_eq!(node_id("", 6379), "node:6379");
         assert_eq!(address("my_host", 6379).as_deref(), Ok("my_host:6379"));
+    }
+
+    #[test]
+    fn a_default_id_is_known_on_its_machine_whatever_the_port() {
+        assert!(is_default(&node_id("bad host!", 1), "bad host!") && is_default("db-1:6380", "db-1"));
+        for other in ["db-2:6380", "db-1", "a", "db-1:06380", "db-1:x"] {
+            assert!(!is_default(other, "db-1"), "{other}");
+        }
     }
 
     #[test]

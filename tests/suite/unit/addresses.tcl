@@ -166,6 +166,42 @@ tags {external:skip tls:skip} {
         }
     }
 
+    test "A single node that is called as its machine and port leads again on another port" {
+        with_log_on $::host {} {
+            foreach node {first second} {
+                set port($node) [free_port]
+                node_apart $node [list "port $port($node)"] [list -h $::host -p $port($node)]
+            }
+            set ::written 0
+            start_apart first
+            wait_for_role_apart leader first
+            write_apart first killed
+            kill_apart first
+            start_apart second
+            wait_for_role_apart leader second
+            assert_has_all second
+            write_apart second led
+            # A node that finds it alive leaves the lease to it, also when it dies and the first one attaches anew.
+            start_apart first
+            wait_for_role_apart follower first
+            kill_apart second
+            kill_log
+            wait_for_condition 1000 30 {[string match "*replication link to the log is not up*" [output_apart first]]} else {
+                fail "first does not miss its log: [output_apart first]"
+            }
+            start_log
+            wait_for_condition 1000 30 {[string match *master_link_status:up* [ask first info replication]]} else {
+                fail "first does not find its log: [output_apart first]"
+            }
+            after 1000
+            assert_equal follower [figure_apart first role]
+            start_apart second
+            wait_for_role_apart leader second
+            assert_has_all second
+            foreach node {first second} {kill_apart $node}
+        }
+    }
+
     with_names {
         set lines {
             set port($::node) [free_port]
