@@ -189,11 +189,13 @@ tags {external:skip tls:skip} {
             wait_for_condition 1000 30 {[string match "*replication link to the log is not up*" [output_apart first]]} else {
                 fail "first does not miss its log: [output_apart first]"
             }
+            set attached [regexp -all "the log of shard" [output_apart first]]
             start_log
-            wait_for_condition 1000 30 {[string match *master_link_status:up* [ask first info replication]]} else {
-                fail "first does not find its log: [output_apart first]"
+            wait_for_condition 1000 30 {[regexp -all "the log of shard" [output_apart first]] > $attached} else {
+                fail "first does not attach to its log: [output_apart first]"
             }
-            after 1000
+            assert_equal 0 [regexp -all "releasing its lease" [output_apart first]]
+            assert_equal 1 [regexp -all "releasing its lease" [output_apart second]]
             assert_equal follower [figure_apart first role]
             start_apart second
             wait_for_role_apart leader second
