@@ -346,11 +346,12 @@ impl Shipper<'_> {
     fn serve_link(&mut self, has_replies: bool, line: &mut Line) -> Result<(), LinkError> {
         let Log::Up(link) = &mut line.log else { return Ok(()) };
         if has_replies && link.read_replies(&mut line.backlog)? {
-            self.agent.publish(&line.backlog);
+            // First, as who is answered by what is published may ask for it.
             if !self.agent.shared.last_error().is_empty() {
                 log_notice(format!("durability: the log acknowledges again, at offset {}", line.backlog.durable()));
                 self.agent.shared.set_last_error("");
             }
+            self.agent.publish(&line.backlog);
         }
         let (owed_for, is_handshaking) = (link.owed_for(), link.is_handshaking());
         line.send()?;
