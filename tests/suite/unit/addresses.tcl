@@ -1,5 +1,5 @@
-# Nodes and their log reach each other, whatever kind of address they have: a node of each kind leads, restarts, hands over and
-# fails over, and what was acknowledged is there.
+# Nodes and their log reach each other, whatever kind of address they have: a node of each kind leads, restarts, hands over, fails
+# over and seeds its log, and what was acknowledged is there.
 
 source $::env(SUITE_SUPPORT)/apart.tcl
 source $::env(SUITE_SUPPORT)/certificates.tcl
@@ -65,6 +65,15 @@ proc assert_all_goes {lines reach {then {}}} {
     write_apart a failed-over
     set ::node a
     uplevel 1 $then
+
+    # A snapshot goes to the log by HTTP.
+    assert_equal OK [ask a durability.mode off]
+    write_apart a unlogged
+    set seeds [figure_apart a seeds]
+    assert_equal OK [ask a durability.mode sync]
+    wait_for_condition 1000 30 {[figure_apart a seeds] > $seeds && [figure_apart a role] eq "leader"} else {
+        fail "the log is not seeded: [figure_apart a last_error]"
+    }
 
     start_apart b
     wait_for_role_apart follower b
