@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 
 use crate::client_layout::{read_foreign, ArgumentLayout, DatabaseLayout, SEARCH_BYTES};
+use crate::client_lookup::ClientLookup;
 use crate::dirty::Database;
 use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
@@ -27,8 +28,7 @@ pub struct ServerConnections {
     pub layout: DatabaseLayout,
     /// Where a client's arguments stand; found by the self-test.
     pub arguments: ArgumentLayout,
-    /// The client that was looked up last, until it disconnects.
-    recent: Cell<Option<(ClientId, *mut Client)>>,
+    lookup: ClientLookup<Client>,
     /// The clients that get messages.
     receivers: RefCell<HashSet<ClientId>>,
     /// The clients that another module blocked, until their next command.
@@ -44,23 +44,21 @@ impl ServerConnections {
             connection_offset: Cell::new(None),
             layout: DatabaseLayout::default(),
             arguments: ArgumentLayout::default(),
-            recent: Cell::new(None),
+            lookup: ClientLookup::new(),
             receivers: RefCell::default(),
             awaiting: RefCell::default(),
         }
     }
 
-    /// The client with that id, if it is one of the network's.
+    /// The client with that id, if it is one of the network's. It lives until its disconnection was reported.
     pub fn client(&self, id: ClientId) -> Option<*mut Client> {
-        match self.recent.get() {
-            // A client lives until its disconnection was reported.
-            Some((recent, client)) if recent == id => Some(client),
-            _ => {
-                let client = self.internals.lookup_client(id)?;
-                self.recent.set(Some((id, client)));
-                Some(client)
-            }
-        }
+        self.lookup.find(id, || self.internals.lookup_client(id))
+    }
+
+    /// The event loop goes round: what disconnected is gone.
+    #[inline]
+    pub fn round_is_over(&self) {
+        self.lookup.round_is_over();
     }
 
     /// Functions of the server.
@@ -186,31 +184,6 @@ impl ServerConnections {
         self.connection(id).is_some() && server::client_flags(id).is_blocked
     }
 
-    /// The client is about to be freed. Returns the newest group it was held for.
-    pub fn disconnected(&self, id: ClientId) -> Option<Group> {
-        let connection = self.connection(id);
-        self.recent.set(None);
-        if !self.receivers.borrow().is_empty() {
-            self.receivers.borrow_mut().remove(&id);
-        }
-        if self.is_anyone_awaiting() {
-            self.awaiting.borrow_mut().remove(&id);
-        }
-        let connection = connection?;
-        // SAFETY: a live connection, on the main thread.
-        let entry = entry(unsafe { (*connection).fd })?;
-        let held = entry.swap(ptr::null_mut(), Ordering::AcqRel);
-        if held.is_null() {
-            return None;
-        }
-        // SAFETY: the pointer came from `Box::into_raw` and was just taken out of the table. The server reports a
-        // disconnection only when no I/O thread works for the client, so nobody else uses it.
-        let held = unsafe { Box::from_raw(held) };
-        debug_assert!(ptr::eq(held.connection, connection));
-        let mark = held.state().valve.mark();
-        Some(mark)
-    }
-
     /// How many bytes the server last offered that wait on the client's connection.
     pub fn waiting_bytes(&self, id: ClientId) -> u64 {
         self.held(id).map_or(0, |held| held.state().valve.waiting_bytes())
@@ -321,6 +294,30 @@ impl Connections for ServerConnections {
             held.state().valve.shut();
         }
         self.close_by_id(client);
+    }
+
+    fn forget(&mut self, id: ClientId) -> Option<Group> {
+        let connection = self.connection(id);
+        self.lookup.leaves(id);
+        if !self.receivers.borrow().is_empty() {
+            self.receivers.borrow_mut().remove(&id);
+        }
+        if self.is_anyone_awaiting() {
+            self.awaiting.borrow_mut().remove(&id);
+        }
+        let connection = connection?;
+        // SAFETY: a live connection, on the main thread.
+        let entry = entry(unsafe { (*connection).fd })?;
+        let held = entry.swap(ptr::null_mut(), Ordering::AcqRel);
+        if held.is_null() {
+            return None;
+        }
+        // SAFETY: the pointer came from `Box::into_raw` and was just taken out of the table. The server reports a
+        // disconnection only when no I/O thread works for the client, so nobody else uses it.
+        let held = unsafe { Box::from_raw(held) };
+        debug_assert!(ptr::eq(held.connection, connection));
+        let mark = held.state().valve.mark();
+        Some(mark)
     }
 }
 

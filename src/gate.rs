@@ -47,6 +47,9 @@ pub trait Connections {
     fn reset(&mut self, client: ClientId);
     /// Closes the connection without an answer: nothing that is held leaves it any more, whatever is released.
     fn close(&mut self, client: ClientId);
+    /// The server is about to free the client: for every other function here it is gone from now on. Returns the newest group that its
+    /// connection was held for; `None` if it never was.
+    fn forget(&mut self, client: ClientId) -> Option<Group>;
 }
 
 /// What one iteration of the event loop wrote, and who waits for it.
@@ -273,10 +276,12 @@ impl<C: Connections> Gate<C> {
         std::mem::take(&mut self.late_answers)
     }
 
-    /// The client's connection is about to be closed. `mark` is the newest group that it was held for.
-    pub fn disconnected(&mut self, mark: Group) {
+    /// The server is about to free the client. What was reported of its connection is taken in while it is still there, and it is
+    /// forgotten last.
+    pub fn disconnected(&mut self, client: ClientId) {
         self.take_late_holds();
-        if mark > self.released {
+        let mark = self.connections.forget(client);
+        if mark.is_some_and(|mark| mark > self.released) {
             self.held_clients -= 1;
         }
     }

@@ -11,6 +11,8 @@ struct Fake {
     closed: Vec<ClientId>,
     late: Vec<LateHold>,
     receivers: Vec<ClientId>,
+    /// Clients that left, each with how many had been flushed by then.
+    forgotten: Vec<(ClientId, usize)>,
 }
 
 impl Connections for Fake {
@@ -56,6 +58,10 @@ impl Connections for Fake {
     fn close(&mut self, client: ClientId) {
         self.closed.push(client);
         self.marks.insert(client, Group::MAX);
+    }
+    fn forget(&mut self, client: ClientId) -> Option<Group> {
+        self.forgotten.push((client, self.flushed.len()));
+        self.marks.remove(&client)
     }
 }
 
@@ -174,8 +180,7 @@ fn a_client_that_leaves_while_held_is_not_counted_any_more() {
     gate.close_group(|| 100);
     set(&mut gate, 1, "b");
     gate.close_group(|| 200);
-    let mark = gate.connections.marks.remove(&1).unwrap();
-    gate.disconnected(mark);
+    gate.disconnected(1);
     assert_eq!(gate.held_clients(), 0);
     gate.release(200);
     assert_eq!(gate.held_clients(), 0);
@@ -261,8 +266,7 @@ fn who_gets_messages_is_closed_with_what_they_may_tell_of() {
     assert_eq!(gate.connections.closed, [1, 9]);
     assert_eq!(gate.held_clients(), 2, "closed ones are held for good");
     for client in [1, 9] {
-        let mark = gate.connections.marks[&client];
-        gate.disconnected(mark);
+        gate.disconnected(client);
     }
     assert_eq!(gate.held_clients(), 0);
 }
@@ -273,8 +277,24 @@ fn a_connection_that_was_shut_while_it_was_written_to_is_closed() {
     gate.connections.late.push(LateHold { client: 2, group: Group::MAX, is_new: true, is_answer: false });
     assert_eq!(gate.take_late_holds(), 1);
     assert_eq!((gate.connections.closed.as_slice(), gate.held_clients()), (&[2][..], 1));
-    gate.disconnected(Group::MAX);
+    gate.disconnected(2);
     assert_eq!(gate.held_clients(), 0);
+}
+
+#[test]
+fn what_was_reported_of_a_client_that_leaves_is_taken_in_before_it_is_forgotten() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    gate.close_group(|| 100);
+    gate.release(100);
+    gate.connections.flushed.clear();
+    for (client, group) in [(2, 1), (2, 2), (3, 2)] {
+        gate.connections.marks.insert(client, group);
+        gate.connections.late.push(LateHold { client, group, is_new: group == 2, is_answer: false });
+    }
+    gate.disconnected(2);
+    assert_eq!(gate.connections.forgotten, [(2, 1)], "it is not found any more once it is forgotten");
+    assert_eq!((gate.held_clients(), &gate.connections.flushed[..]), (1, &[2][..]));
 }
 
 #[test]

@@ -396,9 +396,7 @@ pub unsafe extern "C" fn on_client_change(
         module::with(|module| {
             module.watching.disconnected(client);
             if let Some(gate) = &mut module.gate {
-                if let Some(mark) = gate.connections.disconnected(client) {
-                    gate.disconnected(mark);
-                }
+                gate.disconnected(client);
             }
         });
     });

@@ -9,6 +9,7 @@ mod backlog;
 mod bell;
 mod bound;
 mod client_layout;
+mod client_lookup;
 mod command_table;
 mod commands;
 mod config;

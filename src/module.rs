@@ -288,6 +288,9 @@ impl Module {
             }
             self.update_filter();
         }
+        if let Some(gate) = &self.gate {
+            gate.connections.round_is_over();
+        }
         // No command runs: what is left here was read by a module's callback or thread.
         self.script_dependency = 0;
         // Before the lease is looked at: a leader whose lease has passed goes on with all it had if nobody else has led.
