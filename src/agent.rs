@@ -267,10 +267,7 @@ impl Agent {
 
     /// Why this node must leave a lease that expires to other ones: once it has passed, replies could leave all the same.
     pub fn why_it_keeps_no_lease(&self) -> Option<String> {
-        match &self.self_test {
-            Some(Err(why)) => Some(module::why_no_lease(why)),
-            _ => module::why_leases_are_not_kept(),
-        }
+        module::why_leases_are_not_kept(self.self_test.as_ref())
     }
 
     /// Leads and ships. `wanted` is what [`Shared::seeds_wanted`] was before the tap was opened.

@@ -155,8 +155,8 @@ impl ConfigurationValue<bool> for FailoverSwitch {
 
     fn set(&self, _: &ConfigurationContext, is_on: bool) -> Result<(), ValkeyError> {
         // A node that starts decides when it knows all of its configuration.
-        let is_running = module::with(|_| ()).is_some();
-        if let (true, true, Some(why)) = (is_on, is_running, module::why_leases_are_not_kept()) {
+        let why_not = module::with(|module| module::why_leases_are_not_kept(module.self_test.as_ref())).flatten();
+        if let (true, Some(why)) = (is_on, why_not) {
             return Err(ValkeyError::String(why));
         }
         self.0.store(is_on, Ordering::Relaxed);

@@ -232,6 +232,7 @@ pub struct Internals {
     post_execution_unit_operations: ActionFunction,
     hash_type_has_volatile_fields: ValueFunction,
     db_reclaim_expired_fields: ReclaimFunction,
+    events_while_blocked: *const c_int,
     /// `server`, of which nothing is known but that it holds [`OperationQueue`].
     server: *const c_void,
     /// [`OperationQueue::count`] in it, once it was found.
@@ -302,6 +303,7 @@ impl Internals {
             post_execution_unit_operations: symbol(&server, "postExecutionUnitOperations")?,
             hash_type_has_volatile_fields: symbol(&server, "hashTypeHasVolatileFields")?,
             db_reclaim_expired_fields: symbol(&server, "dbReclaimExpiredFields")?,
+            events_while_blocked: symbol(&server, "ProcessingEventsWhileBlocked")?,
             server: symbol(&server, "server")?,
             queued: AtomicPtr::default(),
         })
@@ -384,6 +386,13 @@ impl Internals {
         const POLICY_IGNORE_EXPIRE: c_int = 0;
         // SAFETY: only looks at fields of the server.
         unsafe { (self.get_expiration_policy)(0) == POLICY_IGNORE_EXPIRE }
+    }
+
+    /// Whether the server takes in events in the middle of something that it does, of whatever kind (`processEventsWhileBlocked`). Main
+    /// thread only.
+    pub fn is_within_command(&self) -> bool {
+        // SAFETY: a variable of the server, which counts how deep it is in that; only the main thread changes it.
+        unsafe { *self.events_while_blocked > 0 }
     }
 
     /// Whether a script or function runs, of whatever engine. Not any more at the event of the command that ran it. Main thread only.

@@ -56,6 +56,11 @@ pub static REFUSED_COMMANDS: AtomicU64 = AtomicU64::new(0);
 const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and FAILOVER would take it away. \
     CONFIG SET durability.mode off first if that is what you want, or durability.allow-replicaof yes";
 
+const INTERNAL_ERROR: &str = "ERR durability: internal error, see the server's log; restart the server";
+
+/// What another module calls as it hears of a command that this module runs in the middle of something.
+const IN_USE_ERROR: &str = "ERR durability: this node is changing what it serves: try again";
+
 const READ_ONLY_ERROR: &str = "READONLY You can't write against a node that follows its log.";
 
 const REWRITE_FOLLOWING_ERROR: &str =
@@ -113,42 +118,50 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
         return;
     }
     running_client::note(ctx);
-    guard("filtering a command", (), || {
-        let command = CommandFilterCtx::new(ctx);
-        let mut name = argument(&command, 0);
-        if propagation::has_cause(name) {
-            module::with(Module::watch_commands);
-        }
-        if owner != Owner::Operator && is_config_rewrite(name, argument(&command, 1)) {
-            return refuse_rewrite(&command, owner);
-        }
-        if level == NOTHING {
-            return;
-        }
-        if name.len() == 5 && name.eq_ignore_ascii_case(b"DEBUG") {
-            match filter_debug(&command) {
-                debug_command::Verdict::Runs => {}
-                debug_command::Verdict::Populates => name = debug_command::POPULATE.as_bytes(),
-                debug_command::Verdict::Refused(error) => {
-                    let is_in_transaction = server::client_flags(command.get_client_id()).is_in_transaction;
-                    return refuse_data(&command, false, is_in_transaction, || error);
-                }
-            }
-        }
-        if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
-            hurry_shutdown(&command);
-        }
-        if let Some(word) = redirect::word(name) {
-            redirect::note(command.get_client_id(), word, (1..command.args_count()).map(|at| argument(&command, at)));
-        }
-        if changes_role(name) {
-            if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) {
-                refuse(&command, ROLE_CHANGE_ERROR.to_owned());
-            }
-        } else if level > ROLE_CHANGES {
-            filter_data(&command, ctx, name, level);
-        }
+    let is_judged = guard("filtering a command", false, || {
+        filter_command(ctx, level, owner);
+        true
     });
+    if !is_judged {
+        guard("refusing a command", (), || refuse(&CommandFilterCtx::new(ctx), INTERNAL_ERROR.to_owned()));
+    }
+}
+
+fn filter_command(ctx: *mut RedisModuleCommandFilterCtx, level: u8, owner: Owner) {
+    let command = CommandFilterCtx::new(ctx);
+    let mut name = argument(&command, 0);
+    if propagation::has_cause(name) && module::with(Module::watch_commands).is_none() && module::is_in_use() {
+        return refuse_data(&command, false, false, || IN_USE_ERROR.to_owned());
+    }
+    if owner != Owner::Operator && is_config_rewrite(name, argument(&command, 1)) {
+        return refuse_rewrite(&command, owner);
+    }
+    if level == NOTHING {
+        return;
+    }
+    if name.len() == 5 && name.eq_ignore_ascii_case(b"DEBUG") {
+        match filter_debug(&command) {
+            debug_command::Verdict::Runs => {}
+            debug_command::Verdict::Populates => name = debug_command::POPULATE.as_bytes(),
+            debug_command::Verdict::Refused(error) => {
+                let is_in_transaction = server::client_flags(command.get_client_id()).is_in_transaction;
+                return refuse_data(&command, false, is_in_transaction, || error);
+            }
+        }
+    }
+    if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
+        hurry_shutdown(&command);
+    }
+    if let Some(word) = redirect::word(name) {
+        redirect::note(command.get_client_id(), word, (1..command.args_count()).map(|at| argument(&command, at)));
+    }
+    if changes_role(name) {
+        if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) {
+            refuse(&command, ROLE_CHANGE_ERROR.to_owned());
+        }
+    } else if level > ROLE_CHANGES {
+        filter_data(&command, ctx, name, level);
+    }
 }
 
 /// Compares lengths first: this runs before every command.
@@ -231,6 +244,10 @@ fn filter_data(command: &CommandFilterCtx, ctx: *mut RedisModuleCommandFilterCtx
         let is_own = is_self_test || client == module.shared.tap_client.load(Ordering::Relaxed);
         (properties_of(module, name, command), is_own)
     }) else {
+        if module::is_in_use() {
+            // Whether it may run is not known.
+            refuse_data(command, false, false, || IN_USE_ERROR.to_owned());
+        }
         return;
     };
     if is_own {

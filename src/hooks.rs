@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use valkey_module::logging::log_warning;
-use valkey_module::{raw, Context, ContextFlags};
+use valkey_module::{raw, Context};
 
 use crate::bell::Bell;
 use crate::command_table::{debug_sees, range_positions, CommandTable, Keys, Properties, Sees};
@@ -26,6 +26,8 @@ use crate::{filter, server, tasks};
 static TASKS_WAIT: AtomicBool = AtomicBool::new(false);
 /// A thread of another module's wrote, while the main thread slept.
 static THREAD_WROTE: AtomicBool = AtomicBool::new(false);
+/// Another module wrote while this one was in use, as it heard of something that this one did.
+static WROTE_UNTOLD: AtomicBool = AtomicBool::new(false);
 
 /// A command ran. Called for each command while replies are held, so every nanosecond counts.
 pub unsafe extern "C" fn on_command(
@@ -39,9 +41,12 @@ pub unsafe extern "C" fn on_command(
     let is_known = guard("looking at a command's result", false, || {
         debug_assert_eq!(result.version, ffi::COMMAND_RESULT_VERSION);
         let has_failed = event.id == ffi::EVENT_COMMAND_RESULT_FAILURE;
-        let is_told = module::with(|module| command_ran(module, &Context::new(ctx), result, has_failed)).is_some();
-        if !is_told && result.dirty > 0 && !decorate::is_main_thread() {
-            THREAD_WROTE.store(true, Ordering::Release);
+        let is_told = module::with(|module| {
+            command_ran(module, &Context::new(ctx), result, has_failed);
+            take_in_untold(module);
+        });
+        if is_told.is_none() {
+            ran_untold(result);
         }
         true
     });
@@ -60,6 +65,31 @@ pub unsafe extern "C" fn on_command(
 /// Whether a thread of another module's has written since the last time.
 pub fn has_thread_written() -> bool {
     THREAD_WROTE.swap(false, Ordering::AcqRel)
+}
+
+/// A command ran of which the gate cannot be told now.
+fn ran_untold(result: &CommandResult) {
+    let wrote = match decorate::is_main_thread() {
+        true => {
+            let is_called = result.is_module_client != 0 || server::is_calling();
+            assert!(is_called || !module::is_in_use(), "a client's command ran while the module was in use");
+            &WROTE_UNTOLD
+        }
+        false => &THREAD_WROTE,
+    };
+    if result.dirty > 0 {
+        wrote.store(true, Ordering::Release);
+    }
+}
+
+/// Nobody knows all the keys that another module wrote meanwhile.
+#[inline]
+fn take_in_untold(module: &mut Module) {
+    if WROTE_UNTOLD.load(Ordering::Relaxed) && WROTE_UNTOLD.swap(false, Ordering::Relaxed) {
+        if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
+            gate.write_all();
+        }
+    }
 }
 
 #[inline]
@@ -303,7 +333,7 @@ pub unsafe extern "C" fn on_flush(
 ) {
     if subevent == ffi::SUBEVENT_FLUSHDB_END {
         guard("noting a flush", (), || {
-            module::with(|module| {
+            module::must(|module| {
                 if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
                     // The command's own event follows, and waits for everything.
                     gate.write_all();
@@ -321,7 +351,7 @@ pub unsafe extern "C" fn on_eviction(
     key: *mut raw::RedisModuleString,
 ) -> c_int {
     guard("noting an eviction", (), || {
-        module::with(|module| {
+        module::must(|module| {
             if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
                 // SAFETY: the server's own string, used only during this callback.
                 let hash = gate.hash(unsafe { server::bytes(key) });
@@ -342,7 +372,7 @@ pub unsafe extern "C" fn on_stream(
     // SAFETY: the server's own name of the change.
     if unsafe { CStr::from_ptr(event) } == c"xgroup-createconsumer" {
         guard("noting a consumer", (), || {
-            module::with(|module| {
+            module::must(|module| {
                 if module.completes_stream {
                     // SAFETY: the server's own string, used only during this callback.
                     module.created_consumers.push(unsafe { server::bytes(key) }.to_vec());
@@ -362,11 +392,11 @@ pub unsafe extern "C" fn on_event_loop(
 ) {
     if subevent == ffi::SUBEVENT_AFTER_SLEEP {
         guard("waking up", (), || {
-            module::with(Module::woke);
+            module::must(Module::woke);
         });
     } else if subevent == ffi::SUBEVENT_BEFORE_SLEEP {
         guard("closing a group", (), || {
-            module::with(|module| {
+            module::must(|module| {
                 module.before_sleep();
                 if TASKS_WAIT.swap(false, Ordering::Relaxed) {
                     module.shared.main_bell.ring();
@@ -387,13 +417,13 @@ pub unsafe extern "C" fn on_client_change(
     let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
     if subevent != ffi::SUBEVENT_CLIENT_DISCONNECTED {
         guard("noting a client", (), || {
-            module::with(|module| module.newest_client = module.newest_client.max(client));
+            module::must(|module| module.newest_client = module.newest_client.max(client));
         });
         return;
     }
     guard("forgetting a client", (), || {
         filter::disconnected(client);
-        module::with(|module| {
+        module::must(|module| {
             module.watching.disconnected(client);
             if let Some(gate) = &mut module.gate {
                 gate.disconnected(client);
@@ -413,7 +443,7 @@ pub unsafe extern "C" fn on_role_change(
         return;
     }
     guard("noting a change of role", (), || {
-        module::with(|module| module.role_changed(subevent == ffi::SUBEVENT_NOW_REPLICA));
+        module::must(|module| module.role_changed(subevent == ffi::SUBEVENT_NOW_REPLICA));
     });
 }
 
@@ -425,7 +455,7 @@ pub unsafe extern "C" fn on_loading_progress(
     _: *mut c_void,
 ) {
     guard("looking at the time", (), || {
-        module::with(Module::end_settling_in_time);
+        module::must(Module::end_settling_in_time);
     });
 }
 
@@ -444,7 +474,7 @@ pub unsafe extern "C" fn on_module_change(
         // Not within `with`: the call makes the server call back.
         match CommandTable::of_server(&Context::new(ctx), leaving) {
             Ok(commands) => {
-                module::with(|module| {
+                module::must(|module| {
                     module.learn_commands(commands);
                     module.shared.send(Task::WatchModules);
                 });
@@ -457,17 +487,16 @@ pub unsafe extern "C" fn on_module_change(
 /// The server shuts down.
 pub unsafe extern "C" fn on_shutdown(_: *mut raw::RedisModuleCtx, _: raw::RedisModuleEvent, _: u64, _: *mut c_void) {
     guard("stopping", (), || {
-        module::with(Module::stop_agent);
+        module::must(Module::stop_agent);
     });
 }
 
 /// The agent rang.
 pub unsafe extern "C" fn on_bell(_: c_int, _: *mut c_void, _: c_int) {
     guard("running the agent's tasks", (), || {
-        let Some(is_busy) = module::with(|module| {
+        let Some(is_busy) = module::must(|module| {
             Bell::silence(&module.shared.main_bell);
-            // While data is loaded or a script runs, the server goes round its loop within a command.
-            module.ctx.get_flags().intersects(ContextFlags::LOADING | ContextFlags::LUA)
+            server::is_within_command(&module.ctx)
         }) else {
             return;
         };

@@ -261,6 +261,11 @@ impl Inner {
         if has_failed() {
             // Nothing that this process knows counts any more: another node is to lead.
             lease::lost();
+            if self.lock().handover.take().is_some() {
+                self.shared.failover_ended(
+                    "this node serves nobody any more, see the server's log; its lease passes by itself",
+                );
+            }
             return Ok(REPORT_INTERVAL);
         }
         self.renew(work, epoch)?;
@@ -403,3 +408,7 @@ impl Work {
         wait
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

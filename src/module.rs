@@ -18,7 +18,6 @@ use crate::following;
 use crate::gate::{ClientId, Gate};
 use crate::guard::has_failed;
 use crate::keeper::KeeperDesk;
-use crate::lease;
 use crate::names;
 use crate::running_client;
 use crate::server::{self, TapUser};
@@ -119,6 +118,8 @@ pub struct Module {
     pub created_consumers: Vec<Vec<u8>>,
     /// Whether the server has gone round its event loop since the module was loaded.
     has_run: bool,
+    /// Whether this node serves nobody any more because a callback has panicked.
+    pub has_given_up: bool,
     /// Clients wait while this node attaches.
     pub settling: Option<Settling>,
     /// The server has just started: clients wait until the log holds what it started with, if that does not take long. Nobody
@@ -157,10 +158,24 @@ thread_local! {
     static MODULE: RefCell<Option<Module>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` on the module. `None` if it is not loaded, or if this is called from within another `with`: then it is
-/// a command of the module's own that made the server call back.
+/// Runs `work` on the module. `None` if it is not loaded, if this is another thread than the main one, or if this is called from
+/// within another `with` ([`is_in_use`]): then it is a command of the module's own that made the server call back.
 pub fn with<R>(work: impl FnOnce(&mut Module) -> R) -> Option<R> {
     MODULE.with(|module| module.try_borrow_mut().ok()?.as_mut().map(work))
+}
+
+/// As [`with`], for what the module must not miss.
+///
+/// # Panics
+/// This is called from within another `with`.
+pub fn must<R>(work: impl FnOnce(&mut Module) -> R) -> Option<R> {
+    assert!(!is_in_use(), "the server calls back while the module is in use");
+    with(work)
+}
+
+/// Whether this is called from within [`with`].
+pub fn is_in_use() -> bool {
+    MODULE.with(|module| module.try_borrow().is_err())
 }
 
 /// Puts the module in place.
@@ -185,16 +200,13 @@ pub fn why_sync_is_impossible() -> Option<String> {
     Internals::get().err().map(|missing| format!("{missing}, which sync mode needs; use durability.mode async"))
 }
 
-/// Why a leader of this server cannot be kept from answering once its lease has passed: as it takes what sync mode takes.
-/// What the self-test found is known on the main thread alone; the agent keeps it by itself.
-pub fn why_leases_are_not_kept() -> Option<String> {
-    let failed = || with(|module| module.self_test.clone()).flatten().and_then(Result::err);
-    why_sync_is_impossible().or_else(failed).map(|why| why_no_lease(&why))
-}
-
-/// As [`why_leases_are_not_kept`], because of `why`.
-pub fn why_no_lease(why: &str) -> String {
-    format!("durability.failover yes keeps a leader whose lease has passed from answering as sync mode does: {why}")
+/// Why a leader of this server cannot be kept from answering once its lease has passed: as it takes what sync mode takes. `self_test`
+/// is what the self-test found; none if it has not run. Any thread.
+pub fn why_leases_are_not_kept(self_test: Option<&Result<(), String>>) -> Option<String> {
+    let failed = || self_test.and_then(|result| result.as_ref().err()).cloned();
+    why_sync_is_impossible().or_else(failed).map(|why| {
+        format!("durability.failover yes keeps a leader whose lease has passed from answering as sync mode does: {why}")
+    })
 }
 
 /// Why this server cannot have a log, in any mode but off.
@@ -258,6 +270,7 @@ impl Module {
             has_cause_to_watch: false,
             created_consumers: Vec::new(),
             has_run: false,
+            has_given_up: false,
             settling: None,
             settles_until_seeded: false,
             to_agent,
@@ -277,16 +290,8 @@ impl Module {
                 self.settle();
             }
         }
-        if has_failed() && !matches!(self.role, Role::Refused(_)) {
-            // Not from here: the server is going through its listeners.
-            self.role = Role::Refused("internal error, see the server's log; restart the server".to_owned());
-            lease::lost();
-            lease::answer_beyond(self.newest_client);
-            self.shared.send(Task::CloseClients);
-            if let Some(gate) = &mut self.gate {
-                gate.abandon();
-            }
-            self.update_filter();
+        if has_failed() && !self.has_given_up {
+            self.give_up();
         }
         if let Some(gate) = &self.gate {
             gate.connections.round_is_over();

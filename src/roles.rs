@@ -9,6 +9,7 @@ use crate::bound::{Behind, Verdict};
 use crate::config::{self, Mode};
 use crate::ffi::{self, Internals};
 use crate::filter::{self, Refusal};
+use crate::guard::has_failed;
 use crate::held_table;
 use crate::hooks;
 use crate::lease;
@@ -18,7 +19,24 @@ use crate::settle::Settling;
 use crate::shared::{Command, Task};
 use crate::{propagation, running_client};
 
+/// What a node says that serves nobody because a callback has panicked.
+const INTERNAL_ERROR: &str = "internal error, see the server's log; restart the server";
+
+/// What a node hears of commands that run.
+struct Listening {
+    /// The gate hears of them.
+    listens: bool,
+    /// What the server leaves out of the stream is put there.
+    completes: bool,
+    /// That would be so if there were cause.
+    may_complete: bool,
+}
+
 impl Module {
+    /// The mode becomes `mode`.
+    ///
+    /// # Errors
+    /// Why it cannot; then nothing has changed.
     pub fn change_mode(&mut self, mode: Mode) -> Result<(), String> {
         if mode == self.mode {
             return Ok(());
@@ -38,58 +56,105 @@ impl Module {
                 None => return Err("sync mode is still being tested in this server; try again in a second".to_owned()),
             }
         }
+        let role = self.role_in(mode);
+        if role == Role::Leader {
+            if let Some(why) = self.why_it_may_not_lead(mode) {
+                return Err(why);
+            }
+        }
+        // What can fail comes before anything has changed.
+        self.subscribe(mode, &role)?;
         let was_off = self.mode == Mode::Off;
         self.mode = mode;
-        match mode {
-            Mode::Off => {
+        match role {
+            Role::Off => {
                 log_warning(
                     "durability: mode is off: writes are not sent to the log any more and a failure loses them",
                 );
                 // Also one that is refused may follow its log still.
                 self.shared.send(Task::StopFollowing);
-                self.leave(Role::Off);
+                self.leave(role);
                 self.listen_to_commands()?;
             }
-            _ if was_off && server::is_replica(&self.ctx) && config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
-                self.serve_nobody(Role::Replica)?;
+            Role::Replica if was_off => {
+                self.serve_nobody(role)?;
                 self.tell_agent(Command::Replica(true));
             }
-            _ if was_off => {
-                self.serve_nobody(Role::Attaching)?;
+            Role::Attaching if was_off => {
+                self.serve_nobody(role)?;
                 self.settle();
             }
-            Mode::Async if matches!(self.role, Role::Refused(_)) => {
-                // Only sync mode was in the way.
+            Role::Leader if self.role != Role::Leader => {
                 if let Some(epoch) = self.epoch {
                     self.lead(epoch)?;
                 }
             }
-            Mode::Sync | Mode::Async => self.listen_to_commands()?,
+            _ => self.listen_to_commands()?,
         }
         self.tell_agent(Command::Mode(mode));
         Ok(())
     }
 
-    /// The gate wants to hear of commands in sync mode, while leading. A node that follows, or may, wants to hear of those that fail.
-    pub fn listen_to_commands(&mut self) -> Result<(), String> {
-        let leads = self.role == Role::Leader;
-        let listens = self.mode == Mode::Sync && leads;
+    /// What this node becomes at once if its mode becomes `mode`.
+    fn role_in(&self, mode: Mode) -> Role {
+        let was_off = self.mode == Mode::Off;
+        match mode {
+            Mode::Off => Role::Off,
+            _ if was_off && server::is_replica(&self.ctx) && config::ALLOW_REPLICAOF.load(Ordering::Relaxed) => {
+                Role::Replica
+            }
+            _ if was_off => Role::Attaching,
+            // Only sync mode was in the way.
+            Mode::Async if matches!(self.role, Role::Refused(_)) && self.epoch.is_some() => Role::Leader,
+            _ => self.role.clone(),
+        }
+    }
+
+    /// Whom this node hears of commands that ran: whether for the gate, whether for what the server leaves out of the stream, and
+    /// whether for the latter if there is cause.
+    fn listening(&self, mode: Mode, role: &Role) -> Listening {
+        let leads = *role == Role::Leader;
+        let listens = mode == Mode::Sync && leads;
         // In async mode an event for each command would cost more than it is worth before there is cause for it.
         let may_complete = leads && self.gate.is_some() && running_client::has_learned();
-        let completes = may_complete && (listens || self.has_cause_to_watch);
-        let follows = self.mode != Mode::Off && self.may_follow();
-        let on_command = (listens || completes).then_some(hooks::on_command as server::EventCallback);
-        let on_failed = follows.then_some(hooks::on_failed_while_following as server::EventCallback);
-        let listeners = [
-            (ffi::EVENT_COMMAND_RESULT_SUCCESS, on_command),
-            (ffi::EVENT_COMMAND_RESULT_FAILURE, on_command.or(on_failed)),
-            (ffi::EVENT_COMMAND_RESULT_REJECTED, on_failed),
-            (ffi::EVENT_COMMAND_RESULT_ACL_REJECTED, on_failed),
-            (ffi::EVENT_FLUSHDB, listens.then_some(hooks::on_flush as server::EventCallback)),
-        ];
-        for (event, callback) in listeners {
-            server::subscribe(&self.ctx, event, callback)?;
-        }
+        Listening { listens, completes: may_complete && (listens || self.has_cause_to_watch), may_complete }
+    }
+
+    /// Has the server tell of commands what a node of that mode and role wants to hear: the gate of those that ran, in sync mode, while
+    /// leading; one that follows, or may, of those that fail.
+    ///
+    /// # Errors
+    /// The server does not; then it tells what it told before.
+    fn subscribe(&self, mode: Mode, role: &Role) -> Result<(), String> {
+        let of = |mode: Mode, role: &Role| {
+            let Listening { listens, completes, .. } = self.listening(mode, role);
+            let follows = mode != Mode::Off && role.may_follow();
+            let on_command = (listens || completes).then_some(hooks::on_command as server::EventCallback);
+            let on_failed = follows.then_some(hooks::on_failed_while_following as server::EventCallback);
+            [
+                (ffi::EVENT_COMMAND_RESULT_SUCCESS, on_command),
+                (ffi::EVENT_COMMAND_RESULT_FAILURE, on_command.or(on_failed)),
+                (ffi::EVENT_COMMAND_RESULT_REJECTED, on_failed),
+                (ffi::EVENT_COMMAND_RESULT_ACL_REJECTED, on_failed),
+                (ffi::EVENT_FLUSHDB, listens.then_some(hooks::on_flush as server::EventCallback)),
+            ]
+        };
+        let all = |listeners: [(u64, Option<server::EventCallback>); 5]| {
+            listeners.into_iter().try_for_each(|(event, callback)| server::subscribe(&self.ctx, event, callback))
+        };
+        all(of(mode, role)).inspect_err(|_| {
+            // It was taken before.
+            let _ = all(of(self.mode, &self.role));
+        })
+    }
+
+    /// From now on this node hears of commands what its mode and role ask for.
+    ///
+    /// # Errors
+    /// See [`Module::subscribe`].
+    pub fn listen_to_commands(&mut self) -> Result<(), String> {
+        self.subscribe(self.mode, &self.role)?;
+        let Listening { listens, completes, may_complete } = self.listening(self.mode, &self.role);
         self.is_listening = listens;
         self.completes_stream = completes;
         propagation::wait_for_cause(may_complete && !completes);
@@ -115,17 +180,26 @@ impl Module {
         }
     }
 
+    /// Why this node may not lead in that mode, whatever the log service says.
+    fn why_it_may_not_lead(&self, mode: Mode) -> Option<String> {
+        if has_failed() {
+            return Some(INTERNAL_ERROR.to_owned());
+        }
+        if let (Mode::Sync, Some(Err(why))) = (mode, &self.self_test) {
+            return Some(format!(
+                "sync mode does not work in this server: {why}; CONFIG SET durability.mode async works"
+            ));
+        }
+        let keeps_none = || why_leases_are_not_kept(self.self_test.as_ref());
+        (config::FAILOVER.is_on() && self.gate.is_none()).then(keeps_none).flatten()
+    }
+
     /// From now on this node serves its clients, as the leader of `epoch`.
     pub fn lead(&mut self, epoch: u64) -> Result<(), String> {
-        if let (Mode::Sync, Some(Err(why))) = (self.mode, &self.self_test) {
-            let why = format!("sync mode does not work in this server: {why}; CONFIG SET durability.mode async works");
+        if let Some(why) = self.why_it_may_not_lead(self.mode) {
             self.serve_nobody(Role::Refused(why.clone()))?;
+            // Another mode may allow it.
             self.epoch = Some(epoch);
-            return Err(why);
-        }
-        if config::FAILOVER.is_on() && self.gate.is_none() {
-            let why = why_leases_are_not_kept().unwrap_or_default();
-            self.serve_nobody(Role::Refused(why.clone()))?;
             return Err(why);
         }
         self.epoch = Some(epoch);
@@ -142,14 +216,36 @@ impl Module {
 
     /// Clients are served for as long as the lease lasts.
     fn serve_as_leader(&mut self) -> Result<(), String> {
+        // What can fail comes before anything has changed.
+        self.subscribe(self.mode, &Role::Leader)?;
         lease::answer_nobody_beyond_it();
         lease::keep_to_it();
-        self.role = Role::Leader;
+        self.set_role(Role::Leader);
         self.tell_what_it_serves();
         self.listen_to_commands()?;
         self.shared.send(Task::WatchModules);
         self.update_filter();
         Ok(())
+    }
+
+    /// This is what the node is to its shard from now on. One in which a callback has panicked knows nothing for sure, and serves nobody,
+    /// whatever was about to become of it.
+    fn set_role(&mut self, role: Role) {
+        self.role = if has_failed() { Role::Refused(INTERNAL_ERROR.to_owned()) } else { role };
+    }
+
+    /// A callback has panicked: nobody who is connected is answered any more, and others are told why. Called from server events, in
+    /// which nothing can be subscribed to.
+    pub fn give_up(&mut self) {
+        self.has_given_up = true;
+        let role = Role::Refused(INTERNAL_ERROR.to_owned());
+        self.set_role(role.clone());
+        self.update_filter();
+        lease::lost();
+        lease::answer_beyond(self.newest_client);
+        self.shared.send(Task::CloseClients);
+        // What is not as it should be may show here once more.
+        self.stop_serving(role);
     }
 
     /// Clients wait until this node leads, but not for long. Nothing happens if the server does not allow that.
@@ -211,7 +307,7 @@ impl Module {
             (Role::Replica, false) => {
                 log_notice("durability: this node is a primary again: its log starts anew from what it holds");
                 self.new_stage();
-                self.role = Role::Attaching;
+                self.set_role(Role::Attaching);
                 self.update_filter();
                 self.settle();
             }
@@ -248,7 +344,7 @@ impl Module {
 
     /// Another node leads, and this one has what the log had: reads are served.
     pub fn serve_reads(&mut self) -> Result<(), String> {
-        self.role = Role::Follower;
+        self.set_role(Role::Follower);
         self.tell_what_it_serves();
         self.update_filter();
         self.end_settling();
@@ -264,7 +360,7 @@ impl Module {
     /// Comes before this node is made a primary: nobody reads or writes until it leads, but clients wait for that.
     pub fn prepare_to_lead(&mut self) {
         if self.role == Role::Follower {
-            self.role = Role::Attaching;
+            self.set_role(Role::Attaching);
             self.tell_what_it_serves();
             self.update_filter();
             self.settle();
@@ -283,7 +379,7 @@ impl Module {
     /// goes on when its lease is renewed.
     fn suspend(&mut self) {
         log_warning("durability: the lease has passed without being renewed: closing all clients, and serving nobody until it is");
-        self.role = Role::Suspended;
+        self.set_role(Role::Suspended);
         self.shared.suspensions.fetch_add(1, Ordering::Relaxed);
         self.is_listening = false;
         self.completes_stream = false;
@@ -374,7 +470,7 @@ impl Module {
     /// As [`Module::serve_nobody`], but subscribes to nothing, so that server events can call it.
     pub fn stop_serving(&mut self, role: Role) {
         self.new_stage();
-        self.role = role;
+        self.set_role(role);
         self.tell_what_it_serves();
         self.is_listening = false;
         self.completes_stream = false;
@@ -388,7 +484,7 @@ impl Module {
     /// ships it, and then has the rest abandoned. Called from server events as well, so it subscribes to nothing.
     fn leave(&mut self, role: Role) {
         self.new_stage();
-        self.role = role;
+        self.set_role(role);
         self.tell_what_it_serves();
         lease::not_needed();
         self.shared.forget_view();

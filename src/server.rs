@@ -234,6 +234,13 @@ pub fn select_database(ctx: &Context, number: u32) -> bool {
     unsafe { api!(RedisModule_SelectDb)(ctx.ctx, number) == raw::REDISMODULE_OK as c_int }
 }
 
+/// Whether the server takes in events in the middle of something: it loads data, a script is slow, or another module's command lets it go
+/// on meanwhile (`RM_Yield`). Then nothing may change that a command can see. The last is not known where the server's internals are not.
+pub fn is_within_command(ctx: &Context) -> bool {
+    ctx.get_flags().intersects(ContextFlags::LOADING | ContextFlags::LUA)
+        || Internals::get().is_ok_and(Internals::is_within_command)
+}
+
 /// Whether the server is a replica, whatever the state of its link.
 pub fn is_replica(ctx: &Context) -> bool {
     ctx.get_flags().contains(ContextFlags::SLAVE)

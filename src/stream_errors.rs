@@ -15,19 +15,21 @@ use crate::shared::{Command, Task};
 /// So much of an error is shown.
 const MAX_WHY_BYTES: usize = 128;
 
-impl Module {
+impl Role {
     /// Whether the server may be a replica of the log.
     pub fn may_follow(&self) -> bool {
-        matches!(self.role, Role::Attaching | Role::Follower | Role::Refused(_))
+        matches!(self, Role::Attaching | Role::Follower | Role::Refused(_))
     }
+}
 
+impl Module {
     /// A command failed, or was refused before it ran. Called from a server event, in which nothing can be subscribed to.
     ///
     /// These events tell of every error that a command of the stream can end with: the server lets no command of its primary block, so
     /// none fails later.
     pub fn failed_while_following(&mut self, result: &CommandResult) {
         // What another command called is for that one to judge.
-        if result.is_module_client != 0 || !self.may_follow() || following::owner() != Owner::Log {
+        if result.is_module_client != 0 || !self.role.may_follow() || following::owner() != Owner::Log {
             return;
         }
         if !filter::is_last_primary(result.client_id) && !server::is_connected_primary(result.client_id) {

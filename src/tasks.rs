@@ -375,11 +375,10 @@ fn watch_modules(ctx: &Context) {
     let wants =
         |module: &mut Module| module.role == Role::Leader && module.gate.is_some() && module.commands.has_others();
     let (Some(true), Ok(internals)) = (module::with(wants), Internals::get()) else { return };
-    let actions = ctx.server_info("clients").field("paused_actions").map(|actions| actions.to_string_lossy());
-    if actions.is_some_and(|actions| actions == "none") && !server::is_replica(ctx) {
+    if takes_words(ctx) {
         let ping = ctx.create_string("PING");
-        // SAFETY: a task runs outside of commands and events; this is a primary that leads, so it keeps its stream; nothing is
-        // paused; and the string lives.
+        // SAFETY: a task runs outside of commands and events; this node leads, so it keeps its stream, which takes words; and the
+        // string lives.
         if !unsafe { internals.find_queue(ping.inner) } {
             log_notice(
                 "durability: what modules write past the stream is found only where nothing else is written meanwhile",
@@ -387,6 +386,12 @@ fn watch_modules(ctx: &Context) {
         }
     }
     module::with(Module::watch_commands);
+}
+
+/// Whether words that the module puts into the server's stream get there: it is a primary, and nothing is paused.
+fn takes_words(ctx: &Context) -> bool {
+    let actions = ctx.server_info("clients").field("paused_actions").map(|actions| actions.to_string_lossy());
+    actions.is_some_and(|actions| actions == "none") && !server::is_replica(ctx)
 }
 
 /// `None` unless this is a replica whose link is up, and that had to pass over nothing.
@@ -422,15 +427,14 @@ fn lacks_link(ctx: &Context) -> bool {
 
 /// A PING goes into the stream, where the server's internals are known; else what [`advance`] writes.
 fn mark_stream(ctx: &Context) -> Result<u64, String> {
-    let actions = ctx.server_info("clients").field("paused_actions").map(|actions| actions.to_string_lossy());
-    if actions.is_none_or(|actions| actions != "none") || server::is_replica(ctx) {
+    if !takes_words(ctx) {
         return Err("the server's stream cannot be moved on: clients are paused, or it is a replica".to_owned());
     }
     let before = server::replication_offset(ctx);
     match Internals::get() {
         Ok(internals) if module::why_sync_is_impossible().is_none() => {
             let ping = ctx.create_string("PING");
-            // SAFETY: a task runs outside of commands and events, this is a primary, nothing is paused, and the string lives.
+            // SAFETY: a task runs outside of commands and events, the stream takes words, and the string lives.
             unsafe { internals.put_into_stream(ping.inner) };
         }
         _ => advance(ctx, before + 1)?,

@@ -185,12 +185,17 @@ static int timer(Ctx *ctx, String **argv, int argc) {
     return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
 }
 
-/* Keys that begin with tm:notify: make the module write tm:notified as it is told of them. */
+/* Keys that begin with tm:notify: make the module write tm:notified as it is told of them. If fields of such a hash expire, it writes
+ * tm:expired, and that is replicated. */
 static int notified(Ctx *ctx, int type, const char *event, String *key) {
-    VALKEYMODULE_NOT_USED(type);
-    VALKEYMODULE_NOT_USED(event);
     const char *name = ValkeyModule_StringPtrLen(key, NULL);
-    if (strncmp(name, "tm:notify:", strlen("tm:notify:")) == 0) write_on_own_account(ctx, "tm:notified");
+    if (strncmp(name, "tm:notify:", strlen("tm:notify:")) != 0) return VALKEYMODULE_OK;
+    if (type == VALKEYMODULE_NOTIFY_STRING) {
+        write_on_own_account(ctx, "tm:notified");
+    } else if (strcmp(event, "hexpired") == 0) {
+        ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "SET", "cc!E", "tm:expired", "own");
+        if (reply != NULL) ValkeyModule_FreeCallReply(reply);
+    }
     return VALKEYMODULE_OK;
 }
 
@@ -297,6 +302,21 @@ static int go(Ctx *ctx, String **argv, int argc) {
     return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
 }
 
+/* tm.set_and_yield key value: writes by RM_Call, and then lets the server go on until tm.go is called. */
+static int set_and_yield(Ctx *ctx, String **argv, int argc) {
+    if (argc != 3) return ValkeyModule_WrongArity(ctx);
+    ValkeyModule_AutoMemory(ctx);
+    atomic_store(&may_go, 0);
+    if (!called(ctx, ValkeyModule_Call(ctx, "SET", "ss!E", argv[1], argv[2]))) return VALKEYMODULE_OK;
+    ValkeyModule_Log(ctx, "notice", "tm: yields");
+    while (!atomic_load(&may_go)) {
+        ValkeyModule_Yield(ctx, VALKEYMODULE_YIELD_FLAG_CLIENTS, "tm: yields");
+        usleep(1000);
+    }
+    ValkeyModule_Log(ctx, "notice", "tm: goes on");
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
 static void promise_kept(Ctx *ctx, ValkeyModuleCallReply *reply, void *data) {
     VALKEYMODULE_NOT_USED(ctx);
     ValkeyModuleBlockedClient *blocked = data;
@@ -371,7 +391,8 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
         {"tm.thread_set", thread_set, "write", 1},
         {"tm.thread_silent", thread_silent, "write", 1},
         {"tm.thread_open_set", thread_open_set, "write", 1},
-        {"tm.go", go, "", 0},
+        {"tm.go", go, "allow-busy", 0},
+        {"tm.set_and_yield", set_and_yield, "write", 1},
         {"tm.promise_blpop", promise_blpop, "write", 1},
         {"tm.blockpop", blockpop, "write", 1},
         {"tm.timer", timer, "allow-stale", 0},
@@ -401,5 +422,5 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
             return VALKEYMODULE_ERR;
         }
     }
-    return ValkeyModule_SubscribeToKeyspaceEvents(ctx, VALKEYMODULE_NOTIFY_STRING, notified);
+    return ValkeyModule_SubscribeToKeyspaceEvents(ctx, VALKEYMODULE_NOTIFY_STRING | VALKEYMODULE_NOTIFY_EXPIRED, notified);
 }

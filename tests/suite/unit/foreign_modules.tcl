@@ -45,6 +45,27 @@ durable_server {test-module {}} {
         $reader close
     }
 
+    test "What a module writes as it hears of what this module does is dirty as well" {
+        r debug set-active-expire 0
+        r hset tm:notify:hash expires value stays value
+        r hpexpire tm:notify:hash 1 fields 1 expires
+        after 10
+        while_frozen {
+            set writer [valkey_deferring_client]
+            # This module has the fields that have expired deleted on followers as well, in the middle of this command's event.
+            $writer hdel tm:notify:hash stays expires
+            wait_for_held 1
+            set reader [valkey_deferring_client]
+            $reader get tm:expired
+            wait_for_held 2
+            assert_silent $reader
+        }
+        assert_equal own [read_reply $reader]
+        $reader close
+        $writer close
+        r debug set-active-expire 1
+    } {OK}
+
     test "A read of clean keys is not held, by a module's command that declares what it reads" {
         while_dirty dirty {
             assert_not_held value {tm.read_declared clean}
