@@ -15,7 +15,7 @@ use crate::config::{self, Mode};
 use crate::guard::guard;
 use crate::interrupt::Interrupt;
 use crate::keeper::{Duty, Keeper, KeeperDesk};
-use crate::known::Contradiction;
+use crate::known::{Contradiction, Kind};
 use crate::log_connection::{LogConnection, LogError, Node};
 use crate::passed_over::{StartingOver, Step};
 use crate::self_test::{self, Unfinished};
@@ -424,7 +424,7 @@ impl Agent {
     fn wait_for_right_log(&mut self, mut contradiction: Contradiction) -> Result<(), Interrupt> {
         let mut is_news = true;
         loop {
-            if contradiction.is_lasting {
+            if contradiction.is_lasting() {
                 self.lasting = Some(contradiction.clone());
             }
             if is_news {
@@ -432,19 +432,20 @@ impl Agent {
                 self.shared.set_last_error(&why);
                 self.shared.set_contradiction(Some(contradiction.clone()));
                 self.shared.send(Task::Refuse(why));
-                if contradiction.is_lasting {
+                if contradiction.is_lasting() {
                     // At once: the log service does not know of it. What it answers is found again.
                     drop(self.open_checked());
                 }
             }
             is_news = false;
             match self.pause(RECHECK_INTERVAL).and_then(|()| self.open_checked()) {
+                Ok((log, _)) if contradiction.kind == Kind::Unfollowed && log.log_id() == contradiction.log_id => {}
                 Ok(_) => {
                     log_notice("durability: the log is the one that this node knows; attaching to it again");
                     return Ok(());
                 }
                 // One that may pass takes the place of none that lasts.
-                Err(Interrupt::Contradicted(now)) if now.is_lasting || self.lasting.is_none() => {
+                Err(Interrupt::Contradicted(now)) if now.is_lasting() || self.lasting.is_none() => {
                     is_news = now != contradiction;
                     contradiction = now;
                 }
@@ -460,6 +461,13 @@ impl Agent {
     /// The operator says that the log of that id is right, whatever this node knows. Answers whether it was accepted; if not, everything
     /// is as before.
     fn accept_log(&mut self, log_id: &str, seeds: bool) -> bool {
+        if self.shared.contradiction().is_some_and(|it| it.kind == Kind::Unfollowed) {
+            log_warning(format!(
+                "durability: an operator has accepted the log {log_id}: what this node wrote while durability was off gives way to it"
+            ));
+            self.was_off = false;
+            return true;
+        }
         let accepted = LogConnection::open_unchecked(ANSWER_TIMEOUT).and_then(|mut log| {
             log.accept(log_id)?;
             log.status()
@@ -603,7 +611,9 @@ impl Agent {
             Command::Fenced { .. } => Ok(()),
             Command::HandedOver => Err(Interrupt::HandedOver),
             Command::Contradicted(contradiction) => Err(Interrupt::Contradicted(contradiction)),
-            Command::AcceptLog { log_id, seeds } if self.shared.contradiction().is_some() => {
+            Command::AcceptLog { log_id, seeds }
+                if self.shared.contradiction().is_some_and(|it| !seeds || it.kind != Kind::Unfollowed) =>
+            {
                 Err(Interrupt::LogAccepted { log_id, seeds })
             }
             // It has ended meanwhile.

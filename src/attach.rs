@@ -14,6 +14,7 @@ use crate::facts::Facts;
 use crate::host_name;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
+use crate::known::Contradiction;
 use crate::lease;
 use crate::log_connection::{Engine, LogConnection, LogError, LogPosition, Node};
 use crate::log_reply::LogStatus;
@@ -89,7 +90,7 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
     if !status.is_seeded {
         may_be_first(agent)?;
     }
-    let leadership = if seeds(agent, facts, &status)? {
+    let leadership = if seeds(agent, facts, &status, candidate.log.log_id())? {
         candidate.seed(agent, facts, status)?
     } else if status.is_seeded || status.end > 0 {
         candidate.follow(agent, &status)?
@@ -145,7 +146,10 @@ fn may_be_first(agent: &Agent) -> Result<(), Interrupt> {
 }
 
 /// Whether the log is to start from this node's data, instead of this node from the log's.
-fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Interrupt> {
+///
+/// # Errors
+/// Neither is right without an operator's word: others have led, and this node wrote what no log has.
+fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus, log_id: &str) -> Result<bool, Interrupt> {
     if !status.is_seeded {
         return Ok(facts.has_data);
     }
@@ -156,15 +160,15 @@ fn seeds(agent: &Agent, facts: &Facts, status: &LogStatus) -> Result<bool, Inter
         // Nobody led since this node did: what it did while the module was off comes after the log's end.
         return Ok(true);
     }
-    if !facts.has_data {
-        return Ok(false);
+    if facts.has_data && !facts.is_as_left {
+        return Err(Interrupt::Contradicted(Contradiction::unfollowed(log_id)));
     }
-    Err(Interrupt::Hopeless(format!(
-        "the log of shard {} holds data that this node did not follow while durability was off. To take the log's data \
-         and discard this node's, restart the server with durability.mode sync or async; to keep this node's data, \
-         restart it with a new durability.shard",
-        config::SHARD.value()
-    )))
+    if facts.has_data {
+        log_notice(
+            "durability: others have led while durability was off, and nothing was written here: taking the log's data",
+        );
+    }
+    Ok(false)
 }
 
 /// Who leads, as the log service says.

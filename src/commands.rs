@@ -8,6 +8,7 @@ use valkey_module::{raw, CallReply, Context, InfoContext, ValkeyError, ValkeyRes
 
 use crate::figures::{figures, Figure};
 use crate::guard::guard;
+use crate::known::Kind;
 use crate::module::{self, Module};
 use crate::shared::Command;
 use crate::{filter, server};
@@ -27,8 +28,8 @@ const HELP: [&str; 18] = [
     "    Hand leadership over to that node, or to the one that suits best. Answers at once; failover_error in",
     "    DURABILITY.STATUS says why it did not come about.",
     "DURABILITY.ACCEPT-LOG log-id [SEED]",
-    "    On a node that refuses its log as another one, or as an older copy: that log is right. Its data take the place of this",
-    "    node's; with SEED it starts anew from this node's data.",
+    "    On a node that refuses its log as another one, as an older copy, or as one that it did not follow: that log is right. Its",
+    "    data take the place of this node's; with SEED it starts anew from this node's data.",
     "DURABILITY.HELP",
     "    Show this text.",
 ];
@@ -125,6 +126,11 @@ fn begin_to_accept(module: &mut Module, log_id: &str, seeds: bool) -> ValkeyResu
     // Whoever sends this is to have seen of which log it is said.
     if contradiction.log_id != log_id {
         return Err(ValkeyError::String(format!("ERR the log has another id: {}", contradiction.log_id)));
+    }
+    if seeds && contradiction.kind == Kind::Unfollowed {
+        return Err(ValkeyError::Str(
+            "ERR the log cannot start anew from this node's data: others have led it since. Without SEED this node takes the log's",
+        ));
     }
     module.tell_agent(Command::AcceptLog { log_id: log_id.to_owned(), seeds });
     Ok(ValkeyValue::SimpleStringStatic("OK"))

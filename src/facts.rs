@@ -21,6 +21,8 @@ pub struct Facts {
     pub is_others_replica: bool,
     /// Whether it is a replica of its log.
     pub follows_log: bool,
+    /// Whether nothing came into its stream since the mode became off.
+    pub is_as_left: bool,
 }
 
 impl Facts {

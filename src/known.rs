@@ -65,8 +65,20 @@ pub struct Contradiction {
     pub log_id: String,
     /// What the log service says, or the node itself.
     pub detail: String,
-    /// Whether to ask again cannot show that it is over: only an operator can say so.
-    pub is_lasting: bool,
+    /// How it can end.
+    pub kind: Kind,
+}
+
+/// How a contradiction can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The right log is put back: to ask again shows it. Or an operator accepts this one.
+    Passing,
+    /// To ask again cannot show that it is over: only an operator can say so.
+    Lasting,
+    /// The log is right, and went on while this node had none. What this node wrote meanwhile is in no log, so it gives way only for an
+    /// operator's word. The log cannot start anew from it: others have led.
+    Unfollowed,
 }
 
 impl Contradiction {
@@ -77,15 +89,34 @@ impl Contradiction {
             Code::Gap => &known.log,
             _ => return None,
         };
-        Some(Contradiction { log_id: log_id.to_owned(), detail: refusal.to_string(), is_lasting: false })
+        Some(Contradiction { log_id: log_id.to_owned(), detail: refusal.to_string(), kind: Kind::Passing })
+    }
+
+    /// The log of that id went on while this node had none and wrote.
+    pub fn unfollowed(log_id: &str) -> Self {
+        let detail = "other nodes have led it while this one had no log and wrote".to_owned();
+        Contradiction { log_id: log_id.to_owned(), detail, kind: Kind::Unfollowed }
+    }
+
+    /// Whether only an operator can say that it is over.
+    pub fn is_lasting(&self) -> bool {
+        self.kind == Kind::Lasting
     }
 
     /// What is wrong, and what to do, for an operator.
     pub fn text(&self, shard: &str) -> String {
-        let Contradiction { log_id, detail, is_lasting } = self;
-        let put_back = match is_lasting {
-            true => "restart the log service on it, then restart this server",
-            false => "then this node goes on by itself",
+        let Contradiction { log_id, detail, kind } = self;
+        let put_back = match kind {
+            Kind::Passing => "then this node goes on by itself",
+            Kind::Lasting => "restart the log service on it, then restart this server",
+            Kind::Unfollowed => {
+                return format!(
+                    "the log of shard {shard} holds data that this node did not follow while durability was off, and what this node \
+                     wrote meanwhile is in no log. It still holds its data, and serves nobody: save it (BGSAVE) before anything else. \
+                     DURABILITY.ACCEPT-LOG {log_id} takes the log's data and drops this node's. To keep them apart instead, restart \
+                     this server with a new durability.shard"
+                )
+            }
         };
         format!(
             "the log of shard {shard} is not the one that this node knows ({detail}): its storage was rolled back or exchanged. This \
@@ -135,5 +166,7 @@ mod tests {
         assert!(other.text("s1").contains("ACCEPT-LOG theirs SEED"));
         assert_eq!(of(Code::Gap, "5 is the end").map(|contradiction| contradiction.log_id), Some("mine".to_owned()));
         assert_eq!(of(Code::NoAuth, "no"), None);
+        let unfollowed = Contradiction::unfollowed("mine").text("s1");
+        assert!(unfollowed.contains("DURABILITY.ACCEPT-LOG mine takes") && !unfollowed.contains("SEED"));
     }
 }

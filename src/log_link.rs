@@ -12,7 +12,7 @@ use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::backlog::Backlog;
 use crate::config;
-use crate::known::Contradiction;
+use crate::known::{Contradiction, Kind};
 use crate::log_connection::{self, encode};
 use crate::log_reply::take_reply;
 use crate::log_socket::LogSocket;
@@ -261,7 +261,7 @@ fn refused(refusal: Refusal, backlog: &Backlog, known: Option<&Known>) -> LinkEr
         Code::Gap => LinkError::Ended(Ended::Contradicted(Contradiction {
             log_id: known.map(|known| known.log.clone()).unwrap_or_default(),
             detail: format!("it has acknowledged offset {}; {refusal}", backlog.durable()),
-            is_lasting: true,
+            kind: Kind::Lasting,
         })),
         _ => LinkError::Lost(format!("the log service refuses: {refusal}")),
     }
@@ -278,11 +278,11 @@ mod tests {
         let of = |code| refused(Refusal::new(code, "x"), &backlog, Some(&known));
         assert!(matches!(of(Code::Fenced), LinkError::Ended(Ended::Fenced(_))));
         assert!(
-            matches!(of(Code::Gap), LinkError::Ended(Ended::Contradicted(it)) if it.is_lasting && it.log_id == "id")
+            matches!(of(Code::Gap), LinkError::Ended(Ended::Contradicted(it)) if it.is_lasting() && it.log_id == "id")
         );
         for code in [Code::Gap, Code::OtherLog] {
             let before = contradicted(&Refusal::new(code, "x"), Some(&known));
-            assert!(matches!(before, LinkError::Ended(Ended::Contradicted(it)) if !it.is_lasting));
+            assert!(matches!(before, LinkError::Ended(Ended::Contradicted(it)) if !it.is_lasting()));
         }
         for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::Err] {
             assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");

@@ -108,6 +108,11 @@ pub struct Module {
     pub tap_user: TapUser,
     /// The epoch that this node leads, or would if its mode allowed it.
     pub epoch: Option<u64>,
+    /// Replication id and end of the stream when this node last ceased to hold what its log had, because the mode became off; none if that
+    /// says nothing of what was written since.
+    pub left: Option<(String, u64)>,
+    /// That is still to be noted.
+    pub is_to_note_where: bool,
     /// Whether the gate hears of commands.
     pub is_listening: bool,
     /// Whether what the server leaves out of the stream is put there: this node leads, and hears of commands.
@@ -265,6 +270,8 @@ impl Module {
             self_test_client: 0,
             tap_user,
             epoch: None,
+            left: None,
+            is_to_note_where: false,
             is_listening: false,
             completes_stream: false,
             has_cause_to_watch: false,

@@ -483,6 +483,12 @@ impl Module {
     /// From now on this node serves its clients without a log. What is held leaves if the log acknowledges it soon: the agent
     /// ships it, and then has the rest abandoned. Called from server events as well, so it subscribes to nothing.
     fn leave(&mut self, role: Role) {
+        // Of any other role, what it holds may be its own already.
+        let held_the_logs = matches!(self.role, Role::Leader | Role::Suspended | Role::Follower);
+        if held_the_logs || role == Role::Replica {
+            self.left = None;
+        }
+        self.is_to_note_where = held_the_logs && role == Role::Off;
         self.new_stage();
         self.set_role(role);
         self.tell_what_it_serves();

@@ -97,7 +97,7 @@ pub enum Task {
     },
     /// The lease has passed: close all clients that were connected until then.
     CloseClients,
-    /// The mode became off while the server followed its log, or it had to pass over something: let it be a primary, whose history is its own.
+    /// The mode became off, or the server had to pass over something of its log: let it be a primary, whose history is its own.
     StopFollowing,
     /// Attach anew, if that is why the node refuses: it had to pass over something.
     StartOver(String),

@@ -186,17 +186,7 @@ fn carry_out(ctx: &Context, task: Task) {
             change_role("standing aside", Module::listen_to_commands);
             following::restore(ctx);
         }
-        Task::StopFollowing => {
-            if following::owner() == Owner::Log {
-                IS_CHANGING_ROLE.set(true);
-                let ended = server::call(ctx, "REPLICAOF", &["NO", "ONE"]);
-                IS_CHANGING_ROLE.set(false);
-                match ended {
-                    Ok(_) => following::restore(ctx),
-                    Err(why) => log_warning(format!("durability: the server still follows its log: {why}")),
-                }
-            }
-        }
+        Task::StopFollowing => stop_following(ctx),
         Task::StartOver(why) => {
             if module::with(|module| module.role == Role::Refused(why)) == Some(true) {
                 change_role("starting over", |module| module.serve_nobody(Role::Attaching));
@@ -283,7 +273,8 @@ fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String
 fn describe(ctx: &Context) -> Facts {
     let is_others_replica = server::is_replica(ctx) && following::owner() != Owner::Log;
     let follows_log = server::is_replica(ctx) && !is_others_replica;
-    let mut facts = Facts { has_data: has_data(ctx), is_others_replica, follows_log, ..Facts::default() };
+    let has_data = has_data(ctx);
+    let mut facts = Facts { has_data, is_others_replica, follows_log, is_as_left: is_as_left(ctx), ..Facts::default() };
     let info = ctx.server_info("server");
     // A kind that it does not listen by leaves a gap in their numbers.
     for number in 0..MAX_LISTENERS {
@@ -333,6 +324,41 @@ fn follow_at(ctx: &Context, address: SocketAddr) -> Result<(), String> {
     change_server_role(ctx, &[&host, &address.port().to_string()])?;
     log_notice(format!("durability: following the log at {address}"));
     Ok(())
+}
+
+/// The server is a primary from now on, whose history is its own. Notes where that begins.
+fn stop_following(ctx: &Context) {
+    let left_at = module::with(|module| module.shared.leave_offset.load(Ordering::Relaxed));
+    let mut offset = left_at.unwrap_or(0);
+    if following::owner() == Owner::Log {
+        IS_CHANGING_ROLE.set(true);
+        let ended = server::call(ctx, "REPLICAOF", &["NO", "ONE"]);
+        IS_CHANGING_ROLE.set(false);
+        match ended {
+            Ok(_) => following::restore(ctx),
+            Err(why) => log_warning(format!("durability: the server still follows its log: {why}")),
+        }
+        // What came from the log until now is no write of this node's.
+        offset = server::replication_offset(ctx);
+    }
+    let left = kept_position(ctx).map(|(replid, _)| (replid, offset));
+    module::with(|module| {
+        if std::mem::take(&mut module.is_to_note_where) {
+            module.left = left;
+        }
+    });
+}
+
+/// Where the server's stream stands, if it keeps one: then whatever it writes moves that on, or ends the stream of that replication id.
+fn kept_position(ctx: &Context) -> Option<(String, u64)> {
+    let is_kept = ctx.server_info("replication").field("repl_backlog_active")?.to_string_lossy() == "1";
+    position(ctx).ok().filter(|_| is_kept && !server::is_replica(ctx))
+}
+
+/// Whether nothing came into the server's stream since it held what the log had.
+fn is_as_left(ctx: &Context) -> bool {
+    let left = module::with(|module| module.left.clone()).flatten();
+    left.is_some() && kept_position(ctx) == left
 }
 
 /// Whether the server is linked to its log. If so, all it holds is from there, and by `user` it says so when it connects again.
