@@ -18,10 +18,12 @@ use crate::keeper::{Duty, Keeper, KeeperDesk};
 use crate::known::{Contradiction, Kind};
 use crate::log_connection::{LogConnection, LogError, Node};
 use crate::passed_over::{StartingOver, Step};
+use crate::process;
 use crate::self_test::{self, Unfinished};
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
 use crate::tap::{self, Start, Tap};
+use crate::time_limit::AtEnd;
 use crate::{module, seed};
 
 /// Waits between attempts to attach, and to reach the log: doubled from the first to the second.
@@ -71,8 +73,21 @@ pub struct Agent {
     lasting: Option<Contradiction>,
     /// An operator has accepted a log that lacks what the server holds, and it has not given way to that log, or been led, since.
     pub gives_way: bool,
-    /// The epoch whose lease may be waited for until this node says that it answers nobody any more.
-    to_resign: Option<u64>,
+    /// The lease that the log service may keep for this node.
+    pub grant: Grant,
+    /// It may be waited for until this node says that it answers nobody any more.
+    is_deposed: bool,
+}
+
+/// What the log service may have granted to this node, and this node has not given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// Nothing.
+    None,
+    /// The lease of that epoch.
+    Epoch(u64),
+    /// It was asked for a lease, and did not answer.
+    Unknown,
 }
 
 /// What the main thread has of the threads that were started.
@@ -109,7 +124,8 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
         last_seed: None,
         lasting: None,
         gives_way: false,
-        to_resign: None,
+        grant: Grant::None,
+        is_deposed: false,
     };
     std::thread::Builder::new().name("durability".to_owned()).spawn(move || {
         guard("running the agent", (), || agent.run());
@@ -122,6 +138,11 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
 
 impl Agent {
     fn run(&mut self) {
+        self.run_until_stopped();
+        self.give_back();
+    }
+
+    fn run_until_stopped(&mut self) {
         let mut backoff = BACKOFF_FROM;
         // What came while the agent waited, and is still to be answered.
         let mut passed_over = None;
@@ -143,23 +164,22 @@ impl Agent {
                 Interrupt::ModeChanged => {
                     backoff = BACKOFF_FROM;
                     // Also if the node is to have its log again already.
-                    self.was_off = true;
-                    self.shared.send(Task::TermEnded);
+                    self.leave_log();
                 }
-                Interrupt::HandedOver => backoff = BACKOFF_FROM,
+                Interrupt::HandedOver => {
+                    backoff = BACKOFF_FROM;
+                    self.grant = Grant::None;
+                }
                 Interrupt::Fenced(detail) => {
                     backoff = BACKOFF_FROM;
-                    self.to_resign = self.last_led;
+                    self.is_deposed = true;
                     self.shared.send(Task::Hold(format!("another node leads: {detail}")));
                 }
                 Interrupt::Contradicted(contradiction) => {
                     backoff = BACKOFF_FROM;
                     match self.wait_for_right_log(contradiction) {
                         Err(Interrupt::Stop) => return,
-                        Err(Interrupt::ModeChanged) => {
-                            self.was_off = true;
-                            self.shared.send(Task::TermEnded);
-                        }
+                        Err(Interrupt::ModeChanged) => self.leave_log(),
                         Ok(()) | Err(_) => {}
                     }
                     self.shared.set_contradiction(None);
@@ -228,19 +248,18 @@ impl Agent {
     /// Attaches, leads, and ships, until something ends it.
     fn serve(&mut self) -> Result<std::convert::Infallible, Interrupt> {
         while !self.has_log() {
-            self.was_off = true;
-            // Whatever ended it: what was held then is not acknowledged any more.
-            self.shared.send(Task::TermEnded);
+            self.leave_log();
             self.pause(Duration::MAX).or_else(|interrupt| match interrupt {
                 Interrupt::ModeChanged => Ok(()),
                 other => Err(other),
             })?;
         }
         self.shared.is_leaving.store(false, Ordering::Release);
+        self.shared.end.leave(None);
         let facts = self.ask(Task::Describe)?;
-        if let Some(epoch) = self.to_resign.take() {
+        if std::mem::take(&mut self.is_deposed) {
             // The main thread has closed all clients before it answered.
-            self.resign(epoch);
+            self.give_back();
         }
         // Whatever was asked of the main thread before is done.
         self.stage = self.shared.stage.load(Ordering::Relaxed);
@@ -306,16 +325,8 @@ impl Agent {
                     Ended::Broken(why) => return Err(Interrupt::Hopeless(why)),
                     Ended::Contradicted(contradiction) => return Err(Interrupt::Contradicted(contradiction)),
                     Ended::LogAccepted { log_id, seeds } => return Err(Interrupt::LogAccepted { log_id, seeds }),
-                    Ended::ModeChanged => {
-                        self.keeper.set(Duty::Nothing);
-                        self.resign(epoch);
-                        return Err(Interrupt::ModeChanged);
-                    }
-                    Ended::Stop => {
-                        self.keeper.set(Duty::Nothing);
-                        self.resign(epoch);
-                        return Err(Interrupt::Stop);
-                    }
+                    Ended::ModeChanged => return Err(Interrupt::ModeChanged),
+                    Ended::Stop => return Err(Interrupt::Stop),
                 };
                 log_notice(format!("durability: the tap ended ({why}); opening it again at offset {}", backlog.end()));
             }
@@ -396,7 +407,7 @@ impl Agent {
         let node = Node { id: &id, address: &address };
         if let Some(lasting) = self.lasting.clone() {
             // Nobody else is to lead this log either.
-            let mut log = LogConnection::open_unchecked(ANSWER_TIMEOUT)?;
+            let mut log = LogConnection::open_unchecked(&self.shared, ANSWER_TIMEOUT)?;
             log.contradict(&node, self.shared.known().as_ref())?;
             return Err(Interrupt::Contradicted(lasting));
         }
@@ -404,7 +415,7 @@ impl Agent {
             return Ok((LogConnection::open(&self.shared)?, None));
         }
         let known = self.shared.known();
-        let mut log = LogConnection::open_unchecked(ANSWER_TIMEOUT)?;
+        let mut log = LogConnection::open_unchecked(&self.shared, ANSWER_TIMEOUT)?;
         let mut end = None;
         // Newer than what is remembered, so it comes first: what the log confirms ends an earlier contradiction of this node.
         if let (Some((replid, durable)), Some(known)) = (self.ask(Task::Held)?, &known) {
@@ -451,7 +462,7 @@ impl Agent {
                 }
                 Err(Interrupt::LogAccepted { log_id, seeds }) if self.accept_log(&log_id, seeds) => return Ok(()),
                 Err(end @ (Interrupt::Stop | Interrupt::ModeChanged)) => return Err(end),
-                Err(Interrupt::Fenced(_)) => self.to_resign = self.last_led,
+                Err(Interrupt::Fenced(_)) => self.is_deposed = true,
                 // Whatever else is in the way is found again.
                 Err(_) => {}
             }
@@ -468,7 +479,7 @@ impl Agent {
             self.was_off = false;
             return true;
         }
-        let accepted = LogConnection::open_unchecked(ANSWER_TIMEOUT).and_then(|mut log| {
+        let accepted = LogConnection::open_unchecked(&self.shared, ANSWER_TIMEOUT).and_then(|mut log| {
             log.accept(log_id)?;
             log.status()
         });
@@ -495,13 +506,39 @@ impl Agent {
         }
     }
 
-    fn resign(&self, epoch: u64) {
-        // Best effort: a lease that is not released is taken over by the same node when it comes back.
-        let resigned = LogConnection::open_within(&self.shared, RELEASE_TIMEOUT).and_then(|mut log| log.resign(epoch));
+    /// The node is to have no log, whatever was under way: what was held is not acknowledged any more.
+    fn leave_log(&mut self) {
+        self.was_off = true;
+        self.shared.send(Task::TermEnded);
+        self.give_back();
+    }
+
+    /// Gives back the lease, if the log service may keep one for this node. Best effort: one that is not given back is taken over by the
+    /// same node when it comes back, or passes.
+    fn give_back(&mut self) {
+        self.keeper.set(Duty::Nothing);
+        let grant = std::mem::replace(&mut self.grant, Grant::None);
+        if grant == Grant::None {
+            return;
+        }
+        // A node that ends has until then, any other is to attach to its log again.
+        let left = self.shared.end.get().map(|end| end.saturating_duration_since(Instant::now()));
+        let opened = LogConnection::open_within(&self.shared, left.unwrap_or(RELEASE_TIMEOUT), AtEnd::GoesOn);
+        let resigned = opened.and_then(|mut log| match grant {
+            Grant::Epoch(epoch) => log.resign(epoch).map(|()| epoch),
+            _ => {
+                let status = log.status()?;
+                if status.leader == self.shared.node_id() && process::is_own(&status.leader_process, &status.client_ip)
+                {
+                    log.resign(status.epoch)?;
+                }
+                Ok(status.epoch)
+            }
+        });
         match resigned {
-            Ok(()) => log_notice(format!("durability: released the lease of epoch {epoch}")),
+            Ok(epoch) => log_notice(format!("durability: released the lease of epoch {epoch}")),
             Err(LogError::Refused(refusal)) if refusal.code == Code::Fenced => {}
-            Err(error) => log_warning(format!("durability: the lease of epoch {epoch} is not released: {error}")),
+            Err(error) => log_warning(format!("durability: the lease is not released: {error}")),
         }
     }
 

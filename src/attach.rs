@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use durability_leadership::Lease;
+use durability_leadership::{Lease, Moment};
 use durability_protocol::{Code, EngineVersion, Refusal};
 use valkey_module::logging::{log_notice, log_warning};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Grant};
 use crate::backlog::Backlog;
 use crate::config;
 use crate::facts::Facts;
@@ -21,6 +21,7 @@ use crate::log_reply::LogStatus;
 use crate::process;
 use crate::shared::{Link, Progress, Task};
 use crate::tap::{self, Start, Tap};
+use crate::time_limit::AtEnd;
 use crate::view::LeaseState;
 
 /// How long the log service may take to grant a lease: it waits until what was accepted before is durable.
@@ -258,21 +259,19 @@ impl Candidate {
     /// # Errors
     /// The log is not reached, or refuses.
     pub fn acquire(&mut self, agent: &mut Agent, position: &LogPosition<'_>) -> Result<u64, LogError> {
-        let address = agent.shared.address();
         let length = config::lease();
-        let node = Node { id: &self.node_id, address: &address };
-        let mut sent = lease::now();
-        let mut acquired = self.log.acquire(&node, position, length, &self.engine);
+        let (mut sent, mut acquired) = self.ask_for_lease(agent, position, length);
         if matches!(&acquired, Err(LogError::Refused(refusal)) if refusal.code == Code::Leased) {
             let status = self.log.status()?;
-            if status.leader == self.node_id && process::is_over(&status.leader_process) {
+            if status.leader == self.node_id && process::is_over(&status.leader_process, &status.client_ip) {
                 log_notice(format!(
-                    "durability: this node's earlier life leads in epoch {}, and is over: releasing its lease",
-                    status.epoch
+                    "durability: this node's earlier life leads in epoch {}, and is over ({}, connected from where this node is): \
+                     releasing its lease",
+                    status.epoch, status.leader_process
                 ));
                 self.log.resign(status.epoch)?;
-                sent = lease::now();
-                acquired = self.log.acquire(&node, position, length, &self.engine);
+                agent.grant = Grant::None;
+                (sent, acquired) = self.ask_for_lease(agent, position, length);
             }
         }
         let epoch = acquired?;
@@ -284,13 +283,34 @@ impl Candidate {
         Ok(epoch)
     }
 
+    /// Answers when it was asked as well.
+    fn ask_for_lease(
+        &mut self,
+        agent: &mut Agent,
+        position: &LogPosition<'_>,
+        length: Duration,
+    ) -> (Moment, Result<u64, LogError>) {
+        let address = agent.shared.address();
+        let node = Node { id: &self.node_id, address: &address };
+        // Until it is answered: whatever ends this node first finds that the lease may be its own.
+        let before = std::mem::replace(&mut agent.grant, Grant::Unknown);
+        let sent = lease::now();
+        let acquired = self.log.acquire(&node, position, length, &self.engine);
+        match &acquired {
+            Ok(epoch) => agent.grant = Grant::Epoch(*epoch),
+            Err(LogError::Refused(_)) => agent.grant = before,
+            Err(_) => {}
+        }
+        (sent, acquired)
+    }
+
     /// Takes the lease at `end` if the log still is the history of `replid` up to there, and nobody else was faster: `None` if so.
     /// The offset alone does not tell this node's history from one that another leader has begun.
     ///
     /// # Errors
     /// The log is not reached, or refuses for another reason.
     pub fn acquire_history(&mut self, agent: &mut Agent, replid: &str, end: u64) -> Result<Option<u64>, Interrupt> {
-        self.log = LogConnection::open_within(&agent.shared, ACQUIRE_TIME)?;
+        self.log = LogConnection::open_within(&agent.shared, ACQUIRE_TIME, AtEnd::BreaksOff)?;
         let status = self.log.status()?;
         if status.end != end || status.replid != replid {
             return Ok(None);
@@ -373,7 +393,7 @@ impl Candidate {
         if holder.lease != LeaseState::Held(None) || holder.node_id != self.node_id || holder.epoch <= last {
             return Ok(());
         }
-        if !holder.process.is_empty() && holder.process == process::own_name() {
+        if process::is_own(holder.process, self.log.client_ip()) {
             return Ok(());
         }
         Err(Interrupt::Failed(format!(

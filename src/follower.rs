@@ -180,7 +180,8 @@ impl Candidate {
         let Some(view) = view else { return Ok(Next::Wait(PROGRESS_POLL)) };
         let &View { ref leader, ref leader_process, epoch, lease, .. } = &*view;
         self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;
-        following.report(&self.node_id, &view, progress.as_ref());
+        let own = Own { node_id: &self.node_id, ip: self.log.client_ip() };
+        following.report(own, &view, progress.as_ref());
         let left_to_old_leader = view.left_to_old_leader(&self.node_id, Instant::now());
         let standing = Standing {
             node_id: &self.node_id,
@@ -189,7 +190,7 @@ impl Candidate {
             is_connected: progress.is_some(),
         };
         let peers = view.peers();
-        let seen = seen(&view, &self.node_id, &peers);
+        let seen = seen(&view, own, &peers);
         let decision = following.election.decide(lease::now(), &standing, &seen, &Pacing::default(), random());
         let has_caught_up = standing.is_connected && standing.applied >= following.first_end;
         let wait = match (decision, left_to_old_leader) {
@@ -278,14 +279,16 @@ impl Following {
         Ok(())
     }
 
-    fn report(&mut self, node_id: &str, view: &View, progress: Option<&Progress>) {
+    fn report(&mut self, own: Own<'_>, view: &View, progress: Option<&Progress>) {
+        let node_id = own.node_id;
         if self.leader != view.leader {
             self.leader.clone_from(&view.leader);
-            if view.leader == node_id && view.lease != LeaseState::Free && !process::is_over(&view.leader_process) {
+            if own.leads_elsewhere(view) {
                 log_warning(format!(
-                    "durability: a process with this node's id '{node_id}', at {}, leads in epoch {}. If that is this node's \
-                     earlier life, its lease passes soon; if not, give each node a durability.node-id of its own",
-                    view.leader_address, view.epoch
+                    "durability: a process with this node's id '{node_id}' ({}), at {}, leads in epoch {}. If that is this node's \
+                     earlier life, its lease passes soon; if not, as in a clone of this machine, give each node a durability.node-id \
+                     of its own",
+                    view.leader_process, view.leader_address, view.epoch
                 ));
             } else if !view.leader.is_empty() {
                 log_notice(format!(
@@ -302,11 +305,27 @@ impl Following {
     }
 }
 
+/// This node: its name, and from where the log service sees it.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    node_id: &'a str,
+    ip: &'a str,
+}
+
+impl Own<'_> {
+    /// Whether a process of this node's name leads that is not known to be over.
+    fn leads_elsewhere(self, view: &View) -> bool {
+        view.leader == self.node_id
+            && view.lease != LeaseState::Free
+            && !process::is_over(&view.leader_process, self.ip)
+    }
+}
+
 fn is_led_by_another(view: &View, node_id: &str) -> bool {
     view.lease != LeaseState::Free && view.leader != node_id
 }
 
-fn seen<'a>(view: &'a View, node_id: &str, peers: &'a [durability_leadership::Peer<'a>]) -> Seen<'a> {
+fn seen<'a>(view: &'a View, own: Own<'_>, peers: &'a [durability_leadership::Peer<'a>]) -> Seen<'a> {
     let age = view.at.elapsed();
     Seen {
         answered: lease::before(age),
@@ -314,7 +333,7 @@ fn seen<'a>(view: &'a View, node_id: &str, peers: &'a [durability_leadership::Pe
             LeaseState::Free => Holder::Nobody,
             // What its process did is over, or nobody would ever take over from it.
             LeaseState::Held(left)
-                if view.leader == node_id && (left.is_none() || process::is_over(&view.leader_process)) =>
+                if view.leader == own.node_id && (left.is_none() || process::is_over(&view.leader_process, own.ip)) =>
             {
                 Holder::EarlierLife
             }

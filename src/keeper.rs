@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{fence, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use durability_leadership::{Lease, Moment};
@@ -19,6 +19,7 @@ use crate::handover::Request;
 use crate::lease;
 use crate::log_connection::{LogConnection, LogError, Node, Report};
 use crate::shared::{Command, Shared, Task};
+use crate::time_limit::AtEnd;
 use crate::view::View;
 
 /// How long the log service lets a question wait for news. Then it is told again how far this node is.
@@ -140,6 +141,8 @@ impl Drop for Keeper {
             state.is_stopping = true;
             self.inner.interrupt(&mut state);
         }
+        // What it waits for serves nobody any more.
+        self.inner.shared.end.stop(Instant::now());
         self.inner.auditor.stop();
         if let Some(thread) = self.thread.take() {
             // It catches its own panics.
@@ -199,20 +202,22 @@ impl Inner {
         drop(self.changed.wait_timeout_while(self.lock(), time, is_same));
     }
 
-    /// A connection on which no answer takes longer than `time`; another thread can break it off.
+    /// A connection on which one question is asked that is answered within `time`; another thread can break it off.
     pub(crate) fn connection<'a>(&self, work: &'a mut Work, time: Duration) -> Result<&'a mut LogConnection, LogError> {
         if std::mem::take(&mut self.lock().is_broken_off) {
             work.log = None;
         }
+        // To connect and to be answered: both together take no longer.
+        let began = lease::now();
         let log = match &mut work.log {
             Some(log) => log,
             none => {
-                let log = LogConnection::open_within(&self.shared, time)?;
+                let log = LogConnection::open_within(&self.shared, time, AtEnd::GoesOn)?;
                 self.shared.set_log_address(log.reached()?);
                 none.insert(log)
             }
         };
-        log.answers_within(time)?;
+        log.answers_within(time.saturating_sub(lease::now().since(began)));
         self.lock().socket = Some(log.tcp());
         Ok(log)
     }

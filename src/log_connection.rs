@@ -1,9 +1,9 @@
 //! A connection to the log service for single questions, one at a time. The shipper has its own, which never waits.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use durability_leadership::Moment;
 use durability_protocol::{
@@ -14,17 +14,19 @@ use redis_protocol::resp2::types::{OwnedFrame, Resp2Frame};
 
 use crate::config;
 use crate::known::Contradiction;
+use crate::log_address;
 use crate::log_reply::{take_reply, LogStatus};
 use crate::log_socket::LogSocket;
 use crate::process;
 use crate::shared::Shared;
+use crate::time_limit::{AtEnd, TimeLimit};
 use crate::tls::TlsSettings;
 use crate::view::View;
 
 /// See `durability_protocol`.
 const NODE: &str = "LOG.NODE";
 
-/// How long connecting to one address may take.
+/// How long connecting to one address may take, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,19 +98,23 @@ pub enum LogError {
     },
 }
 
-/// Connects to the log service that is configured, without logging in; with TLS the handshake is still to be done.
+/// Connects to the log service that is configured, without logging in; with TLS the handshake is still to be done. Each address gets a
+/// part of what the limit leaves, and what comes after one as well.
 ///
 /// # Errors
-/// No address that the name stands for can be connected to, or TLS cannot be used as it is configured.
-pub fn connect() -> Result<LogSocket, LogError> {
+/// No address that the name stands for can be connected to in time, or TLS cannot be used as it is configured.
+pub fn connect(limit: &TimeLimit<'_>) -> Result<LogSocket, LogError> {
     let address = config::LOG.value();
     let unreachable = |source| LogError::Unreachable { address: address.clone(), source };
     let (host, port) = config::parse_address(&address)
         .map_err(|why| unreachable(std::io::Error::new(ErrorKind::InvalidInput, why)))?;
     let tls = TlsSettings::configured().map_err(|error| unreachable(std::io::Error::other(error)))?;
     let mut last = std::io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for socket_address in (host.as_str(), port).to_socket_addrs().map_err(unreachable)? {
-        match TcpStream::connect_timeout(&socket_address, CONNECT_TIMEOUT) {
+    let addresses = log_address::resolve(&host, port, limit).map_err(unreachable)?;
+    for (left, socket_address) in (1..=addresses.len() as u32).rev().zip(&addresses) {
+        let time = limit.part(left + 1).left().min(CONNECT_TIMEOUT);
+        // It may not be zero.
+        match TcpStream::connect_timeout(socket_address, time.max(Duration::from_millis(1))) {
             Ok(socket) => {
                 socket.set_nodelay(true).map_err(unreachable)?;
                 return LogSocket::new(socket, &host, tls).map_err(unreachable);
@@ -169,6 +175,13 @@ pub struct LogConnection {
     buffer: Vec<u8>,
     /// The id of the log.
     log_id: String,
+    /// From where the log service sees this node, as it said when it was last asked for its status; empty before.
+    client_ip: String,
+    /// How long an answer may take.
+    answer_time: Duration,
+    /// What becomes of a question when the node is told to end.
+    at_end: AtEnd,
+    shared: Arc<Shared>,
 }
 
 impl LogConnection {
@@ -177,18 +190,30 @@ impl LogConnection {
     ///
     /// # Errors
     /// The log cannot be reached, does not take the token, or is not what this node knows.
-    pub fn open(shared: &Shared) -> Result<Self, LogError> {
-        LogConnection::open_within(shared, ANSWER_TIMEOUT)
+    pub fn open(shared: &Arc<Shared>) -> Result<Self, LogError> {
+        LogConnection::open_within(shared, ANSWER_TIMEOUT, AtEnd::BreaksOff)
     }
 
-    /// As [`LogConnection::open`]; no answer takes longer than `timeout`.
+    /// As [`LogConnection::open`]. All of it takes no longer than `time`: to resolve the name, to connect to one of its addresses, the TLS
+    /// handshake, the login, and the comparison. Nor does any answer later.
     ///
     /// # Errors
     /// As [`LogConnection::open`].
-    pub fn open_within(shared: &Shared, timeout: Duration) -> Result<Self, LogError> {
-        let mut connection = LogConnection::open_unchecked(timeout)?;
+    pub fn open_within(shared: &Arc<Shared>, time: Duration, at_end: AtEnd) -> Result<Self, LogError> {
+        let limit = TimeLimit::within(time, at_end, &shared.end);
+        LogConnection::open_on(connect(&limit)?, shared, time, at_end, &limit)
+    }
+
+    fn open_on(
+        socket: LogSocket,
+        shared: &Arc<Shared>,
+        answer_time: Duration,
+        at_end: AtEnd,
+        limit: &TimeLimit<'_>,
+    ) -> Result<Self, LogError> {
+        let mut connection = LogConnection::log_in(socket, shared, answer_time, at_end, limit)?;
         let (id, address) = (shared.node_id(), shared.address());
-        connection.check(&Node { id: &id, address: &address }, shared.known().as_ref())?;
+        connection.check_within(&Node { id: &id, address: &address }, shared.known().as_ref(), limit)?;
         Ok(connection)
     }
 
@@ -196,19 +221,25 @@ impl LogConnection {
     ///
     /// # Errors
     /// The log cannot be reached, or does not take the token.
-    pub fn open_unchecked(timeout: Duration) -> Result<Self, LogError> {
-        let socket = connect()?;
-        let mut connection =
-            LogConnection { socket, address: config::LOG.value(), buffer: Vec::new(), log_id: String::new() };
-        let socket = &mut connection.socket;
-        let ready = socket
-            .tcp()
-            .set_write_timeout(Some(timeout))
-            .and_then(|()| socket.handshake(Instant::now() + timeout))
-            .and_then(|()| socket.tcp().set_read_timeout(Some(timeout)));
-        ready.map_err(|error| connection.unreachable(error))?;
+    pub fn open_unchecked(shared: &Arc<Shared>, time: Duration) -> Result<Self, LogError> {
+        let at_end = AtEnd::BreaksOff;
+        let limit = TimeLimit::within(time, at_end, &shared.end);
+        LogConnection::log_in(connect(&limit)?, shared, time, at_end, &limit)
+    }
+
+    fn log_in(
+        socket: LogSocket,
+        shared: &Arc<Shared>,
+        answer_time: Duration,
+        at_end: AtEnd,
+        limit: &TimeLimit<'_>,
+    ) -> Result<Self, LogError> {
+        let (address, shared) = (config::LOG.value(), Arc::clone(shared));
+        let (buffer, log_id, client_ip) = (Vec::new(), String::new(), String::new());
+        let mut connection = LogConnection { socket, address, buffer, log_id, client_ip, answer_time, at_end, shared };
+        connection.socket.handshake(limit).map_err(|error| connection.unreachable(error))?;
         let login = login();
-        connection.ask(&[&login[0], &login[1], &login[2]])?;
+        connection.exchange(&encode(&[&login[0], &login[1], &login[2]]), limit)?;
         Ok(connection)
     }
 
@@ -221,11 +252,18 @@ impl LogConnection {
     }
 
     fn ask(&mut self, arguments: &[&str]) -> Result<OwnedFrame, LogError> {
-        self.exchange(&encode(arguments))
+        self.ask_bytes(&encode(arguments))
     }
 
-    fn exchange(&mut self, command: &[u8]) -> Result<OwnedFrame, LogError> {
-        self.socket.write_all(command).map_err(|error| self.unreachable(error))?;
+    fn ask_bytes(&mut self, command: &[u8]) -> Result<OwnedFrame, LogError> {
+        let shared = Arc::clone(&self.shared);
+        self.exchange(command, &TimeLimit::within(self.answer_time, self.at_end, &shared.end))
+    }
+
+    fn exchange(&mut self, command: &[u8], limit: &TimeLimit<'_>) -> Result<OwnedFrame, LogError> {
+        let left = limit.left().max(Duration::from_millis(1));
+        let sent = self.socket.tcp().set_write_timeout(Some(left)).and_then(|()| self.socket.write_all(command));
+        sent.map_err(|error| self.unreachable(error))?;
         loop {
             let reply = take_reply(&mut self.buffer).map_err(|detail| self.protocol(detail))?;
             match reply {
@@ -234,10 +272,12 @@ impl LogConnection {
                 None => {}
             }
             let mut bytes = [0; 4096];
-            match self.socket.read(&mut bytes) {
+            let step = limit.next_step();
+            let read = step.and_then(|step| self.socket.tcp().set_read_timeout(Some(step)));
+            match read.and_then(|()| self.socket.read(&mut bytes)) {
                 Ok(0) => return Err(self.unreachable(ErrorKind::UnexpectedEof.into())),
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(self.unreachable(error)),
             }
         }
@@ -252,7 +292,13 @@ impl LogConnection {
     /// # Errors
     /// It is not, or as every question: the log cannot be reached, refuses, or does not speak the protocol.
     pub fn check(&mut self, node: &Node<'_>, known: Option<&Known>) -> Result<(), LogError> {
-        let reply = self.ask(&[CHECK, &config::SHARD.value(), node.id, node.address, &Known::text(known)]);
+        let shared = Arc::clone(&self.shared);
+        self.check_within(node, known, &TimeLimit::within(self.answer_time, self.at_end, &shared.end))
+    }
+
+    fn check_within(&mut self, node: &Node<'_>, known: Option<&Known>, limit: &TimeLimit<'_>) -> Result<(), LogError> {
+        let command = encode(&[CHECK, &config::SHARD.value(), node.id, node.address, &Known::text(known)]);
+        let reply = self.exchange(&command, limit);
         match (reply, known) {
             (Ok(reply), _) => {
                 self.log_id = read_log_id(&reply).map_err(|detail| self.protocol(detail))?;
@@ -299,7 +345,14 @@ impl LogConnection {
     /// As every question: the log cannot be reached, refuses, or does not speak the protocol.
     pub fn status(&mut self) -> Result<LogStatus, LogError> {
         let reply = self.ask(&[STATUS, &config::SHARD.value()])?;
-        LogStatus::read(&reply).map_err(|detail| self.protocol(detail))
+        let status = LogStatus::read(&reply).map_err(|detail| self.protocol(detail))?;
+        self.client_ip.clone_from(&status.client_ip);
+        Ok(status)
+    }
+
+    /// From where the log service sees this node, as far as it was asked for its status.
+    pub fn client_ip(&self) -> &str {
+        &self.client_ip
     }
 
     /// Takes leadership at exactly `position`, with a lease (zero: that does not expire), for a server `engine`.
@@ -317,7 +370,7 @@ impl LogConnection {
     ) -> Result<u64, LogError> {
         // A lease of 0 ms does not expire.
         let (end, lease_ms) = (position.end.to_string(), lease.as_millis().to_string());
-        let (shard, process) = (config::SHARD.value(), process::own_name());
+        let (shard, process) = (config::SHARD.value(), process::own_name(&self.client_ip));
         let replid = position.replid.unwrap_or_default();
         let mut command =
             vec![ACQUIRE, &shard, node.id, node.address, &end, &lease_ms, &engine.version, &process, replid];
@@ -378,7 +431,7 @@ impl LogConnection {
     pub fn audit_result(&mut self, id: u64, epoch: u64, batch: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, LogError> {
         let (shard, id, epoch) = (config::SHARD.value(), id.to_string(), epoch.to_string());
         let command = [AUDIT_RESULT.as_bytes(), shard.as_bytes(), id.as_bytes(), epoch.as_bytes(), batch];
-        let reply = self.exchange(&encode_bytes(command.into_iter()))?;
+        let reply = self.ask_bytes(&encode_bytes(command.into_iter()))?;
         let OwnedFrame::Array(items) = &reply else { return Err(self.protocol("LOG.AUDIT-RESULT answered no array")) };
         let name = |pair: &[OwnedFrame]| match pair {
             [OwnedFrame::BulkString(database), OwnedFrame::BulkString(key)] => {
@@ -390,13 +443,9 @@ impl LogConnection {
         names.ok_or_else(|| self.protocol("LOG.AUDIT-RESULT answered no names of keys"))
     }
 
-    /// From now on no answer takes longer than `timeout`.
-    ///
-    /// # Errors
-    /// The connection is gone.
-    pub fn answers_within(&mut self, timeout: Duration) -> Result<(), LogError> {
-        let set = self.socket.tcp().set_read_timeout(Some(timeout));
-        set.map_err(|error| self.unreachable(error))
+    /// From now on no answer takes longer than `time`.
+    pub fn answers_within(&mut self, time: Duration) {
+        self.answer_time = time;
     }
 
     /// The address that was reached, of those that the configured name stands for.
@@ -429,3 +478,7 @@ impl LogConnection {
         self.ask(&[RESIGN, &config::SHARD.value(), &epoch, "TO", node_id, &reserve_ms]).map(drop)
     }
 }
+
+#[cfg(test)]
+#[path = "log_connection_tests.rs"]
+mod tests;

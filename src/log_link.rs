@@ -18,11 +18,14 @@ use crate::log_reply::take_reply;
 use crate::log_socket::LogSocket;
 use crate::shared::Shared;
 use crate::shipper::Ended;
+use crate::time_limit::{AtEnd, TimeLimit};
 
 /// Bytes that are sent and not acknowledged, at most.
 const WINDOW_BYTES: u64 = 8 << 20;
 /// Appends that are sent and not acknowledged, at most.
 const WINDOW_APPENDS: usize = 512;
+/// How long connecting may take, the name included. Nothing else is shipped or acknowledged meanwhile.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
 
 /// A reply that the log owes.
 enum Expected {
@@ -75,7 +78,8 @@ impl LogLink {
     /// # Errors
     /// What to tell the operator.
     pub fn open(shared: &Shared) -> Result<Self, String> {
-        let mut socket = log_connection::connect().map_err(|error| error.to_string())?;
+        let limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, &shared.end);
+        let mut socket = log_connection::connect(&limit).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
         let login = log_connection::login();
         let known = shared.known();

@@ -22,7 +22,9 @@ pub struct LogStatus {
     pub leader: String,
     /// Which process it is; empty if that is not known. See `process.rs`.
     pub leader_process: String,
-    /// Whether anybody does, and for how long.
+    /// The IP address from which the service sees this node; empty if it does not tell.
+    pub client_ip: String,
+    /// Whether anybody leads, and for how long.
     pub lease: LeaseState,
     /// The epoch whose leader began to write last.
     pub stream_epoch: u64,
@@ -65,6 +67,7 @@ impl LogStatus {
                 "epoch" => status.epoch = number.unwrap_or(0),
                 "leader" => status.leader = value,
                 "leader_process" => status.leader_process = value,
+                "client_ip" => status.client_ip = value,
                 "lease_remaining_ms" => status.lease = LeaseState::parse(&value)?,
                 "stream_epoch" => status.stream_epoch = number.unwrap_or(0),
                 "replid" => status.replid = value,

@@ -3,10 +3,10 @@
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
 
 use durability_tls::rustls::{self, ClientConnection};
 
+use crate::time_limit::TimeLimit;
 use crate::tls::TlsSettings;
 
 /// A connection to the log. Whether it waits is up to the TCP connection: see [`LogSocket::tcp`].
@@ -46,19 +46,17 @@ impl LogSocket {
     /// Does the handshake, if there is one to do, on a TCP connection that waits; its read timeout is another after this.
     ///
     /// # Errors
-    /// It is not done at `deadline`, or fails.
-    pub fn handshake(&mut self, deadline: Instant) -> io::Result<()> {
+    /// It is not done within the limit, or fails.
+    pub fn handshake(&mut self, limit: &TimeLimit<'_>) -> io::Result<()> {
         while self.is_handshaking() {
+            let step = limit.next_step().map_err(|_| late())?;
+            self.tcp.set_write_timeout(Some(step))?;
             self.try_flush()?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(late());
-            }
-            self.tcp.set_read_timeout(Some(left))?;
+            self.tcp.set_read_timeout(Some(step))?;
             match self.receive() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late()),
-                received => received?,
-            };
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                received => drop(received?),
+            }
         }
         self.try_flush().map(drop)
     }

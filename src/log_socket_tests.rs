@@ -12,6 +12,7 @@ use durability_tls::{read_ca, read_pair, VERSIONS};
 use tempfile::TempDir;
 
 use crate::log_socket::LogSocket;
+use crate::time_limit::{AtEnd, EndTime, TimeLimit};
 use crate::tls::TlsSettings;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,7 +81,7 @@ fn serve(work: impl FnOnce(TcpStream) + Send + 'static) -> TcpStream {
 fn talk(tcp: TcpStream, host: &str, settings: TlsSettings) -> Result<(), String> {
     let mut socket = LogSocket::new(tcp, host, Some(settings)).map_err(|error| error.to_string())?;
     let mut talk = || {
-        socket.handshake(Instant::now() + PATIENCE)?;
+        socket.handshake(&TimeLimit::within(PATIENCE, AtEnd::BreaksOff, &EndTime::default()))?;
         socket.tcp().set_read_timeout(Some(PATIENCE))?;
         socket.write_all(b"x")?;
         socket.flush()?;
@@ -163,7 +164,9 @@ fn a_handshake_ends_at_its_deadline() {
         }
     });
     let mut socket = LogSocket::new(slow, "127.0.0.1", Some(files.settings(None))).unwrap();
-    let error = socket.handshake(started + Duration::from_millis(200)).expect_err("it is never done");
+    let end = EndTime::default();
+    let limit = TimeLimit::within(Duration::from_millis(200), AtEnd::BreaksOff, &end);
+    let error = socket.handshake(&limit).expect_err("it is never done");
     assert!(error.to_string().contains("did not finish the TLS handshake"), "{error}");
     assert!(started.elapsed() < Duration::from_secs(5));
 }

@@ -31,6 +31,8 @@ use crate::watching::Watching;
 
 /// How long the server waits for the agent when it shuts down.
 const STOP_TIMEOUT: Duration = Duration::from_millis(2500);
+/// For the agent's thread itself to end, when all that waits for the log has.
+const LAST_STEPS: Duration = Duration::from_millis(200);
 
 /// What this node is to its shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -440,8 +442,9 @@ impl Module {
         self.role == Role::Off || self.agent.is_none() || !self.has_run
     }
 
-    /// Has the agent ship what is left and end. Waits for it, but not for long.
+    /// Has the agent ship what is left, give back the lease, and end. Waits for it, but not for long: all of that has one time limit.
     pub fn stop_agent(&mut self) {
+        self.shared.end.stop(Instant::now() + STOP_TIMEOUT - LAST_STEPS);
         self.shared.is_stopping.store(true, Ordering::Relaxed);
         self.tell_agent(Command::Stop);
         if let Some(ended) = self.agent.take() {

@@ -9,23 +9,29 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A link whose text is `pid:[4026531836]`.
 const PID_NAMESPACE: &str = "/proc/self/ns/pid";
 
-/// This process, as the log service shows it to a later life of this node. Empty if the system does not tell: then a later life
-/// waits until the lease has passed.
-pub fn own_name() -> String {
+/// This process, which the log service sees at the address `ip`, as the service shows it to a later life of this node. Empty if the system
+/// does not tell: then a later life waits until the lease has passed.
+pub fn own_name(ip: &str) -> String {
     let Some((boot_id, pid_namespace)) = own_place() else { return String::new() };
-    ProcessName { boot_id: &boot_id, pid_namespace, pid: getpid().as_raw_nonzero().get() }.to_string()
+    ProcessName { boot_id: &boot_id, pid_namespace, pid: getpid().as_raw_nonzero().get(), ip }.to_string()
 }
 
-/// Whether the process of that name does not run any more, or is this one. False as well if that cannot be known: it ran on
-/// another machine, before this one was booted, or in another container.
-pub fn is_over(name: &str) -> bool {
+/// Whether the process of that name does not run any more, or is this one, which the log service sees at the address `ip` now. False as
+/// well if that cannot be known: it ran on another machine, before this one was booted, in another container, or it was seen elsewhere,
+/// so that it may run in a clone of this machine.
+pub fn is_over(name: &str, ip: &str) -> bool {
     let (Some(name), Some((boot_id, pid_namespace))) = (ProcessName::parse(name), own_place()) else { return false };
-    if name.boot_id != boot_id || name.pid_namespace != pid_namespace {
+    if name.boot_id != boot_id || name.pid_namespace != pid_namespace || name.ip != ip {
         return false;
     }
     let Some(pid) = Pid::from_raw(name.pid) else { return false };
     // Another process may have got its number: then this waits without need. EPERM says that there is one.
     pid == getpid() || test_kill_process(pid) == Err(Errno::SRCH)
+}
+
+/// Whether this process, which the log service sees at the address `ip`, goes by that name. Not if the system does not tell.
+pub fn is_own(name: &str, ip: &str) -> bool {
+    !name.is_empty() && name == own_name(ip)
 }
 
 /// Boot id, and number of the pid namespace.
@@ -42,25 +48,31 @@ mod tests {
 
     use super::*;
 
+    const IP: &str = "10.0.0.5";
+
     #[test]
     fn a_process_is_over_when_it_has_ended_and_not_before() {
-        let own = own_name();
-        assert!(is_over(&own), "it is this one, which knows what it does");
+        let own = own_name(IP);
+        assert!(is_over(&own, IP) && is_own(&own, IP), "it is this one, which knows what it does");
         let name = ProcessName::parse(&own).expect("this system tells");
         let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep starts");
         let other = ProcessName { pid: i32::try_from(child.id()).expect("a pid"), ..name }.to_string();
-        assert!(!is_over(&other));
+        assert!(!is_over(&other, IP));
         child.kill().expect("it runs");
         child.wait().expect("it has ended");
-        assert!(is_over(&other));
+        assert!(is_over(&other, IP));
+        assert!(!is_over(&other, "10.0.0.6"), "it may run in a clone of this machine");
     }
 
     #[test]
     fn nothing_is_known_of_a_process_elsewhere() {
-        let own = own_name();
+        let own = own_name(IP);
         let name = ProcessName::parse(&own).expect("this system tells");
+        let is_over = |name: &str| is_over(name, IP);
         assert!(!is_over(&ProcessName { boot_id: "another", ..name }.to_string()));
         assert!(!is_over(&ProcessName { pid_namespace: name.pid_namespace + 1, ..name }.to_string()));
+        let clone = ProcessName { ip: "10.0.0.6", ..name }.to_string();
+        assert!(!is_over(&clone) && !is_own(&clone, IP));
         assert!(!is_over("") && !is_over("anything"));
     }
 }

@@ -1,7 +1,7 @@
 //! How a node's role changes, on the server's main thread: what it serves, holds and refuses follows from its role.
 
 use std::sync::atomic::{fence, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use valkey_module::logging::{log_notice, log_warning};
 
@@ -21,6 +21,9 @@ use crate::{propagation, running_client};
 
 /// What a node says that serves nobody because a callback has panicked.
 const INTERNAL_ERROR: &str = "internal error, see the server's log; restart the server";
+
+/// How long a node may take to leave its log: to ship what clients wait for, and to give back the lease.
+const LEAVE_TIME: Duration = Duration::from_millis(1600);
 
 /// What a node hears of commands that run.
 struct Listening {
@@ -504,6 +507,7 @@ impl Module {
             gate.close_group(|| offset);
         }
         self.shared.leave_offset.store(offset, Ordering::Release);
+        self.shared.end.leave(Some(Instant::now() + LEAVE_TIME));
         self.shared.is_leaving.store(true, Ordering::Release);
         self.update_filter();
     }

@@ -9,9 +9,11 @@ use reqwest::redirect::Policy;
 use valkey_module::logging::log_notice;
 
 use crate::config;
+use crate::log_address;
 use crate::log_reply::LogStatus;
 use crate::own_server::Stream;
 use crate::shared::Shared;
+use crate::time_limit::{AtEnd, TimeLimit};
 use crate::tls::{TlsError, TlsSettings};
 
 /// How long connecting may take, the TLS handshake included.
@@ -50,7 +52,7 @@ pub enum SeedError {
     /// The service does not say where it takes snapshots.
     #[error("the log service has no HTTP port, and snapshots go there: start it with --http")]
     NoHttp,
-    /// The configured address is none.
+    /// The configured address is none, or stands for none.
     #[error("{0}")]
     Address(String),
     /// TLS cannot be used as it is configured.
@@ -95,7 +97,11 @@ pub fn send(
     if status.http_port == 0 {
         return Err(SeedError::NoHttp);
     }
-    let (host, _) = config::parse_address(&config::LOG.value()).map_err(SeedError::Address)?;
+    let (host, log_port) = config::parse_address(&config::LOG.value()).map_err(SeedError::Address)?;
+    let limit = TimeLimit::within(CONNECT_TIMEOUT, AtEnd::BreaksOff, &shared.end);
+    let addresses =
+        log_address::resolve(&host, log_port, &limit).map_err(|error| SeedError::Address(error.to_string()))?;
+    let name = host.clone();
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let shard = config::SHARD.value();
     log_notice(format!("durability: seeding the log with a snapshot of {bytes} bytes at offset {offset}"));
@@ -105,6 +111,8 @@ pub fn send(
         .no_proxy()
         .redirect(Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
+        // Of these only the addresses count, not the port.
+        .resolve_to_addrs(&name, &addresses)
         .tcp_user_timeout(STALL_TIMEOUT)
         .tcp_keepalive(STALL_TIMEOUT / 3)
         .tcp_keepalive_interval(STALL_TIMEOUT / 3)

@@ -18,6 +18,7 @@ use crate::known::{Contradiction, Memory};
 use crate::last_error::LastError;
 use crate::passed_over::PassedOver;
 use crate::pipe::Pipe;
+use crate::time_limit::EndTime;
 use crate::view::View;
 
 /// The state of the connection to the log.
@@ -206,6 +207,8 @@ pub struct Shared {
     pub stage: AtomicU64,
     /// The module is to end, and what takes long is to break off.
     pub is_stopping: AtomicBool,
+    /// By when the node has ended, or left its log.
+    pub end: EndTime,
     /// Client id of the tap's connection to this server; 0 if there is none.
     pub tap_client: AtomicU64,
     /// As a replica of the log: what is applied (exclusive end). Written by the main thread.
@@ -268,6 +271,7 @@ impl Shared {
             is_leaving: AtomicBool::new(false),
             stage: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
+            end: EndTime::default(),
             tap_client: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             serves_reads: AtomicBool::new(false),

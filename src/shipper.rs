@@ -31,8 +31,8 @@ const SHUTDOWN_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// In async mode, nobody waits for the log: bytes gather for so long before they are read.
 const ASYNC_GATHER: Duration = Duration::from_millis(2);
-/// At the end, what is left is shipped for at most so long.
-const STOP_TIMEOUT: Duration = Duration::from_millis(800);
+/// At the end, what is left is shipped until so long before the node is to have ended: the lease is still to be given back.
+const RELEASE_TIME: Duration = Duration::from_millis(800);
 
 /// Why shipping ended.
 pub enum Ended {
@@ -251,14 +251,21 @@ impl Shipper<'_> {
             Err(Interrupt::LostItsLog) => Err(Ended::LostItsLog),
             Err(Interrupt::ModeChanged) => {
                 let until = self.agent.shared.leave_offset.load(Ordering::Acquire);
-                self.ending.get_or_insert(Ending { at: Instant::now() + STOP_TIMEOUT, until: Some(until) });
+                let at = self.ending_at();
+                self.ending.get_or_insert(Ending { at, until: Some(until) });
                 Ok(())
             }
             Err(Interrupt::Stop) => {
-                self.ending = Some(Ending { at: Instant::now() + STOP_TIMEOUT, until: None });
+                self.ending = Some(Ending { at: self.ending_at(), until: None });
                 Ok(())
             }
         }
+    }
+
+    fn ending_at(&self) -> Instant {
+        let now = Instant::now();
+        // Whoever has it end has said by when.
+        self.agent.shared.end.get().and_then(|end| end.checked_sub(RELEASE_TIME)).unwrap_or(now)
     }
 
     fn check_stop(&self, line: &Line) -> Result<(), Ended> {

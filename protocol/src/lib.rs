@@ -102,7 +102,8 @@ pub const APPEND: &str = "LOG.APPEND";
 /// without a poll. `LOG.STATUS` shows the same. A leader from which the lease is being taken by [`RELEASE`] is refused with
 /// [`Code::Fenced`].
 pub const NODE: &str = "LOG.NODE";
-/// `LOG.STATUS shard` → a flat array of names and values.
+/// `LOG.STATUS shard` → a flat array of names and values. `client_ip` is the address from which the service sees whoever asks: nodes put
+/// it into the name of their process.
 pub const STATUS: &str = "LOG.STATUS";
 /// `LOG.SNAPSHOT shard` → `[offset, bytes]` of a snapshot made now, off the leader, once it is stored and the log below the
 /// oldest snapshot that is kept is dropped.

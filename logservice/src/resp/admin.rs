@@ -1,5 +1,6 @@
 //! What an operator asks: `LOG.STATUS`, `LOG.SHARDS`, `LOG.DEBUG`, `INFO`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,14 @@ use crate::shard::{AckMode, Shard, Status};
 /// Longest delay that `LOG.DEBUG DELAY-ACKS` takes, in milliseconds.
 const MAX_DELAY_MS: f64 = 600_000.0;
 
-/// `LOG.STATUS shard`: names and values in turn, all bulk strings. Says also where snapshots go.
-pub fn status(shard: &Shard, http_port: u16) -> Reply {
+/// `LOG.STATUS shard`: names and values in turn, all bulk strings. Says also where snapshots go, and from where the client is connected,
+/// whose address and port are `peer`.
+pub fn status(shard: &Shard, http_port: u16, peer: &str) -> Reply {
     let status = shard.status();
     let mut fields = fields(&status);
     fields.push(("http_port", http_port.to_string()));
+    let client_ip = peer.parse::<SocketAddr>().map(|peer| peer.ip().to_canonical().to_string());
+    fields.push(("client_ip", client_ip.unwrap_or_default()));
     let items = fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
     reply::array(items.chain(node::fields_of_nodes(&status)).collect())
 }

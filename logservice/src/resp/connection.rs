@@ -365,7 +365,7 @@ impl Connection {
         } else if is(protocol::RELEASE) {
             lease::release(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::STATUS) {
-            admin::status(&*self.shard(arguments).await?, self.service.http_port())
+            admin::status(&*self.shard(arguments).await?, self.service.http_port(), &self.peer)
         } else if is(protocol::SNAPSHOT) {
             admin::snapshot(&self.service, self.shard(arguments).await?).await?
         } else if is(protocol::AUDIT) {

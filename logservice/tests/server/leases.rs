@@ -75,6 +75,7 @@ fn a_process_of_the_same_name_waits_and_one_that_saw_the_other_end_does_not() {
     let service = Service::start(directory.path(), &[]).expect("restarts");
     let mut client = service.connect();
     assert_eq!(client.status("s1", "leader_process"), "boot/1/77", "kept over a restart");
+    assert_eq!(client.status("s1", "client_ip"), "127.0.0.1");
     client.ok(&["LOG.RESIGN", "s1", "1"]);
     assert_eq!(client.status("s1", "leader_process"), "");
     assert_eq!(client.acquire("s1", "n1", 0, 0), Ok((2, 0)));

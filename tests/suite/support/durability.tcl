@@ -7,7 +7,7 @@ set ::shard s1
 # --- The log service ---------------------------------------------------------------------------------------------
 
 # Chooses ports and a directory for a log service; start_log starts it there, as often as it takes, on its host, which a test
-# may change. Its admin port is where it is reached without TLS.
+# may change; that for HTTP may be another. Its admin port is where it is reached without TLS.
 proc new_log {} {
     set port [find_available_port $::baseport $::portcount]
     set ::log_service [dict create \
@@ -16,6 +16,7 @@ proc new_log {} {
         port $port \
         admin $port \
         http [find_available_port $::baseport $::portcount] \
+        http_host {} \
         pid 0 \
         arguments {}]
 }
@@ -27,6 +28,7 @@ proc log_option {name} {
 # Where its port of that name is, as flags and configs take it.
 proc log_address {{port port}} {
     set host [log_option host]
+    if {$port eq "http" && [log_option http_host] ne ""} {set host [log_option http_host]}
     if {[string match *:* $host]} {set host \[$host\]}
     return $host:[log_option $port]
 }
@@ -147,9 +149,9 @@ proc wait_until_durable {} {
 
 # --- Ways to connect -------------------------------------------------------------------------------------------------
 
-# Starts a relay. Returns its process and its port.
-proc start_relay {kind target} {
-    set port [find_available_port $::baseport $::portcount]
+# Starts a relay, on that port or any. Returns its process and its port.
+proc start_relay {kind target {port {}}} {
+    if {$port eq ""} {set port [find_available_port $::baseport $::portcount]}
     list [start_relay_on $port $kind $target] $port
 }
 

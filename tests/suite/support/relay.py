@@ -1,10 +1,10 @@
 """Listens on a TCP port and passes every connection on to a unix socket, a TCP port, or a TLS port.
 
     relay.py PORT unix PATH
-    relay.py PORT tcp HOST PORT
+    relay.py PORT tcp HOST PORT [FROM]
     relay.py PORT tls HOST PORT CA-FILE [CERTIFICATE-FILE KEY-FILE]
 
-With it the test framework's client, which speaks TCP, reaches the server by other ways.
+FROM is the address from which it connects. With it the test framework's client, which speaks TCP, reaches the server by other ways.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ async def main(port, kind, *target):
         if kind == "unix":
             return asyncio.open_unix_connection(target[0])
         if kind == "tcp":
-            return asyncio.open_connection(target[0], int(target[1]))
+            own = (target[2], 0) if len(target) > 2 else None
+            return asyncio.open_connection(target[0], int(target[1]), local_addr=own)
         context = ssl.create_default_context(cafile=target[2])
         context.check_hostname = False
         if len(target) > 3:

@@ -329,6 +329,33 @@ shard_of 1 {lease-ms 60000} {
     }
 }
 
+# The process that led is gone here, but a clone of this machine may run it still.
+new_log
+start_log
+lassign [start_relay tcp [list $::host [log_option port]]] ::relay ::relay_port
+set ::shard_options [list failover yes lease-ms 60000 log $::host:$::relay_port]
+start_nodes 0 {
+    test "A node does not free a lease that a process of its own name got from another address" {
+        wait_for_shard
+        on n0 set key value
+        set epoch [figure_of n0 epoch]
+        kill_node n0
+        stop_relay $::relay
+        lassign [start_relay tcp [list $::host [log_option port] 127.0.0.2] $::relay_port] ::relay
+        set lines [count_log_lines 0]
+        restart_node n0
+        wait_for_log_messages 0 [list "*a process with this node's id 'n0' (*/127.0.0.1)*leads in epoch $epoch.*"] $lines 3000 10
+        assert_equal $epoch [dict get [log_service LOG.STATUS $::shard] epoch]
+        assert_equal n0 [dict get [log_service LOG.STATUS $::shard] leader]
+        # The operator knows that there is no clone.
+        log_service LOG.RELEASE $::shard $epoch FORCE
+        wait_for_role leader n0
+        assert_equal value [on n0 get key]
+    }
+}
+stop_relay $::relay
+kill_log
+
 # --- Cut off ----------------------------------------------------------------------------------------------------------
 
 # One node reaches the log through a relay that can be cut.
