@@ -121,7 +121,7 @@ fn led_on_another_port(status: &LogStatus, node_id: &str, host: &str) -> bool {
         && status.leader != node_id
         && status.lease == LeaseState::Held(None)
         && host_name::is_default(&status.leader, host)
-        && process::is_over(&status.leader_process)
+        && process::is_over(&status.leader_process, &status.client_ip)
 }
 
 /// Where clients reach this node unless an operator says so: by the name of its machine.
