@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all tests: formatting, lints, README's table of failures, unit tests, integration tests in Valkey's own framework, snapshots in an
 # object store, clients that find the leader, crash test, the oracle that compares a leader with nodes that have only its stream, the
-# checker of histories, the harness of faults, and a part of Valkey's own suite with the module loaded.
+# comparison of what clients receive with a plain server, the checker of histories, the harness of faults, and a part of Valkey's own suite with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
 #
 #   scripts/test.sh [--rounds N]     rounds of the crash test, 20 unless told
@@ -68,6 +68,8 @@ step "crash, async" tests/crash/run.sh --mode async --rounds 9
 step "crash self-check, async" tests/crash/run.sh --mode async --self-check
 step oracle tests/oracle/run.sh
 step "oracle self-check" tests/oracle/run.sh --self-check
+step "as plain Valkey" tests/differential/run.sh
+step "as plain Valkey, self-check" tests/differential/run.sh --self-check
 step histories tests/histories/run.sh --rounds 50
 step "histories self-check" tests/histories/run.sh --self-check
 step failover tests/failover/run.sh --rounds 3 --seconds 12

@@ -11,6 +11,7 @@ use crate::client_lookup::ClientLookup;
 use crate::dirty::Database;
 use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
+use crate::half_closed::HalfClosed;
 use crate::held_table::{
     entry, entry_or_new, held, take_late_holds, Diversion, HeldConnection, LateHold, NEWEST, RELEASED,
 };
@@ -33,6 +34,8 @@ pub struct ServerConnections {
     receivers: RefCell<HashSet<ClientId>>,
     /// The clients that another module blocked, until their next command.
     awaiting: RefCell<HashSet<ClientId>>,
+    /// Connections that outlive their clients until what is held on them has left.
+    pub half_closed: RefCell<HalfClosed>,
 }
 
 impl ServerConnections {
@@ -47,6 +50,7 @@ impl ServerConnections {
             lookup: ClientLookup::new(),
             receivers: RefCell::default(),
             awaiting: RefCell::default(),
+            half_closed: RefCell::default(),
         }
     }
 
@@ -184,6 +188,18 @@ impl ServerConnections {
         self.connection(id).is_some() && server::client_flags(id).is_blocked
     }
 
+    /// The client has connected.
+    #[inline]
+    pub fn connected(&self, id: ClientId) {
+        if self.half_closed.borrow().is_empty() {
+            return;
+        }
+        if let Some(connection) = self.connection(id) {
+            // SAFETY: a live connection.
+            self.half_closed.borrow_mut().make_room(unsafe { (*connection).fd });
+        }
+    }
+
     /// How many bytes the server last offered that wait on the client's connection.
     pub fn waiting_bytes(&self, id: ClientId) -> u64 {
         self.held(id).map_or(0, |held| held.state().valve.waiting_bytes())
@@ -289,6 +305,10 @@ impl Connections for ServerConnections {
         }
     }
 
+    fn abandon_half_closed(&mut self) {
+        self.half_closed.borrow_mut().end_all();
+    }
+
     fn close(&mut self, client: ClientId) {
         if let Some(held) = self.held(client) {
             held.state().valve.shut();
@@ -297,7 +317,8 @@ impl Connections for ServerConnections {
     }
 
     fn forget(&mut self, id: ClientId) -> Option<Group> {
-        let connection = self.connection(id);
+        let client = self.client(id);
+        let connection = client.and_then(|client| self.connection_of(client));
         self.lookup.leaves(id);
         if !self.receivers.borrow().is_empty() {
             self.receivers.borrow_mut().remove(&id);
@@ -306,6 +327,11 @@ impl Connections for ServerConnections {
             self.awaiting.borrow_mut().remove(&id);
         }
         let connection = connection?;
+        // SAFETY: a live connection on the main thread, of a client that is about to be freed.
+        if let (Some(client), Some(held)) = (client, unsafe { held(connection) }) {
+            // SAFETY: as above.
+            unsafe { self.half_closed.borrow_mut().keep(self.internals, client, connection, held) };
+        }
         // SAFETY: a live connection, on the main thread.
         let entry = entry(unsafe { (*connection).fd })?;
         let held = entry.swap(ptr::null_mut(), Ordering::AcqRel);

@@ -1,8 +1,8 @@
 //! The functions through which the server writes to its connections, decorated: every write of a TCP, unix-socket or TLS
 //! connection passes here, on the main thread or on an I/O thread. `valve.rs` decides how much of it may leave.
 //!
-//! The server writes through a table of functions for each connection type. The module replaces three entries of the
-//! two tables that end in a socket (unix-socket connections write through the one of TCP). A connection that was never
+//! The server writes through a table of functions for each connection type. The module replaces entries of the
+//! two tables that end in a socket (unix-socket connections go through the one of TCP). A connection that was never
 //! held costs two loads and a branch for each write.
 
 use std::ffi::{c_int, c_void};
@@ -17,7 +17,7 @@ use crate::held_table::{
     WITHHOLDS_NOTIFICATIONS,
 };
 use crate::valve::{Group, Permit};
-use crate::{lease, messages};
+use crate::{half_closed, lease, messages};
 
 /// The main thread, as `pthread_self` names it.
 static MAIN_THREAD: AtomicUsize = AtomicUsize::new(0);
@@ -66,6 +66,8 @@ fn install_one<const KIND: usize>(table: *mut ConnectionType) {
         (*table).write = gated_write::<KIND>;
         (*table).writev = gated_writev::<KIND>;
         (*table).set_write_handler = gated_set_write_handler::<KIND>;
+        (*table).shutdown = gated_shutdown::<KIND>;
+        (*table).close = gated_close::<KIND>;
     }
 }
 
@@ -77,6 +79,8 @@ pub fn uninstall() {
             (*originals.table).write = originals.functions.write;
             (*originals.table).writev = originals.functions.writev;
             (*originals.table).set_write_handler = originals.functions.set_write_handler;
+            (*originals.table).shutdown = originals.functions.shutdown;
+            (*originals.table).close = originals.functions.close;
         }
     }
     forget_all();
@@ -139,6 +143,7 @@ fn opens(held: &HeldConnection, pending: usize) -> bool {
         let mut state = held.state();
         let released = RELEASED.load(Ordering::Acquire);
         let opens = state.diversion.is_none()
+            && state.unsent.is_none()
             && !state.is_watched()
             && state.valve.mark() <= released
             && state.valve.offer(pending as u64, released) == Permit::Open;
@@ -158,6 +163,9 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
         let mut state = held.state();
         if let Some(diversion) = &state.diversion {
             return divert(diversion, vectors, pending);
+        }
+        if let Some(unsent) = &mut state.unsent {
+            return unsent.gather(vectors);
         }
         if state.is_receiver {
             hold_messages(held, &mut state, vectors);
@@ -305,4 +313,23 @@ unsafe extern "C" fn gated_set_write_handler<const KIND: usize>(
     };
     // SAFETY: the server's own arguments to its own function; a handler that is null is as good as one.
     unsafe { (original::<KIND>().set_write_handler)(connection, handler, barrier) }
+}
+
+/// The server frees a client, and ends its connection for child processes as well.
+unsafe extern "C" fn gated_shutdown<const KIND: usize>(connection: *mut Connection) {
+    if !half_closed::is_kept(connection) {
+        // SAFETY: the server's own arguments to its own function.
+        unsafe { (original::<KIND>().shutdown)(connection) }
+    }
+}
+
+/// The server frees a client, and with it the connection.
+unsafe extern "C" fn gated_close<const KIND: usize>(connection: *mut Connection) {
+    if half_closed::is_kept(connection) {
+        // SAFETY: the server has a live connection closed, and does not use it afterwards.
+        guard("keeping a half-closed connection", (), || unsafe { half_closed::detach(connection) });
+    } else {
+        // SAFETY: the server's own arguments to its own function.
+        unsafe { (original::<KIND>().close)(connection) }
+    }
 }

@@ -96,11 +96,13 @@ pub type ConnectionHandler = Option<unsafe extern "C" fn(*mut Connection)>;
 pub struct Connection {
     /// The table of functions of its type.
     pub kind: *mut ConnectionType,
-    state: c_int,
+    /// [`CONNECTED`], [`CLOSED`] …
+    pub state: c_int,
     last_errno: c_int,
     /// The socket.
     pub fd: c_int,
-    flags: c_short,
+    /// Of which the module knows [`CLIENT_IS_CHECKED`].
+    pub flags: c_short,
     refs: c_short,
     iovcnt: c_ushort,
     /// The client.
@@ -112,6 +114,16 @@ pub struct Connection {
     pub read_handler: ConnectionHandler,
 }
 
+/// `CONN_STATE_CONNECTED`, a [`Connection::state`]: it can be written to.
+pub const CONNECTED: c_int = 3;
+/// `CONN_STATE_CLOSED`, a [`Connection::state`]: a read has found that the other end sends nothing any more.
+pub const CLOSED: c_int = 4;
+
+/// `CONN_FLAG_ALLOW_ACCEPT_OFFLOAD`, of [`Connection::flags`]. Behind this flag the server's own assertions look into the client.
+pub const CLIENT_IS_CHECKED: c_short = 1 << 2;
+
+/// `ConnectionType.shutdown` and `ConnectionType.close`.
+pub type CloseFunction = unsafe extern "C" fn(*mut Connection);
 /// `ConnectionType.write`.
 pub type WriteFunction = unsafe extern "C" fn(*mut Connection, *const c_void, usize) -> c_int;
 /// `ConnectionType.writev`.
@@ -136,8 +148,12 @@ pub struct ConnectionType {
     before_create_accepted: [*const c_void; 10],
     /// Makes a connection of a socket that was accepted.
     pub create_accepted: CreateAcceptedFunction,
-    /// shutdown, close, connect, blocking_connect.
-    before_accept: [*const c_void; 4],
+    /// Ends the connection in both directions, also for processes that share its socket.
+    pub shutdown: CloseFunction,
+    /// Closes the socket, and frees the connection.
+    pub close: CloseFunction,
+    /// connect, blocking_connect.
+    before_accept: [*const c_void; 2],
     /// Ends what accepting takes, and calls the handler.
     pub accept: AcceptFunction,
     /// Writes from one buffer.
@@ -155,6 +171,8 @@ pub struct ConnectionType {
 type TypeFunction = unsafe extern "C" fn() -> *mut ConnectionType;
 type LookupFunction = unsafe extern "C" fn(u64) -> *mut Client;
 type ClientFunction = unsafe extern "C" fn(*mut Client);
+/// Of `writeToClient` and `clientHasPendingReplies`.
+type ClientResultFunction = unsafe extern "C" fn(*mut Client) -> c_int;
 type OffsetFunction = unsafe extern "C" fn() -> c_longlong;
 type ActionFunction = unsafe extern "C" fn();
 type CreateClientFunction = unsafe extern "C" fn(*mut Connection) -> *mut Client;
@@ -222,6 +240,8 @@ pub struct Internals {
     lookup_client_by_id: LookupFunction,
     put_client_in_pending_write_queue: ClientFunction,
     free_client_async: ClientFunction,
+    client_has_pending_replies: ClientResultFunction,
+    write_to_client: ClientResultFunction,
     get_psync_initial_offset: OffsetFunction,
     create_replication_backlog: ActionFunction,
     create_client: CreateClientFunction,
@@ -293,6 +313,8 @@ impl Internals {
             lookup_client_by_id: symbol(&server, "lookupClientByID")?,
             put_client_in_pending_write_queue: symbol(&server, "putClientInPendingWriteQueue")?,
             free_client_async: symbol(&server, "freeClientAsync")?,
+            client_has_pending_replies: symbol(&server, "clientHasPendingReplies")?,
+            write_to_client: symbol(&server, "writeToClient")?,
             get_psync_initial_offset: symbol(&server, "getPsyncInitialOffset")?,
             create_replication_backlog: symbol(&server, "createReplicationBacklog")?,
             create_client: symbol(&server, "createClient")?,
@@ -339,6 +361,24 @@ impl Internals {
     pub unsafe fn close_client(&self, client: *mut Client) {
         // SAFETY: by contract of this function.
         unsafe { (self.free_client_async)(client) }
+    }
+
+    /// Whether anything waits to be written to the client. Main thread only.
+    ///
+    /// # Safety
+    /// `client` lives, has a connection, is no replica, and no I/O thread works for it.
+    pub unsafe fn has_pending_replies(&self, client: *mut Client) -> bool {
+        // SAFETY: by contract of this function.
+        unsafe { (self.client_has_pending_replies)(client) != 0 }
+    }
+
+    /// Has the server write to the client now what its connection takes. Main thread only.
+    ///
+    /// # Safety
+    /// As [`Internals::has_pending_replies`].
+    pub unsafe fn write_to_client(&self, client: *mut Client) {
+        // SAFETY: by contract of this function. What it returns tells whether the client is to be closed, which it sees to itself.
+        unsafe { (self.write_to_client)(client) };
     }
 
     /// Has the server keep its replication stream from now on, as it does from its first replica on. Main thread only.

@@ -93,6 +93,7 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         ("lag_ms", (behind.lag.as_millis() as u64).into()),
         ("pending_bytes", behind.pending_bytes.into()),
         ("held_clients", gate.map_or(0, |gate| gate.held_clients()).into()),
+        ("half_closed_clients", gate.map_or(0, |gate| gate.connections.half_closed.borrow().len()).into()),
         ("dirty_keys", gate.map_or(0, |gate| gate.dirty_keys()).into()),
         ("waiting_groups", gate.map_or(0, |gate| gate.waiting_groups()).into()),
         ("refusing_writes", u64::from(module.bound.verdict() == Verdict::Refused).into()),

@@ -50,6 +50,8 @@ pub trait Connections {
     /// The server is about to free the client: for every other function here it is gone from now on. Returns the newest group that its
     /// connection was held for; `None` if it never was.
     fn forget(&mut self, client: ClientId) -> Option<Group>;
+    /// What is held for clients that have ended their sending, and are gone, never leaves.
+    fn abandon_half_closed(&mut self);
 }
 
 /// What one iteration of the event loop wrote, and who waits for it.
@@ -311,6 +313,7 @@ impl<C: Connections> Gate<C> {
                 self.connections.close(client);
             }
         }
+        self.connections.abandon_half_closed();
         // Closed connections never let go, whatever is released, so the numbers of abandoned groups can pass.
         self.released = self.open_group();
         self.connections.set_released(self.released);

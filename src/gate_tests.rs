@@ -63,6 +63,7 @@ impl Connections for Fake {
         self.forgotten.push((client, self.flushed.len()));
         self.marks.remove(&client)
     }
+    fn abandon_half_closed(&mut self) {}
 }
 
 fn gate() -> Gate<Fake> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::ffi::Connection;
 use crate::gate::ClientId;
+use crate::half_closed::Gathered;
 use crate::pipe::Pipe;
 use crate::shared::Shared;
 use crate::valve::{Group, Valve};
@@ -29,6 +30,8 @@ pub struct State {
     pub valve: Valve,
     /// For the tap's own connection: what is written goes there, not into the socket.
     pub diversion: Option<Diversion>,
+    /// While the server frees a client that is half closed: what was still to be written to it is gathered there.
+    pub unsent: Option<Gathered>,
     /// Whether the client gets messages: it subscribed. What is written to it is then looked at.
     pub is_receiver: bool,
     /// Whether another module may answer the client at any time: it blocked it. All that is written to it is then held.

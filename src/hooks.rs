@@ -417,7 +417,12 @@ pub unsafe extern "C" fn on_client_change(
     let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
     if subevent != ffi::SUBEVENT_CLIENT_DISCONNECTED {
         guard("noting a client", (), || {
-            module::must(|module| module.newest_client = module.newest_client.max(client));
+            module::must(|module| {
+                module.newest_client = module.newest_client.max(client);
+                if let Some(gate) = &module.gate {
+                    gate.connections.connected(client);
+                }
+            });
         });
         return;
     }

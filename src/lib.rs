@@ -29,6 +29,7 @@ mod follower;
 mod following;
 mod gate;
 mod guard;
+mod half_closed;
 mod handover;
 mod held_table;
 mod history;

@@ -322,6 +322,7 @@ impl Module {
             Role::Refused(_) => {}
         }
         self.close_withheld();
+        self.write_to_half_closed();
         if following::is_retry_due() {
             self.shared.send(Task::RestoreSettings);
         }
@@ -386,6 +387,15 @@ impl Module {
             log_notice(format!(
                 "durability: closed {closed} clients that would have been notified of keys which the log has not confirmed"
             ));
+        }
+    }
+
+    /// Writes to clients that have ended their sending what the log has acknowledged.
+    fn write_to_half_closed(&self) {
+        let Some(gate) = &self.gate else { return };
+        let mut half_closed = gate.connections.half_closed.borrow_mut();
+        if !half_closed.is_empty() {
+            half_closed.go_on(|| server::config(&self.ctx, "maxclients").parse().unwrap_or(0));
         }
     }
 

@@ -15,7 +15,7 @@ use crate::config_check;
 use crate::connections::ServerConnections;
 use crate::decorate;
 use crate::ffi::{self, Internals};
-use crate::gate::Gate;
+use crate::gate::{Connections, Gate};
 use crate::guard::guard;
 use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
@@ -168,7 +168,8 @@ pub fn unload(ctx: &Context) -> Status {
             module.stop_agent();
             lease::tell(None);
             server::unwatch(module.shared.main_bell.as_fd().as_raw_fd());
-            if module.gate.is_some() {
+            if let Some(gate) = &mut module.gate {
+                gate.connections.abandon_half_closed();
                 decorate::uninstall();
             }
         }

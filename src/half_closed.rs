@@ -1,0 +1,398 @@
+//! Clients that have ended their sending (a *half-close*, `nc -N`) while replies to them are held. The server frees a client as
+//! soon as it reads that end, as ever. By then it has long written all replies, unless they are held; so their bytes and the socket
+//! are kept here, without a client, until the log has what they wait for.
+//!
+//! From outside, such a client is gone: it subscribes to nothing, blocks nowhere and does not count as connected. A client that
+//! has closed its whole connection looks the same until something is written to it, so what is kept is bounded, see [`HalfClosed`].
+
+use std::collections::VecDeque;
+use std::ffi::c_int;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::decorate::set_errno_again;
+use crate::ffi::{Client, Connection, Internals, CLIENT_IS_CHECKED, CLOSED, CONNECTED};
+use crate::guard::guard;
+use crate::held_table::{HeldConnection, RELEASED};
+use crate::lease;
+use crate::module;
+use crate::valve::{Group, Permit, Valve};
+
+/// The longest that a connection is kept, unless `durability.sync-timeout-ms` is shorter.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Of `maxclients`, one in so many connections may be kept.
+const SHARE_OF_CLIENTS: usize = 10;
+/// The most bytes that are kept, of all connections together.
+const MOST_BYTES: usize = 64 << 20;
+/// Connections that were reset meanwhile are looked for this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The connection that the server is about to close, and which is kept. Main thread only.
+static KEPT: AtomicPtr<Connection> = AtomicPtr::new(ptr::null_mut());
+
+/// How long a connection is kept.
+fn longest() -> Duration {
+    match config::SYNC_TIMEOUT_MS.load(Ordering::Relaxed).unsigned_abs() {
+        0 => LONGEST,
+        timeout_ms => LONGEST.min(Duration::from_millis(timeout_ms)),
+    }
+}
+
+/// Whether the connection, which the server has closed, is kept.
+#[inline]
+pub fn is_kept(connection: *const Connection) -> bool {
+    ptr::eq(KEPT.load(Ordering::Relaxed), connection)
+}
+
+/// The server lets go of a connection that is kept, and will not be called for it any more. Main thread.
+///
+/// # Safety
+/// [`is_kept`] says so, and the server does not use the connection after this.
+pub unsafe fn detach(connection: *mut Connection) {
+    KEPT.store(ptr::null_mut(), Ordering::Relaxed);
+    // SAFETY: a live connection on the main thread, and the functions of its own type. Its client is about to be freed.
+    unsafe {
+        (*connection).private_data = ptr::null_mut();
+        (*connection).flags &= !CLIENT_IS_CHECKED;
+        ((*(*connection).kind).set_read_handler)(connection, None);
+        ((*(*connection).kind).set_write_handler)(connection, None, 0);
+    }
+}
+
+/// What the server writes to a client that is half closed.
+#[derive(Default)]
+pub struct Gathered {
+    bytes: Vec<u8>,
+    /// The byte after them. It stays with the server, which would close the client anew once it has nothing left to write.
+    last: Option<u8>,
+    is_too_much: bool,
+}
+
+impl Gathered {
+    /// Takes what the server offers, all but its last byte, as a socket with endless room would.
+    pub fn gather(&mut self, vectors: &[libc::iovec]) -> c_int {
+        let offered: usize = vectors.iter().map(|vector| vector.iov_len).sum();
+        self.is_too_much |= self.bytes.len() + offered > MOST_BYTES;
+        if offered == 0 || self.is_too_much {
+            set_errno_again();
+            return -1;
+        }
+        for vector in vectors {
+            // SAFETY: the server passes readable buffers of that length.
+            let buffer = unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) };
+            self.bytes.extend_from_slice(buffer);
+        }
+        self.last = self.bytes.pop();
+        if offered == 1 {
+            set_errno_again();
+            return -1;
+        }
+        c_int::try_from(offered - 1).expect("more than is kept")
+    }
+
+    /// All of it; `None` if it is more than may be kept.
+    fn complete(mut self) -> Option<Vec<u8>> {
+        self.bytes.extend(self.last);
+        (!self.is_too_much).then_some(self.bytes)
+    }
+}
+
+/// A connection without a client, and what is still to be written to it.
+struct Unsent {
+    connection: *mut Connection,
+    bytes: Vec<u8>,
+    /// How many of `bytes` are written.
+    sent: usize,
+    /// Which of them may leave.
+    valve: Valve,
+    since: Instant,
+}
+
+/// What became of an attempt to write.
+#[derive(PartialEq, Eq)]
+enum Progress {
+    Waits,
+    /// All is written, or nothing can be any more.
+    Ended,
+}
+
+/// The connections of clients that are half closed, oldest first. Main thread only.
+///
+/// They are bounded, and the oldest are closed beyond that: in time ([`LONGEST`], or `durability.sync-timeout-ms`), in number (a
+/// share of `maxclients`, and as many as leave the server room for new clients), in bytes.
+#[derive(Default)]
+pub struct HalfClosed {
+    kept: VecDeque<Unsent>,
+    /// Of all together.
+    bytes: usize,
+    /// How many there were when the bounds were last looked at.
+    known: usize,
+    /// The server's `maxclients` then; 0 before that.
+    max_clients: usize,
+    /// What was released when they were last written to.
+    released: Group,
+    next_look: Option<Instant>,
+}
+
+impl HalfClosed {
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// The server is freeing the client. Keeps its connection if it is half closed and replies are held on it.
+    ///
+    /// # Safety
+    /// Called from the event of the client's disconnection, on the main thread. `connection` is the client's, and `held` its entry.
+    pub unsafe fn keep(
+        &mut self,
+        internals: &Internals,
+        client: *mut Client,
+        connection: *mut Connection,
+        held: &HeldConnection,
+    ) {
+        // SAFETY: a live connection.
+        let (state, fd) = unsafe { ((*connection).state, (*connection).fd) };
+        // SAFETY: the client lives, and the event comes only when no I/O thread works for it.
+        if state != CLOSED || !may_be_kept(held) || is_gone(fd) || !unsafe { internals.has_pending_replies(client) } {
+            return;
+        }
+        held.state().unsent = Some(Gathered::default());
+        // It may have opened already: an I/O thread has read the end, and by TLS what is released then is not written any more.
+        held.is_closed.store(true, Ordering::Release);
+        // SAFETY: as above. While the connection counts as connected, the server neither takes what is gathered for an error nor, as one
+        // byte stays with it, closes the client that it is closing.
+        unsafe {
+            (*connection).state = CONNECTED;
+            let gathered = || held.state().unsent.as_ref().map_or(0, |unsent| unsent.bytes.len());
+            let mut before = usize::MAX;
+            while before != gathered() {
+                before = gathered();
+                internals.write_to_client(client);
+            }
+            (*connection).state = CLOSED;
+        }
+        let mut state = held.state();
+        let Some(bytes) = state.unsent.take().and_then(Gathered::complete).filter(|bytes| !bytes.is_empty()) else {
+            return;
+        };
+        // SAFETY: as above. TLS writes only to what is connected.
+        unsafe { (*connection).state = CONNECTED };
+        self.bytes += bytes.len();
+        let valve = std::mem::take(&mut state.valve);
+        state.valve.hold(valve.mark());
+        self.kept.push_back(Unsent { connection, bytes, sent: 0, valve, since: Instant::now() });
+        KEPT.store(connection, Ordering::Relaxed);
+        // What was released before they came has not been offered to them.
+        self.released = 0;
+    }
+
+    /// Writes what may leave, and closes what has ended or is beyond the bounds. `max_clients`: the server's `maxclients`, asked for
+    /// when there are more than before.
+    pub fn go_on(&mut self, max_clients: impl FnOnce() -> usize) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let released = RELEASED.load(Ordering::Acquire);
+        if self.released != released {
+            self.released = released;
+            self.write(|_| true);
+        }
+        let now = Instant::now();
+        if self.next_look.is_none_or(|next| now >= next) {
+            self.next_look = Some(now + LOOK_INTERVAL);
+            self.end_where(|unsent| {
+                // SAFETY: a connection that is kept lives.
+                now.saturating_duration_since(unsent.since) >= longest() || is_gone(unsafe { (*unsent.connection).fd })
+            });
+        }
+        if self.kept.len() > self.known {
+            self.max_clients = max_clients();
+        }
+        let most = (self.max_clients / SHARE_OF_CLIENTS).max(1);
+        while self.kept.len() > most || self.bytes > MOST_BYTES {
+            self.end_oldest();
+        }
+        self.known = self.kept.len();
+    }
+
+    /// A client has connected, on that socket number. The lowest free one is taken, so a high one tells that few are left.
+    pub fn make_room(&mut self, fd: c_int) {
+        // The server lets itself have 32 more than `maxclients`. Two for one, so that there is room again.
+        if self.max_clients > 0 && fd as usize >= self.max_clients {
+            self.end_oldest();
+            self.end_oldest();
+        }
+    }
+
+    /// Closes all without another byte.
+    pub fn end_all(&mut self) {
+        self.end_where(|_| true);
+    }
+
+    /// The socket takes more.
+    fn is_writable(&mut self, connection: *mut Connection) {
+        self.write(|unsent| ptr::eq(unsent.connection, connection));
+    }
+
+    fn write(&mut self, mut which: impl FnMut(&Unsent) -> bool) {
+        let mut ended = Vec::new();
+        for unsent in &mut self.kept {
+            if which(unsent) && unsent.write() == Progress::Ended {
+                ended.push(unsent.connection);
+            }
+        }
+        if !ended.is_empty() {
+            self.end_where(|unsent| ended.contains(&unsent.connection));
+        }
+    }
+
+    fn end_where(&mut self, mut has_ended: impl FnMut(&Unsent) -> bool) {
+        let bytes = &mut self.bytes;
+        self.kept.retain(|unsent| {
+            let ends = has_ended(unsent);
+            if ends {
+                *bytes -= unsent.bytes.len();
+                unsent.end();
+            }
+            !ends
+        });
+    }
+
+    fn end_oldest(&mut self) {
+        if let Some(oldest) = self.kept.pop_front() {
+            self.bytes -= oldest.bytes.len();
+            oldest.end();
+        }
+    }
+}
+
+impl Unsent {
+    /// Writes what may leave and the socket takes.
+    fn write(&mut self) -> Progress {
+        while self.sent < self.bytes.len() {
+            let left = (self.bytes.len() - self.sent) as u64;
+            let permit = self.valve.offer(left, RELEASED.load(Ordering::Acquire));
+            let (is_part, allowed) = match permit {
+                Permit::Open => (false, left),
+                Permit::Part(allowed) => (true, allowed),
+            };
+            if allowed == 0 {
+                self.wait_for_socket(false);
+                return Progress::Waits;
+            }
+            if lease::has_passed() {
+                return Progress::Ended;
+            }
+            let data = self.bytes[self.sent..].as_ptr();
+            // SAFETY: a connection that is kept lives, the function is of its own type, and `allowed` is at most what is left.
+            let written = unsafe { ((*(*self.connection).kind).write)(self.connection, data.cast(), allowed as usize) };
+            // SAFETY: as above.
+            let is_connected = unsafe { (*self.connection).state == CONNECTED };
+            match u64::try_from(written) {
+                Ok(written) if written > 0 => {
+                    self.sent += written as usize;
+                    if is_part {
+                        self.valve.sent(written);
+                    }
+                }
+                _ if is_connected => {
+                    self.wait_for_socket(true);
+                    return Progress::Waits;
+                }
+                _ => return Progress::Ended,
+            }
+        }
+        Progress::Ended
+    }
+
+    fn wait_for_socket(&self, waits: bool) {
+        let handler = waits.then_some(on_writable as unsafe extern "C" fn(*mut Connection));
+        // SAFETY: a connection that is kept lives, on the main thread, and the function is of its own type.
+        unsafe { ((*(*self.connection).kind).set_write_handler)(self.connection, handler, 0) };
+    }
+
+    fn end(&self) {
+        // SAFETY: as above. The server's own functions, in the state in which it closes a connection of which it has read the end.
+        // A child process may share the socket.
+        unsafe {
+            (*self.connection).state = CLOSED;
+            let kind = (*self.connection).kind;
+            ((*kind).shutdown)(self.connection);
+            ((*kind).close)(self.connection);
+        }
+    }
+}
+
+unsafe extern "C" fn on_writable(connection: *mut Connection) {
+    guard("writing to a half-closed connection", (), || {
+        module::with(|module| {
+            if let Some(gate) = &module.gate {
+                gate.connections.half_closed.borrow_mut().is_writable(connection);
+            }
+        });
+    });
+}
+
+/// Whether what is pending there may leave some day.
+fn may_be_kept(held: &HeldConnection) -> bool {
+    let state = held.state();
+    state.diversion.is_none() && state.valve.mark() != Group::MAX
+}
+
+/// Whether nothing that is written to that socket arrives: it was reset, or, as far as that can be told, closed.
+fn is_gone(fd: c_int) -> bool {
+    let mut poll = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one entry, and no waiting.
+    let found = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    found > 0 && poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::c_void;
+
+    use super::*;
+
+    /// As the server offers `all` to a connection: `at_once` bytes at most, and again what was not taken.
+    fn gathered(all: &[u8], at_once: usize) -> Option<Vec<u8>> {
+        let mut gathered = Gathered::default();
+        let mut sent = 0;
+        loop {
+            let offered = &all[sent..all.len().min(sent + at_once)];
+            let (first, second) = offered.split_at(offered.len() / 2);
+            let vectors = [first, second]
+                .map(|part| libc::iovec { iov_base: part.as_ptr().cast::<c_void>().cast_mut(), iov_len: part.len() });
+            match gathered.gather(&vectors) {
+                -1 => return gathered.complete(),
+                taken => sent += taken as usize,
+            }
+            assert!(sent < all.len(), "the server has nothing left, and closes the client");
+        }
+    }
+
+    #[test]
+    fn all_is_gathered_and_the_server_keeps_one_byte() {
+        let all: Vec<u8> = (0..=255).collect();
+        for length in [0, 1, 2, 3, 7, 256] {
+            for at_once in [2, 3, 100, 1000] {
+                assert_eq!(gathered(&all[..length], at_once).as_deref(), Some(&all[..length]), "{length} {at_once}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_not_kept() {
+        let all = vec![0; MOST_BYTES + 1];
+        assert_eq!(gathered(&all, MOST_BYTES / 3), None);
+        assert!(gathered(&all[1..], MOST_BYTES / 3).is_some());
+    }
+}
