@@ -58,6 +58,8 @@ class Play:
         self.clients: list[Client] = []
         # Per action: whether its client had to connect first, and who was gone after it.
         self.done: list[tuple[bool, list[int]]] = []
+        # Whom others are to kill: one of them may get to it in an action of the client itself.
+        self.targets: set[int] = set()
         self.most_held = self.most_half_closed = 0
 
     def run(self, actions: list[Action]) -> list[Client]:
@@ -97,7 +99,7 @@ class Play:
                 client.socket.close()
             self._settle(client, is_leaving=True)
         for other in there:
-            other.was_cut_off |= other.is_gone and other is not client
+            other.was_cut_off |= other.is_gone and (other is not client or other.id in self.targets)
         if self.script:
             self._let_leave([other for other in there if other.id in self.script[number][1]])
         self.done.append((connects, [other.id for other in there if other.is_gone]))
@@ -115,8 +117,14 @@ class Play:
 
     def _send(self, client: Client, action: Action) -> None:
         ids = {"{id%d}" % slot: str(other.id if other else 0) for slot, other in enumerate(self.slots)}
-        encoded = [command if isinstance(command, bytes) else encode([ids.get(word, word) for word in command]) for command in action.commands]
-        data = b"".join(encoded)
+        data = b""
+        for command in action.commands:
+            if not isinstance(command, bytes):
+                command = [ids.get(word, word) for word in command]
+                if command[:3] == ["CLIENT", "KILL", "ID"] and command[3] not in ("x", str(client.id)):
+                    self.targets.add(int(command[3]))
+                command = encode(command)
+            data += command
         cut = int(len(data) * action.share)
         data, client.rest = client.rest + data[:cut], data[cut:]
         client.receive()
