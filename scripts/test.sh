@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs all tests: formatting, lints, README's table of failures, unit tests, integration tests in Valkey's own framework, snapshots in an
 # object store, clients that find the leader, crash test, the oracle that compares a leader with nodes that have only its stream, the
-# comparison of what clients receive with a plain server, the checker of histories, the harness of faults, and a part of Valkey's own suite with the module loaded.
+# comparison of what clients receive with a plain server, the checker of histories, the harness of faults, and a part of Valkey's own suite
+# with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
 #
 #   scripts/test.sh [--rounds N]     rounds of the crash test, 20 unless told

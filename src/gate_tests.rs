@@ -13,6 +13,7 @@ struct Fake {
     receivers: Vec<ClientId>,
     /// Clients that left, each with how many had been flushed by then.
     forgotten: Vec<(ClientId, usize)>,
+    half_closed_are_abandoned: bool,
 }
 
 impl Connections for Fake {
@@ -63,7 +64,9 @@ impl Connections for Fake {
         self.forgotten.push((client, self.flushed.len()));
         self.marks.remove(&client)
     }
-    fn abandon_half_closed(&mut self) {}
+    fn abandon_half_closed(&mut self) {
+        self.half_closed_are_abandoned = true;
+    }
 }
 
 fn gate() -> Gate<Fake> {
@@ -208,6 +211,7 @@ fn abandoning_closes_those_who_wait_and_the_offset_may_go_back() {
     gate.release(100);
     gate.abandon();
     assert_eq!(gate.connections.closed, [1, 2, 3]);
+    assert!(gate.connections.half_closed_are_abandoned);
     assert!(gate.is_idle() && gate.dirty_keys() == 0);
     get(&mut gate, 4, "a");
     assert!(!is_held(&gate, 4));

@@ -185,6 +185,8 @@ class Play:
                 return
             if time.monotonic() > deadline:
                 raise NotReady(f"{self.node.name} does not settle: {listed}")
+            # The server's threads need the processor as well.
+            time.sleep(0.0002)
 
     def _look_at_holding(self) -> None:
         if self.node.is_frozen and self.node.mode == "sync":
