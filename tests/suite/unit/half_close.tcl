@@ -304,6 +304,28 @@ durable_server $options {
     }
 }
 
+durable_server [list {*}$options failover yes lease-ms 2000] {
+    test "What is held for half-closed clients never leaves once the lease has passed" {
+        log_service LOG.DEBUG FREEZE-ACKS $::shard
+        set client [half_closed_writer key]
+        wait_for_half_closed 1
+        exec kill -STOP [log_option pid]
+        # All clients are closed then.
+        wait_for_condition 3000 10 {[catch {figure role} role] ? [reconnect] eq {} : $role eq "suspended"} else {
+            fail "the lease does not pass"
+        }
+        assert_equal 0 [figure half_closed_clients]
+        exec kill -CONT [log_option pid]
+        log_service LOG.DEBUG RESUME-ACKS $::shard
+        wait_until_leading
+        wait_until_durable
+        # Durable it is.
+        assert_match {*I/O error*} [read_any_reply $client]
+        $client close
+        assert_equal dirty [r get key]
+    }
+}
+
 set threads {io-threads 4 io-threads-always-active yes}
 foreach {threading with} [list {} "" $threads ", I/O threads"] {
     lassign [tls_server] tls target
