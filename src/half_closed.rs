@@ -15,7 +15,7 @@ use crate::config;
 use crate::decorate::set_errno_again;
 use crate::ffi::{Client, Connection, Internals, CLIENT_IS_CHECKED, CLOSED, CONNECTED};
 use crate::guard::guard;
-use crate::held_table::{HeldConnection, RELEASED};
+use crate::held_table::{HeldConnection, NEWEST, RELEASED, WITHHOLDS_NOTIFICATIONS};
 use crate::lease;
 use crate::module;
 use crate::valve::{Group, Permit, Valve};
@@ -187,8 +187,12 @@ impl HalfClosed {
         // SAFETY: as above. TLS writes only to what is connected.
         unsafe { (*connection).state = CONNECTED };
         self.bytes += bytes.len();
-        let valve = std::mem::take(&mut state.valve);
+        let mut valve = std::mem::take(&mut state.valve);
         state.valve.hold(valve.mark());
+        if state.is_watched() {
+            // A message or a late answer among them that was not offered before has not been looked at.
+            valve.hold(NEWEST.load(Ordering::Acquire));
+        }
         self.kept.push_back(Unsent { connection, bytes, sent: 0, valve, since: Instant::now() });
         KEPT.store(connection, Ordering::Relaxed);
         // What was released before they came has not been offered to them.
@@ -345,7 +349,8 @@ unsafe extern "C" fn on_writable(connection: *mut Connection) {
 /// Whether what is pending there may leave some day.
 fn may_be_kept(held: &HeldConnection) -> bool {
     let state = held.state();
-    state.diversion.is_none() && state.valve.mark() != Group::MAX
+    let may_leave = !state.is_receiver || !WITHHOLDS_NOTIFICATIONS.load(Ordering::Acquire);
+    may_leave && state.diversion.is_none() && state.valve.mark() != Group::MAX
 }
 
 /// Whether nothing that is written to that socket arrives: it was reset, or, as far as that can be told, closed.

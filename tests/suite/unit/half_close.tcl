@@ -158,6 +158,28 @@ durable_server $options {
         assert_equal 0 [r exists never]
     }
 
+    test "A message to a client whose end is read in the same moment does not leave before what it tells of is durable" {
+        r flushall
+        wait_until_durable
+        set subscriber [valkey_deferring_client]
+        $subscriber subscribe channel
+        read_reply $subscriber
+        set publisher [valkey_deferring_client]
+        set sleeper [valkey_deferring_client]
+        set before [connected]
+        while_frozen {
+            # What arrives meanwhile is read in one round of the event loop, in its order.
+            $sleeper debug sleep 1
+            send_all $publisher {multi {set key 1} {publish channel key} exec}
+            close [$subscriber channel] write
+            wait_until_gone 1 [expr {$before - 1}]
+            assert_silent $subscriber
+        }
+        # A plain server may have dropped it.
+        assert_match {{message channel key} {*I/O error*}} [list [read_any_reply $subscriber] [read_any_reply $subscriber]]
+        foreach client [list $subscriber $publisher $sleeper] {$client close}
+    }
+
     test "A half-close while the server has a child process" {
         r flushall
         r set key 1
