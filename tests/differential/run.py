@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--logservice", required=True)
     parser.add_argument("--seeds", type=int, default=60, help="how many sequences; a quarter as many with I/O threads")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--threads", type=int, help="only with so many I/O threads")
+    parser.add_argument("--threads", type=int, help="with so many I/O threads; else with none, and with 2")
     parser.add_argument("--modes", default="sync async off")
     parser.add_argument("--self-check", action="store_true", help="succeeds if what is wrong on purpose is found")
     arguments = parser.parse_args()
@@ -163,12 +163,13 @@ def main() -> int:
         print(f"{passed} passed, {failed} failed")
         return 1 if failed else 0
     modes = arguments.modes.split()
-    runs = [(1, modes, arguments.seeds), (2, modes[:1], (arguments.seeds + 3) // 4)]
+    if arguments.threads:
+        runs = [(arguments.threads, modes, arguments.seeds)]
+    else:
+        runs = [(1, modes, arguments.seeds), (2, modes[:1], (arguments.seeds + 3) // 4)]
     passed = failed = 0
     for threads, modes, count in runs:
-        if arguments.threads not in (None, threads):
-            continue
-        seeds = range(arguments.first, arguments.first + (arguments.seeds if arguments.threads else count))
+        seeds = range(arguments.first, arguments.first + count)
         with tempfile.TemporaryDirectory(prefix="differential.") as work:
             wrong = compare(pathlib.Path(work), threads, modes, programs, seeds)
         passed += len(seeds) - len(wrong)
