@@ -197,6 +197,9 @@ pub static TLS_KEY: Text = Text::new(tls::check_key);
 pub static MAX_LAG_MS: AtomicI64 = AtomicI64::new(DEFAULT_MAX_LAG_MS);
 /// `durability.max-pending-bytes`: when so many bytes are written and not acknowledged, writes are refused.
 pub static MAX_PENDING_BYTES: AtomicI64 = AtomicI64::new(DEFAULT_MAX_PENDING_BYTES);
+/// `durability.max-held-bytes`: when so many bytes of replies that wait for the log are in the module's memory, the clients with most
+/// of them are closed.
+pub static MAX_HELD_BYTES: AtomicI64 = AtomicI64::new(DEFAULT_MAX_HELD_BYTES);
 /// `durability.sync-timeout-ms`: a client whose reply waits for the log for so long is closed; 0: never.
 pub static SYNC_TIMEOUT_MS: AtomicI64 = AtomicI64::new(0);
 /// `durability.allow-replicaof`: whether REPLICAOF and FAILOVER work, with which a node leaves its log.
@@ -238,9 +241,13 @@ pub const MOST_SYNC_TIMEOUT_MS: i64 = 86_400_000;
 pub const DEFAULT_MAX_PENDING_BYTES: i64 = 1 << 30;
 /// Least value of [`MAX_PENDING_BYTES`].
 pub const LEAST_MAX_PENDING_BYTES: i64 = 1 << 20;
+/// Default of [`MAX_HELD_BYTES`].
+pub const DEFAULT_MAX_HELD_BYTES: i64 = 256 << 20;
+/// Least value of [`MAX_HELD_BYTES`].
+pub const LEAST_MAX_HELD_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 19] = [
     "log",
     "shard",
     "node-id",
@@ -252,6 +259,7 @@ pub const NAMES: [&str; 18] = [
     "mode",
     "max-lag-ms",
     "max-pending-bytes",
+    "max-held-bytes",
     "sync-timeout-ms",
     "allow-replicaof",
     "count-in-waitaof",
@@ -359,6 +367,7 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         }
         "max-lag-ms" => number_within(LEAST_MAX_LAG_MS, MOST_MAX_LAG_MS),
         "max-pending-bytes" => number_within(LEAST_MAX_PENDING_BYTES, i64::MAX),
+        "max-held-bytes" => number_within(LEAST_MAX_HELD_BYTES, i64::MAX),
         "sync-timeout-ms" => number_within(0, MOST_SYNC_TIMEOUT_MS),
         "lease-ms" => number_within(LEAST_LEASE_MS, MOST_LEASE_MS),
         "priority" => number_within(0, MOST_PRIORITY),

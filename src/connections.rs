@@ -16,6 +16,7 @@ use crate::held_table::{
     entry, entry_or_new, held, take_late_holds, Diversion, HeldConnection, LateHold, NEWEST, RELEASED,
 };
 use crate::server;
+use crate::taken;
 use crate::valve::Group;
 
 /// The server's connections. Main thread only.
@@ -245,11 +246,11 @@ impl Connections for ServerConnections {
             return Held::Already;
         }
         held.is_closed.store(true, Ordering::Release);
-        let may_send = state.valve.may_send(released);
+        let may_write = state.may_write(released);
         drop(state);
         // SAFETY: a live connection on the main thread, and the function of its own type.
         unsafe {
-            if !may_send && (*connection).write_handler.is_some() {
+            if !may_write && (*connection).write_handler.is_some() {
                 ((*(*connection).kind).set_write_handler)(connection, None, 0);
             }
         }
@@ -262,6 +263,7 @@ impl Connections for ServerConnections {
 
     fn set_released(&mut self, group: Group) {
         RELEASED.store(group, Ordering::Release);
+        taken::acknowledged();
     }
 
     fn set_newest(&mut self, group: Group) {
@@ -301,7 +303,7 @@ impl Connections for ServerConnections {
         if let Some(held) = self.held(client) {
             let mut state = held.state();
             state.valve.reset();
-            held.is_closed.store(state.is_watched(), Ordering::Release);
+            held.is_closed.store(state.is_watched() || !state.taken.is_empty(), Ordering::Release);
         }
     }
 
@@ -311,7 +313,7 @@ impl Connections for ServerConnections {
 
     fn close(&mut self, client: ClientId) {
         if let Some(held) = self.held(client) {
-            held.state().valve.shut();
+            held.state().shut();
         }
         self.close_by_id(client);
     }

@@ -10,14 +10,14 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
 
-use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals};
+use crate::config;
+use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals, TlsConnection};
 use crate::guard::guard;
-use crate::held_table::{
-    forget_all, gated, report_late_hold, Diversion, HeldConnection, LateHold, State, NEWEST, RELEASED,
-    WITHHOLDS_NOTIFICATIONS,
-};
+use crate::held_table::{forget_all, gated, Diversion, HeldConnection, State, RELEASED};
+use crate::late_holds::{buffers, hold_answer, hold_messages, remember_end};
+use crate::taken::{is_due, total, worth_taking, SHOWN_BYTES};
 use crate::valve::{Group, Permit};
-use crate::{half_closed, lease, messages};
+use crate::{half_closed, lease};
 
 /// The main thread, as `pthread_self` names it.
 static MAIN_THREAD: AtomicUsize = AtomicUsize::new(0);
@@ -145,6 +145,7 @@ fn opens(held: &HeldConnection, pending: usize) -> bool {
         let opens = state.diversion.is_none()
             && state.unsent.is_none()
             && !state.is_watched()
+            && state.taken.is_empty()
             && state.valve.mark() <= released
             && state.valve.offer(pending as u64, released) == Permit::Open;
         if opens {
@@ -173,26 +174,109 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
         if state.awaits_answer {
             hold_answer(held, &mut state, vectors, pending);
         }
+        let is_first = state.valve.seen_bytes() == 0;
+        let had_wanted = state.wanted_offers;
+        state.wanted_offers = had_wanted.saturating_sub(1);
         match state.valve.offer(pending, RELEASED.load(Ordering::Acquire)) {
             Permit::Open => {
                 held.is_closed.store(state.is_watched(), Ordering::Release);
-                drop(state);
+                let is_receiver = state.is_receiver;
+                let state = is_receiver.then_some(state);
                 // SAFETY: the server's own arguments to its own function.
-                unsafe { (original::<KIND>().writev)(connection, vectors.as_ptr(), vectors.len() as c_int) }
-            }
-            Permit::Part(0) => write_nothing::<KIND>(connection),
-            Permit::Part(allowed) => {
-                let mut part = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_VECTORS];
-                let count = cut(vectors, allowed, &mut part);
-                // SAFETY: `part` holds `count` vectors, each the beginning of one that the server passed.
-                let sent = unsafe { (original::<KIND>().writev)(connection, part.as_ptr(), count as c_int) };
-                if let Ok(sent) = u64::try_from(sent) {
-                    state.valve.sent(sent);
+                let sent = unsafe { (original::<KIND>().writev)(connection, vectors.as_ptr(), vectors.len() as c_int) };
+                if let Some(mut state) = state {
+                    remember_end(&mut state, vectors, usize::try_from(sent).unwrap_or(0));
                 }
                 sent
             }
+            Permit::Part(0) => match take::<KIND>(&mut state, connection, vectors, is_first) {
+                Some(taken) => taken,
+                None if had_wanted > 1 => write_again_later(),
+                None => write_nothing::<KIND>(connection),
+            },
+            Permit::Part(allowed) => send::<KIND>(&mut state, connection, vectors, allowed),
         }
     })
+}
+
+/// Sends at most `allowed` bytes of what was taken before and of what the server offers behind it. Answers the server as its socket
+/// does for what it offers.
+fn send<const KIND: usize>(
+    state: &mut State,
+    connection: *mut Connection,
+    vectors: &[libc::iovec],
+    allowed: u64,
+) -> c_int {
+    let mut part = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_VECTORS];
+    let (mut count, mut own) = (0, 0);
+    for (bytes, to) in state.taken.first(usize::try_from(allowed).unwrap_or(usize::MAX)).zip(&mut part) {
+        *to = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        own += bytes.len();
+        count += 1;
+    }
+    if own == state.taken.bytes() {
+        count += cut(vectors, allowed - own as u64, &mut part[count..]);
+    }
+    let part = &part[..count];
+    // SAFETY: each vector is a part of what was taken, which stays as long as `state` is locked, or of one that the server passed.
+    let sent = unsafe { (original::<KIND>().writev)(connection, part.as_ptr(), count as c_int) };
+    let Some(sent) = usize::try_from(sent).ok().filter(|sent| *sent > 0) else { return sent };
+    state.taken.sent(own.min(sent));
+    state.valve.sent(sent as u64);
+    let offered = sent - own.min(sent);
+    if offered == 0 {
+        return write_again_later();
+    }
+    remember_end(state, vectors, offered);
+    c_int::try_from(offered).expect("not more was sent than the server's function told")
+}
+
+/// Takes what the server keeps in memory and may not be sent, but never all. `None` if that is not worth it. `is_first`: nothing of
+/// it was offered before.
+fn take<const KIND: usize>(
+    state: &mut State,
+    connection: *const Connection,
+    vectors: &[libc::iovec],
+    is_first: bool,
+) -> Option<c_int> {
+    let is_shut = state.valve.mark() == Group::MAX;
+    // OpenSSL wants what it could not send offered again in one piece.
+    // SAFETY: the server writes to it, and the functions of this kind are in the table of TLS connections only.
+    let is_unfinished = KIND == TLS && unsafe { TlsConnection::unfinished_bytes(connection) } > 0;
+    if is_shut || is_unfinished {
+        return None;
+    }
+    let mut last = buffers(vectors).rev();
+    let (end, beginning) = (last.next(), last.nth(1));
+    let is_reference = end.zip(beginning).is_some_and(|(end, beginning)| is_reference(beginning, end));
+    let bytes = worth_taking(vectors.iter().map(|vector| vector.iov_len), is_reference)?;
+    let would_close = || total() + bytes as u64 > config::MAX_HELD_BYTES.load(Ordering::Relaxed).unsigned_abs();
+    if is_reference && (is_first || would_close()) {
+        // It costs the server next to nothing; there may be something behind it that does.
+        return None;
+    }
+    if !is_due() {
+        return None;
+    }
+    let taken = state.taken.take(buffers(vectors), bytes);
+    state.valve.took(taken as u64);
+    if bytes >= SHOWN_BYTES {
+        // The rest of this offer may come first, and then what the server did not show.
+        state.wanted_offers = 2;
+    }
+    remember_end(state, vectors, taken);
+    Some(c_int::try_from(taken).expect("the server writes less than 2 GB at once"))
+}
+
+/// Whether these are the beginning and the end of a value that the server does not copy: it writes those in three parts.
+fn is_reference(beginning: &[u8], end: &[u8]) -> bool {
+    end == b"\r\n" && beginning.starts_with(b"$") && beginning.ends_with(b"\r\n")
+}
+
+/// The server is to try again when the socket takes more, or as it is asked to.
+fn write_again_later() -> c_int {
+    set_errno_again();
+    -1
 }
 
 /// What a socket that takes nothing answers; the connection's state stays as it is.
@@ -208,66 +292,11 @@ fn write_nothing<const KIND: usize>(connection: *mut Connection) -> c_int {
     -1
 }
 
-/// Holds what is pending if a part of it that was not seen before is a message: keyspace notifications tell of writes, and any
-/// message may.
-fn hold_messages(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec]) {
-    let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
-    let withholds = WITHHOLDS_NOTIFICATIONS.load(Ordering::Acquire) && state.valve.mark() != Group::MAX;
-    if newest <= released.max(state.valve.mark()) && !withholds {
-        return;
-    }
-    // SAFETY: the server passes readable buffers of that length, which live as long as this call.
-    let buffers =
-        vectors.iter().map(|vector| unsafe { std::slice::from_raw_parts(vector.iov_base.cast(), vector.iov_len) });
-    let seen = state.valve.waiting_bytes();
-    let is_new = state.valve.mark() <= released;
-    if withholds && messages::tell_of_keys(buffers.clone(), seen) {
-        state.valve.shut();
-        report_late_hold(LateHold { client: held.client, group: Group::MAX, is_new, is_answer: false });
-    } else if newest > released.max(state.valve.mark()) && messages::contain_one(buffers, seen) {
-        state.valve.hold(newest);
-        report_late_hold(LateHold { client: held.client, group: newest, is_new, is_answer: false });
-    }
-}
-
-/// Holds what is pending if a part of it was not seen before: a module answers, and what it tells of is not known.
-fn hold_answer(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec], pending: u64) {
-    let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
-    let seen = state.valve.waiting_bytes();
-    if pending <= seen {
-        return;
-    }
-    // An invalidation, which is no answer, may have been pushed while the client waits.
-    state.saw_answer |= byte_at(vectors, seen) != Some(b'>');
-    if newest > released.max(state.valve.mark()) {
-        let is_new = state.valve.mark() <= released;
-        state.valve.hold(newest);
-        report_late_hold(LateHold { client: held.client, group: newest, is_new, is_answer: true });
-    }
-}
-
-/// What stands at that position of the buffers together.
-fn byte_at(vectors: &[libc::iovec], position: u64) -> Option<u8> {
-    let mut position = usize::try_from(position).ok()?;
-    for vector in vectors {
-        if position < vector.iov_len {
-            // SAFETY: the server passes readable buffers of that length.
-            return Some(unsafe { *vector.iov_base.cast::<u8>().add(position) });
-        }
-        position -= vector.iov_len;
-    }
-    None
-}
-
 /// Takes everything, as a socket with endless room would.
 fn divert(diversion: &Diversion, vectors: &[libc::iovec], pending: u64) -> c_int {
     let is_awaited = diversion.pipe.push(|bytes| {
         bytes.reserve(pending as usize);
-        for vector in vectors {
-            // SAFETY: the server passes readable buffers of that length.
-            let buffer = unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) };
-            bytes.extend_from_slice(buffer);
-        }
+        buffers(vectors).for_each(|buffer| bytes.extend_from_slice(buffer));
     });
     if is_awaited {
         diversion.shared.agent_bell.ring();
@@ -305,10 +334,10 @@ unsafe extern "C" fn gated_set_write_handler<const KIND: usize>(
 ) -> c_int {
     // SAFETY: the server calls this for a live connection.
     let (held, lets_write) = unsafe { (gated(connection), lease::lets_write(connection)) };
-    let may_send = |held: &HeldConnection| held.state().valve.may_send(RELEASED.load(Ordering::Acquire));
+    let may_write = |held: &HeldConnection| held.state().may_write(RELEASED.load(Ordering::Acquire));
     let handler = match held {
         _ if !lets_write => None,
-        Some(held) if handler.is_some() => guard("waiting for a socket", None, || handler.filter(|_| may_send(held))),
+        Some(held) if handler.is_some() => guard("waiting for a socket", None, || handler.filter(|_| may_write(held))),
         _ => handler,
     };
     // SAFETY: the server's own arguments to its own function; a handler that is null is as good as one.

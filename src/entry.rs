@@ -45,6 +45,7 @@ valkey_module! {
         i64: [
             ["max-lag-ms", &config::MAX_LAG_MS, config::DEFAULT_MAX_LAG_MS, config::LEAST_MAX_LAG_MS, config::MOST_MAX_LAG_MS, ConfigurationFlags::DEFAULT, None],
             ["max-pending-bytes", &config::MAX_PENDING_BYTES, config::DEFAULT_MAX_PENDING_BYTES, config::LEAST_MAX_PENDING_BYTES, i64::MAX, ConfigurationFlags::MEMORY, None],
+            ["max-held-bytes", &config::MAX_HELD_BYTES, config::DEFAULT_MAX_HELD_BYTES, config::LEAST_MAX_HELD_BYTES, i64::MAX, ConfigurationFlags::MEMORY, None],
             ["lease-ms", &config::LEASE_MS, config::DEFAULT_LEASE_MS, config::LEAST_LEASE_MS, config::MOST_LEASE_MS, ConfigurationFlags::DEFAULT, None],
             ["priority", &config::PRIORITY, config::DEFAULT_PRIORITY, 0, config::MOST_PRIORITY, ConfigurationFlags::DEFAULT, None],
             ["sync-timeout-ms", &config::SYNC_TIMEOUT_MS, 0, 0, config::MOST_SYNC_TIMEOUT_MS, ConfigurationFlags::DEFAULT, None],

@@ -124,6 +124,29 @@ pub const CLIENT_IS_CHECKED: c_short = 1 << 2;
 
 /// `ConnectionType.shutdown` and `ConnectionType.close`.
 pub type CloseFunction = unsafe extern "C" fn(*mut Connection);
+/// `tls_connection`.
+#[repr(C)]
+pub struct TlsConnection {
+    connection: Connection,
+    flags: c_int,
+    session: *mut c_void,
+    error: *mut c_char,
+    pending_node: *mut c_void,
+    /// How many bytes OpenSSL was given when it could not send them: it wants them, and as many, the next time. 0 if it sent something.
+    last_failed_write_bytes: usize,
+}
+
+impl TlsConnection {
+    /// How many bytes are to be offered to OpenSSL again, the same ones in one piece, as the socket did not take them.
+    ///
+    /// # Safety
+    /// It is a live connection of the server's TLS type, to which the calling thread is writing.
+    pub unsafe fn unfinished_bytes(connection: *const Connection) -> usize {
+        // SAFETY: by contract, this is the struct; only who writes to the connection uses the field.
+        unsafe { (*connection.cast::<TlsConnection>()).last_failed_write_bytes }
+    }
+}
+
 /// `ConnectionType.write`.
 pub type WriteFunction = unsafe extern "C" fn(*mut Connection, *const c_void, usize) -> c_int;
 /// `ConnectionType.writev`.

@@ -10,6 +10,7 @@ use crate::lease;
 use crate::module::{Module, Role};
 use crate::server;
 use crate::shared::Link;
+use crate::taken;
 
 /// A value as it is shown.
 pub enum Figure {
@@ -94,6 +95,8 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         ("pending_bytes", behind.pending_bytes.into()),
         ("held_clients", gate.map_or(0, |gate| gate.held_clients()).into()),
         ("half_closed_clients", gate.map_or(0, |gate| gate.connections.half_closed.borrow().len()).into()),
+        ("held_bytes", taken::total().into()),
+        ("held_clients_closed", module.held_bound.closed.into()),
         ("dirty_keys", gate.map_or(0, |gate| gate.dirty_keys()).into()),
         ("waiting_groups", gate.map_or(0, |gate| gate.waiting_groups()).into()),
         ("refusing_writes", u64::from(module.bound.verdict() == Verdict::Refused).into()),

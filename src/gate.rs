@@ -224,6 +224,24 @@ impl<C: Connections> Gate<C> {
         }
     }
 
+    /// Has the server offer again what waits of the clients that wait for a group up to `newest`: replies may have come behind
+    /// those that were offered, of which nobody is told. Returns how many clients that were.
+    pub fn offer_again(&mut self, newest: Group) -> usize {
+        let groups = newest.saturating_sub(self.released) as usize;
+        let clients = self.waiting.iter().take(groups).flat_map(|group| &group.clients);
+        let mut count = 0;
+        for client in clients {
+            self.connections.flush(*client);
+            count += 1;
+        }
+        count
+    }
+
+    /// The newest group to which nothing is added any more.
+    pub fn newest_closed_group(&self) -> Group {
+        self.open_group() - 1
+    }
+
     /// The log has acknowledged everything up to `durable`: lets go of the groups that lie below.
     pub fn release(&mut self, durable: u64) {
         self.take_late_holds();

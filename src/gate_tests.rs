@@ -315,3 +315,24 @@ fn late_answers_are_told_once_and_messages_are_not() {
     assert_eq!(gate.late_answers(), []);
     assert_eq!(gate.held_clients(), 2);
 }
+
+#[test]
+fn who_waits_for_an_older_group_is_asked_to_be_offered_again() {
+    let mut gate = gate();
+    set(&mut gate, 1, "a");
+    set(&mut gate, 2, "b");
+    gate.close_group(|| 10);
+    let newest = gate.newest_closed_group();
+    set(&mut gate, 3, "c");
+    gate.close_group(|| 20);
+    set(&mut gate, 4, "d");
+    gate.connections.flushed.clear();
+    assert_eq!(gate.offer_again(0), 0);
+    assert_eq!(gate.offer_again(newest), 2);
+    assert_eq!(gate.connections.flushed, [1, 2]);
+    let newest = gate.newest_closed_group();
+    gate.release(10);
+    gate.connections.flushed.clear();
+    assert_eq!(gate.offer_again(newest), 1);
+    assert_eq!(gate.connections.flushed, [3]);
+}

@@ -165,7 +165,15 @@ impl HalfClosed {
         if state != CLOSED || !may_be_kept(held) || is_gone(fd) || !unsafe { internals.has_pending_replies(client) } {
             return;
         }
-        held.state().unsent = Some(Gathered::default());
+        {
+            let mut state = held.state();
+            if state.taken.bytes() > MOST_BYTES {
+                return;
+            }
+            let bytes = state.taken.take_out();
+            state.valve.untake();
+            state.unsent = Some(Gathered { bytes, ..Gathered::default() });
+        }
         // It may have opened already: an I/O thread has read the end, and by TLS what is released then is not written any more.
         held.is_closed.store(true, Ordering::Release);
         // SAFETY: as above. While the connection counts as connected, the server neither takes what is gathered for an error nor, as one

@@ -10,6 +10,7 @@ use crate::gate::ClientId;
 use crate::half_closed::Gathered;
 use crate::pipe::Pipe;
 use crate::shared::Shared;
+use crate::taken::Taken;
 use crate::valve::{Group, Valve};
 
 /// A connection that is held, or was: it stays known until its client disconnects.
@@ -28,6 +29,12 @@ pub struct HeldConnection {
 pub struct State {
     /// Decides how much may leave.
     pub valve: Valve,
+    /// What was taken from the server because it may not leave. While there is anything, the server has more to write.
+    pub taken: Taken,
+    /// The server is to offer what it has so many times more, although nothing may leave: there may be more to take.
+    pub wanted_offers: u8,
+    /// Of a client that gets messages: the end of what the server has written, in which one may begin.
+    pub end: Vec<u8>,
     /// For the tap's own connection: what is written goes there, not into the socket.
     pub diversion: Option<Diversion>,
     /// While the server frees a client that is half closed: what was still to be written to it is gathered there.
@@ -44,6 +51,18 @@ impl State {
     /// Whether all writes have to look at this, also if nothing is held.
     pub fn is_watched(&self) -> bool {
         self.is_receiver || self.awaits_answer
+    }
+
+    /// Whether the server is to write when the socket takes more: something may be sent, or taken.
+    pub fn may_write(&self, released: Group) -> bool {
+        self.wanted_offers > 0 || self.valve.may_send(released)
+    }
+
+    /// Nothing leaves any more, whatever is released.
+    pub fn shut(&mut self) {
+        self.valve.shut();
+        self.taken.clear();
+        self.wanted_offers = 0;
     }
 }
 
@@ -162,8 +181,28 @@ pub fn forget_all() {
             if !held.is_null() {
                 // Not freed: an I/O thread may be on its way through it, and this happens once in a server's life.
                 // SAFETY: entries come from `Box::into_raw` and are freed only after they were taken out of the table.
-                unsafe { (*held).is_closed.store(false, Ordering::Release) };
+                let held = unsafe { &*held };
+                held.is_closed.store(false, Ordering::Release);
+                held.state().taken.clear();
             }
         }
     }
+}
+
+/// The clients from which replies were taken that are not sent yet, each with their number of bytes. Main thread.
+pub fn taken_bytes() -> Vec<(ClientId, u64)> {
+    let mut clients = Vec::new();
+    for page in &TABLE {
+        // SAFETY: a page that is not null was leaked by `entry_or_new` and stays.
+        let Some(page) = (unsafe { page.load(Ordering::Acquire).as_ref() }) else { continue };
+        for entry in page {
+            // SAFETY: only the main thread, which this is, removes and frees entries.
+            let Some(held) = (unsafe { entry.load(Ordering::Acquire).as_ref() }) else { continue };
+            let bytes = held.state().taken.bytes() as u64;
+            if bytes > 0 {
+                clients.push((held.client, bytes));
+            }
+        }
+    }
+    clients
 }

@@ -11,6 +11,10 @@ const INVALIDATION_CHANNEL: &[u8] = b"__redis__:invalidate";
 /// An invalidation in RESP3, which is no message.
 const INVALIDATION: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
 
+/// Whoever passes bytes piece by piece, passes so many of the last ones again.
+pub const LONGEST_NAME_BYTES: usize = INVALIDATION.len();
+const _: () = assert!(LONGEST_NAME_BYTES >= INVALIDATION_CHANNEL.len() && LONGEST_NAME_BYTES >= NAME.len());
+
 /// Whether the bytes contain a message. The first `seen` bytes were looked at before.
 pub fn contain_one<'a>(buffers: impl Iterator<Item = &'a [u8]>, seen: u64) -> bool {
     contain(NAME, buffers, seen)

@@ -17,6 +17,7 @@ use crate::ffi::{self, Internals};
 use crate::following;
 use crate::gate::{ClientId, Gate};
 use crate::guard::has_failed;
+use crate::held_bound::HeldBound;
 use crate::keeper::KeeperDesk;
 use crate::names;
 use crate::running_client;
@@ -24,6 +25,7 @@ use crate::server::{self, TapUser};
 use crate::settle::Settling;
 use crate::shared::{Command, Shared, Task, NO_TARGET};
 use crate::silent_writes::SilentWrites;
+use crate::taken;
 use crate::timeouts::Timeouts;
 use crate::unlogged::{Unlogged, UnloggedWrites};
 use crate::valve::Group;
@@ -88,6 +90,8 @@ pub struct Module {
     pub timeouts: Timeouts,
     /// Clients that were closed because they waited too long.
     pub timed_out_clients: u64,
+    /// Bounds the memory of replies that wait.
+    pub held_bound: HeldBound,
     /// When writes were not sent to the log.
     pub unlogged: Unlogged,
     /// Writes that were found not to be in the stream.
@@ -261,6 +265,7 @@ impl Module {
             bound: Bound::new(Instant::now()),
             timeouts: Timeouts::default(),
             timed_out_clients: 0,
+            held_bound: HeldBound::default(),
             unlogged,
             unlogged_writes: UnloggedWrites::default(),
             silent_writes: SilentWrites::default(),
@@ -323,6 +328,9 @@ impl Module {
         }
         self.close_withheld();
         self.write_to_half_closed();
+        if taken::total() > 0 {
+            self.look_at_held_bytes(Instant::now());
+        }
         if following::is_retry_due() {
             self.shared.send(Task::RestoreSettings);
         }
@@ -377,6 +385,7 @@ impl Module {
             let now = Instant::now();
             self.look_at_bound(now, offset, self.shared.acknowledged());
             self.close_late(now);
+            self.offer_again(now);
         }
     }
 
@@ -446,10 +455,10 @@ impl Module {
         self.shared.agent_bell.ring();
     }
 
-    /// Whether nothing depends on the module: it is off, or the server shuts down (it unloads its modules after it has
-    /// said so), or the server gave up on loading it.
+    /// Whether nothing depends on the module: it is off, and all that was held has left; or the server shuts down (it unloads its
+    /// modules after it has said so), or the server gave up on loading it.
     pub fn may_be_unloaded(&self) -> bool {
-        self.role == Role::Off || self.agent.is_none() || !self.has_run
+        (self.role == Role::Off && taken::total() == 0) || self.agent.is_none() || !self.has_run
     }
 
     /// Has the agent ship what is left, give back the lease, and end. Waits for it, but not for long: all of that has one time limit.

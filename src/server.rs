@@ -485,6 +485,8 @@ pub struct ClientFlags {
     pub is_primary: bool,
     /// It waits in a blocking command.
     pub is_blocked: bool,
+    /// It has subscribed to channels.
+    pub is_subscriber: bool,
 }
 
 /// Whether the client with that id is connected, and is this server's primary. May be asked from a command's event: of a client that
@@ -495,6 +497,7 @@ pub fn is_connected_primary(id: u64) -> bool {
 
 /// Of the client with that id; nothing is set for the clients of scripts.
 pub fn client_flags(id: u64) -> ClientFlags {
+    const PUBSUB: u64 = 1 << 1;
     const BLOCKED: u64 = 1 << 2;
     const MULTI: u64 = 1 << 5;
     const PRIMARY: u64 = 1 << 7;
@@ -509,7 +512,12 @@ pub fn client_flags(id: u64) -> ClientFlags {
         return ClientFlags::default();
     }
     let has = |flag| info.flags & flag != 0;
-    ClientFlags { is_in_transaction: has(MULTI), is_primary: has(PRIMARY), is_blocked: has(BLOCKED) }
+    ClientFlags {
+        is_in_transaction: has(MULTI),
+        is_primary: has(PRIMARY),
+        is_blocked: has(BLOCKED),
+        is_subscriber: has(PUBSUB),
+    }
 }
 
 #[cfg(test)]

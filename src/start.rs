@@ -20,7 +20,9 @@ use crate::guard::guard;
 use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
-use crate::{agent, auth, commands, docs, filter, held_table, hooks, lease, propagation, running_client, tasks, tls};
+use crate::{
+    agent, auth, commands, docs, filter, held_table, hooks, lease, propagation, running_client, taken, tasks, tls,
+};
 
 /// Checks what can be checked before anything is registered.
 pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
@@ -138,6 +140,7 @@ fn start(ctx: &Context) -> Result<(), String> {
 /// panicked, which lasts until a restart.
 fn forget_earlier_life() {
     held_table::forget_all();
+    taken::set_log_is_slow(false);
     filter::forget_all();
     propagation::wait_for_cause(false);
     running_client::forget_all();
@@ -160,7 +163,10 @@ fn give_large_memory_back() {
 pub fn unload(ctx: &Context) -> Status {
     guard("unloading", Status::Err, || {
         if !module::with(|module| module.may_be_unloaded()).unwrap_or(true) {
-            ctx.log_warning("the durability module is in use: CONFIG SET durability.mode off first, then unload it");
+            ctx.log_warning(
+                "the durability module is in use: CONFIG SET durability.mode off first, then unload it. Clients that read slowly keep it \
+                 loaded while there are held_bytes in INFO durability",
+            );
             return Status::Err;
         }
         if let Some(mut module) = module::unloaded() {

@@ -130,6 +130,10 @@ fn carry_out(ctx: &Context, task: Task) {
             });
         }
         Task::WatchModules => watch_modules(ctx),
+        Task::ReadOutputLimits => {
+            let limits = server::config(ctx, "client-output-buffer-limit");
+            module::with(|module| module.held_bound.set_output_limits(&limits));
+        }
         Task::SelfTestDone(result) => {
             let is_news = module::with(|module| module.self_test.as_ref() != Some(&result)) == Some(true);
             if let (Err(why), true) = (&result, is_news) {

@@ -3,6 +3,8 @@
 //! A connection is held when one of its replies depends on a group of writes that the log has not acknowledged. The
 //! valve learns, at each attempt of the server to write, how many bytes wait behind it, and so which byte position
 //! ends which group. Positions count from the moment the valve closed.
+//!
+//! Some of the bytes that wait may have been taken from the server (`taken.rs`). They come before those that it offers.
 
 use std::collections::VecDeque;
 
@@ -25,7 +27,7 @@ struct Boundary {
 pub enum Permit {
     /// Nothing is held: everything may be sent, and the valve is out of the way again.
     Open,
-    /// At most this many of the offered bytes may be sent; 0 means none.
+    /// At most this many bytes may be sent, those that were taken first, then the offered ones; 0 means none.
     Part(u64),
 }
 
@@ -34,6 +36,8 @@ pub enum Permit {
 pub struct Valve {
     /// Bytes sent since the valve closed.
     sent: u64,
+    /// Bytes taken from the server and not sent yet.
+    taken: u64,
     /// Position up to which bytes may leave.
     allowed: u64,
     /// The newest group that a reply of this connection depends on.
@@ -48,9 +52,20 @@ impl Valve {
         self.mark
     }
 
-    /// Bytes that were offered last and may not leave yet, as far as the server showed them.
+    /// Bytes that were offered last and may not leave yet, as far as the server showed them, with those that were taken from it.
     pub fn waiting_bytes(&self) -> u64 {
-        self.boundaries.back().map_or(0, |newest| newest.end - self.sent)
+        (self.boundaries.back().map_or(self.allowed, |newest| newest.end) - self.sent).max(self.taken)
+    }
+
+    /// How many of the bytes that the server offers next were offered before.
+    pub fn seen_bytes(&self) -> u64 {
+        self.waiting_bytes() - self.taken
+    }
+
+    /// Bytes that were taken from the server and not sent yet.
+    #[cfg(test)]
+    fn taken_bytes(&self) -> u64 {
+        self.taken
     }
 
     /// From now on the bytes that are pending, or come, depend on `group`. Returns whether that is news.
@@ -60,15 +75,17 @@ impl Valve {
         is_news
     }
 
-    /// The server offers `pending` bytes, the first of which is the one after the last that was sent. `released` is
+    /// The server offers `pending` bytes, the first of which is the one after the last that was sent or taken. `released` is
     /// the newest group that is durable.
     ///
     /// The server may show less than all that is pending. Bytes that appear later without a mark of their own
     /// belong to the newest boundary, so no byte is ever counted to an older group than its own.
     pub fn offer(&mut self, pending: u64, released: Group) -> Permit {
-        let (newest, known) = self.boundaries.back().map_or((released, 0), |boundary| (boundary.group, boundary.end));
+        let (newest, known) =
+            self.boundaries.back().map_or((released, self.allowed), |boundary| (boundary.group, boundary.end));
         // An I/O thread may be shown less than the main thread was before.
-        let end = known.max(self.sent + pending);
+        let all = self.taken + pending;
+        let end = known.max(self.sent + all);
         if self.mark > newest && self.boundaries.len() < MAX_BOUNDARIES {
             self.boundaries.push_back(Boundary { group: self.mark, end });
         } else if let Some(last) = self.boundaries.back_mut() {
@@ -84,17 +101,32 @@ impl Valve {
         }
         if self.boundaries.is_empty() {
             debug_assert!(self.mark <= released);
-            self.open();
-            return Permit::Open;
+            if self.taken == 0 {
+                self.open();
+                return Permit::Open;
+            }
+            self.allowed = end;
         }
         debug_assert!(self.sent <= self.allowed);
-        Permit::Part(pending.min(self.allowed - self.sent))
+        Permit::Part(all.min(self.allowed - self.sent))
     }
 
-    /// `bytes` of those that a [`Permit::Part`] allowed were sent.
+    /// `bytes` of those that a [`Permit::Part`] allowed were sent, those that were taken first.
     pub fn sent(&mut self, bytes: u64) {
+        self.taken -= bytes.min(self.taken);
         self.sent += bytes;
         assert!(self.sent <= self.allowed, "a connection sent more than its valve allowed");
+    }
+
+    /// What was taken is offered again, before what the server has.
+    pub fn untake(&mut self) {
+        self.taken = 0;
+    }
+
+    /// The first `bytes` of those that were offered last were taken from the server.
+    pub fn took(&mut self, bytes: u64) {
+        self.taken += bytes;
+        debug_assert!(self.taken <= self.waiting_bytes(), "more was taken than was offered");
     }
 
     /// Whether an attempt to write now would be allowed to send something.
@@ -104,14 +136,14 @@ impl Valve {
             || self.boundaries.front().is_some_and(|first| first.group <= released)
     }
 
-    /// Nothing leaves any more until [`Valve::reset`], whatever is released.
+    /// Nothing leaves any more until [`Valve::reset`], whatever is released. What was taken is forgotten.
     pub fn shut(&mut self) {
         *self = Valve { mark: Group::MAX, ..Valve::default() };
     }
 
-    /// As new: nothing is held.
+    /// As new: nothing is held. What was taken is still to be sent.
     pub fn reset(&mut self) {
-        *self = Valve::default();
+        *self = Valve { taken: self.taken, ..Valve::default() };
     }
 
     /// Ends a time of holding. Keeps no memory.
@@ -174,6 +206,49 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_leaves_before_what_the_server_offers() {
+        let mut valve = Valve::default();
+        valve.hold(1);
+        assert_eq!(valve.offer(100, 0), Permit::Part(0));
+        valve.took(70);
+        valve.hold(2);
+        assert_eq!(valve.offer(40, 0), Permit::Part(0), "30 of the old ones and 10 new ones");
+        assert_eq!((valve.waiting_bytes(), valve.seen_bytes()), (110, 40));
+        assert_eq!(valve.offer(40, 1), Permit::Part(100));
+        valve.sent(60);
+        assert_eq!(valve.taken_bytes(), 10);
+        assert_eq!(valve.offer(40, 1), Permit::Part(40));
+        valve.sent(40);
+        assert_eq!((valve.taken_bytes(), valve.seen_bytes()), (0, 10));
+        assert_eq!(valve.offer(10, 2), Permit::Open);
+    }
+
+    #[test]
+    fn a_valve_is_not_open_before_all_that_was_taken_is_sent() {
+        let mut valve = Valve::default();
+        valve.hold(1);
+        valve.offer(100, 0);
+        valve.took(99);
+        assert_eq!(valve.offer(1, 1), Permit::Part(100));
+        valve.sent(50);
+        assert!(valve.may_send(1));
+        assert_eq!(valve.offer(21, 1), Permit::Part(70), "20 more that wait for nothing");
+        valve.sent(50);
+        valve.hold(2);
+        assert_eq!(valve.offer(30, 1), Permit::Part(20));
+        valve.sent(20);
+        assert_eq!(valve.offer(10, 1), Permit::Part(0));
+        assert_eq!(valve.offer(10, 2), Permit::Open);
+        valve.hold(3);
+        valve.offer(10, 2);
+        valve.took(9);
+        valve.reset();
+        assert_eq!(valve.offer(1, 2), Permit::Part(10));
+        valve.shut();
+        assert_eq!((valve.taken_bytes(), valve.offer(1, 9)), (0, Permit::Part(0)));
+    }
+
+    #[test]
     fn a_shut_valve_lets_nothing_leave_whatever_is_released() {
         let mut valve = Valve::default();
         valve.hold(1);
@@ -203,8 +278,9 @@ mod tests {
     enum Step {
         /// A command answered with so many bytes, and its reply depends on a group of this iteration or none.
         Reply { bytes: u64, write: bool },
-        /// The event loop goes round: the server tries to write, showing at most so many bytes.
-        Attempt { shown: u64 },
+        /// The event loop goes round: the server tries to write, showing at most so many bytes. The socket has room for so many,
+        /// and of what may not leave, that part of 256 is taken.
+        Attempt { shown: u64, room: u64, takes: u8 },
         /// The log acknowledged so many more groups.
         Release { groups: u64 },
     }
@@ -212,9 +288,29 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (1..50u64, any::<bool>()).prop_map(|(bytes, write)| Step::Reply { bytes, write }),
-            (1..200u64).prop_map(|shown| Step::Attempt { shown }),
+            (1..200u64, prop_oneof![0..300u64, Just(u64::MAX)], prop_oneof![Just(0u8), any::<u8>()])
+                .prop_map(|(shown, room, takes)| Step::Attempt { shown, room, takes }),
             (1..3u64).prop_map(|groups| Step::Release { groups }),
         ]
+    }
+
+    fn sum(bytes: &VecDeque<(u64, Group)>) -> u64 {
+        bytes.iter().map(|(bytes, _)| bytes).sum()
+    }
+
+    /// Takes the first `count` bytes out.
+    fn cut(from: &mut VecDeque<(u64, Group)>, mut count: u64) -> Vec<(u64, Group)> {
+        let mut out = Vec::new();
+        while count > 0 {
+            let (bytes, group) = from.pop_front().unwrap();
+            let part = bytes.min(count);
+            out.push((part, group));
+            if bytes > part {
+                from.push_front((bytes - part, group));
+            }
+            count -= part;
+        }
+        out
     }
 
     proptest! {
@@ -222,7 +318,9 @@ mod tests {
         fn no_byte_of_a_write_leaves_before_its_group(steps in proptest::collection::vec(step(), 1..200)) {
             let mut valve = Valve::default();
             let (mut open_group, mut released) = (1, 0);
+            // What the server has, and what was taken from it and comes before: bytes, and the group that they wait for.
             let mut pending: VecDeque<(u64, Group)> = VecDeque::new();
+            let mut taken: VecDeque<(u64, Group)> = VecDeque::new();
             let mut gated = false;
             for step in steps {
                 match step {
@@ -236,34 +334,46 @@ mod tests {
                     Step::Release { groups } => {
                         released = (released + groups).min(open_group - 1);
                     }
-                    Step::Attempt { shown } => {
+                    Step::Attempt { shown, room, takes } => {
                         open_group += 1;
-                        let all: u64 = pending.iter().map(|(bytes, _)| bytes).sum();
-                        let shown = shown.min(all);
+                        let shown = shown.min(sum(&pending));
                         if shown == 0 { continue }
                         let permit = if gated { valve.offer(shown, released) } else { Permit::Open };
-                        let mut take = match permit {
-                            Permit::Open => { gated = false; shown }
-                            Permit::Part(bytes) => { valve.sent(bytes); bytes }
-                        };
-                        prop_assert!(take <= shown);
-                        while take > 0 {
-                            let (bytes, group) = pending.pop_front().unwrap();
-                            prop_assert!(group <= released, "a byte of group {} left at {}", group, released);
-                            if bytes > take {
-                                pending.push_front((bytes - take, group));
-                                take = 0;
-                            } else {
-                                take -= bytes;
+                        let sent = match permit {
+                            Permit::Open => {
+                                prop_assert_eq!(sum(&taken), 0, "what was taken is left behind");
+                                gated = false;
+                                shown.min(room)
                             }
+                            Permit::Part(allowed) => {
+                                let sent = allowed.min(room);
+                                valve.sent(sent);
+                                sent
+                            }
+                        };
+                        prop_assert!(sent <= sum(&taken) + shown);
+                        let own = sent.min(sum(&taken));
+                        for (_, group) in cut(&mut taken, own).into_iter().chain(cut(&mut pending, sent - own)) {
+                            prop_assert!(group <= released, "a byte of group {} left at {}", group, released);
+                        }
+                        // One byte stays, so that the server writes again.
+                        let takes = (shown - 1) * u64::from(takes) / 256;
+                        if permit == Permit::Part(0) && takes > 0 {
+                            valve.took(takes);
+                            taken.extend(cut(&mut pending, takes));
+                        }
+                        if gated {
+                            prop_assert_eq!(valve.taken_bytes(), sum(&taken));
+                            prop_assert!(valve.seen_bytes() <= sum(&pending));
                         }
                     }
                 }
             }
             // Once everything is durable, everything leaves.
-            let all: u64 = pending.iter().map(|(bytes, _)| bytes).sum();
-            if gated && all > 0 {
-                prop_assert_eq!(valve.offer(all, open_group), Permit::Open);
+            if gated && sum(&pending) > 0 {
+                let all = sum(&taken) + sum(&pending);
+                let permit = valve.offer(sum(&pending), open_group);
+                prop_assert_eq!(permit, if taken.is_empty() { Permit::Open } else { Permit::Part(all) });
             }
         }
     }

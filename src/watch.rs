@@ -8,9 +8,13 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::bound::{Behind, Change, Limits};
 use crate::config;
 use crate::gate::Connections;
+use crate::held_bound::{class, Held};
+use crate::held_table;
 use crate::hooks;
 use crate::module::{Module, Role};
 use crate::server;
+use crate::shared::Task;
+use crate::taken;
 use crate::valve::Group;
 
 impl Module {
@@ -113,5 +117,43 @@ impl Module {
              they wait for",
             late.len()
         ));
+    }
+
+    /// Has the server offer the replies of clients that have waited for a while: the log is slow then, and large ones are taken.
+    pub fn offer_again(&mut self, now: Instant) {
+        let Some(gate) = &mut self.gate else { return };
+        if let Some(newest) = self.held_bound.offers_again(now, gate.newest_closed_group()) {
+            let count = gate.offer_again(newest);
+            taken::set_log_is_slow(count > 0);
+            self.held_bound.offered_again(now, count);
+        }
+    }
+
+    /// Replies are in the module's memory, of which clients are closed that have too many: those with most, or that have reached the
+    /// server's own limit for the output of one client.
+    pub fn look_at_held_bytes(&mut self, now: Instant) {
+        let Some(gate) = &mut self.gate else { return };
+        let limit = config::MAX_HELD_BYTES.load(Ordering::Relaxed).unsigned_abs();
+        let looks_at_each = self.held_bound.is_time_to_look(now);
+        if looks_at_each {
+            self.shared.send(Task::ReadOutputLimits);
+        }
+        if taken::total() <= limit && !looks_at_each {
+            return;
+        }
+        let held: Vec<Held> = held_table::taken_bytes()
+            .into_iter()
+            .map(|(client, bytes)| Held { client, bytes, class: class(server::client_flags(client).is_subscriber) })
+            .collect();
+        let closing = self.held_bound.closing(now, &held, limit);
+        for client in &closing {
+            gate.close(*client);
+        }
+        if let Some(count) = self.held_bound.count_to_log(now) {
+            log_warning(format!(
+                "durability: closed {count} clients without an answer: they had the most of the replies that wait for the log, beyond \
+                 durability.max-held-bytes ({limit}), or more than client-output-buffer-limit allows"
+            ));
+        }
     }
 }
