@@ -54,7 +54,8 @@ static LEVEL: AtomicU8 = AtomicU8::new(NOTHING);
 pub static REFUSED_COMMANDS: AtomicU64 = AtomicU64::new(0);
 
 const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and FAILOVER would take it away. \
-    CONFIG SET durability.mode off first if that is what you want, or durability.allow-replicaof yes";
+    CONFIG SET durability.mode off first if that is what you want, or durability.allow-replicaof yes. If a Sentinel sent this: \
+    it must not monitor this node, clients find the leader by the log service";
 
 const INTERNAL_ERROR: &str = "ERR durability: internal error, see the server's log; restart the server";
 
@@ -157,7 +158,9 @@ fn filter_command(ctx: *mut RedisModuleCommandFilterCtx, level: u8, owner: Owner
     }
     if changes_role(name) {
         if !config::ALLOW_REPLICAOF.load(Ordering::Relaxed) {
-            refuse(&command, ROLE_CHANGE_ERROR.to_owned());
+            // With the whole transaction: what a Sentinel sends behind it would close all clients.
+            let is_in_transaction = server::client_flags(command.get_client_id()).is_in_transaction;
+            refuse_data(&command, false, is_in_transaction, || ROLE_CHANGE_ERROR.to_owned());
         }
     } else if level > ROLE_CHANGES {
         filter_data(&command, ctx, name, level);
