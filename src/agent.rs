@@ -12,6 +12,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::attach::{self, Leadership};
 use crate::backlog::Backlog;
 use crate::config::{self, Mode};
+use crate::full_copy::CopyWait;
 use crate::guard::guard;
 use crate::interrupt::Interrupt;
 use crate::keeper::{Duty, Keeper, KeeperDesk};
@@ -67,6 +68,8 @@ pub struct Agent {
     stage: u64,
     /// Since when, and how often, it had to pass over something of its log.
     starting_over: StartingOver,
+    /// How long it waits after the next full copy that its server cannot load.
+    pub copy_wait: CopyWait,
     /// When the log last took a snapshot because the tap had lost its place, or something was missing.
     last_seed: Option<Instant>,
     /// What only an operator can end: the log was seen to differ. This node does not attach to it, whatever else comes.
@@ -121,6 +124,7 @@ pub fn start(shared: Arc<Shared>, mode: Mode, is_replica: bool, was_off: bool) -
         holds_all_of: None,
         stage: 0,
         starting_over: StartingOver::default(),
+        copy_wait: CopyWait::default(),
         last_seed: None,
         lasting: None,
         gives_way: false,
@@ -188,9 +192,14 @@ impl Agent {
                 Interrupt::LogAccepted { log_id, seeds } => {
                     self.accept_log(&log_id, seeds);
                 }
-                failed @ (Interrupt::Failed(_) | Interrupt::LostItsLog) => {
+                failed @ (Interrupt::Failed(_) | Interrupt::LostItsLog | Interrupt::CopyFailed) => {
+                    let mut wait = backoff;
                     let why = match failed {
                         Interrupt::Failed(why) => why,
+                        Interrupt::CopyFailed => {
+                            wait = self.copy_wait.next();
+                            self.why_copy_failed()
+                        }
                         _ => "the server was taken away from its log".to_owned(),
                     };
                     // A node that led does not serve while it attaches anew.
@@ -199,7 +208,7 @@ impl Agent {
                         backoff = BACKOFF_FROM;
                     }
                     self.shared.try_again_after(&why);
-                    match self.pause(backoff) {
+                    match self.pause(wait) {
                         Err(Interrupt::Stop) => return,
                         Err(Interrupt::PassedOver(what)) => passed_over = Some(what),
                         _ => {}
@@ -656,6 +665,7 @@ impl Agent {
             // It has ended meanwhile.
             Command::AcceptLog { .. } => Ok(()),
             Command::LostItsLog => Err(Interrupt::LostItsLog),
+            Command::CopyFailed => Err(Interrupt::CopyFailed),
             Command::PassedOver(passed_over) => Err(Interrupt::PassedOver(passed_over)),
             Command::Mode(mode) => {
                 self.mode = mode;

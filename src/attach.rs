@@ -78,6 +78,9 @@ pub fn attach(agent: &mut Agent, facts: &Facts) -> Result<Leadership, Interrupt>
         status.epoch,
         status.state
     ));
+    if let Some(why) = status.why_closed(&config::SHARD.value()) {
+        return Err(Interrupt::Failed(why));
+    }
     let engine = Engine { version: facts.engine.clone(), databases: facts.databases };
     let candidate = Candidate { node_id, engine, log };
     candidate.check_engine(&status)?;

@@ -23,6 +23,8 @@ pub fn is_verified_version(major: u32, minor: u32) -> bool {
 pub const EVENT_REPLICATION_ROLE_CHANGED: u64 = 0;
 /// A database, or all of them, were emptied.
 pub const EVENT_FLUSHDB: u64 = 2;
+/// Data begins to be loaded, or was, or could not be.
+pub const EVENT_LOADING: u64 = 3;
 /// A client connected or disconnected.
 pub const EVENT_CLIENT_CHANGE: u64 = 4;
 /// The server shuts down.
@@ -43,6 +45,8 @@ pub const EVENT_COMMAND_RESULT_REJECTED: u64 = 22;
 pub const EVENT_COMMAND_RESULT_ACL_REJECTED: u64 = 23;
 /// Sub-event of [`EVENT_REPLICATION_ROLE_CHANGED`].
 pub const SUBEVENT_NOW_REPLICA: u64 = 1;
+/// Sub-event of [`EVENT_LOADING`].
+pub const SUBEVENT_LOADING_FAILED: u64 = 4;
 /// Sub-event of [`EVENT_CLIENT_CHANGE`].
 pub const SUBEVENT_CLIENT_DISCONNECTED: u64 = 1;
 /// Sub-event of [`EVENT_MODULE_CHANGE`].

@@ -11,6 +11,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::agent::Agent;
 use crate::attach::{Candidate, Leadership, LeaseHolder};
 use crate::config;
+use crate::full_copy::CopyWait;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
@@ -96,6 +97,8 @@ struct Following {
     /// When it last had a link, or was given that address; and whether it has had one.
     linked: Instant,
     was_linked: bool,
+    /// Whether the log has no full copy for the server, which waits for one.
+    lacks_copy: bool,
     next_look: Instant,
     next_report: Instant,
     /// Who leads, as it was logged last.
@@ -111,6 +114,7 @@ impl Candidate {
         let address = self.log.reached()?;
         let &LogStatus { ref leader, ref leader_process, epoch, lease, .. } = status;
         self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;
+        check_types(agent, status)?;
         // What this server holds gives way to what the log holds.
         agent.was_off = false;
         agent.holds_all_of = None;
@@ -134,6 +138,7 @@ impl Candidate {
             address,
             linked: now,
             was_linked: false,
+            lacks_copy: false,
             next_look: now,
             next_report: now + PROGRESS_INTERVAL,
             leader: String::new(),
@@ -247,6 +252,26 @@ impl Candidate {
     }
 }
 
+/// A server that is given values of a type that it does not know ends.
+///
+/// # Errors
+/// It lacks one of the log's.
+fn check_types(agent: &mut Agent, status: &LogStatus) -> Result<(), Interrupt> {
+    if status.module_types.is_empty() {
+        return Ok(());
+    }
+    let unknown = agent.ask(|reply| Task::UnknownTypes(status.module_types.clone(), reply))?;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let (shard, types) = (config::SHARD.value(), unknown.join(", "));
+    let at = status.snapshot_offset.unwrap_or(0);
+    Err(Interrupt::Failed(format!(
+        "the snapshot of shard {shard} at offset {at} holds values of types that no module of this server knows ({types}): load the module \
+         that has them"
+    )))
+}
+
 /// What to do next.
 enum Next {
     /// Wait for news, at most so long.
@@ -260,9 +285,16 @@ enum Next {
 impl Following {
     /// As a replica the server goes on trying by itself, at the address and with the certificates that it has. Once the keeper has
     /// reached the log at another address, the server is given that. Attaching anew, it gets the certificates that the files hold then.
+    /// If it is the log that gives it nothing, it need not attach anew: the log puts off its answer until it can.
     fn watch_link(&mut self, agent: &mut Agent, progress: Option<&Progress>) -> Result<(), Interrupt> {
         let lacks_link = progress.is_none() && agent.ask(Task::LacksLink)?;
         let takes_full_copy = progress.is_none() && !lacks_link;
+        if progress.is_some() {
+            agent.copy_wait = CopyWait::default();
+            if std::mem::take(&mut self.lacks_copy) {
+                agent.shared.set_last_error("");
+            }
+        }
         let reached = agent.shared.log_address().filter(|reached| *reached != self.address && !takes_full_copy);
         if let Some(reached) = reached {
             agent.ask(|reply| Task::FollowAt(reached, reply))?.map_err(cannot_follow)?;
@@ -273,6 +305,12 @@ impl Following {
             if !std::mem::replace(&mut self.was_linked, true) {
                 agent.shared.set_last_error("");
             }
+        } else if self.linked.elapsed() < PROGRESS_POLL {
+            // It may just connect.
+        } else if let Some(why) = agent.why_no_copy() {
+            self.lacks_copy = true;
+            agent.shared.try_again_after(&why);
+            self.linked = Instant::now();
         } else if self.linked.elapsed() > TIME_WITHOUT_LINK {
             return Err(Interrupt::Failed(no_link(self.address)));
         }

@@ -452,6 +452,21 @@ pub unsafe extern "C" fn on_role_change(
     });
 }
 
+/// Data begins to be loaded, or was, or could not be.
+pub unsafe extern "C" fn on_loading(
+    _: *mut raw::RedisModuleCtx,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    _: *mut c_void,
+) {
+    if subevent != ffi::SUBEVENT_LOADING_FAILED {
+        return;
+    }
+    guard("noting that a full copy failed", (), || {
+        module::with(Module::copy_failed);
+    });
+}
+
 /// Data is being loaded, during which the event loop does not go round as ever.
 pub unsafe extern "C" fn on_loading_progress(
     _: *mut raw::RedisModuleCtx,

@@ -21,6 +21,8 @@ pub enum Interrupt {
     LostItsLog,
     /// The server had to pass over something of its log.
     PassedOver(PassedOver),
+    /// The server could not load a full copy of its log.
+    CopyFailed,
     /// Something failed that trying again does not mend.
     Hopeless(String),
     /// The log is not what this node knows.

@@ -44,9 +44,26 @@ pub struct LogStatus {
     pub databases: u32,
     /// Where its newest snapshot stands (exclusive); none if it has none.
     pub snapshot_offset: Option<u64>,
+    /// The modules' types that a server has to know to load the newest snapshot, as far as that is known.
+    pub module_types: Vec<String>,
+    /// Why nodes that ask for a full copy are given none; empty if they are.
+    pub full_copy_error: String,
 }
 
 impl LogStatus {
+    /// Why nobody is given anything of the log of `shard`, until it is repaired; `None` if that is not so.
+    pub fn why_closed(&self, shard: &str) -> Option<String> {
+        let is_closed = matches!(self.state.as_str(), "failed" | "damaged");
+        is_closed.then(|| format!("the log of shard {shard} is {}: {}", self.state, self.error))
+    }
+
+    /// Why a node that asks for a full copy of `shard` is given none; `None` if that is not so.
+    pub fn why_no_copy(&self, shard: &str) -> Option<String> {
+        let why = &self.full_copy_error;
+        let text =
+            || format!("the log service has no full copy of shard {shard} for this node, which waits for one: {why}");
+        self.why_closed(shard).or_else(|| (!why.is_empty()).then(text))
+    }
     /// Reads the answer to `LOG.STATUS`: names and values in turn.
     ///
     /// # Errors
@@ -78,6 +95,8 @@ impl LogStatus {
                 "engine_version" => status.engine = value,
                 "databases" => status.databases = value.parse().unwrap_or(0),
                 "snapshot_offset" => status.snapshot_offset = number.ok(),
+                "snapshot_module_types" => status.module_types = value.split_whitespace().map(str::to_owned).collect(),
+                "full_copy_error" => status.full_copy_error = value,
                 _ => {}
             }
         }

@@ -47,6 +47,8 @@ pub enum Task {
     /// Keep the replication stream from here on. Answers the position, or `None` if the server is no primary without
     /// replicas that stands at that offset.
     StartStream(u64, Sender<Option<(String, u64)>>),
+    /// Which of these modules' types does the server not know?
+    UnknownTypes(Vec<String>, Sender<Vec<String>>),
     /// How far has the server come as a replica of the log?
     Progress(Sender<Option<Progress>>),
     /// Does the server, as a replica of the log, have no connection to it, not even one on which it receives a full copy?
@@ -133,6 +135,8 @@ pub enum Command {
     LostItsLog,
     /// While it followed its log, the server had to pass over something.
     PassedOver(PassedOver),
+    /// The server could not load the full copy that its log sent.
+    CopyFailed,
     /// As a replica of the log, the server has applied everything up to the offset that [`Shared::attach_target`] asked for.
     Applied,
     /// There is news of who leads, in [`Shared::view`].

@@ -243,7 +243,10 @@ impl Shipper<'_> {
     fn obey(&mut self) -> Result<(), Ended> {
         match self.agent.look_at_commands() {
             // A node that had to pass over something never gets here.
-            Ok(()) | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_) | Interrupt::PassedOver(_)) => Ok(()),
+            Ok(())
+            | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_) | Interrupt::PassedOver(_) | Interrupt::CopyFailed) => {
+                Ok(())
+            }
             Err(Interrupt::Fenced(why)) => Err(Ended::Fenced(why)),
             Err(Interrupt::Contradicted(contradiction)) => Err(Ended::Contradicted(contradiction)),
             Err(Interrupt::LogAccepted { log_id, seeds }) => Err(Ended::LogAccepted { log_id, seeds }),

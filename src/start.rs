@@ -97,6 +97,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     server::subscribe(ctx, ffi::EVENT_MODULE_CHANGE, Some(hooks::on_module_change))?;
     server::subscribe(ctx, ffi::EVENT_SHUTDOWN, Some(hooks::on_shutdown))?;
     server::subscribe(ctx, ffi::EVENT_REPLICATION_ROLE_CHANGED, Some(hooks::on_role_change))?;
+    server::subscribe(ctx, ffi::EVENT_LOADING, Some(hooks::on_loading))?;
     server::subscribe(ctx, ffi::EVENT_LOADING_PROGRESS, Some(hooks::on_loading_progress))?;
 
     server::watch_evictions(ctx, hooks::on_eviction)?;

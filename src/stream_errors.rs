@@ -1,4 +1,4 @@
-//! Notices what a node had to pass over of the stream that it follows. Main thread.
+//! Notices what a node had to pass over of the stream that it follows, and that it could not load a full copy. Main thread.
 
 use std::ffi::CStr;
 
@@ -40,6 +40,20 @@ impl Module {
             command: name_of(result),
             why: why_refused(result),
         });
+    }
+
+    /// The server could not load the full copy that its log sent, and holds nothing any more. It asks for another at once, so it is
+    /// taken away from its log until the agent has waited. Called from a server event, in which nothing can be subscribed to.
+    pub fn copy_failed(&mut self) {
+        if following::owner() != Owner::Log || !self.may_follow() {
+            return;
+        }
+        self.shared.send(Task::StopFollowing);
+        // One that refuses for another reason goes on doing so.
+        if matches!(self.role, Role::Attaching | Role::Follower) {
+            self.stop_serving(Role::Attaching);
+            self.tell_agent(Command::CopyFailed);
+        }
     }
 
     /// From now on nobody is served, and this node does not lead. The server is taken out of the log's history, so that nothing of what

@@ -10,6 +10,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
 use crate::audit_step;
+use crate::data_types;
 use crate::facts::Facts;
 use crate::ffi::Internals;
 use crate::following::{self, Owner};
@@ -81,6 +82,7 @@ fn carry_out(ctx: &Context, task: Task) {
             audit_step::run(ctx, &mut step);
             answer(reply, step);
         }
+        Task::UnknownTypes(names, reply) => answer(reply, data_types::unknown(names)),
         Task::Progress(reply) => answer(reply, progress(ctx)),
         Task::LacksLink(reply) => answer(reply, lacks_link(ctx)),
         Task::Advance(end, reply) => answer(reply, advance(ctx, end)),

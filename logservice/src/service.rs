@@ -296,6 +296,8 @@ impl Status {
             snapshot_time_ms: 0,
             snapshot_running: 0,
             snapshot_error: String::new(),
+            snapshot_module_types: String::new(),
+            full_copy_error: String::new(),
             audit: AuditStatus::default(),
             replicas: 0,
             appends: 0,

@@ -1,4 +1,4 @@
-//! Log lines that strangers can cause as often as they like.
+//! Log lines that others can cause as often as they like.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -31,9 +31,38 @@ impl LineThrottle {
     }
 }
 
+/// Lets a reason for the same trouble through when it is another than before, and again after a while.
+#[derive(Debug, Clone, Default)]
+pub struct ReasonThrottle(Option<(String, Instant)>);
+
+impl ReasonThrottle {
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    /// Whether `reason` is worth a line at `now`.
+    pub fn pass_at(&mut self, reason: &str, now: Instant) -> bool {
+        let is_known =
+            |(told, at): &(String, Instant)| told == reason && now.saturating_duration_since(*at) < Self::INTERVAL;
+        let passes = !self.0.as_ref().is_some_and(is_known);
+        if passes {
+            self.0 = Some((reason.to_owned(), now));
+        }
+        passes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_passes_once_a_minute_and_another_one_at_once() {
+        let (mut throttle, start) = (ReasonThrottle::default(), Instant::now());
+        let mut passes = |reason, second| throttle.pass_at(reason, start + Duration::from_secs(second));
+        assert!(passes("gone", 0));
+        assert!(!passes("gone", 30) && !passes("gone", 59));
+        assert!(passes("gone", 60) && !passes("gone", 61));
+        assert!(passes("damaged", 62) && !passes("damaged", 63));
+    }
 
     #[test]
     fn one_line_a_second_passes_and_says_how_many_did_not() {

@@ -17,8 +17,7 @@ use durability_protocol::audit::{Batch, Found, MAX_BATCH_NAMES};
 use durability_protocol::{EngineVersion, Refusal};
 
 use crate::engine::{Engine, EngineError, EngineOptions, Feed, KeyReader, Start};
-use crate::shard::{AuditState, AuditStatus, Delivery, Inquiry, KeyName, Position, Shard};
-use crate::snapshots::SnapshotError;
+use crate::shard::{AuditState, AuditStatus, CopyError, Delivery, FullCopy, Inquiry, KeyName, Shard, Unreadable};
 use crate::store::ReadError;
 
 /// The longest that an audit takes; snapshots wait meanwhile.
@@ -93,10 +92,19 @@ pub enum AuditError {
     Read(#[from] ReadError),
     /// The snapshot cannot be read.
     #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
+    Snapshot(#[from] Unreadable),
     /// The shard refuses.
     #[error("{}", .0.detail)]
     Refused(#[from] Refusal),
+}
+
+impl From<CopyError> for AuditError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Refused(refusal) => refusal.into(),
+            CopyError::Unreadable(unreadable) => unreadable.into(),
+        }
+    }
 }
 
 /// What was compared, and what differs.
@@ -181,11 +189,7 @@ async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) ->
     shard.check_led()?;
     let manifest = shard.store().manifest();
     let (writer, databases) = (manifest.engine(), manifest.databases());
-    let Position::Full { replid, offset, snapshot, stream, pin } = shard.position_of("", None)? else {
-        return Err(AuditError::Empty);
-    };
-    let end = shard.notifier().progress().visible;
-    if end == 0 {
+    if shard.notifier().progress().visible == 0 {
         return Err(AuditError::Empty);
     }
     // It saves nothing.
@@ -196,12 +200,12 @@ async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) ->
     if let Some(writer) = writer.filter(|writer| !found.is_like(*writer)) {
         return Err(AuditError::OtherEngine { found, writer });
     }
-    let source = match &snapshot {
-        Some(record) => Some((shard.open_snapshot(record).await?, record.bytes)),
-        None => None,
-    };
+    // Not before the engine runs: what a seed replaces until then can be removed.
+    let FullCopy { replid, offset, snapshot, stream, pin } = shard.full_copy().await?;
+    let end = shard.notifier().progress().visible;
+    let snapshot = snapshot.map(|(record, reader)| (reader, record.bytes));
     let log = Some(shard.store().reader(offset)?);
-    let start = Start { replid, offset, snapshot: source, log, end, engine: writer };
+    let start = Start { replid, offset, snapshot, log, end, engine: writer };
     let mut feed = Feed::open(start, options.is_background).map_err(EngineError::from)?;
     engine.apply(&mut feed).await?;
     let mut reader = KeyReader::open(&mut engine, &mut feed).await?;

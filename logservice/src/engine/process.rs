@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use durability_protocol::audit::parse_keyspace;
 use durability_protocol::EngineVersion;
-use redis_protocol::resp2::types::BytesFrame;
+use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -226,21 +226,55 @@ impl Engine {
         self.ask(&["CLIENT", "IMPORT-SOURCE", "ON"]).await?;
         let info = self.ask(&["INFO", "keyspace"]).await?;
         let digest = self.ask(&["DEBUG", "DIGEST"]).await?;
-        Ok(Contents { keys: parse_keyspace(&info), digest })
+        let keys = parse_keyspace(&info);
+        let module_types = self.module_types(&keys).await?;
+        Ok(Contents { keys, digest, module_types })
+    }
+
+    /// The modules' types of which it has values, in the databases that have keys. Only where there are modules: it looks at every key.
+    async fn module_types(&mut self, databases: &[(u32, u64)]) -> Result<Vec<String>, EngineError> {
+        let modules = self.query(&[b"MODULE", b"LIST"]).await?;
+        if !matches!(modules, BytesFrame::Array(modules) if modules.iter().any(is_loaded)) {
+            return Ok(Vec::new());
+        }
+        let databases: Vec<String> = databases.iter().map(|(database, _)| database.to_string()).collect();
+        let mut command = vec!["EVAL", MODULE_TYPES, "0"];
+        command.extend(databases.iter().map(String::as_str));
+        let mut types: Vec<String> = self.ask(&command).await?.split_whitespace().map(str::to_owned).collect();
+        types.sort_unstable();
+        Ok(types)
     }
 
     /// Saves what it holds to the file that it was started with.
     pub async fn save(&mut self) -> Result<(), EngineError> {
         let saved = self.ask(&["SAVE"]).await;
-        if saved.is_err() {
-            check_alive(&mut self.child, &self.output)?;
-        }
-        saved.map(drop).map_err(|error| match error {
+        let Err(error) = saved else { return Ok(()) };
+        check_alive(&mut self.child, &self.output)?;
+        match error {
             EngineError::Answer { command, reason } => {
-                EngineError::Answer { command, reason: format!("{reason} ({})", text(&self.output)) }
+                let warning = self.last_warning().await;
+                Err(EngineError::Answer { command, reason: format!("{reason} ({warning})") })
             }
-            error => error,
-        })
+            error => Err(error),
+        }
+    }
+
+    /// The last warning that it wrote before this.
+    async fn last_warning(&mut self) -> String {
+        // What it writes arrives by another way than what it answers. It writes this behind all else.
+        if self.ask(&["DEBUG", "LOG", END_OF_OUTPUT]).await.is_ok() {
+            let has_arrived = || kept(&self.output).last.iter().any(|line| line.contains(END_OF_OUTPUT));
+            for _ in 0..OUTPUT_LOOKS {
+                if has_arrived() {
+                    break;
+                }
+                tokio::time::sleep(OUTPUT_LOOK_INTERVAL).await;
+            }
+        }
+        let output = kept(&self.output);
+        let warnings = output.last.iter().filter(|line| !line.contains(END_OF_OUTPUT));
+        let last = warnings.rev().find_map(|line| Some(line.split_once(" # ")?.1));
+        last.unwrap_or("it does not say why").to_owned()
     }
 
     /// Ends it, and waits until it has ended and its memory is free.
@@ -248,6 +282,41 @@ impl Engine {
         let _ = self.child.kill().await;
     }
 }
+
+/// What it is asked to write behind what it has written.
+const END_OF_OUTPUT: &str = "end-of-output";
+/// How often, at most, it is looked whether that has arrived.
+const OUTPUT_LOOKS: u32 = 100;
+/// The time between two looks.
+const OUTPUT_LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Whether an element of `MODULE LIST` is none that is a part of the server: the path of those is their name.
+fn is_loaded(module: &BytesFrame) -> bool {
+    let BytesFrame::Array(fields) = module else { return true };
+    let value = |name: &str| fields.chunks_exact(2).find(|pair| pair[0].as_str() == Some(name))?[1].as_str();
+    value("name") != value("path")
+}
+
+/// Answers the names of the types of all keys in some databases, but for the server's own.
+const MODULE_TYPES: &str = "\
+    local found = {none = true, string = true, list = true, set = true, zset = true, hash = true, stream = true} \
+    local names = {} \
+    for _, database in ipairs(ARGV) do \
+        server.call('SELECT', database) \
+        local cursor = '0' \
+        repeat \
+            local reply = server.call('SCAN', cursor, 'COUNT', 1000) \
+            cursor = reply[1] \
+            for _, key in ipairs(reply[2]) do \
+                local name = server.call('TYPE', key).ok \
+                if not found[name] then \
+                    found[name] = true \
+                    names[#names + 1] = name \
+                end \
+            end \
+        until cursor == '0' \
+    end \
+    return table.concat(names, ' ')";
 
 /// What `--version` of the program at `path` says.
 ///
@@ -330,7 +399,7 @@ async fn keep_last_lines(stdout: impl AsyncRead + Unpin, output: Arc<Mutex<Outpu
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         tracing::debug!("valkey-server: {line}");
-        let mut output = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut output = kept(&output);
         if let Some((_, refused)) = line.split_once(REFUSED) {
             output.refused.get_or_insert_with(|| refused.trim().to_owned());
         }
@@ -344,8 +413,12 @@ async fn keep_last_lines(stdout: impl AsyncRead + Unpin, output: Arc<Mutex<Outpu
     }
 }
 
+fn kept(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
+    output.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 fn text(output: &Mutex<Output>) -> String {
-    let output = output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let output = kept(output);
     if let Some(refused) = &output.refused {
         let place = output.applied.map_or_else(String::new, |applied| format!(" at offset {applied}"));
         return format!(

@@ -16,6 +16,8 @@ pub struct RdbFacts {
     pub engine: Option<EngineVersion>,
     /// Where in the stream it stands, and under which replication id.
     pub position: Option<(String, u64)>,
+    /// Types of the modules that have saved anything besides keys.
+    pub module_types: Vec<String>,
 }
 
 /// Verifies the RDB at `path` as the engine's `valkey-check-rdb` does.
@@ -46,6 +48,7 @@ fn parse(text: &str) -> Option<RdbFacts> {
         position: field("repl-id")
             .zip(field("repl-offset").and_then(|offset| offset.parse().ok()))
             .map(|(replid, offset)| (replid.to_owned(), offset)),
+        module_types: text.lines().filter_map(|line| Some(line.split_once("MODULE AUX for: ")?.1.to_owned())).collect(),
     })
 }
 
@@ -57,11 +60,12 @@ mod tests {
     fn what_the_checker_prints_is_understood() {
         let text = "[offset 0] Checking RDB file dump.rdb\n[offset 27] AUX FIELD valkey-ver = '9.1.2'\n\
                     [offset 52] AUX FIELD repl-stream-db = '0'\n[offset 100] AUX FIELD repl-id = 'abc'\n\
-                    [offset 120] AUX FIELD repl-offset = '1234'\n[offset 158] Checksum OK\n\
+                    [offset 120] AUX FIELD repl-offset = '1234'\n[offset 140] MODULE AUX for: some-type\n[offset 158] Checksum OK\n\
                     [offset 158] \\o/ RDB looks OK! \\o/\n";
         let facts = parse(text).expect("sound");
         assert_eq!(facts.engine.map(|version| version.to_string()).as_deref(), Some("9.1.2"));
         assert_eq!(facts.position, Some(("abc".to_owned(), 1234)));
+        assert_eq!(facts.module_types, ["some-type"]);
         assert_eq!(parse("--- RDB ERROR DETECTED ---\n"), None);
     }
 }

@@ -136,6 +136,8 @@ fn fields(status: &Status) -> Vec<(&'static str, String)> {
         ("snapshot_time_ms", status.snapshot_time_ms.to_string()),
         ("snapshot_running", status.snapshot_running.to_string()),
         ("snapshot_error", status.snapshot_error.clone()),
+        ("snapshot_module_types", status.snapshot_module_types.clone()),
+        ("full_copy_error", status.full_copy_error.clone()),
         ("audit_state", status.audit.state.word().to_owned()),
         ("audit_time_ms", status.audit.time_ms.to_string()),
         ("audit_keys", status.audit.keys.to_string()),

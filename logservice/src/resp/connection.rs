@@ -293,8 +293,9 @@ impl Connection {
             .await;
         match ended {
             Ok(offset) => tracing::info!("shard {name}: replica {listening} detached at {offset}"),
-            // Another leader has begun, and it comes again at once; that a log has failed is told where it does.
-            Err(error @ replica::FollowError::Restart(_)) => {
+            // Another leader has begun, and it comes again at once; that a log has failed, or there is nothing to give, is told where
+            // it is found.
+            Err(error @ (replica::FollowError::Restart(_) | replica::FollowError::NoCopy(_))) => {
                 tracing::info!("shard {name}: replica {listening} detached: {error}")
             }
             Err(error) => tracing::warn!("shard {name}: replica {listening} detached: {error}"),
@@ -427,14 +428,16 @@ impl Connection {
 
     async fn psync(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let Some(name) = self.identity.named_shard() else {
-            return Err(Refusal::new(Code::NoAuth, "name the shard with primaryuser and primaryauth"));
+            let refusal = Refusal::new(Code::NoAuth, "name the shard with primaryuser and primaryauth");
+            return Err(replica::try_later(refusal));
         };
         if !self.output.is_unused() {
             return Err(failure("PSYNC needs a connection of its own"));
         }
-        let shard = self.shard_named(name).await?;
-        shard.check_engine(self.replica.version())?;
-        let position = replica::find_position(&shard, self.identity.follows(), arguments)?;
+        let shard = self.shard_named(name).await.map_err(replica::try_later)?;
+        shard.check_engine(self.replica.version()).map_err(replica::try_later)?;
+        let position =
+            replica::find_position(&shard, self.identity.follows(), arguments).map_err(replica::try_later)?;
         Ok(Next::Follow(shard, position))
     }
 }

@@ -5,6 +5,10 @@
 //! replica counts every byte it reads as stream (`read_reploff` in its `networking.c`) and would be one byte off from
 //! then on. While there is a leader its own PINGs come through the log every ten seconds. Without one, a replica runs
 //! into its `repl-timeout` after a minute, connects again and continues where it was.
+//!
+//! What it cannot be given is refused with `-NOMASTERLINK`: after any other error a replica gives up the position at which it stands,
+//! and asks again at once, without end. If it is a full copy that it cannot be given, the answer is put off, longer each time: before
+//! it is answered a replica takes empty lines for signs of life.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -22,12 +26,13 @@ use super::lease::engine_version;
 use super::reply::{self, failure, Protocol, Reply};
 use super::socket::Socket;
 use crate::service::Service;
-use crate::shard::{Position, Shard};
-use crate::snapshots::SnapshotError;
+use crate::shard::{FullCopy, NoCopy, Pin, Position, Shard, Unreadable};
 use crate::store::{LogReader, ReadError};
 
 /// The most that is read and sent at a time.
 const CHUNK_BYTES: usize = 256 << 10;
+/// How often a replica that waits for a full copy is sent a sign of life.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Longest command of a replica in bytes: it only acknowledges.
 const MAX_COMMAND_BYTES: usize = 4 << 10;
 /// As much of a replica's address as log lines show.
@@ -98,14 +103,14 @@ pub fn find_position(shard: &Shard, follows: Option<&Follows>, arguments: &[Byte
             ..known.clone()
         });
         let judged = shard.judge_known(known).and_then(|()| own.map_or(Ok(()), |own| shard.judge_known(&own)));
-        judged.map_err(try_later)?;
+        judged?;
     }
     shard.position_of(text(replid)?, held)
 }
 
-/// A server that is refused in any other way gives up the position at which it stands, and then takes a full copy from whoever gives it
-/// one.
-fn try_later(refusal: Refusal) -> Refusal {
+/// A server that is refused in any other way gives up the position at which it stands, takes a full copy from whoever gives it one, and
+/// asks again at once.
+pub fn try_later(refusal: Refusal) -> Refusal {
     Refusal::new(Code::NoMasterLink, refusal.to_string())
 }
 
@@ -118,9 +123,12 @@ pub enum FollowError {
     /// The log could not be read.
     #[error("{0}")]
     Read(#[from] ReadError),
-    /// The snapshot could not be read.
-    #[error("snapshot: {0}")]
-    Snapshot(#[from] SnapshotError),
+    /// The snapshot could not be read to its end.
+    #[error(transparent)]
+    Snapshot(#[from] Unreadable),
+    /// There is nothing to give it, and it was told to come again.
+    #[error("{0}")]
+    NoCopy(String),
     /// It sent something that is no command.
     #[error("{0}")]
     Protocol(#[from] ProtocolError),
@@ -169,15 +177,19 @@ impl Follower {
     }
 
     /// Sends the stream until the connection ends or the replica has to connect again. Answers how far it came.
-    pub async fn serve(
-        mut self,
-        mut position: Position,
-        mut shutdown: watch::Receiver<bool>,
-    ) -> Result<u64, FollowError> {
+    pub async fn serve(mut self, position: Position, mut shutdown: watch::Receiver<bool>) -> Result<u64, FollowError> {
         let _attached = self.shard.attach_replica();
         let mut progress = self.shard.notifier().subscribe();
-        let stream = position.stream();
-        let mut offset = self.answer(&position).await?;
+        let Beginning { mut offset, stream, mut pin } = match position {
+            Position::Continue { replid, offset, stream, pin } => {
+                self.send(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
+                Beginning { offset, stream, pin }
+            }
+            Position::Full => match self.wait_for_copy(&mut shutdown).await? {
+                Some(copy) => self.send_copy(copy).await?,
+                None => return Ok(0),
+            },
+        };
         let mut reader: Option<Box<dyn LogReader>> = None;
         let mut chunk = Bytes::new();
         // A replica that loads a snapshot takes nothing, and sends empty lines.
@@ -210,7 +222,7 @@ impl Follower {
                     offset += written? as u64;
                     sign_of_life = Instant::now();
                     if chunk.is_empty() {
-                        position.pin().advance(offset);
+                        pin.advance(offset);
                     }
                 }
                 () = tokio::time::sleep_until(stalled_at.into()), if !chunk.is_empty() => {
@@ -256,38 +268,78 @@ impl Follower {
         }
     }
 
-    /// Sends the answer to `PSYNC`, with the full copy if there is one. Answers where the stream goes on.
-    async fn answer(&mut self, position: &Position) -> Result<u64, FollowError> {
-        match position {
-            Position::Continue { replid, offset, .. } => {
-                self.send(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
-                Ok(*offset)
+    /// A full copy, as soon as there is one; `None` if the service stops. Who cannot be given one for long is told to come again: it is
+    /// judged anew then.
+    async fn wait_for_copy(&mut self, shutdown: &mut watch::Receiver<bool>) -> Result<Option<FullCopy>, FollowError> {
+        let mut is_last = false;
+        loop {
+            let shard = self.shard.clone();
+            // In a task, so that whoever goes meanwhile does not keep others from being told what it finds.
+            let mut asked = tokio::spawn(async move { shard.full_copy_for_replica().await });
+            let found = loop {
+                tokio::select! {
+                    found = &mut asked => break found.map_err(std::io::Error::other)?,
+                    alive = self.stay_alive() => alive?,
+                    _ = shutdown.changed() => return Ok(None),
+                }
+            };
+            let NoCopy { reason, until } = match found {
+                Ok(copy) => return Ok(Some(copy)),
+                Err(no_copy) => no_copy,
+            };
+            if std::mem::replace(&mut is_last, true) {
+                return self
+                    .refuse(&Refusal::new(Code::NoMasterLink, reason.clone()))
+                    .await
+                    .and(Err(FollowError::NoCopy(reason)));
             }
-            Position::Full { replid, offset, snapshot: None, .. } => {
-                let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", EMPTY_RDB.len());
-                self.send(&[head.as_bytes(), EMPTY_RDB].concat()).await?;
-                Ok(*offset)
-            }
-            Position::Full { replid, offset, snapshot: Some(record), .. } => {
-                // Opened first: a snapshot that cannot be read must not begin to look like one that can.
-                let mut snapshot = match self.shard.open_snapshot(record).await {
-                    Ok(snapshot) => snapshot,
-                    Err(error) => return self.refuse_snapshot(error).await,
-                };
-                let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", record.bytes);
-                self.send(head.as_bytes()).await?;
-                loop {
-                    match snapshot.next().await {
-                        Ok(Some(chunk)) => self.send(&chunk).await?,
-                        Ok(None) => return Ok(*offset),
-                        Err(error) => {
-                            self.shard.note_unreadable(record, &error);
-                            return Err(error.into());
-                        }
-                    }
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until.into()) => break,
+                    alive = self.stay_alive() => alive?,
+                    _ = shutdown.changed() => return Ok(None),
                 }
             }
         }
+    }
+
+    /// Ends after a sign of life was sent, or something was read, or with the connection.
+    async fn stay_alive(&mut self) -> Result<(), FollowError> {
+        self.input.reserve(1024);
+        let Ok(read) = tokio::time::timeout(SIGN_OF_LIFE, self.stream.read_buf(&mut self.input)).await else {
+            return self.send(b"\n").await;
+        };
+        if read? == 0 {
+            return Err(FollowError::Connection(ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(self.skip_commands()?)
+    }
+
+    /// Answers `PSYNC` with a full copy, and sends it. Answers where the stream goes on.
+    async fn send_copy(&mut self, copy: FullCopy) -> Result<Beginning, FollowError> {
+        let FullCopy { replid, offset, snapshot, stream, pin } = copy;
+        let bytes = snapshot.as_ref().map_or(EMPTY_RDB.len() as u64, |(record, _)| record.bytes);
+        self.send(format!("+FULLRESYNC {replid} {offset}\r\n${bytes}\r\n").as_bytes()).await?;
+        match snapshot {
+            None => self.send(EMPTY_RDB).await?,
+            Some((record, mut reader)) => loop {
+                match reader.next().await {
+                    Ok(Some(chunk)) => self.send(&chunk).await?,
+                    Ok(None) => break,
+                    Err(error) => {
+                        if error.is_of_one() {
+                            self.shard.note_unreadable(&record, &error);
+                        }
+                        // It comes again at once.
+                        let unreadable = Unreadable { offset, source: error };
+                        self.shard.note_no_copy(&unreadable.to_string());
+                        return Err(unreadable.into());
+                    }
+                }
+            },
+        }
+        self.shard.note_copy();
+        Ok(Beginning { offset, stream, pin })
     }
 
     /// Sends `bytes` to a replica that may take nothing of them for as long as its patience, and longer while it says something:
@@ -313,13 +365,21 @@ impl Follower {
         Ok(())
     }
 
-    async fn refuse_snapshot(&mut self, error: SnapshotError) -> Result<u64, FollowError> {
+    async fn refuse(&mut self, refusal: &Refusal) -> Result<(), FollowError> {
         let mut out = BytesMut::new();
-        let reason = error.to_string();
-        reply::encode(&mut out, &reply::error(&Refusal::new(Code::LogFailed, reason)), Protocol::default());
-        self.send(&out).await?;
-        Err(error.into())
+        reply::encode(&mut out, &reply::error(refusal), Protocol::default());
+        self.send(&out).await
     }
+}
+
+/// Where the stream goes on for a replica.
+struct Beginning {
+    /// Position of the next byte.
+    offset: u64,
+    /// The stream it belongs to: when [`Progress::stream`](crate::shard::Progress::stream) moves, the replica must ask again.
+    stream: u64,
+    /// Keeps the log from there on.
+    pin: Pin,
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::fmt;
 use durability_protocol::{EngineVersion, Refusal};
 
 use super::{Pin, Shard};
-use crate::store::SnapshotRecord;
 
 /// Where a replica goes on.
 #[derive(Debug)]
@@ -21,42 +20,15 @@ pub enum Position {
         /// Keeps the log from there on.
         pin: Pin,
     },
-    /// With a full copy.
-    Full {
-        /// The replication id under which the stream goes on.
-        replid: String,
-        /// Where the copy stands.
-        offset: u64,
-        /// The copy; none is an empty data set.
-        snapshot: Option<SnapshotRecord>,
-        /// The stream it belongs to.
-        stream: u64,
-        /// Keeps the log from there on.
-        pin: Pin,
-    },
+    /// With a full copy: see [`Shard::full_copy`].
+    Full,
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Position::Continue { offset, .. } => write!(f, "continues from {offset}"),
-            Position::Full { offset, .. } => write!(f, "full copy at {offset}"),
-        }
-    }
-}
-
-impl Position {
-    /// What keeps the log from there on.
-    pub fn pin(&mut self) -> &mut Pin {
-        match self {
-            Position::Continue { pin, .. } | Position::Full { pin, .. } => pin,
-        }
-    }
-
-    /// [`Progress::stream`](super::Progress::stream) when it was found: when that moves, the replica must ask again.
-    pub fn stream(&self) -> u64 {
-        match self {
-            Position::Continue { stream, .. } | Position::Full { stream, .. } => *stream,
+            Position::Full => f.write_str("asks for a full copy"),
         }
     }
 }
@@ -68,24 +40,18 @@ impl Shard {
         self.check_not_failed()?;
         let progress = self.notifier().progress();
         let accepting = self.accepting();
-        let current = accepting.terms.replid().to_owned();
-        let stream = progress.stream;
-        let (pin, (offset, snapshot)) = self.pins.pin(|| {
-            let manifest = self.store.manifest();
-            match held {
-                Some(offset) if accepting.terms.continues(replid, offset, manifest.base, progress.visible) => {
-                    (offset, (offset, None))
-                }
-                _ => {
-                    let newest = manifest.newest_snapshot().cloned();
-                    let offset = newest.as_ref().map_or(manifest.base, |snapshot| snapshot.offset);
-                    (offset, (offset, Some(newest)))
-                }
-            }
+        let (pin, offset) = self.pins.pin(|| {
+            let base = self.store.manifest().base;
+            let continues = |offset: &u64| accepting.terms.continues(replid, *offset, base, progress.visible);
+            let offset = held.filter(continues);
+            (offset.unwrap_or(progress.visible), offset)
         });
-        Ok(match snapshot {
-            None => Position::Continue { replid: current, offset, stream, pin },
-            Some(snapshot) => Position::Full { replid: current, offset, snapshot, stream, pin },
+        Ok(match offset {
+            Some(offset) => {
+                let replid = accepting.terms.replid().to_owned();
+                Position::Continue { replid, offset, stream: progress.stream, pin }
+            }
+            None => Position::Full,
         })
     }
 

@@ -3,6 +3,7 @@
 mod arrivals;
 mod audit;
 mod control;
+mod copies;
 mod follow;
 mod identity;
 mod leadership;
@@ -18,6 +19,7 @@ mod status;
 mod terms;
 
 pub use audit::{AuditState, AuditStatus, Delivery, Inquiry, KeyName};
+pub use copies::{CopyError, FullCopy, NoCopy, Unreadable};
 pub use follow::Position;
 pub use leadership::{Poll, Renewal};
 pub use lease::LeaseLeft;
@@ -51,6 +53,7 @@ pub struct Shard {
     snapshots: Arc<SnapshotStore>,
     pins: Arc<Pins>,
     snapshotting: Mutex<snapshot::Snapshotting>,
+    copies: Mutex<copies::Copies>,
     audits: Mutex<audit::Audits>,
     acceptance: Arc<Acceptance>,
     /// Held while the terms or the manifest are changed and stored. Taken before the acceptance's lock, never while holding it.
@@ -123,6 +126,7 @@ impl Shard {
             snapshots,
             pins: Arc::default(),
             snapshotting: Mutex::default(),
+            copies: Mutex::default(),
             audits: Mutex::default(),
             acceptance,
             changing: tokio::sync::Mutex::new(()),

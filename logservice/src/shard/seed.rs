@@ -50,6 +50,8 @@ impl Shard {
         // First, so that no replica of the old log is sent a byte of the new one.
         self.notifier().restart_streams();
         self.notifier().set_durable(offset);
+        self.copies().suspects.clear();
+        self.note_copy();
         tracing::info!("shard {}: seed of epoch {epoch} installed; the log begins at {offset} as {replid}", self.name);
         Ok(())
     }

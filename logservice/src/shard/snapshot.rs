@@ -1,13 +1,14 @@
 //! Snapshots of a shard: recorded once they are stored, and what becomes of the log below them.
 
 use std::sync::{Arc, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use durability_protocol::{Code, EngineVersion, Refusal};
 
 use super::Shard;
-use crate::snapshots::{Draft, SnapshotError, SnapshotReader, SnapshotStore, Stored};
+use crate::snapshots::{Draft, SnapshotStore, Stored};
 use crate::store::{Contents, Manifest, SnapshotRecord};
+use crate::throttle::ReasonThrottle;
 
 /// How the making of snapshots goes.
 #[derive(Debug, Clone, Default)]
@@ -16,8 +17,7 @@ pub struct Snapshotting {
     pub is_running: bool,
     /// Why the last one was not made, or cannot be read.
     pub error: Option<String>,
-    /// The one that could not be read to its end.
-    suspect: Option<String>,
+    told: ReasonThrottle,
 }
 
 impl Shard {
@@ -30,9 +30,11 @@ impl Shard {
     pub fn note_snapshotting(&self, is_running: bool, outcome: Option<Option<String>>) {
         let mut snapshotting = self.lock_snapshotting();
         snapshotting.is_running = is_running;
-        if let Some(error) = outcome {
-            snapshotting.error = error;
+        let Some(error) = outcome else { return };
+        if let Some(error) = error.as_ref().filter(|error| snapshotting.told.pass_at(error, Instant::now())) {
+            tracing::error!("shard {}: no snapshot was made: {error}", self.name);
         }
+        snapshotting.error = error;
     }
 
     fn lock_snapshotting(&self) -> MutexGuard<'_, Snapshotting> {
@@ -44,22 +46,9 @@ impl Shard {
         self.lock_snapshotting().clone()
     }
 
-    /// Opens a snapshot that is to be sent. One that could not be read before is verified first: whoever is sent a part of it
-    /// comes again at once, and is told nothing.
-    pub async fn open_snapshot(&self, record: &SnapshotRecord) -> Result<SnapshotReader, SnapshotError> {
-        if self.snapshotting().suspect.as_ref() == Some(&record.file) {
-            self.snapshots.verify(record).await?;
-            let mut snapshotting = self.lock_snapshotting();
-            (snapshotting.suspect, snapshotting.error) = (None, None);
-        }
-        self.snapshots.get(record).await
-    }
-
-    /// A snapshot could not be read to its end.
-    pub fn note_unreadable(&self, record: &SnapshotRecord, error: &SnapshotError) {
-        let mut snapshotting = self.lock_snapshotting();
-        snapshotting.suspect = Some(record.file.clone());
-        snapshotting.error = Some(error.to_string());
+    /// A snapshot cannot be read, or those that could not can be.
+    pub(super) fn note_snapshot_error(&self, error: Option<String>) {
+        self.lock_snapshotting().error = error;
     }
 
     /// Stores and records a snapshot, made of the log as `made_of` tells it, and forgets the oldest beyond `keep`. Log that no
@@ -88,6 +77,9 @@ impl Shard {
     async fn record_snapshot(&self, made_of: &Manifest, record: SnapshotRecord, keep: usize) -> Result<u64, Refusal> {
         let _changing = self.changing.lock().await;
         let mut manifest = self.store.manifest().next();
+        // What cannot be read serves nobody, and one that is made of an older one may stand where it does.
+        let suspects = self.copies().suspects.clone();
+        manifest.snapshots.retain(|record| !suspects.contains(&record.file));
         let is_newest = manifest.newest_snapshot().is_none_or(|newest| newest.offset < record.offset);
         if manifest.generation != made_of.generation || !is_newest {
             return Err(Refusal::new(Code::Err, "the log was begun anew while the snapshot was made; make another"));
@@ -102,6 +94,8 @@ impl Shard {
         }
         let (store, base) = (self.store.clone(), manifest.base);
         self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await?;
+        self.copies().suspects.clear();
+        self.note_copy();
         Ok(base)
     }
 
@@ -148,7 +142,7 @@ impl Shard {
         draft: Draft,
         origin: Origin<'_>,
     ) -> Result<(SnapshotRecord, Stored), Refusal> {
-        let (offset, bytes, crc32c) = (draft.offset(), draft.bytes(), draft.crc32c());
+        let (offset, bytes, crc32c, blocks) = (draft.offset(), draft.bytes(), draft.crc32c(), Some(draft.blocks()));
         let stored = self.snapshots.put(draft).await;
         let stored = stored.map_err(|error| {
             let code = if error.is_no_space() { Code::NoSpace } else { Code::Err };
@@ -157,7 +151,7 @@ impl Shard {
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let Origin { replid, engine, contents } = origin;
         let (file, replid) = (stored.file.clone(), replid.to_owned());
-        Ok((SnapshotRecord { offset, file, bytes, crc32c, replid, engine, time_ms, contents }, stored))
+        Ok((SnapshotRecord { offset, file, bytes, crc32c, blocks, replid, engine, time_ms, contents }, stored))
     }
 }
 

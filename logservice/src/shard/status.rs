@@ -98,6 +98,10 @@ pub struct Status {
     pub snapshot_running: u8,
     /// Why the last one was not made, or cannot be read; empty if it was made.
     pub snapshot_error: String,
+    /// Names of the modules' types that a node has to know to load it, as far as that is known, with spaces between them.
+    pub snapshot_module_types: String,
+    /// Why a node that asks for a full copy is given none, and waits; empty if the last one was given one.
+    pub full_copy_error: String,
     /// What became of the last audit since the service started.
     #[serde(skip)]
     pub audit: AuditStatus,
@@ -176,6 +180,10 @@ impl Shard {
             snapshot_time_ms: newest.map_or(0, |snapshot| snapshot.time_ms),
             snapshot_running: u8::from(snapshotting.is_running),
             snapshot_error: snapshotting.error.unwrap_or_default(),
+            snapshot_module_types: newest
+                .and_then(|snapshot| snapshot.contents.as_ref())
+                .map_or_else(String::new, |contents| contents.module_types.join(" ")),
+            full_copy_error: self.copies().error().to_owned(),
             audit: self.audit_status(),
             replicas: self.replicas.load(Ordering::Relaxed),
             appends: usage.appends,

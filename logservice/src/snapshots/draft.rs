@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::blocks::BlockSums;
+use super::reader::Expected;
 use super::{SnapshotError, SnapshotReader, Use};
-use crate::store::{FileError, InFile};
+use crate::store::{Blocks, FileError, InFile};
 
 /// Synced whenever that much was written, so that the last sync is short: leadership cannot change during it, and the
 /// log on the same disk never waits behind gigabytes.
@@ -25,6 +27,7 @@ pub struct Draft {
     bytes: u64,
     synced_bytes: u64,
     crc32c: u32,
+    blocks: BlockSums,
     pub(super) is_stored: bool,
 }
 
@@ -32,37 +35,43 @@ impl Draft {
     /// Creates the file at `path`, for a snapshot that stands at `offset` and will be called `name`. Blocks on I/O.
     pub(super) fn create(path: PathBuf, name: String, in_use: Use, offset: u64) -> Result<Self, SnapshotError> {
         let file = File::create_new(&path).in_file("cannot create", &path)?;
-        Ok(Draft { path, name, in_use, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false })
+        Ok(Self::empty(path, name, in_use, offset, file))
     }
 
     /// Takes over the file at `path`, that somebody else wrote, and reads it. Blocks on I/O.
     pub(super) fn adopt(path: PathBuf, name: String, in_use: Use, offset: u64) -> Result<Self, SnapshotError> {
         let file = File::open(&path).in_file("cannot open", &path)?;
-        let mut draft =
-            Draft { path, name, in_use, offset, file, bytes: 0, synced_bytes: 0, crc32c: 0, is_stored: false };
+        let mut draft = Self::empty(path, name, in_use, offset, file);
         let mut buffer = vec![0; READ_BYTES];
         loop {
             match draft.file.read(&mut buffer) {
                 Ok(0) => return Ok(draft),
-                Ok(count) => {
-                    draft.bytes += count as u64;
-                    draft.crc32c = crc32c::crc32c_append(draft.crc32c, &buffer[..count]);
-                }
+                Ok(count) => draft.count(&buffer[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(FileError { action: "cannot read", path: draft.path.clone(), source }.into()),
             }
         }
     }
 
+    fn empty(path: PathBuf, name: String, in_use: Use, offset: u64, file: File) -> Self {
+        let (bytes, synced_bytes, crc32c, is_stored) = (0, 0, 0, false);
+        Draft { path, name, in_use, offset, file, bytes, synced_bytes, crc32c, blocks: BlockSums::default(), is_stored }
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.blocks.add(bytes);
+    }
+
     /// Adds bytes. Blocks on I/O.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.file.write_all(bytes).in_file("cannot write", &self.path)?;
-        self.bytes += bytes.len() as u64;
+        self.count(bytes);
         if self.bytes - self.synced_bytes >= SYNC_BYTES {
             self.file.sync_data().in_file("cannot sync", &self.path)?;
             self.synced_bytes = self.bytes;
         }
-        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
         Ok(())
     }
 
@@ -75,7 +84,9 @@ impl Draft {
     pub fn reader(&self) -> Result<SnapshotReader, SnapshotError> {
         let file = File::open(&self.path).in_file("cannot open", &self.path)?;
         let in_use = self.in_use.again();
-        Ok(SnapshotReader::of_file(file, &self.name, self.bytes, self.crc32c, in_use))
+        let blocks = self.blocks();
+        let expected = Expected { file: &self.name, bytes: self.bytes, crc32c: self.crc32c, blocks: Some(&blocks) };
+        Ok(SnapshotReader::of_file(file, expected, in_use))
     }
 
     /// Keeps what it is stored as from being removed.
@@ -101,6 +112,11 @@ impl Draft {
     /// CRC32C of its bytes so far.
     pub fn crc32c(&self) -> u32 {
         self.crc32c
+    }
+
+    /// Checksums of its blocks so far.
+    pub fn blocks(&self) -> Blocks {
+        self.blocks.blocks()
     }
 }
 

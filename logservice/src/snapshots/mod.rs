@@ -3,6 +3,7 @@
 //! A snapshot is written as a [`Draft`], a local file; [`SnapshotStore::put`] makes it durable under its name; then it is
 //! recorded in the manifest. What is stored and not recorded is removed when its shard is opened, and by the next snapshot.
 
+mod blocks;
 mod draft;
 mod in_use;
 mod reader;
@@ -82,10 +83,14 @@ pub enum SnapshotError {
         recorded: u64,
     },
     /// The snapshot's bytes are not those that were stored.
-    #[error("snapshot {file} does not match its checksum")]
+    #[error("snapshot {file} does not match its checksum, between bytes {from} and {until}")]
     Damaged {
         /// Name of the snapshot.
         file: String,
+        /// The first byte of what was compared.
+        from: u64,
+        /// Its end (exclusive).
+        until: u64,
     },
 }
 
@@ -93,6 +98,15 @@ impl SnapshotError {
     /// Whether the file system had no room.
     pub fn is_no_space(&self) -> bool {
         matches!(self, SnapshotError::File(error) if error.is_no_space())
+    }
+
+    /// Whether it is this snapshot that is wrong, and not the place where all are kept.
+    pub fn is_of_one(&self) -> bool {
+        match self {
+            SnapshotError::File(_) | SnapshotError::Upload { .. } => false,
+            SnapshotError::Object { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
+            SnapshotError::Read { .. } | SnapshotError::WrongSize { .. } | SnapshotError::Damaged { .. } => true,
+        }
     }
 }
 
@@ -244,15 +258,15 @@ impl SnapshotStore {
         if self.local.is_none() {
             let found = self.objects.head(&path).await.map_err(failed)?.size;
             check_size(record, found)?;
-            return Ok(SnapshotReader::of_object(self.objects.clone(), path, record, in_use));
+            return Ok(SnapshotReader::of_object(self.objects.clone(), path, record.into(), in_use));
         }
         let opened = self.objects.get(&path).await.map_err(failed)?;
         check_size(record, opened.meta.size)?;
         match opened.payload {
-            GetResultPayload::File(file, _) => {
-                Ok(SnapshotReader::of_file(file, &record.file, record.bytes, record.crc32c, in_use))
+            GetResultPayload::File(file, _) => Ok(SnapshotReader::of_file(file, record.into(), in_use)),
+            GetResultPayload::Stream(_) => {
+                Ok(SnapshotReader::of_object(self.objects.clone(), path, record.into(), in_use))
             }
-            GetResultPayload::Stream(_) => Ok(SnapshotReader::of_object(self.objects.clone(), path, record, in_use)),
         }
     }
 

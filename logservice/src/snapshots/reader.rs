@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncReadExt;
@@ -10,10 +10,10 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::{SnapshotError, Use};
-use crate::store::SnapshotRecord;
+use crate::store::{Blocks, SnapshotRecord};
 
-/// The most that is read from a file at a time.
-const CHUNK_BYTES: u64 = 256 << 10;
+/// The most that is read from a file, or handed out, at a time.
+const CHUNK_BYTES: usize = 256 << 10;
 /// What is asked of an object store at a time: a request of its own for each, so that none lasts as long as a slow replica.
 const RANGE_BYTES: u64 = 4 << 20;
 
@@ -22,9 +22,18 @@ pub struct SnapshotReader {
     source: Source,
     /// Its name, for messages.
     file: String,
+    /// Checksums of its blocks; those of an older build have one of the whole only.
+    blocks: Option<Blocks>,
     expected_crc32c: u32,
     crc32c: u32,
-    left: u64,
+    /// Its length in bytes.
+    bytes: u64,
+    /// So much of it was verified, block by block, or has been read.
+    read_bytes: u64,
+    /// What was read and is not verified.
+    unverified: BytesMut,
+    /// What was verified and is not handed out.
+    verified: Bytes,
     _in_use: Use,
 }
 
@@ -45,62 +54,133 @@ struct Ranges {
 }
 
 impl SnapshotReader {
-    pub(super) fn of_file(file: std::fs::File, name: &str, bytes: u64, crc32c: u32, in_use: Use) -> Self {
+    pub(super) fn of_file(file: std::fs::File, stored: Expected<'_>, in_use: Use) -> Self {
         let mut file = tokio::fs::File::from_std(file);
-        file.set_max_buf_size(CHUNK_BYTES as usize);
-        Self::new(Source::File(file), name, bytes, crc32c, in_use)
+        file.set_max_buf_size(CHUNK_BYTES);
+        Self::new(Source::File(file), stored, in_use)
     }
 
     pub(super) fn of_object(
         objects: Arc<dyn ObjectStore>,
         path: ObjectPath,
-        record: &SnapshotRecord,
+        stored: Expected<'_>,
         in_use: Use,
     ) -> Self {
-        let SnapshotRecord { file, bytes, crc32c, .. } = record;
-        let ranges = Ranges { objects, path, end: *bytes, next: 0, ahead: None, runtime: Handle::current() };
-        Self::new(Source::Object(ranges), file, *bytes, *crc32c, in_use)
+        let ranges = Ranges { objects, path, end: stored.bytes, next: 0, ahead: None, runtime: Handle::current() };
+        Self::new(Source::Object(ranges), stored, in_use)
     }
 
-    fn new(source: Source, name: &str, bytes: u64, crc32c: u32, in_use: Use) -> Self {
+    fn new(source: Source, stored: Expected<'_>, in_use: Use) -> Self {
         SnapshotReader {
             source,
-            file: name.to_owned(),
-            expected_crc32c: crc32c,
+            file: stored.file.to_owned(),
+            blocks: stored.blocks.cloned(),
+            expected_crc32c: stored.crc32c,
             crc32c: 0,
-            left: bytes,
+            bytes: stored.bytes,
+            read_bytes: 0,
+            unverified: BytesMut::new(),
+            verified: Bytes::new(),
             _in_use: in_use,
         }
     }
 
-    /// The next bytes; `None` behind the last. The last come only if the checksum of the whole is right: who passes on what it
-    /// gets never passes on a whole damaged snapshot.
+    /// The next bytes; `None` behind the last. What has checksums of its blocks is verified before any of a block is handed out. Of
+    /// the rest the last bytes come only if the checksum of the whole is right: who passes on what it gets never passes on a whole
+    /// damaged snapshot.
     ///
     /// # Errors
     /// It cannot be read, or its bytes are not those that were stored.
     pub async fn next(&mut self) -> Result<Option<Bytes>, SnapshotError> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let chunk = match &mut self.source {
-            Source::File(file) => {
-                let mut chunk = vec![0; self.left.min(CHUNK_BYTES) as usize];
-                let read = file.read_exact(&mut chunk).await;
-                read.map_err(|source| SnapshotError::Read { file: self.file.clone(), source })?;
-                Bytes::from(chunk)
+        if self.verified.is_empty() {
+            if self.read_bytes == self.bytes {
+                return Ok(None);
             }
-            Source::Object(ranges) => ranges.next().await.map_err(|source| SnapshotError::Object {
-                action: "cannot read",
-                file: self.file.clone(),
-                source,
-            })?,
-        };
-        self.crc32c = crc32c::crc32c_append(self.crc32c, &chunk);
-        self.left = self.left.saturating_sub(chunk.len() as u64);
-        if self.left == 0 && self.crc32c != self.expected_crc32c {
-            return Err(SnapshotError::Damaged { file: self.file.clone() });
+            self.verified = self.next_block().await?;
         }
-        Ok(Some(chunk))
+        let length = self.verified.len().min(CHUNK_BYTES);
+        Ok(Some(self.verified.split_to(length)))
+    }
+
+    /// Reads the first bytes, if none were read: what is wrong with them is told before anybody is given any.
+    ///
+    /// # Errors
+    /// As [`SnapshotReader::next`].
+    pub async fn begin(&mut self) -> Result<(), SnapshotError> {
+        if self.read_bytes == 0 && self.bytes > 0 {
+            self.verified = self.next_block().await?;
+        }
+        Ok(())
+    }
+
+    async fn next_block(&mut self) -> Result<Bytes, SnapshotError> {
+        let left = self.bytes - self.read_bytes;
+        let block_bytes = self.blocks.as_ref().map_or(CHUNK_BYTES as u64, |blocks| blocks.bytes.max(1));
+        let wanted = block_bytes.min(left) as usize;
+        while self.unverified.len() < wanted {
+            self.read_more(wanted).await?;
+        }
+        let block = self.unverified.split_to(wanted).freeze();
+        let from = self.read_bytes;
+        self.read_bytes += wanted as u64;
+        let damaged = |from| SnapshotError::Damaged { file: self.file.clone(), from, until: self.read_bytes };
+        match &self.blocks {
+            Some(blocks) => {
+                if blocks.crc32c.get((from / block_bytes) as usize) != Some(&crc32c::crc32c(&block)) {
+                    return Err(damaged(from));
+                }
+            }
+            None => {
+                self.crc32c = crc32c::crc32c_append(self.crc32c, &block);
+                if self.read_bytes == self.bytes && self.crc32c != self.expected_crc32c {
+                    return Err(damaged(0));
+                }
+            }
+        }
+        Ok(block)
+    }
+
+    /// Reads at least one byte of those up to `wanted` that are to be verified next.
+    async fn read_more(&mut self, wanted: usize) -> Result<(), SnapshotError> {
+        let unreadable = |source| SnapshotError::Read { file: self.file.clone(), source };
+        match &mut self.source {
+            Source::File(file) => {
+                self.unverified.reserve(wanted - self.unverified.len());
+                let mut part = file.take((wanted - self.unverified.len()) as u64);
+                if part.read_buf(&mut self.unverified).await.map_err(unreadable)? == 0 {
+                    return Err(unreadable(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+            Source::Object(ranges) => {
+                let failed = |source| SnapshotError::Object { action: "cannot read", file: self.file.clone(), source };
+                let part = ranges.next().await.map_err(failed)?;
+                if part.is_empty() {
+                    return Err(unreadable(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+                self.unverified.extend_from_slice(&part);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a snapshot has to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected<'a> {
+    /// Its name.
+    pub file: &'a str,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// CRC32C of the whole.
+    pub crc32c: u32,
+    /// Of its blocks, if they are known.
+    pub blocks: Option<&'a Blocks>,
+}
+
+impl<'a> From<&'a SnapshotRecord> for Expected<'a> {
+    fn from(record: &'a SnapshotRecord) -> Self {
+        let SnapshotRecord { file, bytes, crc32c, blocks, .. } = record;
+        Expected { file, bytes: *bytes, crc32c: *crc32c, blocks: blocks.as_ref() }
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use durability_protocol::{EngineVersion, Refusal};
 
 use super::SnapshotterOptions;
-use crate::engine::{background, inspect_rdb, Engine, EngineError, Feed, RdbFacts, Start};
-use crate::shard::{Origin, Position, Shard};
+use crate::engine::{background, inspect_rdb, Engine, EngineError, Feed, FeedError, RdbFacts, Start};
+use crate::shard::{CopyError, FullCopy, Origin, Shard, Unreadable};
 use crate::snapshots::{Draft, SnapshotError};
 use crate::store::{Contents, Manifest, ReadError, SnapshotRecord};
 
@@ -54,13 +54,25 @@ pub enum MakeError {
     #[error("the rehearsal found other data than was saved: {found:?} instead of {saved:?}")]
     Rehearsal {
         /// After loading.
-        found: Contents,
+        found: Box<Contents>,
         /// Before saving.
-        saved: Contents,
+        saved: Box<Contents>,
     },
+    /// There is nothing to begin with.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// The shard refuses.
     #[error("{0}")]
     Refused(#[from] Refusal),
+}
+
+impl From<CopyError> for MakeError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Refused(refusal) => refusal.into(),
+            CopyError::Unreadable(unreadable) => unreadable.into(),
+        }
+    }
 }
 
 /// How long each part took.
@@ -92,13 +104,23 @@ impl fmt::Display for Times {
     }
 }
 
-/// Makes a snapshot of what is durable now.
+/// Makes a snapshot of what is durable now. If the newest turns out to be unreadable it is made of an older one, if there is one.
 pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
+    let mut made = make_of_newest(shard, options).await;
+    for _ in 1..shard.store().manifest().snapshots.len() {
+        // It is known to be unreadable now.
+        let Err(MakeError::Engine(EngineError::Feed(FeedError::Snapshot(_)))) = &made else { break };
+        made = make_of_newest(shard, options).await;
+    }
+    made
+}
+
+async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
     let mut times = Times { since: Instant::now(), parts: Vec::new() };
     let made_of = shard.store().manifest();
-    let Position::Full { replid, offset, snapshot, stream, pin } = shard.position_of("", None)? else {
-        return Err(MakeError::Empty);
-    };
+    let FullCopy { replid, offset, snapshot, stream, pin } = shard.full_copy().await?;
+    // Opened again once the engine runs: what a seed replaces until then can be removed.
+    let snapshot = snapshot.map(|(record, _)| record);
     let end = shard.notifier().progress().visible;
     if end == offset {
         // Nothing came since, so the last one is as new as one can be.
@@ -122,7 +144,8 @@ pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<Snapsho
     let log = Some(shard.store().reader(offset)?);
     let start = Start { replid: replid.clone(), offset, snapshot: source, log, end, engine: writer };
     let mut feed = Feed::open(start, options.engine.is_background).map_err(EngineError::from)?;
-    let applied = engine.apply(&mut feed).await?;
+    let applied =
+        engine.apply(&mut feed).await.inspect_err(|error| note_unreadable(shard, snapshot.as_ref(), error))?;
     let applied = catch_up(shard, stream, &mut engine, &mut feed).await?.unwrap_or(applied);
     if applied <= offset {
         return Err(MakeError::NothingNew(offset));
@@ -145,7 +168,11 @@ pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<Snapsho
     rehearse(&draft, &made_of, &replid, &saved, options).await?;
     times.end("rehearsing");
     let bytes = draft.bytes();
-    let origin = Origin { replid: &replid, engine: Some(version), contents: Some(saved) };
+    let mut contents = saved;
+    contents.module_types.extend(facts.module_types);
+    contents.module_types.sort_unstable();
+    contents.module_types.dedup();
+    let origin = Origin { replid: &replid, engine: Some(version), contents: Some(contents) };
     let record = shard.keep_snapshot(&made_of, draft, origin, options.keep).await?;
     times.end("storing");
     tracing::info!(
@@ -153,6 +180,15 @@ pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<Snapsho
         shard.name()
     );
     Ok(record)
+}
+
+/// The next attempt begins with an older snapshot, if it is this one that cannot be read.
+fn note_unreadable(shard: &Shard, record: Option<&SnapshotRecord>, error: &EngineError) {
+    if let (Some(record), EngineError::Feed(FeedError::Snapshot(error))) = (record, error) {
+        if error.is_of_one() {
+            shard.note_unreadable(record, error);
+        }
+    }
 }
 
 /// Applies what came while the engine applied what there was, as long as that becomes less: whoever starts from the snapshot has
@@ -212,7 +248,7 @@ async fn rehearse(
     let found = engine.contents().await?;
     engine.stop().await;
     if found != *saved {
-        return Err(MakeError::Rehearsal { found, saved: saved.clone() });
+        return Err(MakeError::Rehearsal { found: Box::new(found), saved: Box::new(saved.clone()) });
     }
     Ok(())
 }

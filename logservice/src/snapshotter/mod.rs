@@ -110,9 +110,6 @@ pub async fn run(
             let made = make::make(&shard, &options).await;
             let error = made.as_ref().err().map(ToString::to_string);
             shard.note_snapshotting(false, Some(error.clone()));
-            if let Some(error) = &error {
-                tracing::error!("shard {}: no snapshot was made: {error}", shard.name());
-            }
             match reply {
                 // An attempt that was asked for says nothing of those that are not.
                 Some(reply) => {

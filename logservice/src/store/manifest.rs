@@ -76,6 +76,9 @@ pub struct SnapshotRecord {
     pub bytes: u64,
     /// CRC32C of its bytes.
     pub crc32c: u32,
+    /// Checksums of its blocks; none if an older build has stored it.
+    #[serde(default)]
+    pub blocks: Option<Blocks>,
     /// The replication id of the stream at that position.
     pub replid: String,
     /// Version of the engine that made it; none if its maker did not tell.
@@ -86,6 +89,15 @@ pub struct SnapshotRecord {
     pub contents: Option<Contents>,
 }
 
+/// The checksums of a snapshot's blocks: all are equally long, but for the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Length of a block in bytes.
+    pub bytes: u64,
+    /// CRC32C of each.
+    pub crc32c: Vec<u32>,
+}
+
 /// What a server holds that has loaded a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
@@ -93,6 +105,10 @@ pub struct Contents {
     pub keys: Vec<(u32, u64)>,
     /// `DEBUG DIGEST` of all of them.
     pub digest: String,
+    /// Names of the modules' types of which there are values, or what else a module has saved; in order. Whoever loads the snapshot has to
+    /// know them: a server that does not ends.
+    #[serde(default)]
+    pub module_types: Vec<String>,
 }
 
 impl Manifest {
@@ -196,10 +212,11 @@ mod tests {
         let leader = Leader { node_id: "n1".to_owned(), address: "a:1".to_owned(), lease_ms: 1, process: None };
         let mut sound = Manifest { leader: Some(leader), ..Manifest::new("s1", "a".repeat(40), "b".repeat(16)) };
         let (file, replid) = ("0.rdb".to_owned(), "a".repeat(40));
-        let contents = Some(Contents { keys: vec![(0, 1)], digest: "c".repeat(40) });
+        let contents = Some(Contents { keys: vec![(0, 1)], digest: "c".repeat(40), module_types: vec!["d".repeat(9)] });
         let engine = "9.1.2".parse().ok();
+        let blocks = Some(Blocks { bytes: 1 << 20, crc32c: vec![3] });
         sound.snapshots =
-            vec![SnapshotRecord { offset: 1, file, bytes: 2, crc32c: 3, replid, engine, time_ms: 4, contents }];
+            vec![SnapshotRecord { offset: 1, file, bytes: 2, crc32c: 3, blocks, replid, engine, time_ms: 4, contents }];
         let sound = serde_json::to_vec(&sound).expect("serialises");
         // Either any bytes, or those of a sound one with some of them changed.
         bolero::check!().with_type::<(bool, Vec<(u16, u8)>, Vec<u8>)>().for_each(|(is_any, changes, bytes)| {

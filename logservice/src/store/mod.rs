@@ -9,7 +9,7 @@ pub mod file_store;
 mod manifest;
 
 pub use errors::{FileError, InFile, ManifestError, OpenError, ReadError, SubmitError, TrimError};
-pub use manifest::{Contents, Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
+pub use manifest::{Blocks, Contents, Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
 
 use std::sync::Arc;
 

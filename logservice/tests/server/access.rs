@@ -42,7 +42,7 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     assert_eq!(all.status("s2", "state"), "ok");
     let names = vec![Reply::Text("s1".into()), Reply::Text("s2".into())];
     assert_eq!(all.call(&["LOG.SHARDS"]), Reply::Array(names));
-    all.refused(&["PSYNC", "?", "-1"], "NOAUTH name the shard with primaryuser and primaryauth");
+    all.refused(&["PSYNC", "?", "-1"], "NOMASTERLINK NOAUTH name the shard with primaryuser and primaryauth");
     assert!(matches!(client.call(&["HELLO", "2", "AUTH", "s2", "two"]), Reply::Array(_)));
     assert_eq!(client.status("s2", "state"), "ok");
     client.refused(&["HELLO", "4"], "NOPROTO ");
@@ -149,7 +149,7 @@ fn a_shard_whose_older_log_is_damaged_stops_by_name_and_place_while_others_go_on
     client.refused(&["LOG.ACQUIRE", "s1", "n1", "a", "3145728", "0"], &refused);
     client.refused(&["LOG.APPEND", "s1", "1", "3145728", "x"], &refused);
     let mut replica = service.connect();
-    assert!(replica.psync("s1", "?", -1).starts_with(&format!("-{refused}")));
+    assert!(replica.psync("s1", "?", -1).starts_with(&format!("-NOMASTERLINK {refused}")));
     let (mut leader, epoch, end) = service.lead("s2", "n1", A);
     assert_eq!(leader.append("s2", epoch, end, b"x"), Reply::Integer(end + 1));
     service.stop();

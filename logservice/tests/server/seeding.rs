@@ -104,18 +104,49 @@ fn a_snapshot_that_has_rotted_is_never_handed_out_whole() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");
     let (_leader, epoch, _) = service.lead("s1", "n1", A);
-    assert_eq!(service.http(&put("s1", epoch, 10, A), &pattern(0, 600_000)).0, 200);
+    const BYTES: usize = 5 << 19;
+    assert_eq!(service.http(&put("s1", epoch, 10, A), &pattern(0, BYTES)).0, 200);
     let path = snapshots(directory.path()).remove(0);
-    let mut bytes = std::fs::read(&path).expect("read");
-    bytes[1000] ^= 1;
-    std::fs::write(&path, &bytes).expect("written");
-    let mut replica = service.connect();
-    assert_eq!(replica.psync("s1", "?", -1), format!("+FULLRESYNC {A} 10"));
-    assert_eq!(replica.line(), "$600000");
+    let sound = std::fs::read(&path).expect("read");
+    let rot = |at: usize| {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).expect("written");
+    };
+    let full_copy = |service: &Service| {
+        let mut replica = service.connect();
+        assert_eq!(replica.psync("s1", "?", -1), format!("+FULLRESYNC {A} 10"));
+        assert_eq!(replica.line(), format!("${BYTES}"));
+        replica
+    };
+    let refused = |service: &Service, text: &str| {
+        let answer = service.connect().psync("s1", "?", -1);
+        assert!(answer.starts_with("-NOMASTERLINK the snapshot at offset 10 cannot be read: "), "{answer}");
+        assert!(answer.contains(text), "{answer}");
+        assert!(answer.ends_with(&service.connect().status("s1", "full_copy_error")), "{answer}");
+    };
+    // Nothing of the block in which it has rotted.
+    rot(2_500_000);
     let mut got = Vec::new();
-    let _ = std::io::Read::read_to_end(&mut replica.replies, &mut got);
-    assert!(got.len() < 600_000);
-    std::fs::write(&path, &bytes[1..]).expect("written");
-    assert!(service.connect().psync("s1", "?", -1).starts_with("-LOGFAILED snapshot "));
+    let _ = std::io::Read::read_to_end(&mut full_copy(&service).replies, &mut got);
+    assert!(got == sound[..2 << 20], "{}", got.len());
+    refused(&service, "does not match its checksum, between bytes 2097152 and 2621440");
+    std::fs::write(&path, &sound).expect("written");
+    assert!(full_copy(&service).bytes(BYTES) == sound);
+    assert_eq!(service.connect().status("s1", "full_copy_error"), "");
+    service.stop();
+    // What can be seen at once begins to look like a copy to nobody.
+    let start = || Service::start(directory.path(), &[]).expect("starts");
+    let service = start();
+    rot(0);
+    refused(&service, "does not match its checksum, between bytes 0 and 1048576");
+    service.stop();
+    let service = start();
+    std::fs::write(&path, &sound[1..]).expect("written");
+    refused(&service, "has 2621439 bytes instead of 2621440");
+    service.stop();
+    let service = start();
+    std::fs::remove_file(&path).expect("removed");
+    refused(&service, "cannot open");
     service.stop();
 }
