@@ -45,7 +45,7 @@ impl Module {
     /// The server could not load the full copy that its log sent, and holds nothing any more. It asks for another at once, so it is
     /// taken away from its log until the agent has waited. Called from a server event, in which nothing can be subscribed to.
     pub fn copy_failed(&mut self) {
-        if following::owner() != Owner::Log || !self.may_follow() {
+        if following::owner() != Owner::Log || !self.role.may_follow() {
             return;
         }
         self.shared.send(Task::StopFollowing);

@@ -18,6 +18,7 @@ proc new_log {} {
         http [find_available_port $::baseport $::portcount] \
         http_host {} \
         pid 0 \
+        wrapper {} \
         arguments {}]
 }
 
@@ -34,7 +35,7 @@ proc log_address {{port port}} {
 }
 
 proc log_command {} {
-    list $::env(LOGSERVICE) --dir [log_option directory] --listen [log_address] \
+    list {*}[log_option wrapper] $::env(LOGSERVICE) --dir [log_option directory] --listen [log_address] \
         --http [log_address http] --enable-debug-command --valkey-server $::env(VALKEY_BIN_DIR)/valkey-server \
         {*}[log_option arguments]
 }
