@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
-use logservice::store::file_store::{self, FileStoreOptions};
+use logservice::store::file_store::{self, FileStoreOptions, Threads};
 use logservice::store::{Append, Opened, Store, StoreEvents};
 
 const BLOCK_BYTES: usize = 64 << 10;
@@ -140,7 +140,7 @@ impl Log {
     fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let durable = Arc::new(Durable::default());
-        let options = FileStoreOptions { segment_bytes: SEGMENT_BYTES };
+        let options = FileStoreOptions { segment_bytes: SEGMENT_BYTES, threads: Threads::start().expect("threads") };
         let opened = file_store::open(directory, "bench", &options, durable.clone()).map_err(io::Error::other)?;
         let Opened { store, end } = opened;
         Ok(Log { store, durable, end })

@@ -172,7 +172,7 @@ pub struct Config {
 impl Config {
     /// What clients may do.
     pub fn limits(&self) -> Limits {
-        let Config { max_connections, max_http_connections, max_input_mb, patience, .. } = *self;
-        Limits { max_connections, max_http_connections, max_input_mb, patience }
+        let Config { max_connections, max_http_connections, max_shards, max_input_mb, patience, .. } = *self;
+        Limits { max_connections, max_http_connections, max_shards, max_input_mb, patience }
     }
 }

@@ -54,6 +54,7 @@ impl IntoResponse for Refused {
             Code::Fenced | Code::Gap | Code::OtherLog | Code::Leased | Code::OldEngine => StatusCode::CONFLICT,
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::LogFailed | Code::NoMasterLink => StatusCode::SERVICE_UNAVAILABLE,
+            Code::NoShard => StatusCode::NOT_FOUND,
             Code::NoAuth => StatusCode::UNAUTHORIZED,
             Code::Err => StatusCode::BAD_REQUEST,
         };
@@ -124,7 +125,10 @@ async fn put_snapshot(
         shard.judge_known(&Known::new(log.as_str()))?;
     }
     shard.check_seed(seed.epoch, &seed.replid, seed.offset)?;
-    let draft = receive(shard.clone(), &seed, body, limits.patience.http_stalled).await?;
+    let draft = tokio::select! {
+        draft = receive(shard.clone(), &seed, body, limits.patience.http_stalled) => draft?,
+        refusal = shard.notifier().dropped() => return Err(refusal.into()),
+    };
     // In a task of its own: a client that goes away now must not leave it half done.
     let installed = tokio::spawn(async move {
         let installed = shard.install_seed(seed.epoch, &seed.replid, draft).await;

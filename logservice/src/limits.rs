@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
-/// Files that the service has open besides connections: segments, snapshots, its own.
+/// Files that the service has open besides connections and shards: snapshots, its own, and the segments of a few long logs.
 const OTHER_FILES: u64 = 1024;
+
+/// Files that a shard has open: the segments of its log, of which an idle one has one, and those that are made ready.
+const FILES_OF_SHARD: u64 = 4;
 
 /// Bounds for clients that are wrong or hostile.
 #[derive(Debug, Clone)]
@@ -14,6 +17,8 @@ pub struct Limits {
     pub max_connections: u32,
     /// The most connections to the HTTP port.
     pub max_http_connections: u32,
+    /// The most shards.
+    pub max_shards: usize,
     /// Memory in MiB for commands that have not arrived as a whole.
     pub max_input_mb: u32,
     /// For how long.
@@ -57,9 +62,9 @@ impl Default for Patience {
     }
 }
 
-/// The operating system does not let the process have as many files open as connections are allowed.
+/// The operating system does not let the process have as many files open as connections and shards may need.
 #[derive(Debug, thiserror::Error)]
-#[error("{needed} open files are needed for --max-connections and --max-http-connections, and {allowed} are allowed: raise the limit (ulimit -n, LimitNOFILE) or allow fewer connections")]
+#[error("{needed} open files are needed for --max-connections, --max-http-connections and --max-shards, and {allowed} are allowed: raise the limit (ulimit -n, LimitNOFILE) or allow fewer")]
 pub struct OpenFilesError {
     needed: u64,
     allowed: u64,
@@ -81,7 +86,9 @@ impl Limits {
     /// # Errors
     /// They do not.
     pub fn raise_open_files(&self) -> Result<(), OpenFilesError> {
-        let needed = u64::from(self.max_connections) + u64::from(self.max_http_connections) + OTHER_FILES;
+        let connections = u64::from(self.max_connections) + u64::from(self.max_http_connections);
+        let of_shards = FILES_OF_SHARD.saturating_mul(self.max_shards as u64);
+        let needed = (connections + OTHER_FILES).saturating_add(of_shards);
         let limit = getrlimit(Resource::Nofile);
         // Nothing here counts through descriptors, so a high limit costs nothing.
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -108,7 +115,8 @@ mod tests {
     fn a_share_of_the_connections_is_kept_for_nodes_and_clients_have_the_most() {
         let patience = Patience::default();
         let kept = |max_connections| {
-            Limits { max_connections, max_http_connections: 1, max_input_mb: 4, patience }.kept_for_nodes()
+            Limits { max_connections, max_http_connections: 1, max_shards: 1, max_input_mb: 4, patience }
+                .kept_for_nodes()
         };
         assert_eq!([1, 2, 31, 50, 160, 1000, 10_000].map(kept), [0, 1, 15, 16, 16, 100, 1000]);
     }
@@ -116,14 +124,24 @@ mod tests {
     #[test]
     fn more_connections_than_files_are_refused_with_both_numbers() {
         let patience = Patience::default();
-        let mut limits =
-            Limits { max_connections: 1_000_000, max_http_connections: u32::MAX, max_input_mb: 4, patience };
+        let mut limits = Limits {
+            max_connections: 1_000_000,
+            max_http_connections: u32::MAX,
+            max_shards: 10,
+            max_input_mb: 4,
+            patience,
+        };
         let text = limits.raise_open_files().expect_err("too many").to_string();
-        assert!(text.contains("4295968319 open files are needed"), "{text}");
+        assert!(text.contains("4295968359 open files are needed"), "{text}");
         limits.max_connections = 1;
         limits.max_http_connections = 1;
+        if let Some(allowed) = getrlimit(Resource::Nofile).maximum {
+            limits.max_shards = allowed as usize;
+            assert!(limits.raise_open_files().is_err_and(|error| error.to_string().contains("--max-shards")));
+        }
+        limits.max_shards = 10;
         assert!(
-            getrlimit(Resource::Nofile).maximum.is_none_or(|most| most >= 1026) == limits.raise_open_files().is_ok()
+            getrlimit(Resource::Nofile).maximum.is_none_or(|most| most >= 1066) == limits.raise_open_files().is_ok()
         );
     }
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::limits::OpenFilesError;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
-use crate::store::file_store::FileStoreOptions;
+use crate::store::file_store::{FileStoreOptions, Threads};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
 use crate::{engine, http_port, resp, snapshotter};
@@ -100,7 +100,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         snapshots,
         snapshot_requests,
         directory: config.dir.clone(),
-        store: FileStoreOptions { segment_bytes: config.segment_mb << 20 },
+        store: FileStoreOptions { segment_bytes: config.segment_mb << 20, threads: Threads::start()? },
         max_shards: config.max_shards,
         debug_command: config.enable_debug_command,
         http_port: http.port(),

@@ -1,19 +1,22 @@
 //! The shards of one directory.
 
+mod removal;
+
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use durability_protocol::{is_valid_name, Code, Refusal};
 use rustix::fs::FlockOperation;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, Semaphore};
 
 use crate::audit::Report;
 use crate::shard::{AuditStatus, LogState, Shard, Status, Switch, Switches};
 use crate::snapshots::SnapshotStore;
 use crate::snapshotter::{Request, Work};
+use crate::store::file_store::remove::is_set_aside;
 use crate::store::file_store::{self, FileStoreOptions};
 use crate::store::SnapshotRecord;
 use crate::tokens::Tokens;
@@ -23,6 +26,9 @@ const MAX_SWITCHES: usize = 1024;
 
 /// Shards that are opened at a time when the service starts.
 const OPENED_AT_A_TIME: usize = 32;
+
+/// Shards of which left-over snapshots are looked for at a time.
+const CLEANED_AT_A_TIME: usize = 4;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,17 +69,29 @@ pub struct ServiceOptions {
     pub http_port: u16,
 }
 
-/// All shards of a directory, opened or created when they are first asked for.
+/// All shards of a directory, opened when it is, or made by their first nodes.
 pub struct Service {
     options: ServiceOptions,
     tokens: Option<RwLock<Arc<Tokens>>>,
     shards: Mutex<BTreeMap<String, Arc<Slot>>>,
     switches: Switches,
+    /// Who looks for left-over snapshots.
+    cleaning: Arc<Semaphore>,
+    /// Held while a shard is dropped.
+    dropping: tokio::sync::Mutex<()>,
     _lock: File,
 }
 
-/// A shard, once it is open, or the reason why it is not served.
-type Slot = OnceLock<Result<Arc<Shard>, String>>;
+/// A shard, once it is open, or why it is not served.
+type Slot = OnceLock<Result<Arc<Shard>, Unserved>>;
+
+/// A shard that is not served.
+#[derive(Debug, Clone)]
+struct Unserved {
+    reason: String,
+    /// Empty if the manifest cannot be read.
+    log_id: String,
+}
 
 impl Service {
     /// Takes the directory for this process and opens the shards in it. Without tokens everybody may use every shard.
@@ -87,16 +105,23 @@ impl Service {
         file_store::files::sync_directory(&directory).map_err(|error| not_writable(error.source))?;
         // Only now: until the lock is held they may be another service's.
         options.snapshots.remove_unnamed_drafts().map_err(|error| not_writable(error.source))?;
-        let mut names = Vec::new();
+        let (mut names, mut dropped) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(&shards).map_err(not_writable)? {
-            names
-                .extend(entry.map_err(not_writable)?.file_name().into_string().ok().filter(|name| is_valid_name(name)));
+            let entry = entry.map_err(not_writable)?;
+            match entry.file_name().into_string() {
+                Ok(name) if is_valid_name(&name) => names.push(name),
+                Ok(name) if is_set_aside(&name) => dropped.push(entry.path()),
+                _ => {}
+            }
         }
         let slots = names.iter().map(|name| (name.clone(), Arc::new(Slot::new()))).collect();
         let switches = Switches::new(MAX_SWITCHES);
         let tokens = tokens.map(|tokens| RwLock::new(Arc::new(tokens)));
-        let service = Arc::new(Service { options, tokens, shards: Mutex::new(slots), switches, _lock: lock });
+        let cleaning = Arc::new(Semaphore::new(CLEANED_AT_A_TIME));
+        let (shards, dropping) = (Mutex::new(slots), tokio::sync::Mutex::default());
+        let service = Arc::new(Service { options, tokens, shards, switches, cleaning, dropping, _lock: lock });
         service.open_all(&names);
+        dropped.into_iter().for_each(|path| service.finish_drop(path, Weak::new()));
         Ok(service)
     }
 
@@ -112,8 +137,9 @@ impl Service {
                 scope.spawn(|| {
                     let _runtime = runtime.enter();
                     while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let slot = self.lock().get(name).cloned();
                         // The reason was logged, and whoever asks for the shard is told.
-                        let _ = self.open_slot(name);
+                        let _ = slot.map(|slot| self.open_slot(name, &slot));
                     }
                 });
             }
@@ -153,21 +179,22 @@ impl Service {
         self.options.debug_command
     }
 
-    /// The shard of that name, created if it does not exist.
+    /// The shard of that name.
+    ///
+    /// # Errors
+    /// [`Code::NoShard`] if there is none, [`Code::LogFailed`] if it is not served.
     pub async fn shard(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
-        if !is_valid_name(name) {
-            return Err(Refusal::new(Code::Err, "not a valid shard name: 1 to 64 of A-Z a-z 0-9 . _ : -"));
-        }
-        if let Some(opened) = self.lock().get(name).and_then(|slot| slot.get().cloned()) {
-            return opened.map_err(|reason| Refusal::new(Code::LogFailed, reason));
-        }
-        let (service, name) = (self.clone(), name.to_owned());
-        tokio::task::spawn_blocking(move || service.open_slot(&name))
-            .await
-            .unwrap_or_else(|error| Err(Refusal::new(Code::Err, format!("opening the shard did not finish: {error}"))))
+        check_name(name)?;
+        let slot = self.lock().get(name).cloned().ok_or_else(|| Refusal::no_shard(name))?;
+        self.opened(name, slot).await.map_err(Refusal::from)
     }
 
-    fn open_slot(&self, name: &str) -> Result<Arc<Shard>, Refusal> {
+    /// The shard of that name, made if there is none.
+    ///
+    /// # Errors
+    /// There are as many as there may be, or it is not served.
+    pub async fn shard_or_new(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
+        check_name(name)?;
         let slot = {
             let mut shards = self.lock();
             if !shards.contains_key(name) && shards.len() >= self.options.max_shards {
@@ -176,22 +203,50 @@ impl Service {
             }
             shards.entry(name.to_owned()).or_default().clone()
         };
+        self.opened(name, slot).await.map_err(Refusal::from)
+    }
+
+    /// What is in `slot`, when it is opened.
+    async fn opened(self: &Arc<Self>, name: &str, slot: Arc<Slot>) -> Result<Arc<Shard>, Unserved> {
+        if let Some(opened) = slot.get() {
+            return opened.clone();
+        }
+        let (service, name) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || service.open_slot(&name, &slot)).await.unwrap_or_else(|error| {
+            Err(Unserved { reason: format!("opening the shard did not finish: {error}"), log_id: String::new() })
+        })
+    }
+
+    fn open_slot(&self, name: &str, slot: &Slot) -> Result<Arc<Shard>, Unserved> {
         let opened = slot.get_or_init(|| {
-            let opened = self.open_shard(name);
-            opened.inspect_err(|reason| tracing::error!("shard {name} is not served: {reason}"))
+            let reason = match self.open_shard(name) {
+                Ok(shard) => return Ok(shard),
+                Err(reason) => reason,
+            };
+            tracing::error!("shard {name} is not served: {reason}");
+            let manifest = file_store::remove::readable_manifest(&self.shard_directory(name), name);
+            Err(Unserved { reason, log_id: manifest.map(|manifest| manifest.id).unwrap_or_default() })
         });
-        opened.clone().map_err(|reason| Refusal::new(Code::LogFailed, reason))
+        opened.clone()
+    }
+
+    fn shard_directory(&self, name: &str) -> PathBuf {
+        self.options.directory.join("shards").join(name)
     }
 
     fn open_shard(&self, name: &str) -> Result<Arc<Shard>, String> {
-        let directory = self.options.directory.join("shards").join(name);
+        let directory = self.shard_directory(name);
         let (store, snapshots, switches) = (&self.options.store, self.options.snapshots.clone(), self.switches.clone());
         let opened = Shard::open(name, snapshots, switches, |events| file_store::open(&directory, name, store, events));
         let shard = Arc::new(opened.map_err(|error| error.to_string())?);
         shard.snapshots().remove_drafts(&shard.store().manifest()).map_err(|error| error.to_string())?;
         // Not waited for: an object store may be far away.
-        let opened = shard.clone();
-        tokio::spawn(async move { opened.clean_up_snapshots().await });
+        let (opened, cleaning) = (shard.clone(), self.cleaning.clone());
+        tokio::spawn(async move {
+            // It is never closed.
+            let _turn = cleaning.acquire().await;
+            opened.clean_up_snapshots().await;
+        });
         Ok(shard)
     }
 
@@ -244,7 +299,7 @@ impl Service {
         let slots: Vec<_> = self.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
         let status = |(name, slot): (String, Arc<Slot>)| match slot.get()? {
             Ok(shard) => Some(shard.status()),
-            Err(reason) => Some(Status::unserved(name, reason.clone())),
+            Err(unserved) => Some(Status::unserved(name, unserved.clone())),
         };
         slots.into_iter().filter_map(status).collect()
     }
@@ -263,12 +318,12 @@ impl Service {
 }
 
 impl Status {
-    fn unserved(shard: String, error: String) -> Self {
+    fn unserved(shard: String, Unserved { reason: error, log_id }: Unserved) -> Self {
         Status {
             shard,
             state: LogState::Damaged,
             error,
-            log_id: String::new(),
+            log_id,
             contradicted_by: String::new(),
             epoch: 0,
             leader: String::new(),
@@ -306,6 +361,19 @@ impl Status {
             nodes: Vec::new(),
         }
     }
+}
+
+impl From<Unserved> for Refusal {
+    fn from(unserved: Unserved) -> Self {
+        Refusal::new(Code::LogFailed, unserved.reason)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    if is_valid_name(name) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::Err, "not a valid shard name: 1 to 64 of A-Z a-z 0-9 . _ : -"))
 }
 
 fn take_lock(directory: &Path) -> Result<File, DirectoryError> {

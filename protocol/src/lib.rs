@@ -17,7 +17,13 @@
 //! A log has an id, drawn at random when it begins (`log_id` in [`STATUS`]). A copy of its files has the same. A node remembers
 //! what it [knows](Known) of the log that it leads or follows, and says so with [`CHECK`] first on each connection, and in the user name
 //! of its server's `PSYNC` connection (see [`replica_user`]). The service refuses what contradicts the log that it has. Its storage
-//! changes only while it does not run, so what was compared once on a connection stays true for as long as the connection lasts.
+//! changes only while it does not run, or by [`DROP`], which ends the connections that have compared it: so what was compared once on
+//! a connection stays true for as long as the connection lasts.
+//!
+//! # Shards
+//! A shard is made by its first node: [`CHECK`], which every node sends first, makes an empty one if there is none of that name. Every
+//! other command on a shard that there is not is refused with [`Code::NoShard`]; a `PSYNC` with [`Code::NoMasterLink`], so that a
+//! server that asks keeps what it holds. Only [`DROP`] removes one.
 
 mod append;
 pub mod audit;
@@ -34,7 +40,8 @@ pub use refusal::{Code, Refusal};
 /// `LOG.CHECK shard node-id address known [DIFFERS]` → the log's id, a bulk string: whether the log is the one that the node knows and holds what
 /// the node knows to be durable in it. `known` is a [`Known`] as text, or `-` from a node that knows none. Refused with
 /// [`Code::OtherLog`] if the log is another, with [`Code::Gap`] if it lacks what was durable. With [`DIFFERS`] always refused: the node has
-/// seen that the log holds other bytes than it wrote, which no comparison of `known` shows. While a node is refused, and for
+/// seen that the log holds other bytes than it wrote, which no comparison of `known` shows. If there is no such shard an empty one is
+/// made, with a new id, and compared. While a node is refused, and for
 /// [`CONTRADICTION_MS`] after it asked last, the lease is granted to nobody; see [`ACCEPT`].
 pub const CHECK: &str = "LOG.CHECK";
 /// See [`CHECK`].
@@ -70,6 +77,14 @@ pub const RESIGN: &str = "LOG.RESIGN";
 /// expires and that does not resign within [`RELEASE_WAIT_MS`] is refused with [`Code::Leased`]; with `FORCE` the lease is free at
 /// once, which is safe only if that process is gone. `TO` as in [`RESIGN`]. Refused with [`Code::Fenced`].
 pub const RELEASE: &str = "LOG.RELEASE";
+/// `LOG.DROP shard log-id [FORCE]` → `+OK`: removes the shard for good, with its log and its snapshots. `log-id` is the log's id, as
+/// [`STATUS`] tells; [`NO_LOG_ID`] of a shard whose manifest cannot be read, which needs `FORCE`. Refused with [`Code::OtherLog`] if
+/// the id is another; without `FORCE` also while a node leads or was heard of within [`IN_USE_MS`], or a replica follows. What is
+/// open on the shard is refused with [`Code::NoShard`] and ends: appends in flight, polls, and the streams of replicas. When
+/// this is answered a shard of the same name can be made, which is another log; the files are removed meanwhile.
+pub const DROP: &str = "LOG.DROP";
+/// See [`DROP`].
+pub const NO_LOG_ID: &str = "-";
 /// `LOG.BEGIN shard epoch replid offset` → `+OK`: the leader of `epoch` continues the stream at `offset`, the log's
 /// end, under replication id `replid`. Comes once before the first append of an epoch and is durable when answered;
 /// sent again with the same replid and offset it is answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
@@ -142,6 +157,9 @@ pub const RELEASE_WAIT_MS: u64 = 5_000;
 
 /// For how long a node that contradicts the log keeps the lease from others after it was heard of last, in milliseconds.
 pub const CONTRADICTION_MS: u64 = 5_000;
+
+/// For how long a node keeps its shard from being dropped after it was heard of last, in milliseconds; see [`DROP`].
+pub const IN_USE_MS: u64 = 5_000;
 
 /// Longest shard name and node id, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;

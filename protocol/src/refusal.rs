@@ -25,6 +25,8 @@ pub enum Code {
     /// A replica is not given the stream for now. In its form Valkey's own word: a server that is answered so tries again, and keeps
     /// what it holds.
     NoMasterLink,
+    /// There is no shard of that name, or the one that the connection was about was dropped.
+    NoShard,
     /// The shard is named by nobody, or the token is wrong.
     NoAuth,
     /// Anything else: a malformed request.
@@ -32,7 +34,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 10] = [
+    const ALL: [Code; 11] = [
         Code::Fenced,
         Code::Gap,
         Code::OtherLog,
@@ -41,6 +43,7 @@ impl Code {
         Code::NoSpace,
         Code::LogFailed,
         Code::NoMasterLink,
+        Code::NoShard,
         Code::NoAuth,
         Code::Err,
     ];
@@ -56,6 +59,7 @@ impl Code {
             Code::NoSpace => "NOSPACE",
             Code::LogFailed => "LOGFAILED",
             Code::NoMasterLink => "NOMASTERLINK",
+            Code::NoShard => "NOSHARD",
             Code::NoAuth => "NOAUTH",
             Code::Err => "ERR",
         }
@@ -81,6 +85,11 @@ impl Refusal {
     pub fn old_engine(that: &str, writer: EngineVersion) -> Self {
         let text = format!("this node {that}, but the log was written by Valkey {writer}: upgrade the node");
         Refusal::new(Code::OldEngine, text)
+    }
+
+    /// There is no shard `name`.
+    pub fn no_shard(name: &str) -> Self {
+        Refusal::new(Code::NoShard, format!("shard '{name}' does not exist"))
     }
 
     /// Reads an error line without its leading `-`. A first word that is not known counts as [`Code::Err`], with

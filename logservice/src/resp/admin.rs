@@ -1,4 +1,4 @@
-//! What an operator asks: `LOG.STATUS`, `LOG.SHARDS`, `LOG.DEBUG`, `INFO`.
+//! What an operator asks: `LOG.STATUS`, `LOG.SHARDS`, `LOG.DROP`, `LOG.DEBUG`, `INFO`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +35,21 @@ pub fn shards(service: &Service, identity: &Identity) -> Reply {
     let mut names = service.names();
     names.retain(|name| identity.may_see(service.needs_tokens(), name));
     reply::array(names.into_iter().map(reply::bulk).collect())
+}
+
+/// `LOG.DROP shard log-id [FORCE]`.
+pub async fn drop_shard(service: &Arc<Service>, identity: &Identity, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    let usage = || failure("usage: LOG.DROP shard log-id [FORCE]");
+    let [_, shard, log_id, options @ ..] = arguments else { return Err(usage()) };
+    let force = match options {
+        [] => false,
+        [force] if force.eq_ignore_ascii_case(b"FORCE") => true,
+        _ => return Err(usage()),
+    };
+    let shard = text(shard)?;
+    identity.check(service.needs_tokens(), shard)?;
+    service.drop_shard(shard, text(log_id)?, force).await?;
+    Ok(reply::ok())
 }
 
 /// `LOG.SNAPSHOT shard`: a snapshot made now; answers where it stands and its length.

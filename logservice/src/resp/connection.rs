@@ -1,5 +1,6 @@
 //! One connection: reads commands, runs them in order, gives their replies in order.
 
+mod lookup;
 mod session;
 
 use std::io::ErrorKind;
@@ -11,7 +12,6 @@ use durability_protocol::{Code, Refusal};
 use tokio::sync::watch;
 
 use super::append::AppendCommand;
-use super::arguments::text;
 use super::clock::{Clock, Overdue, Watch};
 use super::identity::Identity;
 use super::input::{Input, InputBudget};
@@ -262,7 +262,10 @@ impl Connection {
     /// Ends a poll: it is due, the service stops, or the node wants something else.
     fn answer_poll(&mut self) {
         if let Some(poll) = self.poll.take() {
-            self.output.push(node::answer(&poll));
+            match node::answer(&poll) {
+                Ok(answer) => self.output.push(answer),
+                Err(refusal) => self.close_with(&refusal),
+            }
         }
     }
 
@@ -311,6 +314,10 @@ impl Connection {
                 }
                 next
             }
+            // What this connection knows of that shard holds no more.
+            Err(refusal) if refusal.code == Code::NoShard && self.identity.has_checked_any() => {
+                Next::Close(reply::error(&refusal))
+            }
             Err(refusal) => Next::Reply(reply::error(&refusal)),
         };
         if self.failed_logins == failed_logins {
@@ -349,15 +356,15 @@ impl Connection {
         let answer = if is(protocol::RENEW) {
             lease::renew(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::CHECK) {
-            let shard = self.shard(arguments).await?;
+            let shard = self.node_shard(arguments).await?;
             let checked = lease::check(&shard, arguments)?;
-            self.identity.note_checked(shard.name());
+            self.identity.note_checked(&shard);
             checked
         } else if is(protocol::ACCEPT) {
             lease::accept(&*self.shard(arguments).await?, arguments)?
         } else if is(protocol::ACQUIRE) {
             let shard = self.shard(arguments).await?;
-            self.check_compared(shard.name())?;
+            self.check_compared(&shard)?;
             lease::acquire(shard, arguments).await?
         } else if is(protocol::BEGIN) {
             lease::begin(self.shard(arguments).await?, arguments).await?
@@ -365,6 +372,8 @@ impl Connection {
             lease::resign(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::RELEASE) {
             lease::release(self.shard(arguments).await?, arguments).await?
+        } else if is(protocol::DROP) {
+            admin::drop_shard(&self.service, &self.identity, arguments).await?
         } else if is(protocol::STATUS) {
             admin::status(&*self.shard(arguments).await?, self.service.http_port(), &self.peer)
         } else if is(protocol::SNAPSHOT) {
@@ -398,31 +407,11 @@ impl Connection {
         Ok(Next::Reply(answer))
     }
 
-    /// The shard that the first argument names.
-    async fn shard(&self, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
-        let Some(name) = arguments.get(1) else { return Err(failure("which shard? it is the first argument")) };
-        self.shard_named(text(name)?).await
-    }
-
-    async fn shard_named(&self, name: &str) -> Result<Arc<Shard>, Refusal> {
-        self.identity.check(self.service.needs_tokens(), name)?;
-        self.service.shard(name).await
-    }
-
-    /// Whether the node has compared what it knows with the log of `shard`.
-    fn check_compared(&self, shard: &str) -> Result<(), Refusal> {
-        if self.identity.has_checked(shard) {
-            return Ok(());
-        }
-        Err(failure(
-            "this connection has not sent LOG.CHECK: module and log service are of different builds; use those of one build",
-        ))
-    }
-
     async fn append(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let command = AppendCommand::parse(arguments)?;
-        self.identity.check(self.service.needs_tokens(), command.shard)?;
-        self.output.append(&self.service, command).await?;
+        let shard = command.shard;
+        self.identity.check(self.service.needs_tokens(), shard)?;
+        self.output.append(self.shard_named(shard), command).await?;
         Ok(Next::Later)
     }
 

@@ -17,13 +17,16 @@ use super::socket::Socket;
 use crate::limits::{Limits, Patience};
 use crate::service::{Service, ServiceOptions};
 use crate::snapshots::SnapshotStore;
-use crate::store::file_store::{FileStoreOptions, MIN_SEGMENT_BYTES};
+use crate::store::file_store::{FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
 use crate::tokens::Tokens;
 
 /// Words that mean something, so that not every input is refused for its first.
-const WORDS: [&str; 62] = [
+const WORDS: [&str; 65] = [
     "LOG.AUDIT",
     "LOG.AUDIT-RESULT",
+    "LOG.CHECK",
+    "LOG.DROP",
+    "FORCE",
     "KEYS",
     "LOG.APPEND",
     "LOG.ACQUIRE",
@@ -114,14 +117,15 @@ fn shared(tokens: Option<Tokens>) -> Shared {
         directory,
         snapshots,
         snapshot_requests,
-        store: FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES },
+        store: FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, threads: Threads::start().expect("threads") },
         max_shards: 4,
         debug_command: true,
         http_port: 1,
     };
     let service = Service::open(options, tokens).expect("opens");
     let patience = Patience { failed_login_delay: Duration::ZERO, ..Patience::default() };
-    let limits = Arc::new(Limits { max_connections: 1, max_http_connections: 1, max_input_mb: 4, patience });
+    let limits =
+        Arc::new(Limits { max_connections: 1, max_http_connections: 1, max_shards: 4, max_input_mb: 4, patience });
     Shared { service, limits, budget: Arc::new(InputBudget::new(4)) }
 }
 
@@ -143,6 +147,7 @@ async fn connection(shared: &Shared) -> (Connection, TcpStream) {
 #[test]
 fn any_command_is_answered() {
     let shared = AssertUnwindSafe(shared(None));
+    runtime().block_on(shared.service.shard_or_new("s1")).expect("made");
     let (connection, _client) = runtime().block_on(connection(&shared));
     let connection = std::sync::Mutex::new(connection);
     bolero::check!().with_type::<Vec<Word>>().for_each(|words| {

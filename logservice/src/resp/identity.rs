@@ -1,7 +1,10 @@
 //! Who a connection says it is, and what that allows.
 
+use std::sync::{Arc, Weak};
+
 use durability_protocol::{is_valid_name, Code, Known, Refusal, ReplicaUser};
 
+use crate::shard::Shard;
 use crate::tokens::Tokens;
 
 /// What a connection has proved so far.
@@ -11,8 +14,8 @@ pub struct Identity {
     all: bool,
     /// What a replica knows of the log that it followed.
     follows: Option<Follows>,
-    /// The shard of which a node has compared what it knows with the log.
-    checked: Option<String>,
+    /// The shard of which a node has compared what it knows with the log. Another one may come by the same name.
+    checked: Option<(String, Weak<Shard>)>,
 }
 
 /// What a replica knows that does not take another log for its own.
@@ -58,13 +61,24 @@ impl Identity {
     }
 
     /// The node has compared what it knows with the log of `shard`, and found no contradiction.
-    pub fn note_checked(&mut self, shard: &str) {
-        self.checked = Some(shard.to_owned());
+    pub fn note_checked(&mut self, shard: &Arc<Shard>) {
+        self.checked = Some((shard.name().to_owned(), Arc::downgrade(shard)));
     }
 
     /// Whether it has.
-    pub fn has_checked(&self, shard: &str) -> bool {
-        self.checked.as_deref() == Some(shard)
+    pub fn has_checked(&self, shard: &Arc<Shard>) -> bool {
+        self.checked.as_ref().is_some_and(|(_, checked)| std::ptr::eq(checked.as_ptr(), Arc::as_ptr(shard)))
+    }
+
+    /// Whether the node has compared what it knows with any log.
+    pub fn has_checked_any(&self) -> bool {
+        self.checked.is_some()
+    }
+
+    /// Whether the node has compared what it knows with another log that went by the name of `shard`, and is none any more.
+    pub fn has_checked_another(&self, shard: &Arc<Shard>) -> bool {
+        let checked_name = self.checked.as_ref().map(|(name, _)| name.as_str());
+        checked_name == Some(shard.name()) && !self.has_checked(shard)
     }
 
     /// The shard that was named, for commands that do not name one themselves.

@@ -32,7 +32,11 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
 }
 
 /// The answer, as things are now.
-pub fn answer(poll: &Poll) -> Reply {
+///
+/// # Errors
+/// The shard was dropped meanwhile.
+pub fn answer(poll: &Poll) -> Result<Reply, Refusal> {
+    poll.shard().check_not_dropped()?;
     let status = poll.shard().status();
     let fields = [
         ("version", status.version.to_string()),
@@ -51,7 +55,7 @@ pub fn answer(poll: &Poll) -> Reply {
     ];
     let audit = poll.shard().wanted_audit().map(|order| ("audit", order.to_string()));
     let items = fields.into_iter().chain(audit).flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
-    reply::array(items.chain(fields_of_nodes(&status)).collect())
+    Ok(reply::array(items.chain(fields_of_nodes(&status)).collect()))
 }
 
 /// Names and values of the nodes: `node0`, `node1` …

@@ -1,6 +1,7 @@
 //! What leaves a connection. Its task gives most replies; acknowledgements leave on the thread that made the append durable,
 //! as waking the task first would cost each of them a change of threads.
 
+use std::future::Future;
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -12,8 +13,7 @@ use tokio::sync::Notify;
 use super::append::{AppendCommand, Replies};
 use super::reply::{Protocol, Reply};
 use super::socket::Socket;
-use crate::service::Service;
-use crate::shard::ProgressListener;
+use crate::shard::{ProgressListener, Shard};
 
 /// Replies that a client has not taken; beyond that it is not read.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
@@ -41,6 +41,8 @@ struct State {
     is_broken: bool,
     /// The client has logged in, or need not.
     is_known: bool,
+    /// A shard that it appended to was dropped: what waits is answered, and then it ends.
+    is_over: bool,
     /// Since when the client takes nothing of `out`.
     stalled_since: Option<Instant>,
 }
@@ -105,12 +107,17 @@ impl Output {
     }
 
     /// Gives an append to its shard; its reply comes when it is durable.
-    pub async fn append(self: &Arc<Self>, service: &Arc<Service>, command: AppendCommand<'_>) -> Result<(), Refusal> {
+    /// `shard` finds it, for the first one.
+    pub async fn append(
+        self: &Arc<Self>,
+        shard: impl Future<Output = Result<Arc<Shard>, Refusal>>,
+        command: AppendCommand<'_>,
+    ) -> Result<(), Refusal> {
         let known = self.lock().replies.target(command.shard);
         let (target, shard) = match known {
             Some(known) => known,
             None => {
-                let shard = service.shard(command.shard).await?;
+                let shard = shard.await?;
                 let target = self.lock().replies.add_target(shard.clone())?;
                 let listener: Arc<dyn ProgressListener> = self.clone();
                 shard.notifier().listen(&listener);
@@ -129,6 +136,7 @@ impl Output {
     pub fn settle(&self, is_closing: bool) -> Outlook {
         let mut state = self.lock();
         self.send(&mut state);
+        let is_closing = is_closing || state.is_over;
         let is_done = is_closing && state.replies.is_empty() && self.is_sent(&state);
         if state.is_broken || is_done {
             return Outlook::End;
@@ -212,5 +220,12 @@ impl ProgressListener for Output {
         if state.is_task_waiting || state.is_broken || !self.is_sent(&state) {
             self.wake.notify_one();
         }
+    }
+
+    fn dropped(&self) {
+        let mut state = self.lock();
+        state.is_over = true;
+        self.send(&mut state);
+        self.wake.notify_one();
     }
 }

@@ -132,6 +132,9 @@ pub enum FollowError {
     /// It sent something that is no command.
     #[error("{0}")]
     Protocol(#[from] ProtocolError),
+    /// The shard was dropped.
+    #[error("{0}")]
+    Dropped(Refusal),
     /// The log failed, or the stream goes on under another replication id.
     #[error("{0}")]
     Restart(&'static str),
@@ -176,8 +179,20 @@ impl Follower {
         Follower { stream, input, splitter, shard, _service: service, patience }
     }
 
-    /// Sends the stream until the connection ends or the replica has to connect again. Answers how far it came.
-    pub async fn serve(mut self, position: Position, mut shutdown: watch::Receiver<bool>) -> Result<u64, FollowError> {
+    /// Sends the stream until the connection ends, the replica has to connect again, or the shard is dropped. Answers how far it came.
+    pub async fn serve(self, position: Position, shutdown: watch::Receiver<bool>) -> Result<u64, FollowError> {
+        let notifier = self.shard.notifier().clone();
+        tokio::select! {
+            served = self.serve_until(position, shutdown) => served,
+            refusal = notifier.dropped() => Err(FollowError::Dropped(refusal)),
+        }
+    }
+
+    async fn serve_until(
+        mut self,
+        position: Position,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<u64, FollowError> {
         let _attached = self.shard.attach_replica();
         let mut progress = self.shard.notifier().subscribe();
         let Beginning { mut offset, stream, mut pin } = match position {

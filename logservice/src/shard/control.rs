@@ -136,6 +136,7 @@ impl Shard {
         let deadline = Instant::now() + RELEASE_AT_MOST;
         loop {
             changes.mark_unchanged();
+            self.check_not_dropped()?;
             if is_over(self.lease_left_to(epoch)) {
                 // A change may be under way that fails, and leaves the lease as it was.
                 let _changing = self.changing.lock().await;
@@ -221,17 +222,15 @@ impl Shard {
         }
     }
 
-    /// Refuses when the log has failed.
+    /// Refuses when the log has failed, or was dropped.
     pub fn check_not_failed(&self) -> Result<(), Refusal> {
-        match self.notifier().progress().failed {
-            Some(reason) => Err(Refusal::new(Code::LogFailed, reason.to_string())),
-            None => Ok(()),
-        }
+        self.notifier().progress().refusal().map_or(Ok(()), Err)
     }
 
     /// Refuses when a restart might find another leader than the one in force. Not as one who is fenced: nobody is known to have
     /// taken over, so the leader gives nothing up.
     fn check_terms_known(&self, accepting: &Accepting) -> Result<(), Refusal> {
+        self.check_not_dropped()?;
         if !accepting.are_terms_in_doubt {
             return Ok(());
         }

@@ -74,7 +74,7 @@ impl Contradictions {
 impl Shard {
     /// The log's id: drawn at random when it began, and kept by each copy of it.
     pub fn log_id(&self) -> String {
-        self.store.manifest().id
+        self.log_id.clone()
     }
 
     /// Whether the log is what a node knows of it; never if the node has seen that it `differs`. One that says otherwise is remembered

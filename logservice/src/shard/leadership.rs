@@ -56,6 +56,11 @@ impl Accepting {
         self.versions.observe(self.terms.leadership(now))
     }
 
+    /// Has whoever waits for another version look again.
+    pub(super) fn wake_polls(&self) {
+        self.versions.number.send_modify(|_| {});
+    }
+
     /// Tells when the version is another than when it was last looked at.
     pub(super) fn watch_versions(&self) -> watch::Receiver<u64> {
         self.versions.number.subscribe()
@@ -125,7 +130,7 @@ impl Poll {
         &self.shard
     }
 
-    /// Waits until the version is another than the node has seen, or its time is over. May be dropped and called again.
+    /// Waits until the version is another than the node has seen, its time is over, or the shard is dropped. May be dropped and called again.
     pub async fn due(&mut self) {
         loop {
             // First, so that no change goes unnoticed after the look.
@@ -135,7 +140,7 @@ impl Poll {
                 let now = Instant::now();
                 (now, accepting.version(now), accepting.terms.next_change(now))
             };
-            if version != self.seen || now >= self.deadline {
+            if version != self.seen || now >= self.deadline || self.shard.is_dropped() {
                 return;
             }
             let until = next_change.map_or(self.deadline, |change| change.min(self.deadline));

@@ -4,6 +4,7 @@ mod arrivals;
 mod audit;
 mod control;
 mod copies;
+mod dropping;
 mod follow;
 mod identity;
 mod leadership;
@@ -49,6 +50,8 @@ use crate::store::{Append, OpenError, Opened, Store, StoreEvents, SubmitError};
 /// One shard of the log.
 pub struct Shard {
     name: String,
+    /// See [`Shard::log_id`].
+    log_id: String,
     store: Arc<dyn Store>,
     snapshots: Arc<SnapshotStore>,
     pins: Arc<Pins>,
@@ -122,6 +125,7 @@ impl Shard {
         events.pass_on_to(acceptance.clone());
         let shard = Shard {
             name: name.to_owned(),
+            log_id: manifest.id.clone(),
             store,
             snapshots,
             pins: Arc::default(),
@@ -202,8 +206,8 @@ impl Shard {
     }
 
     fn submit_refusal(&self, error: &SubmitError) -> Refusal {
-        match (error, self.notifier().progress().failed) {
-            (SubmitError::Closed, Some(reason)) => Refusal::new(Code::LogFailed, reason.to_string()),
+        match (error, self.notifier().progress().refusal()) {
+            (SubmitError::Closed, Some(refusal)) => refusal,
             (SubmitError::Closed, None) => Refusal::new(Code::LogFailed, error.to_string()),
             (SubmitError::Busy { .. }, _) => Refusal::new(Code::Err, format!("{error}; send it again later")),
         }

@@ -26,8 +26,18 @@ pub struct Progress {
     pub refused_reason: Arc<str>,
     /// Why the log has failed, for good.
     pub failed: Option<Arc<str>>,
+    /// Whether that is because the shard was dropped.
+    pub is_dropped: bool,
     /// Goes up whenever replicas must connect again, because the stream goes on under another replication id.
     pub stream: u64,
+}
+
+impl Progress {
+    /// What is answered to everything if the log has failed.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let code = if self.is_dropped { Code::NoShard } else { Code::LogFailed };
+        self.failed.as_ref().map(|reason| Refusal::new(code, reason.to_string()))
+    }
 }
 
 /// An append on its way, waiting to be acknowledged.
@@ -43,8 +53,8 @@ impl Ticket {
     /// The answer, if there is one: the end of the append, or why it is not in the log. Not how far the log goes, which may be the
     /// work of another leader by the time that this is looked at.
     pub fn outcome(&self, progress: &Progress) -> Option<Result<u64, Refusal>> {
-        if let Some(reason) = &progress.failed {
-            return Some(Err(Refusal::new(Code::LogFailed, reason.to_string())));
+        if let Some(refusal) = progress.refusal() {
+            return Some(Err(refusal));
         }
         // First, as other bytes may be durable in the place of those that are gone. With more than one refusal in between only the
         // last end is known; sent again, such an append is recognised.
@@ -73,6 +83,8 @@ pub trait ProgressListener: Send + Sync {
     /// The progress is another than before. Must not block, nor wait for a lock that is held while a shard is asked for
     /// anything.
     fn progressed(&self);
+    /// The shard was dropped: nothing is to be had of it any more. As [`ProgressListener::progressed`].
+    fn dropped(&self);
 }
 
 /// Owns the durable offset of a shard, as it is and as it is shown.
@@ -134,6 +146,11 @@ impl DurabilityNotifier {
         self.progress.borrow().clone()
     }
 
+    /// [`Progress::is_dropped`] now.
+    pub fn is_dropped(&self) -> bool {
+        self.progress.borrow().is_dropped
+    }
+
     /// [`Progress::refusals`] now.
     pub fn refusals(&self) -> u64 {
         self.progress.borrow().refusals
@@ -193,6 +210,26 @@ impl DurabilityNotifier {
         });
         self.durable.send_modify(|_| {});
         self.tell_listeners();
+    }
+
+    /// The shard is dropped, whether or not its log has failed before. Whoever waits for it is answered with `reason`.
+    pub fn set_dropped(&self, reason: &str) {
+        self.progress.send_modify(|progress| {
+            progress.failed = Some(reason.into());
+            progress.is_dropped = true;
+        });
+        self.durable.send_modify(|_| {});
+        for listener in self.listeners().iter().filter_map(Weak::upgrade) {
+            listener.dropped();
+        }
+    }
+
+    /// Waits until the shard is dropped, and answers what is to be told then.
+    pub async fn dropped(&self) -> Refusal {
+        let mut progress = self.progress.subscribe();
+        // Not an error: this has the other end.
+        let dropped = progress.wait_for(|progress| progress.is_dropped).await;
+        dropped.ok().and_then(|progress| progress.refusal()).unwrap_or_else(|| Refusal::new(Code::NoShard, "dropped"))
     }
 
     /// Makes replicas connect again.

@@ -337,6 +337,27 @@ impl SnapshotStore {
         Ok(())
     }
 
+    /// Removes all snapshots of the shard of `manifest`, which was dropped, that nobody uses; drafts as well if `is_released`: then
+    /// none may be in the making. Answers whether none is left.
+    pub async fn remove_all(&self, manifest: &Manifest, is_released: bool) -> Result<bool, SnapshotError> {
+        self.remove_others(manifest, |_, _| false).await?;
+        let place = place(manifest);
+        let of_shard = self.object_path(&place);
+        let failed = |source| SnapshotError::Object { action: "cannot list", file: place.clone(), source };
+        if !is_released || self.objects.list(Some(&of_shard)).try_next().await.map_err(failed)?.is_some() {
+            return Ok(false);
+        }
+        let Some(root) = &self.local else { return Ok(true) };
+        let directory = root.join(&place);
+        blocking(move || match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Ok(Err(error).in_file("cannot remove", &directory)?)
+            }
+            _ => Ok(true),
+        })
+        .await
+    }
+
     fn object_path(&self, file: &str) -> ObjectPath {
         self.prefix.parts().chain(ObjectPath::from(file).parts()).collect()
     }

@@ -76,6 +76,7 @@ pub async fn run(
     mut shutdown: watch::Receiver<bool>,
 ) {
     let work = async {
+        // By the ids of the logs.
         let mut attempts = BTreeMap::<String, Attempts>::new();
         let mut was_asked = false;
         loop {
@@ -96,7 +97,10 @@ pub async fn run(
                     if reply.is_closed() {
                         continue;
                     }
-                    let done = audit::run(&shard, &options.engine, keys, reply.closed()).await;
+                    let done = tokio::select! {
+                        done = audit::run(&shard, &options.engine, keys, reply.closed()) => done,
+                        refusal = shard.notifier().dropped() => Err(refusal.into()),
+                    };
                     // Who asked may be gone.
                     let _ = reply.send(done.map_err(|error| Refusal::new(Code::Err, format!("no audit: {error}"))));
                     continue;
@@ -107,7 +111,10 @@ pub async fn run(
             };
             shard.note_snapshotting(true, None);
             let end = shard.notifier().progress().visible;
-            let made = make::make(&shard, &options).await;
+            let made = tokio::select! {
+                made = make::make(&shard, &options) => made,
+                refusal = shard.notifier().dropped() => Err(refusal.into()),
+            };
             let error = made.as_ref().err().map(ToString::to_string);
             shard.note_snapshotting(false, Some(error.clone()));
             match reply {
@@ -117,9 +124,12 @@ pub async fn run(
                     let _ = reply.send(made.map_err(refusal));
                 }
                 None => {
-                    let before = attempts.get(shard.name()).copied();
+                    let log_id = shard.log_id();
+                    let before = attempts.get(&log_id).copied();
                     let grown_bytes = error.is_none().then(|| shard.notifier().progress().visible.saturating_sub(end));
-                    attempts.insert(shard.name().to_owned(), Attempts::after(before, grown_bytes));
+                    let open: Vec<_> = service.open_shards().iter().map(|shard| shard.log_id()).collect();
+                    attempts.retain(|log_id, _| open.contains(log_id));
+                    attempts.insert(log_id, Attempts::after(before, grown_bytes));
                 }
             }
         }
@@ -152,11 +162,11 @@ fn most_overdue(
     attempts: &BTreeMap<String, Attempts>,
 ) -> Option<Arc<Shard>> {
     let now = Instant::now();
-    let may_try = |shard: &Arc<Shard>| attempts.get(shard.name()).is_none_or(|attempts| now >= attempts.not_before);
-    let grown_bytes = |shard: &Shard| attempts.get(shard.name()).map_or(0, |attempts| attempts.grown_bytes);
+    let may_try = |shard: &Arc<Shard>| attempts.get(&shard.log_id()).is_none_or(|attempts| now >= attempts.not_before);
+    let grown_bytes = |shard: &Shard| attempts.get(&shard.log_id()).map_or(0, |attempts| attempts.grown_bytes);
     let is_due = |shard: &Arc<Shard>| is_due(shard, options.log_bytes, grown_bytes(shard));
     let due = service.open_shards().into_iter().filter(is_due).filter(may_try);
-    due.min_by_key(|shard| attempts.get(shard.name()).map(|attempts| attempts.last))
+    due.min_by_key(|shard| attempts.get(&shard.log_id()).map(|attempts| attempts.last))
 }
 
 fn refusal(error: MakeError) -> Refusal {

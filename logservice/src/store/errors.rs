@@ -116,6 +116,9 @@ pub enum ManifestError {
         /// The revision that stands.
         found: u64,
     },
+    /// The store is closed. Nothing has changed.
+    #[error("the log is closed")]
+    Closed,
     /// There was no space for it. Nothing has changed.
     #[error("no space: {0}")]
     NoSpace(FileError),

@@ -26,7 +26,7 @@ pub struct Append {
     pub payload: Bytes,
 }
 
-/// Where a store reports what became of the appends it was given. Called from the store's own thread; must not block
+/// Where a store reports what became of the appends it was given. Called from the store's own threads, one at a time; must not block
 /// for long and must not call back into the store.
 pub trait StoreEvents: Send + Sync {
     /// Everything below `end` (exclusive) survives a crash. Never goes back.
@@ -82,6 +82,10 @@ pub trait Store: Send + Sync {
 
     /// Counters and sizes.
     fn usage(&self) -> Usage;
+
+    /// Takes nothing any more, and writes what was submitted. Once this returns nothing of what is stored is touched by its name any
+    /// more, which another store may take; who reads goes on reading. Blocks on I/O.
+    fn close(&self);
 }
 
 /// A place in the log that moves forward as it is read.

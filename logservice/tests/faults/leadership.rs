@@ -250,6 +250,7 @@ fn a_contradiction_that_comes_while_a_grant_waits_is_not_passed_over() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");
     let (mut leader, mut other, mut witness) = (service.connect(), service.connect(), service.connect());
+    witness.make("s1");
     let known = format!("{}:0::1", witness.status("s1", "log_id"));
     leader.acquire("s1", "n1", 0, 1).expect("acquired");
     wait_until_passed(&mut leader);

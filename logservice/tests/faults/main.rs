@@ -7,6 +7,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod disk;
+mod dropping;
 mod every_step;
 #[allow(dead_code)] // Some of it is for the tests of the store.
 #[path = "../store/harness.rs"]

@@ -33,12 +33,14 @@ fn with_tokens_a_client_reaches_only_what_its_token_opens() {
     client.refused(&["AUTH", "s1", "two"], "NOAUTH wrong shard or token");
     client.refused(&["AUTH", "one"], "NOAUTH ");
     client.ok(&["AUTH", "s1", "one"]);
+    client.make("s1");
     assert_eq!(client.status("s1", "state"), "ok");
     client.refused(&["LOG.STATUS", "s2"], "NOAUTH ");
     assert!(matches!(client.call(&node), Reply::Array(_)));
     client.refused(&["LOG.NODE", "s2", "n1", "a", "follower", "1", "0", "0", "10000"], "NOAUTH ");
     let mut all = service.connect();
     all.ok(&["AUTH", "all"]);
+    all.make("s2");
     assert_eq!(all.status("s2", "state"), "ok");
     let names = vec![Reply::Text("s1".into()), Reply::Text("s2".into())];
     assert_eq!(all.call(&["LOG.SHARDS"]), Reply::Array(names));

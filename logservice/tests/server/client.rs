@@ -54,6 +54,7 @@ impl Service {
     }
 
     pub fn lead_by(&self, mut client: Client, shard: &str, node: &str, replid: &str) -> (Client, u64, u64) {
+        client.make(shard);
         let end = client.status(shard, "end").parse().expect("a number");
         let (epoch, end) = client.acquire(shard, node, end, 0).expect("acquired");
         client.ok(&["LOG.BEGIN", shard, &epoch.to_string(), replid, &end.to_string()]);
@@ -171,6 +172,12 @@ impl Client {
         }
         self.send(&arguments.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
         self.reply()
+    }
+
+    /// Makes a shard as a node does that knows nothing of it.
+    pub fn make(&mut self, shard: &str) {
+        let made = self.call(&["LOG.CHECK", shard, "maker", "host:1", "-"]);
+        assert!(matches!(made, Reply::Text(_)), "{made:?}");
     }
 
     pub fn ok(&mut self, arguments: &[&str]) {

@@ -135,7 +135,7 @@ fn a_client_that_does_not_read_its_answers_is_sent_away() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path(), &[]);
     for shard in 0..50 {
-        service.connect().status(&format!("s{shard}"), "state");
+        service.connect().make(&format!("s{shard}"));
     }
     let mut client = connect(&service);
     client.set_write_timeout(Some(Duration::from_millis(100))).expect("timeout");

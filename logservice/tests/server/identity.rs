@@ -30,16 +30,18 @@ fn copy(from: &Path, to: &Path) {
 fn a_log_has_an_id_for_life_and_another_log_has_another() {
     let (directory, other) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let service = Service::start(directory.path(), &[]).expect("starts");
-    let id = service.connect().status("s1", "log_id");
-    assert_eq!(check(&mut service.connect(), "-"), Reply::Text(id.clone()));
+    let Reply::Text(id) = check(&mut service.connect(), "-") else { panic!("refused") };
+    assert_eq!(service.connect().status("s1", "log_id"), id);
+    service.connect().make("s2");
     assert_ne!(service.connect().status("s2", "log_id"), id);
     service.stop();
     let service = Service::start(directory.path(), &[]).expect("restarts");
     assert_eq!(check(&mut service.connect(), &format!("{id}:0::0")), Reply::Text(id.clone()));
     service.stop();
     let service = Service::start(other.path(), &[]).expect("starts");
-    let own = service.connect().status("s1", "log_id");
+    // Which makes the shard.
     let Reply::Error(text) = check(&mut service.connect(), &format!("{id}:0::0")) else { panic!("taken") };
+    let own = service.connect().status("s1", "log_id");
     assert!(text.starts_with(&format!("OTHERLOG {own} ")) && text.contains(&id), "{text}");
     for bad in ["", "x", "x:y::0"] {
         service.connect().refused(&["LOG.CHECK", "s1", "n1", "host:1", bad], "ERR not what a node knows");
@@ -114,6 +116,7 @@ fn a_node_that_does_not_compare_does_not_lead() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");
     let mut client = service.connect();
+    service.connect().make("s1");
     let acquire: [&[u8]; 6] = [b"LOG.ACQUIRE", b"s1", b"n1", b"host:1", b"0", b"0"];
     client.send(&acquire);
     assert!(matches!(client.reply(), Reply::Error(text) if text.contains("different builds")));
@@ -221,6 +224,7 @@ fn a_node_that_has_seen_other_bytes_says_so_and_keeps_others_from_the_lease() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");
     let mut client = service.connect();
+    client.make("s1");
     let id = client.status("s1", "log_id");
     let known = format!("{id}:0::0");
     client.refused(&["LOG.CHECK", "s1", "n1", "host:1", &known, "OTHER"], "ERR usage: LOG.CHECK");

@@ -15,6 +15,7 @@ mod nodes;
 mod replicas;
 mod seeding;
 mod sentinel;
+mod shards;
 mod tls;
 mod tunnel;
 mod witness;

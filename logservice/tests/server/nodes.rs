@@ -14,9 +14,12 @@ const LONG_MS: &str = "10000";
 /// Well before a poll of [`LONG_MS`] ends by itself.
 pub const SOON: Duration = Duration::from_secs(8);
 
-/// A service in which nothing but a poll's own timer and leadership wakes a connection that waits.
+/// A service with a shard `s1`, in which nothing but a poll's own timer and leadership wakes a connection that waits.
 fn start(directory: &Path, flags: &[&str]) -> Service {
-    Service::start_patient(directory, flags, |patience| patience.idle_buffer = Duration::from_secs(60))
+    let service = Service::start_patient(directory, flags, |patience| patience.idle_buffer = Duration::from_secs(60));
+    // Without a connection, of which some tests allow few.
+    service.runtime().block_on(service.server().service().shard_or_new("s1")).expect("made");
+    service
 }
 
 type Answer = BTreeMap<String, String>;

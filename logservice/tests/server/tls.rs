@@ -239,6 +239,7 @@ fn a_reload_reads_the_tokens_as_well_and_bad_ones_change_nothing() {
     let service = Service::start(&directory.path().join("data"), &["--tokens", text(&tokens)]).expect("starts");
     let mut logged_in = service.connect();
     logged_in.ok(&["AUTH", "s1", "one"]);
+    logged_in.make("s1");
     std::fs::write(&tokens, "s1 two\n").expect("written");
     service.server().reload();
     service.connect().refused(&["AUTH", "s1", "one"], "NOAUTH ");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logservice::store::file_store::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
-use logservice::store::file_store::{self, FileStoreOptions, MIN_SEGMENT_BYTES};
+use logservice::store::file_store::{self, FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
 use logservice::store::{Append, OpenError, Opened, ReadError, Store, StoreEvents};
 
 use crate::common::pattern;
@@ -64,6 +64,9 @@ impl StoreEvents for Events {
 
 pub struct Log {
     pub store: Arc<dyn Store>,
+    /// Which are its alone.
+    #[allow(dead_code)] // Not for the tests without failpoints.
+    pub threads: Arc<Threads>,
     pub events: Arc<Events>,
     pub end: u64,
 }
@@ -75,10 +78,11 @@ impl Log {
 
     pub fn open_with(directory: &Path, segment_bytes: u64) -> Result<Self, OpenError> {
         let events = Arc::new(Events::default());
-        let options = FileStoreOptions { segment_bytes };
+        let options = FileStoreOptions { segment_bytes, threads: Threads::start().expect("threads") };
+        let threads = options.threads.clone();
         let Opened { store, end } = file_store::open(directory, "s1", &options, events.clone())?;
         events.note(|seen| seen.durable = end);
-        Ok(Log { store, events, end })
+        Ok(Log { store, threads, events, end })
     }
 
     pub fn submit(&mut self, bytes: usize) {

@@ -76,8 +76,14 @@ proc log_service {args} {
     return -code $failed $reply
 }
 
+# As a node makes it that knows nothing of it.
+proc make_shard {shard} {
+    log_service LOG.CHECK $shard somebody nowhere:1 -
+}
+
 # Another node leads from the log's end on, in name: whoever follows the log waits. Its server is of that version.
 proc hold_lease {{engine 9.1.0}} {
+    make_shard $::shard
     set status [log_service LOG.STATUS $::shard]
     if {[dict get $status leader] ne ""} release_lease
     log_service LOG.ACQUIRE $::shard somebody nowhere:1 [dict get $status end] 0 $engine

@@ -232,6 +232,7 @@ audited_server {} {
             log_service LOG.AUDIT-RESULT $::shard 7 [dict get [log_service LOG.STATUS $::shard] epoch] [string repeat "\0" 7]
         }
         assert_error "*no batch of samples*" {log_service LOG.AUDIT-RESULT $::shard 7 1 x}
+        make_shard another
         assert_error "*nobody leads this shard*" {log_service LOG.AUDIT another}
     }
 

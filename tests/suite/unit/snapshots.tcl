@@ -188,6 +188,7 @@ snapshotted_server {} {server {databases 100}} {
 test "There is no snapshot of a log that nothing was ever written to" {
     new_log
     start_log
+    make_shard $::shard
     assert_error {ERR no snapshot was made: the log holds nothing yet} {log_service LOG.SNAPSHOT $::shard}
     kill_log
 }

@@ -1,6 +1,7 @@
-//! The embedded store: preallocated segment files, one writer thread for each shard, group commit.
+//! The embedded store: preallocated segment files, threads that all shards share, group commit.
 //!
-//! While one record is written and synced, appends queue; then all that have queued become the next record.
+//! While one record is written and synced, appends queue; then all that have queued become the next record. A shard is written by
+//! one thread at a time, which it is given when there is something to write.
 
 pub mod check;
 pub mod checksum_line;
@@ -12,18 +13,19 @@ pub mod look;
 mod open;
 mod queue;
 mod reader;
+pub mod remove;
 mod scan;
 mod segment;
 mod segments;
 mod spare;
 mod steps;
 mod verify;
+pub mod workers;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::{Builder, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use self::files::{ReplaceError, Step};
 use self::queue::Queue;
@@ -31,6 +33,8 @@ use self::reader::FileReader;
 use self::segment::Segment;
 use self::segments::Segments;
 use self::spare::Spare;
+use self::verify::{Verification, Verifying};
+use self::workers::{is_worker, Job, Workers};
 use self::writer::{WriteError, Writer};
 use super::{
     Append, FileError, InFile, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, Store, StoreEvents,
@@ -40,19 +44,58 @@ use super::{
 /// Smallest length of a segment in bytes: one append of the largest size and its headers.
 pub const MIN_SEGMENT_BYTES: u64 = 2 << 20;
 
+/// The most threads that write, for all shards together. So many shards can be synced at a time; when more are busy, each is
+/// written one record in its turn. The disk takes the syncs that wait together.
+const MAX_WRITERS: usize = 64;
+/// The most spares that are made at a time.
+const MAX_SPARE_MAKERS: usize = 4;
+/// The most shards whose older segments are verified at a time.
+const MAX_VERIFIERS: usize = 4;
+
+/// The threads that do the work of all stores of a process.
+pub struct Threads {
+    writers: Workers,
+    spare_makers: Arc<Workers>,
+    verifiers: Workers,
+}
+
+impl Threads {
+    /// Starts the first of each kind.
+    ///
+    /// # Errors
+    /// The system does not let it.
+    pub fn start() -> std::io::Result<Arc<Self>> {
+        Self::start_with(MAX_WRITERS)
+    }
+
+    /// As [`Threads::start`], with at most so many that write.
+    pub fn start_with(max_writers: usize) -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Threads {
+            writers: Workers::start("log-write", max_writers, false)?,
+            spare_makers: Arc::new(Workers::start("log-spare", MAX_SPARE_MAKERS, false)?),
+            verifiers: Workers::start("log-verify", MAX_VERIFIERS, true)?,
+        }))
+    }
+
+    /// Whether older segments of any store are being verified, or are to be.
+    pub fn is_verifying(&self) -> bool {
+        self.verifiers.is_busy()
+    }
+}
+
 /// How a file store behaves.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FileStoreOptions {
     /// Length of new segments in bytes, at least [`MIN_SEGMENT_BYTES`].
     pub segment_bytes: u64,
+    /// Who does its work.
+    pub threads: Arc<Threads>,
 }
 
 /// One shard in one directory.
 pub struct FileStore {
     shared: Arc<Shared>,
-    writer_thread: Option<JoinHandle<()>>,
-    /// Verifies older segments; none if there are none.
-    verifier_thread: Option<JoinHandle<()>>,
+    threads: Arc<Threads>,
 }
 
 struct Shared {
@@ -68,8 +111,12 @@ struct Shared {
     events: Arc<dyn StoreEvents>,
     appends: AtomicU64,
     fsyncs: AtomicU64,
-    /// The store is being dropped, and nothing that takes long is begun.
+    /// The store is being closed, and nothing that takes long is begun.
     is_closing: AtomicBool,
+    /// Whether files may be touched by their names. Held for reading meanwhile.
+    is_open: RwLock<bool>,
+    /// Whether the older segments are still being verified, or are to be.
+    verifying: Verifying,
 }
 
 /// Opens the shard in `directory`, creating it if it is not there. Blocks while the last segment is verified. The older ones
@@ -84,7 +131,7 @@ pub fn open(
     let log = directory.join("log");
     let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
     let segments = Arc::new(Segments::new(found.segments));
-    let spare = Arc::new(Spare::new(&log, segment_bytes));
+    let spare = Arc::new(Spare::new(&log, segment_bytes, options.threads.spare_makers.clone()));
     if found.active.is_none() && found.manifest.leader.is_some() {
         spare.prepare(true);
     }
@@ -112,53 +159,67 @@ pub fn open(
         appends: AtomicU64::new(0),
         fsyncs: AtomicU64::new(0),
         is_closing: AtomicBool::new(false),
+        is_open: RwLock::new(true),
+        verifying: Verifying::default(),
     });
-    // Dropped if a thread cannot be started, and with it the other one ends.
-    let mut store = FileStore { shared: shared.clone(), writer_thread: None, verifier_thread: None };
-    let writing = shared.clone();
-    let spawned = Builder::new().name(format!("log-{shard}")).spawn(move || writing.write_until_closed());
-    store.writer_thread = Some(spawned.in_file("cannot start the writer thread of", directory)?);
     if shared.segments.unverified().0 > 0 {
-        let name = shard.to_owned();
-        let spawned = Builder::new().name("log-verify".to_owned()).spawn(move || shared.verify_older(&name));
-        store.verifier_thread = Some(spawned.in_file("cannot start the verifying thread of", directory)?);
+        let verification = Verification::begin(shared.clone(), shard);
+        options.threads.verifiers.run(Arc::new(verification));
     }
+    let store = FileStore { shared, threads: options.threads.clone() };
     Ok(Opened { store: Arc::new(store), end: found.end })
 }
 
-impl Shared {
-    fn write_until_closed(&self) {
+impl Job for Shared {
+    fn run(&self, others_wait: &dyn Fn() -> bool) -> bool {
+        let _unwinding = FailsIfPanicking(self);
         let mut batch = Vec::new();
         while self.queue.next_batch(&mut batch) {
-            let mut writer = lock(&self.writer);
-            if batch.first().is_none_or(|append| append.offset != writer.end) {
-                continue;
+            if !self.write(&batch) {
+                self.queue.fail();
+                return false;
             }
-            match writer.write(&batch) {
-                Ok(()) => {
-                    let end = writer.end;
-                    drop(writer);
-                    self.appends.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                    self.fsyncs.fetch_add(1, Ordering::Relaxed);
-                    self.events.durable(end);
-                }
-                Err(WriteError::NoSpace(error)) => {
-                    let end = writer.end;
-                    drop(writer);
-                    self.events.refused(end, &error.to_string());
-                }
-                Err(WriteError::Failed(error)) => {
-                    drop(writer);
-                    self.queue.close();
-                    self.events.failed(&error.to_string());
-                    return;
-                }
+            if others_wait() {
+                return true;
             }
         }
+        false
+    }
+}
+
+impl Shared {
+    /// Writes a batch and tells what became of it. False if the store has failed.
+    fn write(&self, batch: &[Append]) -> bool {
+        let mut writer = lock(&self.writer);
+        if batch.first().is_none_or(|append| append.offset != writer.end) {
+            return true;
+        }
+        let written = writer.write(batch);
+        let end = writer.end;
+        drop(writer);
+        match written {
+            Ok(()) => {
+                self.appends.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                self.fsyncs.fetch_add(1, Ordering::Relaxed);
+                self.events.durable(end);
+            }
+            Err(WriteError::NoSpace(error)) => self.events.refused(end, &error.to_string()),
+            Err(WriteError::Failed(error)) => {
+                // First, so that whoever hears of it finds the store closed.
+                self.queue.close();
+                self.events.failed(&error.to_string());
+                return false;
+            }
+        }
+        true
     }
 
     /// The caller holds `replacing`.
     fn replace_manifest(&self, next: Manifest) -> Result<(), ManifestError> {
+        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !*is_open {
+            return Err(ManifestError::Closed);
+        }
         let found = lock(&self.manifest).revision;
         if found + 1 != next.revision {
             return Err(ManifestError::Conflict { expected: next.revision.saturating_sub(1), found });
@@ -174,6 +235,11 @@ impl Shared {
     /// Removes the files of segments that are in the log no more, but for those that become spares: of these nobody
     /// may be reading. Goes on after an error, and returns the first.
     fn release(&self, segments: Vec<Arc<Segment>>) -> Result<(), FileError> {
+        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !*is_open {
+            // Nothing of it may be touched by its name, which another log may have by now.
+            return Ok(());
+        }
         let mut released = Ok(());
         for segment in segments {
             let path = segment.path.clone();
@@ -189,7 +255,10 @@ impl Shared {
 
 impl Store for FileStore {
     fn submit(&self, append: Append) -> Result<(), SubmitError> {
-        self.shared.queue.push(append)
+        if self.shared.queue.push(append)? {
+            self.threads.writers.run(self.shared.clone());
+        }
+        Ok(())
     }
 
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
@@ -251,15 +320,35 @@ impl Store for FileStore {
         let (_, unverified_bytes) = self.shared.segments.unverified();
         Usage { segments, log_bytes, unverified_bytes, appends, fsyncs }
     }
+
+    fn close(&self) {
+        self.shared.is_closing.store(true, Ordering::Relaxed);
+        self.shared.queue.close();
+        self.shared.spare.close();
+        // What waits for its turn may wait for this thread.
+        if !is_worker() {
+            self.shared.queue.wait_until_left();
+            self.shared.verifying.wait_until_over();
+        }
+        *self.shared.is_open.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = false;
+    }
 }
 
 impl Drop for FileStore {
-    /// Writes what is queued, then ends the writer thread. What is not verified yet stays so.
+    /// Writes what is queued. What is not verified yet stays so.
     fn drop(&mut self) {
-        self.shared.is_closing.store(true, Ordering::Relaxed);
-        self.shared.queue.close();
-        for thread in [self.writer_thread.take(), self.verifier_thread.take()].into_iter().flatten() {
-            let _ = thread.join();
+        self.close();
+    }
+}
+
+/// A panic of the thread that writes is a failure like any other.
+struct FailsIfPanicking<'a>(&'a Shared);
+
+impl Drop for FailsIfPanicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.queue.fail();
+            self.0.events.failed("the thread that writes the log has panicked");
         }
     }
 }

@@ -230,7 +230,7 @@ fn list_log(log: &Path) -> Result<Listed, FileError> {
 }
 
 /// The manifest of a shard's directory; `None` if there is none, which is right only if there is no log.
-fn read_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Option<Manifest>, OpenError> {
+pub fn read_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Option<Manifest>, OpenError> {
     let path = directory.join(MANIFEST);
     let wrong = |reason: String| OpenError::Manifest { path: path.clone(), reason };
     match fs::read(&path) {

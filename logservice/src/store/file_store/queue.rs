@@ -1,4 +1,4 @@
-//! Appends that wait for the writer thread.
+//! Appends that wait to be written.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -12,28 +12,30 @@ const MAX_WAITING_APPENDS: usize = 1 << 16;
 /// Appends in one record: what one vectored write takes, less one part for the header.
 const MAX_BATCH_APPENDS: usize = 1023;
 
-/// A bounded queue with many producers and one consumer.
+/// A bounded queue with many producers, and one consumer for as long as there is anything in it.
 pub struct Queue {
     batch_bytes: usize,
     state: Mutex<State>,
-    arrived: Condvar,
+    left: Condvar,
 }
 
 struct State {
     appends: VecDeque<Append>,
     bytes: usize,
     closed: bool,
+    /// There is a consumer, or one was sent for.
+    has_consumer: bool,
 }
 
 impl Queue {
     /// An empty queue whose batches have at most `batch_bytes` of payload.
     pub fn new(batch_bytes: usize) -> Self {
-        let state = State { appends: VecDeque::new(), bytes: 0, closed: false };
-        Queue { batch_bytes, state: Mutex::new(state), arrived: Condvar::new() }
+        let state = State { appends: VecDeque::new(), bytes: 0, closed: false, has_consumer: false };
+        Queue { batch_bytes, state: Mutex::new(state), left: Condvar::new() }
     }
 
-    /// Adds an append.
-    pub fn push(&self, append: Append) -> Result<(), SubmitError> {
+    /// Adds an append. Answers whether a consumer has to be sent for.
+    pub fn push(&self, append: Append) -> Result<bool, SubmitError> {
         let mut state = self.lock();
         if state.closed {
             return Err(SubmitError::Closed);
@@ -43,22 +45,18 @@ impl Queue {
         }
         state.bytes += append.payload.len();
         state.appends.push_back(append);
-        drop(state);
-        self.arrived.notify_one();
-        Ok(())
+        Ok(!std::mem::replace(&mut state.has_consumer, true))
     }
 
-    /// Waits for appends and moves into `batch` the first and all that continue it in the same epoch, as far as they
-    /// fit. False when the queue is closed and empty.
+    /// Moves into `batch` the first append and all that continue it in the same epoch, as far as they fit. False if there is
+    /// none: then the consumer has left. For the consumer.
     pub fn next_batch(&self, batch: &mut Vec<Append>) -> bool {
-        // The last batch is freed before waiting and without the lock: its payloads are the callers' read buffers.
+        // The last batch is freed without the lock: its payloads are the callers' read buffers.
         batch.clear();
         let mut state = self.lock();
-        while state.appends.is_empty() {
-            if state.closed {
-                return false;
-            }
-            state = self.arrived.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        if state.appends.is_empty() {
+            self.leave(&mut state);
+            return false;
         }
         let mut bytes = 0;
         while let Some(next) = state.appends.front() {
@@ -81,7 +79,26 @@ impl Queue {
     /// Takes no more appends; what is queued is still handed out.
     pub fn close(&self) {
         self.lock().closed = true;
-        self.arrived.notify_all();
+    }
+
+    /// Takes no more appends and drops those that are queued; the consumer has left. For the consumer.
+    pub fn fail(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.bytes = 0;
+        state.appends.clear();
+        self.leave(&mut state);
+    }
+
+    /// Waits until nobody is consuming, nor was sent for.
+    pub fn wait_until_left(&self) {
+        let left = self.left.wait_while(self.lock(), |state| state.has_consumer);
+        drop(left);
+    }
+
+    fn leave(&self, state: &mut State) {
+        state.has_consumer = false;
+        self.left.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

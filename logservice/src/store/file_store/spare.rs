@@ -8,11 +8,11 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::files::Step;
 use super::segment::{create_zeroed, Segment};
+use super::workers::{is_worker, Job, Workers};
 
 /// The most spares there are at a time, one in the making included: what the log takes of the disk beside its segments.
 const MAX_SPARES: usize = 2;
@@ -42,10 +42,10 @@ pub struct SpareFile {
     pub path: PathBuf,
 }
 
-/// The prepared files, and the thread that prepares one.
+/// The prepared files. Others are made by one of the threads that do so for all shards.
 pub struct Spare {
     shared: Arc<Shared>,
-    maker: Mutex<Option<JoinHandle<()>>>,
+    makers: Arc<Workers>,
 }
 
 struct Shared {
@@ -59,43 +59,51 @@ struct Shared {
 #[derive(Default)]
 struct State {
     ready: Vec<SpareFile>,
-    is_making: bool,
+    making: Option<Making>,
     /// Not made again before, because it failed.
     retry_at: Option<Instant>,
     /// Spares that had a name so far.
     named: u64,
 }
 
+/// A spare that is to be made.
+#[derive(Clone)]
+struct Making {
+    path: PathBuf,
+    rest: Duration,
+    /// Whether a thread has it in hand. Else it may take its turn only after others have made many.
+    is_begun: bool,
+}
+
 impl Spare {
-    /// No spares yet; they will be in `directory` and have `segment_bytes`.
-    pub fn new(directory: &std::path::Path, segment_bytes: u64) -> Self {
+    /// No spares yet; they will be in `directory` and have `segment_bytes`. `makers` make them.
+    pub fn new(directory: &std::path::Path, segment_bytes: u64, makers: Arc<Workers>) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
         let shared =
             Shared { directory: directory.to_owned(), segment_bytes, stop: AtomicBool::new(false), state, changed };
-        Spare { shared: Arc::new(shared), maker: Mutex::new(None) }
+        Spare { shared: Arc::new(shared), makers }
     }
 
     /// Has a spare made in the background unless there is one; `at_once` if nothing is written to the log yet.
     pub fn prepare(&self, at_once: bool) {
-        let path = {
-            let mut state = self.shared.lock();
-            let is_too_early = state.retry_at.is_some_and(|at| Instant::now() < at);
-            if state.is_making || is_too_early || !state.ready.is_empty() {
-                return;
-            }
-            state.is_making = true;
-            self.shared.next_path(&mut state)
-        };
-        let shared = self.shared.clone();
-        let spawned = std::thread::Builder::new()
-            .name("log-spare".to_owned())
-            .spawn(move || shared.make(path, if at_once { Duration::ZERO } else { REST }));
-        match spawned {
-            Ok(handle) => *self.maker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(handle),
-            Err(error) => {
-                tracing::warn!("cannot start a thread that prepares the next segment: {error}");
-                self.shared.made(None);
-            }
+        let mut state = self.shared.lock();
+        let is_too_early = state.retry_at.is_some_and(|at| Instant::now() < at);
+        let is_closed = self.shared.stop.load(Ordering::Relaxed);
+        if state.making.is_some() || is_too_early || is_closed || !state.ready.is_empty() {
+            return;
+        }
+        let (path, rest) = (self.shared.next_path(&mut state), if at_once { Duration::ZERO } else { REST });
+        // Under the lock, so that it is noted before it can be done.
+        let is_begun = self.makers.run(self.shared.clone());
+        state.making = Some(Making { path, rest, is_begun });
+    }
+
+    /// No spare is made any more once this returns.
+    pub fn close(&self) {
+        let mut state = self.shared.lock();
+        self.shared.stop.store(true, Ordering::Relaxed);
+        while !is_worker() && state.making.as_ref().is_some_and(|making| making.is_begun) {
+            state = self.shared.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
 
@@ -104,7 +112,7 @@ impl Spare {
     /// old name, by which it is a left-over whatever it holds.
     pub fn recycle(&self, segment: Segment) -> bool {
         let mut state = self.shared.lock();
-        let has_room = state.ready.len() + usize::from(state.is_making) < MAX_SPARES;
+        let has_room = state.ready.len() + usize::from(state.making.is_some()) < MAX_SPARES;
         if segment.file_bytes != self.shared.segment_bytes || !has_room {
             return false;
         }
@@ -123,7 +131,8 @@ impl Spare {
     pub fn take(&self, wait: bool) -> Option<SpareFile> {
         let mut state = self.shared.lock();
         if wait {
-            let waits = |state: &mut State| state.ready.is_empty() && state.is_making;
+            let is_begun = |state: &State| state.making.as_ref().is_some_and(|making| making.is_begun);
+            let waits = |state: &mut State| state.ready.is_empty() && is_begun(state);
             let waited = self.shared.changed.wait_timeout_while(state, WAIT_AT_MOST, waits);
             state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
@@ -133,11 +142,27 @@ impl Spare {
 
 impl Drop for Spare {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        let maker = self.maker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        if let Some(handle) = maker {
-            let _ = handle.join();
+        self.close();
+    }
+}
+
+impl Job for Shared {
+    fn run(&self, _others_wait: &dyn Fn() -> bool) -> bool {
+        let making = {
+            let mut state = self.lock();
+            if self.stop.load(Ordering::Relaxed) {
+                state.making = None;
+            }
+            state.making.as_mut().map(|making| {
+                making.is_begun = true;
+                making.clone()
+            })
+        };
+        if let Some(Making { path, rest, .. }) = making {
+            self.make(path, rest);
         }
+        self.changed.notify_all();
+        false
     }
 }
 
@@ -156,7 +181,7 @@ impl Shared {
 
     fn made(&self, spare: Option<SpareFile>) {
         let mut state = self.lock();
-        state.is_making = false;
+        state.making = None;
         state.retry_at = spare.is_none().then(|| Instant::now() + RETRY_AFTER);
         // Those that were segments are taken first: they are in the page cache.
         state.ready.splice(..0, spare);

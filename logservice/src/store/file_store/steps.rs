@@ -77,6 +77,13 @@ steps! {
     CutWrite = "cut-write",
     /// It is synced.
     CutSync = "cut-sync",
+    /// The directory of a shard that is dropped gets another name.
+    DropRename = "drop-rename",
+    /// The directory of all shards is synced after that.
+    DropDirectorySync = "drop-directory-sync",
+    /// A file of a shard that was dropped is removed.
+    DropRemove = "drop-remove",
+
     /// The last record is written again.
     LastRecordWrite = "last-record-write",
     /// It is synced.

@@ -1,7 +1,7 @@
 //! Verifies the segments that others follow: while the shard is served, or at once for whoever only looks.
 //!
-//! Opening verifies only what it needs to go on, the last segment (`open.rs`). The others are verified by a thread that gives
-//! way to everything else, oldest first: that is the order in which a node that starts and the next snapshot read, and the
+//! Opening verifies only what it needs to go on, the last segment (`open.rs`). The others are verified by threads that give
+//! way to everything else and that all shards share, oldest first: that is the order in which a node that starts and the next snapshot read, and the
 //! damage that it finds is the one that `logservice check` would name. Nobody has to wait for it, as a reader verifies what it
 //! hands out. It only reads: whatever stops it, the next opening begins anew.
 //!
@@ -10,14 +10,15 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::format::SegmentHeader;
 use super::scan::{scan_segment, AfterRead, Scanned, Tail};
 use super::segment::{Place, Segment};
+use super::workers::Job;
 use super::{lock, Shared};
-use crate::engine::background::be_nice;
 use crate::store::OpenError;
 
 /// How long the thread rests after each read, as a multiple of what that took: beside a disk that reads all the time appends wait
@@ -54,11 +55,54 @@ pub fn ends_otherwise(end: u64) -> String {
     format!("the running checksum at offset {end} is not the one with which the next segment begins")
 }
 
+/// Whether a store's older segments are being verified, or wait for a thread that does.
+#[derive(Default)]
+pub(super) struct Verifying {
+    goes_on: Mutex<bool>,
+    over: Condvar,
+}
+
+impl Verifying {
+    /// Waits until it is over.
+    pub fn wait_until_over(&self) {
+        drop(self.over.wait_while(lock(&self.goes_on), |goes_on| *goes_on));
+    }
+}
+
+/// The older segments of a store, to be verified.
+pub(super) struct Verification {
+    store: Arc<Shared>,
+    shard: String,
+}
+
+impl Verification {
+    /// It goes on from here until this is dropped.
+    pub fn begin(store: Arc<Shared>, shard: &str) -> Self {
+        *lock(&store.verifying.goes_on) = true;
+        Verification { store, shard: shard.to_owned() }
+    }
+}
+
+impl Drop for Verification {
+    fn drop(&mut self) {
+        *lock(&self.store.verifying.goes_on) = false;
+        self.store.verifying.over.notify_all();
+    }
+}
+
+impl Job for Verification {
+    fn run(&self, _others_wait: &dyn Fn() -> bool) -> bool {
+        self.store.verify_older(&self.shard);
+        false
+    }
+}
+
 impl Shared {
-    /// Verifies what opening has not, until everything is, or the log turns out to be damaged, or the store is closed. On a thread
-    /// of its own.
-    pub(super) fn verify_older(&self, shard: &str) {
-        be_nice();
+    /// Verifies what opening has not, until everything is, or the log turns out to be damaged, or the store is closed.
+    fn verify_older(&self, shard: &str) {
+        if self.is_closing.load(Ordering::Relaxed) {
+            return;
+        }
         let (count, bytes) = self.segments.unverified();
         tracing::info!("shard {shard}: {count} older segments, {bytes} bytes, are verified while it is served");
         let begun = Instant::now();

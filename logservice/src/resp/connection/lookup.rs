@@ -1,0 +1,49 @@
+//! Which shard a command is about.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use durability_protocol::{Code, Refusal};
+
+use super::Connection;
+use crate::resp::arguments::text;
+use crate::resp::reply::failure;
+use crate::shard::Shard;
+
+impl Connection {
+    /// The shard that the first argument names.
+    pub(super) async fn shard(&self, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
+        self.shard_named(first_argument(arguments)?).await
+    }
+
+    /// The same for a node, which makes it if it does not exist.
+    pub(super) async fn node_shard(&self, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
+        let name = first_argument(arguments)?;
+        self.identity.check(self.service.needs_tokens(), name)?;
+        self.service.shard_or_new(name).await
+    }
+
+    pub(super) async fn shard_named(&self, name: &str) -> Result<Arc<Shard>, Refusal> {
+        self.identity.check(self.service.needs_tokens(), name)?;
+        let shard = self.service.shard(name).await?;
+        if self.identity.has_checked_another(&shard) {
+            let text = format!("shard '{name}' is another one since this connection compared it: connect anew");
+            return Err(Refusal::new(Code::NoShard, text));
+        }
+        Ok(shard)
+    }
+
+    /// Whether the node has compared what it knows with the log of `shard`.
+    pub(super) fn check_compared(&self, shard: &Arc<Shard>) -> Result<(), Refusal> {
+        if self.identity.has_checked(shard) {
+            return Ok(());
+        }
+        Err(failure(
+            "this connection has not sent LOG.CHECK: module and log service are of different builds; use those of one build",
+        ))
+    }
+}
+
+fn first_argument(arguments: &[Bytes]) -> Result<&str, Refusal> {
+    text(arguments.get(1).ok_or_else(|| failure("which shard? it is the first argument"))?)
+}

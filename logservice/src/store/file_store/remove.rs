@@ -1,0 +1,86 @@
+//! The end of a shard's directory: set aside by one rename, then removed piece by piece, its manifest last.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::checksum_line;
+use super::files::{ReplaceError, Step};
+use super::open::{read_manifest, MANIFEST};
+use crate::store::{FileError, InFile, Manifest};
+
+/// Before the name of a shard whose directory is set aside. No shard's name begins with a dot.
+const SET_ASIDE: &str = ".dropped-";
+
+/// Whether that is the name of a directory that was set aside.
+pub fn is_set_aside(name: &str) -> bool {
+    name.starts_with(SET_ASIDE)
+}
+
+/// The manifest of the shard in `directory`; none if it is not there or cannot be used. Blocks on I/O.
+pub fn readable_manifest(directory: &Path, shard: &str) -> Option<Manifest> {
+    read_manifest(directory, shard, true).ok().flatten()
+}
+
+/// Gives a shard's directory another name beside its own, by which it is no shard any more. Answers the new path. Blocks on I/O.
+pub fn set_aside(directory: &Path) -> Result<PathBuf, ReplaceError> {
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name().and_then(|name| name.to_str())) else {
+        let source = std::io::ErrorKind::InvalidInput.into();
+        return Err(ReplaceError::Unchanged(FileError { action: "cannot rename", path: directory.to_owned(), source }));
+    };
+    let random = getrandom::u32().map_err(std::io::Error::from).in_file("cannot draw a random number for", directory);
+    let path = parent.join(format!("{SET_ASIDE}{name}-{:08x}", random.map_err(ReplaceError::Unchanged)?));
+    Step::DropRename.rename(directory, &path).in_file("cannot rename", directory).map_err(ReplaceError::Unchanged)?;
+    Step::DropDirectorySync.sync_directory(parent).map_err(ReplaceError::Unknown)?;
+    Ok(path)
+}
+
+/// Removes all that a directory holds which was set aside, but for its manifest. Blocks on I/O.
+pub fn remove_log(path: &Path) -> Result<(), FileError> {
+    remove_entries(path, |name| name != MANIFEST)
+}
+
+/// The manifest in a directory that was set aside; the error says why there is none that can be used. `None` if there is no file.
+/// Blocks on I/O.
+pub fn manifest_set_aside(path: &Path) -> Result<Option<Manifest>, String> {
+    let path = path.join(MANIFEST);
+    match fs::read(&path) {
+        Ok(bytes) => checksum_line::verify(&bytes).and_then(Manifest::parse).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Removes a directory that was set aside with what is left in it. Blocks on I/O.
+pub fn remove_rest(path: &Path) -> Result<(), FileError> {
+    remove_entries(path, |_| true)?;
+    remove_directory(path)
+}
+
+fn remove_entries(directory: &Path, is_removed: fn(&str) -> bool) -> Result<(), FileError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.in_file("cannot list", directory)?,
+    };
+    for entry in entries {
+        let entry = entry.in_file("cannot list", directory)?;
+        if !entry.file_name().to_str().is_none_or(is_removed) {
+            continue;
+        }
+        let path = entry.path();
+        // Not of what a link leads to.
+        if entry.file_type().in_file("cannot look at", &path)?.is_dir() {
+            remove_entries(&path, |_| true)?;
+            remove_directory(&path)?;
+        } else {
+            Step::DropRemove.remove_file(&path).in_file("cannot remove", &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_directory(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).in_file("cannot remove", path),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,242 @@
+//! Threads that do the work of all shards: begun when there is work, at most so many, ended when there was none for a while.
+//!
+//! A shard without work owns no thread. Of the threads that wait for work the one that waited for the shortest time is woken first:
+//! a single busy shard always gets the same one, whose caches are warm, and those that are not needed any more find out by
+//! waiting for [`IDLE_AT_MOST`]. Below the maximum a job never waits for another one. At the maximum jobs take turns.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::Builder;
+use std::time::Duration;
+use std::{io, mem};
+
+use crate::engine::background::be_nice;
+
+/// How long a thread waits for work before it ends. The last one does not: a job must not wait for a thread that cannot be started.
+const IDLE_AT_MOST: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is one of these threads. It must not wait for the end of another job, which may wait for its turn.
+pub fn is_worker() -> bool {
+    IS_WORKER.get()
+}
+
+/// Something to be done by one thread at a time.
+pub trait Job: Send + Sync {
+    /// Does all that there is to do. Ends early when `others_wait`, and then answers that there is more, to get its next turn.
+    fn run(&self, others_wait: &dyn Fn() -> bool) -> bool;
+}
+
+/// Threads of one kind. They end when this is dropped, after the jobs that they were given.
+pub struct Workers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: &'static str,
+    most: usize,
+    gives_way: bool,
+    state: Mutex<State>,
+    /// Jobs that no thread has, as in [`State::jobs`]: looked at after each part of a job.
+    waiting: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those that no thread has. There are some only if no more threads can be started.
+    jobs: VecDeque<Arc<dyn Job>>,
+    /// The threads that wait, the one that waits for the shortest time last.
+    idle: Vec<Arc<Seat>>,
+    threads: usize,
+    is_closed: bool,
+}
+
+/// Where a thread waits.
+#[derive(Default)]
+struct Seat {
+    given: Mutex<Given>,
+    woken: Condvar,
+}
+
+#[derive(Default)]
+enum Given {
+    #[default]
+    Nothing,
+    Job(Arc<dyn Job>),
+    End,
+}
+
+impl Workers {
+    /// At most `most` threads of that name; the first one begins now. They give way to everything else on the machine if so told.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(name: &'static str, most: usize, gives_way: bool) -> io::Result<Self> {
+        let (state, waiting) = (Mutex::default(), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { name, most, gives_way, state, waiting });
+        shared.lock().threads = 1;
+        shared.spawn(None)?;
+        Ok(Workers { shared })
+    }
+
+    /// Has a job done, which must not be under way already. Answers whether a thread has it now; else it waits for its turn.
+    pub fn run(&self, job: Arc<dyn Job>) -> bool {
+        let mut state = self.shared.lock();
+        if let Some(seat) = state.idle.pop() {
+            drop(state);
+            seat.give(Given::Job(job));
+            return true;
+        }
+        if state.threads >= self.shared.most {
+            self.shared.push(&mut state, job);
+            return false;
+        }
+        state.threads += 1;
+        drop(state);
+        if let Err(error) = self.shared.spawn(Some(job.clone())) {
+            tracing::warn!("cannot start another {} thread, those that run do its work: {error}", self.shared.name);
+            let mut state = self.shared.lock();
+            state.threads -= 1;
+            // One may have come to wait meanwhile.
+            match state.idle.pop() {
+                Some(seat) => seat.give(Given::Job(job)),
+                None => {
+                    self.shared.push(&mut state, job);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Workers {
+    /// Whether there is any job that is not done.
+    pub fn is_busy(&self) -> bool {
+        let state = self.shared.lock();
+        !state.jobs.is_empty() || state.idle.len() < state.threads
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let idle = {
+            let mut state = self.shared.lock();
+            state.is_closed = true;
+            mem::take(&mut state.idle)
+        };
+        idle.iter().for_each(|seat| seat.give(Given::End));
+    }
+}
+
+impl Seat {
+    fn give(&self, given: Given) {
+        *self.lock() = given;
+        self.woken.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Shared {
+    fn spawn(self: &Arc<Self>, first: Option<Arc<dyn Job>>) -> io::Result<()> {
+        let shared = self.clone();
+        Builder::new().name(self.name.to_owned()).spawn(move || shared.serve(first)).map(drop)
+    }
+
+    fn serve(&self, mut job: Option<Arc<dyn Job>>) {
+        let counted = Counted(self);
+        IS_WORKER.set(true);
+        if self.gives_way {
+            be_nice();
+        }
+        let seat = Arc::new(Seat::default());
+        loop {
+            if let Some(job) = job.take() {
+                if job.run(&|| self.waiting.load(Ordering::Relaxed) > 0) {
+                    let mut state = self.lock();
+                    self.push(&mut state, job);
+                }
+            }
+            match self.next(&seat) {
+                Some(next) => job = Some(next),
+                // It is counted no more.
+                None => return mem::forget(counted),
+            }
+        }
+    }
+
+    /// The next job for the thread that waits at `seat`; none if that is to end, and is not counted any more.
+    fn next(&self, seat: &Arc<Seat>) -> Option<Arc<dyn Job>> {
+        {
+            let mut state = self.lock();
+            if let Some(job) = state.jobs.pop_front() {
+                self.waiting.store(state.jobs.len(), Ordering::Relaxed);
+                return Some(job);
+            }
+            if state.is_closed {
+                state.threads -= 1;
+                return None;
+            }
+            state.idle.push(seat.clone());
+        }
+        let mut given = seat.lock();
+        loop {
+            match mem::take(&mut *given) {
+                Given::Job(job) => return Some(job),
+                Given::End => {
+                    self.lock().threads -= 1;
+                    return None;
+                }
+                Given::Nothing => {}
+            }
+            let (waited, timeout) = match seat.woken.wait_timeout(given, IDLE_AT_MOST) {
+                Ok(waited) => waited,
+                Err(poisoned) => poisoned.into_inner(),
+            };
+            given = waited;
+            if timeout.timed_out() && matches!(*given, Given::Nothing) {
+                drop(given);
+                let mut state = self.lock();
+                // If it is not there, somebody is about to give it something.
+                let at = state.idle.iter().position(|idle| Arc::ptr_eq(idle, seat));
+                if let Some(at) = at.filter(|_| state.threads > 1) {
+                    state.idle.remove(at);
+                    state.threads -= 1;
+                    return None;
+                }
+                drop(state);
+                given = seat.lock();
+            }
+        }
+    }
+
+    fn push(&self, state: &mut State, job: Arc<dyn Job>) {
+        state.jobs.push_back(job);
+        self.waiting.store(state.jobs.len(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A thread that a panic ends is counted no more, so that another one can take its place.
+struct Counted<'a>(&'a Shared);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.lock().threads -= 1;
+    }
+}
+
+#[cfg(test)]
+#[path = "workers_tests.rs"]
+mod tests;
