@@ -85,7 +85,10 @@ proc make_shard {shard} {
 proc hold_lease {{engine 9.1.0}} {
     make_shard $::shard
     set status [log_service LOG.STATUS $::shard]
-    if {[dict get $status leader] ne ""} release_lease
+    if {[dict get $status leader] ne ""} {
+        # For nobody else: a node that runs would be faster.
+        log_service LOG.RELEASE $::shard [dict get $status epoch] TO somebody 30000 FORCE
+    }
     log_service LOG.ACQUIRE $::shard somebody nowhere:1 [dict get $status end] 0 $engine
 }
 

@@ -27,8 +27,7 @@ start_server {overrides {save {}} tags {external:skip tls:skip}} {
             while_frozen {
                 foreach key {a b c} {lappend clients [dirty_key $key]}
                 assert_equal OK [r replicaof {*}$other]
-                assert_equal replica [figure role]
-                foreach client $clients {assert_silent $client}
+                assert_equal {replica 3} [list [figure role] [figure held_clients]]
             }
             foreach client $clients {
                 assert_equal OK [read_reply $client]
