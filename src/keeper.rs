@@ -202,22 +202,21 @@ impl Inner {
         drop(self.changed.wait_timeout_while(self.lock(), time, is_same));
     }
 
-    /// A connection on which one question is asked that is answered within `time`; another thread can break it off.
+    /// A connection on which one question is asked that is answered within `time`; another thread can break it off. To open one takes
+    /// more questions than that, and has a limit of its own.
     pub(crate) fn connection<'a>(&self, work: &'a mut Work, time: Duration) -> Result<&'a mut LogConnection, LogError> {
         if std::mem::take(&mut self.lock().is_broken_off) {
             work.log = None;
         }
-        // To connect and to be answered: both together take no longer.
-        let began = lease::now();
         let log = match &mut work.log {
             Some(log) => log,
             none => {
-                let log = LogConnection::open_within(&self.shared, time, AtEnd::GoesOn)?;
+                let log = LogConnection::open_within(&self.shared, time.max(opening_time()), AtEnd::GoesOn)?;
                 self.shared.set_log_address(log.reached()?);
                 none.insert(log)
             }
         };
-        log.answers_within(time.saturating_sub(lease::now().since(began)));
+        log.answers_within(time);
         self.lock().socket = Some(log.tcp());
         Ok(log)
     }
@@ -267,9 +266,15 @@ impl Inner {
             // Nothing that this process knows counts any more: another node is to lead.
             lease::lost();
             if self.lock().handover.take().is_some() {
-                self.shared.failover_ended(
-                    "this node serves nobody any more, see the server's log; its lease passes by itself",
-                );
+                let length = work.lease.as_ref().and_then(|(_, lease)| lease.length());
+                let lease = match length {
+                    Some(_) => "its lease passes by itself".to_owned(),
+                    None => format!(
+                        "its lease never expires: restart this node, or let another lead by LOG.RELEASE {} {epoch} FORCE",
+                        config::SHARD.value()
+                    ),
+                };
+                self.shared.failover_ended(&format!("this node serves nobody any more, see the server's log; {lease}"));
             }
             return Ok(REPORT_INTERVAL);
         }
@@ -387,6 +392,12 @@ fn renewal_time() -> Duration {
     } else {
         RENEWAL_TIME.min(length / 3)
     }
+}
+
+/// How long it may take to connect, with TLS, to log in, and to compare logs: several round trips, so that a short lease says nothing of
+/// it.
+fn opening_time() -> Duration {
+    RENEWAL_TIME.max(config::lease() / 3)
 }
 
 /// What the thread has from one question to the next.

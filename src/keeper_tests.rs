@@ -24,18 +24,21 @@ fn a_failover_that_is_asked_for_after_an_internal_error_is_declined() {
         // Without a server there is nowhere to log it.
         let _ = std::panic::catch_unwind(|| guard("testing", (), || panic!("on purpose")));
         assert!(has_failed());
-        let (shared, _tasks) = Shared::new().unwrap();
-        let shared = Arc::new(shared);
-        let (to_agent, _commands) = unbounded();
-        let keeper = Keeper::start(Arc::clone(&shared), to_agent).unwrap();
         let hour = Duration::from_secs(3600);
-        keeper.set(Duty::Lead { epoch: 1, lease: Lease::acquired(lease::now(), hour) });
-        keeper.desk().hand_over(Request { to: None, asked: lease::now(), timeout: hour });
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while shared.failover_error().is_empty() {
-            assert!(Instant::now() < deadline, "it is never answered");
-            std::thread::sleep(Duration::from_millis(5));
+        for (length, what_of_the_lease) in [(hour, "its lease passes by itself"), (Duration::ZERO, "LOG.RELEASE")] {
+            let (shared, _tasks) = Shared::new().unwrap();
+            let shared = Arc::new(shared);
+            let (to_agent, _commands) = unbounded();
+            let keeper = Keeper::start(Arc::clone(&shared), to_agent).unwrap();
+            keeper.set(Duty::Lead { epoch: 1, lease: Lease::acquired(lease::now(), length) });
+            keeper.desk().hand_over(Request { to: None, asked: lease::now(), timeout: hour });
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while shared.failover_error().is_empty() {
+                assert!(Instant::now() < deadline, "it is never answered");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert!(shared.failover_error().contains(what_of_the_lease), "{}", shared.failover_error());
+            assert!(keeper.inner.lock().handover.is_none(), "while it is there, the thread does not rest");
         }
-        assert!(keeper.inner.lock().handover.is_none(), "while it is there, the thread does not rest");
     });
 }

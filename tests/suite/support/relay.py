@@ -2,9 +2,10 @@
 
     relay.py PORT unix PATH
     relay.py PORT tcp HOST PORT [FROM]
+    relay.py PORT late HOST PORT SECONDS
     relay.py PORT tls HOST PORT CA-FILE [CERTIFICATE-FILE KEY-FILE]
 
-FROM is the address from which it connects. With it the test framework's client, which speaks TCP, reaches the server by other ways.
+FROM is the address from which it connects; SECONDS is how late what it passes on arrives, either way. With it the test framework's client, which speaks TCP, reaches the server by other ways.
 """
 
 import asyncio
@@ -12,9 +13,10 @@ import ssl
 import sys
 
 
-async def copy(reader, writer):
+async def copy(reader, writer, delay):
     try:
         while data := await reader.read(1 << 16):
+            await asyncio.sleep(delay)
             writer.write(data)
             await writer.drain()
     except OSError:
@@ -23,11 +25,13 @@ async def copy(reader, writer):
 
 
 async def main(port, kind, *target):
+    delay = float(target[2]) if kind == "late" else 0
+
     def connect():
         if kind == "unix":
             return asyncio.open_unix_connection(target[0])
-        if kind == "tcp":
-            own = (target[2], 0) if len(target) > 2 else None
+        if kind in ("tcp", "late"):
+            own = (target[2], 0) if kind == "tcp" and len(target) > 2 else None
             return asyncio.open_connection(target[0], int(target[1]), local_addr=own)
         context = ssl.create_default_context(cafile=target[2])
         context.check_hostname = False
@@ -41,7 +45,7 @@ async def main(port, kind, *target):
         except OSError:
             writer.close()
             return
-        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+        await asyncio.gather(copy(reader, far_writer, delay), copy(far_reader, writer, delay))
 
     server = await asyncio.start_server(relay, "127.0.0.1", int(port), backlog=1024)
     await server.serve_forever()

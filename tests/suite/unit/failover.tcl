@@ -467,3 +467,23 @@ durable_server {failover no} {
         assert_equal after [r get key]
     }
 }
+
+# --- A log that is far away ---------------------------------------------------------------------------------------------
+
+new_log
+start_log
+set far [list $::host [log_option port] 0.02]
+lassign [start_relay late $far] ::relay ::relay_port
+start_server [server_options [list failover yes lease-ms 300 log $::host:$::relay_port]] {
+    test "A short lease is renewed on a new connection, although to open one takes longer than a renewal may" {
+        # Login, comparison and renewal are three answers of 40 ms, and a renewal may take 100 ms.
+        wait_for_condition 3000 10 {![catch {on n0 set key before}]} else {fail "the lease is not renewed"}
+        stop_relay $::relay
+        wait_for_role suspended n0
+        set ::relay [start_relay_on $::relay_port late $far]
+        wait_for_condition 3000 10 {![catch {on n0 set key after}]} else {fail "the lease is not renewed: [figure_of n0 last_error]"}
+        assert_equal after [on n0 get key]
+    }
+}
+stop_relay $::relay
+kill_log
