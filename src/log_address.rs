@@ -71,8 +71,12 @@ impl Resolver {
     fn addresses(self: &Arc<Self>, limit: &TimeLimit<'_>) -> Result<Vec<SocketAddr>> {
         let mut state = self.lock();
         if state.begun == state.ended {
-            self.start(state.place.clone())?;
-            state.begun += 1;
+            match self.start(state.place.clone()) {
+                Ok(()) => state.begun += 1,
+                // No thread can be made.
+                Err(_) if !state.known.is_empty() => return Ok(state.known.clone()),
+                Err(error) => return Err(error),
+            }
         }
         let awaited = state.begun;
         let limit = if state.known.is_empty() { *limit } else { limit.part(PARTS) };
