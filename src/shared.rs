@@ -457,9 +457,10 @@ impl Shared {
         }
     }
 
-    /// Something failed and will be tried again: sets [`Shared::last_error`], and logs it unless it was told a moment ago.
+    /// Something failed and will be tried again: sets [`Shared::last_error`], and logs it unless it was told a moment ago. Nothing is by a
+    /// node that is told to end, or to have no log: that breaks off what was under way.
     pub fn try_again_after(&self, error: &str) {
-        if self.set_last_error(error) {
+        if self.end.get().is_none() && self.set_last_error(error) {
             log_warning(format!("durability: {error}; trying again"));
         }
     }
