@@ -13,13 +13,13 @@ use crate::attach::{self, Leadership};
 use crate::backlog::Backlog;
 use crate::config::{self, Mode};
 use crate::full_copy::CopyWait;
+use crate::grant::Grant;
 use crate::guard::guard;
 use crate::interrupt::Interrupt;
 use crate::keeper::{Duty, Keeper, KeeperDesk};
 use crate::known::{Contradiction, Kind};
 use crate::log_connection::{LogConnection, LogError, Node};
 use crate::passed_over::{StartingOver, Step};
-use crate::process;
 use crate::self_test::{self, Unfinished};
 use crate::shared::{Command, Link, Shared, Task};
 use crate::shipper::{self, Ended};
@@ -80,17 +80,6 @@ pub struct Agent {
     pub grant: Grant,
     /// It may be waited for until this node says that it answers nobody any more.
     is_deposed: bool,
-}
-
-/// What the log service may have granted to this node, and this node has not given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grant {
-    /// Nothing.
-    None,
-    /// The lease of that epoch.
-    Epoch(u64),
-    /// It was asked for a lease, and did not answer.
-    Unknown,
 }
 
 /// What the main thread has of the threads that were started.
@@ -167,13 +156,13 @@ impl Agent {
                 Interrupt::Stop => return,
                 Interrupt::ModeChanged => {
                     backoff = BACKOFF_FROM;
-                    // Also if the node is to have its log again already.
-                    self.leave_log();
+                    // If it is not, that comes first when it serves.
+                    if self.has_log() {
+                        self.leave_log();
+                    }
                 }
-                Interrupt::HandedOver => {
-                    backoff = BACKOFF_FROM;
-                    self.grant = Grant::None;
-                }
+                // The release may have failed: what is left of the lease is given back with any other.
+                Interrupt::HandedOver => backoff = BACKOFF_FROM,
                 Interrupt::Fenced(detail) => {
                     backoff = BACKOFF_FROM;
                     self.is_deposed = true;
@@ -258,7 +247,16 @@ impl Agent {
     fn serve(&mut self) -> Result<std::convert::Infallible, Interrupt> {
         while !self.has_log() {
             self.leave_log();
-            self.pause(Duration::MAX).or_else(|interrupt| match interrupt {
+            let mut paused = Ok(());
+            while paused.is_ok() && self.grant.may_come() {
+                paused = self.pause(BACKOFF_TO);
+                if paused.is_ok() {
+                    // What was to be done by then is done.
+                    self.shared.end.leave(None);
+                    self.give_back();
+                }
+            }
+            paused.and_then(|()| self.pause(Duration::MAX)).or_else(|interrupt| match interrupt {
                 Interrupt::ModeChanged => Ok(()),
                 other => Err(other),
             })?;
@@ -499,6 +497,7 @@ impl Agent {
                     if seeds { "it starts anew from this node's data" } else { "this node's data give way to it" }
                 ));
                 self.shared.remember(|memory, _| memory.forget());
+                self.grant = Grant::None;
                 self.lasting = None;
                 self.gives_way = true;
                 // Nobody may lead in between.
@@ -522,33 +521,33 @@ impl Agent {
         self.give_back();
     }
 
-    /// Gives back the lease, if the log service may keep one for this node. Best effort: one that is not given back is taken over by the
-    /// same node when it comes back, or passes.
+    /// Gives back the lease, if the log service may keep one for this node. Best effort: one that is not given back is tried again when
+    /// the node ends, is taken over by the same node when it comes back, or passes.
     fn give_back(&mut self) {
         self.keeper.set(Duty::Nothing);
-        let grant = std::mem::replace(&mut self.grant, Grant::None);
-        if grant == Grant::None {
+        if self.grant == Grant::None {
             return;
         }
-        // A node that ends has until then, any other is to attach to its log again.
-        let left = self.shared.end.get().map(|end| end.saturating_duration_since(Instant::now()));
-        let opened = LogConnection::open_within(&self.shared, left.unwrap_or(RELEASE_TIMEOUT), AtEnd::GoesOn);
-        let resigned = opened.and_then(|mut log| match grant {
-            Grant::Epoch(epoch) => log.resign(epoch).map(|()| epoch),
-            _ => {
-                let status = log.status()?;
-                if status.leader == self.shared.node_id() && process::is_own(&status.leader_process, &status.client_ip)
-                {
-                    log.resign(status.epoch)?;
-                }
-                Ok(status.epoch)
+        match self.resign_what_is_granted() {
+            Ok(Some(epoch)) => {
+                self.grant = Grant::None;
+                log_notice(format!("durability: released the lease of epoch {epoch}"));
             }
-        });
-        match resigned {
-            Ok(epoch) => log_notice(format!("durability: released the lease of epoch {epoch}")),
-            Err(LogError::Refused(refusal)) if refusal.code == Code::Fenced => {}
+            // It may still come; there is no more time for it.
+            Ok(None) if matches!(self.grant, Grant::Unknown(_)) => {}
+            Ok(None) => self.grant = Grant::None,
+            Err(LogError::Refused(refusal)) if refusal.code == Code::Fenced => self.grant = Grant::None,
             Err(error) => log_warning(format!("durability: the lease is not released: {error}")),
         }
+    }
+
+    /// See [`Grant::resign`].
+    fn resign_what_is_granted(&self) -> Result<Option<u64>, LogError> {
+        // A node that ends has until then, any other is to attach to its log again.
+        let end = self.shared.end.get();
+        let left = end.map_or(RELEASE_TIMEOUT, |end| end.saturating_duration_since(Instant::now()));
+        let mut log = LogConnection::open_within(&self.shared, left, AtEnd::GoesOn)?;
+        self.grant.resign(&mut log, &self.shared.node_id(), end)
     }
 
     /// Gives the main thread a task and waits for its answer.

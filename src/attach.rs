@@ -7,10 +7,11 @@ use durability_leadership::{Lease, Moment};
 use durability_protocol::{Code, EngineVersion, Refusal};
 use valkey_module::logging::{log_notice, log_warning};
 
-use crate::agent::{Agent, Grant};
+use crate::agent::Agent;
 use crate::backlog::Backlog;
 use crate::config;
 use crate::facts::Facts;
+use crate::grant::Grant;
 use crate::host_name;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
@@ -295,9 +296,12 @@ impl Candidate {
     ) -> (Moment, Result<u64, LogError>) {
         let address = agent.shared.address();
         let node = Node { id: &self.node_id, address: &address };
-        // Until it is answered: whatever ends this node first finds that the lease may be its own.
-        let before = std::mem::replace(&mut agent.grant, Grant::Unknown);
         let sent = lease::now();
+        if let Err(error) = self.log.may_ask() {
+            return (sent, Err(error));
+        }
+        // Until it is answered: whatever ends this node first finds that the lease may be its own.
+        let before = std::mem::replace(&mut agent.grant, Grant::Unknown(Instant::now()));
         let acquired = self.log.acquire(&node, position, length, &self.engine);
         match &acquired {
             Ok(epoch) => agent.grant = Grant::Epoch(*epoch),
@@ -396,7 +400,9 @@ impl Candidate {
         if holder.lease != LeaseState::Held(None) || holder.node_id != self.node_id || holder.epoch <= last {
             return Ok(());
         }
-        if process::is_own(holder.process, self.log.client_ip()) {
+        // Asked for anew on another way to the log, it is seen elsewhere. Nobody's lease is freed for this.
+        let was_not_answered = matches!(agent.grant, Grant::Unknown(_)) && process::is_own_anywhere(holder.process);
+        if was_not_answered || process::is_own(holder.process, self.log.client_ip()) {
             return Ok(());
         }
         Err(Interrupt::Failed(format!(

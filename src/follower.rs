@@ -115,6 +115,7 @@ impl Candidate {
         let &LogStatus { ref leader, ref leader_process, epoch, lease, .. } = status;
         self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;
         check_types(agent, status)?;
+        agent.grant.compare(status, &self.node_id);
         // What this server holds gives way to what the log holds.
         agent.was_off = false;
         agent.holds_all_of = None;

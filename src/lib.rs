@@ -30,6 +30,7 @@ mod follower;
 mod following;
 mod full_copy;
 mod gate;
+mod grant;
 mod guard;
 mod half_closed;
 mod handover;

@@ -260,7 +260,18 @@ impl LogConnection {
         self.exchange(command, &TimeLimit::within(self.answer_time, self.at_end, &shared.end))
     }
 
+    /// Whether a question that breaks off when the node is told to end may be asked.
+    ///
+    /// # Errors
+    /// The node is told to end.
+    pub fn may_ask(&self) -> Result<(), LogError> {
+        let limit = TimeLimit::within(self.answer_time, AtEnd::BreaksOff, &self.shared.end);
+        limit.next_step().map(drop).map_err(|error| self.unreachable(error))
+    }
+
     fn exchange(&mut self, command: &[u8], limit: &TimeLimit<'_>) -> Result<OwnedFrame, LogError> {
+        // Nothing is asked whose answer nobody waits for.
+        limit.next_step().map_err(|error| self.unreachable(error))?;
         let left = limit.left().max(Duration::from_millis(1));
         let sent = self.socket.tcp().set_write_timeout(Some(left)).and_then(|()| self.socket.write_all(command));
         sent.map_err(|error| self.unreachable(error))?;
@@ -356,7 +367,7 @@ impl LogConnection {
     }
 
     /// Takes leadership at exactly `position`, with a lease (zero: that does not expire), for a server `engine`.
-    /// Returns the new epoch.
+    /// Returns the new epoch. A node that is told to end meanwhile waits for the answer, as it is to give back what it is granted.
     ///
     /// # Errors
     /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, [`Code::Gap`](durability_protocol::Code::Gap)
@@ -381,7 +392,9 @@ impl LogConnection {
         if engine.databases > 0 {
             command.extend([DATABASES, &databases]);
         }
-        let reply = self.ask(&command)?;
+        let shared = Arc::clone(&self.shared);
+        let limit = TimeLimit::within(self.answer_time, AtEnd::Settles, &shared.end);
+        let reply = self.exchange(&encode(&command), &limit)?;
         match &reply {
             OwnedFrame::Array(fields) => match fields.first() {
                 Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),

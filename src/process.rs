@@ -34,6 +34,11 @@ pub fn is_own(name: &str, ip: &str) -> bool {
     !name.is_empty() && name == own_name(ip)
 }
 
+/// As [`is_own`], from wherever the log service saw it: a clone of this machine goes by that name as well.
+pub fn is_own_anywhere(name: &str) -> bool {
+    ProcessName::parse(name).is_some_and(|parsed| is_own(name, parsed.ip))
+}
+
 /// Boot id, and number of the pid namespace.
 fn own_place() -> Option<(String, u64)> {
     let boot_id = std::fs::read_to_string(BOOT_ID).ok()?;
@@ -72,7 +77,9 @@ mod tests {
         assert!(!is_over(&ProcessName { boot_id: "another", ..name }.to_string()));
         assert!(!is_over(&ProcessName { pid_namespace: name.pid_namespace + 1, ..name }.to_string()));
         let clone = ProcessName { ip: "10.0.0.6", ..name }.to_string();
-        assert!(!is_over(&clone) && !is_own(&clone, IP));
+        assert!(!is_over(&clone) && !is_own(&clone, IP) && is_own_anywhere(&clone));
+        let other = ProcessName { pid_namespace: name.pid_namespace + 1, ..name }.to_string();
+        assert!(!is_own_anywhere(&other) && !is_own_anywhere(""));
         assert!(!is_over("") && !is_over("anything"));
     }
 }

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// Nothing waits longer than this without looking whether the node is told to end.
 const STEP: Duration = Duration::from_millis(50);
 
+/// So long before the node ends it is given up to wait for what decides what is left to do.
+const TIME_AFTER: Duration = Duration::from_millis(300);
+
 /// By when a node that is told to end, or to have no log any more, has done what is left to do. Any thread.
 #[derive(Debug, Default)]
 pub struct EndTime(Mutex<Times>);
@@ -48,6 +51,8 @@ pub enum AtEnd {
     BreaksOff,
     /// It is among what is left to do, and may go on for as long as the node may.
     GoesOn,
+    /// What it comes to decides what is left to do: it goes on, but for the time that this takes.
+    Settles,
 }
 
 /// Until when something may take that waits for the log, however many steps it has.
@@ -69,6 +74,7 @@ impl<'a> TimeLimit<'a> {
         let until = match (self.end.get(), self.at_end) {
             (None, _) => self.until,
             (Some(end), AtEnd::GoesOn) => end.min(self.until),
+            (Some(end), AtEnd::Settles) => (end.checked_sub(TIME_AFTER).unwrap_or(end)).min(self.until),
             (Some(_), AtEnd::BreaksOff) => return Duration::ZERO,
         };
         until.saturating_duration_since(Instant::now())
@@ -104,8 +110,9 @@ mod tests {
     #[test]
     fn nothing_waits_beyond_the_time_at_which_the_node_ends() {
         let end = EndTime::default();
-        let [work, last] = [AtEnd::BreaksOff, AtEnd::GoesOn].map(|at_end| TimeLimit::within(HOUR, at_end, &end));
-        for limit in [work, last] {
+        let [work, last, settles] =
+            [AtEnd::BreaksOff, AtEnd::GoesOn, AtEnd::Settles].map(|at_end| TimeLimit::within(HOUR, at_end, &end));
+        for limit in [work, last, settles] {
             assert!(limit.left() > HOUR / 2 && limit.next_step().unwrap() == STEP);
             assert!(limit.part(4).left() <= HOUR / 4);
         }
@@ -113,8 +120,12 @@ mod tests {
         assert_eq!(work.left(), Duration::ZERO, "it was told while something waited");
         assert_eq!(work.next_step().unwrap_err().kind(), ErrorKind::TimedOut);
         assert!((HOUR / 4..=HOUR / 2).contains(&last.left()));
+        assert!((HOUR / 4..=HOUR / 2 - TIME_AFTER).contains(&settles.left()));
         end.stop(Instant::now());
-        assert_eq!((last.left(), last.part(1).left()), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(
+            (last.left(), last.part(1).left(), settles.left()),
+            (Duration::ZERO, Duration::ZERO, Duration::ZERO)
+        );
         end.leave(None);
         end.stop(Instant::now() + HOUR);
         assert_eq!(last.left(), Duration::ZERO, "a module that ends does so for good");

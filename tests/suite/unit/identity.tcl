@@ -253,6 +253,33 @@ durable_server {} {
     }
 }
 
+durable_server {} {
+    test "A node that has accepted a log which was rolled back does not free the lease of its epoch, which another node has there" {
+        r set before value
+        wait_until_durable
+        while_log_is_down {copy_of_log old}
+        wait_until_leading
+        r durability.mode off
+        r durability.mode sync
+        wait_until_leading
+        r set after value
+        wait_until_durable
+        set epoch [figure epoch]
+        # It finds that the log went back when another node leads already.
+        pause_process [srv 0 pid]
+        while_log_is_down {use_copy old}
+        lassign [hold_lease] held
+        assert_equal $epoch $held
+        resume_process [srv 0 pid]
+        wait_for_role refused n0
+        assert_equal OK [on n0 durability.accept-log [log_field log_id]]
+        wait_for_role follower n0
+        catch {on n0 shutdown nosave now}
+        wait_for_condition 3000 10 {![is_alive [srv 0 pid]]} else {fail "the server does not end"}
+        assert_equal [list $epoch somebody] [list [log_field epoch] [log_field leader]]
+    }
+}
+
 # --- Exchanged ----------------------------------------------------------------------------------------------------------
 
 foreach mode {sync async} {
