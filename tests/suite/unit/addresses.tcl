@@ -276,3 +276,25 @@ tags {external:skip tls:skip} {
         }
     }
 }
+
+# --- An answer that is lost ---------------------------------------------------------------------------------------------
+
+new_log
+start_log
+lassign [start_relay late [list $::host [log_option port] 0.5]] ::relay ::relay_port
+start_server [server_options [list log $::host:$::relay_port node-id n0]] {
+    test "A node whose answer to LOG.ACQUIRE was lost leads again, although it reaches the log from another address by then" {
+        wait_until_leading
+        r durability.mode off
+        r durability.mode sync
+        set leadership {[dict get [log_service LOG.STATUS $::shard] epoch] == 2}
+        wait_for_condition 3000 10 $leadership else {fail "it acquires nothing: [figure last_error]"}
+        # Half a second before the answer arrives.
+        stop_relay $::relay
+        set ::relay [start_relay_on $::relay_port tcp [list $::host [log_option port] 127.0.0.3]]
+        wait_until_leading
+        assert_equal 3 [figure epoch]
+    }
+}
+stop_relay $::relay
+kill_log

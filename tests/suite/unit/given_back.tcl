@@ -34,3 +34,29 @@ start_server [server_options {mode off}] {
     }
 }
 kill_log
+
+# A node whose LOG.ACQUIRE takes long to arrive.
+new_log
+start_log
+set arrives [tmpfile arrives]
+lassign [start_relay holds [list $::host [log_option port] LOG.ACQUIRE $arrives]] relay relay_port
+start_server [server_options [list log $::host:$relay_port mode off]] {
+    test "A lease that is granted to a node after its mode has become off is given back" {
+        wait_for_condition 3000 10 {[ping_server $::host $relay_port]} else {fail "the relay does not start"}
+        set lines [count_log_lines 0]
+        r durability.mode sync
+        wait_for_log_messages 0 {"*the log of shard * ends at offset 0, epoch 0*"} $lines 3000 10
+        wait_for_condition 3000 10 {[file exists $arrives.held]} else {fail "it does not ask"}
+        set lines [count_log_lines 0]
+        r durability.mode off
+        # Longer than it takes for what is left to do.
+        after 2000
+        close [open $arrives w]
+        wait_for_condition 3000 10 {[dict get [log_service LOG.STATUS $::shard] epoch] == 1} else {fail "it has not asked"}
+        wait_for_condition 3000 10 {[leader_of_log] eq ""} else {fail "[leader_of_log] has the lease"}
+        wait_for_log_messages 0 {"*released the lease of epoch 1*"} $lines 3000 10
+        assert_equal {} [figure last_error]
+    }
+}
+stop_relay $relay
+kill_log
