@@ -42,6 +42,8 @@ pub unsafe extern "C" fn on_command(
         debug_assert_eq!(result.version, ffi::COMMAND_RESULT_VERSION);
         let has_failed = event.id == ffi::EVENT_COMMAND_RESULT_FAILURE;
         let is_told = module::with(|module| {
+            // Before this command is judged, and what it made other modules write.
+            take_in_untold(module);
             command_ran(module, &Context::new(ctx), result, has_failed);
             take_in_untold(module);
         });
@@ -397,6 +399,7 @@ pub unsafe extern "C" fn on_event_loop(
     } else if subevent == ffi::SUBEVENT_BEFORE_SLEEP {
         guard("closing a group", (), || {
             module::must(|module| {
+                take_in_untold(module);
                 module.before_sleep();
                 if TASKS_WAIT.swap(false, Ordering::Relaxed) {
                     module.shared.main_bell.ring();
@@ -514,6 +517,10 @@ pub unsafe extern "C" fn on_shutdown(_: *mut raw::RedisModuleCtx, _: raw::RedisM
 /// The agent rang.
 pub unsafe extern "C" fn on_bell(_: c_int, _: *mut c_void, _: c_int) {
     guard("running the agent's tasks", (), || {
+        if module::is_in_use() {
+            // Another module yields within a call of this one's. The bell stays rung, so the server calls again.
+            return;
+        }
         let Some(is_busy) = module::must(|module| {
             Bell::silence(&module.shared.main_bell);
             server::is_within_command(&module.ctx)
