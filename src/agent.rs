@@ -479,9 +479,9 @@ impl Agent {
     /// The operator says that the log of that id is right, whatever this node knows. Answers whether it was accepted; if not, everything
     /// is as before.
     fn accept_log(&mut self, log_id: &str, seeds: bool) -> bool {
-        if self.shared.contradiction().is_some_and(|it| it.kind == Kind::Unfollowed) {
+        if self.shared.contradiction().is_some_and(|it| it.is_unfollowed(log_id)) {
             log_warning(format!(
-                "durability: an operator has accepted the log {log_id}: what this node wrote while durability was off gives way to it"
+                "durability: an operator has accepted the log {log_id}: what this node wrote while it had no log gives way to it"
             ));
             self.was_off = false;
             return true;

@@ -103,6 +103,11 @@ impl Contradiction {
         self.kind == Kind::Lasting
     }
 
+    /// Whether an operator who names the log of that id lets what this node wrote while it had no log give way to it.
+    pub fn is_unfollowed(&self, log_id: &str) -> bool {
+        self.kind == Kind::Unfollowed && self.log_id == log_id
+    }
+
     /// What is wrong, and what to do, for an operator.
     pub fn text(&self, shard: &str) -> String {
         let Contradiction { log_id, detail, kind } = self;
@@ -111,8 +116,8 @@ impl Contradiction {
             Kind::Lasting => "restart the log service on it, then restart this server",
             Kind::Unfollowed => {
                 return format!(
-                    "the log of shard {shard} holds data that this node did not follow while durability was off, and what this node \
-                     wrote meanwhile is in no log. It still holds its data, and serves nobody: save it (BGSAVE) before anything else. \
+                    "the log of shard {shard} holds data that this node did not follow while this node had no log, and may lack \
+                     what this node wrote. It still holds its data, and serves nobody: save it (BGSAVE) before anything else. \
                      DURABILITY.ACCEPT-LOG {log_id} takes the log's data and drops this node's. To keep them apart instead, restart \
                      this server with a new durability.shard"
                 )
@@ -168,5 +173,8 @@ mod tests {
         assert_eq!(of(Code::NoAuth, "no"), None);
         let unfollowed = Contradiction::unfollowed("mine").text("s1");
         assert!(unfollowed.contains("DURABILITY.ACCEPT-LOG mine takes") && !unfollowed.contains("SEED"));
+        assert!(Contradiction::unfollowed("mine").is_unfollowed("mine"));
+        assert!(!Contradiction::unfollowed("mine").is_unfollowed("theirs"), "a word for the log that was there before");
+        assert!(!other.is_unfollowed("theirs"));
     }
 }

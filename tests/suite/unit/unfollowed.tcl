@@ -45,7 +45,7 @@ shard_of 2 {} {
         on $leader durability.mode sync
         wait_for_role refused $leader
         set log_id [dict get [log_service LOG.STATUS $::shard] log_id]
-        assert_match "*did not follow while durability was off*DURABILITY.ACCEPT-LOG $log_id takes*" [figure_of $leader last_error]
+        assert_match "*did not follow while this node had no log*DURABILITY.ACCEPT-LOG $log_id takes*" [figure_of $leader last_error]
         assert_error "ERR*DURABILITY.ACCEPT-LOG $log_id takes*" {on $leader get only-here}
         assert_error "ERR the log has another id: $log_id" {on $leader durability.accept-log other}
         assert_error "ERR*others have led*" {on $leader durability.accept-log $log_id seed}
