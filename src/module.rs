@@ -119,6 +119,8 @@ pub struct Module {
     pub left: Option<(String, u64)>,
     /// That is still to be noted.
     pub is_to_note_where: bool,
+    /// It led until then, so the log may lack the end of that.
+    pub led_until_left: bool,
     /// Whether the gate hears of commands.
     pub is_listening: bool,
     /// Whether what the server leaves out of the stream is put there: this node leads, and hears of commands.
@@ -163,6 +165,8 @@ pub struct Parts {
     pub commands: CommandTable,
     /// Whether the operator made the server a replica.
     pub is_replica: bool,
+    /// Whether the server has written without this module.
+    pub was_off: bool,
 }
 
 thread_local! {
@@ -243,7 +247,7 @@ pub fn change_mode(mode: Mode) -> Result<(), String> {
 impl Module {
     /// Starts out attaching, off, or as a replica. The agent is running.
     pub fn new(parts: Parts) -> Self {
-        let Parts { ctx, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica } = parts;
+        let Parts { ctx, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica, was_off } = parts;
         let mode = config::MODE.mode();
         let role = match mode {
             Mode::Off => Role::Off,
@@ -251,7 +255,7 @@ impl Module {
             _ => Role::Attaching,
         };
         let mut unlogged = Unlogged::default();
-        if role == Role::Off {
+        if role == Role::Off || was_off {
             unlogged.begin();
         }
         running_client::keep_many(commands.has_others());
@@ -279,6 +283,7 @@ impl Module {
             epoch: None,
             left: None,
             is_to_note_where: false,
+            led_until_left: false,
             is_listening: false,
             completes_stream: false,
             has_cause_to_watch: false,

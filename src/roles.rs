@@ -9,6 +9,7 @@ use crate::bound::{Behind, Verdict};
 use crate::config::{self, Mode};
 use crate::ffi::{self, Internals};
 use crate::filter::{self, Refusal};
+use crate::following::{self, Owner};
 use crate::guard::has_failed;
 use crate::held_table;
 use crate::hooks;
@@ -486,12 +487,17 @@ impl Module {
     /// From now on this node serves its clients without a log. What is held leaves if the log acknowledges it soon: the agent
     /// ships it, and then has the rest abandoned. Called from server events as well, so it subscribes to nothing.
     fn leave(&mut self, role: Role) {
-        // Of any other role, what it holds may be its own already.
-        let held_the_logs = matches!(self.role, Role::Leader | Role::Suspended | Role::Follower);
+        let led = matches!(self.role, Role::Leader | Role::Suspended);
+        // Of any other role, what it holds may be its own until it was linked to its log.
+        let is_whole = following::owner() == Owner::Log && following::is_whole();
+        let held_the_logs = led || self.role == Role::Follower || is_whole;
         if held_the_logs || role == Role::Replica {
             self.left = None;
         }
         self.is_to_note_where = held_the_logs && role == Role::Off;
+        if self.is_to_note_where {
+            self.led_until_left = led;
+        }
         self.new_stage();
         self.set_role(role);
         self.tell_what_it_serves();
@@ -537,6 +543,11 @@ impl Module {
 
     /// The agent has ended its term, and ships nothing any more.
     pub fn term_ended(&mut self) {
+        let left_at = self.shared.leave_offset.load(Ordering::Relaxed);
+        if std::mem::take(&mut self.led_until_left) && self.shared.durable() < Some(left_at) {
+            // What the log did not get of this term is in no log: only an operator gives it up.
+            self.left = None;
+        }
         if self.role != Role::Leader {
             self.abandon_clients();
         }
@@ -544,6 +555,12 @@ impl Module {
             // It may have been granted a lease while it was told to have no log.
             lease::not_needed();
         }
+    }
+
+    /// Whether the server may hold writes that its replication id and offset say nothing of: as long as it has no log, nobody puts into
+    /// its stream what is kept out of that.
+    pub fn may_hold_untold_writes(&self) -> bool {
+        self.unlogged.goes_on() || self.shared.must_seed()
     }
 
     /// What the command filter refuses follows from role and lag.

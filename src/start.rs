@@ -131,7 +131,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     let Started { to_agent, ended: agent, keeper } =
         agent::start(Arc::clone(&shared), config::MODE.mode(), is_replica, was_off)
             .map_err(|error| format!("no thread: {error}"))?;
-    let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica };
+    let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica, was_off };
     module::loaded(Module::new(parts));
     Ok(())
 }

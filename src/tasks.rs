@@ -318,18 +318,30 @@ fn follow(ctx: &Context, address: SocketAddr, user: &str, password: &str) -> Res
     // Before the first byte of the stream arrives.
     module::with(Module::listen_to_commands).unwrap_or(Ok(()))?;
     following::set(ctx, user, password)?;
+    if !server::is_replica(ctx) && module::with(|module| module.may_hold_untold_writes()) == Some(true) {
+        // A server that ceases to be a replica gets a replication id that its log does not know, and so a full copy.
+        replicate_from(ctx, address)?;
+        change_server_role(ctx, &["NO", "ONE"])?;
+    }
     follow_at(ctx, address)
 }
 
 fn follow_at(ctx: &Context, address: SocketAddr) -> Result<(), String> {
+    if following::owner() != Owner::Log {
+        return Err("this node does not follow its log any more".to_owned());
+    }
+    replicate_from(ctx, address)?;
+    log_notice(format!("durability: following the log at {address}"));
+    Ok(())
+}
+
+fn replicate_from(ctx: &Context, address: SocketAddr) -> Result<(), String> {
     let host = match address {
         // Of an address that means something on one link only.
         SocketAddr::V6(address) if address.scope_id() > 0 => format!("{}%{}", address.ip(), address.scope_id()),
         address => address.ip().to_string(),
     };
-    change_server_role(ctx, &[&host, &address.port().to_string()])?;
-    log_notice(format!("durability: following the log at {address}"));
-    Ok(())
+    change_server_role(ctx, &[&host, &address.port().to_string()])
 }
 
 /// The server is a primary from now on, whose history is its own. Notes where that begins.

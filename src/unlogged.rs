@@ -53,7 +53,8 @@ impl Unlogged {
         }
     }
 
-    fn goes_on(&self) -> bool {
+    /// Whether the log may lack what was written since that time began.
+    pub fn goes_on(&self) -> bool {
         self.from_ms > 0 && self.until_ms == 0
     }
 }

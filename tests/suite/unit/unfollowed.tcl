@@ -25,6 +25,20 @@ shard_of 2 {} {
         assert_same_data
     }
 
+    test "What a node without its log wrote past its stream is gone when it follows again by itself" {
+        set leader [wait_for_shard]
+        set other [leave_log $leader since-hidden]
+        # Moves no offset, and nobody completes the stream now.
+        on $leader eval "server.set_repl(server.REPL_NONE); return server.call('set', 'hidden', 'v')" 0
+        assert_equal v [on $leader get hidden]
+        on $leader durability.mode sync
+        wait_for_role follower $leader
+        wait_for_condition 3000 10 {[on $leader get since-hidden] eq "value"} else {fail "it does not take the log's data"}
+        assert_equal {} [on $leader get hidden]
+        assert_equal $other [current_leader]
+        assert_same_data
+    }
+
     test "A follower whose mode was off follows again by itself if nothing was written there" {
         set leader [wait_for_shard]
         set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
@@ -63,5 +77,70 @@ shard_of 2 {} {
         assert_equal $other [current_leader]
         assert_same_data
         make_leader $leader
+    }
+
+    test "One that is told to have no log and to have it again while it catches up goes on by itself" {
+        set leader [wait_for_shard]
+        set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+        on $leader set in-snapshot value
+        log_service LOG.SNAPSHOT $::shard
+        on $other durability.mode off
+        wait_for_condition 3000 10 {[string match *role:master* [on $other info replication]]} else {
+            fail "the server still follows its log"
+        }
+        on $leader set since-paused value
+        # It takes the snapshot, and applies nothing of what follows it.
+        on $other client pause 600000 write
+        on $other durability.mode async
+        wait_for_condition 3000 10 {[string match */whole [lindex [on $other config get primaryuser] 1]]} else {
+            fail "the server is not linked to its log"
+        }
+        assert_equal attaching [role_of $other]
+        # In one packet: between them the server does nothing else.
+        set client [valkey $::host [srv [level $other] port] 1]
+        $client write "durability.mode off\r\ndurability.mode async\r\n"
+        $client flush
+        assert_equal {OK OK} [list [$client read] [$client read]]
+        $client close
+        on $other client unpause
+        wait_for_role follower $other
+        wait_for_condition 3000 10 {[on $other get since-paused] eq "value"} else {fail "it does not take the log's data"}
+        on $other durability.mode sync
+        assert_same_data
+    }
+}
+
+# Leases that never expire, so that nothing here has to be done in time.
+shard_of 2 {failover no mode async test-module {}} {
+    foreach {what command} {
+        "that its log did not get" {set only-here value}
+        "past its stream" {tm.call_silent only-here value}
+    } {
+        test "What a leader wrote $what before its mode became off is kept until an operator's word" {
+            set leader [wait_for_shard]
+            set other [lindex [lsearch -all -inline -not -exact [nodes] $leader] 0]
+            on $leader set key value
+            wait_for_condition 3000 10 {[figure_of $leader pending_bytes] == 0} else {fail "the log does not get all"}
+            set epoch [figure_of $leader epoch]
+            kill_log
+            on $leader {*}$command
+            on $leader durability.mode off
+            wait_for_condition 3000 10 {[figure_of $leader epoch] == 0} else {fail "the term does not end"}
+            start_log
+            assert_equal OK [log_service LOG.RELEASE $::shard $epoch FORCE]
+            wait_for_role leader $other
+            on $leader durability.mode async
+            wait_for_role refused $leader
+            set log_id [dict get [log_service LOG.STATUS $::shard] log_id]
+            assert_match "*DURABILITY.ACCEPT-LOG $log_id takes*" [figure_of $leader last_error]
+            on $leader durability.mode off
+            assert_equal value [on $leader get only-here]
+            on $leader durability.mode async
+            wait_for_role refused $leader
+            assert_equal OK [on $leader durability.accept-log $log_id]
+            wait_for_role follower $leader
+            assert_same_data
+            assert_equal {} [on $leader get only-here]
+        }
     }
 }
