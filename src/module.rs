@@ -405,7 +405,7 @@ impl Module {
     }
 
     /// Writes to clients that have ended their sending what the log has acknowledged.
-    fn write_to_half_closed(&self) {
+    pub fn write_to_half_closed(&self) {
         let Some(gate) = &self.gate else { return };
         let mut half_closed = gate.connections.half_closed.borrow_mut();
         if !half_closed.is_empty() {

@@ -548,6 +548,13 @@ impl Module {
             // What the log did not get of this term is in no log: only an operator gives it up.
             self.left = None;
         }
+        if matches!(self.role, Role::Off | Role::Replica) {
+            // What the log acknowledged last may have come since the event loop last went round.
+            if let (Some(durable), Some(gate)) = (self.shared.durable(), &mut self.gate) {
+                gate.release(durable);
+            }
+            self.write_to_half_closed();
+        }
         if self.role != Role::Leader {
             self.abandon_clients();
         }
