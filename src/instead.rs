@@ -3,7 +3,7 @@
 
 use valkey_module::{raw, Context};
 
-use crate::keys;
+use crate::keys::{self, Unserialized};
 use crate::propagation::Omits;
 
 /// The version of values that this server serializes (`RDB_VERSION`), and those before it that other nodes take as well.
@@ -27,37 +27,48 @@ pub enum Instead {
 
 impl Instead {
     /// In place of the command that just ran with these arguments, in that database. `None` if it is to stand in the stream itself.
-    /// Main thread only, at the command's event.
+    /// Main thread only, at the command's event. A key that the command found may have expired since.
+    ///
+    /// # Errors
+    /// It cannot be told.
     pub fn of(
         ctx: &Context,
         database: u16,
         omits: Omits,
         arguments: &[*mut raw::RedisModuleString],
         texts: &[&[u8]],
-    ) -> Option<Instead> {
-        match omits {
+    ) -> Result<Option<Instead>, Unserialized> {
+        let serialized = |at: usize| keys::serialized(ctx, database, arguments[at]);
+        Ok(match omits {
             Omits::SortPatterns => sorted_by_pattern(texts).map(Instead::List),
             Omits::KeyExpiry => {
-                let named = fields_keeping_expiry(texts)?;
-                let (expires_at_ms, length) = keys::expiry_and_length(ctx, database, arguments[1])?;
-                // Else the replica's hash keeps another field, and with it the key.
-                (length <= named).then_some(Instead::WithExpiry(expires_at_ms))
+                let Some(named) = fields_keeping_expiry(texts) else { return Ok(None) };
+                match keys::expiry_and_length(ctx, database, arguments[1]) {
+                    // Else the replica's hash keeps another field, and with it the key.
+                    Some((expires_at_ms, length)) if length <= named => expires_at_ms.map(Instead::WithExpiry),
+                    Some(_) => None,
+                    None => Some(Instead::Value(1, None)),
+                }
             }
             Omits::MetCondition => condition_position(texts).map(Instead::Without),
             Omits::Order => {
-                let (to, from) = lex_range_stored(texts)?;
-                // What the source was is not known if it is replaced.
-                let is_unspecified =
-                    texts[to] == texts[from] || keys::has_different_scores(ctx, database, arguments[from]);
-                is_unspecified.then(|| Instead::Value(to, keys::serialized(ctx, database, texts[to])))
+                let Some((to, from)) = lex_range_stored(texts) else { return Ok(None) };
+                // What the source was is not known if it is replaced, or not there any more.
+                let is_unspecified = texts[to] == texts[from]
+                    || keys::has_different_scores(ctx, database, arguments[from]).unwrap_or(true);
+                if is_unspecified {
+                    Some(Instead::Value(to, serialized(to)?))
+                } else {
+                    None
+                }
             }
             Omits::Version => {
-                let at = foreign_payload(texts)?;
-                // Else it is restored with a time to live that is over, and deleted.
-                keys::serialized(ctx, database, texts[1]).map(|payload| Instead::With(at, payload))
+                let Some(at) = foreign_payload(texts) else { return Ok(None) };
+                // It may have been restored with a time to live that is over, and deleted.
+                Some(serialized(1)?.map_or(Instead::Value(1, None), |payload| Instead::With(at, payload)))
             }
             _ => None,
-        }
+        })
     }
 }
 

@@ -11,8 +11,8 @@ use crate::server;
 const IN_STREAM: [&str; 8] = ["select", "multi", "exec", "publish", "spublish", "pfcount", "ping", "replconf"];
 
 /// What the module itself runs, on the server or by a connection of its own. Not what audits read by: an audit says what it lacks.
-const NEEDED: [&str; 11] =
-    ["acl", "auth", "client", "command", "config", "info", "psync", "replicaof", "role", "xpending", "xrange"];
+const NEEDED: [&str; 12] =
+    ["acl", "auth", "client", "command", "config", "dump", "info", "psync", "replicaof", "role", "xpending", "xrange"];
 
 /// Why this server can have no log; found out once, as names do not change while it runs.
 static WHY_IMPOSSIBLE: OnceLock<Option<String>> = OnceLock::new();

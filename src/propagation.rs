@@ -14,6 +14,7 @@ use crate::command_table::Properties;
 use crate::connections::ServerConnections;
 use crate::ffi::{Client, CommandResult};
 use crate::instead::Instead;
+use crate::keys::Unserialized;
 use crate::{keys, running_client, server};
 
 /// What the server forgets of a command's effect when it puts the command into the stream.
@@ -165,8 +166,10 @@ pub fn complete(
         Omits::SortPatterns | Omits::KeyExpiry | Omits::MetCondition | Omits::Order | Omits::Version => {
             // SAFETY: the server's own arguments, used only during the callback.
             let texts: Vec<&[u8]> = arguments.iter().map(|argument| unsafe { server::bytes(*argument) }).collect();
-            if let Some(instead) = Instead::of(ctx, database, properties.omits, arguments, &texts) {
-                return stream.put_instead(instead, arguments, client);
+            match Instead::of(ctx, database, properties.omits, arguments, &texts) {
+                Ok(Some(instead)) => return stream.put_instead(instead, arguments, client),
+                Ok(None) => {}
+                Err(Unserialized) => return false,
             }
         }
     }
@@ -288,6 +291,10 @@ impl Stream<'_> {
         // Before any command is called, which has a time of its own.
         let time_ms = server::cached_time_ms().to_string();
         for (key, id) in read.streams {
+            // To look at one that has expired meanwhile would delete it, in the stream as well.
+            if !keys::exists(self.ctx, self.database, arguments[key]) {
+                continue;
+            }
             let from = [b"(", texts[id]].concat();
             let pending = server::pending_entries(
                 self.ctx,

@@ -7,6 +7,7 @@ use std::ptr;
 use valkey_module::{raw, CallOptionsBuilder, CallReply, CallResult, Context, ContextFlags};
 
 use crate::ffi::{CommandResult, Internals, OpenedKey};
+use crate::keys;
 
 /// A callback for a server event.
 pub type EventCallback = unsafe extern "C" fn(*mut raw::RedisModuleCtx, raw::RedisModuleEvent, u64, *mut c_void);
@@ -149,19 +150,17 @@ pub fn cached_time_ms() -> i64 {
     us / 1000
 }
 
-/// Deletes the fields of a hash that have expired, if the key holds one. Returns whether it holds one with fields that expire.
+/// Deletes the fields of a hash that have expired, if the key holds one, and has not expired itself. Returns whether it holds one with
+/// fields that expire.
 pub fn delete_expired_fields(ctx: &Context, database: u16, key: *mut raw::RedisModuleString) -> bool {
     let Ok(internals) = Internals::get() else { return false };
-    let mode = raw::REDISMODULE_READ as c_int
-        | raw::REDISMODULE_OPEN_KEY_NOTOUCH as c_int
-        | raw::REDISMODULE_OPEN_KEY_NOSTATS as c_int;
     // SAFETY: the context is that of an event, with a client of its own; the key is a live string; what was opened is closed, and
     // the hash is looked at before anything writes.
     unsafe {
         if api!(RedisModule_SelectDb)(ctx.ctx, c_int::from(database)) != raw::REDISMODULE_OK as c_int {
             return false;
         }
-        let opened = api!(RedisModule_OpenKey)(ctx.ctx, key, mode);
+        let opened = api!(RedisModule_OpenKey)(ctx.ctx, key, keys::LOOK);
         if opened.is_null() {
             return false;
         }
@@ -174,7 +173,7 @@ pub fn delete_expired_fields(ctx: &Context, database: u16, key: *mut raw::RedisM
 
 /// Deletes a hash that has no field, and so should not be there, past the stream.
 pub fn delete_empty_hash(ctx: &Context, database: u16, key: *mut raw::RedisModuleString) {
-    let mode = raw::REDISMODULE_READ as c_int | raw::REDISMODULE_WRITE as c_int;
+    let mode = keys::LOOK | raw::REDISMODULE_WRITE as c_int;
     // SAFETY: the context is that of an event, with a client of its own; the key is a live string; what was opened is closed.
     unsafe {
         if api!(RedisModule_SelectDb)(ctx.ctx, c_int::from(database)) != raw::REDISMODULE_OK as c_int {

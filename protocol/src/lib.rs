@@ -124,7 +124,7 @@ pub const STATUS: &str = "LOG.STATUS";
 /// oldest snapshot that is kept is dropped.
 pub const SNAPSHOT: &str = "LOG.SNAPSHOT";
 /// `LOG.AUDIT shard [KEYS n]` → names and values in turn: compares keys of the leader with what the log holds at the same offsets.
-/// Answered when it is done; an error says why it could not be. It ends if the connection does. See [`audit`].
+/// Answered when it is done; an error says why it could not be. It ends if the connection, or its half of it, does. See [`audit`].
 pub const AUDIT: &str = "LOG.AUDIT";
 /// `LOG.AUDIT-RESULT shard audit-id epoch batch` → a flat array of databases and names of keys, at most
 /// [`audit::MAX_BATCH_NAMES`]: the leader of `epoch` sends keys for the audit that [`NODE`] asked it for in the field `audit`

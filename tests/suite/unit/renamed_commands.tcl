@@ -23,6 +23,7 @@ proc start_with_rename {mode command new} {
 set needed {
     CONFIG settings  REPLICAOF follow  PSYNC {""}      REPLCONF talk   AUTH login       INFO about   COMMAND commands
     ACL rights       CLIENT {""}       ROLE part       XPENDING rest   XRANGE {""}      SELECT choose
+    DUMP {""}
     MULTI begin      EXEC run          PUBLISH tell    PING pong       PFCOUNT guess    SPUBLISH say
     SET put          DEL erase         FLUSHALL {""}   HSET {""}       UNLINK drop      FUNCTION code
 }

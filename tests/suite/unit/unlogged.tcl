@@ -383,6 +383,47 @@ foreach mode {sync async} {
             assert_equal {after 9999999999999} [list [r get over:future] [r pexpiretime over:future]]
         }
 
+        test "What a command found is in the log where its time to live passes before the command is in the stream, $mode" {
+            r debug set-active-expire 0
+            r config set slowlog-log-slower-than 0
+            r eval {for i = 1, 100000 do server.call('zadd', KEYS[1], i, 'member' .. i) end} 1 source
+            set fields {}
+            for {set i 0} {$i < 100000} {incr i} {lappend fields field$i $i}
+            set client [valkey_deferring_client]
+            # Runs the command over `key`, whose time to live passes while it runs.
+            proc outlives {client make key command} {
+                for {set try 0} {$try < 300} {incr try} {
+                    {*}$make
+                    r slowlog reset
+                    set ttl_ms [expr {2 + $try % 60}]
+                    set behind [format_command pexpire $key $ttl_ms]
+                    $client deferred 1
+                    $client write $behind
+                    $client write [format_command {*}$command]
+                    $client flush
+                    assert_equal 1 [$client read]
+                    set found [$client read]
+                    foreach entry [r slowlog get -1] {
+                        if {[string tolower [lindex $entry 3 0]] eq [lindex $command 0] && [lindex $entry 2] > $ttl_ms * 1000 && $found > 0} {
+                            return $found
+                        }
+                    }
+                }
+                fail "it never takes long enough"
+            }
+            # Both find nothing once it has passed.
+            set stored [outlives $client {r copy source ranged replace} ranged {zrangestore stored ranged - + bylex}]
+            set set_ [outlives $client [list r hset kept:time {*}$fields] kept:time \
+                [list hsetex kept:time fxx keepttl fields 100000 {*}$fields]]
+            $client close
+            r config set slowlog-log-slower-than 10000
+            assert_equal {100000 1} [list $stored $set_]
+            assert_no_unlogged_writes
+            wait_until_durable
+            come_back_from_log
+            assert_equal {100000 0 0} [list [r zcard stored] [r exists ranged] [r exists kept:time]]
+        }
+
         test "How often a pending entry was delivered is known after a restart, $mode" {
             foreach id {1-1 2-1 3-1 4-1} {r xadd x $id f v}
             r xgroup create x g 0
