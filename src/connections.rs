@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::client_layout::{read_foreign, ArgumentLayout, DatabaseLayout, SEARCH_BYTES};
 use crate::client_lookup::ClientLookup;
@@ -16,6 +16,7 @@ use crate::held_table::{
     entry, entry_or_new, held, take_late_holds, Diversion, HeldConnection, LateHold, NEWEST, RELEASED,
 };
 use crate::server;
+use crate::shared::Shared;
 use crate::taken;
 use crate::valve::Group;
 
@@ -37,11 +38,13 @@ pub struct ServerConnections {
     awaiting: RefCell<HashSet<ClientId>>,
     /// Connections that outlive their clients until what is held on them has left.
     pub half_closed: RefCell<HalfClosed>,
+    /// Has the main thread's bell.
+    shared: Arc<Shared>,
 }
 
 impl ServerConnections {
     /// The connections of the running server, whose functions are decorated.
-    pub fn new(internals: &'static Internals) -> Self {
+    pub fn new(internals: &'static Internals, shared: Arc<Shared>) -> Self {
         ServerConnections {
             internals,
             types: internals.types(),
@@ -52,6 +55,7 @@ impl ServerConnections {
             receivers: RefCell::default(),
             awaiting: RefCell::default(),
             half_closed: RefCell::default(),
+            shared,
         }
     }
 
@@ -332,7 +336,11 @@ impl Connections for ServerConnections {
         // SAFETY: a live connection on the main thread, of a client that is about to be freed.
         if let (Some(client), Some(held)) = (client, unsafe { held(connection) }) {
             // SAFETY: as above.
-            unsafe { self.half_closed.borrow_mut().keep(self.internals, client, connection, held) };
+            let is_kept = unsafe { self.half_closed.borrow_mut().keep(self.internals, client, connection, held) };
+            if is_kept {
+                // What is released already is not to wait for something else to wake the server.
+                self.shared.main_bell.ring();
+            }
         }
         // SAFETY: a live connection, on the main thread.
         let entry = entry(unsafe { (*connection).fd })?;

@@ -162,6 +162,9 @@ pub type SetReadHandlerFunction = unsafe extern "C" fn(*mut Connection, Connecti
 /// `ConnectionType.set_write_handler`.
 pub type SetWriteHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler, c_int) -> c_int;
 
+/// `ConnectionType.postpone_update_state`.
+pub type PostponeFunction = unsafe extern "C" fn(*mut Connection, c_int);
+
 /// `ConnectionType.conn_create_accepted`.
 pub type CreateAcceptedFunction = unsafe extern "C" fn(c_int, *mut c_void) -> *mut Connection;
 /// `ConnectionType.accept`.
@@ -193,6 +196,11 @@ pub struct ConnectionType {
     pub set_write_handler: SetWriteHandlerFunction,
     /// Asks for a call when the socket has received something, or ends that.
     pub set_read_handler: SetReadHandlerFunction,
+    /// get_last_error, sync_write, sync_read, sync_readline, has_pending_data, process_pending_data.
+    before_postpone: [*const c_void; 6],
+    /// Whether the two functions above leave the event loop as it is (1), as they do while an I/O thread works for the connection. Only
+    /// of types that I/O threads do more for than to read and write the socket.
+    pub postpone_update_state: Option<PostponeFunction>,
 }
 
 type TypeFunction = unsafe extern "C" fn() -> *mut ConnectionType;

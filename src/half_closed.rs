@@ -8,7 +8,8 @@
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -24,13 +25,37 @@ use crate::valve::{Group, Permit, Valve};
 const LONGEST: Duration = Duration::from_secs(10);
 /// Of `maxclients`, one in so many connections may be kept.
 const SHARE_OF_CLIENTS: usize = 10;
-/// The most bytes that are kept, of all connections together.
+/// As many until the server was asked for `maxclients`: that share of its default.
+const FIRST_SHARE: usize = 1000;
+/// The most bytes that are kept, of all connections together; no more are copied in one round of the event loop either.
 const MOST_BYTES: usize = 64 << 20;
+/// The most bytes that are kept of one connection.
+const MOST_BYTES_OF_ONE: usize = 32 << 20;
 /// Connections that were reset meanwhile are looked for this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The connection that the server is about to close, and which is kept. Main thread only.
-static KEPT: AtomicPtr<Connection> = AtomicPtr::new(ptr::null_mut());
+/// The addresses of the connections that are kept and that the server is about to close. There is more than one where another module
+/// has a client killed while the server frees one.
+static ATTACHED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+static HAS_ATTACHED: AtomicBool = AtomicBool::new(false);
+
+fn attached() -> MutexGuard<'static, Vec<usize>> {
+    ATTACHED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The server will not close the connection, or is not to find it kept. Returns whether it was about to.
+fn take_attached(connection: *const Connection) -> bool {
+    if !HAS_ATTACHED.load(Ordering::Relaxed) {
+        return false;
+    }
+    let mut attached = attached();
+    let found = attached.iter().position(|address| *address == connection.addr());
+    if let Some(at) = found {
+        attached.swap_remove(at);
+    }
+    HAS_ATTACHED.store(!attached.is_empty(), Ordering::Relaxed);
+    found.is_some()
+}
 
 /// How long a connection is kept.
 fn longest() -> Duration {
@@ -43,7 +68,7 @@ fn longest() -> Duration {
 /// Whether the connection, which the server has closed, is kept.
 #[inline]
 pub fn is_kept(connection: *const Connection) -> bool {
-    ptr::eq(KEPT.load(Ordering::Relaxed), connection)
+    HAS_ATTACHED.load(Ordering::Relaxed) && attached().contains(&connection.addr())
 }
 
 /// The server lets go of a connection that is kept, and will not be called for it any more. Main thread.
@@ -51,30 +76,40 @@ pub fn is_kept(connection: *const Connection) -> bool {
 /// # Safety
 /// [`is_kept`] says so, and the server does not use the connection after this.
 pub unsafe fn detach(connection: *mut Connection) {
-    KEPT.store(ptr::null_mut(), Ordering::Relaxed);
+    take_attached(connection);
     // SAFETY: a live connection on the main thread, and the functions of its own type. Its client is about to be freed.
     unsafe {
         (*connection).private_data = ptr::null_mut();
         (*connection).flags &= !CLIENT_IS_CHECKED;
+        // The server is in the middle of taking in what an I/O thread has read. Else the event loop would go on to report the end.
+        if let Some(postpone) = (*(*connection).kind).postpone_update_state {
+            postpone(connection, 0);
+        }
         ((*(*connection).kind).set_read_handler)(connection, None);
         ((*(*connection).kind).set_write_handler)(connection, None, 0);
     }
 }
 
 /// What the server writes to a client that is half closed.
-#[derive(Default)]
 pub struct Gathered {
     bytes: Vec<u8>,
+    /// How many may be kept.
+    most: usize,
     /// The byte after them. It stays with the server, which would close the client anew once it has nothing left to write.
     last: Option<u8>,
     is_too_much: bool,
 }
 
 impl Gathered {
+    /// Begins with `bytes`; more than `most` are not kept.
+    fn new(bytes: Vec<u8>, most: usize) -> Self {
+        Gathered { bytes, most, last: None, is_too_much: false }
+    }
+
     /// Takes what the server offers, all but its last byte, as a socket with endless room would.
     pub fn gather(&mut self, vectors: &[libc::iovec]) -> c_int {
         let offered: usize = vectors.iter().map(|vector| vector.iov_len).sum();
-        self.is_too_much |= self.bytes.len() + offered > MOST_BYTES;
+        self.is_too_much |= self.bytes.len() + offered > self.most;
         if offered == 0 || self.is_too_much {
             set_errno_again();
             return -1;
@@ -120,15 +155,18 @@ enum Progress {
 
 /// The connections of clients that are half closed, oldest first. Main thread only.
 ///
-/// They are bounded, and the oldest are closed beyond that: in time ([`LONGEST`], or `durability.sync-timeout-ms`), in number (a
-/// share of `maxclients`, and as many as leave the server room for new clients), in bytes.
+/// They are bounded, and the oldest are closed beyond that: in time ([`LONGEST`], or `durability.sync-timeout-ms`, from the half-close
+/// on), in number (a share of `maxclients`, and as many as leave the server room for new clients), in bytes. One that has too many bytes
+/// by itself is not kept, nor one for which too many would be copied in one round of the event loop: a round may last.
 #[derive(Default)]
 pub struct HalfClosed {
     kept: VecDeque<Unsent>,
     /// Of all together.
     bytes: usize,
-    /// How many there were when the bounds were last looked at.
-    known: usize,
+    /// How many were copied in this round of the event loop.
+    copied: usize,
+    /// One was kept since the server was last asked for its `maxclients`.
+    has_new: bool,
     /// The server's `maxclients` then; 0 before that.
     max_clients: usize,
     /// What was released when they were last written to.
@@ -137,10 +175,10 @@ pub struct HalfClosed {
 }
 
 impl HalfClosed {
-    /// Whether there are none.
+    /// Whether there are none, and there was none in this round of the event loop.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.kept.is_empty() && self.copied == 0
     }
 
     /// How many there are.
@@ -148,7 +186,8 @@ impl HalfClosed {
         self.kept.len()
     }
 
-    /// The server is freeing the client. Keeps its connection if it is half closed and replies are held on it.
+    /// The server is freeing the client. Keeps its connection if it is half closed and replies are held on it. Returns whether it does:
+    /// then it is to go round its event loop soon.
     ///
     /// # Safety
     /// Called from the event of the client's disconnection, on the main thread. `connection` is the client's, and `held` its entry.
@@ -158,21 +197,25 @@ impl HalfClosed {
         client: *mut Client,
         connection: *mut Connection,
         held: &HeldConnection,
-    ) {
+    ) -> bool {
         // SAFETY: a live connection.
         let (state, fd) = unsafe { ((*connection).state, (*connection).fd) };
-        // SAFETY: the client lives, and the event comes only when no I/O thread works for it.
-        if state != CLOSED || !may_be_kept(held) || is_gone(fd) || !unsafe { internals.has_pending_replies(client) } {
-            return;
+        if state != CLOSED || !may_be_kept(held) || are_gone([fd]) == [true] {
+            return false;
         }
+        // SAFETY: the client lives, and the event comes only when no I/O thread works for it.
+        if !unsafe { internals.has_pending_replies(client) } {
+            return false;
+        }
+        let most = MOST_BYTES_OF_ONE.min(MOST_BYTES - self.copied);
         {
             let mut state = held.state();
-            if state.taken.bytes() > MOST_BYTES {
-                return;
+            if state.taken.bytes() > most {
+                return false;
             }
             let bytes = state.taken.take_out();
             state.valve.untake();
-            state.unsent = Some(Gathered { bytes, ..Gathered::default() });
+            state.unsent = Some(Gathered::new(bytes, most));
         }
         // It may have opened already: an I/O thread has read the end, and by TLS what is released then is not written any more.
         held.is_closed.store(true, Ordering::Release);
@@ -189,9 +232,9 @@ impl HalfClosed {
             (*connection).state = CLOSED;
         }
         let mut state = held.state();
-        let Some(bytes) = state.unsent.take().and_then(Gathered::complete).filter(|bytes| !bytes.is_empty()) else {
-            return;
-        };
+        let Some(unsent) = state.unsent.take() else { return false };
+        self.copied += unsent.bytes.len();
+        let Some(bytes) = unsent.complete().filter(|bytes| !bytes.is_empty()) else { return false };
         // SAFETY: as above. TLS writes only to what is connected.
         unsafe { (*connection).state = CONNECTED };
         self.bytes += bytes.len();
@@ -201,39 +244,53 @@ impl HalfClosed {
             // A message or a late answer among them that was not offered before has not been looked at.
             valve.hold(NEWEST.load(Ordering::Acquire));
         }
+        self.has_new = true;
         self.kept.push_back(Unsent { connection, bytes, sent: 0, valve, since: Instant::now() });
-        KEPT.store(connection, Ordering::Relaxed);
+        attached().push(connection.addr());
+        HAS_ATTACHED.store(true, Ordering::Relaxed);
         // What was released before they came has not been offered to them.
         self.released = 0;
+        // The round may last, and there is room for this one by itself.
+        self.end_oldest_beyond_bounds();
+        true
+    }
+
+    /// All of them together.
+    fn end_oldest_beyond_bounds(&mut self) {
+        let most = if self.max_clients > 0 { (self.max_clients / SHARE_OF_CLIENTS).max(1) } else { FIRST_SHARE };
+        while self.kept.len() > most || self.bytes > MOST_BYTES {
+            self.end_oldest();
+        }
     }
 
     /// Writes what may leave, and closes what has ended or is beyond the bounds. `max_clients`: the server's `maxclients`, asked for
-    /// when there are more than before.
+    /// if one was kept since.
     pub fn go_on(&mut self, max_clients: impl FnOnce() -> usize) {
+        self.copied = 0;
         if self.kept.is_empty() {
             return;
         }
         let released = RELEASED.load(Ordering::Acquire);
         if self.released != released {
             self.released = released;
-            self.write(|_| true);
+            // For the others the socket decides.
+            self.write(|unsent| !unsent.waits_for_socket());
         }
         let now = Instant::now();
         if self.next_look.is_none_or(|next| now >= next) {
             self.next_look = Some(now + LOOK_INTERVAL);
+            // SAFETY: a connection that is kept lives.
+            let gone = are_gone(self.kept.iter().map(|unsent| unsafe { (*unsent.connection).fd }));
+            let mut gone = gone.into_iter();
             self.end_where(|unsent| {
-                // SAFETY: a connection that is kept lives.
-                now.saturating_duration_since(unsent.since) >= longest() || is_gone(unsafe { (*unsent.connection).fd })
+                let is_gone = gone.next() == Some(true);
+                is_gone || now.saturating_duration_since(unsent.since) >= longest()
             });
         }
-        if self.kept.len() > self.known {
+        if std::mem::take(&mut self.has_new) {
             self.max_clients = max_clients();
         }
-        let most = (self.max_clients / SHARE_OF_CLIENTS).max(1);
-        while self.kept.len() > most || self.bytes > MOST_BYTES {
-            self.end_oldest();
-        }
-        self.known = self.kept.len();
+        self.end_oldest_beyond_bounds();
     }
 
     /// A client has connected, on that socket number. The lowest free one is taken, so a high one tells that few are left.
@@ -267,6 +324,7 @@ impl HalfClosed {
         }
     }
 
+    /// Asks of each once, in their order.
     fn end_where(&mut self, mut has_ended: impl FnMut(&Unsent) -> bool) {
         let bytes = &mut self.bytes;
         self.kept.retain(|unsent| {
@@ -326,6 +384,11 @@ impl Unsent {
         Progress::Ended
     }
 
+    fn waits_for_socket(&self) -> bool {
+        // SAFETY: a connection that is kept lives.
+        unsafe { (*self.connection).write_handler.is_some() }
+    }
+
     fn wait_for_socket(&self, waits: bool) {
         let handler = waits.then_some(on_writable as unsafe extern "C" fn(*mut Connection));
         // SAFETY: a connection that is kept lives, on the main thread, and the function is of its own type.
@@ -337,6 +400,10 @@ impl Unsent {
         // A child process may share the socket.
         unsafe {
             (*self.connection).state = CLOSED;
+            if take_attached(self.connection) {
+                // The server is about to do the rest.
+                return;
+            }
             let kind = (*self.connection).kind;
             ((*kind).shutdown)(self.connection);
             ((*kind).close)(self.connection);
@@ -361,12 +428,12 @@ fn may_be_kept(held: &HeldConnection) -> bool {
     may_leave && state.diversion.is_none() && state.valve.mark() != Group::MAX
 }
 
-/// Whether nothing that is written to that socket arrives: it was reset, or, as far as that can be told, closed.
-fn is_gone(fd: c_int) -> bool {
-    let mut poll = libc::pollfd { fd, events: 0, revents: 0 };
-    // SAFETY: one entry, and no waiting.
-    let found = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    found > 0 && poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0
+/// Of each socket, whether nothing that is written to it arrives: it was reset, or, as far as that can be told, closed.
+fn are_gone(sockets: impl IntoIterator<Item = c_int>) -> Vec<bool> {
+    let mut polls: Vec<_> = sockets.into_iter().map(|fd| libc::pollfd { fd, events: 0, revents: 0 }).collect();
+    // SAFETY: as many entries as there are, and no waiting. If it fails, as none of them can make it do, it has found nothing.
+    unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) };
+    polls.iter().map(|poll| poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0).collect()
 }
 
 #[cfg(test)]
@@ -377,7 +444,7 @@ mod tests {
 
     /// As the server offers `all` to a connection: `at_once` bytes at most, and again what was not taken.
     fn gathered(all: &[u8], at_once: usize) -> Option<Vec<u8>> {
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered::new(Vec::new(), MOST_BYTES);
         let mut sent = 0;
         loop {
             let offered = &all[sent..all.len().min(sent + at_once)];
@@ -407,5 +474,27 @@ mod tests {
         let all = vec![0; MOST_BYTES + 1];
         assert_eq!(gathered(&all, MOST_BYTES / 3), None);
         assert!(gathered(&all[1..], MOST_BYTES / 3).is_some());
+    }
+
+    #[test]
+    fn each_that_the_server_is_about_to_close_is_known_whatever_it_closes_first() {
+        let address = |number: usize| ptr::without_provenance::<Connection>(number);
+        attached().extend([8, 16]);
+        HAS_ATTACHED.store(true, Ordering::Relaxed);
+        assert!(is_kept(address(8)) && is_kept(address(16)) && !is_kept(address(24)));
+        assert!(take_attached(address(8)) && !take_attached(address(8)));
+        assert!(!is_kept(address(8)) && is_kept(address(16)));
+        assert!(take_attached(address(16)) && !is_kept(address(16)) && !take_attached(address(16)));
+    }
+
+    #[test]
+    fn sockets_whose_other_end_is_gone_are_found() {
+        use std::os::fd::AsRawFd;
+        let (here, there) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        let (other, gone) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        there.shutdown(std::net::Shutdown::Write).expect("a half-close");
+        drop(gone);
+        assert_eq!(are_gone([here.as_raw_fd(), other.as_raw_fd(), here.as_raw_fd()]), [false, true, false]);
+        assert_eq!(are_gone([]), []);
     }
 }

@@ -119,7 +119,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     let gate = match Internals::get() {
         Ok(internals) if module::why_sync_is_impossible().is_none() => {
             decorate::install(internals);
-            Some(Gate::new(ServerConnections::new(internals)))
+            Some(Gate::new(ServerConnections::new(internals, Arc::clone(&shared))))
         }
         _ => None,
     };

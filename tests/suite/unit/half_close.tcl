@@ -252,6 +252,33 @@ durable_server $options {
         r config set maxclients $maximum
     } {OK}
 
+    test "No more is copied for the half-closed clients of one round than may be kept" {
+        r flushall
+        r set large [string repeat x 10000000]
+        wait_until_durable
+        set before [connected]
+        set writer [valkey_deferring_client]
+        set clients {}
+        for {set i 0} {$i < 30} {incr i} {lappend clients [valkey_deferring_client]}
+        while_frozen {
+            $writer append large y
+            wait_for_held 1
+            foreach client $clients {$client get large}
+            wait_for_held 31
+            # What arrives meanwhile is read in one round of the event loop, in its order.
+            pause_process [srv 0 pid]
+            foreach client $clients {close [$client channel] write}
+            resume_process [srv 0 pid]
+            wait_for_condition 3000 10 {[connected] == $before + 1} else {fail "[connected] clients are connected"}
+            # 64 MB, of those that came first.
+            assert_equal 6 [figure half_closed_clients]
+            foreach client [lrange $clients 0 5] {assert_equal 0 [is_readable $client 1]}
+            foreach client [lrange $clients 6 end] {assert_match {*I/O error*} [read_any_reply $client]}
+        }
+        foreach client [list {*}$clients $writer] {$client close}
+        wait_for_half_closed 0
+    }
+
     test "Half-closed connections make room for new clients when sockets run out" {
         r flushall
         wait_until_durable
