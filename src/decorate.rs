@@ -15,7 +15,7 @@ use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals, TlsCo
 use crate::guard::guard;
 use crate::held_table::{forget_all, gated, Diversion, HeldConnection, State, RELEASED};
 use crate::late_holds::{buffers, hold_answer, hold_messages, remember_end};
-use crate::taken::{is_due, total, worth_taking, SHOWN_BYTES};
+use crate::taken::{is_due, shows_uncopied, total, worth_taking, SHOWN_BYTES};
 use crate::valve::{Group, Permit};
 use crate::{half_closed, lease};
 
@@ -249,9 +249,11 @@ fn take<const KIND: usize>(
     let mut last = buffers(vectors).rev();
     let (end, beginning) = (last.next(), last.nth(1));
     let is_reference = end.zip(beginning).is_some_and(|(end, beginning)| is_reference(beginning, end));
-    let bytes = worth_taking(vectors.iter().map(|vector| vector.iov_len), is_reference)?;
+    let lengths = vectors.iter().map(|vector| vector.iov_len);
+    let bytes = worth_taking(lengths.clone(), is_reference)?;
+    let is_uncopied = is_reference || shows_uncopied(lengths);
     let would_close = || total() + bytes as u64 > config::MAX_HELD_BYTES.load(Ordering::Relaxed).unsigned_abs();
-    if is_reference && (is_first || would_close()) {
+    if is_uncopied && (is_first || would_close()) {
         // It costs the server next to nothing; there may be something behind it that does.
         return None;
     }
@@ -265,7 +267,7 @@ fn take<const KIND: usize>(
         state.wanted_offers = 2;
     }
     remember_end(state, vectors, taken);
-    Some(c_int::try_from(taken).expect("the server writes less than 2 GB at once"))
+    Some(c_int::try_from(taken).expect("less than 2 GB is taken at once"))
 }
 
 /// Whether these are the beginning and the end of a value that the server does not copy: it writes those in three parts.
@@ -360,5 +362,45 @@ unsafe extern "C" fn gated_close<const KIND: usize>(connection: *mut Connection)
     } else {
         // SAFETY: the server's own arguments to its own function.
         unsafe { (original::<KIND>().close)(connection) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::taken::set_log_is_slow;
+
+    const VALUE: usize = 5 << 20;
+
+    /// What is taken of these buffers at each of the first two offers, while 3 MB may be held.
+    fn taken_of(offer: &[&[u8]]) -> [Option<c_int>; 2] {
+        config::MAX_HELD_BYTES.store(3 << 20, Ordering::Relaxed);
+        set_log_is_slow(true);
+        let vectors: Vec<libc::iovec> = offer
+            .iter()
+            .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+            .collect();
+        let mut state = State::default();
+        state.valve.hold(1);
+        [(); 2].map(|()| {
+            let is_first = state.valve.seen_bytes() == 0;
+            assert_eq!(state.valve.offer(offer.concat().len() as u64, 0), Permit::Part(0));
+            take::<TCP>(&mut state, ptr::null(), &vectors, is_first)
+        })
+    }
+
+    #[test]
+    fn values_that_the_server_does_not_copy_are_left_to_it_wherever_they_are() {
+        let value = vec![b'v'; VALUE];
+        let prefix = format!("${VALUE}\r\n").into_bytes();
+        let reference: [&[u8]; 3] = [&prefix, &value, b"\r\n"];
+        assert_eq!(taken_of(&reference), [None; 2]);
+        assert_eq!(taken_of(&[&reference[..], &[b"+PONG\r\n"]].concat()), [None; 2], "a small reply behind it");
+        assert_eq!(taken_of(&reference[1..]), [None; 2], "its beginning was sent");
+        let small = vec![b'v'; 20_000];
+        let many: [&[u8]; 3] = [b"$20000\r\n", &small, b"\r\n"];
+        let all: Vec<&[u8]> = many.into_iter().cycle().take(1024).collect();
+        assert_eq!(taken_of(&all), [None; 2], "as many buffers as the server shows");
+        assert_eq!(taken_of(&[&value[..]])[0], Some(VALUE as c_int - 1), "a buffer of the server's own");
     }
 }

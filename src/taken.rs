@@ -11,6 +11,9 @@ const WORTH_BYTES: usize = 16 << 10;
 /// The server shows no further buffer in one attempt to write once it has shown more than this. There may be more then.
 pub const SHOWN_BYTES: usize = 64 << 10;
 
+/// At most so much is taken in one attempt: the server is told of less than 2 GB.
+const MOST_BYTES: usize = 1 << 30;
+
 /// How many bytes of all connections are taken.
 static TOTAL: AtomicU64 = AtomicU64::new(0);
 
@@ -51,10 +54,16 @@ pub fn acknowledged() {
 pub fn worth_taking(lengths: impl DoubleEndedIterator<Item = usize> + Clone, is_reference: bool) -> Option<usize> {
     let all: usize = lengths.clone().sum();
     if all > SHOWN_BYTES {
-        return Some(all - 1);
+        return Some((all - 1).min(MOST_BYTES));
     }
     let last: usize = lengths.rev().take(if is_reference { 3 } else { 1 }).sum();
     (all - last > WORTH_BYTES).then_some(all - last)
+}
+
+/// Whether some of the buffers, of these lengths, are values that the server does not copy. Of its own it shows none behind
+/// [`SHOWN_BYTES`]; but a value is a few bytes of its own, so it may show hundreds of any size before it looks.
+pub fn shows_uncopied(lengths: impl DoubleEndedIterator<Item = usize>) -> bool {
+    lengths.rev().skip(1).sum::<usize>() > SHOWN_BYTES
 }
 
 /// What was taken from one connection, in order.
@@ -175,6 +184,14 @@ mod tests {
         assert_eq!(worth(&[64 << 10, 1], false), Some(64 << 10), "there may be more");
         assert_eq!(worth(&[1 << 20], false), Some((1 << 20) - 1));
         assert_eq!(worth(&[5, 1 << 20, 2], true), Some((1 << 20) + 6), "there may be more behind it");
+        assert_eq!(worth(&[5, 3 << 30, 2], false), Some(1 << 30), "the server is told of less than 2 GB");
+    }
+
+    #[test]
+    fn more_than_the_server_shows_of_its_own_is_not_its_own() {
+        let shows = |lengths: &[usize]| shows_uncopied(lengths.iter().copied());
+        assert!(!shows(&[1 << 20]) && !shows(&[64 << 10, 1 << 20]) && !shows(&[]));
+        assert!(shows(&[1 << 20, 2]) && shows(&[5, 1 << 20, 2]) && shows(&[5, 1 << 20, 2, 7]));
     }
 
     #[test]
