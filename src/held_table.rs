@@ -170,9 +170,6 @@ pub unsafe fn gated<'a>(connection: *const Connection) -> Option<&'a HeldConnect
 /// Forgets all connections and groups. They outlive an unloaded module, as its library stays mapped, and the next one counts groups
 /// from the beginning. Main thread, when no reply is held and none will be.
 pub fn forget_all() {
-    RELEASED.store(0, Ordering::Release);
-    NEWEST.store(0, Ordering::Release);
-    take_late_holds();
     for page in &TABLE {
         // SAFETY: a page that is not null was leaked by `entry_or_new` and stays.
         let Some(page) = (unsafe { page.load(Ordering::Acquire).as_ref() }) else { continue };
@@ -183,10 +180,16 @@ pub fn forget_all() {
                 // SAFETY: entries come from `Box::into_raw` and are freed only after they were taken out of the table.
                 let held = unsafe { &*held };
                 held.is_closed.store(false, Ordering::Release);
-                held.state().taken.clear();
+                let mut state = held.state();
+                state.taken.clear();
+                state.valve = Valve::default();
             }
         }
     }
+    // Last: to a thread that is on its way through an entry, what was released before would be held.
+    RELEASED.store(0, Ordering::Release);
+    NEWEST.store(0, Ordering::Release);
+    take_late_holds();
 }
 
 /// The clients from which replies were taken that are not sent yet, each with their number of bytes. Main thread.

@@ -460,10 +460,11 @@ impl Module {
         self.shared.agent_bell.ring();
     }
 
-    /// Whether nothing depends on the module: it is off, and all that was held has left; or the server shuts down (it unloads its
+    /// Whether nothing depends on the module: it is off, nobody waits for the log any more, and all that was held has left; or the server shuts down (it unloads its
     /// modules after it has said so), or the server gave up on loading it.
     pub fn may_be_unloaded(&self) -> bool {
-        (self.role == Role::Off && taken::total() == 0) || self.agent.is_none() || !self.has_run
+        let holds_nobody = self.gate.as_ref().is_none_or(|gate| gate.held_clients() == 0);
+        (self.role == Role::Off && holds_nobody && taken::total() == 0) || self.agent.is_none() || !self.has_run
     }
 
     /// Has the agent ship what is left, give back the lease, and end. Waits for it, but not for long: all of that has one time limit.

@@ -165,8 +165,8 @@ pub fn unload(ctx: &Context) -> Status {
     guard("unloading", Status::Err, || {
         if !module::with(|module| module.may_be_unloaded()).unwrap_or(true) {
             ctx.log_warning(
-                "the durability module is in use: CONFIG SET durability.mode off first, then unload it. Clients that read slowly keep it \
-                 loaded while there are held_bytes in INFO durability",
+                "the durability module is in use: CONFIG SET durability.mode off first, then unload it. Clients that wait for the log \
+                 keep it loaded while there are held_clients in INFO durability, those that read slowly while there are held_bytes",
             );
             return Status::Err;
         }

@@ -312,6 +312,26 @@ durable_server [list max-lag-ms $::a_day] {
     }
 }
 
+durable_server [list max-lag-ms $::a_day] {
+    test "A module that is off is not unloaded while a client waits for the log" {
+        while_frozen {
+            set writer [valkey_deferring_client]
+            $writer set key value
+            wait_for_held 1
+            set other [valkey_deferring_client]
+            send_all $other {{config set durability.mode off} {module unload durability}}
+            assert_equal OK [read_reply $other]
+            assert_match {*Error unloading module*} [read_any_reply $other]
+            verify_log_message 0 "*wait for the log*held_clients*" 0
+            assert {[is_readable $writer 30000]}
+            wait_for_held 0
+        }
+        assert_equal OK [r module unload durability]
+        $writer close
+        $other close
+    }
+}
+
 # Pipelines of small and large replies of all kinds, with writes among them.
 proc mixed_packets {} {
     set packets {}
