@@ -95,7 +95,8 @@ pub struct Gathered {
     bytes: Vec<u8>,
     /// How many may be kept.
     most: usize,
-    /// The byte after them. It stays with the server, which would close the client anew once it has nothing left to write.
+    /// The byte after them, once it is offered alone: it is the last. It stays with the server, which would close the client anew once it
+    /// has nothing left to write.
     last: Option<u8>,
     is_too_much: bool,
 }
@@ -119,7 +120,8 @@ impl Gathered {
             let buffer = unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) };
             self.bytes.extend_from_slice(buffer);
         }
-        self.last = self.bytes.pop();
+        let last = self.bytes.pop();
+        self.last = last.filter(|_| offered == 1);
         if offered == 1 {
             set_errno_again();
             return -1;
@@ -127,9 +129,9 @@ impl Gathered {
         c_int::try_from(offered - 1).expect("more than is kept")
     }
 
-    /// All of it; `None` if it is more than may be kept.
+    /// All of it; `None` if it is more than may be kept, or not all of it was offered: the lease has passed meanwhile.
     fn complete(mut self) -> Option<Vec<u8>> {
-        self.bytes.extend(self.last);
+        self.bytes.push(self.last?);
         (!self.is_too_much).then_some(self.bytes)
     }
 }
@@ -462,11 +464,21 @@ mod tests {
     #[test]
     fn all_is_gathered_and_the_server_keeps_one_byte() {
         let all: Vec<u8> = (0..=255).collect();
-        for length in [0, 1, 2, 3, 7, 256] {
+        for length in [1, 2, 3, 7, 256] {
             for at_once in [2, 3, 100, 1000] {
                 assert_eq!(gathered(&all[..length], at_once).as_deref(), Some(&all[..length]), "{length} {at_once}");
             }
         }
+    }
+
+    #[test]
+    fn a_part_of_it_is_not_kept() {
+        let taken = || Gathered::new(vec![0; 100], MOST_BYTES);
+        assert_eq!(taken().complete(), None, "nothing was offered");
+        let mut gathered = taken();
+        let part = libc::iovec { iov_base: b"begin".as_ptr().cast::<c_void>().cast_mut(), iov_len: 5 };
+        assert_eq!(gathered.gather(&[part]), 4);
+        assert_eq!(gathered.complete(), None, "the rest was not offered");
     }
 
     #[test]
