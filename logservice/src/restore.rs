@@ -278,9 +278,7 @@ impl UntilTime {
 fn base_for(manifest: &Manifest, end: u64, asked: Moment, shard: &str) -> Result<Option<SnapshotRecord>, RestoreError> {
     let newest = manifest.snapshots.iter().rev().find(|record| record.offset <= end);
     let oldest = manifest.snapshots.first();
-    // A log that goes back to before its first snapshot began without data.
-    let begins_empty = oldest.is_none_or(|record| record.offset > manifest.base);
-    if newest.is_some() || begins_empty && end >= manifest.base {
+    if newest.is_some() || manifest.begins_empty() && end >= manifest.base {
         return Ok(newest.cloned());
     }
     let base = oldest.map_or(manifest.base, |record| record.offset);

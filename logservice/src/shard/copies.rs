@@ -186,10 +186,9 @@ impl Shard {
         let (pin, found) = self.pins.pin(|| {
             let manifest = self.store.manifest();
             let newest = manifest.snapshots.iter().rev().find(|record| !passed_over.contains(&record.file));
-            let begins_empty = manifest.snapshots.first().is_none_or(|oldest| oldest.offset > manifest.base);
             match newest {
                 Some(record) => (record.offset, Some((record.offset, Some(record.clone())))),
-                None => (manifest.base, begins_empty.then_some((manifest.base, None))),
+                None => (manifest.base, manifest.begins_empty().then_some((manifest.base, None))),
             }
         });
         Ok((found.map(|(offset, record)| Found { replid, offset, record, stream }), pin))

@@ -1,5 +1,6 @@
 //! Snapshots of a shard: recorded once they are stored, and what becomes of the log below them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -64,7 +65,8 @@ impl Shard {
         keep: usize,
     ) -> Result<SnapshotRecord, Refusal> {
         let (record, stored) = self.store_snapshot(draft, origin).await?;
-        let recorded = self.record_snapshot(made_of, record.clone(), keep).await;
+        let unreadable = self.unreadable_still().await;
+        let recorded = self.record_snapshot(made_of, record.clone(), &unreadable, keep).await;
         drop(stored);
         if let Ok(base) = recorded {
             self.drop_log_below(base).await;
@@ -73,13 +75,34 @@ impl Shard {
         recorded.map(|_| record)
     }
 
-    /// Answers the base that the log has then.
-    async fn record_snapshot(&self, made_of: &Manifest, record: SnapshotRecord, keep: usize) -> Result<u64, Refusal> {
+    /// Names of the snapshots that could not be read to their end, and still cannot be, for a reason of their own: the
+    /// place of all of them may have been away for a moment, and those are sound.
+    async fn unreadable_still(&self) -> BTreeSet<String> {
+        let suspects = self.copies().suspects.clone();
+        let mut unreadable = BTreeSet::new();
+        for record in self.store.manifest().snapshots.into_iter().filter(|record| suspects.contains(&record.file)) {
+            match self.snapshots.verify(&record).await {
+                Ok(()) => drop(self.copies().suspects.remove(&record.file)),
+                Err(error) if error.is_of_one() => drop(unreadable.insert(record.file)),
+                Err(_) => {}
+            }
+        }
+        unreadable
+    }
+
+    /// Records a snapshot in the place of those that are `unreadable`. Answers the base that the log has then.
+    async fn record_snapshot(
+        &self,
+        made_of: &Manifest,
+        record: SnapshotRecord,
+        unreadable: &BTreeSet<String>,
+        keep: usize,
+    ) -> Result<u64, Refusal> {
         let _changing = self.changing.lock().await;
         let mut manifest = self.store.manifest().next();
+        let began_empty = manifest.begins_empty();
         // What cannot be read serves nobody, and one that is made of an older one may stand where it does.
-        let suspects = self.copies().suspects.clone();
-        manifest.snapshots.retain(|record| !suspects.contains(&record.file));
+        manifest.snapshots.retain(|record| !unreadable.contains(&record.file));
         let is_newest = manifest.newest_snapshot().is_none_or(|newest| newest.offset < record.offset);
         if manifest.generation != made_of.generation || !is_newest {
             return Err(Refusal::new(Code::Err, "the log was begun anew while the snapshot was made; make another"));
@@ -87,14 +110,17 @@ impl Shard {
         manifest.snapshots.push(record);
         let forgotten = manifest.snapshots.len().saturating_sub(keep.max(1));
         manifest.snapshots.drain(..forgotten);
-        // As long as there are fewer, the log goes back to where it began, without any data.
-        if let Some(oldest) = manifest.snapshots.first().filter(|_| manifest.snapshots.len() >= keep) {
+        // As long as there are fewer, a log that began without any data goes back to there. One that began with a snapshot begins
+        // with the oldest that is left: else it would look as if it had begun without data.
+        let moves = manifest.snapshots.len() >= keep || !began_empty;
+        if let Some(oldest) = manifest.snapshots.first().filter(|_| moves) {
             // What lies below the base is gone already.
             manifest.base = manifest.base.max(oldest.offset);
         }
         let (store, base) = (self.store.clone(), manifest.base);
         self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await?;
-        self.copies().suspects.clear();
+        let kept = self.store.manifest().snapshots;
+        self.copies().suspects.retain(|file| kept.iter().any(|record| record.file == *file));
         self.note_copy();
         Ok(base)
     }

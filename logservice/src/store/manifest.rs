@@ -168,6 +168,11 @@ impl Manifest {
         self.snapshots.last()
     }
 
+    /// Whether the log goes back to where it began without any data: to before its oldest snapshot.
+    pub fn begins_empty(&self) -> bool {
+        self.snapshots.first().is_none_or(|oldest| oldest.offset > self.base)
+    }
+
     /// The newest version of the engine that wrote any of what the log holds.
     pub fn engine(&self) -> Option<EngineVersion> {
         let wrote = self.epochs.iter().filter(|term| term.replid.is_some()).filter_map(|term| term.engine);

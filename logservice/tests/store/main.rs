@@ -10,3 +10,4 @@ mod inspect;
 mod later;
 mod recycling;
 mod steps;
+mod suspects;
