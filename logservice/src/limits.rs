@@ -62,9 +62,9 @@ impl Default for Patience {
     }
 }
 
-/// The operating system does not let the process have as many files open as connections and shards may need.
+/// The operating system does not let the process have as many files open as connections may need.
 #[derive(Debug, thiserror::Error)]
-#[error("{needed} open files are needed for --max-connections, --max-http-connections and --max-shards, and {allowed} are allowed: raise the limit (ulimit -n, LimitNOFILE) or allow fewer")]
+#[error("{needed} open files are needed for --max-connections and --max-http-connections, and {allowed} are allowed: raise the limit (ulimit -n, LimitNOFILE) or allow fewer")]
 pub struct OpenFilesError {
     needed: u64,
     allowed: u64,
@@ -81,21 +81,28 @@ impl Limits {
         (self.max_connections / NODES_SHARE).max(LEAST_FOR_NODES).min(self.max_connections / 2)
     }
 
-    /// Lets this process have as many files open as it may, and checks that they suffice.
+    /// Lets this process have as many files open as it may, and checks that they suffice. Answers what to warn of if they do not for
+    /// as many shards as there may be: few services have that many.
     ///
     /// # Errors
-    /// They do not.
-    pub fn raise_open_files(&self) -> Result<(), OpenFilesError> {
+    /// They do not suffice for connections.
+    pub fn raise_open_files(&self) -> Result<Option<String>, OpenFilesError> {
         let connections = u64::from(self.max_connections) + u64::from(self.max_http_connections);
         let of_shards = FILES_OF_SHARD.saturating_mul(self.max_shards as u64);
-        let needed = (connections + OTHER_FILES).saturating_add(of_shards);
+        let needed = connections + OTHER_FILES;
+        let with_shards = needed.saturating_add(of_shards);
         let limit = getrlimit(Resource::Nofile);
         // Nothing here counts through descriptors, so a high limit costs nothing.
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         let _ = setrlimit(Resource::Nofile, raised);
         match getrlimit(Resource::Nofile).current {
             Some(allowed) if allowed < needed => Err(OpenFilesError { needed, allowed }),
-            _ => Ok(()),
+            Some(allowed) if allowed < with_shards => Ok(Some(format!(
+                "{with_shards} open files may be needed, {of_shards} of them for --max-shards {}, and {allowed} are allowed: raise the \
+                 limit (ulimit -n, LimitNOFILE) before there are that many shards",
+                self.max_shards
+            ))),
+            _ => Ok(None),
         }
     }
 }
@@ -132,16 +139,17 @@ mod tests {
             patience,
         };
         let text = limits.raise_open_files().expect_err("too many").to_string();
-        assert!(text.contains("4295968359 open files are needed"), "{text}");
+        assert!(text.contains("4295968319 open files are needed"), "{text}");
         limits.max_connections = 1;
         limits.max_http_connections = 1;
         if let Some(allowed) = getrlimit(Resource::Nofile).maximum {
             limits.max_shards = allowed as usize;
-            assert!(limits.raise_open_files().is_err_and(|error| error.to_string().contains("--max-shards")));
+            let warning = limits.raise_open_files().expect("starts").expect("a warning");
+            assert!(warning.contains(&format!("{} open files may be needed", 1026 + 4 * allowed)), "{warning}");
         }
         limits.max_shards = 10;
-        assert!(
-            getrlimit(Resource::Nofile).maximum.is_none_or(|most| most >= 1066) == limits.raise_open_files().is_ok()
-        );
+        if getrlimit(Resource::Nofile).maximum.is_none_or(|most| most >= 1066) {
+            assert_eq!(limits.raise_open_files().expect("starts"), None);
+        }
     }
 }

@@ -88,7 +88,9 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         }
     }
     let limits = Arc::new(config.limits());
-    limits.raise_open_files()?;
+    if let Some(warning) = limits.raise_open_files()? {
+        tracing::warn!("{warning}");
+    }
     let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
     let tls = Tls::from_config(config)?;
     let resp_listener = listen("--listen", config.listen).await?;
