@@ -15,6 +15,8 @@ use crate::throttle::ReasonThrottle;
 const WAIT_FROM: Duration = Duration::from_secs(1);
 /// See [`WAIT_FROM`].
 const WAIT_TO: Duration = Duration::from_secs(15);
+/// If nobody has asked for so long after it was worth it, nothing is known any more: those who wait ask at once.
+const OVER_AFTER: Duration = WAIT_TO.saturating_mul(4);
 
 /// What a server loads, and where the stream goes on after it.
 pub struct FullCopy {
@@ -76,14 +78,21 @@ struct Failure {
     not_before: Instant,
 }
 
+impl Failure {
+    fn is_over(&self, now: Instant) -> bool {
+        now > self.not_before + OVER_AFTER
+    }
+}
+
 impl Copies {
-    /// Why the last one who asked was given none; empty if it was given one.
-    pub fn error(&self) -> &str {
-        self.failure.as_ref().map_or("", |failure| &failure.reason)
+    /// Why the last one who asked was given none; empty if it was given one, or nobody asks any more.
+    pub fn error(&self, now: Instant) -> &str {
+        self.failure.as_ref().filter(|failure| !failure.is_over(now)).map_or("", |failure| &failure.reason)
     }
 
     /// Why there is none for the moment. Who is told that there may be one looks for the others too: they wait for longer.
     fn claim(&mut self, now: Instant) -> Result<(), NoCopy> {
+        self.failure.take_if(|failure| failure.is_over(now));
         let Some(failure) = &mut self.failure else { return Ok(()) };
         if now < failure.not_before {
             return Err(NoCopy { reason: failure.reason.clone(), until: failure.not_before });
@@ -241,5 +250,23 @@ mod tests {
             );
         }
         assert_eq!(waits, [1, 2, 4, 8, 15, 15]);
+    }
+
+    #[test]
+    fn a_failure_of_which_nobody_has_asked_for_long_is_over() {
+        let (mut copies, now) = (Copies::default(), Instant::now());
+        copies.failed("gone", now);
+        let (again, _) = copies.failed("gone", now);
+        let last = again.until + OVER_AFTER;
+        assert_eq!(copies.error(last), "gone");
+        let after = last + Duration::from_millis(1);
+        assert_eq!(copies.error(after), "");
+        // Whoever asks before that keeps it.
+        let mut asked = copies.clone();
+        assert!(asked.claim(last).is_ok());
+        assert_eq!(asked.error(after), "gone");
+        // It begins as if there had been none.
+        assert!(copies.claim(after).is_ok() && copies.claim(after).is_ok());
+        assert_eq!(copies.failed("gone", after).0.until, after + WAIT_FROM);
     }
 }

@@ -183,7 +183,7 @@ impl Shard {
             snapshot_module_types: newest
                 .and_then(|snapshot| snapshot.contents.as_ref())
                 .map_or_else(String::new, |contents| contents.module_types.join(" ")),
-            full_copy_error: self.copies().error().to_owned(),
+            full_copy_error: self.copies().error(Instant::now()).to_owned(),
             audit: self.audit_status(),
             replicas: self.replicas.load(Ordering::Relaxed),
             appends: usage.appends,
