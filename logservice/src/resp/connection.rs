@@ -356,8 +356,10 @@ impl Connection {
         let answer = if is(protocol::RENEW) {
             lease::renew(self.shard(arguments).await?, arguments).await?
         } else if is(protocol::CHECK) {
+            // First, as it may make the shard.
+            let check = lease::Check::parse(arguments)?;
             let shard = self.node_shard(arguments).await?;
-            let checked = lease::check(&shard, arguments)?;
+            let checked = check.run(&shard)?;
             self.identity.note_checked(&shard);
             checked
         } else if is(protocol::ACCEPT) {

@@ -21,17 +21,32 @@ const ACQUIRE_USAGE: &str =
 const ACQUIRE_ARGUMENTS: usize = 6;
 
 /// `LOG.CHECK shard node-id address known [DIFFERS]`.
-pub fn check(shard: &Shard, arguments: &[Bytes]) -> Result<Reply, Refusal> {
-    let usage = || failure("usage: LOG.CHECK shard node-id address known [DIFFERS]");
-    let [_, _, node_id, address, known, options @ ..] = arguments else { return Err(usage()) };
-    let differs = match options {
-        [] => false,
-        [differs] if differs.eq_ignore_ascii_case(DIFFERS.as_bytes()) => true,
-        _ => return Err(usage()),
-    };
-    let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
-    let known = Known::parse(text(known)?).map_err(|error| failure(error.to_string()))?;
-    shard.check_known(node_id, address, known.as_ref(), differs).map(reply::bulk)
+pub struct Check<'a> {
+    node_id: &'a str,
+    address: &'a str,
+    known: Option<Known>,
+    differs: bool,
+}
+
+impl<'a> Check<'a> {
+    /// Reads the arguments.
+    pub fn parse(arguments: &'a [Bytes]) -> Result<Self, Refusal> {
+        let usage = || failure("usage: LOG.CHECK shard node-id address known [DIFFERS]");
+        let [_, _, node_id, address, known, options @ ..] = arguments else { return Err(usage()) };
+        let differs = match options {
+            [] => false,
+            [differs] if differs.eq_ignore_ascii_case(DIFFERS.as_bytes()) => true,
+            _ => return Err(usage()),
+        };
+        let (node_id, address) = (self::node_id(node_id)?, self::address(address)?);
+        let known = Known::parse(text(known)?).map_err(|error| failure(error.to_string()))?;
+        Ok(Check { node_id, address, known, differs })
+    }
+
+    /// Compares.
+    pub fn run(&self, shard: &Shard) -> Result<Reply, Refusal> {
+        shard.check_known(self.node_id, self.address, self.known.as_ref(), self.differs).map(reply::bulk)
+    }
 }
 
 /// `LOG.ACCEPT shard log-id`.

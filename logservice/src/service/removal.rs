@@ -81,13 +81,14 @@ impl Service {
     pub(super) fn finish_drop(&self, path: PathBuf, shard: Weak<Shard>) {
         let (snapshots, cleaning) = (self.options.snapshots.clone(), self.cleaning.clone());
         tokio::spawn(async move {
-            let mut wait = FIRST_RETRY;
+            let (mut wait, mut is_told) = (FIRST_RETRY, false);
             loop {
                 let turn = cleaning.acquire().await;
                 let is_released = shard.strong_count() == 0;
                 match remove_contents(&path, &snapshots, is_released).await {
                     Ok(true) => return tracing::info!("{} is removed, with its snapshots", path.display()),
-                    Ok(false) => {}
+                    Ok(false) if std::mem::replace(&mut is_told, true) => {}
+                    Ok(false) => tracing::info!("{} is removed once nobody uses what it holds", path.display()),
                     Err(error) => {
                         tracing::warn!("a dropped shard is not removed yet, tried again in {wait:?}: {error}")
                     }
@@ -105,13 +106,13 @@ async fn remove_contents(path: &Path, snapshots: &SnapshotStore, is_released: bo
     let of = path.to_owned();
     let manifest = blocking(move || {
         remove::remove_log(&of)?;
-        Ok(remove::manifest_set_aside(&of))
+        Ok(remove::manifest_set_aside(&of)?)
     });
     let are_gone = match manifest.await? {
-        Ok(Some(manifest)) => snapshots.remove_all(&manifest, is_released).await?,
+        Some(Ok(manifest)) => snapshots.remove_all(&manifest, is_released).await?,
         // The last thing that went before a crash.
-        Ok(None) => true,
-        Err(reason) => {
+        None => true,
+        Some(Err(reason)) => {
             tracing::warn!("{}: which snapshots belong to it is not known, so they stay: {reason}", path.display());
             true
         }

@@ -344,8 +344,15 @@ impl SnapshotStore {
         let place = place(manifest);
         let of_shard = self.object_path(&place);
         let failed = |source| SnapshotError::Object { action: "cannot list", file: place.clone(), source };
-        if !is_released || self.objects.list(Some(&of_shard)).try_next().await.map_err(failed)?.is_some() {
+        if !is_released {
             return Ok(false);
+        }
+        let mut found = self.objects.list(Some(&of_shard)).map_ok(|meta| meta.location).boxed();
+        while let Some(path) = found.try_next().await.map_err(failed)? {
+            // What else is there is left over from a crash, or from an engine that was killed.
+            if path.filename().is_some_and(|name| self.is_stored_or_used(&place, name)) {
+                return Ok(false);
+            }
         }
         let Some(root) = &self.local else { return Ok(true) };
         let directory = root.join(&place);
@@ -356,6 +363,12 @@ impl SnapshotStore {
             _ => Ok(true),
         })
         .await
+    }
+
+    /// Whether that is a stored snapshot, or one on its way that somebody still writes.
+    fn is_stored_or_used(&self, place: &str, name: &str) -> bool {
+        let is_used = |name: &str| self.in_use.contains(&format!("{place}/{name}"));
+        snapshot_offset(name).is_some() || name.strip_suffix(PARTIAL).is_some_and(is_used)
     }
 
     fn object_path(&self, file: &str) -> ObjectPath {

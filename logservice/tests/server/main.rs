@@ -11,6 +11,7 @@ mod hostile;
 mod hostile_http;
 mod identity;
 mod leases;
+mod leftovers;
 mod nodes;
 mod replicas;
 mod seeding;

@@ -30,7 +30,7 @@ fn everything(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Waits until nothing is left of dropped shards, and of all but the shards that are named.
-fn wait_until_only(directory: &Path, shards: &[&str]) {
+pub fn wait_until_only(directory: &Path, shards: &[&str]) {
     wait_until("something is left of a dropped shard", || {
         let names = |below: &str| {
             let entries = std::fs::read_dir(directory.join(below)).into_iter().flatten();
@@ -57,7 +57,7 @@ fn assert_ended(client: &mut Client, start: &str) {
     client.assert_closed();
 }
 
-fn log_id(service: &Service, shard: &str) -> String {
+pub fn log_id(service: &Service, shard: &str) -> String {
     service.connect().status(shard, "log_id")
 }
 
@@ -100,6 +100,10 @@ fn questions_create_nothing_and_the_first_node_does() {
     client.refused(&["SENTINEL", "PRIMARY", "typo"], "ERR No such master with that name");
     assert_eq!(everything(&directory.path().join("shards")), Vec::<PathBuf>::new());
     client.refused(&["LOG.CHECK", "../typo", "n1", "host:1", "-"], "ERR not a valid shard name");
+    for wrong in ["LOG.CHECK typo n1 host:1", "LOG.CHECK typo n1 host:1 - WHAT", "LOG.CHECK typo n1 host:1 x"] {
+        assert!(matches!(client.call(&wrong.split(' ').collect::<Vec<_>>()), Reply::Error(_)), "{wrong}");
+        assert_eq!(client.call(&["LOG.SHARDS"]), Reply::Array(vec![]), "{wrong}");
+    }
     assert!(matches!(client.call(&["LOG.CHECK", "s1", "n1", "host:1", "-"]), Reply::Text(_)));
     assert_eq!(client.status("s1", "end"), "0");
     client.refused(&["LOG.CHECK", "s2", "n1", "host:1", "-"], "ERR there are 1 shards, as many as --max-shards allows");

@@ -21,7 +21,8 @@ pub fn readable_manifest(directory: &Path, shard: &str) -> Option<Manifest> {
     read_manifest(directory, shard, true).ok().flatten()
 }
 
-/// Gives a shard's directory another name beside its own, by which it is no shard any more. Answers the new path. Blocks on I/O.
+/// Gives a shard's directory another name beside its own, by which it is no shard any more. Answers the new path; nothing
+/// is there if there was no such directory. Blocks on I/O.
 pub fn set_aside(directory: &Path) -> Result<PathBuf, ReplaceError> {
     let (Some(parent), Some(name)) = (directory.parent(), directory.file_name().and_then(|name| name.to_str())) else {
         let source = std::io::ErrorKind::InvalidInput.into();
@@ -29,7 +30,11 @@ pub fn set_aside(directory: &Path) -> Result<PathBuf, ReplaceError> {
     };
     let random = getrandom::u32().map_err(std::io::Error::from).in_file("cannot draw a random number for", directory);
     let path = parent.join(format!("{SET_ASIDE}{name}-{:08x}", random.map_err(ReplaceError::Unchanged)?));
-    Step::DropRename.rename(directory, &path).in_file("cannot rename", directory).map_err(ReplaceError::Unchanged)?;
+    match Step::DropRename.rename(directory, &path) {
+        // Somebody has removed it by hand.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        renamed => renamed.in_file("cannot rename", directory).map_err(ReplaceError::Unchanged)?,
+    }
     Step::DropDirectorySync.sync_directory(parent).map_err(ReplaceError::Unknown)?;
     Ok(path)
 }
@@ -39,14 +44,13 @@ pub fn remove_log(path: &Path) -> Result<(), FileError> {
     remove_entries(path, |name| name != MANIFEST)
 }
 
-/// The manifest in a directory that was set aside; the error says why there is none that can be used. `None` if there is no file.
-/// Blocks on I/O.
-pub fn manifest_set_aside(path: &Path) -> Result<Option<Manifest>, String> {
+/// The manifest in a directory that was set aside, or why it says nothing. `None` if there is no file. Blocks on I/O.
+pub fn manifest_set_aside(path: &Path) -> Result<Option<Result<Manifest, String>>, FileError> {
     let path = path.join(MANIFEST);
     match fs::read(&path) {
-        Ok(bytes) => checksum_line::verify(&bytes).and_then(Manifest::parse).map(Some),
+        Ok(bytes) => Ok(Some(checksum_line::verify(&bytes).and_then(Manifest::parse))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error).in_file("cannot read", &path),
     }
 }
 
@@ -78,8 +82,9 @@ fn remove_entries(directory: &Path, is_removed: fn(&str) -> bool) -> Result<(), 
     Ok(())
 }
 
+/// Removes an empty directory, or a link to one.
 fn remove_directory(path: &Path) -> Result<(), FileError> {
-    match fs::remove_dir(path) {
+    match if path.is_symlink() { fs::remove_file(path) } else { fs::remove_dir(path) } {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).in_file("cannot remove", path),
         _ => Ok(()),
     }

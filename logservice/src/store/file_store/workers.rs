@@ -13,6 +13,7 @@ use std::time::Duration;
 use std::{io, mem};
 
 use crate::engine::background::be_nice;
+use crate::throttle::LineThrottle;
 
 /// How long a thread waits for work before it ends. The last one does not: a job must not wait for a thread that cannot be started.
 const IDLE_AT_MOST: Duration = Duration::from_secs(5);
@@ -41,6 +42,7 @@ struct Shared {
     name: &'static str,
     most: usize,
     gives_way: bool,
+    cannot_start: LineThrottle,
     state: Mutex<State>,
     /// Jobs that no thread has, as in [`State::jobs`]: looked at after each part of a job.
     waiting: AtomicUsize,
@@ -78,7 +80,7 @@ impl Workers {
     /// No thread can be started.
     pub fn start(name: &'static str, most: usize, gives_way: bool) -> io::Result<Self> {
         let (state, waiting) = (Mutex::default(), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { name, most, gives_way, state, waiting });
+        let shared = Arc::new(Shared { name, most, gives_way, cannot_start: LineThrottle::new(), state, waiting });
         shared.lock().threads = 1;
         shared.spawn(None)?;
         Ok(Workers { shared })
@@ -99,7 +101,12 @@ impl Workers {
         state.threads += 1;
         drop(state);
         if let Err(error) = self.shared.spawn(Some(job.clone())) {
-            tracing::warn!("cannot start another {} thread, those that run do its work: {error}", self.shared.name);
+            if let Some(left_out) = self.shared.cannot_start.pass() {
+                tracing::warn!(
+                    "cannot start another {} thread, those that run do its work ({left_out} more of these): {error}",
+                    self.shared.name
+                );
+            }
             let mut state = self.shared.lock();
             state.threads -= 1;
             // One may have come to wait meanwhile.
