@@ -196,3 +196,27 @@ fn closing_does_not_wait_for_the_verification() {
     let some = some.load(Ordering::SeqCst);
     assert!(some < all / 2, "{some} reads of {all}");
 }
+
+#[test]
+fn closing_does_not_wait_for_its_turn_to_verify() {
+    let _scenario = FailScenario::setup();
+    let directories: Vec<_> = (0..5).map(|_| directory()).collect();
+    let hold = Hold::new();
+    let mut logs = vec![Log::open(directories[0].path()).expect("opens")];
+    for directory in &directories[1..] {
+        let threads = logs[0].threads.clone();
+        logs.push(Log::open_on(directory.path(), MIN_SEGMENT_BYTES, threads).expect("opens"));
+    }
+    hold.wait();
+    // Four are verified at a time.
+    let waiting = logs.pop().expect("the fifth");
+    let (has_closed, closed) = channel();
+    let closing = std::thread::spawn(move || {
+        drop(waiting);
+        let _ = has_closed.send(());
+    });
+    let outcome = closed.recv_timeout(Duration::from_secs(15));
+    drop(hold);
+    closing.join().expect("closed");
+    outcome.expect("closed while others are verified");
+}

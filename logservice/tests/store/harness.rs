@@ -64,7 +64,7 @@ impl StoreEvents for Events {
 
 pub struct Log {
     pub store: Arc<dyn Store>,
-    /// Which are its alone.
+    /// Which are its alone, unless it was opened on those of another.
     #[allow(dead_code)] // Not for the tests without failpoints.
     pub threads: Arc<Threads>,
     pub events: Arc<Events>,
@@ -77,9 +77,13 @@ impl Log {
     }
 
     pub fn open_with(directory: &Path, segment_bytes: u64) -> Result<Self, OpenError> {
+        Self::open_on(directory, segment_bytes, Threads::start().expect("threads"))
+    }
+
+    /// Whose work `threads` do.
+    pub fn open_on(directory: &Path, segment_bytes: u64, threads: Arc<Threads>) -> Result<Self, OpenError> {
         let events = Arc::new(Events::default());
-        let options = FileStoreOptions { segment_bytes, threads: Threads::start().expect("threads") };
-        let threads = options.threads.clone();
+        let options = FileStoreOptions { segment_bytes, threads: threads.clone() };
         let Opened { store, end } = file_store::open(directory, "s1", &options, events.clone())?;
         events.note(|seen| seen.durable = end);
         Ok(Log { store, threads, events, end })

@@ -163,7 +163,7 @@ pub fn open(
         verifying: Verifying::default(),
     });
     if shared.segments.unverified().0 > 0 {
-        let verification = Verification::begin(shared.clone(), shard);
+        let verification = Verification::new(shared.clone(), shard);
         options.threads.verifiers.run(Arc::new(verification));
     }
     let store = FileStore { shared, threads: options.threads.clone() };

@@ -55,7 +55,7 @@ pub fn ends_otherwise(end: u64) -> String {
     format!("the running checksum at offset {end} is not the one with which the next segment begins")
 }
 
-/// Whether a store's older segments are being verified, or wait for a thread that does.
+/// Whether a thread verifies a store's older segments. Those that wait for their turn may do so for as long as others take.
 #[derive(Default)]
 pub(super) struct Verifying {
     goes_on: Mutex<bool>,
@@ -63,9 +63,29 @@ pub(super) struct Verifying {
 }
 
 impl Verifying {
-    /// Waits until it is over.
+    /// Waits until it is over. What waits for its turn does nothing any more once `is_closing` is set, which is to be before.
     pub fn wait_until_over(&self) {
         drop(self.over.wait_while(lock(&self.goes_on), |goes_on| *goes_on));
+    }
+
+    /// It goes on until the answer is dropped; none if the store is being closed.
+    fn begin(&self, is_closing: &AtomicBool) -> Option<GoesOn<'_>> {
+        let mut goes_on = lock(&self.goes_on);
+        // Under the lock: whoever closes the store either sees that it goes on, or it does not begin.
+        if is_closing.load(Ordering::Relaxed) {
+            return None;
+        }
+        *goes_on = true;
+        Some(GoesOn(self))
+    }
+}
+
+struct GoesOn<'a>(&'a Verifying);
+
+impl Drop for GoesOn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.goes_on) = false;
+        self.0.over.notify_all();
     }
 }
 
@@ -76,23 +96,17 @@ pub(super) struct Verification {
 }
 
 impl Verification {
-    /// It goes on from here until this is dropped.
-    pub fn begin(store: Arc<Shared>, shard: &str) -> Self {
-        *lock(&store.verifying.goes_on) = true;
+    /// Of that store.
+    pub fn new(store: Arc<Shared>, shard: &str) -> Self {
         Verification { store, shard: shard.to_owned() }
-    }
-}
-
-impl Drop for Verification {
-    fn drop(&mut self) {
-        *lock(&self.store.verifying.goes_on) = false;
-        self.store.verifying.over.notify_all();
     }
 }
 
 impl Job for Verification {
     fn run(&self, _others_wait: &dyn Fn() -> bool) -> bool {
-        self.store.verify_older(&self.shard);
+        if let Some(_goes_on) = self.store.verifying.begin(&self.store.is_closing) {
+            self.store.verify_older(&self.shard);
+        }
         false
     }
 }
@@ -100,9 +114,6 @@ impl Job for Verification {
 impl Shared {
     /// Verifies what opening has not, until everything is, or the log turns out to be damaged, or the store is closed.
     fn verify_older(&self, shard: &str) {
-        if self.is_closing.load(Ordering::Relaxed) {
-            return;
-        }
         let (count, bytes) = self.segments.unverified();
         tracing::info!("shard {shard}: {count} older segments, {bytes} bytes, are verified while it is served");
         let begun = Instant::now();
