@@ -12,6 +12,7 @@ use crate::dirty::Database;
 use crate::ffi::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
 use crate::gate::{ClientId, Connections, Held};
 use crate::half_closed::HalfClosed;
+use crate::handed_over::Told;
 use crate::held_table::{
     entry, entry_or_new, held, take_late_holds, Diversion, HeldConnection, LateHold, NEWEST, RELEASED,
 };
@@ -125,10 +126,11 @@ impl ServerConnections {
     fn held_or_new(&self, id: ClientId) -> Option<(*mut Connection, &HeldConnection)> {
         let connection = self.connection(id)?;
         // SAFETY: a live connection.
-        let entry = entry_or_new(unsafe { (*connection).fd })?;
+        let fd = unsafe { (*connection).fd };
+        let entry = entry_or_new(fd)?;
         if entry.load(Ordering::Acquire).is_null() {
-            let new =
-                HeldConnection { connection, client: id, is_closed: AtomicBool::new(false), state: Mutex::default() };
+            let (is_closed, told) = (AtomicBool::new(false), Told::new(fd));
+            let new = HeldConnection { connection, client: id, is_closed, state: Mutex::default(), told };
             entry.store(Box::into_raw(Box::new(new)), Ordering::Release);
         }
         // SAFETY: not null, and only the main thread removes it.

@@ -8,7 +8,7 @@
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::OnceLock;
 
 use crate::config;
@@ -18,7 +18,7 @@ use crate::held_table::{forget_all, gated, Diversion, HeldConnection, State, REL
 use crate::late_holds::{buffers, hold_answer, hold_messages, remember_end};
 use crate::taken::{is_due, shows_uncopied, total, worth_taking, SHOWN_BYTES};
 use crate::valve::{Group, Permit};
-use crate::{half_closed, lease};
+use crate::{half_closed, handed_over, lease};
 
 /// The main thread, as `pthread_self` names it.
 static MAIN_THREAD: AtomicUsize = AtomicUsize::new(0);
@@ -35,6 +35,8 @@ unsafe impl Sync for Originals {}
 
 const TCP: usize = 0;
 const TLS: usize = 1;
+/// The table of unix sockets, if its one function is decorated.
+static UNIX_TABLE: AtomicPtr<ConnectionType> = AtomicPtr::new(ptr::null_mut());
 static ORIGINALS: [OnceLock<Originals>; 2] = [const { OnceLock::new() }; 2];
 
 fn original<const KIND: usize>() -> &'static ConnectionType {
@@ -50,9 +52,15 @@ fn original<const KIND: usize>() -> &'static ConnectionType {
 pub fn install(internals: &Internals) {
     // SAFETY: has no preconditions.
     MAIN_THREAD.store(unsafe { libc::pthread_self() } as usize, Ordering::Relaxed);
-    let [tcp, tls, _] = internals.types();
+    let [tcp, tls, unix] = internals.types();
     install_one::<TCP>(tcp);
     install_one::<TLS>(tls);
+    if !unix.is_null() {
+        // Its other functions are those of TCP.
+        // SAFETY: as in `install_one`.
+        unsafe { (*unix).postpone_update_state = Some(noted_postpone::<TCP>) };
+        UNIX_TABLE.store(unix, Ordering::Relaxed);
+    }
 }
 
 fn install_one<const KIND: usize>(table: *mut ConnectionType) {
@@ -69,6 +77,7 @@ fn install_one<const KIND: usize>(table: *mut ConnectionType) {
         (*table).set_write_handler = gated_set_write_handler::<KIND>;
         (*table).shutdown = gated_shutdown::<KIND>;
         (*table).close = gated_close::<KIND>;
+        (*table).postpone_update_state = Some(noted_postpone::<KIND>);
     }
 }
 
@@ -82,7 +91,12 @@ pub fn uninstall() {
             (*originals.table).set_write_handler = originals.functions.set_write_handler;
             (*originals.table).shutdown = originals.functions.shutdown;
             (*originals.table).close = originals.functions.close;
+            (*originals.table).postpone_update_state = originals.functions.postpone_update_state;
         }
+    }
+    // SAFETY: as above.
+    if let Some(unix) = unsafe { UNIX_TABLE.swap(ptr::null_mut(), Ordering::Relaxed).as_mut() } {
+        unix.postpone_update_state = None;
     }
     forget_all();
 }
@@ -103,7 +117,7 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
         return write_nothing::<KIND>(connection);
     }
     // SAFETY: as above.
-    match unsafe { gated(connection) } {
+    let answer = match unsafe { gated(connection) } {
         Some(held) if !opens(held, length) => {
             let one = libc::iovec { iov_base: data.cast_mut(), iov_len: length };
             write_held::<KIND>(held, connection, &[one])
@@ -112,7 +126,9 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
             // SAFETY: the server's own arguments to its own function.
             unsafe { (original::<KIND>().write)(connection, data, length) }
         }
-    }
+    };
+    // SAFETY: as above.
+    unsafe { handed_over::answered(connection, answer) }
 }
 
 unsafe extern "C" fn gated_writev<const KIND: usize>(
@@ -125,7 +141,7 @@ unsafe extern "C" fn gated_writev<const KIND: usize>(
         return write_nothing::<KIND>(connection);
     }
     // SAFETY: as above.
-    match unsafe { gated(connection) } {
+    let answer = match unsafe { gated(connection) } {
         Some(held) if count > 0 => {
             // SAFETY: the server passes `count` vectors.
             let vectors = unsafe { std::slice::from_raw_parts(vectors, count as usize) };
@@ -135,7 +151,9 @@ unsafe extern "C" fn gated_writev<const KIND: usize>(
             // SAFETY: the server's own arguments to its own function.
             unsafe { (original::<KIND>().writev)(connection, vectors, count) }
         }
-    }
+    };
+    // SAFETY: as above.
+    unsafe { handed_over::answered(connection, answer) }
 }
 
 /// Whether nothing is held any more; then the connection writes as ever, with the cheaper of the two calls.
@@ -371,8 +389,21 @@ unsafe extern "C" fn gated_close<const KIND: usize>(connection: *mut Connection)
         // SAFETY: the server has a live connection closed, and does not use it afterwards.
         guard("keeping a half-closed connection", (), || unsafe { half_closed::detach(connection) });
     } else {
+        // SAFETY: the server's own arguments to its own function. The number of its socket is another one's next.
+        unsafe {
+            handed_over::postponed(connection, 0);
+            (original::<KIND>().close)(connection);
+        }
+    }
+}
+
+/// The server says what is to wait for I/O threads.
+unsafe extern "C" fn noted_postpone<const KIND: usize>(connection: *mut Connection, mask: c_int) {
+    // SAFETY: the server calls this for a live connection.
+    unsafe { handed_over::postponed(connection, mask) };
+    if let Some(postpone) = original::<KIND>().postpone_update_state {
         // SAFETY: the server's own arguments to its own function.
-        unsafe { (original::<KIND>().close)(connection) }
+        unsafe { postpone(connection, mask) }
     }
 }
 

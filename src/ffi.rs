@@ -162,6 +162,9 @@ pub type SetReadHandlerFunction = unsafe extern "C" fn(*mut Connection, Connecti
 /// `ConnectionType.set_write_handler`.
 pub type SetWriteHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler, c_int) -> c_int;
 
+/// `CONN_POSTPONE_WRITE`: an I/O thread writes, or the server has not taken in what became of it.
+pub const POSTPONE_WRITE: c_int = 1 << 1;
+
 /// `ConnectionType.postpone_update_state`.
 pub type PostponeFunction = unsafe extern "C" fn(*mut Connection, c_int);
 

@@ -209,16 +209,20 @@ impl HalfClosed {
         if !unsafe { internals.has_pending_replies(client) } {
             return false;
         }
+        // Of what the server offers, the first so many bytes are written.
+        let Some(written) = held.told.not_taken_in(fd) else { return false };
         let most = MOST_BYTES_OF_ONE.min(MOST_BYTES - self.copied);
-        {
+        let taken = {
             let mut state = held.state();
             if state.taken.bytes() > most {
                 return false;
             }
             let bytes = state.taken.take_out();
+            let taken = bytes.len();
             state.valve.untake();
             state.unsent = Some(Gathered::new(bytes, most));
-        }
+            taken
+        };
         // It may have opened already: an I/O thread has read the end, and by TLS what is released then is not written any more.
         held.is_closed.store(true, Ordering::Release);
         // SAFETY: as above. While the connection counts as connected, the server neither takes what is gathered for an error nor, as one
@@ -236,7 +240,14 @@ impl HalfClosed {
         let mut state = held.state();
         let Some(unsent) = state.unsent.take() else { return false };
         self.copied += unsent.bytes.len();
-        let Some(bytes) = unsent.complete().filter(|bytes| !bytes.is_empty()) else { return false };
+        let Some(mut bytes) = unsent.complete() else { return false };
+        if bytes.len() < taken + written {
+            return false;
+        }
+        bytes.drain(taken..taken + written);
+        if bytes.is_empty() {
+            return false;
+        }
         // SAFETY: as above. TLS writes only to what is connected.
         unsafe { (*connection).state = CONNECTED };
         self.bytes += bytes.len();

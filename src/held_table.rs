@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::ffi::Connection;
 use crate::gate::ClientId;
 use crate::half_closed::Gathered;
+use crate::handed_over::Told;
 use crate::pipe::Pipe;
 use crate::shared::Shared;
 use crate::taken::Taken;
@@ -22,6 +23,8 @@ pub struct HeldConnection {
     /// Whether writes have to look at `state`. Changed only under its lock.
     pub is_closed: AtomicBool,
     pub state: Mutex<State>,
+    /// What the server was told of writes that it has not taken in.
+    pub told: Told,
 }
 
 /// What is asked when something is written to it.
@@ -113,6 +116,8 @@ impl HeldConnection {
 
 const PAGE_ENTRIES: usize = 4096;
 const PAGES: usize = 1024;
+/// Connections with larger socket numbers cannot be held.
+pub const MOST_SOCKETS: usize = PAGE_ENTRIES * PAGES;
 type Page = [AtomicPtr<HeldConnection>; PAGE_ENTRIES];
 
 /// Held connections by socket number. Entries are written by the main thread only, and read by every thread that

@@ -90,6 +90,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::handed_over::Told;
 
     fn vector(bytes: &[u8]) -> libc::iovec {
         libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
@@ -102,6 +103,7 @@ mod tests {
             client: 1,
             is_closed: AtomicBool::new(true),
             state: Mutex::new(State { is_receiver: true, ..State::default() }),
+            told: Told::default(),
         };
         let mut state = held.state();
         NEWEST.store(5, Ordering::Release);

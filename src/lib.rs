@@ -33,6 +33,7 @@ mod gate;
 mod grant;
 mod guard;
 mod half_closed;
+mod handed_over;
 mod handover;
 mod held_bound;
 mod held_table;
