@@ -91,6 +91,14 @@ struct Unserved {
     reason: String,
     /// Empty if the manifest cannot be read.
     log_id: String,
+    /// Nobody knows whether it is dropped.
+    is_in_doubt: bool,
+}
+
+impl Unserved {
+    fn new(reason: String, log_id: String) -> Self {
+        Unserved { reason, log_id, is_in_doubt: false }
+    }
 }
 
 impl Service {
@@ -213,7 +221,7 @@ impl Service {
         }
         let (service, name) = (self.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || service.open_slot(&name, &slot)).await.unwrap_or_else(|error| {
-            Err(Unserved { reason: format!("opening the shard did not finish: {error}"), log_id: String::new() })
+            Err(Unserved::new(format!("opening the shard did not finish: {error}"), String::new()))
         })
     }
 
@@ -225,7 +233,7 @@ impl Service {
             };
             tracing::error!("shard {name} is not served: {reason}");
             let manifest = file_store::remove::readable_manifest(&self.shard_directory(name), name);
-            Err(Unserved { reason, log_id: manifest.map(|manifest| manifest.id).unwrap_or_default() })
+            Err(Unserved::new(reason, manifest.map(|manifest| manifest.id).unwrap_or_default()))
         });
         opened.clone()
     }
@@ -318,7 +326,7 @@ impl Service {
 }
 
 impl Status {
-    fn unserved(shard: String, Unserved { reason: error, log_id }: Unserved) -> Self {
+    fn unserved(shard: String, Unserved { reason: error, log_id, .. }: Unserved) -> Self {
         Status {
             shard,
             state: LogState::Damaged,

@@ -36,6 +36,7 @@ impl Service {
                 shard.retire(force).await?;
                 Arc::downgrade(&shard)
             }
+            Err(unserved @ Unserved { is_in_doubt: true, .. }) => return Err(unserved.into()),
             Err(Unserved { log_id: own, .. }) if !own.is_empty() => {
                 check_id(name, &own, log_id)?;
                 Weak::new()
@@ -71,7 +72,7 @@ impl Service {
     fn note_unknown(&self, name: &str, error: &str) -> Refusal {
         let reason = format!("whether shard '{name}' is dropped shows when the service is restarted: {error}");
         tracing::error!("shard {name}: {reason}");
-        let slot = Slot::from(Err(Unserved { reason: reason.clone(), log_id: String::new() }));
+        let slot = Slot::from(Err(Unserved { is_in_doubt: true, ..Unserved::new(reason.clone(), String::new()) }));
         self.lock().insert(name.to_owned(), Arc::new(slot));
         Refusal::new(Code::LogFailed, reason)
     }

@@ -115,7 +115,7 @@ struct Shared {
     is_closing: AtomicBool,
     /// Whether files may be touched by their names. Held for reading meanwhile.
     is_open: RwLock<bool>,
-    /// Whether the older segments are still being verified, or are to be.
+    /// Whether a thread verifies the older segments.
     verifying: Verifying,
 }
 
