@@ -389,9 +389,9 @@ unsafe extern "C" fn gated_close<const KIND: usize>(connection: *mut Connection)
         // SAFETY: the server has a live connection closed, and does not use it afterwards.
         guard("keeping a half-closed connection", (), || unsafe { half_closed::detach(connection) });
     } else {
-        // SAFETY: the server's own arguments to its own function. The number of its socket is another one's next.
+        // SAFETY: the server's own arguments to its own function.
         unsafe {
-            handed_over::postponed(connection, 0);
+            handed_over::closed(connection);
             (original::<KIND>().close)(connection);
         }
     }

@@ -162,6 +162,8 @@ pub type SetReadHandlerFunction = unsafe extern "C" fn(*mut Connection, Connecti
 /// `ConnectionType.set_write_handler`.
 pub type SetWriteHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler, c_int) -> c_int;
 
+/// `CONN_POSTPONE_READ`: an I/O thread reads, or the server has not taken in what became of it.
+pub const POSTPONE_READ: c_int = 1 << 0;
 /// `CONN_POSTPONE_WRITE`: an I/O thread writes, or the server has not taken in what became of it.
 pub const POSTPONE_WRITE: c_int = 1 << 1;
 
