@@ -6,7 +6,6 @@
 //! held costs two loads and a branch for each write.
 
 use std::ffi::{c_int, c_void};
-use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::OnceLock;
@@ -174,9 +173,8 @@ fn opens(held: &HeldConnection, pending: usize) -> bool {
     })
 }
 
-/// At most this many vectors go out in one call, as many as the server passes: OpenSSL wants what it could not send offered again in
-/// one piece, and that may be of all of them. The server calls again for the rest.
-const MAX_VECTORS: usize = 1024;
+/// At most this many vectors go out in one call; the server calls again for the rest.
+const MAX_VECTORS: usize = 64;
 
 fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connection, vectors: &[libc::iovec]) -> c_int {
     guard("writing to a held connection", -1, || {
@@ -225,39 +223,30 @@ fn send<const KIND: usize>(
     state: &mut State,
     connection: *mut Connection,
     vectors: &[libc::iovec],
-    mut allowed: u64,
+    allowed: u64,
 ) -> c_int {
-    let mut part = [const { MaybeUninit::uninit() }; MAX_VECTORS];
-    let mut all_own = 0;
-    // By TLS each call makes one record, and the server waits for the event loop after each answer.
-    loop {
-        let (mut count, mut own) = (0, 0);
-        for (bytes, to) in state.taken.first(usize::try_from(allowed).unwrap_or(usize::MAX)).zip(&mut part) {
-            to.write(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
-            own += bytes.len();
-            count += 1;
-        }
-        if own == state.taken.bytes() {
-            count += cut(vectors, allowed - own as u64, &mut part[count..]);
-        }
-        // SAFETY: the first `count` are written. Each is a part of what was taken, which stays as long as `state` is locked, or of one
-        // that the server passed.
-        let sent = unsafe { (original::<KIND>().writev)(connection, part.as_ptr().cast(), count as c_int) };
-        let Some(sent) = usize::try_from(sent).ok().filter(|sent| *sent > 0) else { return sent };
-        state.taken.sent(own.min(sent));
-        state.valve.sent(sent as u64);
-        let offered = sent - own.min(sent);
-        if offered > 0 {
-            remember_end(state, vectors, offered);
-            return c_int::try_from(offered).expect("not more was sent than the server's function told");
-        }
-        all_own += sent;
-        allowed -= sent as u64;
-        let is_full = KIND == TCP && sent < own;
-        if is_full || allowed == 0 || all_own >= SHOWN_BYTES {
-            return write_again_later();
-        }
+    let mut part = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_VECTORS];
+    let (mut count, mut own) = (0, 0);
+    for (bytes, to) in state.taken.first(usize::try_from(allowed).unwrap_or(usize::MAX)).zip(&mut part) {
+        *to = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        own += bytes.len();
+        count += 1;
     }
+    if own == state.taken.bytes() {
+        count += cut(vectors, allowed - own as u64, &mut part[count..]);
+    }
+    let part = &part[..count];
+    // SAFETY: each vector is a part of what was taken, which stays as long as `state` is locked, or of one that the server passed.
+    let sent = unsafe { (original::<KIND>().writev)(connection, part.as_ptr(), count as c_int) };
+    let Some(sent) = usize::try_from(sent).ok().filter(|sent| *sent > 0) else { return sent };
+    state.taken.sent(own.min(sent));
+    state.valve.sent(sent as u64);
+    let offered = sent - own.min(sent);
+    if offered == 0 {
+        return write_again_later();
+    }
+    remember_end(state, vectors, offered);
+    c_int::try_from(offered).expect("not more was sent than the server's function told")
 }
 
 /// Takes what the server keeps in memory and may not be sent, but never all. `None` if that is not worth it. `is_first`: nothing of
@@ -336,15 +325,15 @@ fn divert(diversion: &Diversion, vectors: &[libc::iovec], pending: u64) -> c_int
 }
 
 /// Fills `part` with the first `bytes` bytes of `vectors`, or fewer if it is too small. Returns how many it filled.
-fn cut(vectors: &[libc::iovec], mut bytes: u64, part: &mut [MaybeUninit<libc::iovec>]) -> usize {
+fn cut(vectors: &[libc::iovec], mut bytes: u64, part: &mut [libc::iovec]) -> usize {
     let mut count = 0;
     for (from, to) in vectors.iter().zip(part) {
         if bytes == 0 {
             break;
         }
-        let iov_len = from.iov_len.min(usize::try_from(bytes).unwrap_or(usize::MAX));
-        to.write(libc::iovec { iov_base: from.iov_base, iov_len });
-        bytes -= iov_len as u64;
+        to.iov_base = from.iov_base;
+        to.iov_len = from.iov_len.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+        bytes -= to.iov_len as u64;
         count += 1;
     }
     count
