@@ -295,15 +295,15 @@ durable_server [list max-lag-ms $::a_day] {
             $writer rpush big 7
             wait_for_held 1
             set reader [valkey_deferring_client]
-            send_all $reader [lrepeat 12 {lrange big 0 -1}]
-            wait_for_held_bytes [expr {12 * $::megabyte - 200000}]
+            send_all $reader [lrepeat 40 {lrange big 0 -1}]
+            wait_for_held_bytes [expr {40 * $::megabyte - 200000}]
         }
         wait_for_held 0
         r durability.mode off
         assert_morethan [figure held_bytes] 0
         assert_error "*" {r module unload durability}
         verify_log_message 0 "*read slowly*held_bytes*" 0
-        for {set i 0} {$i < 12} {incr i} {assert_equal 7 [lindex [read_reply $reader] end]}
+        for {set i 0} {$i < 40} {incr i} {assert_equal 7 [lindex [read_reply $reader] end]}
         wait_for_held_bytes 0 0
         assert_equal OK [r module unload durability]
         $reader close
