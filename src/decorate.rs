@@ -7,7 +7,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
 
 use crate::config;
@@ -34,8 +34,6 @@ unsafe impl Sync for Originals {}
 
 const TCP: usize = 0;
 const TLS: usize = 1;
-/// The table of unix sockets, if its one function is decorated.
-static UNIX_TABLE: AtomicPtr<ConnectionType> = AtomicPtr::new(ptr::null_mut());
 static ORIGINALS: [OnceLock<Originals>; 2] = [const { OnceLock::new() }; 2];
 
 fn original<const KIND: usize>() -> &'static ConnectionType {
@@ -58,7 +56,6 @@ pub fn install(internals: &Internals) {
         // Its other functions are those of TCP.
         // SAFETY: as in `install_one`.
         unsafe { (*unix).postpone_update_state = Some(noted_postpone::<TCP>) };
-        UNIX_TABLE.store(unix, Ordering::Relaxed);
     }
 }
 
@@ -90,13 +87,13 @@ pub fn uninstall() {
             (*originals.table).set_write_handler = originals.functions.set_write_handler;
             (*originals.table).shutdown = originals.functions.shutdown;
             (*originals.table).close = originals.functions.close;
-            (*originals.table).postpone_update_state = originals.functions.postpone_update_state;
+            // Where there was none, the new one stays, as an I/O thread may be about to call it. It does no harm.
+            if originals.functions.postpone_update_state.is_some() {
+                (*originals.table).postpone_update_state = originals.functions.postpone_update_state;
+            }
         }
     }
-    // SAFETY: as above.
-    if let Some(unix) = unsafe { UNIX_TABLE.swap(ptr::null_mut(), Ordering::Relaxed).as_mut() } {
-        unix.postpone_update_state = None;
-    }
+    handed_over::forget_all();
     forget_all();
 }
 
@@ -116,7 +113,7 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
         return write_nothing::<KIND>(connection);
     }
     // SAFETY: as above.
-    let answer = match unsafe { gated(connection) } {
+    match unsafe { gated(connection) } {
         Some(held) if !opens(held, length) => {
             let one = libc::iovec { iov_base: data.cast_mut(), iov_len: length };
             write_held::<KIND>(held, connection, &[one])
@@ -125,9 +122,7 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
             // SAFETY: the server's own arguments to its own function.
             unsafe { (original::<KIND>().write)(connection, data, length) }
         }
-    };
-    // SAFETY: as above.
-    unsafe { handed_over::answered(connection, answer) }
+    }
 }
 
 unsafe extern "C" fn gated_writev<const KIND: usize>(
@@ -139,20 +134,22 @@ unsafe extern "C" fn gated_writev<const KIND: usize>(
     if !unsafe { lease::lets_write(connection) } {
         return write_nothing::<KIND>(connection);
     }
+    let vectors = match usize::try_from(count) {
+        // SAFETY: the server passes `count` vectors.
+        Ok(count) if count > 0 => unsafe { std::slice::from_raw_parts(vectors, count) },
+        _ => &[],
+    };
     // SAFETY: as above.
     let answer = match unsafe { gated(connection) } {
-        Some(held) if count > 0 => {
-            // SAFETY: the server passes `count` vectors.
-            let vectors = unsafe { std::slice::from_raw_parts(vectors, count as usize) };
-            write_held::<KIND>(held, connection, vectors)
-        }
-        _ => {
+        Some(held) => write_held::<KIND>(held, connection, vectors),
+        None => {
             // SAFETY: the server's own arguments to its own function.
-            unsafe { (original::<KIND>().writev)(connection, vectors, count) }
+            unsafe { (original::<KIND>().writev)(connection, vectors.as_ptr(), count) }
         }
     };
     // SAFETY: as above.
-    unsafe { handed_over::answered(connection, answer) }
+    unsafe { handed_over::answered(connection, vectors, answer) };
+    answer
 }
 
 /// Whether nothing is held any more; then the connection writes as ever, with the cheaper of the two calls.
@@ -177,6 +174,11 @@ fn opens(held: &HeldConnection, pending: usize) -> bool {
 const MAX_VECTORS: usize = 64;
 
 fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connection, vectors: &[libc::iovec]) -> c_int {
+    if vectors.is_empty() {
+        // A client that is being freed: the server has nothing left. By TLS, to write nothing may be an error.
+        set_errno_again();
+        return -1;
+    }
     guard("writing to a held connection", -1, || {
         let pending: u64 = vectors.iter().map(|vector| vector.iov_len as u64).sum();
         let mut state = held.state();

@@ -16,6 +16,7 @@ use crate::config;
 use crate::decorate::set_errno_again;
 use crate::ffi::{Client, Connection, Internals, CLIENT_IS_CHECKED, CLOSED, CONNECTED};
 use crate::guard::guard;
+use crate::handed_over::Next;
 use crate::held_table::{HeldConnection, NEWEST, RELEASED, WITHHOLDS_NOTIFICATIONS};
 use crate::lease;
 use crate::module;
@@ -99,12 +100,16 @@ pub struct Gathered {
     /// has nothing left to write.
     last: Option<u8>,
     is_too_much: bool,
+    /// The address in the server's memory before which all is written already, until it is offered.
+    begin: Option<usize>,
+    /// How many bytes stood before that.
+    written: Option<usize>,
 }
 
 impl Gathered {
-    /// Begins with `bytes`; more than `most` are not kept.
-    fn new(bytes: Vec<u8>, most: usize) -> Self {
-        Gathered { bytes, most, last: None, is_too_much: false }
+    /// Begins with `bytes`; more than `most` are not kept. Of what the server offers, what comes before the address `begin` is written.
+    fn new(bytes: Vec<u8>, most: usize, begin: Option<usize>) -> Self {
+        Gathered { bytes, most, last: None, is_too_much: false, begin, written: None }
     }
 
     /// Takes what the server offers, all but its last byte, as a socket with endless room would.
@@ -118,6 +123,10 @@ impl Gathered {
         for vector in vectors {
             // SAFETY: the server passes readable buffers of that length.
             let buffer = unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) };
+            let place = self.begin.and_then(|begin| begin.checked_sub(vector.iov_base.addr()));
+            if let Some(place) = place.filter(|place| *place < buffer.len()) {
+                (self.begin, self.written) = (None, Some(self.bytes.len() + place));
+            }
             self.bytes.extend_from_slice(buffer);
         }
         let last = self.bytes.pop();
@@ -129,10 +138,17 @@ impl Gathered {
         c_int::try_from(offered - 1).expect("more than is kept")
     }
 
-    /// All of it; `None` if it is more than may be kept, or not all of it was offered: the lease has passed meanwhile.
-    fn complete(mut self) -> Option<Vec<u8>> {
+    /// All of it that is not written, behind the first `taken` bytes, with which it began. `None` if it is more than may be kept, or not
+    /// all of it was offered: the lease has passed meanwhile.
+    fn complete(mut self, taken: usize) -> Option<Vec<u8>> {
         self.bytes.push(self.last?);
-        (!self.is_too_much).then_some(self.bytes)
+        if self.begin.is_some() || self.is_too_much {
+            return None;
+        }
+        if let Some(written) = self.written {
+            self.bytes.drain(taken..written);
+        }
+        Some(self.bytes)
     }
 }
 
@@ -209,8 +225,11 @@ impl HalfClosed {
         if !unsafe { internals.has_pending_replies(client) } {
             return false;
         }
-        // Of what the server offers, the first so many bytes are written.
-        let Some(written) = held.told.not_taken_in(fd) else { return false };
+        let begin = match held.told.next(fd) {
+            Next::First => None,
+            Next::At(address) => Some(address),
+            Next::Unknown => return false,
+        };
         let most = MOST_BYTES_OF_ONE.min(MOST_BYTES - self.copied);
         let taken = {
             let mut state = held.state();
@@ -220,7 +239,7 @@ impl HalfClosed {
             let bytes = state.taken.take_out();
             let taken = bytes.len();
             state.valve.untake();
-            state.unsent = Some(Gathered::new(bytes, most));
+            state.unsent = Some(Gathered::new(bytes, most, begin));
             taken
         };
         // It may have opened already: an I/O thread has read the end, and by TLS what is released then is not written any more.
@@ -240,14 +259,7 @@ impl HalfClosed {
         let mut state = held.state();
         let Some(unsent) = state.unsent.take() else { return false };
         self.copied += unsent.bytes.len();
-        let Some(mut bytes) = unsent.complete() else { return false };
-        if bytes.len() < taken + written {
-            return false;
-        }
-        bytes.drain(taken..taken + written);
-        if bytes.is_empty() {
-            return false;
-        }
+        let Some(bytes) = unsent.complete(taken).filter(|bytes| !bytes.is_empty()) else { return false };
         // SAFETY: as above. TLS writes only to what is connected.
         unsafe { (*connection).state = CONNECTED };
         self.bytes += bytes.len();
@@ -457,7 +469,7 @@ mod tests {
 
     /// As the server offers `all` to a connection: `at_once` bytes at most, and again what was not taken.
     fn gathered(all: &[u8], at_once: usize) -> Option<Vec<u8>> {
-        let mut gathered = Gathered::new(Vec::new(), MOST_BYTES);
+        let mut gathered = Gathered::new(Vec::new(), MOST_BYTES, None);
         let mut sent = 0;
         loop {
             let offered = &all[sent..all.len().min(sent + at_once)];
@@ -465,7 +477,7 @@ mod tests {
             let vectors = [first, second]
                 .map(|part| libc::iovec { iov_base: part.as_ptr().cast::<c_void>().cast_mut(), iov_len: part.len() });
             match gathered.gather(&vectors) {
-                -1 => return gathered.complete(),
+                -1 => return gathered.complete(0),
                 taken => sent += taken as usize,
             }
             assert!(sent < all.len(), "the server has nothing left, and closes the client");
@@ -484,12 +496,39 @@ mod tests {
 
     #[test]
     fn a_part_of_it_is_not_kept() {
-        let taken = || Gathered::new(vec![0; 100], MOST_BYTES);
-        assert_eq!(taken().complete(), None, "nothing was offered");
+        let taken = || Gathered::new(vec![0; 100], MOST_BYTES, None);
+        assert_eq!(taken().complete(100), None, "nothing was offered");
         let mut gathered = taken();
         let part = libc::iovec { iov_base: b"begin".as_ptr().cast::<c_void>().cast_mut(), iov_len: 5 };
         assert_eq!(gathered.gather(&[part]), 4);
-        assert_eq!(gathered.complete(), None, "the rest was not offered");
+        assert_eq!(gathered.complete(100), None, "the rest was not offered");
+    }
+
+    #[test]
+    fn what_an_io_thread_has_written_is_not_kept_though_it_is_offered_again() {
+        let all: Vec<u8> = (0..=255).collect();
+        for (begin, at_once) in [(0, 256), (1, 256), (15, 256), (254, 256), (255, 256), (15, 10), (10, 10), (100, 7)] {
+            let address = all.as_ptr().addr() + begin;
+            let mut gathered = Gathered::new(b"taken".to_vec(), MOST_BYTES, Some(address));
+            let mut sent = 0;
+            let kept = loop {
+                let offered = &all[sent..all.len().min(sent + at_once)];
+                let (first, second) = offered.split_at(offered.len() / 2);
+                let vectors = [first, second].map(|part| libc::iovec {
+                    iov_base: part.as_ptr().cast::<c_void>().cast_mut(),
+                    iov_len: part.len(),
+                });
+                match gathered.gather(&vectors) {
+                    -1 => break gathered.complete(5),
+                    taken => sent += taken as usize,
+                }
+            };
+            assert_eq!(kept.unwrap(), [b"taken", &all[begin..]].concat(), "from {begin}, {at_once} at once");
+        }
+        let mut gathered = Gathered::new(Vec::new(), MOST_BYTES, Some(1));
+        let one = libc::iovec { iov_base: all.as_ptr().cast::<c_void>().cast_mut(), iov_len: 1 };
+        assert_eq!(gathered.gather(&[one]), -1);
+        assert_eq!(gathered.complete(0), None, "it is not known where to go on");
     }
 
     #[test]

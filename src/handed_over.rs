@@ -1,8 +1,9 @@
 //! Writes that the server has handed to an I/O thread, and of which it has not taken in what became of them. It frees a client that was
-//! closed meanwhile without doing so: what it still has for that client begins with what the thread was told is written.
+//! closed meanwhile without doing so: then it may offer again some of what the thread was told is written. How much is in the server's
+//! internals; so it is noted at which place in its memory it has to go on.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::decorate::is_main_thread;
 use crate::ffi::{Connection, POSTPONE_READ, POSTPONE_WRITE};
@@ -22,25 +23,42 @@ static IS_USED: AtomicBool = AtomicBool::new(false);
 /// What I/O threads were told of a connection. It is one that is held, or was.
 #[derive(Debug, Default)]
 pub struct Told {
-    bytes: AtomicU64,
+    /// The address of the byte behind those of which a write has told that they are written; 0: it has told of none. Only compared, never
+    /// followed.
+    next: AtomicUsize,
+    /// A write has told of some bytes.
+    has_told: AtomicBool,
     /// The connection was not looked at when the write began.
     is_part: AtomicBool,
+}
+
+/// Where the server has to go on to write to a client that it frees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Where it does.
+    First,
+    /// At the byte that has this address in its memory.
+    At(usize),
+    /// That is not known.
+    Unknown,
 }
 
 impl Told {
     /// Of a connection that is looked at from now on. Main thread.
     pub fn new(fd: c_int) -> Self {
-        Told { bytes: AtomicU64::new(0), is_part: AtomicBool::new(is_under_way(fd)) }
+        Told { next: AtomicUsize::new(0), has_told: AtomicBool::new(false), is_part: AtomicBool::new(is_under_way(fd)) }
     }
 
-    /// How many bytes are written, by what an I/O thread was told and the server has not taken in. `None` if that is not known. Main
-    /// thread, when no I/O thread works for the client.
-    pub fn not_taken_in(&self, fd: c_int) -> Option<usize> {
+    /// Where the server has to go on. Main thread, when no I/O thread works for the client.
+    pub fn next(&self, fd: c_int) -> Next {
         if !is_under_way(fd) {
-            return Some(0);
+            return Next::First;
         }
-        let is_known = !self.is_part.load(Ordering::Relaxed);
-        is_known.then_some(self.bytes.load(Ordering::Relaxed) as usize)
+        match (self.is_part.load(Ordering::Relaxed), self.next.load(Ordering::Relaxed)) {
+            (true, _) => Next::Unknown,
+            (false, 0) => Next::First,
+            (false, address) => Next::At(address),
+        }
     }
 }
 
@@ -84,9 +102,17 @@ pub unsafe fn postponed(connection: *const Connection, mask: c_int) {
         IS_USED.store(true, Ordering::Relaxed);
         // SAFETY: on the main thread, and the reference ends here.
         if let Some(held) = unsafe { held(connection) } {
-            held.told.bytes.store(0, Ordering::Relaxed);
+            held.told.next.store(0, Ordering::Relaxed);
+            held.told.has_told.store(false, Ordering::Relaxed);
             held.told.is_part.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+/// The module is unloaded, and does not hear of sockets any more. Main thread.
+pub fn forget_all() {
+    if IS_USED.swap(false, Ordering::Relaxed) {
+        READS.iter().chain(&WRITES).for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 
@@ -102,18 +128,53 @@ pub unsafe fn closed(connection: *const Connection) {
     }
 }
 
-/// Whoever writes to the connection is told that so many bytes are written, or that none are.
+/// Who writes these vectors to the connection is told `answer`: how many bytes of them are written, or that none are. The server writes
+/// without vectors only from its first buffer.
 ///
 /// # Safety
 /// As [`held`].
 #[inline]
-pub unsafe fn answered(connection: *const Connection, answer: c_int) -> c_int {
+pub unsafe fn answered(connection: *const Connection, vectors: &[libc::iovec], answer: c_int) {
     if IS_USED.load(Ordering::Relaxed) && answer > 0 && !is_main_thread() {
         // SAFETY: by contract.
         if let Some(held) = unsafe { held(connection) } {
             // The server hands over the next write, or frees the client, after it has heard that this one is done.
-            held.told.bytes.fetch_add(u64::from(answer.unsigned_abs()), Ordering::Relaxed);
+            let bytes = answer.unsigned_abs() as usize;
+            let is_first = !held.told.has_told.swap(true, Ordering::Relaxed);
+            // Within the first of the server's buffers it goes on at the right place by itself.
+            if !(is_first && vectors.first().is_some_and(|first| bytes <= first.iov_len)) {
+                held.told.next.store(behind(vectors, bytes), Ordering::Relaxed);
+            }
         }
     }
-    answer
+}
+
+/// The address of the byte behind the first `bytes` bytes of the vectors.
+fn behind(vectors: &[libc::iovec], mut bytes: usize) -> usize {
+    for vector in vectors {
+        if bytes < vector.iov_len {
+            return vector.iov_base.addr() + bytes;
+        }
+        bytes -= vector.iov_len;
+    }
+    vectors.last().map_or(0, |last| last.iov_base.addr() + last.iov_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_byte_behind_what_is_written_is_the_first_of_the_next_vector_if_one_is_written_whole() {
+        let buffers = [vec![0_u8; 15], vec![0_u8; 100]];
+        let vectors = [0, 1].map(|at: usize| libc::iovec {
+            iov_base: buffers[at].as_ptr().cast_mut().cast(),
+            iov_len: buffers[at].len(),
+        });
+        let [first, second] = vectors.map(|vector| vector.iov_base.addr());
+        let expected = [(1, first + 1), (14, first + 14), (15, second), (16, second + 1), (115, second + 100)];
+        for (bytes, address) in expected {
+            assert_eq!(behind(&vectors, bytes), address, "{bytes} bytes");
+        }
+    }
 }
