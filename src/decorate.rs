@@ -176,8 +176,7 @@ const MAX_VECTORS: usize = 64;
 fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connection, vectors: &[libc::iovec]) -> c_int {
     if vectors.is_empty() {
         // A client that is being freed: the server has nothing left. By TLS, to write nothing may be an error.
-        set_errno_again();
-        return -1;
+        return write_again_later();
     }
     guard("writing to a held connection", -1, || {
         let pending: u64 = vectors.iter().map(|vector| vector.iov_len as u64).sum();
@@ -296,7 +295,7 @@ fn is_reference(beginning: &[u8], end: &[u8]) -> bool {
 }
 
 /// The server is to try again when the socket takes more, or as it is asked to.
-fn write_again_later() -> c_int {
+pub fn write_again_later() -> c_int {
     set_errno_again();
     -1
 }
@@ -310,8 +309,7 @@ fn write_nothing<const KIND: usize>(connection: *mut Connection) -> c_int {
         // SAFETY: the server's own function, called on the main thread as the server does.
         unsafe { (original::<KIND>().set_write_handler)(connection, None, 0) };
     }
-    set_errno_again();
-    -1
+    write_again_later()
 }
 
 /// Takes everything, as a socket with endless room would.

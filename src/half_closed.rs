@@ -13,11 +13,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::config;
-use crate::decorate::set_errno_again;
+use crate::decorate::write_again_later;
 use crate::ffi::{Client, Connection, Internals, CLIENT_IS_CHECKED, CLOSED, CONNECTED};
 use crate::guard::guard;
 use crate::handed_over::Next;
 use crate::held_table::{HeldConnection, NEWEST, RELEASED, WITHHOLDS_NOTIFICATIONS};
+use crate::late_holds::buffers;
 use crate::lease;
 use crate::module;
 use crate::valve::{Group, Permit, Valve};
@@ -117,13 +118,10 @@ impl Gathered {
         let offered: usize = vectors.iter().map(|vector| vector.iov_len).sum();
         self.is_too_much |= self.bytes.len() + offered > self.most;
         if offered == 0 || self.is_too_much {
-            set_errno_again();
-            return -1;
+            return write_again_later();
         }
-        for vector in vectors {
-            // SAFETY: the server passes readable buffers of that length.
-            let buffer = unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) };
-            let place = self.begin.and_then(|begin| begin.checked_sub(vector.iov_base.addr()));
+        for buffer in buffers(vectors) {
+            let place = self.begin.and_then(|begin| begin.checked_sub(buffer.as_ptr().addr()));
             if let Some(place) = place.filter(|place| *place < buffer.len()) {
                 (self.begin, self.written) = (None, Some(self.bytes.len() + place));
             }
@@ -132,8 +130,7 @@ impl Gathered {
         let last = self.bytes.pop();
         self.last = last.filter(|_| offered == 1);
         if offered == 1 {
-            set_errno_again();
-            return -1;
+            return write_again_later();
         }
         c_int::try_from(offered - 1).expect("more than is kept")
     }

@@ -548,7 +548,8 @@ impl Module {
             // What the log did not get of this term is in no log: only an operator gives it up.
             self.left = None;
         }
-        if matches!(self.role, Role::Off | Role::Replica) {
+        let has_no_log = matches!(self.role, Role::Off | Role::Replica);
+        if has_no_log {
             // What the log acknowledged last may have come since the event loop last went round.
             if let (Some(durable), Some(gate)) = (self.shared.durable(), &mut self.gate) {
                 gate.release(durable);
@@ -558,7 +559,7 @@ impl Module {
         if self.role != Role::Leader {
             self.abandon_clients();
         }
-        if matches!(self.role, Role::Off | Role::Replica) {
+        if has_no_log {
             // It may have been granted a lease while it was told to have no log.
             lease::not_needed();
         }
