@@ -6,15 +6,7 @@
 #   run.sh --seeds 10000 --first 1000         the long run
 set -euo pipefail
 
-HERE=$(cd "$(dirname "$0")" && pwd)
-ROOT=$(dirname "$(dirname "$HERE")")
-export DURABILITY_SO=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
-export LOGSERVICE=${LOGSERVICE:-$ROOT/target/release/logservice}
-export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
+source "$(dirname "$0")/../binaries.sh"
 export PYTHONDONTWRITEBYTECODE=1
-
-for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"; do
-    [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
-done
 
 exec python3 "$HERE/run.py" --module "$DURABILITY_SO" --logservice "$LOGSERVICE" "$@"

@@ -4,15 +4,7 @@
 # The last line is "N passed, N failed".
 set -euo pipefail
 
-HERE=$(cd "$(dirname "$0")" && pwd)
-ROOT=$(dirname "$(dirname "$HERE")")
-export DURABILITY_SO=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
-export LOGSERVICE=${LOGSERVICE:-$ROOT/target/release/logservice}
-export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
-
-for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"; do
-    [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
-done
+source "$(dirname "$0")/../binaries.sh"
 
 # The server and the client libraries, fetched once. What moto's server needs for S3, without all that it needs for the rest.
 REQUIREMENTS=('moto[s3]==5.2.5' boto3==1.44.5 botocore==1.44.5 flask==3.1.3 flask-cors==6.0.5 werkzeug==3.1.9 valkey==6.1.1)
