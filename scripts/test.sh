@@ -34,6 +34,9 @@ passed=0 failed=0 failures=()
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# How Valkey's framework, cargo, the drivers and Python begin a line that tells of a failure.
+failure_lines='^\[(err|exception|TIMEOUT)\]: |^test .* FAILED|panicked at|^error|FAILED|^FAIL|^not ok|^Traceback|NOT LINEARIZABLE'
+
 # step NAME COMMAND...: runs it, shows its output, and adds its closing counts to the sum.
 step() {
     local name=$1 started=$SECONDS status=0 counts
@@ -46,6 +49,11 @@ step() {
     passed=$((passed + ${counts% *})) failed=$((failed + ${counts#* }))
     if [ $status -ne 0 ]; then
         failures+=("$name")
+        # Said again at the end, because thousands of lines may follow.
+        {
+            say "FAILED: $name"
+            grep -E -A 6 "$failure_lines" "$work/output" | tail -n 60 || tail -n 20 "$work/output"
+        } >>"$work/failures" 2>&1
         [ "${counts#* }" -gt 0 ] || failed=$((failed + 1))
     fi
     say "== $name: $([ $status -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - started)) s"
@@ -80,7 +88,7 @@ step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/
 step "Valkey's suite, leases expire" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync --failover unit/multi unit/scripting \
     unit/functions unit/expire unit/wait unit/pause
 
-for name in "${failures[@]}"; do say "FAILED: $name"; done
+if [ ${#failures[@]} -gt 0 ]; then cat "$work/failures" >&2; fi
 if [ "$passed" -eq 0 ]; then
     say "no test ran"
     failed=$((failed + 1))
