@@ -101,8 +101,9 @@ proc release_lease {} {
 
 # Options are the module's configs without their prefix; `server`: a dict of the server's own; `test-module`: arguments with
 # which the module for tests is loaded as well (testmodule.c), `test-jobs` the same of testjobs.c.
+# The server's own PING, which is in the stream, would move an offset between two looks at it, once in ten seconds.
 proc server_options {options} {
-    set server [dict create save {} loadmodule $::env(DURABILITY_SO)]
+    set server [dict create save {} repl-ping-replica-period 3600 loadmodule $::env(DURABILITY_SO)]
     dict set server durability.log [log_address]
     dict set server durability.shard $::shard
     dict for {name value} $options {

@@ -40,7 +40,7 @@ proc open_transaction {client commands} {
 }
 
 foreach mode {async sync} {
-    durable_server [list mode $mode max-lag-ms $::limit_ms server {repl-ping-replica-period 3600}] {
+    durable_server [list mode $mode max-lag-ms $::limit_ms] {
         r set present value
         r rpush list a b
         r function load {#!lua name=library
@@ -237,7 +237,7 @@ foreach mode {async sync} {
     }
 }
 
-durable_server {mode async server {repl-backlog-size 1mb repl-ping-replica-period 3600}} {
+durable_server {mode async server {repl-backlog-size 1mb}} {
     test "What waits for the log makes the server neither evict keys nor cut the tap off" {
         # Above what one command writes: what is beyond it never reaches the tap.
         r config set client-output-buffer-limit "replica 4mb 2mb 1"

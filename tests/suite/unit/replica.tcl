@@ -80,10 +80,10 @@ start_server {overrides {save {}} tags {external:skip tls:skip}} {
             $client set own value
             set reply [read_any_reply $client]
             $client close
+            assert_equal OK $reply
             wait_for_role leader
             wait_until_durable
             assert_morethan [figure seeds] $seeds
-            assert_equal OK $reply
             assert_equal newer [r get theirs]
         }
 
