@@ -140,7 +140,11 @@ impl Log {
     fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let durable = Arc::new(Durable::default());
-        let options = FileStoreOptions { segment_bytes: SEGMENT_BYTES, threads: Threads::start().expect("threads") };
+        let options = FileStoreOptions {
+            segment_bytes: SEGMENT_BYTES,
+            max_log_bytes: None,
+            threads: Threads::start().expect("threads"),
+        };
         let opened = file_store::open(directory, "bench", &options, durable.clone()).map_err(io::Error::other)?;
         let Opened { store, end } = opened;
         Ok(Log { store, durable, end })

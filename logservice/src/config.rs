@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::engine::EngineOptions;
+use crate::engine::EngineFlags;
 use crate::limits::{Limits, Patience};
 use crate::restore::Moment;
+use crate::server::StartError;
 use crate::snapshotter::SnapshotterOptions;
 use crate::store::file_store::MIN_SEGMENT_BYTES;
 
@@ -22,6 +23,16 @@ pub struct CommandLine {
     /// How to serve
     #[command(flatten)]
     pub config: Option<Config>,
+    /// How engines are started. Not within `config`, as that is optional, and then may hold no others
+    #[command(flatten)]
+    pub engine: EngineFlags,
+}
+
+impl CommandLine {
+    /// How to serve, if it is to.
+    pub fn serving(self) -> Option<Config> {
+        self.config.map(|config| Config { engine: self.engine, ..config })
+    }
 }
 
 /// What can be done with a directory besides serving it. Nothing in it is changed.
@@ -60,11 +71,8 @@ impl Config {
     /// How snapshots are made.
     pub fn snapshotter(&self) -> SnapshotterOptions {
         SnapshotterOptions {
-            engine: EngineOptions {
-                program: self.valkey_server.clone(),
-                config: self.valkey_conf.clone(),
-                is_background: true,
-            },
+            engine: self.engine.options(true),
+            max_engines: usize::from(self.max_engines),
             keep: usize::from(self.keep_snapshots),
             log_bytes: self.snapshot_log_mb << 20,
         }
@@ -88,12 +96,9 @@ pub struct Restore {
     /// Where snapshots are kept, as the service is told; in the directory unless told
     #[arg(long, value_name = "URL")]
     pub snapshots: Option<String>,
-    /// The valkey-server that applies the log, of the version that the nodes run
-    #[arg(long, default_value = "valkey-server", value_name = "PATH")]
-    pub valkey_server: PathBuf,
-    /// Configuration that it reads first: loadmodule lines for modules that the data needs
-    #[arg(long, value_name = "FILE")]
-    pub valkey_conf: Option<PathBuf>,
+    /// How engines are started
+    #[command(flatten)]
+    pub engine: EngineFlags,
 }
 
 /// How to serve.
@@ -138,12 +143,16 @@ pub struct Config {
     /// Snapshots kept of each shard, with the log that they need
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub keep_snapshots: u16,
-    /// The valkey-server that makes and loads snapshots, of the version that the nodes run
-    #[arg(long, default_value = "valkey-server", value_name = "PATH")]
-    pub valkey_server: PathBuf,
-    /// Configuration that it reads first: loadmodule lines for modules that the data needs
-    #[arg(long, value_name = "FILE")]
-    pub valkey_conf: Option<PathBuf>,
+    /// How engines are started
+    #[arg(skip)]
+    pub engine: EngineFlags,
+    /// Snapshots and audits that are made at a time, of different shards: each takes an engine, which takes as much memory as the data
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub max_engines: u16,
+    /// The most MiB of disk that the log of a shard takes; its appends are refused beyond that, until a snapshot lets some of the log
+    /// go. At least twice --segment-mb; 0: no bound
+    #[arg(long, default_value_t = 0, value_name = "MB")]
+    pub max_log_mb: u64,
     /// The most shards that may exist
     #[arg(long, default_value_t = 1024)]
     pub max_shards: usize,
@@ -170,6 +179,19 @@ pub struct Config {
 }
 
 impl Config {
+    /// The most bytes that the log of a shard takes.
+    ///
+    /// # Errors
+    /// There is no room for two segments.
+    pub fn max_log_bytes(&self) -> Result<Option<u64>, StartError> {
+        let Config { max_log_mb, segment_mb, .. } = *self;
+        match max_log_mb {
+            0 => Ok(None),
+            max_log_mb if max_log_mb < 2 * segment_mb => Err(StartError::Quota { max_log_mb, segment_mb }),
+            max_log_mb => Ok(Some(max_log_mb.saturating_mul(1 << 20))),
+        }
+    }
+
     /// What clients may do.
     pub fn limits(&self) -> Limits {
         let Config { max_connections, max_http_connections, max_shards, max_input_mb, patience, .. } = *self;

@@ -17,6 +17,8 @@ pub mod http;
 pub mod http_port;
 pub mod inspect;
 pub mod limits;
+pub mod printable;
+pub mod private;
 pub mod resp;
 pub mod restore;
 pub mod server;

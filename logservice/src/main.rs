@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use logservice::config::{Command, CommandLine, Config};
+use logservice::printable::printable;
+use logservice::private::keep_private;
 use logservice::snapshots::SnapshotStore;
 use logservice::{inspect, restore, server};
 use tokio::signal::unix::{signal, SignalKind};
@@ -12,11 +14,12 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let CommandLine { command, config } = CommandLine::parse();
-    if let Some(command) = command {
-        return look(&command);
+    keep_private();
+    let line = CommandLine::parse();
+    if let Some(command) = &line.command {
+        return look(command);
     }
-    let Some(config) = config else { return fail("nothing to do: give --dir") };
+    let Some(config) = line.serving() else { return fail("nothing to do: give --dir") };
     let filter = match EnvFilter::try_new(&config.log_level) {
         Ok(filter) => filter,
         Err(error) => return fail(&format!("--log-level {}: {error}", config.log_level)),
@@ -83,6 +86,6 @@ async fn run(config: &Config) -> Result<(), server::StartError> {
 }
 
 fn fail(reason: &str) -> ExitCode {
-    eprintln!("logservice: {}", reason.replace('\n', " "));
+    eprintln!("logservice: {}", printable(&reason.replace('\n', " ")));
     ExitCode::FAILURE
 }

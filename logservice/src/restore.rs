@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use durability_protocol::is_valid_name;
 
 use crate::config::Restore;
-use crate::engine::{inspect_rdb, Engine, EngineError, EngineOptions, Feed, Start};
+use crate::engine::{inspect_rdb, Engine, EngineError, Start};
 use crate::snapshots::{LocationError, SnapshotError, SnapshotStore};
 use crate::store::file_store::files::sync_directory;
 use crate::store::file_store::look::Look;
@@ -162,11 +162,7 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
     let directory = tempfile::Builder::new().prefix("restore-").suffix(".partial").tempdir_in(parent);
     let directory = directory.in_file("cannot create a directory in", parent)?;
     let partial = directory.path().join("dump.rdb");
-    let engine_options = EngineOptions {
-        program: options.valkey_server.clone(),
-        config: options.valkey_conf.clone(),
-        is_background: false,
-    };
+    let engine_options = options.engine.options(false);
     let absolute = std::path::absolute(&partial).in_file("cannot use", &partial)?;
     let mut engine = Engine::start(&engine_options, &absolute, look.manifest.databases()).await?;
     let (offset, snapshot) = match &base {
@@ -177,7 +173,7 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
     // A replication id of its own: nobody who starts from this RDB shares the shard's later history.
     let replid = look.manifest.id.repeat(3).chars().take(40).collect();
     let start = Start { replid, offset, snapshot, log, end, engine: look.manifest.engine() };
-    let mut feed = Feed::open(start, false).map_err(EngineError::from)?;
+    let mut feed = engine.open_feed(start)?;
     let applied = engine.apply(&mut feed).await?;
     engine.save().await?;
     let contents = engine.contents().await?;

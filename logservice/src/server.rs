@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::engine::EngineOptions;
 use crate::limits::OpenFilesError;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
@@ -57,6 +58,17 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// A log could not be written at all.
+    #[error("--max-log-mb {max_log_mb} is less than twice --segment-mb {segment_mb}: a log goes on in a new segment while it keeps the last one; give a larger one, or smaller segments")]
+    Quota {
+        /// The most a log may take, in MiB.
+        max_log_mb: u64,
+        /// The length of a segment in MiB.
+        segment_mb: u64,
+    },
+    /// The engine is too old.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
     /// The process may not have as many connections as are configured.
     #[error(transparent)]
     OpenFiles(#[from] OpenFilesError),
@@ -102,7 +114,11 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         snapshots,
         snapshot_requests,
         directory: config.dir.clone(),
-        store: FileStoreOptions { segment_bytes: config.segment_mb << 20, threads: Threads::start()? },
+        store: FileStoreOptions {
+            segment_bytes: config.segment_mb << 20,
+            max_log_bytes: config.max_log_bytes()?,
+            threads: Threads::start()?,
+        },
         max_shards: config.max_shards,
         debug_command: config.enable_debug_command,
         http_port: http.port(),
@@ -110,9 +126,9 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
     let opened = tokio::task::spawn_blocking(move || Service::open(options, tokens)).await;
     let service = opened.map_err(std::io::Error::other)??;
     let (shutdown, stopping) = watch::channel(false);
-    warn_without_engine(config).await;
-    let snapshot_task =
-        tokio::spawn(snapshotter::run(service.clone(), config.snapshotter(), requests, stopping.clone()));
+    let snapshotter = config.snapshotter();
+    check_engine(config, &snapshotter.engine).await?;
+    let snapshot_task = tokio::spawn(snapshotter::run(service.clone(), snapshotter, requests, stopping.clone()));
     let resp_task =
         tokio::spawn(resp::serve(service.clone(), resp_listener, limits.clone(), tls.clone(), stopping.clone()));
     let http_task = tokio::spawn(http_port::serve(service.clone(), http_listener, limits, tls.clone(), stopping));
@@ -126,16 +142,29 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
 }
 
 /// Says in time that no snapshots can be made: when the log has grown, it may be too late.
-async fn warn_without_engine(config: &Config) {
-    if config.snapshot_log_mb == 0 {
-        return;
+///
+/// # Errors
+/// The engine is older than it may be.
+async fn check_engine(config: &Config, options: &EngineOptions) -> Result<(), engine::EngineError> {
+    if config.snapshot_log_mb == 0 && options.min_version.is_none() {
+        return Ok(());
     }
-    let program = &config.valkey_server;
-    if let Err(error) = engine::program_version(program).await {
-        tracing::warn!(
+    match engine::program_version(options).await {
+        Ok(found) => {
+            engine::check_version(options, found)?;
+            if options.min_version.is_none() && found < engine::SAFE_VERSION {
+                tracing::warn!(
+                    "valkey-server here is of version {found}, and {} is the first that is known to be safe from what somebody may \
+                     write to a log: install it, or say with --engine-min-version which version is",
+                    engine::SAFE_VERSION
+                );
+            }
+        }
+        Err(error) => tracing::warn!(
             "no snapshots can be made, so the log will grow without bound: {error}; or turn them off with --snapshot-log-mb 0"
-        );
+        ),
     }
+    Ok(())
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

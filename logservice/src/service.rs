@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use tokio::sync::{broadcast, mpsc, oneshot, Semaphore};
 
 use crate::audit::Report;
+use crate::private;
 use crate::shard::{AuditStatus, LogState, Shard, Status, Switch, Switches};
 use crate::snapshots::SnapshotStore;
 use crate::snapshotter::{Request, Work};
@@ -110,6 +111,9 @@ impl Service {
         let shards = directory.join("shards");
         std::fs::create_dir_all(&shards).map_err(not_writable)?;
         let lock = take_lock(&directory)?;
+        for kept in ["shards", "snapshots", "drafts"] {
+            private::take_back(&directory.join(kept)).map_err(not_writable)?;
+        }
         file_store::files::sync_directory(&directory).map_err(|error| not_writable(error.source))?;
         // Only now: until the lock is held they may be another service's.
         options.snapshots.remove_unnamed_drafts().map_err(|error| not_writable(error.source))?;
@@ -350,6 +354,7 @@ impl Status {
             seeded: 0,
             segments: 0,
             log_bytes: 0,
+            max_log_bytes: 0,
             unverified_bytes: 0,
             engine_version: String::new(),
             databases: 0,
@@ -359,6 +364,8 @@ impl Status {
             snapshot_time_ms: 0,
             snapshot_running: 0,
             snapshot_error: String::new(),
+            snapshot_failures: 0,
+            snapshot_failing_since_ms: 0,
             snapshot_module_types: String::new(),
             full_copy_error: String::new(),
             audit: AuditStatus::default(),

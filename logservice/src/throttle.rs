@@ -50,6 +50,36 @@ impl ReasonThrottle {
     }
 }
 
+/// Lets so many lines through at once, and then one for each while that passes: reasons that take turns, or have no end of forms.
+#[derive(Debug, Clone)]
+pub struct LineBudget {
+    left: u32,
+    counted: Option<Instant>,
+}
+
+impl LineBudget {
+    const MOST: u32 = 6;
+    const WHILE: Duration = Duration::from_secs(10);
+
+    /// Whether one more line is let through at `now`.
+    pub fn pass_at(&mut self, now: Instant) -> bool {
+        let since = self.counted.map_or(Duration::ZERO, |counted| now.saturating_duration_since(counted));
+        let earned = u32::try_from(since.as_secs() / Self::WHILE.as_secs()).unwrap_or(u32::MAX);
+        if earned > 0 || self.counted.is_none() {
+            (self.left, self.counted) = (self.left.saturating_add(earned).min(Self::MOST), Some(now));
+        }
+        let passes = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        passes
+    }
+}
+
+impl Default for LineBudget {
+    fn default() -> Self {
+        LineBudget { left: Self::MOST, counted: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +92,13 @@ mod tests {
         assert!(!passes("gone", 30) && !passes("gone", 59));
         assert!(passes("gone", 60) && !passes("gone", 61));
         assert!(passes("damaged", 62) && !passes("damaged", 63));
+    }
+
+    #[test]
+    fn reasons_without_end_are_told_six_times_a_minute() {
+        let (mut budget, start) = (LineBudget::default(), Instant::now());
+        let told = (0..600).filter(|second| budget.pass_at(start + Duration::from_secs(*second))).count();
+        assert_eq!(told, 6 + 59);
     }
 
     #[test]

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use durability_protocol::audit::{Batch, Found, MAX_BATCH_NAMES};
 use durability_protocol::{EngineVersion, Refusal};
 
-use crate::engine::{Engine, EngineError, EngineOptions, Feed, KeyReader, Start};
+use crate::engine::{Engine, EngineError, EngineOptions, KeyReader, Start};
+use crate::printable::printable;
 use crate::shard::{AuditState, AuditStatus, CopyError, Delivery, FullCopy, Inquiry, KeyName, Shard, Unreadable};
 use crate::store::ReadError;
 
-/// The longest that an audit takes; snapshots wait meanwhile.
+/// The longest that an audit takes; it has one of the places for engines meanwhile.
 const LIMIT: Duration = Duration::from_secs(900);
 /// The longest that the leader may be silent while it is asked.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -81,6 +82,16 @@ pub enum AuditError {
     /// It takes too long.
     #[error("it was not done within {} s", LIMIT.as_secs())]
     Overdue,
+    /// It took longer than its data explains, and others waited.
+    #[error(
+        "it gave way to other shards after {} s, as it took longer than its data explains: --engine-mb-per-second allows more time, \
+         --max-engines more at a time",
+        after.as_secs()
+    )]
+    GaveWay {
+        /// How long it had taken.
+        after: Duration,
+    },
     /// Nobody waits for it any more.
     #[error("it was ended, as who had asked for it disconnected")]
     Abandoned,
@@ -134,7 +145,7 @@ pub struct Report {
     pub leader_longest: Duration,
 }
 
-/// Compares about `keys` keys that the leader picks and as many that are picked in the log, until `abandoned` comes about. Tells
+/// Compares about `keys` keys that the leader picks and as many that are picked in the log, until `given_up` says why not. Tells
 /// [`Shard::audit_status`].
 ///
 /// # Errors
@@ -143,13 +154,13 @@ pub async fn run(
     shard: &Arc<Shard>,
     engine: &EngineOptions,
     keys: u64,
-    abandoned: impl Future<Output = ()>,
+    given_up: impl Future<Output = AuditError>,
 ) -> Result<Report, AuditError> {
     let since = Instant::now();
     shard.note_audit(AuditStatus { state: AuditState::Running, ..AuditStatus::default() });
     let mut done = tokio::select! {
         done = tokio::time::timeout(LIMIT, compare_keys(shard, engine, keys)) => done.unwrap_or(Err(AuditError::Overdue)),
-        () = abandoned => Err(AuditError::Abandoned),
+        error = given_up => Err(error),
     };
     let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let name = shard.name();
@@ -176,8 +187,8 @@ pub async fn run(
             });
         }
         Err(error) => {
+            let error = printable(&error.to_string());
             tracing::warn!("shard {name}: no audit: {error}");
-            let error = error.to_string();
             shard.note_audit(AuditStatus { state: AuditState::Failed, time_ms, error, ..AuditStatus::default() });
         }
     }
@@ -206,7 +217,7 @@ async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) ->
     let snapshot = snapshot.map(|(record, reader)| (reader, record.bytes));
     let log = Some(shard.store().reader(offset)?);
     let start = Start { replid, offset, snapshot, log, end, engine: writer };
-    let mut feed = Feed::open(start, options.is_background).map_err(EngineError::from)?;
+    let mut feed = engine.open_feed(start)?;
     engine.apply(&mut feed).await?;
     let mut reader = KeyReader::open(&mut engine, &mut feed).await?;
     let names = reader.draw(keys).await?;

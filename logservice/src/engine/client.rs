@@ -5,11 +5,11 @@ use std::path::Path;
 use bytes::BytesMut;
 use redis_protocol::resp2::decode::decode_bytes_mut;
 use redis_protocol::resp2::encode::extend_encode;
-use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
+use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::EngineError;
+use crate::printable::printable;
 
 /// A connection to the engine.
 pub struct Client {
@@ -21,20 +21,6 @@ impl Client {
     /// Connects to the socket at `path`.
     pub async fn connect(path: &Path) -> std::io::Result<Self> {
         Ok(Client { stream: UnixStream::connect(path).await?, input: BytesMut::new() })
-    }
-
-    /// Sends a command; answers the reply as text.
-    ///
-    /// # Errors
-    /// The connection broke, or the reply is an error or none that is text.
-    pub async fn ask(&mut self, command: &[&str]) -> Result<String, EngineError> {
-        self.exchange(command).await.map_err(|reason| EngineError::Answer { command: command.join(" "), reason })
-    }
-
-    async fn exchange(&mut self, command: &[&str]) -> Result<String, String> {
-        let command: Vec<_> = command.iter().map(|argument| argument.as_bytes()).collect();
-        let reply = self.query(&command).await?;
-        reply.as_str().map(str::to_owned).ok_or_else(|| "the reply is no text".to_owned())
     }
 
     /// Sends a command; answers the reply, which is no error.
@@ -54,7 +40,7 @@ impl Client {
         loop {
             if let Some((reply, _, _)) = decode_bytes_mut(&mut self.input).map_err(|error| error.to_string())? {
                 return match reply {
-                    BytesFrame::Error(error) => Err(error.to_string()),
+                    BytesFrame::Error(error) => Err(printable(&error)),
                     reply => Ok(reply),
                 };
             }

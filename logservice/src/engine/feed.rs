@@ -15,6 +15,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::{mpsc, watch};
 
 use super::background::be_nice;
+use crate::printable::printable;
 use crate::resp::command::{ProtocolError, Splitter};
 use crate::resp::replica::EMPTY_RDB;
 use crate::snapshots::{SnapshotError, SnapshotReader};
@@ -69,7 +70,7 @@ pub struct Start {
     pub engine: Option<EngineVersion>,
 }
 
-/// A listener on the loopback interface that serves one replica, which knows a secret of its own.
+/// A listener on a loopback interface that serves one replica, which knows a secret of its own.
 pub struct Feed {
     /// Where it listens.
     pub address: SocketAddr,
@@ -85,9 +86,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Begins to listen, on a thread of its own, which gives way to others if it is to. It serves until it is dropped.
-    pub fn open(start: Start, is_background: bool) -> Result<Self, FeedError> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// Serves whom `listener` lets in, on a thread of its own, which gives way to others if it is to, until it is dropped.
+    pub fn open(start: Start, listener: std::net::TcpListener, is_background: bool) -> Result<Self, FeedError> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let mut random = [0; 32];
@@ -222,7 +222,7 @@ impl Replica {
                 (b"PING", _) => b"+PONG\r\n",
                 (b"REPLCONF", options) => {
                     for pair in options.chunks_exact(2).filter(|pair| pair[0].eq_ignore_ascii_case(b"version")) {
-                        version = Some(String::from_utf8_lossy(&pair[1]).into_owned());
+                        version = Some(printable(&String::from_utf8_lossy(&pair[1])));
                     }
                     b"+OK\r\n"
                 }

@@ -1,43 +1,36 @@
 //! Starts, watches and ends the engine.
 
-use std::collections::VecDeque;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use durability_protocol::audit::parse_keyspace;
 use durability_protocol::EngineVersion;
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::background::give_way;
+use super::bounds::Bounds;
 use super::client::{info_field, Client};
-use super::feed::Feed;
+use super::configuration::configuration;
+use super::confine::{self, Confined};
+use super::feed::{Feed, Start};
+use super::flags::Isolation;
+use super::names::{self, Names};
+use super::output::Output;
 use super::EngineError;
+use crate::printable::printable;
 use crate::store::Contents;
 
 /// How long it may take to open its socket.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long nothing may move while there is something to apply.
-const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often it is asked how far it is.
 const POLL: Duration = Duration::from_millis(20);
-/// Lines of its log that are kept for an error.
-const KEPT_LINES: usize = 8;
-/// How its log begins to say that it answered its primary with an error.
-const REFUSED: &str = "== CRITICAL == ";
-/// The longest that it may take to answer: digests and saves take as long as the data is large.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The longest that it may take to end by itself once a connection to it has broken.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// Databases of a log of which it is not known how many it uses: as many as a leader may be configured with, within reason.
-const DATABASES: u32 = 16_384;
-/// How the line of its last report begins that says what it had applied when it ended.
-const APPLIED: &str = "slave_repl_offset:";
-
 /// Which engine, and how it is started.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -47,6 +40,14 @@ pub struct EngineOptions {
     pub config: Option<PathBuf>,
     /// Whether it gives way to everything else that runs on the machine.
     pub is_background: bool,
+    /// What it may take.
+    pub bounds: Bounds,
+    /// Whether it has a network of its own.
+    pub isolation: Isolation,
+    /// Commands that keep their own names besides those that the log needs.
+    pub kept_commands: Vec<String>,
+    /// What is older is not used.
+    pub min_version: Option<EngineVersion>,
 }
 
 /// A running engine. Ends when it is dropped, and when this process does.
@@ -55,8 +56,15 @@ pub struct Engine {
     client: Client,
     /// Hears what the engine publishes while it is read (`reading.rs`). Its socket has no name any more when that is known.
     pub(super) listener: Client,
-    output: Arc<Mutex<Output>>,
+    output: Arc<Output>,
     version: EngineVersion,
+    names: Names,
+    bounds: Bounds,
+    /// Where it is fed from, until it is.
+    feeding: Option<TcpListener>,
+    is_background: bool,
+    /// What it was fed, in bytes.
+    fed_bytes: u64,
 }
 
 /// How far an engine is.
@@ -72,43 +80,64 @@ impl Engine {
     /// Starts an engine that writes what it saves to `file`, for a log that was written with so many databases, if that is known.
     ///
     /// # Errors
-    /// It cannot be started, or ends at once.
+    /// It cannot be started, or ends at once, or is of a version that is not to be used.
     pub async fn start(options: &EngineOptions, file: &Path, databases: Option<u32>) -> Result<Self, EngineError> {
+        loop {
+            match Self::start_once(options, file, databases).await {
+                // It has not got a command that was to be hidden, and the next one is not told of that.
+                Err(EngineError::Ended { output, .. }) if names::note_missing(&output) => {}
+                started => return started,
+            }
+        }
+    }
+
+    async fn start_once(options: &EngineOptions, file: &Path, databases: Option<u32>) -> Result<Self, EngineError> {
         let system = |action| move |source| EngineError::System { action, source };
         let not_started = |source| EngineError::Start { program: options.program.clone(), source };
+        let names = Names::draw(&options.kept_commands).map_err(system("cannot draw random numbers"))?;
         let home = tempfile::Builder::new().prefix("logservice-").tempdir();
         let home = home.map_err(system("cannot create a temporary directory"))?;
         let socket = home.path().join("engine.sock");
-        let mut command = Command::new(&options.program);
-        // What this process is told of an object store is not for modules that the engine loads.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_")) {
-            command.env_remove(name);
-        }
-        command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        prepare(&mut command, options.is_background);
-        let mut child = command.spawn().map_err(not_started)?;
+        let configuration = configuration(options, &socket, file, databases, &names)?;
+        let spawned = confine::spawn(options, || {
+            let mut command = Command::new(&options.program);
+            // What this process is told of an object store is not for modules that the engine loads.
+            for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_")) {
+                command.env_remove(name);
+            }
+            command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+            command
+        });
+        let Confined { mut child, listener: feeding } = spawned.map_err(not_started)?;
         // If memory runs out it is this one that can be done without.
         if let Some(pid) = child.id() {
             let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "800");
         }
-        let configuration = configuration(options, &socket, file, databases)?;
         let mut stdin = child.stdin.take().ok_or_else(|| not_started(std::io::ErrorKind::BrokenPipe.into()))?;
         stdin.write_all(configuration.as_bytes()).await.map_err(system("cannot configure valkey-server"))?;
         drop(stdin);
-        let output = Arc::new(Mutex::new(Output::default()));
+        let output = Arc::new(Output::default());
         if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(keep_last_lines(stdout, output.clone()));
+            let output = output.clone();
+            tokio::spawn(async move { output.read(stdout).await });
         }
         // Where it says what is wrong with its configuration.
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(keep_last_lines(stderr, output.clone()));
-        }
+        let stderr = child.stderr.take().map(|stderr| {
+            let output = output.clone();
+            tokio::spawn(async move { output.read(stderr).await })
+        });
         let deadline = Instant::now() + START_TIMEOUT;
-        let mut client = loop {
+        let client = loop {
             match Client::connect(&socket).await {
                 Ok(client) => break client,
                 Err(source) => {
-                    check_alive(&mut child, &output)?;
+                    if let Err(ended) = check_alive(&mut child, &output, &options.bounds) {
+                        // What it wrote comes by another way than its end.
+                        if let Some(stderr) = stderr {
+                            let _ = tokio::time::timeout(END_TIMEOUT, stderr).await;
+                        }
+                        return Err(check_alive(&mut child, &output, &options.bounds).err().unwrap_or(ended));
+                    }
                     if Instant::now() > deadline {
                         return Err(not_started(source));
                     }
@@ -119,13 +148,38 @@ impl Engine {
         let listener = Client::connect(&socket).await.map_err(not_started)?;
         // The socket has served: if this process is killed, nobody else would remove it.
         drop(home);
-        let info = client.ask(&["INFO", "server"]).await?;
+        let mut engine = Engine {
+            child,
+            client,
+            listener,
+            output,
+            version: EngineVersion { major: 0, minor: 0, patch: 0 },
+            names,
+            bounds: options.bounds,
+            feeding: Some(feeding),
+            is_background: options.is_background,
+            fed_bytes: 0,
+        };
+        let info = engine.ask(&["INFO", "server"]).await?;
         let version = info_field(&info, "valkey_version").and_then(|version| version.parse().ok());
-        let version = version.ok_or_else(|| EngineError::Answer {
+        engine.version = version.ok_or_else(|| EngineError::Answer {
             command: "INFO server".to_owned(),
             reason: "it does not tell a Valkey version".to_owned(),
         })?;
-        Ok(Engine { child, client, listener, output, version })
+        check_version(options, engine.version)?;
+        Ok(engine)
+    }
+
+    /// A feed for this engine, the only one that it has.
+    ///
+    /// # Errors
+    /// It has one, or its thread cannot be started.
+    pub fn open_feed(&mut self, start: Start) -> Result<Feed, EngineError> {
+        let listener = self.feeding.take().ok_or_else(|| EngineError::System {
+            action: "cannot feed an engine twice",
+            source: std::io::ErrorKind::AddrInUse.into(),
+        })?;
+        Ok(Feed::open(start, listener, self.is_background)?)
     }
 
     /// Its version.
@@ -154,14 +208,20 @@ impl Engine {
         let mut last: Option<Progress> = None;
         let mut moved = Instant::now();
         loop {
-            check_alive(&mut self.child, &self.output)?;
+            check_alive(&mut self.child, &self.output, &self.bounds)?;
             if let Some(error) = feed.failure() {
                 return Err(error.into());
             }
             let progress = match self.progress(feed).await {
                 Ok(progress) => progress,
+                // It is at one command, as nothing else keeps it from answering.
+                Err(EngineError::Silent { .. }) => {
+                    let (applied, received) = last.map_or((0, 0), |last| (last.applied, last.received));
+                    return Err(EngineError::Stalled { applied, received, end, seconds: self.bounds.stall.as_secs() });
+                }
                 Err(error) => return Err(self.ended_or(error).await),
             };
+            self.fed_bytes = progress.sent;
             let is_same = last == Some(progress);
             if progress.is_linked && progress.received == end && (is_same || progress.applied == end) {
                 // What is received is applied within the turn of the event loop that received it.
@@ -169,34 +229,54 @@ impl Engine {
             }
             if !is_same {
                 (last, moved) = (Some(progress), Instant::now());
-            } else if moved.elapsed() > STALL_TIMEOUT {
+            } else if moved.elapsed() > self.bounds.stall {
                 let Progress { applied, received, .. } = progress;
-                return Err(EngineError::Stalled { applied, received, end });
+                return Err(EngineError::Stalled { applied, received, end, seconds: self.bounds.stall.as_secs() });
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
+    /// The name by which it knows a command.
+    pub(super) fn name_of(&self, command: &str) -> String {
+        self.names.of(command)
+    }
+
+    /// Asks what takes no time.
     pub(super) async fn ask(&mut self, command: &[&str]) -> Result<String, EngineError> {
-        let asked = tokio::time::timeout(ANSWER_TIMEOUT, self.client.ask(command)).await;
-        asked.unwrap_or_else(|_| {
-            let reason = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
-            Err(EngineError::Answer { command: command.join(" "), reason })
-        })
+        self.ask_within(self.bounds.stall, command).await
+    }
+
+    /// Asks what takes as long as the data is large.
+    async fn ask_of_all(&mut self, command: &[&str]) -> Result<String, EngineError> {
+        self.ask_within(self.bounds.time_for(self.fed_bytes), command).await
+    }
+
+    async fn ask_within(&mut self, limit: Duration, command: &[&str]) -> Result<String, EngineError> {
+        let words: Vec<_> = command.iter().map(|word| word.as_bytes()).collect();
+        let reply = self.query_within(limit, &words).await?;
+        let text = reply.as_str().map(str::to_owned);
+        text.ok_or_else(|| EngineError::Answer { command: shown(&words), reason: "the reply is no text".to_owned() })
     }
 
     /// As [`Engine::ask`], with arguments and a reply of any kind.
     pub(super) async fn query(&mut self, command: &[&[u8]]) -> Result<BytesFrame, EngineError> {
-        self.client.query(command).await.map_err(|reason| {
-            let words: Vec<_> = command.iter().map(|word| String::from_utf8_lossy(word)).collect();
-            EngineError::Answer { command: words.join(" "), reason }
-        })
+        self.query_within(self.bounds.stall, command).await
+    }
+
+    async fn query_within(&mut self, limit: Duration, command: &[&[u8]]) -> Result<BytesFrame, EngineError> {
+        let name = command.first().map(|name| self.names.of(&String::from_utf8_lossy(name))).unwrap_or_default();
+        let words: Vec<_> = std::iter::once(name.as_bytes()).chain(command.iter().skip(1).copied()).collect();
+        match tokio::time::timeout(limit, self.client.query(&words)).await {
+            Ok(reply) => reply.map_err(|reason| EngineError::Answer { command: shown(command), reason }),
+            Err(_) => Err(EngineError::Silent { command: shown(command), seconds: limit.as_secs() }),
+        }
     }
 
     /// Why it ended, if it did, instead of what was noticed first.
     pub(super) async fn ended_or(&mut self, error: EngineError) -> EngineError {
         let _ = tokio::time::timeout(END_TIMEOUT, self.child.wait()).await;
-        check_alive(&mut self.child, &self.output).err().unwrap_or(error)
+        check_alive(&mut self.child, &self.output, &self.bounds).err().unwrap_or(error)
     }
 
     async fn progress(&mut self, feed: &Feed) -> Result<Progress, EngineError> {
@@ -225,7 +305,7 @@ impl Engine {
         self.ask(&["REPLICAOF", "NO", "ONE"]).await?;
         self.ask(&["CLIENT", "IMPORT-SOURCE", "ON"]).await?;
         let info = self.ask(&["INFO", "keyspace"]).await?;
-        let digest = self.ask(&["DEBUG", "DIGEST"]).await?;
+        let digest = self.ask_of_all(&["DEBUG", "DIGEST"]).await?;
         let keys = parse_keyspace(&info);
         let module_types = self.module_types(&keys).await?;
         Ok(Contents { keys, digest, module_types })
@@ -240,16 +320,16 @@ impl Engine {
         let databases: Vec<String> = databases.iter().map(|(database, _)| database.to_string()).collect();
         let mut command = vec!["EVAL", MODULE_TYPES, "0"];
         command.extend(databases.iter().map(String::as_str));
-        let mut types: Vec<String> = self.ask(&command).await?.split_whitespace().map(str::to_owned).collect();
+        let mut types: Vec<String> = self.ask_of_all(&command).await?.split_whitespace().map(str::to_owned).collect();
         types.sort_unstable();
         Ok(types)
     }
 
     /// Saves what it holds to the file that it was started with.
     pub async fn save(&mut self) -> Result<(), EngineError> {
-        let saved = self.ask(&["SAVE"]).await;
+        let saved = self.ask_of_all(&["SAVE"]).await;
         let Err(error) = saved else { return Ok(()) };
-        check_alive(&mut self.child, &self.output)?;
+        check_alive(&mut self.child, &self.output, &self.bounds)?;
         match error {
             EngineError::Answer { command, reason } => {
                 let warning = self.last_warning().await;
@@ -263,18 +343,15 @@ impl Engine {
     async fn last_warning(&mut self) -> String {
         // What it writes arrives by another way than what it answers. It writes this behind all else.
         if self.ask(&["DEBUG", "LOG", END_OF_OUTPUT]).await.is_ok() {
-            let has_arrived = || kept(&self.output).last.iter().any(|line| line.contains(END_OF_OUTPUT));
             for _ in 0..OUTPUT_LOOKS {
-                if has_arrived() {
+                if self.output.has(END_OF_OUTPUT) {
                     break;
                 }
                 tokio::time::sleep(OUTPUT_LOOK_INTERVAL).await;
             }
         }
-        let output = kept(&self.output);
-        let warnings = output.last.iter().filter(|line| !line.contains(END_OF_OUTPUT));
-        let last = warnings.rev().find_map(|line| Some(line.split_once(" # ")?.1));
-        last.unwrap_or("it does not say why").to_owned()
+        let warning = self.output.last_warning_before(END_OF_OUTPUT);
+        warning.unwrap_or_else(|| "it does not say why".to_owned())
     }
 
     /// Ends it, and waits until it has ended and its memory is free.
@@ -318,120 +395,46 @@ const MODULE_TYPES: &str = "\
     end \
     return table.concat(names, ' ')";
 
-/// What `--version` of the program at `path` says.
+/// What `--version` of the program says.
 ///
 /// # Errors
 /// It cannot be started, or is no valkey-server.
-pub async fn program_version(path: &Path) -> Result<EngineVersion, EngineError> {
-    let not_started = |source| EngineError::Start { program: path.to_owned(), source };
-    let output = Command::new(path).arg("--version").stdin(Stdio::null()).output().await.map_err(not_started)?;
+pub async fn program_version(options: &EngineOptions) -> Result<EngineVersion, EngineError> {
+    let not_started = |source| EngineError::Start { program: options.program.clone(), source };
+    let spawned = confine::spawn(options, || {
+        let mut command = Command::new(&options.program);
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+    });
+    let output = spawned.map_err(not_started)?.child.wait_with_output();
+    let output = tokio::time::timeout(START_TIMEOUT, output).await;
+    let output = output.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(not_started)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_whitespace().find_map(|word| word.strip_prefix("v=")?.parse().ok());
     version.ok_or_else(|| not_started(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is no valkey-server")))
 }
 
-fn configuration(
-    options: &EngineOptions,
-    socket: &Path,
-    file: &Path,
-    databases: Option<u32>,
-) -> Result<String, EngineError> {
-    let quoted = |path: &Path| -> Result<String, EngineError> {
-        let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n', '\r']));
-        let text = text.ok_or_else(|| EngineError::System {
-            action: "cannot use a path with quotes, backslashes or other than UTF-8 text",
-            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, path.display().to_string()),
-        })?;
-        Ok(format!("\"{text}\""))
-    };
-    let mut out = String::new();
-    if let Some(config) = &options.config {
-        out += &format!("include {}\n", quoted(config)?);
-    }
-    let (directory, name) = (file.parent().unwrap_or(Path::new(".")), Path::new(file.file_name().unwrap_or_default()));
-    out += &format!(
-        "port 0\ntls-port 0\nunixsocket {}\nunixsocketperm 700\ndir {}\ndbfilename {}\n",
-        quoted(socket)?,
-        quoted(directory)?,
-        quoted(name)?
-    );
-    // It holds what the leader holds, whatever that takes, and keeps nothing by itself.
-    let databases = databases.unwrap_or(0).max(DATABASES);
-    out +=
-        &format!("databases {databases}\nmaxmemory 0\nproto-max-bulk-len 4096gb\nclient-query-buffer-limit 4096gb\n");
-    out +=
-        "save \"\"\nappendonly no\nrdbcompression yes\nrdbchecksum yes\nreplica-read-only yes\nrepl-backlog-size 1mb\n";
-    out += "repl-diskless-load swapdb\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
-    // What it cannot apply is not passed over, as a replica does unless told otherwise: it ends.
-    out += "propagation-error-behavior panic\n";
-    // Nothing expires by itself either, whether it follows a feed or not.
-    out += "import-mode yes\n";
-    out += "latency-tracking no\nactivedefrag no\nio-threads 1\ncluster-enabled no\ntls-replication no\n";
-    Ok(out)
-}
-
-/// The program gives way to others if it is to, and ends when this process does.
-pub(super) fn prepare(command: &mut Command, is_background: bool) {
-    // SAFETY: called in the child between fork and exec; what it calls are system calls that are safe there, and allocate nothing.
-    unsafe {
-        command.pre_exec(move || {
-            if is_background {
-                give_way();
-            }
-            // If this process is killed, nobody else would end it.
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-            Ok(())
-        });
+/// Refuses a version that is not to be used.
+pub fn check_version(options: &EngineOptions, found: EngineVersion) -> Result<(), EngineError> {
+    match options.min_version.filter(|least| found < *least) {
+        Some(least) => Err(EngineError::OldVersion { found, least }),
+        None => Ok(()),
     }
 }
 
-/// What an engine wrote.
-#[derive(Debug, Default)]
-struct Output {
-    last: VecDeque<String>,
-    /// What it could not apply: the report of its end, which follows, is long.
-    refused: Option<String>,
-    /// Up to where it had applied the log then (exclusive).
-    applied: Option<u64>,
+/// A command as it is told of in an error: its name, and that of a subcommand. What follows may be secret, or long.
+fn shown(command: &[&[u8]]) -> String {
+    let words = command.iter().take(2).map(|word| printable(&String::from_utf8_lossy(&word[..word.len().min(64)])));
+    words.collect::<Vec<_>>().join(" ")
 }
 
-async fn keep_last_lines(stdout: impl AsyncRead + Unpin, output: Arc<Mutex<Output>>) {
-    let mut lines = BufReader::new(stdout).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        tracing::debug!("valkey-server: {line}");
-        let mut output = kept(&output);
-        if let Some((_, refused)) = line.split_once(REFUSED) {
-            output.refused.get_or_insert_with(|| refused.trim().to_owned());
-        }
-        if let (true, Some(applied)) = (output.refused.is_some(), line.trim().strip_prefix(APPLIED)) {
-            output.applied = applied.parse().ok().or(output.applied);
-        }
-        if output.last.len() == KEPT_LINES {
-            output.last.pop_front();
-        }
-        output.last.push_back(line);
-    }
-}
-
-fn kept(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
-    output.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-fn text(output: &Mutex<Output>) -> String {
-    let output = kept(output);
-    if let Some(refused) = &output.refused {
-        let place = output.applied.map_or_else(String::new, |applied| format!(" at offset {applied}"));
-        return format!(
-            "it cannot apply the log{place}: {refused} (a module that the data needs? --valkey-conf names a file with loadmodule)"
-        );
-    }
-    output.last.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
-}
-
-fn check_alive(child: &mut Child, output: &Mutex<Output>) -> Result<(), EngineError> {
+fn check_alive(child: &mut Child, output: &Output, bounds: &Bounds) -> Result<(), EngineError> {
     match child.try_wait() {
         Ok(None) => Ok(()),
-        Ok(Some(status)) => Err(EngineError::Ended { status: status.to_string(), output: text(output) }),
+        Ok(Some(status)) => {
+            let output = output.reason(bounds.memory_bytes);
+            Err(EngineError::Ended { status: status.to_string(), output })
+        }
         Err(source) => Err(EngineError::System { action: "cannot watch valkey-server", source }),
     }
 }

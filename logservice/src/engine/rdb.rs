@@ -6,8 +6,8 @@ use std::process::Stdio;
 use durability_protocol::EngineVersion;
 use tokio::process::Command;
 
-use super::process::prepare;
-use super::{EngineError, EngineOptions};
+use super::{confine, EngineError, EngineOptions};
+use crate::printable::printable;
 
 /// What an RDB says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,15 +25,20 @@ pub struct RdbFacts {
 /// # Errors
 /// It is not sound, or could not be looked at.
 pub async fn inspect_rdb(options: &EngineOptions, path: &Path) -> Result<RdbFacts, EngineError> {
-    let program = &options.program;
-    let mut command = Command::new(program);
-    command.arg0("valkey-check-rdb").arg(path).stdin(Stdio::null()).kill_on_drop(true);
-    prepare(&mut command, options.is_background);
-    let output = command.output().await.map_err(|source| EngineError::Start { program: program.to_owned(), source })?;
+    let not_started = |source| EngineError::Start { program: options.program.clone(), source };
+    let spawned = confine::spawn(options, || {
+        let mut command = Command::new(&options.program);
+        command.arg0("valkey-check-rdb").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+    });
+    let output = spawned.map_err(not_started)?.child.wait_with_output();
+    let limit = options.bounds.time_for(tokio::fs::metadata(path).await.map_or(0, |metadata| metadata.len()));
+    let silent = |_| EngineError::Silent { command: "whether the RDB is sound".to_owned(), seconds: limit.as_secs() };
+    let output = tokio::time::timeout(limit, output).await.map_err(silent)?.map_err(not_started)?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let last: Vec<_> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
-        return Err(EngineError::Rdb(last.into_iter().rev().collect::<Vec<_>>().join("; ")));
+        return Err(EngineError::Rdb(printable(&last.into_iter().rev().collect::<Vec<_>>().join("; "))));
     }
     parse(&text).ok_or_else(|| EngineError::Rdb("valkey-check-rdb did not say that it looks OK".to_owned()))
 }

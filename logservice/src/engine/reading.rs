@@ -87,7 +87,8 @@ impl<'a> KeyReader<'a> {
         engine.ask(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0"]).await?;
         // Whoever writes to the log knows neither this name nor the secret.
         let channel = format!("audit:{}", feed.secret);
-        let subscribed = engine.listener.query(&[b"SUBSCRIBE", channel.as_bytes()]).await;
+        let subscribe = engine.name_of("SUBSCRIBE");
+        let subscribed = engine.listener.query(&[subscribe.as_bytes(), channel.as_bytes()]).await;
         subscribed.map_err(|reason| EngineError::Answer { command: "SUBSCRIBE".to_owned(), reason })?;
         Ok(KeyReader { engine, feed, channel })
     }
@@ -142,7 +143,9 @@ impl<'a> KeyReader<'a> {
     /// The engine ended, or answered something unexpected.
     pub async fn read(&mut self, samples: &[Sample], time_ms: u64) -> Result<Vec<Found>, EngineError> {
         let answer = |reason| EngineError::Answer { command: "EVAL".to_owned(), reason };
-        let mut words: Vec<Vec<u8>> = ["EVAL", SCRIPT, "0", &self.channel].map(|word| word.as_bytes().to_vec()).into();
+        let eval = self.engine.name_of("EVAL");
+        let mut words: Vec<Vec<u8>> =
+            [eval.as_str(), SCRIPT, "0", &self.channel].map(|word| word.as_bytes().to_vec()).into();
         for Sample { database, key, found } in samples {
             for command in commands(key, found) {
                 words.push(database.to_string().into_bytes());

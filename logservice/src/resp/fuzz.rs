@@ -117,7 +117,11 @@ fn shared(tokens: Option<Tokens>) -> Shared {
         directory,
         snapshots,
         snapshot_requests,
-        store: FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, threads: Threads::start().expect("threads") },
+        store: FileStoreOptions {
+            segment_bytes: MIN_SEGMENT_BYTES,
+            max_log_bytes: None,
+            threads: Threads::start().expect("threads"),
+        },
         max_shards: 4,
         debug_command: true,
         http_port: 1,

@@ -7,9 +7,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use durability_protocol::{Code, EngineVersion, Refusal};
 
 use super::Shard;
+use crate::printable::printable;
 use crate::snapshots::{Draft, SnapshotStore, Stored};
 use crate::store::{Contents, Manifest, SnapshotRecord};
-use crate::throttle::ReasonThrottle;
+use crate::throttle::{LineBudget, ReasonThrottle};
 
 /// How the making of snapshots goes.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +19,13 @@ pub struct Snapshotting {
     pub is_running: bool,
     /// Why the last one was not made, or cannot be read.
     pub error: Option<String>,
+    /// How many attempts failed one after the other.
+    pub failures: u64,
+    /// When the first of them did, in milliseconds since 1970.
+    pub failing_since_ms: u64,
     told: ReasonThrottle,
+    /// What causes errors may have a part in what they say.
+    lines: LineBudget,
 }
 
 impl Shard {
@@ -32,8 +39,24 @@ impl Shard {
         let mut snapshotting = self.lock_snapshotting();
         snapshotting.is_running = is_running;
         let Some(error) = outcome else { return };
-        if let Some(error) = error.as_ref().filter(|error| snapshotting.told.pass_at(error, Instant::now())) {
-            tracing::error!("shard {}: no snapshot was made: {error}", self.name);
+        let error = error.map(|error| printable(&error));
+        match &error {
+            Some(error) => {
+                if snapshotting.failures == 0 {
+                    snapshotting.failing_since_ms = now_ms();
+                }
+                snapshotting.failures += 1;
+                let now = Instant::now();
+                if snapshotting.told.pass_at(error, now) && snapshotting.lines.pass_at(now) {
+                    tracing::error!(
+                        "shard {}: no snapshot was made, {} attempts failed since the last one, and the log, of {} MiB, grows: {error}",
+                        self.name,
+                        snapshotting.failures,
+                        self.store.usage().log_bytes >> 20
+                    );
+                }
+            }
+            None => (snapshotting.failures, snapshotting.failing_since_ms) = (0, 0),
         }
         snapshotting.error = error;
     }
@@ -49,7 +72,7 @@ impl Shard {
 
     /// A snapshot cannot be read, or those that could not can be.
     pub(super) fn note_snapshot_error(&self, error: Option<String>) {
-        self.lock_snapshotting().error = error;
+        self.lock_snapshotting().error = error.map(|error| printable(&error));
     }
 
     /// Stores and records a snapshot, made of the log as `made_of` tells it, and forgets the oldest beyond `keep`. Log that no
@@ -108,6 +131,8 @@ impl Shard {
             return Err(Refusal::new(Code::Err, "the log was begun anew while the snapshot was made; make another"));
         }
         manifest.snapshots.push(record);
+        // A log that takes as much as it may goes back no further than it must: it is to go on.
+        let keep = if self.store.usage().is_full { 1 } else { keep };
         let forgotten = manifest.snapshots.len().saturating_sub(keep.max(1));
         manifest.snapshots.drain(..forgotten);
         // As long as there are fewer, a log that began without any data goes back to there. One that began with a snapshot begins
@@ -123,6 +148,16 @@ impl Shard {
         self.copies().suspects.retain(|file| kept.iter().any(|record| record.file == *file));
         self.note_copy();
         Ok(base)
+    }
+
+    /// Whether appends are refused for lack of space.
+    pub fn is_out_of_space(&self) -> bool {
+        self.accepting().no_space
+    }
+
+    /// Drops log that somebody needed when the last snapshot was recorded, and needs no more.
+    pub async fn drop_log_again(&self) {
+        self.drop_log_below(self.store.manifest().base).await;
     }
 
     async fn drop_log_below(&self, base: u64) {
@@ -174,11 +209,15 @@ impl Shard {
             let code = if error.is_no_space() { Code::NoSpace } else { Code::Err };
             Refusal::new(code, error.to_string())
         })?;
-        let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let time_ms = now_ms();
         let Origin { replid, engine, contents } = origin;
         let (file, replid) = (stored.file.clone(), replid.to_owned());
         Ok((SnapshotRecord { offset, file, bytes, crc32c, blocks, replid, engine, time_ms, contents }, stored))
     }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Where a snapshot comes from.

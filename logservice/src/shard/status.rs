@@ -12,7 +12,7 @@ use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
 pub enum LogState {
     /// Yes.
     Ok,
-    /// Not for the moment: the disk is full.
+    /// Not for the moment: the disk is full, or the log takes as much of it as it may.
     NoSpace,
     /// Not until the service is restarted: a write or sync failed.
     Failed,
@@ -80,6 +80,8 @@ pub struct Status {
     pub segments: u64,
     /// Bytes they take, preallocated space included.
     pub log_bytes: u64,
+    /// The most that they may take; 0 is no bound.
+    pub max_log_bytes: u64,
     /// How many of them are not verified yet since the service started; 0 when all are.
     pub unverified_bytes: u64,
     /// The newest version of the engine that wrote the log; empty if it is not known.
@@ -98,6 +100,10 @@ pub struct Status {
     pub snapshot_running: u8,
     /// Why the last one was not made, or cannot be read; empty if it was made.
     pub snapshot_error: String,
+    /// Attempts at one that have failed since the last one was made, or the service started.
+    pub snapshot_failures: u64,
+    /// When the first of them did, in milliseconds since 1970; 0 there is none.
+    pub snapshot_failing_since_ms: u64,
     /// Names of the modules' types that a node has to know to load it, as far as that is known, with spaces between them.
     pub snapshot_module_types: String,
     /// Why a node that asks for a full copy is given none, and waits; empty if the last one was given one.
@@ -171,6 +177,7 @@ impl Shard {
             seeded: u8::from(manifest.seeded),
             segments: usage.segments,
             log_bytes: usage.log_bytes,
+            max_log_bytes: usage.max_log_bytes.unwrap_or(0),
             unverified_bytes: usage.unverified_bytes,
             engine_version: manifest.engine().map(|version| version.to_string()).unwrap_or_default(),
             databases: manifest.databases().unwrap_or(0),
@@ -179,6 +186,8 @@ impl Shard {
             snapshot_bytes: newest.map_or(0, |snapshot| snapshot.bytes),
             snapshot_time_ms: newest.map_or(0, |snapshot| snapshot.time_ms),
             snapshot_running: u8::from(snapshotting.is_running),
+            snapshot_failures: snapshotting.failures,
+            snapshot_failing_since_ms: snapshotting.failing_since_ms,
             snapshot_error: snapshotting.error.unwrap_or_default(),
             snapshot_module_types: newest
                 .and_then(|snapshot| snapshot.contents.as_ref())

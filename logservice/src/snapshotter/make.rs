@@ -33,6 +33,16 @@ pub enum MakeError {
         /// The log's.
         writer: EngineVersion,
     },
+    /// It took longer than its data explains, and others waited.
+    #[error(
+        "it gave way to other shards after {} s, as it took longer than its data explains: --engine-mb-per-second allows more time, \
+         --max-engines more at a time",
+        after.as_secs()
+    )]
+    GaveWay {
+        /// How long it had taken.
+        after: Duration,
+    },
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -143,7 +153,7 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     };
     let log = Some(shard.store().reader(offset)?);
     let start = Start { replid: replid.clone(), offset, snapshot: source, log, end, engine: writer };
-    let mut feed = Feed::open(start, options.engine.is_background).map_err(EngineError::from)?;
+    let mut feed = engine.open_feed(start)?;
     let applied =
         engine.apply(&mut feed).await.inspect_err(|error| note_unreadable(shard, snapshot.as_ref(), error))?;
     let applied = catch_up(shard, stream, &mut engine, &mut feed).await?.unwrap_or(applied);
@@ -243,7 +253,7 @@ async fn rehearse(
     let source = Some((draft.reader()?, draft.bytes()));
     let end = draft.offset();
     let start = Start { replid: replid.to_owned(), offset: end, snapshot: source, log: None, end, engine: None };
-    let mut feed = Feed::open(start, options.engine.is_background).map_err(EngineError::from)?;
+    let mut feed = engine.open_feed(start)?;
     engine.apply(&mut feed).await?;
     let found = engine.contents().await?;
     engine.stop().await;

@@ -1,18 +1,21 @@
-//! Makes snapshots off the leader, when they are due or asked for, and audits: one at a time for the whole service.
+//! Makes snapshots off the leader, when they are due or asked for, and audits: some at a time, each of another shard.
 
 mod make;
+mod turns;
 
 pub use make::MakeError;
+pub use turns::run;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 
-use crate::audit::{self, Report};
+use crate::audit::Report;
 use crate::engine::EngineOptions;
+use crate::printable::printable;
 use crate::service::Service;
 use crate::shard::Shard;
 use crate::store::SnapshotRecord;
@@ -29,6 +32,8 @@ const LAST_RETRY: Duration = Duration::from_secs(3600);
 pub struct SnapshotterOptions {
     /// With which engine.
     pub engine: EngineOptions,
+    /// How many attempts there are at a time.
+    pub max_engines: usize,
     /// How many are kept of each shard; at least one is.
     pub keep: usize,
     /// One is made so early that the log since the last is about as long as this, or as that one if it is longer, when it is done;
@@ -68,78 +73,6 @@ struct Attempts {
     grown_bytes: u64,
 }
 
-/// Makes snapshots when they are due or asked for, in turn, until `shutdown`.
-pub async fn run(
-    service: Arc<Service>,
-    options: SnapshotterOptions,
-    mut requests: mpsc::Receiver<Request>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let work = async {
-        // By the ids of the logs.
-        let mut attempts = BTreeMap::<String, Attempts>::new();
-        let mut was_asked = false;
-        loop {
-            let due = most_overdue(&service, &options, &attempts);
-            // Who asks again and again does not keep others from getting theirs.
-            let asked = match &due {
-                Some(_) if was_asked => None,
-                Some(_) => requests.try_recv().ok(),
-                None => match tokio::time::timeout(LOOK_INTERVAL, requests.recv()).await {
-                    Ok(Some(request)) => Some(request),
-                    Ok(None) => return,
-                    Err(_) => continue,
-                },
-            };
-            was_asked = asked.is_some();
-            let (shard, reply) = match (asked, due) {
-                (Some(Request { shard, work: Work::Audit { keys, mut reply } }), _) => {
-                    if reply.is_closed() {
-                        continue;
-                    }
-                    let done = tokio::select! {
-                        done = audit::run(&shard, &options.engine, keys, reply.closed()) => done,
-                        refusal = shard.notifier().dropped() => Err(refusal.into()),
-                    };
-                    // Who asked may be gone.
-                    let _ = reply.send(done.map_err(|error| Refusal::new(Code::Err, format!("no audit: {error}"))));
-                    continue;
-                }
-                (Some(Request { shard, work: Work::Snapshot(reply) }), _) => (shard, Some(reply)),
-                (None, Some(shard)) => (shard, None),
-                (None, None) => continue,
-            };
-            shard.note_snapshotting(true, None);
-            let end = shard.notifier().progress().visible;
-            let made = tokio::select! {
-                made = make::make(&shard, &options) => made,
-                refusal = shard.notifier().dropped() => Err(refusal.into()),
-            };
-            let error = made.as_ref().err().map(ToString::to_string);
-            shard.note_snapshotting(false, Some(error.clone()));
-            match reply {
-                // An attempt that was asked for says nothing of those that are not.
-                Some(reply) => {
-                    // Who asked may be gone.
-                    let _ = reply.send(made.map_err(refusal));
-                }
-                None => {
-                    let log_id = shard.log_id();
-                    let before = attempts.get(&log_id).copied();
-                    let grown_bytes = error.is_none().then(|| shard.notifier().progress().visible.saturating_sub(end));
-                    let open: Vec<_> = service.open_shards().iter().map(|shard| shard.log_id()).collect();
-                    attempts.retain(|log_id, _| open.contains(log_id));
-                    attempts.insert(log_id, Attempts::after(before, grown_bytes));
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = work => {}
-        _ = shutdown.wait_for(|stopping| *stopping) => {}
-    }
-}
-
 impl Attempts {
     /// After one more, during which the log grew by `grown_bytes`; none if it failed.
     fn after(before: Option<Self>, grown_bytes: Option<u64>) -> Self {
@@ -155,35 +88,46 @@ impl Attempts {
     }
 }
 
-/// Of the shards that are due and may be tried, the one that was tried longest ago.
+/// Of the shards that are due, may be tried and are not `is_busy`, the one that was tried longest ago.
 fn most_overdue(
     service: &Service,
     options: &SnapshotterOptions,
     attempts: &BTreeMap<String, Attempts>,
+    is_busy: impl Fn(&Shard) -> bool,
 ) -> Option<Arc<Shard>> {
     let now = Instant::now();
     let may_try = |shard: &Arc<Shard>| attempts.get(&shard.log_id()).is_none_or(|attempts| now >= attempts.not_before);
     let grown_bytes = |shard: &Shard| attempts.get(&shard.log_id()).map_or(0, |attempts| attempts.grown_bytes);
-    let is_due = |shard: &Arc<Shard>| is_due(shard, options.log_bytes, grown_bytes(shard));
-    let due = service.open_shards().into_iter().filter(is_due).filter(may_try);
+    let is_due = |shard: &Arc<Shard>| is_due(shard, options, grown_bytes(shard));
+    let due = service.open_shards().into_iter().filter(is_due).filter(may_try).filter(|shard| !is_busy(shard));
     due.min_by_key(|shard| attempts.get(&shard.log_id()).map(|attempts| attempts.last))
 }
 
 fn refusal(error: MakeError) -> Refusal {
     match error {
         MakeError::Refused(Refusal { code, detail }) => Refusal::new(code, format!("no snapshot was made: {detail}")),
-        error => Refusal::new(Code::Err, format!("no snapshot was made: {error}")),
+        error => Refusal::new(Code::Err, printable(&format!("no snapshot was made: {error}"))),
     }
 }
 
 /// Whether the log since the last snapshot is long enough, given by how much it grew while that was made.
-fn is_due(shard: &Shard, log_bytes: u64, grown_bytes: u64) -> bool {
+fn is_due(shard: &Shard, options: &SnapshotterOptions, grown_bytes: u64) -> bool {
+    let SnapshotterOptions { log_bytes, keep, .. } = *options;
     if log_bytes == 0 {
         return false;
     }
     let manifest = shard.store().manifest();
     let (offset, bytes) = manifest.newest_snapshot().map_or((manifest.base, 0), |newest| (newest.offset, newest.bytes));
-    shard.notifier().progress().visible.saturating_sub(offset) > starts_at(log_bytes.max(bytes), grown_bytes)
+    let since = shard.notifier().progress().visible.saturating_sub(offset);
+    let usage = shard.store().usage();
+    let bound = bound(log_bytes.max(bytes), usage.max_log_bytes, keep);
+    since > starts_at(bound, grown_bytes) || since > 0 && usage.is_full && shard.is_out_of_space()
+}
+
+/// How long the log since the last snapshot may become: as long as `wanted`, and no longer than leaves room below the most that the log
+/// may be, which holds what `keep` snapshots need and what comes while the next is made.
+fn bound(wanted: u64, max_log_bytes: Option<u64>, keep: usize) -> u64 {
+    max_log_bytes.map_or(wanted, |most| wanted.min(most / (keep as u64 + 1)))
 }
 
 /// The length of the log at which a snapshot is begun, so that it is about `bound` when it is done. Not before half of that: a writer
@@ -202,6 +146,14 @@ mod tests {
         assert_eq!(starts_at(100, 30), 70);
         assert_eq!(starts_at(100, 80), 50);
         assert_eq!(starts_at(100, u64::MAX), 50);
+    }
+
+    #[test]
+    fn a_snapshot_is_due_before_the_log_is_as_long_as_it_may_be() {
+        assert_eq!(bound(256, None, 1), 256);
+        assert_eq!(bound(256, Some(1000), 1), 256);
+        assert_eq!(bound(5000, Some(1000), 1), 500);
+        assert_eq!(bound(5000, Some(1000), 4), 200);
     }
 
     #[test]

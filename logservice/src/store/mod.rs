@@ -48,7 +48,11 @@ pub struct Usage {
     pub segments: u64,
     /// Bytes of space they take, preallocated space included.
     pub log_bytes: u64,
-    /// How many of them were there when it was opened and are not verified yet.
+    /// The most that they may be; none is no bound.
+    pub max_log_bytes: Option<u64>,
+    /// Whether there may be no further segment for that reason: appends are refused once the last one has no room.
+    pub is_full: bool,
+    /// How many of the bytes were there when it was opened and are not verified yet.
     pub unverified_bytes: u64,
     /// Appends made durable.
     pub appends: u64,

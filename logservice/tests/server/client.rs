@@ -32,7 +32,7 @@ impl Service {
         let quiet = ["--segment-mb", "2", "--snapshot-log-mb", "0"];
         let fixed = ["logservice", "--dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let line = CommandLine::parse_from(fixed.iter().chain(&quiet).chain(flags));
-        let mut config = line.config.expect("a directory");
+        let mut config = line.serving().expect("a directory");
         limit(&mut config.patience);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("runtime");

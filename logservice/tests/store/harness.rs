@@ -83,7 +83,7 @@ impl Log {
     /// Whose work `threads` do.
     pub fn open_on(directory: &Path, segment_bytes: u64, threads: Arc<Threads>) -> Result<Self, OpenError> {
         let events = Arc::new(Events::default());
-        let options = FileStoreOptions { segment_bytes, threads: threads.clone() };
+        let options = FileStoreOptions { segment_bytes, max_log_bytes: None, threads: threads.clone() };
         let Opened { store, end } = file_store::open(directory, "s1", &options, events.clone())?;
         events.note(|seen| seen.durable = end);
         Ok(Log { store, threads, events, end })

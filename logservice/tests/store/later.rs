@@ -177,7 +177,11 @@ fn a_last_segment_without_a_record_says_where_the_log_ends() {
 fn damage_that_is_found_before_anybody_listens_is_told_all_the_same() {
     let directory = tempfile::tempdir().expect("tempdir");
     let snapshots = SnapshotStore::open(None, directory.path()).expect("a directory");
-    let options = FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, threads: Threads::start().expect("threads") };
+    let options = FileStoreOptions {
+        segment_bytes: MIN_SEGMENT_BYTES,
+        max_log_bytes: None,
+        threads: Threads::start().expect("threads"),
+    };
     let shard = Shard::open("s1", snapshots.into(), Switches::new(1), |events| {
         let opened = file_store::open(directory.path(), "s1", &options, events.clone());
         events.damaged("a file at byte 1: gone");

@@ -22,8 +22,11 @@ impl Seeded {
     async fn begin() -> Self {
         let directory = tempfile::tempdir().expect("tempdir");
         let snapshots = SnapshotStore::open(None, directory.path()).expect("a directory");
-        let options =
-            FileStoreOptions { segment_bytes: MIN_SEGMENT_BYTES, threads: Threads::start().expect("threads") };
+        let options = FileStoreOptions {
+            segment_bytes: MIN_SEGMENT_BYTES,
+            max_log_bytes: None,
+            threads: Threads::start().expect("threads"),
+        };
         let shard = Shard::open("s1", snapshots.into(), Switches::new(1), |events| {
             file_store::open(&directory.path().join("shard"), "s1", &options, events)
         });

@@ -12,6 +12,7 @@ mod fuzz;
 pub mod look;
 mod open;
 mod queue;
+mod quota;
 mod reader;
 pub mod remove;
 mod scan;
@@ -88,6 +89,8 @@ impl Threads {
 pub struct FileStoreOptions {
     /// Length of new segments in bytes, at least [`MIN_SEGMENT_BYTES`].
     pub segment_bytes: u64,
+    /// The most bytes of disk that its segments take, at least two segments; none is no bound. Beyond it there is no space.
+    pub max_log_bytes: Option<u64>,
     /// Who does its work.
     pub threads: Arc<Threads>,
 }
@@ -102,6 +105,8 @@ struct Shared {
     directory: PathBuf,
     queue: Queue,
     segments: Arc<Segments>,
+    segment_bytes: u64,
+    max_log_bytes: Option<u64>,
     spare: Arc<Spare>,
     writer: Mutex<Writer>,
     /// Held for an instant.
@@ -145,12 +150,15 @@ pub fn open(
         segments: segments.clone(),
         spare: spare.clone(),
         directory: log,
+        max_log_bytes: options.max_log_bytes,
     };
     let batch_bytes = (segment_bytes - format::SEGMENT_HEADER_BYTES) as usize - format::RECORD_HEADER_BYTES - 8;
     let shared = Arc::new(Shared {
         directory: directory.to_owned(),
         queue: Queue::new(batch_bytes.min(format::MAX_RECORD_PAYLOAD_BYTES)),
         segments,
+        segment_bytes,
+        max_log_bytes: options.max_log_bytes,
         spare,
         writer: Mutex::new(writer),
         manifest: Mutex::new(found.manifest),
@@ -204,6 +212,7 @@ impl Shared {
                 self.events.durable(end);
             }
             Err(WriteError::NoSpace(error)) => self.events.refused(end, &error.to_string()),
+            Err(WriteError::Quota(error)) => self.events.refused(end, &error.to_string()),
             Err(WriteError::Failed(error)) => {
                 // First, so that whoever hears of it finds the store closed.
                 self.queue.close();
@@ -318,7 +327,9 @@ impl Store for FileStore {
         let (appends, fsyncs) = (&self.shared.appends, &self.shared.fsyncs);
         let (appends, fsyncs) = (appends.load(Ordering::Relaxed), fsyncs.load(Ordering::Relaxed));
         let (_, unverified_bytes) = self.shared.segments.unverified();
-        Usage { segments, log_bytes, unverified_bytes, appends, fsyncs }
+        let max_log_bytes = self.shared.max_log_bytes;
+        let is_full = quota::check(max_log_bytes, log_bytes, self.shared.segment_bytes, "").is_err();
+        Usage { segments, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, fsyncs }
     }
 
     fn close(&self) {

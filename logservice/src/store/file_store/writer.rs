@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::files::Step;
 use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::quota::{self, OverQuota};
 use super::segment::{create_allocated, segment_name, Place, Segment};
 use super::segments::Segments;
 use super::spare::{Spare, SpareFile};
@@ -20,6 +21,8 @@ pub const UNNAMED: &str = "unnamed";
 pub enum WriteError {
     /// There was no room for a new segment. Nothing reached the log; the same batch can be written later.
     NoSpace(FileError),
+    /// The shard takes as much of the disk as it may. Nothing reached the log; the same batch can be written later.
+    Quota(OverQuota),
     /// It is not known what reached the medium.
     Failed(FileError),
 }
@@ -44,6 +47,8 @@ pub struct Writer {
     pub segments: Arc<Segments>,
     /// The next segment.
     pub spare: Arc<Spare>,
+    /// The most that the segments take.
+    pub max_log_bytes: Option<u64>,
 }
 
 /// The segment that is written.
@@ -89,6 +94,8 @@ impl Writer {
     }
 
     fn begin_segment(&mut self) -> Result<(), WriteError> {
+        let taken_bytes = self.segments.usage().1;
+        quota::check(self.max_log_bytes, taken_bytes, self.segment_bytes, &self.shard).map_err(WriteError::Quota)?;
         let first_of_log = self.active.is_none();
         let (file, unnamed) = match self.spare.take(first_of_log) {
             Some(SpareFile { file, path }) => (file, path),

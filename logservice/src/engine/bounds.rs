@@ -1,0 +1,67 @@
+//! How long an engine may take, and how much.
+
+use std::path::Path;
+use std::time::Duration;
+
+/// What an engine may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How long it may get nowhere, or not answer what takes no time.
+    pub stall: Duration,
+    /// What it gets through at least, in bytes a second.
+    pub bytes_per_second: u64,
+    /// The most address space, in bytes; none is no bound.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Bounds {
+    /// How long something may take that goes through so many bytes.
+    pub fn time_for(&self, bytes: u64) -> Duration {
+        self.stall + Duration::from_secs(bytes / self.bytes_per_second.max(1))
+    }
+}
+
+/// The memory that this process can have, in bytes: what the machine has with its swap, or what its control group allows if that is
+/// less. None if neither is known.
+pub fn machine_memory() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
+    let group = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_memory(&text));
+    machine.into_iter().chain(group).min()
+}
+
+fn parse_meminfo(text: &str) -> Option<u64> {
+    let kibibytes = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse().ok())
+    };
+    Some((kibibytes("MemTotal:")? + kibibytes("SwapTotal:").unwrap_or(0)) << 10)
+}
+
+/// The least of what the control groups (of version 2) allow that this process is in.
+fn group_memory(text: &str) -> Option<u64> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limit = |group: &Path| -> Option<u64> {
+        let path = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    Path::new(path).ancestors().filter_map(limit).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_grows_with_the_data() {
+        let bounds = Bounds { stall: Duration::from_secs(120), bytes_per_second: 1 << 20, memory_bytes: None };
+        assert_eq!(bounds.time_for(0), Duration::from_secs(120));
+        assert_eq!(bounds.time_for(1 << 30), Duration::from_secs(120 + 1024));
+    }
+
+    #[test]
+    fn the_memory_of_the_machine_counts_swap() {
+        let text = "MemTotal:       24586748 kB\nMemFree:        1 kB\nSwapTotal:      1000 kB\n";
+        assert_eq!(parse_meminfo(text), Some(24_587_748 << 10));
+        assert_eq!(parse_meminfo("nothing"), None);
+        assert!(machine_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}

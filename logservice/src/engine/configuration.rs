@@ -1,0 +1,53 @@
+//! What an engine is told when it starts. It reads this from its standard input: it is in no file, and in no list of processes.
+
+use std::path::Path;
+
+use super::names::Names;
+use super::{EngineError, EngineOptions};
+
+/// Databases of a log of which it is not known how many it uses: as many as a leader may be configured with, within reason.
+const DATABASES: u32 = 16_384;
+
+/// The configuration of an engine that listens on `socket`, saves to `file`, and hides commands by `names`, for a log that was written with so
+/// many databases.
+pub fn configuration(
+    options: &EngineOptions,
+    socket: &Path,
+    file: &Path,
+    databases: Option<u32>,
+    names: &Names,
+) -> Result<String, EngineError> {
+    let quoted = |path: &Path| -> Result<String, EngineError> {
+        let text = path.to_str().filter(|text| !text.contains(['"', '\\', '\n', '\r']));
+        let text = text.ok_or_else(|| EngineError::System {
+            action: "cannot use a path with quotes, backslashes or other than UTF-8 text",
+            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, path.display().to_string()),
+        })?;
+        Ok(format!("\"{text}\""))
+    };
+    let mut out = String::new();
+    if let Some(config) = &options.config {
+        out += &format!("include {}\n", quoted(config)?);
+    }
+    let (directory, name) = (file.parent().unwrap_or(Path::new(".")), Path::new(file.file_name().unwrap_or_default()));
+    out += &format!(
+        "port 0\ntls-port 0\nunixsocket {}\nunixsocketperm 700\ndir {}\ndbfilename {}\n",
+        quoted(socket)?,
+        quoted(directory)?,
+        quoted(name)?
+    );
+    // It holds what the leader holds, whatever that takes, and keeps nothing by itself.
+    let databases = databases.unwrap_or(0).max(DATABASES);
+    out +=
+        &format!("databases {databases}\nmaxmemory 0\nproto-max-bulk-len 4096gb\nclient-query-buffer-limit 4096gb\n");
+    out +=
+        "save \"\"\nappendonly no\nrdbcompression yes\nrdbchecksum yes\nreplica-read-only yes\nrepl-backlog-size 1mb\n";
+    out += "repl-diskless-load swapdb\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
+    // What it cannot apply is not passed over, as a replica does unless told otherwise: it ends.
+    out += "propagation-error-behavior panic\n";
+    // Nothing expires by itself either, whether it follows a feed or not.
+    out += "import-mode yes\n";
+    out += "latency-tracking no\nactivedefrag no\nio-threads 1\ncluster-enabled no\ntls-replication no\n";
+    out += &names.configuration();
+    Ok(out)
+}

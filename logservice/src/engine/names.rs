@@ -1,0 +1,152 @@
+//! Commands that an engine knows only by names that are drawn when it starts: the log has no use for them, and what is in the log
+//! is not to use them. The log service uses some of them itself.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What neither a leader sends nor a command of a module is expected to call. All but those that a leader sends (`MULTI`, `EXEC`, `SELECT`,
+/// `PING`, `PUBLISH`, `SPUBLISH`, `REPLCONF`, `SCRIPT`, `FUNCTION` and what writes) and those that only read keys.
+const HIDDEN: &[&str] = &[
+    "ACL",
+    "ASKING",
+    "AUTH",
+    "BGREWRITEAOF",
+    "BGSAVE",
+    "CLIENT",
+    "CLUSTER",
+    "COMMAND",
+    "COMMANDLOG",
+    "CONFIG",
+    "DEBUG",
+    "DISCARD",
+    "ECHO",
+    "EVAL",
+    "EVALSHA",
+    "EVALSHA_RO",
+    "EVAL_RO",
+    "FAILOVER",
+    "FCALL",
+    "FCALL_RO",
+    "HELLO",
+    "INFO",
+    "LASTSAVE",
+    "LATENCY",
+    "MEMORY",
+    "MIGRATE",
+    "MODULE",
+    "MONITOR",
+    "PFDEBUG",
+    "PFSELFTEST",
+    "PSUBSCRIBE",
+    "PSYNC",
+    "PUBSUB",
+    "PUNSUBSCRIBE",
+    "QUIT",
+    "READONLY",
+    "READWRITE",
+    "REPLICAOF",
+    "RESET",
+    "RESTORE-ASKING",
+    "ROLE",
+    "SAVE",
+    "SHUTDOWN",
+    "SLAVEOF",
+    "SLOWLOG",
+    "SSUBSCRIBE",
+    "SUBSCRIBE",
+    "SUNSUBSCRIBE",
+    "SYNC",
+    "TIME",
+    "UNSUBSCRIBE",
+    "UNWATCH",
+    "WAIT",
+    "WAITAOF",
+    "WATCH",
+];
+
+/// Those of them that the log service cannot do without.
+const USED: &[&str] = &["CLIENT", "CONFIG", "DEBUG", "EVAL", "INFO", "MODULE", "REPLICAOF", "SAVE", "SUBSCRIBE"];
+
+/// How the server says that it has no such command.
+const UNKNOWN: &str = "No such command in rename-command";
+
+/// Commands that the installed valkey-server was found not to have.
+static MISSING: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// The names of one engine's commands.
+#[derive(Debug)]
+pub struct Names {
+    secret: String,
+    hidden: Vec<&'static str>,
+}
+
+impl Names {
+    /// Draws names for all that are hidden, but for those that are `kept`.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn draw(kept: &[String]) -> std::io::Result<Self> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)?;
+        let secret = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let missing = missing();
+        let is_hidden =
+            |name: &&str| !missing.contains(name) && !kept.iter().any(|kept| kept.eq_ignore_ascii_case(name));
+        Ok(Names { secret, hidden: HIDDEN.iter().copied().filter(is_hidden).collect() })
+    }
+
+    /// By which name the engine knows `command`.
+    pub fn of(&self, command: &str) -> String {
+        let hidden = self.hidden.iter().find(|name| name.eq_ignore_ascii_case(command));
+        hidden.map_or_else(|| command.to_owned(), |name| format!("{}-{}", name.to_ascii_lowercase(), self.secret))
+    }
+
+    /// The lines of its configuration that hide them.
+    pub fn configuration(&self) -> String {
+        self.hidden.iter().map(|name| format!("rename-command {name} {}\n", self.of(name))).collect()
+    }
+}
+
+/// Whether an engine ended with `output` as it has not got a command that was to be hidden, because it is of another version or its own
+/// configuration has disabled it: the next one is not told of that command.
+pub fn note_missing(output: &str) -> bool {
+    let refused = output.split_once(UNKNOWN).map(|(before, _)| before);
+    let name = refused.and_then(|before| before.rsplit_once("rename-command "));
+    let name = name.and_then(|(_, rest)| rest.split_whitespace().next());
+    let hidden = HIDDEN.iter().find(|hidden| Some(**hidden) == name && !USED.contains(hidden));
+    hidden.is_some_and(|hidden| missing().insert(hidden))
+}
+
+fn missing() -> MutexGuard<'static, BTreeSet<&'static str>> {
+    MISSING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_drawn_anew_for_each_engine_and_what_writes_keeps_its_own() {
+        let (one, other) = (Names::draw(&[]).expect("drawn"), Names::draw(&["config".to_owned()]).expect("drawn"));
+        assert_ne!(one.of("DEBUG"), other.of("DEBUG"));
+        assert_ne!(one.of("config"), "config");
+        assert_eq!(other.of("CONFIG"), "CONFIG");
+        assert!(!other.configuration().contains("CONFIG"));
+        for command in
+            ["SET", "SELECT", "MULTI", "EXEC", "PING", "PUBLISH", "SPUBLISH", "FUNCTION", "SCRIPT", "REPLCONF", "SCAN"]
+        {
+            assert_eq!(one.of(command), command);
+        }
+    }
+
+    #[test]
+    fn a_command_that_the_server_has_not_got_is_not_hidden_the_next_time_unless_it_is_needed() {
+        let output =
+            |name| format!("Reading the configuration file, at line 21; >>> 'rename-command {name} x'; {UNKNOWN}");
+        assert!(note_missing(&output("PFSELFTEST")));
+        assert!(!Names::draw(&[]).expect("drawn").configuration().contains("PFSELFTEST"));
+        assert!(!note_missing(&output("PFSELFTEST")), "it is known already");
+        assert!(!note_missing(&output("CONFIG")), "the log service needs it");
+        assert!(!note_missing("it ended for another reason"));
+    }
+}

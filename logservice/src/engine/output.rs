@@ -1,0 +1,128 @@
+//! What an engine writes, as far as it tells why it did not do what it was to do.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+
+use crate::printable::printable;
+
+/// Lines of its log that are kept for an error.
+const KEPT_LINES: usize = 8;
+/// How its log begins to say that it answered its primary with an error.
+const REFUSED: &str = "== CRITICAL == ";
+/// How its log says that it was given no more memory.
+const OUT_OF_MEMORY: &str = "Out Of Memory allocating ";
+/// How the line of its last report begins that says what it had applied when it ended.
+const APPLIED: &str = "slave_repl_offset:";
+
+/// What an engine wrote, without control characters: what is in the log, and so whoever writes to it, has a part in that.
+#[derive(Debug, Default)]
+pub struct Output(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    last: VecDeque<String>,
+    /// What it could not apply: the report of its end, which follows, is long.
+    refused: Option<String>,
+    /// What it got no memory for, as it says it.
+    out_of_memory: Option<String>,
+    /// Up to where it had applied the log then (exclusive).
+    applied: Option<u64>,
+}
+
+impl Output {
+    /// Takes in what comes from `stream` until that ends.
+    pub async fn read(&self, stream: impl AsyncRead + Unpin) {
+        let mut lines = BufReader::new(stream).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let line = printable(&line);
+            tracing::debug!("valkey-server: {line}");
+            self.lock().add(line);
+        }
+    }
+
+    /// Whether a line with `text` is among the last.
+    pub fn has(&self, text: &str) -> bool {
+        self.lock().last.iter().any(|line| line.contains(text))
+    }
+
+    /// The last warning before the line with `text`.
+    pub fn last_warning_before(&self, text: &str) -> Option<String> {
+        let kept = self.lock();
+        let warnings = kept.last.iter().filter(|line| !line.contains(text));
+        warnings.rev().find_map(|line| Some(line.split_once(" # ")?.1.to_owned()))
+    }
+
+    /// Why it ended, as far as it says; `memory_bytes` is what it was allowed.
+    pub fn reason(&self, memory_bytes: Option<u64>) -> String {
+        let kept = self.lock();
+        if let Some(refused) = &kept.refused {
+            let place = kept.applied.map_or_else(String::new, |applied| format!(" at offset {applied}"));
+            return format!(
+                "it cannot apply the log{place}: {refused} (a module that the data needs? --valkey-conf names a file with loadmodule)"
+            );
+        }
+        if let Some(out_of_memory) = &kept.out_of_memory {
+            let allowed = memory_bytes.map_or_else(String::new, |bytes| {
+                format!(" (it may have {} MiB: --engine-memory-mb allows more)", bytes >> 20)
+            });
+            return format!("{OUT_OF_MEMORY}{out_of_memory}{allowed}");
+        }
+        kept.last.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Kept {
+    fn add(&mut self, line: String) {
+        if let Some((_, refused)) = line.split_once(REFUSED) {
+            self.refused.get_or_insert_with(|| refused.trim().to_owned());
+        }
+        if let Some((_, out_of_memory)) = line.split_once(OUT_OF_MEMORY) {
+            self.out_of_memory.get_or_insert_with(|| out_of_memory.trim().to_owned());
+        }
+        if let (true, Some(applied)) = (self.refused.is_some(), line.trim().strip_prefix(APPLIED)) {
+            self.applied = applied.parse().ok().or(self.applied);
+        }
+        if self.last.len() == KEPT_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn said(text: &str) -> Output {
+        let output = Output::default();
+        output.read(text.as_bytes()).await;
+        output
+    }
+
+    #[tokio::test]
+    async fn what_it_could_not_apply_is_told_with_its_place_and_without_control_characters() {
+        let output =
+            said("1:S 01 # == CRITICAL == 'ERR no such \u{1b}[31mkey' after 'rename'\nslave_repl_offset:77\nmore\n")
+                .await;
+        let reason = output.reason(None);
+        assert!(
+            reason.starts_with(r"it cannot apply the log at offset 77: 'ERR no such \u{1b}[31mkey' after 'rename'"),
+            "{reason}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lack_of_memory_names_the_flag() {
+        let output = said("1:M # Out Of Memory allocating 1099511627776 bytes!\n=== REPORT ===\n").await;
+        assert_eq!(
+            output.reason(Some(64 << 20)),
+            "Out Of Memory allocating 1099511627776 bytes! (it may have 64 MiB: --engine-memory-mb allows more)"
+        );
+    }
+}
