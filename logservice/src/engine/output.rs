@@ -13,6 +13,11 @@ const KEPT_LINES: usize = 8;
 const REFUSED: &str = "== CRITICAL == ";
 /// How its log says that it was given no more memory.
 const OUT_OF_MEMORY: &str = "Out Of Memory allocating ";
+/// How the system says that somebody may not do something.
+const NOT_PERMITTED: &str = "Permission denied";
+/// What the reason for that may be.
+const NO_CAPABILITIES: &str = " (it reads only what the user may whom this service runs as, also if that is root: make the files that user's, or \
+                               give --engine-isolation off)";
 /// How the line of its last report begins that says what it had applied when it ended.
 const APPLIED: &str = "slave_repl_offset:";
 
@@ -69,7 +74,9 @@ impl Output {
             });
             return format!("{OUT_OF_MEMORY}{out_of_memory}{allowed}");
         }
-        kept.last.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+        let last: Vec<_> = kept.last.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+        let hint = if last.iter().any(|line| line.contains(NOT_PERMITTED)) { NO_CAPABILITIES } else { "" };
+        format!("{}{hint}", last.join("; "))
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -115,6 +122,13 @@ mod tests {
             reason.starts_with(r"it cannot apply the log at offset 77: 'ERR no such \u{1b}[31mkey' after 'rename'"),
             "{reason}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_it_may_not_read_is_told_with_what_to_do() {
+        let reason = said("Can't chdir to '/data': Permission denied\n").await.reason(None);
+        assert!(reason.contains("Permission denied") && reason.contains("--engine-isolation off"), "{reason}");
+        assert!(!said("it ended\n").await.reason(None).contains("--engine-isolation"));
     }
 
     #[tokio::test]
