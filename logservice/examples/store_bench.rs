@@ -1,5 +1,6 @@
 //! Measures the file store by itself: appends of 64 KB against plain sequential writing with O_DSYNC beside it, and how fast the
-//! log is read back out of the page cache. Prints medians of interleaved runs; fails if a target is missed.
+//! log is read back out of the page cache, and both again with a log that is encrypted. Prints medians of interleaved runs; fails if a target is
+//! missed.
 //!
 //! `cargo run --release --example store_bench -- DIR [RUNS]`
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
+use logservice::encryption::KeyRing;
 use logservice::store::file_store::{self, FileStoreOptions, Threads};
 use logservice::store::{Append, Opened, Store, StoreEvents};
 
@@ -27,7 +29,11 @@ const READ_BYTES: usize = 256 << 10;
 const IN_FLIGHT_BYTES: u64 = 16 << 20;
 
 const APPEND_TARGET: f64 = 0.8;
+/// Appends to an encrypted log, compared with one that is not.
+const ENCRYPTED_TARGET: f64 = 0.85;
 const READ_TARGET_MB_S: f64 = 500.0;
+/// Two of plain writing, then four each of a log that is not encrypted and of one that is.
+const COLUMNS: usize = 10;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -47,11 +53,12 @@ fn fail(reason: &str) -> ExitCode {
 
 /// Runs everything and prints it; answers how many targets were missed.
 fn measure(directory: &Path, runs: usize) -> io::Result<usize> {
-    let mut rates: [Vec<f64>; 6] = Default::default();
+    let mut rates: [Vec<f64>; COLUMNS] = Default::default();
     for _ in 0..runs {
         run(directory, &mut rates)?;
     }
-    let [fresh, written, many, single, double, reads] = rates.map(median);
+    let [fresh, written, many, single, double, reads, sealed_many, sealed_single, sealed_double, sealed_reads] =
+        rates.map(median);
     println!("MB/s, medians of {} turns, 64 KB at a time", runs * TURNS);
     println!("  {:<46} {fresh:>7.0}", "O_DSYNC, a new file");
     println!("  {:<46} {written:>7.0}", "O_DSYNC, a file that was written before");
@@ -67,6 +74,12 @@ fn measure(directory: &Path, runs: usize) -> io::Result<usize> {
     judge("log, each append synced, to a new file", double, Some(double / fresh), APPEND_TARGET);
     judge("the same, to a file that was written before", double, Some(double / written), APPEND_TARGET);
     judge("reading the log out of the page cache", reads, None, READ_TARGET_MB_S);
+    println!("encrypted, and compared with the same that is not");
+    let ratio = |sealed, plain| Some(sealed / plain);
+    judge("log, one append at a time", sealed_single, ratio(sealed_single, single), ENCRYPTED_TARGET);
+    judge("log, many in flight, which share syncs", sealed_many, ratio(sealed_many, many), ENCRYPTED_TARGET);
+    judge("log, each append synced", sealed_double, ratio(sealed_double, double), ENCRYPTED_TARGET);
+    judge("reading the log out of the page cache", sealed_reads, None, READ_TARGET_MB_S);
     Ok(missed)
 }
 
@@ -76,32 +89,48 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 /// All take turns, so that whatever else the disk does is shared by them.
-fn run(directory: &Path, rates: &mut [Vec<f64>; 6]) -> io::Result<()> {
-    let [fresh_path, written_path, log_path] = ["fresh", "written", "log"].map(|name| directory.join(name));
+fn run(directory: &Path, rates: &mut [Vec<f64>; COLUMNS]) -> io::Result<()> {
+    let [fresh_path, written_path, log_path, sealed_path] =
+        ["fresh", "written", "log", "encrypted-log"].map(|name| directory.join(name));
     let _ = fs::remove_dir_all(&log_path);
+    let _ = fs::remove_dir_all(&sealed_path);
     let _ = fs::remove_file(&fresh_path);
     let written = raw(&written_path)?;
     for turn in 0..TURNS {
         write(&written, turn)?;
     }
-    let (fresh, mut log) = (raw(&fresh_path)?, Log::open(&log_path)?);
+    let keys =
+        KeyRing::of_text(&format!("bench 01{}", "23".repeat(31))).map_err(|(_, reason)| io::Error::other(reason))?;
+    let (fresh, mut log) = (raw(&fresh_path)?, Log::open(&log_path, Arc::default())?);
+    let mut sealed = Log::open(&sealed_path, keys)?;
     // The whole log so far is in files that are written for the first time; the turns are made in the others.
-    while log.end < KEPT_BYTES + 2 * SEGMENT_BYTES {
-        log.append(IN_FLIGHT_BYTES, Syncs::Shared)?;
+    for log in [&mut log, &mut sealed] {
+        while log.end < KEPT_BYTES + 2 * SEGMENT_BYTES {
+            log.append(IN_FLIGHT_BYTES, Syncs::Shared)?;
+        }
     }
     rustix::fs::syncfs(&fresh)?;
     for turn in 0..TURNS {
         rates[0].push(megabytes_per_second(|| write(&fresh, turn))?);
         rates[1].push(megabytes_per_second(|| write(&written, turn))?);
-        rates[2].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Shared))?);
-        rates[3].push(megabytes_per_second(|| log.append(1, Syncs::Each))?);
-        let syncs = log.store.usage().fsyncs;
-        rates[4].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Each))?);
-        assert_eq!(log.store.usage().fsyncs - syncs, (TURN_BYTES / BLOCK_BYTES) as u64, "appends shared a sync");
-        rates[5].push(megabytes_per_second(|| log.read())?);
+        for (first, log) in [(2, &mut log), (6, &mut sealed)] {
+            rates[first].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Shared))?);
+        }
+        for (first, log) in [(2, &mut log), (6, &mut sealed)] {
+            rates[first + 1].push(megabytes_per_second(|| log.append(1, Syncs::Each))?);
+        }
+        for (first, log) in [(2, &mut log), (6, &mut sealed)] {
+            let syncs = log.store.usage().fsyncs;
+            rates[first + 2].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Each))?);
+            assert_eq!(log.store.usage().fsyncs - syncs, (TURN_BYTES / BLOCK_BYTES) as u64, "appends shared a sync");
+        }
+        for (first, log) in [(2, &log), (6, &sealed)] {
+            rates[first + 3].push(megabytes_per_second(|| log.read())?);
+        }
     }
-    drop(log);
+    drop((log, sealed));
     fs::remove_dir_all(log_path)?;
+    fs::remove_dir_all(sealed_path)?;
     fs::remove_file(fresh_path)?;
     fs::remove_file(written_path)
 }
@@ -137,14 +166,11 @@ struct Log {
 }
 
 impl Log {
-    fn open(directory: &Path) -> io::Result<Self> {
+    fn open(directory: &Path, keys: Arc<KeyRing>) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let durable = Arc::new(Durable::default());
-        let options = FileStoreOptions {
-            segment_bytes: SEGMENT_BYTES,
-            max_log_bytes: None,
-            threads: Threads::start().expect("threads"),
-        };
+        let threads = Threads::start()?;
+        let options = FileStoreOptions { segment_bytes: SEGMENT_BYTES, max_log_bytes: None, threads, keys };
         let opened = file_store::open(directory, "bench", &options, durable.clone()).map_err(io::Error::other)?;
         let Opened { store, end } = opened;
         Ok(Log { store, durable, end })

@@ -48,6 +48,10 @@ pub enum Command {
         /// Where snapshots are kept, as the service is told; in the directory unless told
         #[arg(long, value_name = "URL")]
         snapshots: Option<String>,
+        /// File of the keys with which it is encrypted, as the service is told. Without it nothing is decrypted, which is not
+        /// needed to tell damage
+        #[arg(long, value_name = "FILE")]
+        encrypt_key_file: Option<PathBuf>,
     },
     /// Show a shard's log as commands: offset, epoch, time in milliseconds since 1970, arguments
     Dump {
@@ -62,6 +66,9 @@ pub enum Command {
         /// Commands that begin before this offset
         #[arg(long, default_value_t = u64::MAX)]
         to: u64,
+        /// File of the keys with which it is encrypted, as the service is told
+        #[arg(long, value_name = "FILE")]
+        encrypt_key_file: Option<PathBuf>,
     },
     /// Make an RDB of a shard as it was at a time or an offset
     Restore(Restore),
@@ -96,6 +103,9 @@ pub struct Restore {
     /// Where snapshots are kept, as the service is told; in the directory unless told
     #[arg(long, value_name = "URL")]
     pub snapshots: Option<String>,
+    /// File of the keys with which it is encrypted, as the service is told. The RDB is not encrypted
+    #[arg(long, value_name = "FILE")]
+    pub encrypt_key_file: Option<PathBuf>,
     /// How engines are started
     #[command(flatten)]
     pub engine: EngineFlags,
@@ -126,6 +136,14 @@ pub struct Config {
     /// File with the CAs (PEM) of which clients must present a certificate
     #[arg(long)]
     pub tls_client_ca: Option<PathBuf>,
+    /// File of the keys with which log and snapshots are encrypted: lines of `id key`, the key 32 random bytes in base64 or hex digits. The
+    /// first is for what is written from now on, all are for reading. SIGHUP reads the file again
+    #[arg(long, value_name = "FILE")]
+    pub encrypt_key_file: Option<PathBuf>,
+    /// Directory in which valkey-servers save snapshots that are encrypted then: one in memory (tmpfs) keeps what is not encrypted off disks.
+    /// Beside the snapshots unless told
+    #[arg(long, value_name = "DIR", requires = "encrypt_key_file")]
+    pub encrypt_scratch_dir: Option<PathBuf>,
     /// Serve addresses other than loopback without tokens: anybody who reaches them can read and write every shard
     #[arg(long)]
     pub insecure: bool,

@@ -150,6 +150,7 @@ async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body, patience: Duration)
         while let Some(chunk) = incoming.blocking_recv() {
             draft.write(&chunk)?;
         }
+        draft.finish()?;
         Ok::<_, SnapshotError>(draft)
     });
     let mut body = body.into_data_stream();

@@ -12,6 +12,7 @@ mod accept;
 pub mod audit;
 pub mod config;
 mod cutter;
+pub mod encryption;
 pub mod engine;
 pub mod http;
 pub mod http_port;

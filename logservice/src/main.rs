@@ -1,10 +1,13 @@
 //! The `logservice` program.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use logservice::config::{Command, CommandLine, Config};
+use logservice::encryption::KeyRing;
 use logservice::printable::printable;
 use logservice::private::keep_private;
 use logservice::snapshots::SnapshotStore;
@@ -46,15 +49,20 @@ fn look(command: &Command) -> ExitCode {
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let done = match command {
-        Command::Check { dir, shard, snapshots } => {
-            let opened = SnapshotStore::open(snapshots.as_deref(), dir).map_err(std::io::Error::other);
-            opened.and_then(|store| runtime.block_on(inspect::check(dir, &store, shard.as_deref(), &mut out)))
+        Command::Check { dir, shard, snapshots, encrypt_key_file } => {
+            read_keys(encrypt_key_file.as_deref()).and_then(|keys| {
+                let store = SnapshotStore::open(snapshots.as_deref(), dir).map_err(std::io::Error::other)?;
+                let store = store.encrypted_with(keys.clone(), None);
+                runtime.block_on(inspect::check(dir, &store, &keys, shard.as_deref(), &mut out))
+            })
         }
         Command::Restore(options) => match runtime.block_on(restore::restore(options)) {
             Ok(restored) => writeln!(out, "{restored}").map(|()| true),
             Err(error) => return fail(&error.to_string()),
         },
-        Command::Dump { dir, shard, from, to } => inspect::dump(dir, shard, *from, *to, &mut out).map(|()| true),
+        Command::Dump { dir, shard, from, to, encrypt_key_file } => read_keys(encrypt_key_file.as_deref())
+            .and_then(|keys| inspect::dump(dir, shard, &keys, *from..*to, &mut out))
+            .map(|()| true),
     };
     match done.and_then(|is_sound| out.flush().map(|()| is_sound)) {
         Ok(true) => ExitCode::SUCCESS,
@@ -63,6 +71,10 @@ fn look(command: &Command) -> ExitCode {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }
+}
+
+fn read_keys(file: Option<&Path>) -> std::io::Result<Arc<KeyRing>> {
+    KeyRing::read(file).map_err(std::io::Error::other)
 }
 
 async fn run(config: &Config) -> Result<(), server::StartError> {

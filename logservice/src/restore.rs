@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use durability_protocol::is_valid_name;
 
 use crate::config::Restore;
+use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::{inspect_rdb, Engine, EngineError, Start};
 use crate::snapshots::{LocationError, SnapshotError, SnapshotStore};
 use crate::store::file_store::files::sync_directory;
@@ -95,6 +96,9 @@ pub enum RestoreError {
         /// The end of the last record that is within the time.
         with: u64,
     },
+    /// The key file cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
     /// The log cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -152,8 +156,9 @@ pub async fn restore(options: &Restore) -> Result<Restored, RestoreError> {
     if !is_valid_name(shard) || !directory.is_dir() {
         return Err(no_shard());
     }
-    let look = Look::open(&directory, shard)?.filter(|look| look.end > 0).ok_or_else(no_shard)?;
-    let snapshots = SnapshotStore::open(options.snapshots.as_deref(), dir)?;
+    let keys = KeyRing::read(options.encrypt_key_file.as_deref())?;
+    let look = Look::open(&directory, shard, &keys)?.filter(|look| look.end > 0).ok_or_else(no_shard)?;
+    let snapshots = SnapshotStore::open(options.snapshots.as_deref(), dir)?.encrypted_with(keys, None);
     let (end, time_ms) = end_at(&look, *to)?;
     let base = base_for(&look.manifest, end, *to, shard)?;
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::EngineOptions;
 use crate::limits::OpenFilesError;
 use crate::service::{DirectoryError, Service, ServiceOptions};
@@ -37,6 +38,9 @@ pub enum StartError {
     /// The tokens file cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The key file cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
     /// TLS cannot be used as it is configured.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -86,6 +90,7 @@ pub struct Server {
     service: Arc<Service>,
     tls: Option<Arc<Tls>>,
     tokens: Option<PathBuf>,
+    keys: Arc<KeyRing>,
     shutdown: watch::Sender<bool>,
     resp_task: JoinHandle<()>,
     http_task: JoinHandle<()>,
@@ -104,12 +109,15 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         tracing::warn!("{warning}");
     }
     let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
+    let keys = KeyRing::read(config.encrypt_key_file.as_deref())?;
     let tls = Tls::from_config(config)?;
     let resp_listener = listen("--listen", config.listen).await?;
     let http_listener = listen("--http", config.http).await?;
     let (listen, http) = (resp_listener.local_addr()?, http_listener.local_addr()?);
     let (snapshot_requests, requests) = mpsc::channel(SNAPSHOT_REQUESTS);
-    let snapshots = Arc::new(SnapshotStore::open(config.snapshots.as_deref(), &config.dir)?);
+    let snapshots = SnapshotStore::open(config.snapshots.as_deref(), &config.dir)?;
+    let snapshots = Arc::new(snapshots.encrypted_with(keys.clone(), config.encrypt_scratch_dir.as_deref()));
+    tell_encryption(&keys);
     let options = ServiceOptions {
         snapshots,
         snapshot_requests,
@@ -118,6 +126,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
             segment_bytes: config.segment_mb << 20,
             max_log_bytes: config.max_log_bytes()?,
             threads: Threads::start()?,
+            keys: keys.clone(),
         },
         max_shards: config.max_shards,
         debug_command: config.enable_debug_command,
@@ -138,7 +147,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
         config.dir.display()
     );
     let tokens = config.tokens.clone();
-    Ok(Server { listen, http, service, tls, tokens, shutdown, resp_task, http_task, snapshot_task })
+    Ok(Server { listen, http, service, tls, tokens, keys, shutdown, resp_task, http_task, snapshot_task })
 }
 
 /// Says in time that no snapshots can be made: when the log has grown, it may be too late.
@@ -167,6 +176,17 @@ async fn check_engine(config: &Config, options: &EngineOptions) -> Result<(), en
     Ok(())
 }
 
+/// Says with which key what is written from now on is encrypted, if there are keys.
+fn tell_encryption(keys: &KeyRing) {
+    match keys.id_for_new() {
+        Some(id) => tracing::info!("log and snapshots are encrypted with key '{id}' from now on"),
+        None if keys.has_keys() => {
+            tracing::warn!("log and snapshots are not encrypted from now on: the key file begins with 'plain'");
+        }
+        None => {}
+    }
+}
+
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { flag, address, source })
 }
@@ -177,8 +197,8 @@ impl Server {
         &self.service
     }
 
-    /// Reads certificates and tokens again, for connections and logins that come after this. What cannot be used is
-    /// logged, and stays as it was.
+    /// Reads certificates, tokens and keys again, for connections, logins and what is written after this. What cannot be used is logged, and
+    /// stays as it was.
     pub fn reload(&self) {
         match self.tls.as_ref().map(|tls| tls.reload()) {
             Some(Ok(())) => tracing::info!("certificates reloaded; connections that are open keep theirs"),
@@ -192,6 +212,12 @@ impl Server {
             }
             Some(Err(error)) => tracing::error!("the tokens stay as they were: {error}"),
             None => {}
+        }
+        if self.keys.has_keys() {
+            match self.keys.reload() {
+                Ok(()) => tell_encryption(&self.keys),
+                Err(error) => tracing::error!("the keys stay as they were: {error}"),
+            }
         }
     }
 

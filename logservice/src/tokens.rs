@@ -127,7 +127,7 @@ fn digest(key: [u8; 32], text: &[u8]) -> [u8; 32] {
 }
 
 /// Whether a file's mode lets every user read or change it, or its group change it.
-fn is_open_to_others(mode: u32) -> bool {
+pub(crate) fn is_open_to_others(mode: u32) -> bool {
     mode & 0o026 != 0
 }
 

@@ -121,6 +121,7 @@ fn shared(tokens: Option<Tokens>) -> Shared {
             segment_bytes: MIN_SEGMENT_BYTES,
             max_log_bytes: None,
             threads: Threads::start().expect("threads"),
+            keys: Arc::default(),
         },
         max_shards: 4,
         debug_command: true,

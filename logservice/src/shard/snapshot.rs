@@ -204,6 +204,7 @@ impl Shard {
         origin: Origin<'_>,
     ) -> Result<(SnapshotRecord, Stored), Refusal> {
         let (offset, bytes, crc32c, blocks) = (draft.offset(), draft.bytes(), draft.crc32c(), Some(draft.blocks()));
+        let encrypt_key = draft.encrypt_key().map(str::to_owned);
         let stored = self.snapshots.put(draft).await;
         let stored = stored.map_err(|error| {
             let code = if error.is_no_space() { Code::NoSpace } else { Code::Err };
@@ -212,7 +213,9 @@ impl Shard {
         let time_ms = now_ms();
         let Origin { replid, engine, contents } = origin;
         let (file, replid) = (stored.file.clone(), replid.to_owned());
-        Ok((SnapshotRecord { offset, file, bytes, crc32c, blocks, replid, engine, time_ms, contents }, stored))
+        let record =
+            SnapshotRecord { offset, file, bytes, crc32c, blocks, replid, engine, time_ms, contents, encrypt_key };
+        Ok((record, stored))
     }
 }
 

@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::blocks::BlockSums;
 use super::reader::Expected;
 use super::{SnapshotError, SnapshotReader, Use};
+use crate::encryption::frames::{Opener, Sealer};
+use crate::encryption::KeyRing;
 use crate::store::{Blocks, FileError, InFile};
 
 /// Synced whenever that much was written, so that the last sync is short: leadership cannot change during it, and the
@@ -14,7 +17,8 @@ use crate::store::{Blocks, FileError, InFile};
 const SYNC_BYTES: u64 = 32 << 20;
 const READ_BYTES: usize = 1 << 20;
 
-/// A snapshot that is being written. Dropped before it is stored it leaves nothing behind.
+/// A snapshot that is being written, encrypted before it reaches the file if it is to be. Dropped before it is stored it leaves nothing
+/// behind.
 #[derive(Debug)]
 pub struct Draft {
     path: PathBuf,
@@ -24,7 +28,14 @@ pub struct Draft {
     in_use: Use,
     offset: u64,
     file: File,
+    keys: Arc<KeyRing>,
+    /// None if it is not encrypted.
+    sealer: Option<Sealer>,
+    /// What the sealer has given and is not written.
+    sealed: Vec<u8>,
+    /// Of the RDB.
     bytes: u64,
+    stored_bytes: u64,
     synced_bytes: u64,
     crc32c: u32,
     blocks: BlockSums,
@@ -33,59 +44,139 @@ pub struct Draft {
 
 impl Draft {
     /// Creates the file at `path`, for a snapshot that stands at `offset` and will be called `name`. Blocks on I/O.
-    pub(super) fn create(path: PathBuf, name: String, in_use: Use, offset: u64) -> Result<Self, SnapshotError> {
+    pub(super) fn create(
+        path: PathBuf,
+        name: String,
+        in_use: Use,
+        offset: u64,
+        keys: Arc<KeyRing>,
+    ) -> Result<Self, SnapshotError> {
+        let begun = Sealer::begin(&keys, &name).in_file("cannot draw a key for", &path)?;
         let file = File::create_new(&path).in_file("cannot create", &path)?;
-        Ok(Self::empty(path, name, in_use, offset, file))
+        let mut draft = Self::empty(path, name, in_use, offset, file, keys);
+        if let Some((sealer, header)) = begun {
+            draft.sealer = Some(sealer);
+            draft.store(&header)?;
+        }
+        Ok(draft)
     }
 
-    /// Takes over the file at `path`, that somebody else wrote, and reads it. Blocks on I/O.
-    pub(super) fn adopt(path: PathBuf, name: String, in_use: Use, offset: u64) -> Result<Self, SnapshotError> {
+    /// Takes over the file at `path`, that somebody else wrote and that is not to be encrypted, and reads it. Blocks on I/O.
+    pub(super) fn adopt(
+        path: PathBuf,
+        name: String,
+        in_use: Use,
+        offset: u64,
+        keys: Arc<KeyRing>,
+    ) -> Result<Self, SnapshotError> {
         let file = File::open(&path).in_file("cannot open", &path)?;
-        let mut draft = Self::empty(path, name, in_use, offset, file);
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            match draft.file.read(&mut buffer) {
-                Ok(0) => return Ok(draft),
-                Ok(count) => draft.count(&buffer[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(FileError { action: "cannot read", path: draft.path.clone(), source }.into()),
-            }
+        let mut draft = Self::empty(path.clone(), name, in_use, offset, file, keys);
+        let written = draft.file.try_clone().in_file("cannot read", &path)?;
+        read_parts(written, &path, |part| {
+            draft.bytes += part.len() as u64;
+            draft.count(part);
+            Ok(())
+        })?;
+        Ok(draft)
+    }
+
+    /// Writes all that is in the file at `path`, and finishes. Blocks on I/O.
+    pub(super) fn copy_from(&mut self, path: &Path) -> Result<(), SnapshotError> {
+        let written = File::open(path).in_file("cannot open", path)?;
+        read_parts(written, path, |part| self.write(part))?;
+        self.finish()
+    }
+
+    fn empty(path: PathBuf, name: String, in_use: Use, offset: u64, file: File, keys: Arc<KeyRing>) -> Self {
+        Draft {
+            path,
+            name,
+            in_use,
+            offset,
+            file,
+            keys,
+            sealer: None,
+            sealed: Vec::new(),
+            bytes: 0,
+            stored_bytes: 0,
+            synced_bytes: 0,
+            crc32c: 0,
+            blocks: BlockSums::default(),
+            is_stored: false,
         }
     }
 
-    fn empty(path: PathBuf, name: String, in_use: Use, offset: u64, file: File) -> Self {
-        let (bytes, synced_bytes, crc32c, is_stored) = (0, 0, 0, false);
-        Draft { path, name, in_use, offset, file, bytes, synced_bytes, crc32c, blocks: BlockSums::default(), is_stored }
+    /// Bytes that are stored.
+    fn count(&mut self, stored: &[u8]) {
+        self.stored_bytes += stored.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, stored);
+        self.blocks.add(stored);
     }
 
-    fn count(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
-        self.blocks.add(bytes);
-    }
-
-    /// Adds bytes. Blocks on I/O.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        self.file.write_all(bytes).in_file("cannot write", &self.path)?;
-        self.count(bytes);
-        if self.bytes - self.synced_bytes >= SYNC_BYTES {
+    fn store(&mut self, stored: &[u8]) -> Result<(), SnapshotError> {
+        self.file.write_all(stored).in_file("cannot write", &self.path)?;
+        self.count(stored);
+        if self.stored_bytes - self.synced_bytes >= SYNC_BYTES {
             self.file.sync_data().in_file("cannot sync", &self.path)?;
-            self.synced_bytes = self.bytes;
+            self.synced_bytes = self.stored_bytes;
         }
         Ok(())
     }
 
+    /// Adds bytes of the RDB. Blocks on I/O.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.bytes += bytes.len() as u64;
+        match &mut self.sealer {
+            None => self.store(bytes),
+            Some(sealer) => {
+                let mut sealed = std::mem::take(&mut self.sealed);
+                sealed.clear();
+                sealer.push(bytes, &mut sealed).in_file("cannot encrypt", &self.path)?;
+                let stored = self.store(&sealed);
+                self.sealed = sealed;
+                stored
+            }
+        }
+    }
+
+    /// The RDB ends here. It has to be called before the draft is read or stored. Blocks on I/O.
+    pub fn finish(&mut self) -> Result<(), SnapshotError> {
+        let Some(sealer) = &mut self.sealer else { return Ok(()) };
+        let mut sealed = Vec::new();
+        sealer.finish(&mut sealed).in_file("cannot encrypt", &self.path)?;
+        self.store(&sealed)
+    }
+
     /// Everything that was written is on the medium when this returns. Blocks on I/O.
     pub(super) fn sync(&self) -> Result<(), SnapshotError> {
+        self.check_finished()?;
         Ok(self.file.sync_all().in_file("cannot sync", &self.path)?)
+    }
+
+    fn check_finished(&self) -> Result<(), SnapshotError> {
+        match &self.sealer {
+            Some(sealer) if !sealer.is_finished() => {
+                let source = std::io::Error::other("its last byte has not come");
+                Err(SnapshotError::Read { file: self.name.clone(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The id of the key with which it is encrypted; none if it is not.
+    pub fn encrypt_key(&self) -> Option<&str> {
+        self.sealer.as_ref().map(Sealer::key_id)
     }
 
     /// Reads what was written.
     pub fn reader(&self) -> Result<SnapshotReader, SnapshotError> {
+        self.check_finished()?;
         let file = File::open(&self.path).in_file("cannot open", &self.path)?;
         let in_use = self.in_use.again();
         let blocks = self.blocks();
-        let expected = Expected { file: &self.name, bytes: self.bytes, crc32c: self.crc32c, blocks: Some(&blocks) };
+        let opener = self.sealer.as_ref().map(|_| Opener::new(self.keys.clone(), &self.name, self.bytes));
+        let (bytes, crc32c) = (self.stored_bytes, self.crc32c);
+        let expected = Expected { file: &self.name, bytes, crc32c, blocks: Some(&blocks), opener };
         Ok(SnapshotReader::of_file(file, expected, in_use))
     }
 
@@ -104,19 +195,41 @@ impl Draft {
         self.offset
     }
 
-    /// Its length so far.
+    /// Length of the RDB so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// CRC32C of its bytes so far.
+    /// Length of what is stored so far.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
+    }
+
+    /// CRC32C of what is stored so far.
     pub fn crc32c(&self) -> u32 {
         self.crc32c
     }
 
-    /// Checksums of its blocks so far.
+    /// Checksums of the blocks of what is stored so far.
     pub fn blocks(&self) -> Blocks {
         self.blocks.blocks()
+    }
+}
+
+/// Hands over a file part by part.
+fn read_parts(
+    mut file: File,
+    path: &Path,
+    mut each: impl FnMut(&[u8]) -> Result<(), SnapshotError>,
+) -> Result<(), SnapshotError> {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => each(&buffer[..count])?,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(FileError { action: "cannot read", path: path.to_owned(), source }.into()),
+        }
     }
 }
 

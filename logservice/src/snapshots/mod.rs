@@ -25,11 +25,16 @@ use object_store::{BackoffConfig, GetResultPayload, ObjectStore, ObjectStoreExt,
 use url::Url;
 
 use self::in_use::InUse;
+use self::reader::Expected;
+use crate::encryption::frames::{self, OpenFrameError, Opener};
+use crate::encryption::KeyRing;
 use crate::store::file_store::files::sync_directory;
 use crate::store::{FileError, InFile, Manifest, SnapshotRecord};
 
 /// Appended to the name of a snapshot that is not stored yet.
 const PARTIAL: &str = ".partial";
+/// The directory, in the one that is given for that, in which engines write what is to be encrypted.
+const PLAIN: &str = "logservice-plain";
 /// Smallest part of an upload.
 const MIN_PART_BYTES: u64 = 8 << 20;
 /// Parts of an upload: object stores take ten thousand.
@@ -92,6 +97,14 @@ pub enum SnapshotError {
         /// Its end (exclusive).
         until: u64,
     },
+    /// The snapshot cannot be decrypted.
+    #[error("cannot decrypt snapshot {file}: {source}")]
+    Locked {
+        /// Name of the snapshot.
+        file: String,
+        /// Why.
+        source: OpenFrameError,
+    },
 }
 
 impl SnapshotError {
@@ -104,6 +117,8 @@ impl SnapshotError {
     pub fn is_of_one(&self) -> bool {
         match self {
             SnapshotError::File(_) | SnapshotError::Upload { .. } => false,
+            // A key may come back.
+            SnapshotError::Locked { source, .. } => !matches!(source, OpenFrameError::Key(_)),
             SnapshotError::Object { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
             SnapshotError::Read { .. } | SnapshotError::WrongSize { .. } | SnapshotError::Damaged { .. } => true,
         }
@@ -135,6 +150,10 @@ pub struct SnapshotStore {
     local: Option<PathBuf>,
     /// Where drafts are written otherwise.
     drafts: PathBuf,
+    /// With what new snapshots are encrypted, and those that are there.
+    keys: Arc<KeyRing>,
+    /// Where engines write what is to be encrypted, if not beside the drafts.
+    plain: Option<PathBuf>,
     in_use: Arc<InUse>,
 }
 
@@ -169,7 +188,15 @@ impl SnapshotStore {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = AmazonS3Builder::from_env().with_url(url).with_retry(retries());
         let objects = Arc::new(builder.build().map_err(|error| wrong(error.to_string()))?);
-        Ok(SnapshotStore { objects, prefix, local: None, drafts, in_use: Arc::default() })
+        Ok(SnapshotStore {
+            objects,
+            prefix,
+            local: None,
+            drafts,
+            keys: Arc::default(),
+            plain: None,
+            in_use: Arc::default(),
+        })
     }
 
     fn local(root: PathBuf, drafts: PathBuf) -> Result<Self, LocationError> {
@@ -177,7 +204,14 @@ impl SnapshotStore {
         let prefix = ObjectPath::from_absolute_path(&root)
             .map_err(|error| LocationError::Url { url: root.display().to_string(), reason: error.to_string() })?;
         let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
-        Ok(SnapshotStore { objects, prefix, local: Some(root), drafts, in_use: Arc::default() })
+        let (keys, plain) = (Arc::default(), None);
+        Ok(SnapshotStore { objects, prefix, local: Some(root), drafts, keys, plain, in_use: Arc::default() })
+    }
+
+    /// Snapshots are encrypted with `keys` from now on. Engines write what is to be encrypted to a directory in `plain`, if there is any,
+    /// or else beside the drafts.
+    pub fn encrypted_with(self, keys: Arc<KeyRing>, plain: Option<&Path>) -> Self {
+        SnapshotStore { keys, plain: plain.map(|plain| plain.join(PLAIN)), ..self }
     }
 
     /// A draft of a snapshot of the shard of `manifest` that will stand at `offset`. Its name has a random part: a snapshot
@@ -185,19 +219,37 @@ impl SnapshotStore {
     pub fn draft(&self, manifest: &Manifest, offset: u64) -> Result<Draft, SnapshotError> {
         let (path, name) = self.name(manifest, offset)?;
         let in_use = self.in_use.begin(&name);
-        Draft::create(path, name, in_use, offset)
+        Draft::create(path, name, in_use, offset, self.keys.clone())
     }
 
-    /// As [`SnapshotStore::draft`], from a file that is there already: it is moved if it lies in
-    /// [`SnapshotStore::draft_directory`]. Blocks on I/O.
+    /// As [`SnapshotStore::draft`], from a file in [`SnapshotStore::engine_directory`], which is not there any more then. Blocks on I/O.
     pub fn adopt(&self, manifest: &Manifest, offset: u64, written: &Path) -> Result<Draft, SnapshotError> {
         let (path, name) = self.name(manifest, offset)?;
-        std::fs::rename(written, &path).in_file("cannot rename a snapshot to", &path)?;
         let in_use = self.in_use.begin(&name);
-        Draft::adopt(path, name, in_use, offset)
+        let is_moved = self.keys.id_for_new().is_none()
+            && match std::fs::rename(written, &path) {
+                Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => false,
+                renamed => renamed.map(|()| true).in_file("cannot rename a snapshot to", &path)?,
+            };
+        if is_moved {
+            return Draft::adopt(path, name, in_use, offset, self.keys.clone());
+        }
+        let mut draft = Draft::create(path, name, in_use, offset, self.keys.clone())?;
+        draft.copy_from(written)?;
+        std::fs::remove_file(written).in_file("cannot remove", written)?;
+        Ok(draft)
     }
 
-    /// Where files for [`SnapshotStore::adopt`] are written. Blocks on I/O.
+    /// Where engines write files for [`SnapshotStore::adopt`], which are not encrypted. Blocks on I/O.
+    pub fn engine_directory(&self, manifest: &Manifest) -> Result<PathBuf, SnapshotError> {
+        let Some(plain) = self.plain.as_ref().filter(|_| self.keys.id_for_new().is_some()) else {
+            return self.draft_directory(manifest);
+        };
+        std::fs::create_dir_all(plain).in_file("cannot create", plain)?;
+        Ok(plain.clone())
+    }
+
+    /// Where drafts are written. Blocks on I/O.
     pub fn draft_directory(&self, manifest: &Manifest) -> Result<PathBuf, SnapshotError> {
         let directory = match &self.local {
             Some(root) => root.join(place(manifest)),
@@ -234,7 +286,7 @@ impl SnapshotStore {
             self.objects.rename(&from, &to).await.map_err(failed)?;
             draft.is_stored = true;
         } else {
-            let part_bytes = MIN_PART_BYTES.max(draft.bytes() / MAX_PARTS) as usize;
+            let part_bytes = MIN_PART_BYTES.max(draft.stored_bytes() / MAX_PARTS) as usize;
             let mut writer = BufWriter::with_capacity(self.objects.clone(), to, part_bytes);
             let unreadable = |source| SnapshotError::Read { file: file.clone(), source };
             let mut reader = tokio::fs::File::open(draft.path()).await.map_err(unreadable)?;
@@ -250,44 +302,61 @@ impl SnapshotStore {
         Ok(Stored { file, _in_use })
     }
 
-    /// Opens a recorded snapshot, and checks its length; its bytes are verified as they are read.
+    /// Opens a recorded snapshot, and checks its length; its bytes are verified, and decrypted, as they are read.
     pub async fn get(&self, record: &SnapshotRecord) -> Result<SnapshotReader, SnapshotError> {
+        let opener = record.encrypt_key.as_ref();
+        self.open_stored(record, opener.map(|_| Opener::new(self.keys.clone(), &record.file, record.bytes))).await
+    }
+
+    /// The RDB if there is an opener, or else what is stored.
+    async fn open_stored(
+        &self,
+        record: &SnapshotRecord,
+        opener: Option<Opener>,
+    ) -> Result<SnapshotReader, SnapshotError> {
+        let bytes = stored_bytes(record);
+        let SnapshotRecord { file, crc32c, blocks, .. } = record;
+        let expected = Expected { file, bytes, crc32c: *crc32c, blocks: blocks.as_ref(), opener };
         let in_use = self.in_use.begin(&record.file);
         let path = self.object_path(&record.file);
         let failed = |source| SnapshotError::Object { action: "cannot open", file: record.file.clone(), source };
         if self.local.is_none() {
             let found = self.objects.head(&path).await.map_err(failed)?.size;
             check_size(record, found)?;
-            return Ok(SnapshotReader::of_object(self.objects.clone(), path, record.into(), in_use));
+            return Ok(SnapshotReader::of_object(self.objects.clone(), path, expected, in_use));
         }
         let opened = self.objects.get(&path).await.map_err(failed)?;
         check_size(record, opened.meta.size)?;
         match opened.payload {
-            GetResultPayload::File(file, _) => Ok(SnapshotReader::of_file(file, record.into(), in_use)),
-            GetResultPayload::Stream(_) => {
-                Ok(SnapshotReader::of_object(self.objects.clone(), path, record.into(), in_use))
-            }
+            GetResultPayload::File(file, _) => Ok(SnapshotReader::of_file(file, expected, in_use)),
+            GetResultPayload::Stream(_) => Ok(SnapshotReader::of_object(self.objects.clone(), path, expected, in_use)),
         }
     }
 
-    /// Reads a recorded snapshot to its end.
+    /// Reads a recorded snapshot to its end. Without any keys it is not decrypted: that it is as it was stored can be told without.
     ///
     /// # Errors
     /// It is not as it was recorded.
     pub async fn verify(&self, record: &SnapshotRecord) -> Result<(), SnapshotError> {
-        let mut reader = self.get(record).await?;
+        let mut reader = match self.keys.has_keys() {
+            true => self.get(record).await?,
+            false => self.open_stored(record, None).await?,
+        };
         while reader.next().await?.is_some() {}
         Ok(())
     }
 
     /// Removes what drafts a crash has left that belong to no shard. None may be in the making. Blocks on I/O.
     pub fn remove_unnamed_drafts(&self) -> Result<(), FileError> {
-        match std::fs::remove_dir_all(&self.drafts) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).in_file("cannot remove", &self.drafts)
+        for directory in std::iter::once(&self.drafts).chain(&self.plain) {
+            match std::fs::remove_dir_all(directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).in_file("cannot remove", directory)?;
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Removes what drafts a crash has left of the shard of `manifest`. None may be in the making. Blocks on I/O.
@@ -397,11 +466,20 @@ fn place(manifest: &Manifest) -> String {
     format!("{}-{}", manifest.shard, manifest.id)
 }
 
+/// How long what is stored of a snapshot has to be.
+fn stored_bytes(record: &SnapshotRecord) -> u64 {
+    match record.encrypt_key {
+        Some(_) => frames::stored_bytes(record.bytes),
+        None => record.bytes,
+    }
+}
+
 fn check_size(record: &SnapshotRecord, found: u64) -> Result<(), SnapshotError> {
-    if found == record.bytes {
+    let recorded = stored_bytes(record);
+    if found == recorded {
         return Ok(());
     }
-    Err(SnapshotError::WrongSize { file: record.file.clone(), found, recorded: record.bytes })
+    Err(SnapshotError::WrongSize { file: record.file.clone(), found, recorded })
 }
 
 async fn blocking<T: Send + 'static>(

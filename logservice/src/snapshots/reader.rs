@@ -10,29 +10,32 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::{SnapshotError, Use};
-use crate::store::{Blocks, SnapshotRecord};
+use crate::encryption::frames::{OpenFrameError, Opener};
+use crate::store::Blocks;
 
 /// The most that is read from a file, or handed out, at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 /// What is asked of an object store at a time: a request of its own for each, so that none lasts as long as a slow replica.
 const RANGE_BYTES: u64 = 4 << 20;
 
-/// The bytes of a snapshot, from the first on.
+/// The bytes of a snapshot's RDB, from the first on.
 pub struct SnapshotReader {
     source: Source,
+    /// None if it is not encrypted, or is not to be decrypted.
+    opener: Option<Opener>,
     /// Its name, for messages.
     file: String,
     /// Checksums of its blocks; those of an older build have one of the whole only.
     blocks: Option<Blocks>,
     expected_crc32c: u32,
     crc32c: u32,
-    /// Its length in bytes.
+    /// Length of what is stored in bytes.
     bytes: u64,
     /// So much of it was verified, block by block, or has been read.
     read_bytes: u64,
     /// What was read and is not verified.
     unverified: BytesMut,
-    /// What was verified and is not handed out.
+    /// What was verified and decrypted and is not handed out.
     verified: Bytes,
     _in_use: Use,
 }
@@ -73,6 +76,7 @@ impl SnapshotReader {
     fn new(source: Source, stored: Expected<'_>, in_use: Use) -> Self {
         SnapshotReader {
             source,
+            opener: stored.opener,
             file: stored.file.to_owned(),
             blocks: stored.blocks.cloned(),
             expected_crc32c: stored.crc32c,
@@ -92,11 +96,11 @@ impl SnapshotReader {
     /// # Errors
     /// It cannot be read, or its bytes are not those that were stored.
     pub async fn next(&mut self) -> Result<Option<Bytes>, SnapshotError> {
-        if self.verified.is_empty() {
+        while self.verified.is_empty() {
             if self.read_bytes == self.bytes {
                 return Ok(None);
             }
-            self.verified = self.next_block().await?;
+            self.verified = self.next_opened().await?;
         }
         let length = self.verified.len().min(CHUNK_BYTES);
         Ok(Some(self.verified.split_to(length)))
@@ -108,9 +112,20 @@ impl SnapshotReader {
     /// As [`SnapshotReader::next`].
     pub async fn begin(&mut self) -> Result<(), SnapshotError> {
         if self.read_bytes == 0 && self.bytes > 0 {
-            self.verified = self.next_block().await?;
+            self.verified = self.next_opened().await?;
         }
         Ok(())
+    }
+
+    /// The next block, decrypted as far as that can be without what follows.
+    async fn next_opened(&mut self) -> Result<Bytes, SnapshotError> {
+        let block = self.next_block().await?;
+        let Some(opener) = &mut self.opener else { return Ok(block) };
+        let opened = opener.push(&block).and_then(|opened| match self.read_bytes == self.bytes && !opener.is_done() {
+            true => Err(OpenFrameError::Header("what is stored is not as long as its RDB should be".to_owned())),
+            false => Ok(opened),
+        });
+        opened.map_err(|source| SnapshotError::Locked { file: self.file.clone(), source })
     }
 
     async fn next_block(&mut self) -> Result<Bytes, SnapshotError> {
@@ -164,8 +179,8 @@ impl SnapshotReader {
     }
 }
 
-/// What a snapshot has to be.
-#[derive(Debug, Clone, Copy)]
+/// What a snapshot has to be as it is stored.
+#[derive(Debug)]
 pub(super) struct Expected<'a> {
     /// Its name.
     pub file: &'a str,
@@ -175,13 +190,8 @@ pub(super) struct Expected<'a> {
     pub crc32c: u32,
     /// Of its blocks, if they are known.
     pub blocks: Option<&'a Blocks>,
-}
-
-impl<'a> From<&'a SnapshotRecord> for Expected<'a> {
-    fn from(record: &'a SnapshotRecord) -> Self {
-        let SnapshotRecord { file, bytes, crc32c, blocks, .. } = record;
-        Expected { file, bytes: *bytes, crc32c: *crc32c, blocks: blocks.as_ref() }
-    }
+    /// Decrypts it, if it is encrypted and is to be read as an RDB.
+    pub opener: Option<Opener>,
 }
 
 impl Ranges {

@@ -138,7 +138,8 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     }
     let writer = made_of.engine();
     // A directory of its own: an engine that is killed while it saves leaves a file whose name only it knows.
-    let directory = tempfile::Builder::new().prefix("engine-").tempdir_in(shard.snapshots().draft_directory(&made_of)?);
+    let directory =
+        tempfile::Builder::new().prefix("engine-").tempdir_in(shard.snapshots().engine_directory(&made_of)?);
     let directory = directory.map_err(|source| EngineError::System { action: "cannot create a directory", source })?;
     let file = directory.path().join("dump.rdb");
 

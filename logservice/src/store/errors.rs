@@ -1,6 +1,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::encryption::KeyError;
+
 /// A file operation failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {}: {source}", path.display())]
@@ -54,6 +56,14 @@ pub enum OpenError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A part of the log is encrypted with a key that is not here. Nothing was changed.
+    #[error("{}: {source}", path.display())]
+    Locked {
+        /// The segment file.
+        path: PathBuf,
+        /// Which key.
+        source: KeyError,
     },
     /// The log is damaged at a place that no crash explains.
     #[error("{} at byte {position}: {reason}", path.display())]

@@ -2,8 +2,10 @@ use serde::{Deserialize, Serialize};
 
 use durability_protocol::EngineVersion;
 
-/// The version this code writes, and the newest it reads.
-pub const MANIFEST_FORMAT: u32 = 1;
+/// The newest version this code reads. It writes the oldest that says all there is to say.
+pub const MANIFEST_FORMAT: u32 = 2;
+/// The first version that knows encrypted snapshots: an older build would give them to nodes as they are.
+const ENCRYPTED_FORMAT: u32 = 2;
 
 /// What a shard must remember besides its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,11 +74,11 @@ pub struct SnapshotRecord {
     pub offset: u64,
     /// Name of the file or object, below the place where snapshots are kept.
     pub file: String,
-    /// Its length in bytes.
+    /// Length of the RDB in bytes. What is stored is longer if it is encrypted.
     pub bytes: u64,
-    /// CRC32C of its bytes.
+    /// CRC32C of what is stored.
     pub crc32c: u32,
-    /// Checksums of its blocks; none if an older build has stored it.
+    /// Checksums of the blocks of what is stored; none if an older build has stored it.
     #[serde(default)]
     pub blocks: Option<Blocks>,
     /// The replication id of the stream at that position.
@@ -87,6 +89,9 @@ pub struct SnapshotRecord {
     pub time_ms: u64,
     /// What a rehearsal found in it; none for a seed, which the leader itself brought.
     pub contents: Option<Contents>,
+    /// The id of the key with which it is encrypted; none if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypt_key: Option<String>,
 }
 
 /// The checksums of a snapshot's blocks: all are equally long, but for the last.
@@ -124,7 +129,7 @@ impl Manifest {
             databases: None,
         };
         Manifest {
-            format: MANIFEST_FORMAT,
+            format: 1,
             revision: 0,
             shard: shard.to_owned(),
             epochs: vec![epoch_zero],
@@ -161,6 +166,16 @@ impl Manifest {
             return Err("its snapshots are not in order".to_owned());
         }
         Ok(manifest)
+    }
+
+    /// The version to be written.
+    pub fn format_to_write(&self) -> u32 {
+        let is_encrypted = self.snapshots.iter().any(|record| record.encrypt_key.is_some());
+        if is_encrypted {
+            ENCRYPTED_FORMAT
+        } else {
+            1
+        }
     }
 
     /// The newest snapshot.
@@ -206,7 +221,7 @@ mod tests {
         let manifest = Manifest::new("s1", "a".repeat(40), "b".repeat(16));
         let text = serde_json::to_vec(&manifest).expect("serialises");
         assert_eq!(Manifest::parse(&text), Ok(manifest));
-        let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":2");
+        let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":3");
         assert!(Manifest::parse(newer.as_bytes()).expect_err("newer").contains("newer version"));
         assert!(Manifest::parse(b"{\"format\":1}").is_err());
         assert!(Manifest::parse(b"").is_err());
@@ -220,8 +235,19 @@ mod tests {
         let contents = Some(Contents { keys: vec![(0, 1)], digest: "c".repeat(40), module_types: vec!["d".repeat(9)] });
         let engine = "9.1.2".parse().ok();
         let blocks = Some(Blocks { bytes: 1 << 20, crc32c: vec![3] });
-        sound.snapshots =
-            vec![SnapshotRecord { offset: 1, file, bytes: 2, crc32c: 3, blocks, replid, engine, time_ms: 4, contents }];
+        let encrypt_key = Some("k1".to_owned());
+        sound.snapshots = vec![SnapshotRecord {
+            offset: 1,
+            file,
+            bytes: 2,
+            crc32c: 3,
+            blocks,
+            replid,
+            engine,
+            time_ms: 4,
+            contents,
+            encrypt_key,
+        }];
         let sound = serde_json::to_vec(&sound).expect("serialises");
         // Either any bytes, or those of a sound one with some of them changed.
         bolero::check!().with_type::<(bool, Vec<(u16, u8)>, Vec<u8>)>().for_each(|(is_any, changes, bytes)| {

@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use fail::FailGuard;
 use logservice::store::file_store::files::Step;
-use logservice::store::file_store::format::{
-    record_bytes, RecordHeader, SegmentHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES,
-};
+use logservice::store::file_store::format::{RecordHeader, SegmentHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use logservice::store::{Append, Leader, Manifest};
 
 use crate::common::pattern;
@@ -111,12 +109,13 @@ fn leave_what_a_crash_leaves(directory: &Path, end: u64) {
     let header = SegmentHeader::decode(&read_at(&path, 0, SEGMENT_HEADER_BYTES as usize)).expect("sound");
     let (mut position, mut running_checksum) = (SEGMENT_HEADER_BYTES, header.running_checksum);
     while let Some(record) = RecordHeader::decode(&read_at(&path, position, RECORD_HEADER_BYTES), header.salt) {
-        position += record_bytes(record.payload_bytes as usize) as u64;
+        position += record.file_bytes() as u64;
         running_checksum = record.running_checksum;
     }
     // The payload never came.
-    let torn = RecordHeader::following(running_checksum, 1000, 1, end, 0, 1).encode(header.salt);
-    overwrite(&path, position, &torn);
+    let nonce = header.envelope.is_some().then_some([7; 12]);
+    let torn = RecordHeader { nonce, ..RecordHeader::following(running_checksum, 1000, 1, end, 0, 1) };
+    overwrite(&path, position, &torn.encode(header.salt));
     fs::write(directory.join("log/unnamed"), b"x").expect("written");
 }
 

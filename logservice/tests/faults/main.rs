@@ -17,3 +17,8 @@ mod later;
 mod leadership;
 mod life;
 mod lost_sectors;
+
+/// Nothing is encrypted. Some of these tests with keys are in `../faults_encrypted`.
+fn keys() -> std::sync::Arc<logservice::encryption::KeyRing> {
+    std::sync::Arc::default()
+}

@@ -1,11 +1,11 @@
 use std::fs;
 
 use logservice::store::file_store::check::check;
-use logservice::store::file_store::format::{record_bytes, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use logservice::store::file_store::format::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use logservice::store::OpenError;
 
 use crate::common::memory_directory;
-use crate::harness::{overwrite, read_at, segments, shrink, Log};
+use crate::harness::{overwrite, read_at, record_bytes, segments, shrink, stored_bytes, Log};
 
 /// Cuts the last record at each of its bytes, in three ways, and expects exactly the records before it.
 #[test]
@@ -22,7 +22,7 @@ fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
     let position = SEGMENT_HEADER_BYTES + (record_bytes(1000) + record_bytes(33)) as u64;
     let record = read_at(&path, position, record_bytes(LAST_BYTES));
     shrink(&path, position + 1000);
-    let written = RECORD_HEADER_BYTES + LAST_BYTES;
+    let written = RECORD_HEADER_BYTES + stored_bytes(LAST_BYTES);
     for torn_at in 0..written {
         let head_only = [&record[..torn_at], &vec![0; record.len() - torn_at]].concat();
         let tail_only = [&vec![0; torn_at + 1], &record[torn_at + 1..]].concat();
@@ -33,7 +33,7 @@ fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
             let log = Log::open(directory.path()).unwrap_or_else(|error| panic!("{how} {torn_at}: {error}"));
             assert_eq!(log.end, kept, "{how} at byte {torn_at}");
             drop(log);
-            let found = check(directory.path(), "s1").expect("sound").expect("not empty");
+            let found = check(directory.path(), "s1", &crate::keys()).expect("sound").expect("not empty");
             assert_eq!((found.end, found.torn_bytes), (kept, 0), "{how} {torn_at}: not cut");
         }
     }
@@ -57,8 +57,8 @@ fn damage_before_the_tail_is_refused_with_its_place() {
     let second = SEGMENT_HEADER_BYTES + record_bytes(100) as u64;
     let bytes = record_bytes(100) + record_bytes(50);
     let sound = read_at(&path, SEGMENT_HEADER_BYTES, bytes);
-    for at in 0..bytes - (record_bytes(50) - RECORD_HEADER_BYTES - 50) {
-        if (RECORD_HEADER_BYTES + 100..record_bytes(100)).contains(&at) {
+    for at in 0..bytes - (record_bytes(50) - RECORD_HEADER_BYTES - stored_bytes(50)) {
+        if (RECORD_HEADER_BYTES + stored_bytes(100)..record_bytes(100)).contains(&at) {
             continue; // padding
         }
         let mut damaged = sound.clone();

@@ -4,16 +4,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use logservice::store::file_store::check::check;
-use logservice::store::file_store::format::{record_bytes, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use logservice::store::file_store::format::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use logservice::store::file_store::look::Look;
 
 use crate::common::{memory_directory, pattern};
-use crate::harness::{segments, shrink, Log};
+use crate::harness::{record_bytes, segments, shrink, stored_bytes, Log};
 
 /// Lengths of the records, for each segment.
 const RECORDS: [&[usize]; 2] = [&[21, 8, 30], &[5, 17, 40]];
 /// Room behind the last record, too little for another.
 const SLACK_BYTES: u64 = 24;
+
+/// So much of the header block is looked at: in an encrypted segment its key as well.
+fn header_bytes() -> usize {
+    if crate::keys().has_keys() {
+        256
+    } else {
+        128
+    }
+}
 
 /// A shard with two segments of some hundred bytes of records.
 fn small_log() -> (tempfile::TempDir, [PathBuf; 2]) {
@@ -40,7 +49,7 @@ fn end(segments: usize) -> u64 {
 /// The end of the log, after everything in it was compared with what was written. The error is the log's.
 fn all(directory: &Path) -> Result<u64, String> {
     let mut next = 0;
-    let look = Look::open(directory, "s1").map_err(|error| error.to_string())?.expect("not empty");
+    let look = Look::open(directory, "s1", &crate::keys()).map_err(|error| error.to_string())?.expect("not empty");
     let read = look.for_each_record(|record| {
         assert_eq!(record.offset, next);
         assert_eq!((record.epoch, &record.payload[..]), (1, &pattern(next, record.payload.len())[..]));
@@ -48,7 +57,7 @@ fn all(directory: &Path) -> Result<u64, String> {
         true
     });
     read.map_err(|error| error.to_string())?;
-    let found = check(directory, "s1").map_err(|error| error.to_string())?.expect("not empty");
+    let found = check(directory, "s1", &crate::keys()).map_err(|error| error.to_string())?.expect("not empty");
     assert_eq!((found.manifest.base, found.end), (0, next));
     Ok(next)
 }
@@ -77,13 +86,13 @@ fn turn_every_bit(directory: &Path, path: &Path, harmless: impl Fn(usize) -> boo
 /// Which bytes of a segment nobody looks at: the rest of the header block, what fills records up, what lies behind them.
 fn is_filling(records: &[usize], at: usize) -> bool {
     if at < SEGMENT_HEADER_BYTES as usize {
-        return at >= 128;
+        return at >= header_bytes();
     }
     let mut position = SEGMENT_HEADER_BYTES as usize;
     for &bytes in records {
         let next = position + record_bytes(bytes);
         if at < next {
-            return at >= position + RECORD_HEADER_BYTES + bytes;
+            return at >= position + RECORD_HEADER_BYTES + stored_bytes(bytes);
         }
         position = next;
     }
@@ -102,17 +111,17 @@ fn every_bit_turned_over_in_an_older_segment_is_found_while_it_is_served_and_by_
     let (directory, [first, _]) = small_log();
     let sound = fs::read(&first).expect("read");
     // Of the header block the rest is looked at by nobody, as the test above shows.
-    for at in (0..128).chain(SEGMENT_HEADER_BYTES as usize..sound.len()) {
+    for at in (0..header_bytes()).chain(SEGMENT_HEADER_BYTES as usize..sound.len()) {
         for bit in 0..8 {
             let mut turned = sound.clone();
             turned[at] ^= 1 << bit;
             fs::write(&first, &turned).expect("written");
             let what = format!("byte {at}, bit {bit}");
             let Ok(log) = Log::open(directory.path()) else {
-                assert!(at < 128, "{what}: read at once");
+                assert!(at < header_bytes(), "{what}: read at once");
                 continue;
             };
-            assert!(at >= 128 && log.end == end(2), "{what}: end {}", log.end);
+            assert!(at >= header_bytes() && log.end == end(2), "{what}: end {}", log.end);
             if is_filling(RECORDS[0], at) {
                 log.assert_holds_pattern(0);
                 assert_eq!(log.verdict(), Ok(()), "{what}");

@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use logservice::store::file_store::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
+use logservice::encryption::KeyRing;
+use logservice::store::file_store::format::{self, SegmentHeader, SEGMENT_HEADER_BYTES};
 use logservice::store::file_store::{self, FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
 use logservice::store::{Append, OpenError, Opened, ReadError, Store, StoreEvents};
 
@@ -82,8 +83,18 @@ impl Log {
 
     /// Whose work `threads` do.
     pub fn open_on(directory: &Path, segment_bytes: u64, threads: Arc<Threads>) -> Result<Self, OpenError> {
+        Self::open_encrypted(directory, segment_bytes, threads, crate::keys())
+    }
+
+    /// Encrypted with those keys.
+    pub fn open_encrypted(
+        directory: &Path,
+        segment_bytes: u64,
+        threads: Arc<Threads>,
+        keys: Arc<KeyRing>,
+    ) -> Result<Self, OpenError> {
         let events = Arc::new(Events::default());
-        let options = FileStoreOptions { segment_bytes, max_log_bytes: None, threads: threads.clone() };
+        let options = FileStoreOptions { segment_bytes, max_log_bytes: None, threads: threads.clone(), keys };
         let Opened { store, end } = file_store::open(directory, "s1", &options, events.clone())?;
         events.note(|seen| seen.durable = end);
         Ok(Log { store, threads, events, end })
@@ -170,6 +181,16 @@ pub fn shrink(path: &Path, file_bytes: u64) {
     header.file_bytes = file_bytes;
     overwrite(path, 0, &header.encode());
     OpenOptions::new().write(true).open(path).expect("opened").set_len(file_bytes).expect("shortened");
+}
+
+/// Bytes of a payload of that length as it is stored.
+pub fn stored_bytes(payload_bytes: usize) -> usize {
+    format::stored_bytes(payload_bytes, crate::keys().has_keys())
+}
+
+/// Bytes that a record takes in the file whose payload has that length.
+pub fn record_bytes(payload_bytes: usize) -> usize {
+    format::record_bytes(stored_bytes(payload_bytes))
 }
 
 pub fn overwrite(path: &Path, position: u64, bytes: &[u8]) {

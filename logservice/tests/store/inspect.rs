@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use logservice::inspect;
 use logservice::snapshots::SnapshotStore;
-use logservice::store::file_store::format::{record_bytes, SEGMENT_HEADER_BYTES};
+use logservice::store::file_store::format::SEGMENT_HEADER_BYTES;
 
-use crate::harness::{overwrite, segments, Log};
+use crate::harness::{overwrite, record_bytes, segments, Log};
 
 const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$2\r\n\x00\"\r\n";
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -21,15 +21,16 @@ fn directories() -> (tempfile::TempDir, PathBuf) {
 
 fn check(directory: &Path) -> (bool, String) {
     let mut out = Vec::new();
-    let snapshots = SnapshotStore::open(None, directory).expect("a directory");
+    let snapshots = SnapshotStore::open(None, directory).expect("a directory").encrypted_with(crate::keys(), None);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
-    let is_sound = runtime.block_on(inspect::check(directory, &snapshots, None, &mut out)).expect("checked");
+    let is_sound =
+        runtime.block_on(inspect::check(directory, &snapshots, &crate::keys(), None, &mut out)).expect("checked");
     (is_sound, String::from_utf8(out).expect("text"))
 }
 
 fn dump(directory: &Path, from: u64, to: u64) -> Vec<String> {
     let mut out = Vec::new();
-    inspect::dump(directory, "s1", from, to, &mut out).expect("dumped");
+    inspect::dump(directory, "s1", &crate::keys(), from..to, &mut out).expect("dumped");
     let text = String::from_utf8(out).expect("text");
     // Without the time.
     let line = |line: &str| {

@@ -21,12 +21,10 @@ impl Seeded {
     /// A shard with a seed at 100, log up to 400, and a snapshot at 200.
     async fn begin() -> Self {
         let directory = tempfile::tempdir().expect("tempdir");
-        let snapshots = SnapshotStore::open(None, directory.path()).expect("a directory");
-        let options = FileStoreOptions {
-            segment_bytes: MIN_SEGMENT_BYTES,
-            max_log_bytes: None,
-            threads: Threads::start().expect("threads"),
-        };
+        let snapshots =
+            SnapshotStore::open(None, directory.path()).expect("a directory").encrypted_with(crate::keys(), None);
+        let (segment_bytes, threads) = (MIN_SEGMENT_BYTES, Threads::start().expect("threads"));
+        let options = FileStoreOptions { segment_bytes, max_log_bytes: None, threads, keys: crate::keys() };
         let shard = Shard::open("s1", snapshots.into(), Switches::new(1), |events| {
             file_store::open(&directory.path().join("shard"), "s1", &options, events)
         });
@@ -45,6 +43,7 @@ impl Seeded {
     fn draft(&self, offset: u64) -> Draft {
         let mut draft = self.shard.snapshots().draft(&self.shard.store().manifest(), offset).expect("a draft");
         draft.write(&pattern(offset, 1000)).expect("written");
+        draft.finish().expect("finished");
         draft
     }
 

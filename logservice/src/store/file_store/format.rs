@@ -1,4 +1,4 @@
-//! The bytes on disk, version 2. All integers are little-endian; checksums are CRC32C (Castagnoli).
+//! The bytes on disk, version 2, and version 3, which is encrypted. All integers are little-endian; checksums are CRC32C (Castagnoli).
 //!
 //! A segment is a file `<generation, 6 digits>-<first offset, 20 digits>.log` of a fixed length: a header block of 4096 bytes,
 //! then records, each beginning at a multiple of 8. The header block:
@@ -15,7 +15,7 @@
 //! | 44 | 64 | name of the shard, padded with zeros |
 //! | 108 | 16 | zeros |
 //! | 124 | 4 | checksum of bytes 0 to 123 |
-//! | 128 | 3968 | not looked at |
+//! | 128 | 3968 | not looked at; in version 3 first the segment's data key (128 bytes, `encryption/envelope.rs`), wrapped over bytes 0 to 31 and 40 to 107 |
 //!
 //! A record:
 //!
@@ -28,9 +28,14 @@
 //! | 24 | 8 | when it was written, milliseconds since 1970 |
 //! | 32 | 4 | checksum of the payload |
 //! | 36 | 4 | running checksum: of the one before it (4 bytes), then bytes 4 to 35 |
-//! | 40 | 20 | zeros |
+//! | 40 | 1 | 1 if the payload is encrypted, as all are in version 3, else 0 |
+//! | 41 | 12 | the nonce, drawn at random; zeros if it is not encrypted |
+//! | 53 | 7 | zeros |
 //! | 60 | 4 | checksum of bytes 0 to 59, started from the salt instead of 0 |
 //! | 64 | | the payload, then up to 7 bytes, not looked at, to the next multiple of 8 |
+//!
+//! An encrypted payload is as long as it would be otherwise, and is followed by a tag of 16 bytes, which also takes in bytes 4 to 31 of the
+//! record's header. The payload's checksum is then of what is stored: of both. So nobody needs a key to tell what is whole.
 //!
 //! The log ends where no record follows. What lies behind it may be anything: zeros, or what the file held when it was a
 //! segment before (`spare.rs`). Because of the salt neither that, nor bytes inside a payload, passes for a record of this
@@ -38,18 +43,24 @@
 //! checksum takes in every record since the generation began, so a record that is missing, repeated or swapped is found
 //! although each one is sound by itself, and each segment begins with the one at the end of the segment before it.
 
+use crate::encryption::{Envelope, Nonce, ENVELOPE_BYTES, NONCE_BYTES, TAG_BYTES};
+
 /// Bytes at the start of a segment that hold no records. A whole page, so that writing records never touches it.
 pub const SEGMENT_HEADER_BYTES: u64 = 4096;
 /// Bytes of a record before its payload.
 pub const RECORD_HEADER_BYTES: usize = 64;
 /// Largest payload of one record: how much is grouped under one sync.
 pub const MAX_RECORD_PAYLOAD_BYTES: usize = 4 << 20;
-/// The version of this format.
+/// The version of a segment that is not encrypted.
 pub const FORMAT_VERSION: u32 = 2;
+/// The version of one that is.
+pub const ENCRYPTED_FORMAT_VERSION: u32 = 3;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"VKDURLOG";
 const RECORD_MAGIC: u32 = 0x4443_4552;
 const SEGMENT_FIELDS_BYTES: usize = 128;
+/// Where a record says whether its payload is encrypted; behind it stands the nonce.
+const SEALED_AT: usize = 40;
 const NAME_BYTES: usize = durability_protocol::MAX_NAME_BYTES;
 
 /// What a segment says of itself.
@@ -67,6 +78,8 @@ pub struct SegmentHeader {
     pub running_checksum: u32,
     /// Drawn at random; changes the magic number of its records and is where their header checksums start.
     pub salt: u32,
+    /// The key of its payloads, wrapped; none if they are not encrypted.
+    pub envelope: Option<Envelope>,
 }
 
 /// What a record says of itself.
@@ -80,23 +93,45 @@ pub struct RecordHeader {
     pub offset: u64,
     /// When it was written, in milliseconds since 1970. For people; nothing depends on it.
     pub time_ms: u64,
-    /// CRC32C of the payload.
+    /// CRC32C of the payload as it is stored: with its tag, if it is encrypted.
     pub payload_crc32c: u32,
     /// The running checksum after this record.
     pub running_checksum: u32,
+    /// With what the payload is encrypted besides the key; none if it is not.
+    pub nonce: Option<Nonce>,
 }
 
-/// Bytes that a record with that much payload takes in the file.
-pub fn record_bytes(payload_bytes: usize) -> usize {
-    (RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(8)
+/// Bytes that a record takes in the file with that much payload, as it is stored.
+pub fn record_bytes(stored_bytes: usize) -> usize {
+    (RECORD_HEADER_BYTES + stored_bytes).next_multiple_of(8)
+}
+
+/// Bytes of a payload as it is stored.
+pub fn stored_bytes(payload_bytes: usize, is_encrypted: bool) -> usize {
+    payload_bytes + if is_encrypted { TAG_BYTES } else { 0 }
 }
 
 impl SegmentHeader {
-    /// The header block's fields; the rest of [`SEGMENT_HEADER_BYTES`] is zero.
+    /// The header block's first bytes; the rest of [`SEGMENT_HEADER_BYTES`] is not looked at.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(SEGMENT_FIELDS_BYTES);
+        let version = if self.envelope.is_some() { ENCRYPTED_FORMAT_VERSION } else { FORMAT_VERSION };
+        let mut out = self.fields(version);
+        let checksum = crc32c::crc32c(&out);
+        out.extend_from_slice(&checksum.to_le_bytes());
+        out.extend(self.envelope.iter().flat_map(Envelope::encode));
+        out
+    }
+
+    /// What its data key is wrapped over: of which log it is, and where in it. All but its length.
+    pub fn context(&self) -> Vec<u8> {
+        let fields = self.fields(ENCRYPTED_FORMAT_VERSION);
+        [&fields[..32], &fields[40..44 + NAME_BYTES]].concat()
+    }
+
+    fn fields(&self, version: u32) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SEGMENT_FIELDS_BYTES + ENVELOPE_BYTES);
         out.extend_from_slice(&SEGMENT_MAGIC);
-        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&self.salt.to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&self.first_offset.to_le_bytes());
@@ -107,8 +142,6 @@ impl SegmentHeader {
         name[..named].copy_from_slice(&self.shard.as_bytes()[..named]);
         out.extend_from_slice(&name);
         out.resize(SEGMENT_FIELDS_BYTES - 4, 0);
-        let checksum = crc32c::crc32c(&out);
-        out.extend_from_slice(&checksum.to_le_bytes());
         out
     }
 
@@ -122,14 +155,14 @@ impl SegmentHeader {
         let version = fields_after_magic.u32();
         let checksum = Fields(&fields[SEGMENT_FIELDS_BYTES - 4..]).u32();
         let is_sound = checksum == crc32c::crc32c(&fields[..SEGMENT_FIELDS_BYTES - 4]);
-        if version != FORMAT_VERSION {
+        if !(FORMAT_VERSION..=ENCRYPTED_FORMAT_VERSION).contains(&version) {
             let (by, hint) = match version > FORMAT_VERSION {
                 true => ("a newer version", ": upgrade logservice"),
                 false => ("a version before the first release", ""),
             };
             let doubt = if is_sound { "" } else { ", or its header is damaged" };
             return Err(format!(
-                "written by {by} (segment format {version}, this one reads {FORMAT_VERSION}){doubt}{hint}"
+                "written by {by} (segment format {version}, this one reads {FORMAT_VERSION} and {ENCRYPTED_FORMAT_VERSION}){doubt}{hint}"
             ));
         }
         if !is_sound {
@@ -143,12 +176,16 @@ impl SegmentHeader {
         let name = &fields_after_magic.0[..NAME_BYTES];
         let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES)];
         let shard = String::from_utf8(name.to_vec()).map_err(|_| "the shard name is not text".to_owned())?;
-        Ok(SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt })
+        let envelope = match version {
+            ENCRYPTED_FORMAT_VERSION => Some(Envelope::decode(&block[SEGMENT_FIELDS_BYTES..])?),
+            _ => None,
+        };
+        Ok(SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt, envelope })
     }
 }
 
 impl RecordHeader {
-    /// The header of a record that follows one with running checksum `previous`.
+    /// The header of a record, not encrypted, that follows one with running checksum `previous`.
     pub fn following(
         previous: u32,
         payload_bytes: u32,
@@ -157,7 +194,9 @@ impl RecordHeader {
         time_ms: u64,
         payload_crc32c: u32,
     ) -> Self {
-        let mut header = RecordHeader { payload_bytes, epoch, offset, time_ms, payload_crc32c, running_checksum: 0 };
+        let (running_checksum, nonce) = (0, None);
+        let mut header =
+            RecordHeader { payload_bytes, epoch, offset, time_ms, payload_crc32c, running_checksum, nonce };
         header.running_checksum = header.checksum_after(previous);
         header
     }
@@ -168,6 +207,25 @@ impl RecordHeader {
         fields[..4].copy_from_slice(&previous.to_le_bytes());
         self.put_fields(&mut fields[4..]);
         crc32c::crc32c(&fields)
+    }
+
+    /// What the tag of an encrypted payload takes in besides that.
+    pub fn context(&self) -> [u8; 28] {
+        let mut fields = [0; 32];
+        self.put_fields(&mut fields);
+        let mut context = [0; 28];
+        context.copy_from_slice(&fields[..28]);
+        context
+    }
+
+    /// Bytes of the payload as it is stored.
+    pub fn stored_bytes(&self) -> usize {
+        stored_bytes(self.payload_bytes as usize, self.nonce.is_some())
+    }
+
+    /// Bytes that the record takes in the file.
+    pub fn file_bytes(&self) -> usize {
+        record_bytes(self.stored_bytes())
     }
 
     fn put_fields(&self, out: &mut [u8]) {
@@ -184,6 +242,10 @@ impl RecordHeader {
         out[..4].copy_from_slice(&record_magic(salt));
         self.put_fields(&mut out[4..]);
         out[36..40].copy_from_slice(&self.running_checksum.to_le_bytes());
+        if let Some(nonce) = &self.nonce {
+            out[SEALED_AT] = 1;
+            out[SEALED_AT + 1..SEALED_AT + 1 + NONCE_BYTES].copy_from_slice(nonce);
+        }
         let checksum = crc32c::crc32c_append(salt, &out[..RECORD_HEADER_BYTES - 4]);
         out[RECORD_HEADER_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
         out
@@ -200,13 +262,19 @@ impl RecordHeader {
         if Fields(&bytes[RECORD_HEADER_BYTES - 4..]).u32() != checksum {
             return None;
         }
-        let header = RecordHeader {
+        let mut header = RecordHeader {
             payload_bytes: fields.u32(),
             epoch: fields.u64(),
             offset: fields.u64(),
             time_ms: fields.u64(),
             payload_crc32c: fields.u32(),
             running_checksum: fields.u32(),
+            nonce: None,
+        };
+        header.nonce = match fields.take() {
+            [0] => None,
+            [1] => Some(fields.take()),
+            _ => return None,
         };
         (1..=MAX_RECORD_PAYLOAD_BYTES).contains(&(header.payload_bytes as usize)).then_some(header)
     }

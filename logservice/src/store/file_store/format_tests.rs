@@ -1,12 +1,23 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::encryption::KeyRing;
+
+/// With a key of its own.
+fn encrypted(header: SegmentHeader) -> SegmentHeader {
+    let keys = KeyRing::of_text(&format!("k1 01{}", "23".repeat(31))).expect("parses");
+    let (_, envelope) = keys.draw(&header.context()).expect("drawn").expect("encrypts");
+    SegmentHeader { envelope: Some(envelope), ..header }
+}
 
 fn any_header() -> impl Strategy<Value = (RecordHeader, u32)> {
     let fields = (1..=MAX_RECORD_PAYLOAD_BYTES as u32, any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-    (fields, any::<u32>(), any::<u32>()).prop_map(|((bytes, epoch, offset, time_ms, crc), previous, salt)| {
-        (RecordHeader::following(previous, bytes, epoch, offset, time_ms, crc), salt)
-    })
+    let nonce = any::<Option<[u8; NONCE_BYTES]>>();
+    (fields, any::<u32>(), any::<u32>(), nonce).prop_map(
+        |((bytes, epoch, offset, time_ms, crc), previous, salt, nonce)| {
+            (RecordHeader { nonce, ..RecordHeader::following(previous, bytes, epoch, offset, time_ms, crc) }, salt)
+        },
+    )
 }
 
 proptest! {
@@ -39,9 +50,11 @@ proptest! {
     #[test]
     fn a_segment_header_survives_and_every_flipped_bit_is_seen(
         shard in "[A-Za-z0-9_:-]{1,64}", generation: u64, first_offset: u64, file_bytes: u64,
-        running_checksum: u32, salt: u32,
+        running_checksum: u32, salt: u32, is_encrypted: bool,
     ) {
-        let header = SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt };
+        let plain =
+            SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt, envelope: None };
+        let header = if is_encrypted { encrypted(plain) } else { plain };
         let bytes = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         for bit in 0..bytes.len() * 8 {
@@ -69,6 +82,7 @@ fn a_segment_of_another_version_is_refused_with_what_to_do() {
         file_bytes: 2 << 20,
         running_checksum: 0,
         salt: 7,
+        envelope: None,
     };
     let of_version = |version: u32| {
         let mut bytes = header.encode();
@@ -78,7 +92,7 @@ fn a_segment_of_another_version_is_refused_with_what_to_do() {
         SegmentHeader::decode(&bytes)
     };
     assert_eq!(of_version(FORMAT_VERSION), Ok(header.clone()));
-    let newer = of_version(FORMAT_VERSION + 1).expect_err("newer");
-    assert!(newer.starts_with("written by a newer version (segment format 3") && newer.ends_with("upgrade logservice"));
+    let newer = of_version(ENCRYPTED_FORMAT_VERSION + 1).expect_err("newer");
+    assert!(newer.starts_with("written by a newer version (segment format 4") && newer.ends_with("upgrade logservice"));
     assert!(of_version(1).expect_err("older").contains("before the first release"));
 }

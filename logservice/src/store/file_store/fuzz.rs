@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{
-    record_bytes, RecordHeader, SegmentHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES,
+    stored_bytes, RecordHeader, SegmentHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES,
 };
 use super::look::Look;
 use super::reader::FileReader;
 use super::scan::{scan_segment, Tail};
 use super::segment::{segment_name, Segment};
 use super::segments::Segments;
+use crate::encryption::{KeyRing, NONCE_BYTES};
 use crate::store::{LogReader, Manifest};
 
 /// Files of the length of a few records.
@@ -31,28 +32,40 @@ fn directory() -> tempfile::TempDir {
 
 fn header(file_bytes: u64) -> SegmentHeader {
     let shard = "s1".to_owned();
-    SegmentHeader { shard, generation: 0, first_offset: 0, running_checksum: 0, salt: SALT, file_bytes }
+    SegmentHeader { shard, generation: 0, first_offset: 0, running_checksum: 0, salt: SALT, file_bytes, envelope: None }
 }
 
-/// A sound segment with records of those lengths, as many as fit.
-fn sound_segment(lengths: &[u16]) -> (Vec<u8>, Places) {
-    let mut file = header(FILE_BYTES as u64).encode();
+fn keys() -> Arc<KeyRing> {
+    KeyRing::of_text(&format!("k1 01{}", "23".repeat(31))).expect("parses")
+}
+
+/// A sound segment with records of those lengths, as many as fit; encrypted, if there are keys.
+fn sound_segment(lengths: &[u16], keys: &KeyRing) -> (Vec<u8>, Places) {
+    let plain = header(FILE_BYTES as u64);
+    let (key, envelope) = keys.draw(&plain.context()).expect("drawn").unzip();
+    let mut file = SegmentHeader { envelope, ..plain }.encode();
     file.resize(FILE_BYTES, 0);
     let (mut at, mut offset, mut running_checksum, mut places) = (SEGMENT_HEADER_BYTES as usize, 0_u64, 0, Vec::new());
     for length in lengths {
         let length = usize::from(*length % 3000) + 1;
-        if at + record_bytes(length) > FILE_BYTES {
+        let mut payload: Vec<u8> = (0..length).map(|byte| (offset as usize + byte) as u8).collect();
+        let mut record = RecordHeader::following(running_checksum, length as u32, 1, offset, 5, 0);
+        if let Some(key) = &key {
+            let nonce = [at as u8; NONCE_BYTES];
+            key.seal(nonce, &record.context(), &mut payload).expect("sealed");
+            record.nonce = Some(nonce);
+        }
+        if at + record.file_bytes() > FILE_BYTES {
             break;
         }
-        let payload: Vec<u8> = (0..length).map(|byte| (offset as usize + byte) as u8).collect();
-        let crc32c = crc32c::crc32c(&payload);
-        let record = RecordHeader::following(running_checksum, length as u32, 1, offset, 5, crc32c);
+        record.payload_crc32c = crc32c::crc32c(&payload);
+        record.running_checksum = record.checksum_after(running_checksum);
         file[at..at + RECORD_HEADER_BYTES].copy_from_slice(&record.encode(SALT));
-        file[at + RECORD_HEADER_BYTES..at + RECORD_HEADER_BYTES + length].copy_from_slice(&payload);
+        file[at + RECORD_HEADER_BYTES..at + RECORD_HEADER_BYTES + payload.len()].copy_from_slice(&payload);
         places.push((at, offset, length));
         running_checksum = record.running_checksum;
         offset += length as u64;
-        at += record_bytes(length);
+        at += record.file_bytes();
     }
     (file, places)
 }
@@ -94,29 +107,37 @@ fn a_segment_is_read_up_to_the_first_byte_that_was_changed_and_never_wrongly() {
     std::fs::create_dir_all(directory.path().join("log")).expect("made");
     let manifest = serde_json::to_vec(&Manifest::new("s1", "a".repeat(40), "b".repeat(16))).expect("serialises");
     std::fs::write(directory.path().join("MANIFEST"), manifest).expect("written");
-    bolero::check!().with_type::<(Vec<u16>, Vec<(u16, u8)>, u16)>().for_each(|(lengths, changes, cut)| {
-        let (mut file, places) = sound_segment(lengths);
-        let sound = file.clone();
-        for (at, byte) in changes {
-            file[usize::from(*at) % FILE_BYTES] = *byte;
-        }
-        // Mostly the whole file.
-        file.truncate(FILE_BYTES.saturating_sub(usize::from(*cut).saturating_sub(50_000)));
-        let is_same = |&(at, _, length): &(usize, u64, usize)| {
-            let record = at..at + RECORD_HEADER_BYTES + length;
-            file.get(record.clone()) == Some(&sound[record])
-        };
-        let sound_records = places.iter().take_while(|place| is_same(place)).count();
-        let end = places[..sound_records].last().map_or(0, |(_, offset, length)| offset + *length as u64);
-        std::fs::write(segment_path(directory.path()), &file).expect("written");
-        allocation::within(4 << 20, || read_back(directory.path(), end, &places));
-    });
+    let (plain, encrypted) = (Arc::default(), keys());
+    bolero::check!().with_type::<(bool, Vec<u16>, Vec<(u16, u8)>, u16)>().for_each(
+        |(is_plain, lengths, changes, cut)| {
+            let keys = if *is_plain { &plain } else { &encrypted };
+            let (mut file, places) = sound_segment(lengths, keys);
+            let sound = file.clone();
+            for (at, byte) in changes {
+                file[usize::from(*at) % FILE_BYTES] = *byte;
+            }
+            // Mostly the whole file.
+            file.truncate(FILE_BYTES.saturating_sub(usize::from(*cut).saturating_sub(50_000)));
+            let is_same = |&(at, _, length): &(usize, u64, usize)| {
+                let record = at..at + RECORD_HEADER_BYTES + stored_bytes(length, !is_plain);
+                file.get(record.clone()) == Some(&sound[record])
+            };
+            let sound_records = places.iter().take_while(|place| is_same(place)).count();
+            let end = places[..sound_records].last().map_or(0, |(_, offset, length)| offset + *length as u64);
+            std::fs::write(segment_path(directory.path()), &file).expect("written");
+            allocation::within(4 << 20, || read_back(directory.path(), end, &places, keys));
+        },
+    );
 }
 
 /// Reads the log in every way; its sound records end at `end`.
-fn read_back(directory: &Path, end: u64, places: &Places) {
-    let Ok(segment) = Segment::open(&segment_path(directory), false).expect("readable") else { return };
+fn read_back(directory: &Path, end: u64, places: &Places, keys: &KeyRing) {
+    let Ok(mut segment) = Segment::open(&segment_path(directory), false).expect("readable") else { return };
     if segment.header.first_offset != 0 || segment.header.salt != SALT || segment.header.running_checksum != 0 {
+        return;
+    }
+    if segment.unlock(keys).is_err() {
+        assert!(Look::open(directory, "s1", keys).is_err());
         return;
     }
     let scanned = scan_segment(&segment, &mut || Ok(())).expect("readable");
@@ -126,7 +147,7 @@ fn read_back(directory: &Path, end: u64, places: &Places) {
         assert!(bytes > 0 && scanned.end.position + bytes <= segment.file_bytes);
     }
     let mut bytes = 0;
-    if let Ok(Some(look)) = Look::open(directory, "s1") {
+    if let Ok(Some(look)) = Look::open(directory, "s1", keys) {
         let dumped = look.for_each_record(|record| {
             assert_eq!(record.offset, bytes);
             bytes += record.payload.len() as u64;
@@ -175,12 +196,15 @@ fn any_bytes_are_a_segment_that_ends_somewhere() {
 fn what_is_sound_before_damage_can_be_read() {
     let directory = directory();
     std::fs::create_dir_all(directory.path().join("log")).expect("made");
-    let (mut file, places) = sound_segment(&[99, 99, 99]);
-    file[places[2].0 + RECORD_HEADER_BYTES] ^= 1;
-    std::fs::write(segment_path(directory.path()), &file).expect("written");
-    let segment = Segment::open(&segment_path(directory.path()), false).expect("readable").expect("a header");
-    let mut reader = FileReader::new(Arc::new(Segments::new(vec![Arc::new(segment)])), 0).expect("a reader");
-    assert_eq!(reader.read(300, 1000).expect("two records").len(), 200);
-    let error = reader.read(300, 1000).expect_err("damaged").to_string();
-    assert!(error.contains(&format!("at byte {}", places[2].0)), "{error}");
+    for keys in [Arc::default(), keys()] {
+        let (mut file, places) = sound_segment(&[99, 99, 99], &keys);
+        file[places[2].0 + RECORD_HEADER_BYTES] ^= 1;
+        std::fs::write(segment_path(directory.path()), &file).expect("written");
+        let mut segment = Segment::open(&segment_path(directory.path()), false).expect("readable").expect("a header");
+        segment.unlock(&keys).expect("unlocked");
+        let mut reader = FileReader::new(Arc::new(Segments::new(vec![Arc::new(segment)])), 0).expect("a reader");
+        assert_eq!(reader.read(300, 1000).expect("two records").len(), 200);
+        let error = reader.read(300, 1000).expect_err("damaged").to_string();
+        assert!(error.contains(&format!("at byte {}", places[2].0)), "{error}");
+    }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::format::{record_bytes, RecordHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use super::format::{RecordHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use super::open::{self, Found};
 use super::reader::FileReader;
 use super::segment::Segment;
 use super::segments::Segments;
+use crate::encryption::KeyRing;
 use crate::store::{FileError, InFile, LogReader, Manifest, OpenError, ReadError};
 
 /// A record.
@@ -37,9 +38,10 @@ pub struct Look {
 }
 
 impl Look {
-    /// Verifies the log of the shard in `directory`. `None` if nothing was ever stored there. Blocks on I/O.
-    pub fn open(directory: &Path, shard: &str) -> Result<Option<Self>, OpenError> {
-        let found = open::verify(directory, shard)?;
+    /// Verifies the log of the shard in `directory`, encrypted with some of `keys`, or not at all. `None` if nothing was ever stored
+    /// there. Blocks on I/O.
+    pub fn open(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Option<Self>, OpenError> {
+        let found = open::verify(directory, shard, Some(keys))?;
         Ok(found.map(|Found { manifest, segments, end, .. }| Look { manifest, end, segments }))
     }
 
@@ -65,7 +67,7 @@ impl Look {
                     return Ok(());
                 }
                 next = header.end();
-                position += record_bytes(header.payload_bytes as usize) as u64;
+                position += header.file_bytes() as u64;
             }
         }
         match self.segments.last().filter(|_| next < self.end) {
@@ -81,15 +83,20 @@ impl Look {
 }
 
 /// The record at `position` of the file, if there is a sound one.
-fn read_record(segment: &Segment, position: u64) -> Result<Option<(RecordHeader, Bytes)>, FileError> {
+fn read_record(segment: &Segment, position: u64) -> Result<Option<(RecordHeader, Bytes)>, OpenError> {
     let read = |position: u64, wanted: usize| -> Result<BytesMut, FileError> {
         let mut buffer = BytesMut::zeroed(wanted.min(segment.file_bytes.saturating_sub(position) as usize));
         segment.file.read_exact_at(&mut buffer, position).in_file("cannot read", &segment.path)?;
         Ok(buffer)
     };
     let header = read(position, RECORD_HEADER_BYTES)?;
-    let Some(header) = RecordHeader::decode(&header, segment.header.salt) else { return Ok(None) };
-    let payload = read(position + RECORD_HEADER_BYTES as u64, header.payload_bytes as usize)?.freeze();
-    let is_sound = payload.len() == header.payload_bytes as usize && crc32c::crc32c(&payload) == header.payload_crc32c;
-    Ok(is_sound.then_some((header, payload)))
+    let Some(header) = segment.decode_record(&header) else { return Ok(None) };
+    let mut stored = read(position + RECORD_HEADER_BYTES as u64, header.stored_bytes())?;
+    if stored.len() != header.stored_bytes() || crc32c::crc32c(&stored) != header.payload_crc32c {
+        return Ok(None);
+    }
+    let damaged = |reason| OpenError::Damaged { path: segment.path.clone(), position, reason };
+    segment.open_payload(&header, &mut stored).map_err(damaged)?;
+    stored.truncate(header.payload_bytes as usize);
+    Ok(Some((header, stored.freeze())))
 }

@@ -41,6 +41,7 @@ use super::{
     Append, FileError, InFile, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, Store, StoreEvents,
     SubmitError, TrimError, Usage,
 };
+use crate::encryption::{KeyRing, TAG_BYTES};
 
 /// Smallest length of a segment in bytes: one append of the largest size and its headers.
 pub const MIN_SEGMENT_BYTES: u64 = 2 << 20;
@@ -93,6 +94,8 @@ pub struct FileStoreOptions {
     pub max_log_bytes: Option<u64>,
     /// Who does its work.
     pub threads: Arc<Threads>,
+    /// With what new segments are encrypted, and those that are there.
+    pub keys: Arc<KeyRing>,
 }
 
 /// One shard in one directory.
@@ -132,11 +135,12 @@ pub fn open(
     options: &FileStoreOptions,
     events: Arc<dyn StoreEvents>,
 ) -> Result<Opened, OpenError> {
-    let found = open::open(directory, shard)?;
+    let found = open::open(directory, shard, &options.keys)?;
     let log = directory.join("log");
     let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
     let segments = Arc::new(Segments::new(found.segments));
-    let spare = Arc::new(Spare::new(&log, segment_bytes, options.threads.spare_makers.clone()));
+    let makers = options.threads.spare_makers.clone();
+    let spare = Arc::new(Spare::new(&log, segment_bytes, makers, options.keys.clone()));
     if found.active.is_none() && found.manifest.leader.is_some() {
         spare.prepare(true);
     }
@@ -149,10 +153,12 @@ pub fn open(
         active: found.active,
         segments: segments.clone(),
         spare: spare.clone(),
+        keys: options.keys.clone(),
         directory: log,
         max_log_bytes: options.max_log_bytes,
     };
-    let batch_bytes = (segment_bytes - format::SEGMENT_HEADER_BYTES) as usize - format::RECORD_HEADER_BYTES - 8;
+    let record_bytes = (segment_bytes - format::SEGMENT_HEADER_BYTES) as usize;
+    let batch_bytes = record_bytes - format::RECORD_HEADER_BYTES - TAG_BYTES - 8;
     let shared = Arc::new(Shared {
         directory: directory.to_owned(),
         queue: Queue::new(batch_bytes.min(format::MAX_RECORD_PAYLOAD_BYTES)),

@@ -31,6 +31,7 @@ use super::segment::{parse_segment_name, Place, Segment};
 use super::spare::is_spare_name;
 use super::verify::verify_followed;
 use super::writer::{Active, UNNAMED};
+use crate::encryption::KeyRing;
 use crate::store::{FileError, InFile, Manifest, OpenError};
 
 /// Name of the manifest in a shard's directory.
@@ -54,7 +55,7 @@ pub struct Found {
 
 /// Opens the directory of a shard, creating it if it does not exist. Of its segments only the last is verified then. Blocks on
 /// I/O.
-pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
+pub fn open(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Found, OpenError> {
     let log = directory.join("log");
     Step::OpenCreate.create_directories(&log).in_file("cannot create", &log)?;
     let listed = list_log(&log)?;
@@ -71,11 +72,14 @@ pub fn open(directory: &Path, shard: &str) -> Result<Found, OpenError> {
         Step::OpenRemove.remove_file(path).in_file("cannot remove", path)?;
     }
     Step::OpenDirectorySync.sync_directory(&log)?;
-    read_log(log, manifest, shard, &needed.current, Access::Serve)
+    let mut found = read_log(log, manifest, shard, &needed.current, Access::Serve, Some(keys))?;
+    found.leave_out_empty_last(keys);
+    Ok(found)
 }
 
-/// Verifies all of a shard's directory and changes nothing. `None` if nothing was ever stored there. Blocks on I/O.
-pub fn verify(directory: &Path, shard: &str) -> Result<Option<Found>, OpenError> {
+/// Verifies all of a shard's directory and changes nothing. `None` if nothing was ever stored there. Without keys nothing is decrypted, and
+/// no reader reads what is encrypted. Blocks on I/O.
+pub fn verify(directory: &Path, shard: &str, keys: Option<&KeyRing>) -> Result<Option<Found>, OpenError> {
     let log = directory.join("log");
     let listed = match list_log(&log) {
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Listed::default(),
@@ -83,7 +87,7 @@ pub fn verify(directory: &Path, shard: &str) -> Result<Option<Found>, OpenError>
     };
     let Some(manifest) = read_manifest(directory, shard, listed.segments.is_empty())? else { return Ok(None) };
     let needed = needed(listed.segments, &manifest)?;
-    read_log(log, manifest, shard, &needed.current, Access::Look).map(Some)
+    read_log(log, manifest, shard, &needed.current, Access::Look, keys).map(Some)
 }
 
 /// What a log is read for.
@@ -101,11 +105,15 @@ fn read_log(
     shard: &str,
     paths: &[(u64, PathBuf)],
     access: Access,
+    keys: Option<&KeyRing>,
 ) -> Result<Found, OpenError> {
     let (end, segments) = (manifest.base, Vec::new());
     let mut found = Found { end, manifest, segments, active: None, running_checksum: 0, torn_bytes: 0 };
     for (first_offset, path) in paths {
-        let segment = found.open_segment(path, *first_offset, shard, access)?;
+        let mut segment = found.open_segment(path, *first_offset, shard, access)?;
+        if let Some(keys) = keys {
+            segment.unlock(keys).map_err(|source| OpenError::Locked { path: path.clone(), source })?;
+        }
         found.segments.push(Arc::new(segment));
     }
     if access == Access::Look {
@@ -129,6 +137,19 @@ fn read_log(
 }
 
 impl Found {
+    /// A last segment without records that is not encrypted as new ones are to be is none of the log's any more: the next one takes its
+    /// name, and so its place.
+    fn leave_out_empty_last(&mut self, keys: &KeyRing) {
+        let is_for_new = |active: &Active| {
+            let envelope = active.segment.header.envelope.as_ref();
+            keys.is_for_new(envelope.map(|envelope| envelope.key_id.as_str()))
+        };
+        if self.active.as_ref().is_some_and(|active| active.is_empty() && !is_for_new(active)) {
+            self.active = None;
+            self.segments.pop();
+        }
+    }
+
     /// Opens the segment whose name says that it begins at `first_offset`, and verifies its header.
     fn open_segment(&self, path: &Path, first_offset: u64, shard: &str, access: Access) -> Result<Segment, OpenError> {
         let damaged = |reason| OpenError::Damaged { path: path.to_owned(), position: 0, reason };
@@ -268,7 +289,8 @@ fn create_manifest(directory: &Path, shard: &str) -> Result<Manifest, OpenError>
 
 /// Replaces a shard's manifest.
 pub fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), ReplaceError> {
-    let text = serde_json::to_vec_pretty(manifest).map_err(|error| {
+    let manifest = Manifest { format: manifest.format_to_write(), ..manifest.clone() };
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| {
         let path = directory.join(MANIFEST);
         ReplaceError::Unchanged(FileError { action: "cannot encode", path, source: error.into() })
     })?;

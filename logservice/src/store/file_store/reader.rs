@@ -5,12 +5,13 @@
 //! as that has come, and the reader reads from there.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 
-use super::format::{record_bytes, RecordHeader, RECORD_HEADER_BYTES};
+use super::format::RECORD_HEADER_BYTES;
 use super::segment::{first_place, Place, Segment};
 use super::segments::Segments;
 use super::verify::ends_otherwise;
@@ -66,29 +67,28 @@ impl FileReader {
         let is_large = self.last_record_bytes >= LARGE_RECORD_BYTES;
         let expected = if is_large { self.last_record_bytes } else { READ_AHEAD_BYTES };
         let mut bytes = self.read_file(self.next.position, expected)?;
-        let first = RecordHeader::decode(&bytes, self.segment.header.salt)
-            .ok_or_else(|| self.damaged("no record where the log continues"))?;
-        let whole = record_bytes(first.payload_bytes as usize);
+        let first =
+            self.segment.decode_record(&bytes).ok_or_else(|| self.damaged("no record where the log continues"))?;
+        let whole = first.file_bytes();
         if whole > bytes.len() {
             bytes = self.read_file(self.next.position, whole)?;
         }
-        let bytes = Bytes::from(bytes);
-        let mut payloads: Vec<Bytes> = Vec::new();
+        let mut payloads: Vec<Range<usize>> = Vec::new();
         let mut at = 0;
-        while let Some(header) = RecordHeader::decode(&bytes[at..], self.segment.header.salt) {
-            let payload = at + RECORD_HEADER_BYTES..at + RECORD_HEADER_BYTES + header.payload_bytes as usize;
+        while let Some(header) = self.segment.decode_record(&bytes[at..]) {
+            let stored = at + RECORD_HEADER_BYTES..at + RECORD_HEADER_BYTES + header.stored_bytes();
             // What lies at or beyond the limit may be in the middle of being written.
-            if header.offset >= limit || payload.end > bytes.len() {
+            if header.offset >= limit || stored.end > bytes.len() {
                 break;
             }
             let wrong = if header.offset != self.next.offset {
                 Some(format!("a record of offset {} instead of {}", header.offset, self.next.offset))
             } else if header.running_checksum != header.checksum_after(self.next.running_checksum) {
                 Some(format!("the record of offset {} does not follow the one before it", header.offset))
-            } else if crc32c::crc32c(&bytes[payload.clone()]) != header.payload_crc32c {
+            } else if crc32c::crc32c(&bytes[stored.clone()]) != header.payload_crc32c {
                 Some(format!("the record of offset {} does not match its checksum", header.offset))
             } else {
-                None
+                self.segment.open_payload(&header, &mut bytes[stored.clone()]).err()
             };
             match wrong {
                 Some(reason) if at == 0 => return Err(self.damaged(reason)),
@@ -97,10 +97,10 @@ impl FileReader {
                 None => {}
             }
             if header.end() > self.offset {
-                payloads.push(bytes.slice(payload));
+                payloads.push(stored.start..stored.start + header.payload_bytes as usize);
             }
             self.next = self.next.after(&header);
-            self.last_record_bytes = record_bytes(header.payload_bytes as usize);
+            self.last_record_bytes = header.file_bytes();
             at += self.last_record_bytes;
             if at >= bytes.len() {
                 break;
@@ -109,10 +109,10 @@ impl FileReader {
         if at == 0 {
             return Err(self.damaged("a record beyond the end of the log"));
         }
-        self.verified = match payloads.len() {
-            0 => Bytes::new(),
-            1 => payloads.remove(0),
-            _ => payloads.concat().into(),
+        self.verified = match &payloads[..] {
+            [] => Bytes::new(),
+            [payload] => Bytes::from(bytes).slice(payload.clone()),
+            _ => payloads.iter().map(|payload| &bytes[payload.clone()]).collect::<Vec<_>>().concat().into(),
         };
         let wanted = self.next.offset.saturating_sub(self.offset).min(self.verified.len() as u64) as usize;
         let _ = self.verified.split_to(self.verified.len() - wanted);

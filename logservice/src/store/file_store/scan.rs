@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::format::{has_record_magic, record_bytes, RecordHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES};
+use super::format::{has_record_magic, stored_bytes, RecordHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES};
 use super::segment::{first_place, Place, Segment};
 use crate::store::{FileError, InFile};
 
@@ -42,7 +42,7 @@ pub struct Scanned {
     pub tail: Tail,
 }
 
-/// Verifies all records of a segment and notes them in its index. Blocks on I/O.
+/// Verifies all records of a segment and notes them in its index. Those of one that was unlocked are decrypted as well. Blocks on I/O.
 ///
 /// # Errors
 /// It could not be read; the text says where. Or `after_read` ended it.
@@ -56,17 +56,26 @@ fn scan(segment: &Segment, after_read: AfterRead<'_>) -> io::Result<Scanned> {
     let salt = segment.header.salt;
     let mut end = first_place(&segment.header);
     let mut last_record = end.position;
+    let mut copy = Vec::new();
     let tail = loop {
-        let header = RecordHeader::decode(window.get(end.position, RECORD_HEADER_BYTES)?, salt);
+        let header = segment.decode_record(window.get(end.position, RECORD_HEADER_BYTES)?);
         let follows = |header: &RecordHeader| {
             header.offset == end.offset && header.running_checksum == header.checksum_after(end.running_checksum)
         };
         let Some(header) = header.filter(follows) else {
             break examine_tail(&mut window, end, salt, header)?;
         };
-        let payload = window.get(end.position + RECORD_HEADER_BYTES as u64, header.payload_bytes as usize)?;
-        if payload.len() < header.payload_bytes as usize || crc32c::crc32c(payload) != header.payload_crc32c {
+        let stored = window.get(end.position + RECORD_HEADER_BYTES as u64, header.stored_bytes())?;
+        if stored.len() < header.stored_bytes() || crc32c::crc32c(stored) != header.payload_crc32c {
             break examine_tail(&mut window, end, salt, Some(header))?;
+        }
+        if segment.key().is_some() {
+            copy.clear();
+            copy.extend_from_slice(stored);
+            // It was written whole, so no crash explains this.
+            if let Err(reason) = segment.open_payload(&header, &mut copy) {
+                break Tail::Damaged { reason };
+            }
         }
         segment.note_record(end);
         last_record = end.position;
@@ -113,7 +122,7 @@ fn examine_tail(window: &mut Window<'_>, place: Place, salt: u32, unsound: Optio
     if !has_record_magic(window.get(position, RECORD_HEADER_BYTES)?, salt) {
         return Ok(Tail::Clean);
     }
-    let bytes = unsound.map_or(RECORD_HEADER_BYTES, |header| record_bytes(header.payload_bytes as usize)) as u64;
+    let bytes = unsound.map_or(RECORD_HEADER_BYTES, |header| header.file_bytes()) as u64;
     Ok(Tail::Torn { bytes: bytes.min(window.file_bytes - position) })
 }
 
@@ -129,7 +138,7 @@ struct Window<'a> {
 impl Window<'_> {
     /// Up to `wanted` bytes at `position`; fewer only at the end of the file.
     fn get(&mut self, position: u64, wanted: usize) -> io::Result<&[u8]> {
-        debug_assert!(wanted <= MAX_RECORD_PAYLOAD_BYTES);
+        debug_assert!(wanted <= stored_bytes(MAX_RECORD_PAYLOAD_BYTES, true));
         let wanted = wanted.min(self.file_bytes.saturating_sub(position) as usize);
         let held = position.checked_sub(self.start).filter(|&skip| skip + wanted as u64 <= self.bytes.len() as u64);
         let skip = match held {

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::files::Step;
-use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::format::{RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use crate::encryption::{DataKey, KeyError, KeyRing, Nonce};
 use crate::store::{FileError, InFile};
 
 /// File bytes between two entries of a segment's index.
@@ -27,6 +28,8 @@ pub struct Segment {
     pub file: File,
     /// What it says of itself.
     pub header: SegmentHeader,
+    /// The key of its payloads; none if they are not encrypted, or nobody has unlocked it.
+    key: Option<DataKey>,
     /// Its length in bytes: what was preallocated.
     pub file_bytes: u64,
     /// Places of some records, in order: of those that were verified or written since the shard was opened.
@@ -49,17 +52,17 @@ pub struct Place {
 impl Place {
     /// Where the record stands that follows one with that header, which stands here.
     pub fn after(&self, header: &RecordHeader) -> Self {
-        let position = self.position + record_bytes(header.payload_bytes as usize) as u64;
+        let position = self.position + header.file_bytes() as u64;
         Place { offset: header.end(), position, running_checksum: header.running_checksum }
     }
 }
 
 impl Segment {
-    /// A new segment, without records, in a file that is open already.
-    pub fn new(path: PathBuf, file: File, header: SegmentHeader) -> Self {
+    /// A new segment, without records, in a file that is open already. `key` is the one in the header's envelope.
+    pub fn new(path: PathBuf, file: File, header: SegmentHeader, key: Option<DataKey>) -> Self {
         let file_bytes = header.file_bytes;
         let index = Mutex::new(vec![first_place(&header)]);
-        Segment { path, file, header, file_bytes, index, is_verified: AtomicBool::new(true) }
+        Segment { path, file, header, key, file_bytes, index, is_verified: AtomicBool::new(true) }
     }
 
     /// Opens a segment and reads its header. The inner error says what is wrong with the header. Of its records nothing is known
@@ -76,8 +79,54 @@ impl Segment {
             if header.file_bytes != file_bytes {
                 return Err(format!("the file has {file_bytes} bytes, and was made with {}", header.file_bytes));
             }
-            Ok(Segment { is_verified: AtomicBool::new(false), ..Segment::new(path.to_owned(), file, header) })
+            Ok(Segment { is_verified: AtomicBool::new(false), ..Segment::new(path.to_owned(), file, header, None) })
         }))
+    }
+
+    /// Finds the key of its payloads, if they are encrypted.
+    ///
+    /// # Errors
+    /// It is not among `keys`.
+    pub fn unlock(&mut self, keys: &KeyRing) -> Result<(), KeyError> {
+        let open = |envelope| keys.open(envelope, &self.header.context());
+        self.key = self.header.envelope.as_ref().map(open).transpose()?;
+        Ok(())
+    }
+
+    /// The key of its payloads; none if they are not encrypted, or nobody has unlocked it.
+    pub fn key(&self) -> Option<&DataKey> {
+        self.key.as_ref()
+    }
+
+    /// Reads the header of a record of this segment; none if these bytes are not a sound one. In an encrypted segment there are no
+    /// records that are not, as otherwise anybody who can write to the disk could add to the log.
+    pub fn decode_record(&self, bytes: &[u8]) -> Option<RecordHeader> {
+        let header = RecordHeader::decode(bytes, self.header.salt)?;
+        (header.nonce.is_some() == self.header.envelope.is_some()).then_some(header)
+    }
+
+    /// Encrypts the payload of a record in its place, with a nonce that was not used before, and adds the tag.
+    ///
+    /// # Errors
+    /// The segment has no key.
+    pub fn seal_payload(&self, nonce: Nonce, header: &RecordHeader, payload: &mut Vec<u8>) -> std::io::Result<()> {
+        let key = self.key.as_ref().ok_or_else(|| std::io::Error::other("there is no key for it"))?;
+        key.seal(nonce, &header.context(), payload)
+    }
+
+    /// Decrypts the payload of a record in its place, if it is encrypted, and answers it: `stored` but for the tag.
+    ///
+    /// # Errors
+    /// It was not encrypted so. As its checksum is to be compared before, this is no damage.
+    pub fn open_payload<'a>(&self, header: &RecordHeader, stored: &'a mut [u8]) -> Result<&'a mut [u8], String> {
+        let Some(nonce) = header.nonce else { return Ok(stored) };
+        let key = self.key.as_ref().ok_or("it is encrypted, and was not unlocked")?;
+        key.open(nonce, &header.context(), stored).ok_or_else(|| {
+            format!(
+                "the record of offset {} matches its checksum, but was not encrypted so: somebody has changed it",
+                header.offset
+            )
+        })
     }
 
     /// Whether all records are known to be sound that were in it when it was opened.

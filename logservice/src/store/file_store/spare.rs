@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::files::Step;
 use super::segment::{create_zeroed, Segment};
 use super::workers::{is_worker, Job, Workers};
+use crate::encryption::KeyRing;
 
 /// The most spares there are at a time, one in the making included: what the log takes of the disk beside its segments.
 const MAX_SPARES: usize = 2;
@@ -51,6 +52,7 @@ pub struct Spare {
 struct Shared {
     directory: PathBuf,
     segment_bytes: u64,
+    keys: Arc<KeyRing>,
     stop: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -76,11 +78,12 @@ struct Making {
 }
 
 impl Spare {
-    /// No spares yet; they will be in `directory` and have `segment_bytes`. `makers` make them.
-    pub fn new(directory: &std::path::Path, segment_bytes: u64, makers: Arc<Workers>) -> Self {
+    /// No spares yet; they will be in `directory` and have `segment_bytes`. `makers` make them, for segments that are encrypted with
+    /// `keys`.
+    pub fn new(directory: &std::path::Path, segment_bytes: u64, makers: Arc<Workers>, keys: Arc<KeyRing>) -> Self {
+        let (directory, stop) = (directory.to_owned(), AtomicBool::new(false));
         let (state, changed) = (Mutex::default(), Condvar::new());
-        let shared =
-            Shared { directory: directory.to_owned(), segment_bytes, stop: AtomicBool::new(false), state, changed };
+        let shared = Shared { directory, segment_bytes, keys, stop, state, changed };
         Spare { shared: Arc::new(shared), makers }
     }
 
@@ -113,7 +116,9 @@ impl Spare {
     pub fn recycle(&self, segment: Segment) -> bool {
         let mut state = self.shared.lock();
         let has_room = state.ready.len() + usize::from(state.making.is_some()) < MAX_SPARES;
-        if segment.file_bytes != self.shared.segment_bytes || !has_room {
+        // What is not encrypted would stay on the disk behind what is.
+        let may_stay = segment.header.envelope.is_some() || self.shared.keys.is_for_new(None);
+        if segment.file_bytes != self.shared.segment_bytes || !has_room || !may_stay {
             return false;
         }
         let path = self.shared.next_path(&mut state);

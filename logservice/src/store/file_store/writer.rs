@@ -1,17 +1,24 @@
 //! Writes records: one at a time, each synced before the next begins, so that at most one can be torn by a crash.
 
+use std::cell::RefCell;
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::files::Step;
-use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::format::{record_bytes, stored_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::quota::{self, OverQuota};
 use super::segment::{create_allocated, segment_name, Place, Segment};
 use super::segments::Segments;
 use super::spare::{Spare, SpareFile};
+use crate::encryption::{draw_nonce, KeyRing, Nonce};
 use crate::store::{Append, FileError, InFile};
+
+thread_local! {
+    /// Where payloads are encrypted. Of the thread, not of the shard: threads are few, and end when they have nothing to do.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Name of a segment that was not prepared ahead of time, until it gets its own.
 pub const UNNAMED: &str = "unnamed";
@@ -49,6 +56,8 @@ pub struct Writer {
     pub spare: Arc<Spare>,
     /// The most that the segments take.
     pub max_log_bytes: Option<u64>,
+    /// With what new segments are encrypted.
+    pub keys: Arc<KeyRing>,
 }
 
 /// The segment that is written.
@@ -64,24 +73,18 @@ impl Writer {
     pub fn write(&mut self, batch: &[Append]) -> Result<(), WriteError> {
         let Some(epoch) = batch.first().map(|append| append.epoch) else { return Ok(()) };
         let payload_bytes: usize = batch.iter().map(|append| append.payload.len()).sum();
-        let whole = record_bytes(payload_bytes) as u64;
-        if self.active.as_ref().is_none_or(|active| active.position + whole > active.segment.file_bytes) {
+        if !self.active.as_ref().is_some_and(|active| active.takes(payload_bytes, &self.keys)) {
             self.begin_segment()?;
         }
         let Some(active) = &mut self.active else { return Ok(()) };
-        let checksum = batch.iter().fold(0, |checksum, append| crc32c::crc32c_append(checksum, &append.payload));
-        let header =
-            RecordHeader::following(self.running_checksum, payload_bytes as u32, epoch, self.end, now_ms(), checksum);
-        let header_bytes = header.encode(active.segment.header.salt);
-        let mut parts = Vec::with_capacity(batch.len() + 1);
-        parts.push(IoSlice::new(&header_bytes));
-        parts.extend(batch.iter().map(|append| IoSlice::new(&append.payload)));
+        let header = RecordHeader::following(self.running_checksum, payload_bytes as u32, epoch, self.end, now_ms(), 0);
         let segment = &active.segment;
-        let written = Step::RecordWrite.write_all_vectored_at(&segment.file, &mut parts, active.position);
-        let synced = written
-            .in_file("cannot write to", &segment.path)
-            .and_then(|()| Step::RecordSync.sync_data(&segment.file).in_file("cannot sync", &segment.path));
-        synced.map_err(WriteError::Failed)?;
+        let header = match segment.key() {
+            None => write_plain(segment, active.position, batch, header, self.running_checksum),
+            Some(_) => write_sealed(segment, active.position, batch, header, self.running_checksum),
+        };
+        let header = header.map_err(WriteError::Failed)?;
+        let whole = header.file_bytes() as u64;
         let (offset, position, running_checksum) = (self.end, active.position, self.running_checksum);
         segment.note_record(Place { offset, position, running_checksum });
         active.position += whole;
@@ -112,7 +115,11 @@ impl Writer {
             file_bytes: self.segment_bytes,
             running_checksum: self.running_checksum,
             salt: random_salt().in_file("cannot draw a random number for", &unnamed).map_err(WriteError::Failed)?,
+            envelope: None,
         };
+        let drawn = self.keys.draw(&header.context()).in_file("cannot draw a key for", &unnamed);
+        let (key, envelope) = drawn.map_err(WriteError::Failed)?.unzip();
+        let header = SegmentHeader { envelope, ..header };
         let path = self.directory.join(segment_name(self.generation, self.end));
         let named = Step::SegmentHeaderWrite
             .write_all_at(&file, &header.encode(), 0)
@@ -124,11 +131,76 @@ impl Writer {
             return Err(no_space_or_failed(error));
         }
         Step::SegmentDirectorySync.sync_directory(&self.directory).map_err(WriteError::Failed)?;
-        let segment = Arc::new(Segment::new(path, file, header));
+        let segment = Arc::new(Segment::new(path, file, header, key));
         self.segments.push(segment.clone());
         self.active = Some(Active { segment, position: SEGMENT_HEADER_BYTES });
         Ok(())
     }
+}
+
+impl Active {
+    /// Whether it has no records.
+    pub fn is_empty(&self) -> bool {
+        self.position == SEGMENT_HEADER_BYTES
+    }
+
+    /// Whether the next record may go here: there is room for it, and it is to be encrypted as those before it are. If there are none
+    /// before it, it has to: another segment would have the same name.
+    fn takes(&self, payload_bytes: usize, keys: &KeyRing) -> bool {
+        let envelope = self.segment.header.envelope.as_ref();
+        let whole = record_bytes(stored_bytes(payload_bytes, envelope.is_some())) as u64;
+        let is_for_new = || keys.is_for_new(envelope.map(|envelope| envelope.key_id.as_str()));
+        self.position + whole <= self.segment.file_bytes && (self.is_empty() || is_for_new())
+    }
+}
+
+/// Writes and syncs a batch as a record that follows one with the running checksum `previous`. Answers its header, which is `header` with its
+/// checksums.
+fn write_plain(
+    segment: &Segment,
+    position: u64,
+    batch: &[Append],
+    mut header: RecordHeader,
+    previous: u32,
+) -> Result<RecordHeader, FileError> {
+    header.payload_crc32c = batch.iter().fold(0, |checksum, append| crc32c::crc32c_append(checksum, &append.payload));
+    header.running_checksum = header.checksum_after(previous);
+    let header_bytes = header.encode(segment.header.salt);
+    let mut parts = Vec::with_capacity(batch.len() + 1);
+    parts.push(IoSlice::new(&header_bytes));
+    parts.extend(batch.iter().map(|append| IoSlice::new(&append.payload)));
+    write_parts(segment, position, &mut parts)?;
+    Ok(header)
+}
+
+/// As [`write_plain`], encrypted.
+fn write_sealed(
+    segment: &Segment,
+    position: u64,
+    batch: &[Append],
+    mut header: RecordHeader,
+    previous: u32,
+) -> Result<RecordHeader, FileError> {
+    SEALED.with_borrow_mut(|sealed| {
+        sealed.clear();
+        batch.iter().for_each(|append| sealed.extend_from_slice(&append.payload));
+        let nonce = draw_nonce().and_then(|nonce| {
+            segment.seal_payload(nonce, &header, sealed)?;
+            Ok::<Nonce, std::io::Error>(nonce)
+        });
+        header.nonce = Some(nonce.in_file("cannot encrypt what is to be written to", &segment.path)?);
+        header.payload_crc32c = crc32c::crc32c(sealed);
+        header.running_checksum = header.checksum_after(previous);
+        let header_bytes = header.encode(segment.header.salt);
+        write_parts(segment, position, &mut [IoSlice::new(&header_bytes), IoSlice::new(sealed)])?;
+        Ok(header)
+    })
+}
+
+fn write_parts(segment: &Segment, position: u64, parts: &mut [IoSlice<'_>]) -> Result<(), FileError> {
+    let written = Step::RecordWrite.write_all_vectored_at(&segment.file, parts, position);
+    written.in_file("cannot write to", &segment.path)?;
+    Step::RecordSync.sync_data(&segment.file).in_file("cannot sync", &segment.path)
 }
 
 fn no_space_or_failed(error: FileError) -> WriteError {

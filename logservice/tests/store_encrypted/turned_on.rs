@@ -1,0 +1,141 @@
+//! Encryption that is turned on, changed and turned off for a log that is there.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use logservice::encryption::KeyRing;
+use logservice::store::file_store::check::check;
+use logservice::store::file_store::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
+use logservice::store::OpenError;
+
+use crate::common::pattern;
+use crate::harness::{read_at, segments, trim};
+use crate::locked::{open_with, ring};
+
+/// The ids of the keys of all segments.
+fn key_ids(directory: &Path) -> Vec<Option<String>> {
+    let header =
+        |path: &Path| SegmentHeader::decode(&read_at(path, 0, SEGMENT_HEADER_BYTES as usize)).expect("a header");
+    segments(directory).iter().map(|path| header(path).envelope.map(|envelope| envelope.key_id)).collect()
+}
+
+/// Appends a record with those keys, and reads all of the log.
+fn append(directory: &Path, keys: &Arc<KeyRing>) {
+    let mut log = open_with(directory, keys).expect("opens");
+    log.append(1000);
+    log.assert_holds_pattern(0);
+    assert_eq!(log.verdict(), Ok(()));
+}
+
+#[test]
+fn a_log_is_read_whatever_keys_its_segments_have() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (one, both) = (ring(&[("k1", 1)]), ring(&[("k2", 2), ("k1", 1)]));
+    let off = KeyRing::of_text(&format!("plain\nk2 02{0}\nk1 01{0}\n", "6d".repeat(31))).expect("parses");
+    append(directory.path(), &Arc::default());
+    append(directory.path(), &one);
+    append(directory.path(), &one);
+    append(directory.path(), &both);
+    append(directory.path(), &off);
+    let ids = ["", "k1", "k2", ""].map(|id| (!id.is_empty()).then(|| id.to_owned()));
+    assert_eq!(key_ids(directory.path()), ids);
+    let found = check(directory.path(), "s1", &both).expect("sound").expect("not empty");
+    assert_eq!((found.end, found.plain_segments), (5000, 2));
+    assert_eq!(Vec::from_iter(found.key_ids), ["k1", "k2"]);
+    let refused = |keys: &Arc<KeyRing>| {
+        let error = open_with(directory.path(), keys).map(|log| log.end).expect_err("refused");
+        assert!(matches!(error, OpenError::Locked { .. }) && error.to_string().contains("'k"), "{error}");
+    };
+    refused(&Arc::default());
+    refused(&one);
+    refused(&ring(&[("k2", 2)]));
+    // What is needed no more needs no key.
+    let log = open_with(directory.path(), &both).expect("opens");
+    trim(&log, 4000);
+    drop(log);
+    let log = open_with(directory.path(), &Arc::default()).expect("opens");
+    assert_eq!(log.end, 5000);
+    log.assert_holds_pattern(4000);
+}
+
+#[test]
+fn keys_that_are_read_again_are_used_from_the_next_record_on() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let file = directory.path().join("keys");
+    let write = |lines: &[&str]| {
+        fs::write(&file, lines.concat()).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(&file, mode).expect("changed");
+    };
+    let line = |id: &str| format!("{id} 01{}\n", "6d".repeat(31));
+    write(&[&line("k1")]);
+    let keys = KeyRing::read(Some(&file)).expect("read");
+    let shard = directory.path().join("s1");
+    let mut log = open_with(&shard, &keys).expect("opens");
+    log.append(10);
+    write(&[&line("k2"), &line("k1")]);
+    keys.reload().expect("read again");
+    log.append(10);
+    log.append(10);
+    assert_eq!(key_ids(&shard), [Some("k1".to_owned()), Some("k2".to_owned())]);
+    // Segments that are open need no key any more.
+    write(&[&line("k3")]);
+    keys.reload().expect("read again");
+    log.append(10);
+    log.assert_holds_pattern(0);
+    assert_eq!(key_ids(&shard).len(), 3);
+    drop(log);
+    let error = open_with(&shard, &keys).map(|log| log.end).expect_err("refused").to_string();
+    assert!(error.contains("'k1', which is not in the key file"), "{error}");
+}
+
+/// A crash right after a segment was begun leaves this. The next one takes its name.
+#[test]
+fn an_empty_segment_of_another_kind_is_replaced() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (one, two) = (ring(&[("k1", 1)]), ring(&[("k2", 2), ("k1", 1)]));
+    for (begun, goes_on) in [(Arc::default(), one.clone()), (one, two)] {
+        let shard = directory.path().join(goes_on.id_for_new().expect("encrypts"));
+        append(&shard, &begun);
+        let path = segments(&shard).remove(0);
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[SEGMENT_HEADER_BYTES as usize..].fill(0);
+        fs::write(&path, bytes).expect("written");
+        let mut log = open_with(&shard, &goes_on).expect("opens");
+        assert_eq!(log.end, 0);
+        log.append(1000);
+        log.append(1 << 20);
+        log.append(1 << 20);
+        log.assert_holds_pattern(0);
+        trim(&log, 1001);
+        assert!(log.read_all(1001).expect("readable") == pattern(1001, 2 << 20)[..log.end as usize - 1001]);
+        drop(log);
+        let id = goes_on.id_for_new();
+        assert!(key_ids(&shard).iter().all(|found| *found == id), "{:?}", key_ids(&shard));
+        open_with(&shard, &goes_on).expect("reopens").assert_holds_pattern(1001);
+    }
+}
+
+#[test]
+fn segments_that_are_not_encrypted_do_not_become_those_that_are() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut log = open_with(directory.path(), &Arc::default()).expect("opens");
+    for _ in 0..4 {
+        log.append(1 << 20);
+    }
+    drop(log);
+    let plain = pattern(0, 4096);
+    let holds_plain = || {
+        let entries = fs::read_dir(directory.path().join("log")).expect("listed");
+        let mut all = entries.map(|entry| fs::read(entry.expect("entry").path()).expect("read"));
+        all.any(|bytes| bytes.windows(4096).step_by(8).any(|part| part == plain))
+    };
+    assert!(holds_plain());
+    let mut log = open_with(directory.path(), &ring(&[("k1", 1)])).expect("opens");
+    log.append(1 << 20);
+    trim(&log, log.end);
+    assert!(!holds_plain(), "what was dropped is still there");
+    log.append(1 << 20);
+    log.assert_holds_pattern(5 << 20);
+}
