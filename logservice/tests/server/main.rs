@@ -7,6 +7,7 @@ mod access;
 mod appending;
 mod client;
 mod crowds;
+mod encryption;
 mod hostile;
 mod hostile_http;
 mod identity;
