@@ -263,6 +263,38 @@ class SnapshotsInS3(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("is before what is kept", said)
 
+    def test_what_is_encrypted_is_encrypted_before_it_is_sent(self):
+        keys = self.directory / "keys"
+        keys.touch(mode=0o600)
+        keys.write_text(f"first-key {os.urandom(32).hex()}\n")
+        log, node = self.start("--encrypt-key-file", str(keys))
+        # More than one part, and more than one block.
+        values = {f"key{i}": os.urandom(1 << 20) for i in range(20)}
+        node.client.mset(values)
+        log.snapshot()
+        self.wait_until_only_recorded(log, 1)
+        [name] = self.recorded(log)
+        stored = self.store.read(self.bucket, name)
+        self.assertGreater(len(stored), self.records(log)[0]["bytes"])
+        self.assertIn(b"first-key", stored[:256])
+        for key, value in values.items():
+            self.assertNotIn(value[:16], stored, key)
+        digest = node.digest()
+        self.restart_both(log, node)
+        self.assertEqual(node.digest(), digest)
+
+        check = ("check", str(log.directory), "--snapshots", log.url)
+        for keys_given in ((), ("--encrypt-key-file", str(keys))):
+            code, said = log.run(*check, *keys_given)
+            self.assertEqual(code, 0, said)
+            self.assertIn("encrypted with first-key", said)
+        damaged = bytearray(stored)
+        damaged[len(stored) // 2] ^= 1
+        self.store.s3.put_object(Bucket=self.bucket, Key=name, Body=bytes(damaged))
+        code, said = log.run(*check)
+        self.assertEqual(code, 1)
+        self.assertIn("does not match its checksum", said)
+
     def test_two_services_with_shards_of_one_name_share_a_bucket(self):
         both = []
         for name in ("one", "two"):
