@@ -8,7 +8,7 @@
 # latencies are held against targets; fails if one is missed.
 #
 # --log measures the log's storage alone, without any server: appends against plain synchronous writing in the same directory,
-# and reading back, against targets; fails if one is missed.
+# and reading back, and both encrypted, against targets; fails if one is missed.
 #
 # DURABILITY_SO and LOGSERVICE name other binaries, SKIP_BUILD=1 builds none, BASE_PORT (27000) moves the ports.
 source "$(dirname "$0")/lib.sh"

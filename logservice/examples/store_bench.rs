@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -27,6 +27,23 @@ const KEPT_BYTES: u64 = 128 << 20;
 const READ_BYTES: usize = 256 << 10;
 /// Many appends on their way at once.
 const IN_FLIGHT_BYTES: u64 = 16 << 20;
+
+/// What is written comes out of this. There are disks that write zeros, or what they have written before, more quickly; what is encrypted
+/// looks like none of that.
+static BYTES: LazyLock<Bytes> = LazyLock::new(|| {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..4 * TURN_BYTES).map(|_| next()).collect::<Vec<u8>>().into()
+});
+
+/// The block that is written at `position`: no other one is the same.
+fn block(position: u64) -> Bytes {
+    let from = (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % (BYTES.len() - BLOCK_BYTES);
+    BYTES.slice(from..from + BLOCK_BYTES)
+}
 
 const APPEND_TARGET: f64 = 0.8;
 /// Appends to an encrypted log, compared with one that is not.
@@ -113,19 +130,22 @@ fn run(directory: &Path, rates: &mut [Vec<f64>; COLUMNS]) -> io::Result<()> {
     for turn in 0..TURNS {
         rates[0].push(megabytes_per_second(|| write(&fresh, turn))?);
         rates[1].push(megabytes_per_second(|| write(&written, turn))?);
-        for (first, log) in [(2, &mut log), (6, &mut sealed)] {
-            rates[first].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Shared))?);
+        let mut logs = [(2, &mut log), (6, &mut sealed)];
+        // Which is first has the disk to itself for longer.
+        logs.rotate_left(turn % 2);
+        for (first, log) in &mut logs {
+            rates[*first].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Shared))?);
         }
-        for (first, log) in [(2, &mut log), (6, &mut sealed)] {
-            rates[first + 1].push(megabytes_per_second(|| log.append(1, Syncs::Each))?);
+        for (first, log) in &mut logs {
+            rates[*first + 1].push(megabytes_per_second(|| log.append(1, Syncs::Each))?);
         }
-        for (first, log) in [(2, &mut log), (6, &mut sealed)] {
+        for (first, log) in &mut logs {
             let syncs = log.store.usage().fsyncs;
-            rates[first + 2].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Each))?);
+            rates[*first + 2].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Each))?);
             assert_eq!(log.store.usage().fsyncs - syncs, (TURN_BYTES / BLOCK_BYTES) as u64, "appends shared a sync");
         }
-        for (first, log) in [(2, &log), (6, &sealed)] {
-            rates[first + 3].push(megabytes_per_second(|| log.read())?);
+        for (first, log) in &logs {
+            rates[*first + 3].push(megabytes_per_second(|| log.read())?);
         }
     }
     drop((log, sealed));
@@ -147,8 +167,10 @@ fn raw(path: &Path) -> io::Result<File> {
 }
 
 fn write(file: &File, turn: usize) -> io::Result<()> {
-    let block = [1; BLOCK_BYTES];
-    (0..TURN_BYTES).step_by(BLOCK_BYTES).try_for_each(|at| file.write_all_at(&block, (turn * TURN_BYTES + at) as u64))
+    let position = |at: usize| (turn * TURN_BYTES + at) as u64;
+    (0..TURN_BYTES)
+        .step_by(BLOCK_BYTES)
+        .try_for_each(|at| file.write_all_at(&BYTES[at..at + BLOCK_BYTES], position(at)))
 }
 
 /// Whether appends that wait may go into one record. Those of different epochs never do.
@@ -177,10 +199,9 @@ impl Log {
     }
 
     fn append(&mut self, in_flight_bytes: u64, syncs: Syncs) -> io::Result<()> {
-        let payload = Bytes::from(vec![1; BLOCK_BYTES]);
         for number in 0..TURN_BYTES / BLOCK_BYTES {
             let epoch = if syncs == Syncs::Each { number as u64 % 2 } else { 0 };
-            let append = Append { epoch, offset: self.end, payload: payload.clone() };
+            let append = Append { epoch, offset: self.end, payload: block(self.end) };
             self.store.submit(append).map_err(io::Error::other)?;
             self.end += BLOCK_BYTES as u64;
             self.durable.wait((self.end + 1).saturating_sub(in_flight_bytes))?;
