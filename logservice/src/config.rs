@@ -123,7 +123,8 @@ pub struct Config {
     /// Address of the HTTP port (snapshots, status); port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:7380")]
     pub http: SocketAddr,
-    /// File with the tokens that clients must present: lines of `shard token`, `*` for all shards, `#` comments
+    /// File with the tokens that clients must present: lines of `shard token [role]`, `*` for all shards, `#` comments; roles are discover,
+    /// observe, follow, operate and node, which is the default. SIGHUP reads it again
     #[arg(long)]
     pub tokens: Option<PathBuf>,
     /// File with this service's certificate (PEM, with the certificates that lead to its CA). With it, both ports take

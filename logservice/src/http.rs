@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawPathParams, Request, State};
 use axum::http::{header, HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
-use axum::Router;
+use axum::routing::{get, put, MethodRouter};
+use axum::{Extension, Router};
 use bytes::Bytes;
 use durability_protocol::{is_valid_replid, Code, Known, Refusal};
 use futures_util::StreamExt;
@@ -16,9 +17,13 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::limits::Limits;
+use crate::pass::{self, Pass};
+use crate::resp::commands::{self, Access};
+use crate::roles::{Role, Roles};
 use crate::service::Service;
 use crate::shard::Shard;
 use crate::snapshots::{Draft, SnapshotError};
+use crate::tokens::TokenDigest;
 
 /// Chunks of a body on their way from the socket to the disk.
 const CHUNKS_IN_FLIGHT: usize = 8;
@@ -30,13 +35,75 @@ struct Shared {
     limits: Arc<Limits>,
 }
 
+/// What can be asked of a path.
+struct Endpoint {
+    path: &'static str,
+    /// Who may ask for it.
+    access: Access,
+    answer: fn() -> MethodRouter<Shared>,
+}
+
+/// All of them. The router is made of these and nothing else, so there is none without a role.
+const ENDPOINTS: [Endpoint; 3] = [
+    Endpoint { path: "/healthz", access: Access::Anyone, answer: || get(|| async { "ok\n" }) },
+    Endpoint { path: "/shards", access: Access::Needs(Role::Observe), answer: || get(shards) },
+    Endpoint { path: "/shards/{shard}/snapshot", access: Access::Needs(Role::Node), answer: || put(put_snapshot) },
+];
+
 /// What is asked of the port, see [`crate::http_port`].
 pub fn router(service: Arc<Service>, limits: Arc<Limits>) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/shards", get(shards))
-        .route("/shards/{shard}/snapshot", put(put_snapshot))
-        .with_state(Shared { service, limits })
+    let shared = Shared { service, limits };
+    let add = |router: Router<Shared>, Endpoint { path, access, answer }: Endpoint| {
+        let gate = Gate { shared: shared.clone(), path, access };
+        router.route(path, answer().route_layer(middleware::from_fn_with_state(gate, admit)))
+    };
+    ENDPOINTS.into_iter().fold(Router::new(), add).with_state(shared)
+}
+
+/// What stands before an endpoint.
+#[derive(Clone)]
+struct Gate {
+    shared: Shared,
+    path: &'static str,
+    access: Access,
+}
+
+/// What was shown by one who is admitted: the token, and what it opens if the request names a shard. `None` where none is needed.
+#[derive(Debug, Clone, Default)]
+struct Admitted {
+    token: Option<TokenDigest>,
+    pass: Option<Pass>,
+}
+
+/// Lets a request through if its token may do what it asks for, on the shard that it names if it does.
+async fn admit(
+    State(gate): State<Gate>,
+    parameters: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Refused> {
+    let Gate { shared: Shared { service, limits }, path, access } = gate;
+    let mut admitted = Admitted::default();
+    if let (Access::Needs(role), Some(watch), Some(tokens)) = (access, service.watch_tokens(), service.tokens()) {
+        let token = bearer(request.headers());
+        let shard = parameters.iter().find(|(name, _)| *name == "shard").map(|(_, shard)| shard.to_owned());
+        let digest = tokens.digest(token);
+        let pass = shard.as_deref().and_then(|shard| Pass::new(watch, Some(shard), token));
+        let roles = match &shard {
+            Some(shard) => pass.as_ref().map_or(Roles::default(), |pass| pass.roles(shard)),
+            None => tokens.roles_for_any(&digest),
+        };
+        if roles.is_empty() {
+            return Err(refuse_token(&limits).await);
+        }
+        if !roles.allow(role) {
+            let what = format!("{} {path}", request.method());
+            return Err(commands::no_permission(&what, role, roles).into());
+        }
+        admitted = Admitted { token: Some(digest), pass };
+    }
+    request.extensions_mut().insert(admitted);
+    Ok(next.run(request).await)
 }
 
 /// A refusal as an HTTP answer.
@@ -56,6 +123,7 @@ impl IntoResponse for Refused {
             Code::LogFailed | Code::NoMasterLink => StatusCode::SERVICE_UNAVAILABLE,
             Code::NoShard => StatusCode::NOT_FOUND,
             Code::NoAuth => StatusCode::UNAUTHORIZED,
+            Code::NoPerm => StatusCode::FORBIDDEN,
             Code::Err => StatusCode::BAD_REQUEST,
         };
         (status, format!("{}\n", self.0)).into_response()
@@ -77,15 +145,11 @@ async fn refuse_token(limits: &Limits) -> Refused {
     Refusal::new(Code::NoAuth, "send the shard's token as Authorization: Bearer").into()
 }
 
-/// `GET /shards`: the status of every shard that the token opens.
-async fn shards(State(Shared { service, limits }): State<Shared>, headers: HeaderMap) -> Response {
-    let token = bearer(&headers);
-    if service.tokens().is_some_and(|tokens| !tokens.allow_any(token)) {
-        return refuse_token(&limits).await.into_response();
-    }
+/// `GET /shards`: the status of every shard that the token may observe.
+async fn shards(State(Shared { service, .. }): State<Shared>, Extension(admitted): Extension<Admitted>) -> Response {
     let mut statuses = service.statuses();
-    if let Some(tokens) = service.tokens() {
-        statuses.retain(|status| tokens.allow(&status.shard, token));
+    if let Some((tokens, token)) = service.tokens().zip(admitted.token) {
+        statuses.retain(|status| tokens.roles(&status.shard, &token).allow(Role::Observe));
     }
     match serde_json::to_vec(&statuses) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
@@ -108,12 +172,9 @@ async fn put_snapshot(
     State(Shared { service, limits }): State<Shared>,
     Path(name): Path<String>,
     Query(seed): Query<Seed>,
-    headers: HeaderMap,
+    Extension(Admitted { mut pass, .. }): Extension<Admitted>,
     body: Body,
 ) -> Result<&'static str, Refused> {
-    if service.tokens().is_some_and(|tokens| !tokens.allow(&name, bearer(&headers))) {
-        return Err(refuse_token(&limits).await);
-    }
     if !is_valid_replid(&seed.replid) {
         return Err(Refusal::new(Code::Err, "replid must have 40 lower-case hexadecimal digits").into());
     }
@@ -128,6 +189,7 @@ async fn put_snapshot(
     let draft = tokio::select! {
         draft = receive(shard.clone(), &seed, body, limits.patience.http_stalled) => draft?,
         refusal = shard.notifier().dropped() => return Err(refusal.into()),
+        () = withdrawn(&mut pass) => return Err(pass::withdrawn().into()),
     };
     // In a task of its own: a client that goes away now must not leave it half done.
     let installed = tokio::spawn(async move {
@@ -139,6 +201,14 @@ async fn put_snapshot(
     .await;
     installed.map_err(|error| Refusal::new(Code::LogFailed, error.to_string()))??;
     Ok("ok\n")
+}
+
+/// Waits until the token is there no more, or has another role; for ever where none is needed.
+async fn withdrawn(pass: &mut Option<Pass>) {
+    match pass {
+        Some(pass) => pass.withdrawn().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Streams a body into a snapshot. When it breaks off, or stands still for as long as `patience`, what was written is removed.

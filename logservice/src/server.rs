@@ -197,18 +197,21 @@ impl Server {
         &self.service
     }
 
-    /// Reads certificates, tokens and keys again, for connections, logins and what is written after this. What cannot be used is logged, and
-    /// stays as it was.
+    /// Reads certificates, tokens and keys again, for connections, logins and what is written after this; connections whose token is not
+    /// there any more, or has another role, are closed. What cannot be used is logged, and stays as it was.
     pub fn reload(&self) {
         match self.tls.as_ref().map(|tls| tls.reload()) {
             Some(Ok(())) => tracing::info!("certificates reloaded; connections that are open keep theirs"),
             Some(Err(error)) => tracing::error!("the certificates stay as they were: {error}"),
             None => {}
         }
-        match self.tokens.as_deref().map(Tokens::read) {
+        let tokens = self.tokens.as_deref().zip(self.service.tokens());
+        match tokens.map(|(path, tokens)| tokens.read_again(path)) {
             Some(Ok(tokens)) => {
                 self.service.set_tokens(tokens);
-                tracing::info!("tokens reloaded; connections that are logged in stay so");
+                tracing::info!(
+                    "tokens reloaded; connections whose token is gone, or has another role, are being closed"
+                );
             }
             Some(Err(error)) => tracing::error!("the tokens stay as they were: {error}"),
             None => {}

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use durability_protocol::{is_valid_name, Code, Refusal};
 use rustix::fs::FlockOperation;
-use tokio::sync::{broadcast, mpsc, oneshot, Semaphore};
+use tokio::sync::{broadcast, mpsc, oneshot, watch, Semaphore};
 
 use crate::audit::Report;
+use crate::pass::TokensWatch;
 use crate::private;
 use crate::shard::{AuditStatus, LogState, Shard, Status, Switch, Switches};
 use crate::snapshots::SnapshotStore;
@@ -73,7 +74,7 @@ pub struct ServiceOptions {
 /// All shards of a directory, opened when it is, or made by their first nodes.
 pub struct Service {
     options: ServiceOptions,
-    tokens: Option<RwLock<Arc<Tokens>>>,
+    tokens: Option<watch::Sender<Arc<Tokens>>>,
     shards: Mutex<BTreeMap<String, Arc<Slot>>>,
     switches: Switches,
     /// Who looks for left-over snapshots.
@@ -128,7 +129,7 @@ impl Service {
         }
         let slots = names.iter().map(|name| (name.clone(), Arc::new(Slot::new()))).collect();
         let switches = Switches::new(MAX_SWITCHES);
-        let tokens = tokens.map(|tokens| RwLock::new(Arc::new(tokens)));
+        let tokens = tokens.map(|tokens| watch::Sender::new(Arc::new(tokens)));
         let cleaning = Arc::new(Semaphore::new(CLEANED_AT_A_TIME));
         let (shards, dropping) = (Mutex::new(slots), tokio::sync::Mutex::default());
         let service = Arc::new(Service { options, tokens, shards, switches, cleaning, dropping, _lock: lock });
@@ -160,8 +161,12 @@ impl Service {
 
     /// The tokens, if any are needed.
     pub fn tokens(&self) -> Option<Arc<Tokens>> {
-        let tokens = self.tokens.as_ref()?.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        Some(tokens.clone())
+        self.tokens.as_ref().map(|tokens| tokens.borrow().clone())
+    }
+
+    /// The same, for who has to know when they change.
+    pub fn watch_tokens(&self) -> Option<TokensWatch> {
+        self.tokens.as_ref().map(watch::Sender::subscribe)
     }
 
     /// Whether clients have to log in.
@@ -169,10 +174,11 @@ impl Service {
         self.tokens.is_some()
     }
 
-    /// Logins are judged by other tokens from now on, if any are needed.
+    /// Logins are judged by other tokens from now on, if any are needed. Nothing that comes later is done for those who logged in with a
+    /// token that is not among them, or has another role.
     pub fn set_tokens(&self, new: Tokens) {
         if let Some(tokens) = &self.tokens {
-            *tokens.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(new);
+            tokens.send_replace(Arc::new(new));
         }
     }
 

@@ -74,6 +74,10 @@ impl Files {
             }
         };
         let pair = durability_tls::read_pair(&self.certificate, &self.key)?;
+        // It was read just now; whoever removes it meanwhile is told at the next reload.
+        if let Some(warning) = durability_tls::open_to_others(&self.key).ok().flatten() {
+            tracing::warn!("the key file {warning}");
+        }
         let config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(VERSIONS)?
             .with_client_cert_verifier(verifier)

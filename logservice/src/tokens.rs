@@ -1,18 +1,24 @@
-//! Who may use which shard.
+//! Who may use which shard, and for what.
 //!
 //! What is kept of names and tokens are digests under a key that is drawn at each start, and every one of them is compared.
 //! So how long an answer takes tells neither how long a token is, nor whether there is one for a shard; and a token stands in
 //! no log line, no `Debug` output and no core file's list of tokens.
 
-use std::os::unix::fs::PermissionsExt;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use durability_protocol::is_valid_name;
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::roles::{Role, Roles};
 
 /// Longest token in bytes.
 const MAX_TOKEN_BYTES: usize = 1024;
+/// Tokens of fewer bytes are warned of.
+const LEAST_TOKEN_BYTES: usize = 16;
+/// So many of their lines are named in the warning.
+const MAX_LINES_NAMED: usize = 10;
 
 /// The tokens file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +32,7 @@ pub enum TokensError {
         source: std::io::Error,
     },
     /// A line of it says nothing that can be used. The line itself is not shown: it may hold a token.
-    #[error("tokens file {} line {line}: {reason}; a line is: shard token (or * token for all shards)", path.display())]
+    #[error("tokens file {} line {line}: {reason}; a line is: shard token [role], with * as shard for all shards", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -37,10 +43,12 @@ pub enum TokensError {
     },
 }
 
-/// The tokens that are accepted, each for one shard or for all.
+/// The tokens that are accepted, each for one shard or for all, with its role.
 pub struct Tokens {
     key: [u8; 32],
     entries: Vec<Entry>,
+    /// Lines of tokens that are so short that they can be guessed.
+    short: Vec<usize>,
 }
 
 struct Entry {
@@ -48,7 +56,12 @@ struct Entry {
     /// Of the shard's name.
     shard: [u8; 32],
     token: [u8; 32],
+    role: Role,
 }
+
+/// A token that somebody has shown. It can be compared with other [`Tokens`] that were read by the same process.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenDigest([u8; 32]);
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -56,79 +69,132 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
+impl std::fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a token")
+    }
+}
+
 impl Tokens {
-    /// Reads a tokens file. Warns if users of the machine who are not meant to can read it.
+    /// Reads a tokens file. Warns if users of the machine who are not meant to can read it, and of tokens that can be guessed.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line of it cannot be used.
     pub fn read(path: &Path) -> Result<Self, TokensError> {
-        let unreadable = |source| TokensError::Read { path: path.to_owned(), source };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
-        if is_open_to_others(mode) {
-            let path = path.display();
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| unreadable(path, std::io::Error::other(error)))?;
+        Self::read_with(path, key)
+    }
+
+    /// Reads a tokens file that may have changed. Digests stay comparable.
+    ///
+    /// # Errors
+    /// As [`Tokens::read`].
+    pub fn read_again(&self, path: &Path) -> Result<Self, TokensError> {
+        Self::read_with(path, self.key)
+    }
+
+    fn read_with(path: &Path, key: [u8; 32]) -> Result<Self, TokensError> {
+        let text = std::fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
+        let open_to_others = durability_tls::open_to_others(path).map_err(|source| unreadable(path, source))?;
+        if let Some(warning) = open_to_others {
+            tracing::warn!("the tokens file {warning}");
+        }
+        let parsed = Self::parse(&text, key);
+        let tokens = parsed.map_err(|(line, reason)| TokensError::Malformed { path: path.to_owned(), line, reason })?;
+        if let Some(lines) = tokens.short_lines() {
             tracing::warn!(
-                "the tokens file {path} has mode {mode:04o}: every user of this machine can use it; chmod 600 {path}"
+                "tokens file {}: tokens of fewer than {LEAST_TOKEN_BYTES} bytes can be guessed, {lines}: use such as \
+                 openssl rand -hex 32 makes",
+                path.display()
             );
         }
-        let mut key = [0; 32];
-        getrandom::fill(&mut key).map_err(|error| unreadable(std::io::Error::other(error)))?;
-        Self::parse(&text, key).map_err(|(line, reason)| TokensError::Malformed { path: path.to_owned(), line, reason })
+        Ok(tokens)
     }
 
     pub(crate) fn parse(text: &str, key: [u8; 32]) -> Result<Self, (usize, &'static str)> {
-        let mut entries = Vec::new();
+        let (mut entries, mut short) = (Vec::new(), Vec::new());
+        let mut seen = HashMap::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
+            let refuse = |reason| Err((at + 1, reason));
             let mut words = line.split_whitespace();
-            let (Some(shard), Some(token), None) = (words.next(), words.next(), words.next()) else {
-                return Err((at + 1, "expected two words"));
+            let (Some(shard), Some(token), role, None) = (words.next(), words.next(), words.next(), words.next())
+            else {
+                return refuse("expected two or three words");
             };
             if shard != "*" && !is_valid_name(shard) {
-                return Err((at + 1, "not a valid shard name"));
+                return refuse("not a valid shard name");
             }
             if token.len() > MAX_TOKEN_BYTES {
-                return Err((at + 1, "the token is too long"));
+                return refuse("the token is too long");
+            }
+            let Some(role) = role.map_or(Some(Role::Node), Role::from_word) else {
+                return refuse("the third word is no role: it is one of discover, observe, follow, operate, node");
+            };
+            if token.len() < LEAST_TOKEN_BYTES {
+                short.push(at + 1);
             }
             let (shard, token) = (shard.as_bytes(), token.as_bytes());
-            entries.push(Entry { opens_all: shard == b"*", shard: digest(key, shard), token: digest(key, token) });
+            let (opens_all, shard, token) = (shard == b"*", digest(key, shard), digest(key, token));
+            if *seen.entry((shard, token)).or_insert(role) != role {
+                return refuse("a line above gives the same token another role for the same shard");
+            }
+            entries.push(Entry { opens_all, shard, token, role });
         }
         if entries.is_empty() {
             return Err((text.lines().count(), "there is no token in it"));
         }
-        Ok(Tokens { key, entries })
+        Ok(Tokens { key, entries, short })
     }
 
-    /// Whether `token` opens `shard`.
-    pub fn allow(&self, shard: &str, token: &[u8]) -> bool {
+    /// Which lines hold tokens that can be guessed; `None` if there are none.
+    fn short_lines(&self) -> Option<String> {
+        let named: Vec<_> = self.short.iter().take(MAX_LINES_NAMED).map(usize::to_string).collect();
+        let more = self.short.len() - named.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!named.is_empty()).then(|| format!("in line {}{more}", named.join(", ")))
+    }
+
+    /// What is kept of a token.
+    pub fn digest(&self, token: &[u8]) -> TokenDigest {
+        TokenDigest(digest(self.key, token))
+    }
+
+    /// The roles that `token` has for `shard`. None if it does not open it.
+    pub fn roles(&self, shard: &str, token: &TokenDigest) -> Roles {
         let shard = digest(self.key, shard.as_bytes());
-        self.any(|entry| Choice::from(u8::from(entry.opens_all)) | entry.shard.ct_eq(&shard), token)
+        self.of_entries(|entry| Choice::from(u8::from(entry.opens_all)) | entry.shard.ct_eq(&shard), token)
     }
 
-    /// Whether `token` opens every shard.
-    pub fn allow_all(&self, token: &[u8]) -> bool {
-        self.any(|entry| Choice::from(u8::from(entry.opens_all)), token)
+    /// The roles that `token` has for every shard.
+    pub fn roles_for_all(&self, token: &TokenDigest) -> Roles {
+        self.of_entries(|entry| Choice::from(u8::from(entry.opens_all)), token)
     }
 
-    /// Whether `token` opens any shard.
-    pub fn allow_any(&self, token: &[u8]) -> bool {
-        self.any(|_| Choice::from(1), token)
+    /// The roles that `token` has for any shard.
+    pub fn roles_for_any(&self, token: &TokenDigest) -> Roles {
+        self.of_entries(|_| Choice::from(1), token)
     }
 
-    fn any(&self, applies: impl Fn(&Entry) -> Choice, token: &[u8]) -> bool {
-        let token = digest(self.key, token);
-        let opens = |opened, entry: &Entry| opened | (applies(entry) & entry.token.ct_eq(&token));
-        self.entries.iter().fold(Choice::from(0), opens).into()
+    fn of_entries(&self, applies: impl Fn(&Entry) -> Choice, token: &TokenDigest) -> Roles {
+        let add = |roles: u8, entry: &Entry| {
+            let with = roles | Roles::from(entry.role).bits();
+            u8::conditional_select(&roles, &with, applies(entry) & entry.token.ct_eq(&token.0))
+        };
+        Roles::from_bits(self.entries.iter().fold(0, add))
     }
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> TokensError {
+    TokensError::Read { path: path.to_owned(), source }
 }
 
 fn digest(key: [u8; 32], text: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(key).chain_update(text).finalize().into()
-}
-
-/// Whether a file's mode lets every user read or change it, or its group change it.
-pub(crate) fn is_open_to_others(mode: u32) -> bool {
-    mode & 0o026 != 0
 }
 
 #[cfg(test)]
@@ -139,45 +205,84 @@ mod tests {
         Tokens::parse(text, [7; 32])
     }
 
+    fn roles(tokens: &Tokens, shard: &str, token: &str) -> String {
+        tokens.roles(shard, &tokens.digest(token.as_bytes())).to_string()
+    }
+
     #[test]
     fn a_token_opens_its_own_shard_and_a_star_opens_all() {
         let tokens = parse("# comment\n\ns1 one\n s2\ttwo \n* all\n").expect("parses");
-        assert!(tokens.allow("s1", b"one") && tokens.allow("s2", b"two") && tokens.allow("s9", b"all"));
-        assert!(!tokens.allow("s1", b"two") && !tokens.allow("s1", b"") && !tokens.allow("s9", b"one"));
-        assert!(!tokens.allow("*", b"one") && !tokens.allow("", b"one") && !tokens.allow("s1", b"one "));
-        assert!(tokens.allow_all(b"all") && !tokens.allow_all(b"one"));
-        assert!(tokens.allow_any(b"two") && !tokens.allow_any(b"three") && !tokens.allow_any(b""));
+        for (shard, token) in [("s1", "one"), ("s2", "two"), ("s9", "all")] {
+            assert_eq!(roles(&tokens, shard, token), "node");
+        }
+        for (shard, token) in [("s1", "two"), ("s1", ""), ("s9", "one"), ("*", "one"), ("", "one"), ("s1", "one ")] {
+            assert_eq!(roles(&tokens, shard, token), "");
+        }
+        let for_all = |token: &str| tokens.roles_for_all(&tokens.digest(token.as_bytes()));
+        assert!(!for_all("all").is_empty() && for_all("one").is_empty());
+        let for_any = |token: &str| tokens.roles_for_any(&tokens.digest(token.as_bytes()));
+        assert!(!for_any("two").is_empty() && for_any("three").is_empty() && for_any("").is_empty());
+    }
+
+    #[test]
+    fn the_third_word_is_the_role_and_lines_for_one_and_for_all_shards_add_up() {
+        let tokens = parse("s1 a discover\ns1 b follow\n* c operate\ns2 c follow\ns1 d node\n").expect("parses");
+        for (shard, token, expected) in [
+            ("s1", "a", "discover"),
+            ("s2", "a", ""),
+            ("s1", "b", "follow"),
+            ("s1", "c", "operate"),
+            ("s2", "c", "follow and operate"),
+            ("s1", "d", "node"),
+        ] {
+            assert_eq!(roles(&tokens, shard, token), expected, "{shard} {token}");
+        }
+        assert_eq!(tokens.roles_for_all(&tokens.digest(b"c")).to_string(), "operate");
     }
 
     #[test]
     fn a_malformed_file_is_refused_by_line() {
-        for (text, line) in [("s1 one\ns2\n", 2), ("a b c", 1), ("../x token", 1), ("# nothing\n", 1), ("", 0)] {
-            assert_eq!(parse(text).err().map(|(at, _)| at), Some(line), "{text:?}");
+        for (text, line, why) in [
+            ("s1 one\ns2\n", 2, "two or three words"),
+            ("a b node c", 1, "two or three words"),
+            ("a b c", 1, "one of discover, observe, follow, operate, node"),
+            ("a b Node", 1, "no role"),
+            ("../x token", 1, "shard name"),
+            ("s1 a\ns1 b\n\ns1 a discover", 4, "another role"),
+            ("# nothing\n", 1, "no token"),
+            ("", 0, "no token"),
+        ] {
+            let (at, reason) = parse(text).expect_err("malformed");
+            assert!(at == line && reason.contains(why), "{text:?}: {at} {reason}");
         }
+        assert!(parse("s1 a\ns1 a node\ns2 a discover\n* a follow\n").is_ok());
     }
 
     #[test]
     fn no_token_is_shown() {
         let tokens = parse("s1 secret-token\n* another-secret\n").expect("parses");
-        assert_eq!(format!("{tokens:?}"), "2 tokens");
+        assert_eq!(format!("{tokens:?} {:?}", tokens.digest(b"secret-token")), "2 tokens a token");
         let (_, reason) = parse("s1 secret-token extra\n").expect_err("malformed");
         assert!(!reason.contains("secret"));
     }
 
     #[test]
-    fn a_file_that_others_can_use_is_told_from_one_that_they_cannot() {
-        for (mode, expected) in
-            [(0o600, false), (0o640, false), (0o400, false), (0o644, true), (0o660, true), (0o602, true)]
-        {
-            assert_eq!(is_open_to_others(mode), expected, "{mode:o}");
-        }
+    fn tokens_that_can_be_guessed_are_named_by_line() {
+        let (short, long) = ("x".repeat(LEAST_TOKEN_BYTES - 1), "x".repeat(LEAST_TOKEN_BYTES));
+        let lines = |text: &str| parse(text).expect("parses").short_lines();
+        assert_eq!(lines(&format!("s1 {long}\n")), None);
+        assert_eq!(lines(&format!("s1 {short}\ns1 {long}\n\n* {short}\n")).as_deref(), Some("in line 1, 4"));
+        assert!(lines(&"s1 a\n".repeat(30)).is_some_and(|lines| lines.ends_with(", 10 and 20 more")));
     }
 
     #[test]
     fn any_file_is_tokens_or_a_line_that_is_wrong() {
         bolero::check!().with_type::<String>().for_each(|text| {
-            allocation::within(64 * text.len() + 4096, || match parse(text) {
-                Ok(tokens) => assert!(tokens.entries.len() <= text.lines().count() && !tokens.allow_any(b"")),
+            allocation::within(256 * text.len() + 4096, || match parse(text) {
+                Ok(tokens) => {
+                    assert!(tokens.entries.len() <= text.lines().count());
+                    assert!(tokens.roles_for_any(&tokens.digest(b"")).is_empty());
+                }
                 Err((line, _)) => assert!(line <= text.lines().count()),
             });
         });

@@ -20,6 +20,10 @@
 //! changes only while it does not run, or by [`DROP`], which ends the connections that have compared it: so what was compared once on
 //! a connection stays true for as long as the connection lasts.
 //!
+//! # Roles
+//! What a connection may send depends on the role of the token with which it logged in: see `resp/commands.rs` of the log service. Anything else is
+//! refused with [`Code::NoPerm`], and nothing of it is done. When the token is taken away the connection is told [`Code::NoAuth`] and closed.
+//!
 //! # Shards
 //! A shard is made by its first node: [`CHECK`], which every node sends first, makes an empty one if there is none of that name. Every
 //! other command on a shard that there is not is refused with [`Code::NoShard`]; a `PSYNC` with [`Code::NoMasterLink`], so that a

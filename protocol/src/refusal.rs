@@ -27,14 +27,16 @@ pub enum Code {
     NoMasterLink,
     /// There is no shard of that name, or the one that the connection was about was dropped.
     NoShard,
-    /// The shard is named by nobody, or the token is wrong.
+    /// The shard is named by nobody, or the token is wrong, or is none any more.
     NoAuth,
+    /// The role of the token does not allow the command. The detail names the role that does.
+    NoPerm,
     /// Anything else: a malformed request.
     Err,
 }
 
 impl Code {
-    const ALL: [Code; 11] = [
+    const ALL: [Code; 12] = [
         Code::Fenced,
         Code::Gap,
         Code::OtherLog,
@@ -45,6 +47,7 @@ impl Code {
         Code::NoMasterLink,
         Code::NoShard,
         Code::NoAuth,
+        Code::NoPerm,
         Code::Err,
     ];
 
@@ -61,6 +64,7 @@ impl Code {
             Code::NoMasterLink => "NOMASTERLINK",
             Code::NoShard => "NOSHARD",
             Code::NoAuth => "NOAUTH",
+            Code::NoPerm => "NOPERM",
             Code::Err => "ERR",
         }
     }

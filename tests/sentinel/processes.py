@@ -13,7 +13,9 @@ import valkey
 
 HOST = "127.0.0.1"
 SHARD = "orders"
+# The clients', with which they can find the leader and nothing else.
 TOKEN = "the-token-of-orders"
+NODE_TOKEN = "the-token-of-its-nodes"
 LEASE_MS = 1000
 WAIT_S = 20.0
 POLL_S = 0.01
@@ -64,7 +66,7 @@ class LogService(Process):
         self.port = free_port()
         tokens = directory / "tokens"
         tokens.touch(mode=0o600)
-        tokens.write_text(f"{SHARD} {TOKEN}\nother another-token\n")
+        tokens.write_text(f"{SHARD} {NODE_TOKEN}\n{SHARD} {TOKEN} discover\nother another-token\n")
         command = [os.environ["LOGSERVICE"], "--dir", str(directory / "log"), "--listen", f"{HOST}:{self.port}"]
         command += ["--http", f"{HOST}:{free_port()}", "--tokens", str(tokens)]
         command += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server"]
@@ -79,10 +81,13 @@ class Node(Process):
         self.port = free_port()
         home = directory / self.name
         home.mkdir()
+        token = home / "token"
+        token.touch(mode=0o600)
+        token.write_text(f"{NODE_TOKEN}\n")
         config = home / "valkey.conf"
         config.write_text(
             f'bind {HOST}\nport {self.port}\ndir {home}\nsave ""\nloadmodule {os.environ["DURABILITY_SO"]}\n'
-            f"durability.log {HOST}:{log.port}\ndurability.shard {SHARD}\ndurability.auth {TOKEN}\n"
+            f"durability.log {HOST}:{log.port}\ndurability.shard {SHARD}\ndurability.auth-file {token}\n"
             f"durability.node-id {self.name}\ndurability.announce {HOST}:{self.port}\n"
             f"durability.failover yes\ndurability.lease-ms {LEASE_MS}\ndurability.mode sync\n"
         )

@@ -14,6 +14,9 @@ use rustls::{ConnectionCommon, InconsistentKeys, RootCertStore, SupportedProtoco
 
 pub use rustls;
 
+pub use permissions::open_to_others;
+
+mod permissions;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,6 +1,5 @@
 //! The file of keys: lines of `id key`.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
@@ -11,7 +10,6 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::data_key::{DataKey, KEY_BYTES};
-use crate::tokens::is_open_to_others;
 
 /// In place of the first key: what is written from now on is not encrypted.
 const PLAIN: &str = "plain";
@@ -36,13 +34,8 @@ pub enum KeyFileError {
         source: std::io::Error,
     },
     /// Others can read or change it.
-    #[error("the key file {0} has mode {mode:04o}: others on this machine can use it; chmod 600 {0}", path.display())]
-    OpenToOthers {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    #[error("the key file {0}")]
+    OpenToOthers(String),
     /// A line of it says nothing that can be used. The line itself is not shown: it may hold a key.
     #[error("key file {} line {line}: {reason}; a line is: id key, the key 32 random bytes in base64 or hex digits", path.display())]
     Malformed {
@@ -88,9 +81,8 @@ impl Keys {
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
         let unreadable = |source| KeyFileError::Read { path: path.to_owned(), source };
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        let mode = metadata.permissions().mode() & 0o777;
-        if is_open_to_others(mode) {
-            return Err(KeyFileError::OpenToOthers { path: path.to_owned(), mode });
+        if let Some(what) = durability_tls::open_to_others(path).map_err(unreadable)? {
+            return Err(KeyFileError::OpenToOthers(what));
         }
         if metadata.len() > MAX_FILE_BYTES {
             return Err(unreadable(std::io::ErrorKind::FileTooLarge.into()));
@@ -154,6 +146,8 @@ fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1F";
@@ -215,7 +209,7 @@ mod tests {
         for (mode, is_refused) in [(0o644, true), (0o600, false), (0o660, true), (0o440, false)] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("changed");
             let read = Keys::read(&path);
-            assert_eq!(matches!(read, Err(KeyFileError::OpenToOthers { .. })), is_refused, "{mode:o} {read:?}");
+            assert_eq!(matches!(read, Err(KeyFileError::OpenToOthers(_))), is_refused, "{mode:o} {read:?}");
             if let Err(error) = read {
                 assert!(error.to_string().contains("chmod 600"), "{error}");
             }

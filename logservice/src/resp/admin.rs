@@ -8,10 +8,12 @@ use bytes::Bytes;
 use durability_protocol::Refusal;
 
 use super::arguments::text;
+use super::commands::Entry;
 use super::identity::Identity;
 use super::node;
 use super::reply::{self, failure, Reply};
 use super::sentinel;
+use crate::roles::Role;
 use crate::service::Service;
 use crate::shard::{AckMode, Shard, Status};
 
@@ -33,12 +35,17 @@ pub fn status(shard: &Shard, http_port: u16, peer: &str) -> Reply {
 /// `LOG.SHARDS`: the names of the shards that this connection may see.
 pub fn shards(service: &Service, identity: &Identity) -> Reply {
     let mut names = service.names();
-    names.retain(|name| identity.may_see(service.needs_tokens(), name));
+    names.retain(|name| identity.may(name, Role::Observe));
     reply::array(names.into_iter().map(reply::bulk).collect())
 }
 
-/// `LOG.DROP shard log-id [FORCE]`.
-pub async fn drop_shard(service: &Arc<Service>, identity: &Identity, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+/// `LOG.DROP shard log-id [FORCE]`, if `identity` allows `command`.
+pub async fn drop_shard(
+    service: &Arc<Service>,
+    identity: &Identity,
+    command: &Entry,
+    arguments: &[Bytes],
+) -> Result<Reply, Refusal> {
     let usage = || failure("usage: LOG.DROP shard log-id [FORCE]");
     let [_, shard, log_id, options @ ..] = arguments else { return Err(usage()) };
     let force = match options {
@@ -47,7 +54,7 @@ pub async fn drop_shard(service: &Arc<Service>, identity: &Identity, arguments: 
         _ => return Err(usage()),
     };
     let shard = text(shard)?;
-    identity.check(service.needs_tokens(), shard)?;
+    identity.check(command, shard)?;
     service.drop_shard(shard, text(log_id)?, force).await?;
     Ok(reply::ok())
 }
@@ -58,7 +65,7 @@ pub async fn snapshot(service: &Service, shard: Arc<Shard>) -> Result<Reply, Ref
     Ok(reply::array(vec![reply::integer(record.offset), reply::integer(record.bytes)]))
 }
 
-/// `INFO`: the server, and a line for each shard that this connection may see.
+/// `INFO`: the server, and a line for each shard of which this connection may see the status.
 pub fn info(service: &Service, identity: &Identity) -> Reply {
     let version = env!("CARGO_PKG_VERSION");
     let pid = std::process::id();
@@ -69,7 +76,7 @@ pub fn info(service: &Service, identity: &Identity) -> Reply {
         sentinel::info(service, identity)
     );
     for status in service.statuses() {
-        if identity.may_see(service.needs_tokens(), &status.shard) {
+        if identity.may(&status.shard, Role::Observe) {
             let values: Vec<_> = fields(&status)
                 .into_iter()
                 .skip(1)

@@ -1,5 +1,6 @@
 //! One connection: reads commands, runs them in order, gives their replies in order.
 
+mod dispatch;
 mod lookup;
 mod session;
 
@@ -7,22 +8,21 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use durability_protocol as protocol;
 use durability_protocol::{Code, Refusal};
 use tokio::sync::watch;
 
-use super::append::AppendCommand;
 use super::clock::{Clock, Overdue, Watch};
 use super::identity::Identity;
 use super::input::{Input, InputBudget};
 use super::output::{Outlook, Output};
 use super::replica::{self, ReplicaInfo};
-use super::reply::{self, failure, Protocol, Reply};
+use super::reply::{self, failure, Reply};
 use super::sentinel::{Missed, Subscriptions};
 use super::socket::Socket;
-use super::trial::{self, Sign};
-use super::{admin, audit, lease, node};
+use super::{node, trial};
 use crate::limits::Limits;
+use crate::pass;
+use crate::roles::Role;
 use crate::service::Service;
 use crate::shard::{Poll, Position, Shard, Switch};
 use crate::throttle::LineThrottle;
@@ -30,8 +30,8 @@ use crate::throttle::LineThrottle;
 /// For lines that clients can cause without a token.
 static STRANGERS: LineThrottle = LineThrottle::new();
 
-/// What one who has subscribed may still send in RESP2, where replies are not told from messages.
-const LISTENERS_COMMANDS: [&str; 6] = ["SUBSCRIBE", "PSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "PING", "QUIT"];
+/// For lines of which one reload can cause as many as there are connections.
+static WITHDRAWN: LineThrottle = LineThrottle::new();
 
 /// What all connections share.
 pub struct Shared {
@@ -88,7 +88,7 @@ impl Connection {
             peer,
             input: Input::new(shared.budget.clone()),
             clock: Clock::new(shared.limits.clone()),
-            identity: Identity::default(),
+            identity: Identity::new(shared.service.watch_tokens()),
             failed_logins: 0,
             is_on_trial,
             replica: ReplicaInfo::default(),
@@ -108,6 +108,7 @@ impl Connection {
         let mut arguments: Vec<Bytes> = Vec::new();
         loop {
             let mut is_cut_short = false;
+            self.close_if_withdrawn();
             while !self.closing && self.poll.is_none() {
                 if !self.output.has_room() {
                     is_cut_short = true;
@@ -120,6 +121,9 @@ impl Connection {
                         self.close_with(&failure(error.to_string()));
                         break;
                     }
+                }
+                if self.close_if_withdrawn() {
+                    break;
                 }
                 match self.run(&arguments).await {
                     Next::Reply(reply) => self.output.push(reply),
@@ -185,13 +189,15 @@ impl Connection {
                         return;
                     }
                 }
+                // What comes of that, the loop begins with.
+                () = self.identity.withdrawn(), if !self.closing => {}
                 _ = shutdown.changed(), if !self.closing => self.closing = true,
             }
         }
     }
 
     fn is_stranger(&self) -> bool {
-        !self.identity.is_known(self.service.needs_tokens())
+        !self.identity.is_known()
     }
 
     fn note_login(&mut self) {
@@ -205,6 +211,24 @@ impl Connection {
     fn close_with(&mut self, refusal: &Refusal) {
         self.output.push(reply::error(refusal));
         self.closing = true;
+    }
+
+    /// Ends a connection whose token is not there any more, or has another role. What was accepted before is still acknowledged. Answers
+    /// whether it ends.
+    fn close_if_withdrawn(&mut self) -> bool {
+        if self.closing || !self.identity.is_withdrawn() {
+            return self.closing;
+        }
+        // That is the answer to a poll, which is told nothing more.
+        self.poll = None;
+        self.close_with(&pass::withdrawn());
+        if let Some(others) = WITHDRAWN.pass() {
+            tracing::warn!(
+                "{} disconnected: its token was removed, or has another role now ({others} more such lines left out)",
+                self.peer
+            );
+        }
+        true
     }
 
     fn watch(&self, is_reading: bool) -> Watch {
@@ -275,7 +299,7 @@ impl Connection {
             tracing::warn!("{} disconnected: it has not read its messages", self.peer);
             return Outlook::End;
         };
-        let may_see = self.identity.may_see(self.service.needs_tokens(), &switch.shard);
+        let may_see = self.identity.may(&switch.shard, Role::Discover);
         for subscriptions in self.subscriptions.iter().filter(|_| may_see) {
             subscriptions.messages(&switch).into_iter().for_each(|message| self.output.push(message));
         }
@@ -291,9 +315,13 @@ impl Connection {
         let name = shard.name().to_owned();
         let listening = self.replica.listening(&self.peer);
         tracing::info!("shard {name}: replica {listening} attached: {position}");
-        let ended = replica::Follower::new(stream, self.input.into_parts(), shard, self.service, patience)
-            .serve(position, shutdown)
-            .await;
+        let follower = replica::Follower::new(stream, self.input.into_parts(), shard, self.service, patience);
+        let mut identity = self.identity;
+        let ended = tokio::select! {
+            ended = follower.serve(position, shutdown) => ended,
+            // Nothing can be said of it within the stream.
+            () = identity.withdrawn() => Err(replica::FollowError::Withdrawn),
+        };
         match ended {
             Ok(offset) => tracing::info!("shard {name}: replica {listening} detached at {offset}"),
             // Another leader has begun, and it comes again at once; that a log has failed, or there is nothing to give, is told where
@@ -303,133 +331,6 @@ impl Connection {
             }
             Err(error) => tracing::warn!("shard {name}: replica {listening} detached: {error}"),
         }
-    }
-
-    pub(super) async fn run(&mut self, arguments: &[Bytes]) -> Next {
-        let failed_logins = self.failed_logins;
-        let next = match self.dispatch(arguments).await {
-            Ok(next) => {
-                if self.is_on_trial && Sign::of(trial::name(arguments)) == Sign::Node {
-                    self.is_on_trial = false;
-                }
-                next
-            }
-            // What this connection knows of that shard holds no more.
-            Err(refusal) if refusal.code == Code::NoShard && self.identity.has_checked_any() => {
-                Next::Close(reply::error(&refusal))
-            }
-            Err(refusal) => Next::Reply(reply::error(&refusal)),
-        };
-        if self.failed_logins == failed_logins {
-            return next;
-        }
-        // Whoever tries tokens has to wait for each answer. Replies to appends leave meanwhile, by themselves.
-        tokio::time::sleep(self.limits.patience.failed_login_delay).await;
-        match next {
-            Next::Reply(reply) if self.failed_logins >= self.limits.patience.max_failed_logins => Next::Close(reply),
-            next => next,
-        }
-    }
-
-    pub(super) async fn dispatch(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
-        let Some(name) = arguments.first() else { return Err(failure("empty command")) };
-        let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
-        if self.is_stranger() && !["AUTH", "HELLO", "PING", "QUIT"].into_iter().any(is) {
-            return Err(Refusal::new(Code::NoAuth, "log in first: AUTH shard token"));
-        }
-        if self.is_on_trial && Sign::of(name) == Sign::Client {
-            return Ok(Next::Close(self.fails_trial()));
-        }
-        let is_listening = self.subscriptions.is_some() && self.output.protocol() == Protocol::Two;
-        if is_listening && !LISTENERS_COMMANDS.into_iter().any(is) {
-            return Err(failure(
-                "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT are allowed in this context; in RESP3 others are",
-            ));
-        }
-        if is(protocol::APPEND) {
-            return self.append(arguments).await;
-        }
-        if is(protocol::NODE) {
-            let shard = self.shard(arguments).await?;
-            return node::poll(&shard, arguments).map(|poll| Next::Poll(Box::new(poll)));
-        }
-        let answer = if is(protocol::RENEW) {
-            lease::renew(self.shard(arguments).await?, arguments).await?
-        } else if is(protocol::CHECK) {
-            // First, as it may make the shard.
-            let check = lease::Check::parse(arguments)?;
-            let shard = self.node_shard(arguments).await?;
-            let checked = check.run(&shard)?;
-            self.identity.note_checked(&shard);
-            checked
-        } else if is(protocol::ACCEPT) {
-            lease::accept(&*self.shard(arguments).await?, arguments)?
-        } else if is(protocol::ACQUIRE) {
-            let shard = self.shard(arguments).await?;
-            self.check_compared(&shard)?;
-            lease::acquire(shard, arguments).await?
-        } else if is(protocol::BEGIN) {
-            lease::begin(self.shard(arguments).await?, arguments).await?
-        } else if is(protocol::RESIGN) {
-            lease::resign(self.shard(arguments).await?, arguments).await?
-        } else if is(protocol::RELEASE) {
-            lease::release(self.shard(arguments).await?, arguments).await?
-        } else if is(protocol::DROP) {
-            admin::drop_shard(&self.service, &self.identity, arguments).await?
-        } else if is(protocol::STATUS) {
-            admin::status(&*self.shard(arguments).await?, self.service.http_port(), &self.peer)
-        } else if is(protocol::SNAPSHOT) {
-            admin::snapshot(&self.service, self.shard(arguments).await?).await?
-        } else if is(protocol::AUDIT) {
-            let shard = self.shard(arguments).await?;
-            tokio::select! {
-                report = audit::audit(&self.service, shard, arguments) => report?,
-                // Which ends the audit.
-                () = self.output.socket().hung_up() => return Err(failure("nobody waits for the audit any more")),
-            }
-        } else if is(protocol::AUDIT_RESULT) {
-            audit::result(self.shard(arguments).await?, arguments).await?
-        } else if is(protocol::SHARDS) {
-            admin::shards(&self.service, &self.identity)
-        } else if is(protocol::DEBUG) {
-            let (shard, mode) = admin::parse_debug(&self.service, arguments)?;
-            admin::debug(&self.shard_named(shard).await?, mode)?
-        } else if is("PSYNC") {
-            return self.psync(arguments).await;
-        } else if is("REPLCONF") {
-            match self.replica.configure(arguments)? {
-                Some(answer) => answer,
-                None => return Ok(Next::Later),
-            }
-        } else if is("QUIT") {
-            return Ok(Next::Close(reply::ok()));
-        } else {
-            return self.session(name, arguments).map(Next::Reply);
-        };
-        Ok(Next::Reply(answer))
-    }
-
-    async fn append(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
-        let command = AppendCommand::parse(arguments)?;
-        let shard = command.shard;
-        self.identity.check(self.service.needs_tokens(), shard)?;
-        self.output.append(self.shard_named(shard), command).await?;
-        Ok(Next::Later)
-    }
-
-    async fn psync(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
-        let Some(name) = self.identity.named_shard() else {
-            let refusal = Refusal::new(Code::NoAuth, "name the shard with primaryuser and primaryauth");
-            return Err(replica::try_later(refusal));
-        };
-        if !self.output.is_unused() {
-            return Err(failure("PSYNC needs a connection of its own"));
-        }
-        let shard = self.shard_named(name).await.map_err(replica::try_later)?;
-        shard.check_engine(self.replica.version()).map_err(replica::try_later)?;
-        let position =
-            replica::find_position(&shard, self.identity.follows(), arguments).map_err(replica::try_later)?;
-        Ok(Next::Follow(shard, position))
     }
 }
 

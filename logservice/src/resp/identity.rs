@@ -4,14 +4,19 @@ use std::sync::{Arc, Weak};
 
 use durability_protocol::{is_valid_name, Code, Known, Refusal, ReplicaUser};
 
+use super::commands::Entry;
+use crate::pass::{Pass, TokensWatch};
+use crate::roles::Role;
 use crate::shard::Shard;
-use crate::tokens::Tokens;
 
 /// What a connection has proved so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Identity {
+    /// `None` if none are needed: then everybody may do everything.
+    tokens: Option<TokensWatch>,
+    /// The login, where tokens are needed.
+    pass: Option<Box<Pass>>,
     shard: Option<String>,
-    all: bool,
     /// What a replica knows of the log that it followed.
     follows: Option<Follows>,
     /// The shard of which a node has compared what it knows with the log. Another one may come by the same name.
@@ -28,30 +33,39 @@ pub struct Follows {
 }
 
 impl Identity {
+    /// Nothing. Without tokens nothing has to be proved.
+    pub fn new(tokens: Option<TokensWatch>) -> Self {
+        Identity { tokens, pass: None, shard: None, follows: None, checked: None }
+    }
+
     /// `AUTH user token`, where the user is a shard, or a [`ReplicaUser`]. Without tokens any token is right, and the shard is named.
-    pub fn authenticate_shard(&mut self, tokens: Option<&Tokens>, user: &str, token: &[u8]) -> Result<(), Refusal> {
+    /// It takes the place of what was proved before.
+    pub fn authenticate_shard(&mut self, user: &str, token: &[u8]) -> Result<(), Refusal> {
         let user =
             ReplicaUser::parse(user).map_err(|error| Refusal::new(Code::NoAuth, format!("the user is {error}")))?;
         let ReplicaUser { shard, known, is_whole } = user;
         if !is_valid_name(shard) {
             return Err(Refusal::new(Code::NoAuth, "the user must be a valid shard name"));
         }
-        if tokens.is_some_and(|tokens| !tokens.allow(shard, token)) {
-            // Not which shard: somebody may have sent the token in its place, and this line is logged.
-            return Err(Refusal::new(Code::NoAuth, "wrong shard or token"));
-        }
-        self.all = tokens.is_some_and(|tokens| tokens.allow_all(token));
-        self.shard = Some(shard.to_owned());
+        // Not which shard: somebody may have sent the token in its place, and this line is logged.
+        self.log_in(Some(shard), token, "wrong shard or token")?;
         self.follows = known.map(|known| Follows { known, is_whole });
         Ok(())
     }
 
-    /// `AUTH token`: a token for all shards, none of them named.
-    pub fn authenticate_all(&mut self, tokens: Option<&Tokens>, token: &[u8]) -> Result<(), Refusal> {
-        if tokens.is_some_and(|tokens| !tokens.allow_all(token)) {
-            return Err(Refusal::new(Code::NoAuth, "wrong token for all shards; for one shard use AUTH shard token"));
+    /// `AUTH token`: a token for all shards, none of them named. It takes the place of what was proved before.
+    pub fn authenticate_all(&mut self, token: &[u8]) -> Result<(), Refusal> {
+        self.log_in(None, token, "wrong token for all shards; for one shard use AUTH shard token")?;
+        self.follows = None;
+        Ok(())
+    }
+
+    fn log_in(&mut self, shard: Option<&str>, token: &[u8], wrong: &str) -> Result<(), Refusal> {
+        if let Some(tokens) = &self.tokens {
+            let pass = Pass::new(tokens.clone(), shard, token);
+            self.pass = Some(Box::new(pass.ok_or_else(|| Refusal::new(Code::NoAuth, wrong))?));
         }
-        self.all = true;
+        self.shard = shard.map(str::to_owned);
         Ok(())
     }
 
@@ -86,21 +100,48 @@ impl Identity {
         self.shard.as_deref()
     }
 
-    /// Whether commands on `shard` are allowed. What was proved by a login stays proved when tokens change.
-    pub fn check(&self, needs_token: bool, shard: &str) -> Result<(), Refusal> {
-        if self.may_see(needs_token, shard) {
+    /// Whether the connection has logged in, or need not.
+    pub fn is_known(&self) -> bool {
+        self.tokens.is_none() || self.pass.is_some()
+    }
+
+    /// Whether `command` is allowed, on any shard at least.
+    ///
+    /// # Errors
+    /// [`Code::NoPerm`] if it is not.
+    pub fn check_any(&self, command: &Entry) -> Result<(), Refusal> {
+        self.pass.as_ref().map_or(Ok(()), |pass| command.check(pass.roles_for_any()))
+    }
+
+    /// Whether `command` is allowed on `shard`.
+    ///
+    /// # Errors
+    /// [`Code::NoAuth`] if the login is not for that shard, [`Code::NoPerm`] if its role does not allow the command.
+    pub fn check(&self, command: &Entry, shard: &str) -> Result<(), Refusal> {
+        if self.tokens.is_none() {
             return Ok(());
         }
-        Err(Refusal::new(Code::NoAuth, "log in to the shard first: AUTH shard token"))
+        match self.pass.as_ref().map(|pass| pass.roles(shard)) {
+            Some(roles) if !roles.is_empty() => command.check(roles),
+            _ => Err(Refusal::new(Code::NoAuth, "log in to the shard first: AUTH shard token")),
+        }
     }
 
-    /// Whether the connection has logged in, or need not.
-    pub fn is_known(&self, needs_token: bool) -> bool {
-        !needs_token || self.all || self.shard.is_some()
+    /// Whether this connection may do on `shard`, or see of it, what `role` is for.
+    pub fn may(&self, shard: &str, role: Role) -> bool {
+        self.tokens.is_none() || self.pass.as_ref().is_some_and(|pass| pass.roles(shard).allow(role))
     }
 
-    /// Whether `shard` may be shown to this connection.
-    pub fn may_see(&self, needs_token: bool, shard: &str) -> bool {
-        !needs_token || self.all || self.shard.as_deref() == Some(shard)
+    /// Whether the login is withdrawn: its token is not there any more, or has another role.
+    pub fn is_withdrawn(&mut self) -> bool {
+        self.pass.as_mut().is_some_and(|pass| pass.is_withdrawn())
+    }
+
+    /// Waits until the login is withdrawn; for ever if there is none. May be dropped and called again.
+    pub async fn withdrawn(&mut self) {
+        match &mut self.pass {
+            Some(pass) => pass.withdrawn().await,
+            None => std::future::pending().await,
+        }
     }
 }

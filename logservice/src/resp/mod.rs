@@ -6,6 +6,7 @@ mod arguments;
 mod audit;
 mod clock;
 pub mod command;
+pub mod commands;
 mod connection;
 #[cfg(test)]
 mod fuzz;

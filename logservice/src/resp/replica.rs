@@ -135,6 +135,9 @@ pub enum FollowError {
     /// The shard was dropped.
     #[error("{0}")]
     Dropped(Refusal),
+    /// Its login is withdrawn.
+    #[error("its token was removed, or has another role now")]
+    Withdrawn,
     /// The log failed, or the stream goes on under another replication id.
     #[error("{0}")]
     Restart(&'static str),

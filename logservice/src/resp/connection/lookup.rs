@@ -7,24 +7,26 @@ use durability_protocol::{Code, Refusal};
 
 use super::Connection;
 use crate::resp::arguments::text;
+use crate::resp::commands::Entry;
 use crate::resp::reply::failure;
 use crate::shard::Shard;
 
 impl Connection {
-    /// The shard that the first argument names.
-    pub(super) async fn shard(&self, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
-        self.shard_named(first_argument(arguments)?).await
+    /// The shard that the first argument names, if `command` is allowed on it.
+    pub(super) async fn shard(&self, command: &Entry, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
+        self.shard_named(command, first_argument(arguments)?).await
     }
 
     /// The same for a node, which makes it if it does not exist.
-    pub(super) async fn node_shard(&self, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
+    pub(super) async fn node_shard(&self, command: &Entry, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
         let name = first_argument(arguments)?;
-        self.identity.check(self.service.needs_tokens(), name)?;
+        self.identity.check(command, name)?;
         self.service.shard_or_new(name).await
     }
 
-    pub(super) async fn shard_named(&self, name: &str) -> Result<Arc<Shard>, Refusal> {
-        self.identity.check(self.service.needs_tokens(), name)?;
+    /// The shard of that name, if `command` is allowed on it.
+    pub(super) async fn shard_named(&self, command: &Entry, name: &str) -> Result<Arc<Shard>, Refusal> {
+        self.identity.check(command, name)?;
         let shard = self.service.shard(name).await?;
         if self.identity.has_checked_another(&shard) {
             let text = format!("shard '{name}' is another one since this connection compared it: connect anew");

@@ -4,66 +4,31 @@ use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
 
 use super::Connection;
-use crate::resp::admin;
 use crate::resp::arguments::text;
 use crate::resp::reply::{self, failure, Protocol, Reply};
-use crate::resp::sentinel;
 
 /// Longest name of a connection in bytes.
 const MAX_NAME_BYTES: usize = 128;
 
 impl Connection {
-    /// Commands that are not about a shard's log.
-    pub(super) fn session(&mut self, name: &[u8], arguments: &[Bytes]) -> Result<Reply, Refusal> {
-        let is = |command: &str| name.eq_ignore_ascii_case(command.as_bytes());
-        if is("PING") {
-            if self.subscriptions.is_some() && self.output.protocol() == Protocol::Two {
-                let text = arguments.get(1).map_or(&[][..], |text| &text[..]);
-                return Ok(reply::array(vec![reply::bulk("pong"), Reply::Bulk(Bytes::copy_from_slice(text))]));
-            }
-            return Ok(arguments.get(1).map_or_else(
-                || reply::simple("PONG"),
-                // Copied, as it may wait behind appends, and would keep a whole buffer.
-                |text| Reply::Bulk(Bytes::copy_from_slice(text)),
-            ));
+    /// `PING`, which one who listens in RESP2 is answered as by a message.
+    pub(super) fn ping(&self, arguments: &[Bytes]) -> Reply {
+        if self.subscriptions.is_some() && self.output.protocol() == Protocol::Two {
+            let text = arguments.get(1).map_or(&[][..], |text| &text[..]);
+            return reply::array(vec![reply::bulk("pong"), Reply::Bulk(Bytes::copy_from_slice(text))]);
         }
-        if is("AUTH") {
-            self.authenticate(&arguments[1..])?;
-            return Ok(reply::ok());
-        }
-        if is("HELLO") {
-            return self.hello(&arguments[1..]);
-        }
-        if is("INFO") {
-            return Ok(admin::info(&self.service, &self.identity));
-        }
-        if is("SENTINEL") {
-            return sentinel::answer(&self.service, &self.identity, arguments);
-        }
-        if is("ROLE") {
-            return Ok(sentinel::role(&self.service, &self.identity));
-        }
-        if is("COMMAND") {
-            return Ok(reply::array(Vec::new()));
-        }
-        if is("SELECT") {
-            let zero = arguments.get(1).is_some_and(|index| &index[..] == b"0");
-            return if zero { Ok(reply::ok()) } else { Err(failure("there is only database 0")) };
-        }
-        if is("CLIENT") {
-            return self.client(&arguments[1..]);
-        }
-        if let Some(replies) = self.subscribe(arguments) {
-            return replies;
-        }
-        Err(failure(format!("unknown command '{}'", String::from_utf8_lossy(&name[..name.len().min(64)]))))
+        arguments.get(1).map_or_else(
+            || reply::simple("PONG"),
+            // Copied, as it may wait behind appends, and would keep a whole buffer.
+            |text| Reply::Bulk(Bytes::copy_from_slice(text)),
+        )
     }
 
-    fn authenticate(&mut self, credentials: &[Bytes]) -> Result<(), Refusal> {
-        let tokens = self.service.tokens();
+    /// `AUTH`.
+    pub(super) fn authenticate(&mut self, credentials: &[Bytes]) -> Result<Reply, Refusal> {
         let authenticated = match credentials {
-            [token] => self.identity.authenticate_all(tokens.as_deref(), token),
-            [shard, token] => self.identity.authenticate_shard(tokens.as_deref(), text(shard)?, token),
+            [token] => self.identity.authenticate_all(token),
+            [shard, token] => text(shard).and_then(|shard| self.identity.authenticate_shard(shard, token)),
             _ => Err(failure("usage: AUTH shard token")),
         };
         if let Err(refusal) = &authenticated {
@@ -71,10 +36,11 @@ impl Connection {
             self.warn_of_stranger(&format!("login refused: {refusal}"));
         }
         self.note_login();
-        authenticated
+        authenticated.map(|()| reply::ok())
     }
 
-    fn hello(&mut self, options: &[Bytes]) -> Result<Reply, Refusal> {
+    /// `HELLO`.
+    pub(super) fn hello(&mut self, options: &[Bytes]) -> Result<Reply, Refusal> {
         let (protocol, mut rest) = match options {
             [version, rest @ ..] if &version[..] == b"2" => (Protocol::Two, rest),
             [version, rest @ ..] if &version[..] == b"3" => (Protocol::Three, rest),
@@ -115,7 +81,8 @@ impl Connection {
         ]))
     }
 
-    fn client(&mut self, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+    /// `CLIENT`.
+    pub(super) fn client(&mut self, arguments: &[Bytes]) -> Result<Reply, Refusal> {
         let subcommand = arguments.first().map(|subcommand| subcommand.to_ascii_uppercase()).unwrap_or_default();
         match (subcommand.as_slice(), &arguments[arguments.len().min(1)..]) {
             (b"ID", _) => Ok(reply::integer(self.id)),
@@ -131,8 +98,8 @@ impl Connection {
         }
     }
 
-    /// One of the commands of pub/sub; `None` if it is another.
-    fn subscribe(&mut self, arguments: &[Bytes]) -> Option<Result<Reply, Refusal>> {
+    /// One of the commands of pub/sub.
+    pub(super) fn subscribe(&mut self, arguments: &[Bytes]) -> Result<Reply, Refusal> {
         let mut subscriptions = self.subscriptions.take().unwrap_or_default();
         let replies = subscriptions.command(&self.service, arguments);
         self.subscriptions = Some(subscriptions).filter(|subscriptions| !subscriptions.is_empty());

@@ -15,6 +15,7 @@ use self::instance::Monitored;
 use super::arguments::text;
 use super::identity::Identity;
 use super::reply::{self, failure, Reply};
+use crate::roles::Role;
 use crate::service::Service;
 use crate::shard::Roles;
 
@@ -86,7 +87,7 @@ struct View<'a> {
 
 impl View<'_> {
     fn sees(&self, name: &str) -> bool {
-        self.identity.may_see(self.service.needs_tokens(), name)
+        self.identity.may(name, Role::Discover)
     }
 
     fn all(&self) -> Vec<Roles> {

@@ -49,22 +49,21 @@ impl Subscriptions {
         (self.channels.len() + self.patterns.len()) as u64
     }
 
-    /// `SUBSCRIBE`, `PSUBSCRIBE`, `UNSUBSCRIBE` or `PUNSUBSCRIBE`: one reply for each channel. `None` for another command.
-    pub fn command(&mut self, service: &Service, arguments: &[Bytes]) -> Option<Result<Reply, Refusal>> {
-        let (name, channels) = arguments.split_first()?;
+    /// `SUBSCRIBE`, `PSUBSCRIBE`, `UNSUBSCRIBE` or `PUNSUBSCRIBE`: one reply for each channel.
+    pub fn command(&mut self, service: &Service, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+        let (name, channels) = arguments.split_first().ok_or_else(|| failure("empty command"))?;
         let (subscribes, is_pattern) = match name.to_ascii_lowercase().as_slice() {
             b"subscribe" => (true, false),
             b"psubscribe" => (true, true),
-            b"unsubscribe" => (false, false),
             b"punsubscribe" => (false, true),
-            _ => return None,
+            _ => (false, false),
         };
         let replies = if subscribes {
             self.subscribe(service, channels, is_pattern)
         } else {
             Ok(self.unsubscribe(channels, is_pattern))
         };
-        Some(replies.map(Reply::Each))
+        replies.map(Reply::Each)
     }
 
     fn subscribe(&mut self, service: &Service, channels: &[Bytes], is_pattern: bool) -> Result<Vec<Reply>, Refusal> {

@@ -1,0 +1,165 @@
+//! What becomes of a command: whether this connection may send it, and who does it.
+
+use bytes::Bytes;
+use durability_protocol::{Code, Refusal};
+
+use super::{Connection, Next};
+use crate::pass;
+use crate::resp::append::AppendCommand;
+use crate::resp::commands::{self, Access, Command, Entry};
+use crate::resp::reply::{self, failure, Protocol};
+use crate::resp::trial::{self, Sign};
+use crate::resp::{admin, audit, lease, node, replica, sentinel};
+
+/// What one who has subscribed may still send in RESP2, where replies are not told from messages.
+const LISTENERS_COMMANDS: [Command; 3] = [Command::Subscribe, Command::Ping, Command::Quit];
+
+impl Connection {
+    /// Does what a command says; whoever tries tokens waits for the answer.
+    pub(in crate::resp) async fn run(&mut self, arguments: &[Bytes]) -> Next {
+        let failed_logins = self.failed_logins;
+        let next = match self.dispatch(arguments).await {
+            Ok(next) => {
+                if self.is_on_trial && Sign::of(trial::name(arguments)) == Sign::Node {
+                    self.is_on_trial = false;
+                }
+                next
+            }
+            // What this connection knows of that shard holds no more.
+            Err(refusal) if refusal.code == Code::NoShard && self.identity.has_checked_any() => {
+                Next::Close(reply::error(&refusal))
+            }
+            Err(refusal) => Next::Reply(reply::error(&refusal)),
+        };
+        if self.failed_logins == failed_logins {
+            return next;
+        }
+        // Whoever tries tokens has to wait for each answer. Replies to appends leave meanwhile, by themselves.
+        tokio::time::sleep(self.limits.patience.failed_login_delay).await;
+        match next {
+            Next::Reply(reply) if self.failed_logins >= self.limits.patience.max_failed_logins => Next::Close(reply),
+            next => next,
+        }
+    }
+
+    /// Finds the command, and does it if this connection may send it.
+    pub(in crate::resp) async fn dispatch(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
+        let Some(name) = arguments.first() else { return Err(failure("empty command")) };
+        let command = commands::find(name);
+        if self.is_stranger() && !command.is_some_and(|command| command.access == Access::Anyone) {
+            return Err(Refusal::new(Code::NoAuth, "log in first: AUTH shard token"));
+        }
+        if self.is_on_trial && Sign::of(name) == Sign::Client {
+            return Ok(Next::Close(self.fails_trial()));
+        }
+        let is_listening = self.subscriptions.is_some() && self.output.protocol() == Protocol::Two;
+        let is_for_listeners = |command: &Entry| LISTENERS_COMMANDS.contains(&command.command);
+        if is_listening && !command.is_some_and(is_for_listeners) {
+            return Err(failure(
+                "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT are allowed in this context; in RESP3 others are",
+            ));
+        }
+        let Some(command) = command else {
+            return Err(failure(format!("unknown command '{}'", String::from_utf8_lossy(&name[..name.len().min(64)]))));
+        };
+        if command.command == Command::Psync {
+            // All that it is refused: see there.
+            return self.psync(command, arguments).await;
+        }
+        self.identity.check_any(command)?;
+        self.obey(command, arguments).await
+    }
+
+    /// Does what `command` says, which the login allows for any shard. For which ones, is judged when one is known.
+    async fn obey(&mut self, command: &Entry, arguments: &[Bytes]) -> Result<Next, Refusal> {
+        let answer = match command.command {
+            Command::Append => return self.append(command, arguments).await,
+            Command::Node => {
+                let shard = self.shard(command, arguments).await?;
+                return node::poll(&shard, arguments).map(|poll| Next::Poll(Box::new(poll)));
+            }
+            Command::Psync => return self.psync(command, arguments).await,
+            Command::Replconf => match self.replica.configure(arguments)? {
+                Some(answer) => answer,
+                None => return Ok(Next::Later),
+            },
+            Command::Quit => return Ok(Next::Close(reply::ok())),
+            Command::Renew => lease::renew(self.shard(command, arguments).await?, arguments).await?,
+            Command::Check => {
+                // First, as it may make the shard.
+                let check = lease::Check::parse(arguments)?;
+                let shard = self.node_shard(command, arguments).await?;
+                let checked = check.run(&shard)?;
+                self.identity.note_checked(&shard);
+                checked
+            }
+            Command::Accept => lease::accept(&*self.shard(command, arguments).await?, arguments)?,
+            Command::Acquire => {
+                let shard = self.shard(command, arguments).await?;
+                self.check_compared(&shard)?;
+                lease::acquire(shard, arguments).await?
+            }
+            Command::Begin => lease::begin(self.shard(command, arguments).await?, arguments).await?,
+            Command::Resign => lease::resign(self.shard(command, arguments).await?, arguments).await?,
+            Command::Release => lease::release(self.shard(command, arguments).await?, arguments).await?,
+            Command::Drop => admin::drop_shard(&self.service, &self.identity, command, arguments).await?,
+            Command::Status => {
+                admin::status(&*self.shard(command, arguments).await?, self.service.http_port(), &self.peer)
+            }
+            Command::Snapshot => admin::snapshot(&self.service, self.shard(command, arguments).await?).await?,
+            Command::Audit => {
+                let shard = self.shard(command, arguments).await?;
+                tokio::select! {
+                    report = audit::audit(&self.service, shard, arguments) => report?,
+                    // Either ends the audit.
+                    () = self.output.socket().hung_up() => return Err(failure("nobody waits for the audit any more")),
+                    () = self.identity.withdrawn() => return Err(pass::withdrawn()),
+                }
+            }
+            Command::AuditResult => audit::result(self.shard(command, arguments).await?, arguments).await?,
+            Command::Shards => admin::shards(&self.service, &self.identity),
+            Command::Debug => {
+                let (shard, mode) = admin::parse_debug(&self.service, arguments)?;
+                admin::debug(&self.shard_named(command, shard).await?, mode)?
+            }
+            Command::Info => admin::info(&self.service, &self.identity),
+            Command::Sentinel => sentinel::answer(&self.service, &self.identity, arguments)?,
+            Command::Role => sentinel::role(&self.service, &self.identity),
+            Command::Subscribe => self.subscribe(arguments)?,
+            Command::Command => reply::array(Vec::new()),
+            Command::Select => match arguments.get(1).is_some_and(|index| &index[..] == b"0") {
+                true => reply::ok(),
+                false => return Err(failure("there is only database 0")),
+            },
+            Command::Client => self.client(&arguments[1..])?,
+            Command::Auth => self.authenticate(&arguments[1..])?,
+            Command::Hello => self.hello(&arguments[1..])?,
+            Command::Ping => self.ping(arguments),
+        };
+        Ok(Next::Reply(answer))
+    }
+
+    async fn append(&mut self, command: &Entry, arguments: &[Bytes]) -> Result<Next, Refusal> {
+        let append = AppendCommand::parse(arguments)?;
+        let shard = append.shard;
+        self.identity.check(command, shard)?;
+        self.output.append(self.shard_named(command, shard), append).await?;
+        Ok(Next::Later)
+    }
+
+    async fn psync(&mut self, command: &Entry, arguments: &[Bytes]) -> Result<Next, Refusal> {
+        self.identity.check_any(command).map_err(replica::try_later)?;
+        let Some(name) = self.identity.named_shard() else {
+            let refusal = Refusal::new(Code::NoAuth, "name the shard with primaryuser and primaryauth");
+            return Err(replica::try_later(refusal));
+        };
+        if !self.output.is_unused() {
+            return Err(failure("PSYNC needs a connection of its own"));
+        }
+        let shard = self.shard_named(command, name).await.map_err(replica::try_later)?;
+        shard.check_engine(self.replica.version()).map_err(replica::try_later)?;
+        let position =
+            replica::find_position(&shard, self.identity.follows(), arguments).map_err(replica::try_later)?;
+        Ok(Next::Follow(shard, position))
+    }
+}
