@@ -8,7 +8,7 @@ use valkey_module::configuration::{ConfigurationContext, ConfigurationValue, Enu
 use valkey_module::{ValkeyError, ValkeyString};
 
 use crate::config_check::ConfigCheck;
-use crate::{module, tls};
+use crate::{module, tls, token};
 
 /// How durable an answered write is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl ConfigurationValue<ValkeyString> for Text {
     }
 }
 
-/// `durability.tls`: whether the log is connected to by TLS. Judged together with the files: see [`TLS_CHECK`].
+/// `durability.tls`: whether the log is connected to by TLS. Judged together with the files: see [`CONNECTION_CHECK`].
 pub struct TlsSwitch(AtomicBool);
 
 impl TlsSwitch {
@@ -164,8 +164,27 @@ impl ConfigurationValue<bool> for FailoverSwitch {
     }
 }
 
-/// Files may be named one by one, in any order, within one `CONFIG SET`; together they have to be what the next connection can use.
-pub const TLS_CHECK: ConfigCheck = ConfigCheck { concerns: |name| name.starts_with("tls"), check: check_tls };
+/// What belongs together may be set one by one, in any order, within one `CONFIG SET`; together it has to be what the next connection can
+/// use.
+pub const CONNECTION_CHECK: ConfigCheck =
+    ConfigCheck { concerns: |name| name.starts_with("tls") || name.starts_with("auth"), check: check_connection };
+
+fn check_connection() -> Result<(), String> {
+    check_tls()?;
+    // While the server starts, one may not be known yet: then it is checked when both are.
+    if module::with(|_| ()).is_none() {
+        return Ok(());
+    }
+    token::check().map_err(|error| error.to_string())
+}
+
+/// A server that starts may come before its file does, and waits for it.
+fn check_auth_file(path: &str) -> Result<(), String> {
+    if module::with(|_| ()).is_none() {
+        return Ok(());
+    }
+    token::check_file(path).map_err(|error| error.to_string())
+}
 
 fn check_tls() -> Result<(), String> {
     // While the server starts, some are not known yet: then it is checked when all are.
@@ -183,8 +202,10 @@ pub static LOG: Text = Text::fixed(check_address);
 pub static SHARD: Text = Text::fixed(check_shard);
 /// `durability.node-id`: the name of this node among those of its shard. Empty: host name and port.
 pub static NODE_ID: Text = Text::fixed(check_node_id);
-/// `durability.auth`: the shard's token.
+/// `durability.auth`: the shard's token. Not for others than [`token`]: it may be in [`AUTH_FILE`].
 pub static AUTH: Text = Text::new(|_| Ok(()));
+/// `durability.auth-file`: a file that holds it instead, which is read for each connection.
+pub static AUTH_FILE: Text = Text::new(check_auth_file);
 /// `durability.tls`: whether the log is connected to by TLS. This and the following hold for the next connection.
 pub static TLS: TlsSwitch = TlsSwitch(AtomicBool::new(false));
 /// `durability.tls-ca`: file of the CAs that the log's certificate may be of.
@@ -247,11 +268,12 @@ pub const DEFAULT_MAX_HELD_BYTES: i64 = 256 << 20;
 pub const LEAST_MAX_HELD_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
     "log",
     "shard",
     "node-id",
     "auth",
+    "auth-file",
     "tls",
     "tls-ca",
     "tls-cert",

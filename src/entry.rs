@@ -56,6 +56,7 @@ valkey_module! {
             ["node-id", &config::NODE_ID, "", ConfigurationFlags::DEFAULT, None],
             ["announce", &config::ANNOUNCE, "", ConfigurationFlags::DEFAULT, None],
             ["auth", &config::AUTH, "", ConfigurationFlags::SENSITIVE, None],
+            ["auth-file", &config::AUTH_FILE, "", ConfigurationFlags::DEFAULT, None],
             ["tls-ca", &config::TLS_CA, "", ConfigurationFlags::DEFAULT, None],
             ["tls-cert", &config::TLS_CERT, "", ConfigurationFlags::DEFAULT, None],
             ["tls-key", &config::TLS_KEY, "", ConfigurationFlags::DEFAULT, None],

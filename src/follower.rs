@@ -15,11 +15,12 @@ use crate::full_copy::CopyWait;
 use crate::interrupt::Interrupt;
 use crate::keeper::Duty;
 use crate::lease;
-use crate::log_connection::{self, LogConnection};
+use crate::log_connection::{LogConnection, LogError};
 use crate::log_reply::LogStatus;
 use crate::process;
 use crate::shared::{Progress, Task};
 use crate::tap;
+use crate::token;
 use crate::view::{LeaseState, View};
 
 /// How often a long catching-up is reported.
@@ -120,7 +121,7 @@ impl Candidate {
         agent.was_off = false;
         agent.holds_all_of = None;
         // What the server holds gives way only to a log that has all that was durable.
-        let (user, password) = (replica_user(agent, false), log_connection::password());
+        let (user, password) = (replica_user(agent, false), token::current().map_err(LogError::from)?);
         agent.ask(|reply| Task::Follow { address, user, password, reply })?.map_err(cannot_follow)?;
         // From now on what it holds is judged as the log's.
         agent.gives_way = false;

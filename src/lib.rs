@@ -83,6 +83,7 @@ mod tasks;
 mod time_limit;
 mod timeouts;
 mod tls;
+mod token;
 mod transactions;
 mod unlogged;
 mod valve;

@@ -21,6 +21,7 @@ use crate::process;
 use crate::shared::Shared;
 use crate::time_limit::{AtEnd, TimeLimit};
 use crate::tls::TlsSettings;
+use crate::token::{self, TokenError};
 use crate::view::View;
 
 /// See `durability_protocol`.
@@ -82,6 +83,9 @@ pub enum LogError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The token cannot be had.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// It answered with an error.
     #[error("the log service refuses: {0}")]
     Refused(#[from] Refusal),
@@ -137,19 +141,12 @@ fn encode_bytes<'a>(arguments: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     bytes
 }
 
-/// The login that names this node's shard. Without a token any will do, but it may not be empty.
-pub fn login() -> [String; 3] {
-    ["AUTH".to_owned(), config::SHARD.value(), password()]
-}
-
-/// The token as it is sent.
-pub fn password() -> String {
-    let token = config::AUTH.value();
-    if token.is_empty() {
-        "none".to_owned()
-    } else {
-        token
-    }
+/// The login that names this node's shard.
+///
+/// # Errors
+/// There is no token that can be sent.
+pub fn login() -> Result<[String; 3], TokenError> {
+    Ok(["AUTH".to_owned(), config::SHARD.value(), token::current()?])
 }
 
 /// The log's id, as `LOG.CHECK` is answered.
@@ -238,7 +235,7 @@ impl LogConnection {
         let (buffer, log_id, client_ip) = (Vec::new(), String::new(), String::new());
         let mut connection = LogConnection { socket, address, buffer, log_id, client_ip, answer_time, at_end, shared };
         connection.socket.handshake(limit).map_err(|error| connection.unreachable(error))?;
-        let login = login();
+        let login = login()?;
         connection.exchange(&encode(&[&login[0], &login[1], &login[2]]), limit)?;
         Ok(connection)
     }

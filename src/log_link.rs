@@ -81,7 +81,7 @@ impl LogLink {
         let limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, &shared.end);
         let mut socket = log_connection::connect(&limit).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
-        let login = log_connection::login();
+        let login = log_connection::login().map_err(|error| error.to_string())?;
         let known = shared.known();
         let (shard, text) = (config::SHARD.value(), Known::text(known.as_ref()));
         let check = encode(&[CHECK, &shard, &shared.node_id(), &shared.address(), &text]);
@@ -288,7 +288,7 @@ mod tests {
             let before = contradicted(&Refusal::new(code, "x"), Some(&known));
             assert!(matches!(before, LinkError::Ended(Ended::Contradicted(it)) if !it.is_lasting()));
         }
-        for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::Err] {
+        for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::NoPerm, Code::Err] {
             assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");
         }
     }

@@ -15,6 +15,7 @@ use crate::own_server::Stream;
 use crate::shared::Shared;
 use crate::time_limit::{AtEnd, TimeLimit};
 use crate::tls::{TlsError, TlsSettings};
+use crate::token::{self, TokenError};
 
 /// How long connecting may take, the TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +59,9 @@ pub enum SeedError {
     /// TLS cannot be used as it is configured.
     #[error("sending the snapshot to the log service failed: {0}")]
     Tls(#[from] TlsError),
+    /// The token cannot be had.
+    #[error("sending the snapshot to the log service failed: {0}")]
+    Token(#[from] TokenError),
     /// The connection to the service failed, or that to the server, whose snapshot it carries.
     #[error("sending the snapshot to the log service failed: {}", with_causes(.0))]
     Http(#[from] reqwest::Error),
@@ -126,12 +130,13 @@ pub fn send(
     let snapshot = Snapshot { stream: stream.try_clone()?.take(bytes), shared: Arc::clone(shared) };
     let body = reqwest::blocking::Body::sized(snapshot, bytes);
     let port = status.http_port;
+    let token = token::current()?;
     let log = shared.known().map(|known| format!("&log={}", known.log)).unwrap_or_default();
     let response = client
         .put(format!(
             "{scheme}://{host}:{port}/shards/{shard}/snapshot?epoch={epoch}&offset={offset}&replid={replid}{log}"
         ))
-        .bearer_auth(crate::log_connection::password())
+        .bearer_auth(token)
         .body(body)
         .send()?;
     let status = response.status();

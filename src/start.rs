@@ -22,6 +22,7 @@ use crate::server::{self, TapUser};
 use crate::shared::Shared;
 use crate::{
     agent, auth, commands, docs, filter, held_table, hooks, lease, propagation, running_client, taken, tasks, tls,
+    token,
 };
 
 /// Checks what can be checked before anything is registered.
@@ -39,7 +40,7 @@ pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
         ctx.log_warning(&why);
         return Status::Err;
     }
-    config_check::check_configs(config::TLS_CHECK);
+    config_check::check_configs(config::CONNECTION_CHECK);
     // Refused if the module was loaded before: a category outlives its module. If there is no room for it, its use fails.
     let _ = ctx.add_acl_category(docs::CATEGORY);
     // The server reads this before it calls `load`: with diskless loading, a replica keeps serving while it loads.
@@ -74,6 +75,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     if config::TLS.is_on() {
         tls::check().map_err(|error| error.to_string())?;
     }
+    token::check().map_err(|error| error.to_string())?;
     if config::MODE.mode() != Mode::Off {
         if let Some(why) = module::why_the_log_is_impossible(ctx) {
             return Err(why);

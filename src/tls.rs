@@ -10,7 +10,7 @@ use durability_tls::rustls::sign::SingleCertAndKey;
 use durability_tls::rustls::{self, AlertDescription, CertificateError, ClientConfig, ClientConnection, OtherError};
 use durability_tls::{FileError, VERSIONS};
 
-use crate::config;
+use crate::{config, token};
 
 /// Whether this server can connect by TLS, as it has to for following its log.
 static SERVER_HAS_TLS: AtomicBool = AtomicBool::new(true);
@@ -82,6 +82,7 @@ impl TlsSettings {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let pair = durability_tls::read_pair(certificate, key)?;
+                token::warn_if_open_to_others("the key file", key);
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
             }
         }))

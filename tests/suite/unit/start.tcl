@@ -29,6 +29,7 @@ tags {external:skip tls:skip} {
         "TLS that is neither"            {tls maybe}              {*'maybe' is neither yes nor no*}
         "a CA file that is missing"      {tls-ca /nowhere/ca.crt} {*cannot read the CA file /nowhere/ca.crt*}
         "a certificate that is none"     {tls-cert /dev/null}     {*the certificate file /dev/null cannot be used*}
+        "a token and a file of it"       {auth x auth-file /y}    {*durability.auth and durability.auth-file are both set*}
         "an argument nobody knows"       {speed high}             {*unknown loadmodule argument 'speed'*max-lag-ms*}
         "an argument without a value"    {mode}                   {*loadmodule argument 'mode' has no value*}
         "a limit that is too low"        {max-lag-ms 1}           {*max-lag-ms*}
