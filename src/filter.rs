@@ -62,6 +62,10 @@ const INTERNAL_ERROR: &str = "ERR durability: internal error, see the server's l
 /// What another module calls as it hears of a command that this module runs in the middle of something.
 const IN_USE_ERROR: &str = "ERR durability: this node is changing what it serves: try again";
 
+/// As the server's own, which would come first: what this node is and where the leader is are not for those who have not logged in.
+const STRANGER_ERROR: &str = "NOAUTH Authentication required.";
+const STRANGER_EXEC_ERROR: &str = "EXECABORT Transaction discarded because of: NOAUTH Authentication required.";
+
 const READ_ONLY_ERROR: &str = "READONLY You can't write against a node that follows its log.";
 
 const REWRITE_FOLLOWING_ERROR: &str =
@@ -153,7 +157,8 @@ fn filter_command(ctx: *mut RedisModuleCommandFilterCtx, level: u8, owner: Owner
     if name.len() == 8 && name.eq_ignore_ascii_case(b"SHUTDOWN") {
         hurry_shutdown(&command);
     }
-    if let Some(word) = redirect::word(name) {
+    let word = redirect::word(name).filter(|_| !server::client_flags(command.get_client_id()).is_stranger);
+    if let Some(word) = word {
         redirect::note(command.get_client_id(), word, (1..command.args_count()).map(|at| argument(&command, at)));
     }
     if changes_role(name) {
@@ -462,6 +467,11 @@ fn too_far_behind(behind: &Behind) -> String {
 fn refuse_data(command: &CommandFilterCtx, is_exec: bool, is_in_transaction: bool, error: impl FnOnce() -> String) {
     if !is_command(command) {
         return;
+    }
+    // Not left to the server: of a client that came before the password was removed it wants no login any more.
+    if server::client_flags(command.get_client_id()).is_stranger {
+        let is_exec = argument(command, 0).eq_ignore_ascii_case(b"EXEC");
+        return refuse(command, if is_exec { STRANGER_EXEC_ERROR } else { STRANGER_ERROR }.to_owned());
     }
     REFUSED_COMMANDS.fetch_add(1, Ordering::Relaxed);
     if is_exec {

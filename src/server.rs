@@ -486,6 +486,8 @@ pub struct ClientFlags {
     pub is_blocked: bool,
     /// It has subscribed to channels.
     pub is_subscriber: bool,
+    /// It has to log in and has not. Servers before 9.1 do not tell.
+    pub is_stranger: bool,
 }
 
 /// Whether the client with that id is connected, and is this server's primary. May be asked from a command's event: of a client that
@@ -500,6 +502,7 @@ pub fn client_flags(id: u64) -> ClientFlags {
     const BLOCKED: u64 = 1 << 2;
     const MULTI: u64 = 1 << 5;
     const PRIMARY: u64 = 1 << 7;
+    const AUTHENTICATED: u64 = 1 << 11;
     let mut info: raw::RedisModuleClientInfo = raw::RedisModuleClientInfo {
         version: raw::REDISMODULE_CLIENTINFO_VERSION as u64,
         // SAFETY: a struct of integers and character arrays, for which zero is a value.
@@ -516,6 +519,7 @@ pub fn client_flags(id: u64) -> ClientFlags {
         is_primary: has(PRIMARY),
         is_blocked: has(BLOCKED),
         is_subscriber: has(PUBSUB),
+        is_stranger: Internals::get().is_ok() && !has(AUTHENTICATED),
     }
 }
 
