@@ -232,6 +232,20 @@ tls_log yes {
             assert_held OK {set key value}
         }
 
+        test "A key that others can read is warned of, by the node and by the log" {
+            foreach key {node.key server.key} {file attributes $::certificates/$key -permissions 0644}
+            hang_up_log {the key file [^ ]*server.key has mode 0644}
+            # The node reads its own for each connection, and warns once.
+            foreach value {a b} {
+                kill_log
+                start_log
+                assert_equal OK [r set key $value]
+            }
+            assert_equal OK [r set key value]
+            assert_equal 1 [count_log_message 0 {the key file [^ ]*node.key has mode 0644}]
+            foreach key {node.key server.key} {file attributes $::certificates/$key -permissions 0600}
+        }
+
         test "With a certificate of its own, a node has its data again after a crash, by TLS" {
             set settings [following_settings]
             crash_and_restart_server

@@ -118,6 +118,17 @@ start_server [server_options [list auth-file $file]] {
         $client close
     }
 
+    test "The log warns of tokens that can be guessed, and of a file of tokens that others can read" {
+        assert_equal 0 [log_lines "*of fewer than 16 bytes*"]
+        reload_tokens "$::shard $first\n# nothing\n$::shard short discover\n"
+        assert_equal 1 [log_lines "*tokens of fewer than 16 bytes can be guessed, in line 3:*"]
+        write_file $::tokens "$::shard $first" 0644
+        exec kill -HUP [log_option pid]
+        wait_for_condition 500 10 {[log_lines "*the tokens file $::tokens has mode 0644*"] == 1} else {
+            fail "there is no warning"
+        }
+    }
+
     test "The token is in neither SLOWLOG nor the server's log" {
         r config set slowlog-log-slower-than 0
         r config set durability.auth-file $file
