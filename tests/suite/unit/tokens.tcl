@@ -142,8 +142,8 @@ kill_log
 start_log_with_tokens "$::shard $first"
 write_file $file $first
 set options [list failover yes lease-ms 1000 auth-file $file]
-start_server [server_options [list {*}$options node-id n0 announce $::host:10000]] {
-    start_server [server_options [list {*}$options node-id n1 announce $::host:10001]] {
+start_server [server_options [list {*}$options node-id n1 announce $::host:10001]] {
+    start_server [server_options [list {*}$options node-id n0 announce $::host:10000]] {
         test "A follower goes on with another token" {
             set leader [wait_for_shard]
             on $leader set key 1
@@ -156,6 +156,24 @@ start_server [server_options [list {*}$options node-id n0 announce $::host:10000
                 fail "no write arrives: [figure_of $other last_error]"
             }
             assert_equal $leader [wait_for_shard]
+        }
+
+        test "When the token of the leader is taken away another node leads, and it serves nobody until it has one" {
+            set leader [wait_for_shard]
+            set other [expr {$leader eq "n0" ? "n1" : "n0"}]
+            wait_until_known $leader $other
+            set own [file normalize [tmpfile token]]
+            write_file $own $first
+            assert_equal OK [on $other config set durability.auth-file $own]
+            reload_tokens "$::shard $first\n"
+            wait_for_role leader $other
+            assert_equal OK [on $other set key 3]
+            catch {on $leader get key} told
+            assert_match {*durability:*} $told
+            assert_match *NOAUTH* [figure_of $leader last_error]
+            write_file $file $first
+            assert_equal $other [wait_for_shard]
+            assert_equal 3 [on $leader get key]
         }
     }
 }
