@@ -1,5 +1,6 @@
 //! Feeds an engine a part of a shard's history: a snapshot, then the log up to a limit, by Valkey replication.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::background::be_nice;
 use crate::printable::printable;
@@ -24,6 +26,8 @@ use crate::store::{LogReader, ReadError};
 /// The most that is read from the log at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// So many may be about to log in at a time.
+const MAX_LOGINS: usize = 64;
 /// How long whoever connects may take to log in.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest command of an engine in bytes: a login, and what it says of itself.
@@ -179,13 +183,53 @@ async fn serve(
     sent: &AtomicU64,
 ) -> Result<(), FeedError> {
     let listener = TcpListener::from_std(listener)?;
+    let mut logins = Logins::default();
     loop {
-        let (stream, _) = listener.accept().await?;
-        match tokio::time::timeout(LOGIN_TIMEOUT, Replica::log_in(stream, secret, start.engine)).await {
-            Ok(Ok(Some(replica))) => return replica.serve(start, source, sent).await,
-            Ok(Err(error @ FeedError::OldEngine { .. })) => return Err(error),
-            // Somebody who does not know the secret, or says nothing: the engine is still waited for.
-            Ok(Ok(None) | Err(_)) | Err(_) => {}
+        let replica = tokio::select! {
+            accepted = listener.accept() => {
+                logins.begin(accepted?.0, secret, start.engine);
+                continue;
+            }
+            replica = logins.next() => replica,
+        };
+        return replica?.serve(start, source, sent).await;
+    }
+}
+
+/// Those who have connected and not logged in, side by side: whoever says nothing keeps the engine from nothing.
+#[derive(Default)]
+struct Logins {
+    tasks: JoinSet<Result<Option<Replica>, FeedError>>,
+    /// The same, the oldest first.
+    order: VecDeque<AbortHandle>,
+}
+
+impl Logins {
+    /// One more. If there are too many, the oldest goes.
+    fn begin(&mut self, stream: TcpStream, secret: &str, engine: Option<EngineVersion>) {
+        self.order.retain(|task| !task.is_finished());
+        if self.order.len() >= MAX_LOGINS {
+            self.order.pop_front().inspect(|oldest| oldest.abort());
+        }
+        let secret = secret.to_owned();
+        let log_in = async move { Replica::log_in(stream, &secret, engine).await };
+        let task = self.tasks.spawn(async move {
+            // Somebody who says nothing: the engine is still waited for.
+            tokio::time::timeout(LOGIN_TIMEOUT, log_in).await.unwrap_or(Ok(None))
+        });
+        self.order.push_back(task);
+    }
+
+    /// The engine, when it has logged in.
+    async fn next(&mut self) -> Result<Replica, FeedError> {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Ok(Some(replica)))) => return Ok(replica),
+                Some(Ok(Err(error @ FeedError::OldEngine { .. }))) => return Err(error),
+                // Somebody who does not know the secret, or says nothing, or had to go.
+                Some(_) => {}
+                None => return std::future::pending().await,
+            }
         }
     }
 }
@@ -286,5 +330,41 @@ impl Replica {
             ended = acknowledgements => Ok(ended?),
             ended = stream => ended,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    const REPLID: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    /// Less than two strangers have for their logins.
+    const SOON: Duration = Duration::from_secs(4);
+
+    fn connect(feed: &Feed) -> std::net::TcpStream {
+        let stream = std::net::TcpStream::connect(feed.address).expect("connected");
+        stream.set_read_timeout(Some(SOON)).expect("timeout");
+        stream
+    }
+
+    #[test]
+    fn strangers_that_say_nothing_do_not_keep_the_engine_waiting() {
+        let start = Start { replid: REPLID.into(), offset: 7, snapshot: None, log: None, end: 7, engine: None };
+        let feed = Feed::open(start, false).expect("opened");
+        let mut strangers: Vec<_> = (0..MAX_LOGINS + 2).map(|_| connect(&feed)).collect();
+        strangers[5].write_all(b"*2\r\n$4\r\nAUTH\r\n").expect("sent");
+        let mut engine = connect(&feed);
+        let secret = &feed.secret;
+        let login = format!(
+            "*2\r\n$4\r\nAUTH\r\n${}\r\n{secret}\r\n*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n",
+            secret.len()
+        );
+        engine.write_all(login.as_bytes()).expect("sent");
+        let expected = format!("+OK\r\n+FULLRESYNC {REPLID} 7\r\n");
+        let mut answer = vec![0; expected.len()];
+        engine.read_exact(&mut answer).expect("it waits for the strangers");
+        assert_eq!(String::from_utf8_lossy(&answer), expected);
     }
 }
