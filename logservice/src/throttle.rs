@@ -1,18 +1,48 @@
 //! Log lines that others can cause as often as they like.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Lets one line of a kind through each second and counts the others.
-#[derive(Debug, Default)]
-pub struct LineThrottle(Mutex<(Option<Instant>, u64)>);
+/// Lets so many lines of a kind through at once, and another one each second, and counts the others.
+#[derive(Debug)]
+pub struct LineThrottle {
+    at_once: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Lines that passed, less what time has made up for.
+    passed: u32,
+    since: Option<Instant>,
+    left_out: u64,
+}
+
+/// How many lines were left out before one, as it tells it at its end: nothing if there were none.
+#[derive(Debug, Clone, Copy)]
+pub struct LeftOut(u64);
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            lines => write!(f, " ({lines} more such lines left out)"),
+        }
+    }
+}
 
 impl LineThrottle {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// A throttle that lets the next line through.
+    /// A throttle that lets one line through at once.
     pub const fn new() -> Self {
-        LineThrottle(Mutex::new((None, 0)))
+        Self::of(1)
+    }
+
+    /// A throttle that lets `at_once` lines through at once.
+    pub const fn of(at_once: u32) -> Self {
+        LineThrottle { at_once, state: Mutex::new(State { passed: 0, since: None, left_out: 0 }) }
     }
 
     /// How many lines were left out before this one; `None` if this one is to be left out.
@@ -20,16 +50,39 @@ impl LineThrottle {
         self.pass_at(Instant::now())
     }
 
+    /// The same, as a line tells it: see [`say`](crate::throttle::say).
+    pub fn line(&self) -> Option<LeftOut> {
+        self.pass().map(LeftOut)
+    }
+
     fn pass_at(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if state.0.is_some_and(|last| now.saturating_duration_since(last) < Self::INTERVAL) {
-            state.1 += 1;
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let since = *state.since.get_or_insert(now);
+        let made_up = now.saturating_duration_since(since).as_secs();
+        if made_up >= u64::from(state.passed) {
+            (state.passed, state.since) = (0, Some(now));
+        } else {
+            state.passed -= made_up as u32;
+            state.since = Some(since + Self::INTERVAL * made_up as u32);
+        }
+        if state.passed >= self.at_once {
+            state.left_out += 1;
             return None;
         }
-        state.0 = Some(now);
-        Some(std::mem::take(&mut state.1))
+        state.passed += 1;
+        Some(std::mem::take(&mut state.left_out))
     }
 }
+
+/// Logs a line at a level, as `tracing` does, if a [`LineThrottle`] lets it through.
+macro_rules! say {
+    ($throttle:expr, $level:ident, $($text:tt)+) => {
+        if let Some(left_out) = $throttle.line() {
+            tracing::$level!("{}{left_out}", format_args!($($text)+));
+        }
+    };
+}
+pub(crate) use say;
 
 /// Lets a reason for the same trouble through when it is another than before, and again after a while.
 #[derive(Debug, Clone, Default)]
@@ -106,5 +159,15 @@ mod tests {
         let (throttle, start) = (LineThrottle::new(), Instant::now());
         let at_ms = |ms| throttle.pass_at(start + Duration::from_millis(ms));
         assert_eq!([at_ms(0), at_ms(1), at_ms(999), at_ms(1000), at_ms(2500)], [Some(0), None, None, Some(2), Some(0)]);
+    }
+
+    #[test]
+    fn so_many_lines_pass_at_once_and_then_one_a_second() {
+        let (throttle, start) = (LineThrottle::of(3), Instant::now());
+        let at_ms = |ms| throttle.pass_at(start + Duration::from_millis(ms));
+        assert_eq!([0, 1, 2, 3, 999].map(at_ms), [Some(0), Some(0), Some(0), None, None]);
+        assert_eq!([1000, 1001, 2001, 2002].map(at_ms), [Some(2), None, Some(1), None]);
+        assert_eq!([60_000, 60_001, 60_002, 60_003].map(at_ms), [Some(1), Some(0), Some(0), None]);
+        assert_eq!(LeftOut(0).to_string() + &LeftOut(2).to_string(), " (2 more such lines left out)");
     }
 }

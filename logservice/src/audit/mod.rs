@@ -20,6 +20,7 @@ use crate::engine::{Engine, EngineError, EngineOptions, KeyReader, Start};
 use crate::printable::printable;
 use crate::shard::{AuditState, AuditStatus, CopyError, Delivery, FullCopy, Inquiry, KeyName, Shard, Unreadable};
 use crate::store::ReadError;
+use crate::throttle::say;
 
 /// The longest that an audit takes; it has one of the places for engines meanwhile.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -188,7 +189,7 @@ pub async fn run(
         }
         Err(error) => {
             let error = printable(&error.to_string());
-            tracing::warn!("shard {name}: no audit: {error}");
+            say!(shard.lines(), warn, "shard {name}: no audit: {error}");
             shard.note_audit(AuditStatus { state: AuditState::Failed, time_ms, error, ..AuditStatus::default() });
         }
     }

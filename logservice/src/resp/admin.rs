@@ -16,6 +16,7 @@ use super::sentinel;
 use crate::roles::Role;
 use crate::service::Service;
 use crate::shard::{AckMode, Shard, Status};
+use crate::throttle::say;
 
 /// Longest delay that `LOG.DEBUG DELAY-ACKS` takes, in milliseconds.
 const MAX_DELAY_MS: f64 = 600_000.0;
@@ -121,7 +122,7 @@ pub fn parse_debug<'a>(service: &Service, arguments: &'a [Bytes]) -> Result<(&'a
 pub fn debug(shard: &Arc<Shard>, mode: AckMode) -> Result<Reply, Refusal> {
     let set = shard.notifier().set_ack_mode(mode);
     set.map_err(|error| failure(format!("cannot start the thread that delays: {error}")))?;
-    tracing::info!("shard {}: acknowledgements are now {mode:?}", shard.name());
+    say!(shard.lines(), info, "shard {}: acknowledgements are now {mode:?}", shard.name());
     Ok(reply::ok())
 }
 

@@ -14,11 +14,15 @@ use crate::snapshots::{SnapshotError, SnapshotStore};
 use crate::store::file_store::files::ReplaceError;
 use crate::store::file_store::remove;
 use crate::store::FileError;
+use crate::throttle::{say, LineThrottle};
 
 /// How long after a part was removed, or could not be, it is looked again; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// The longest.
 const LAST_RETRY: Duration = Duration::from_secs(600);
+
+/// Shards that are dropped, as often as whoever has a token likes.
+static DROPPED: LineThrottle = LineThrottle::of(100);
 
 impl Service {
     /// Drops the shard of that name for good if its log's id is `log_id`, and nobody uses it unless `force`. When this returns it is
@@ -52,7 +56,7 @@ impl Service {
         match moved {
             Ok(Ok(path)) => {
                 self.lock().remove(name);
-                tracing::warn!("shard {name} is dropped; what it held is removed from {}", path.display());
+                say!(DROPPED, warn, "shard {name} is dropped; what it held is removed from {}", path.display());
                 self.finish_drop(path, shard);
                 Ok(())
             }
@@ -87,9 +91,12 @@ impl Service {
                 let turn = cleaning.acquire().await;
                 let is_released = shard.strong_count() == 0;
                 match remove_contents(&path, &snapshots, is_released).await {
-                    Ok(true) => return tracing::info!("{} is removed, with its snapshots", path.display()),
+                    Ok(true) => {
+                        say!(DROPPED, info, "{} is removed, with its snapshots", path.display());
+                        return;
+                    }
                     Ok(false) if std::mem::replace(&mut is_told, true) => {}
-                    Ok(false) => tracing::info!("{} is removed once nobody uses what it holds", path.display()),
+                    Ok(false) => say!(DROPPED, info, "{} is removed once nobody uses what it holds", path.display()),
                     Err(error) => {
                         tracing::warn!("a dropped shard is not removed yet, tried again in {wait:?}: {error}")
                     }

@@ -6,6 +6,7 @@ use durability_protocol::{Code, Refusal, RELEASE_WAIT_MS};
 
 use super::{Accepting, Held, LeaseLeft, Node, Renewal, Shard, Successor, Terms, Ticket};
 use crate::store::{Manifest, ManifestError};
+use crate::throttle::say;
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ impl Shard {
         next.renew(epoch, lease_ms, Instant::now())?;
         self.set_terms(next);
         let Node { node_id, address, .. } = node;
-        tracing::info!("shard {}: {node_id} at {address} leads in epoch {epoch} from {}", self.name, held.end);
+        say!(self.lines, info, "shard {}: {node_id} at {address} leads in epoch {epoch} from {}", self.name, held.end);
         Ok((epoch, held.end))
     }
 
@@ -111,7 +112,7 @@ impl Shard {
         }
         self.set_terms(next);
         let left_to = self.accepting().terms.reserved_for(Instant::now()).map(|node_id| format!(", left to {node_id}"));
-        tracing::info!("shard {}: epoch {epoch} released{}", self.name, left_to.unwrap_or_default());
+        say!(self.lines, info, "shard {}: epoch {epoch} released{}", self.name, left_to.unwrap_or_default());
         Ok(())
     }
 
@@ -131,7 +132,7 @@ impl Shard {
         let mut changes = self.accepting().watch_versions();
         let leader = self.revoke(epoch, successor)?;
         if let Some(leader) = &leader {
-            tracing::info!("shard {}: the lease of epoch {epoch} is taken from {leader}", self.name);
+            say!(self.lines, info, "shard {}: the lease of epoch {epoch} is taken from {leader}", self.name);
         }
         let deadline = Instant::now() + RELEASE_AT_MOST;
         loop {
@@ -206,7 +207,7 @@ impl Shard {
         if before != replid {
             self.notifier().restart_streams();
         }
-        tracing::info!("shard {}: epoch {epoch} writes from {offset} as {replid}", self.name);
+        say!(self.lines, info, "shard {}: epoch {epoch} writes from {offset} as {replid}", self.name);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Refusal, IN_USE_MS};
 
 use super::{LeaseLeft, Shard};
+use crate::throttle::say;
 
 impl Shard {
     /// Whether the shard was dropped.
@@ -46,7 +47,7 @@ impl Shard {
     }
 
     fn set_dropped(&self) {
-        tracing::warn!("shard {}: it is dropped, log {}", self.name, self.log_id());
+        say!(super::OPENED, warn, "shard {}: it is dropped, log {}", self.name, self.log_id());
         self.notifier().set_dropped(&format!("shard '{}' was dropped", self.name));
         self.accepting().wake_polls();
     }

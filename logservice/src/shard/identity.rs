@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Known, Refusal, CONTRADICTION_MS, MAX_NODES};
 
 use super::Shard;
+use crate::throttle::say;
 
 /// See [`CONTRADICTION_MS`].
 const COUNTS_FOR: Duration = Duration::from_millis(CONTRADICTION_MS);
@@ -98,11 +99,13 @@ impl Shard {
         let is_news = contradictions.note(node_id, address, &result, Instant::now());
         drop(contradictions);
         match &result {
-            Err(refusal) if is_news => tracing::warn!(
+            Err(refusal) if is_news => say!(
+                self.lines,
+                warn,
                 "shard {}: THIS MAY BE THE WRONG LOG, OR AN OLD COPY OF THE RIGHT ONE: node {node_id} at {address} says so: {refusal}",
                 self.name
             ),
-            Ok(()) if is_news => tracing::info!("shard {}: node {node_id} at {address} takes the log for the right one", self.name),
+            Ok(()) if is_news => say!(self.lines, info, "shard {}: node {node_id} at {address} takes the log for the right one", self.name),
             _ => {}
         }
         result.map(|()| log_id)
@@ -125,7 +128,9 @@ impl Shard {
             ));
         }
         self.contradictions().accept();
-        tracing::warn!(
+        say!(
+            self.lines,
+            warn,
             "shard {}: log {log_id} is accepted as it is; nodes that contradict it keep nobody from leading",
             self.name
         );

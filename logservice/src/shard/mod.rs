@@ -46,6 +46,7 @@ use self::nodes::Nodes;
 use self::pins::Pins;
 use crate::snapshots::SnapshotStore;
 use crate::store::{Append, OpenError, Opened, Store, StoreEvents, SubmitError};
+use crate::throttle::{say, LineThrottle};
 
 /// One shard of the log.
 pub struct Shard {
@@ -66,7 +67,14 @@ pub struct Shard {
     nodes: Mutex<Nodes>,
     contradictions: Mutex<Contradictions>,
     switches: Switches,
+    /// For what whoever has the shard's token can cause as often as they like.
+    lines: LineThrottle,
 }
+
+/// So many of these lines pass at once.
+const LINES_AT_ONCE: u32 = 50;
+/// Shards that are opened, made and dropped: so many lines at once, as there are so many when the service starts.
+static OPENED: LineThrottle = LineThrottle::of(2000);
 
 /// What decides over an append. Never held across I/O.
 struct Acceptance {
@@ -138,13 +146,21 @@ impl Shard {
             nodes: Mutex::default(),
             contradictions: Mutex::default(),
             switches,
+            lines: LineThrottle::of(LINES_AT_ONCE),
         };
-        tracing::info!(
+        say!(
+            OPENED,
+            info,
             "shard {name} opened: base {}, end {end}, epoch {}",
             manifest.base,
             shard.accepting().terms.epoch()
         );
         Ok(shard)
+    }
+
+    /// Holds back lines of the log that whoever has the shard's token can cause.
+    pub fn lines(&self) -> &LineThrottle {
+        &self.lines
     }
 
     /// Its name.
@@ -172,7 +188,7 @@ impl Shard {
         if let Err(refusal) = &admission {
             // Once for each epoch: a deposed leader may have thousands on their way.
             if refusal.code == Code::Fenced && accepting.fenced.replace(epoch) != Some(epoch) {
-                tracing::warn!("shard {}: append at {offset} refused: {refusal}", self.name);
+                say!(self.lines, warn, "shard {}: append at {offset} refused: {refusal}", self.name);
             }
         }
         let admission = admission?;

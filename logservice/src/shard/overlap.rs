@@ -8,6 +8,7 @@ use durability_protocol::{Code, Refusal};
 
 use super::{Shard, Ticket};
 use crate::store::{LogReader, ReadError};
+use crate::throttle::say;
 
 /// The longest that bytes are waited for that were accepted before and are not durable: they cannot be read until then.
 const DURABLE_AT_MOST: Duration = Duration::from_secs(10);
@@ -88,7 +89,7 @@ impl Shard {
                     "{} is the end of the log, which has other bytes at {at} than the append at {offset}",
                     self.notifier().durable()
                 );
-                tracing::warn!("shard {}: an append is refused: {text}", self.name);
+                say!(self.lines, warn, "shard {}: an append is refused: {text}", self.name);
                 Err(Refusal::new(Code::Gap, text))
             }
             // It was dropped meanwhile.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 
 use super::{LeaseLeft, NodeStatus, Shard};
+use crate::throttle::say;
 
 /// Where the changes of all shards are told. Whoever listens is given each; who is behind by more of them than it holds is told so.
 pub type Switches = broadcast::Sender<Arc<Switch>>;
@@ -79,7 +80,7 @@ impl Shard {
         let (Some(from), Some(to)) = (before, self.primary_address()) else { return };
         if from != to {
             let instead = if from.is_empty() { String::new() } else { format!(", no longer to {from}") };
-            tracing::info!("shard {}: clients go to {to}{instead}", self.name);
+            say!(self.lines, info, "shard {}: clients go to {to}{instead}", self.name);
             // Fails if nobody listens.
             let _ = self.switches.send(Arc::new(Switch { shard: self.name.clone(), from, to }));
         }

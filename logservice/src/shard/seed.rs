@@ -5,6 +5,7 @@ use durability_protocol::Refusal;
 use super::{Origin, Shard, Terms};
 use crate::snapshots::Draft;
 use crate::store::SnapshotRecord;
+use crate::throttle::say;
 
 const INSTALLING: &str = "a seed is being installed; send it again later";
 
@@ -52,7 +53,12 @@ impl Shard {
         self.notifier().set_durable(offset);
         self.copies().suspects.clear();
         self.note_copy();
-        tracing::info!("shard {}: seed of epoch {epoch} installed; the log begins at {offset} as {replid}", self.name);
+        say!(
+            self.lines,
+            info,
+            "shard {}: seed of epoch {epoch} installed; the log begins at {offset} as {replid}",
+            self.name
+        );
         Ok(())
     }
 
