@@ -179,13 +179,22 @@ pub struct Config {
     /// for nodes
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// The most connections to the HTTP port; one more is told so and closed
+    /// The most connections to the RESP port that have not logged in (TLS handshakes included), beside --max-connections, and half
+    /// of that from one IPv4 address or /64 of IPv6; to the HTTP port a quarter of both. For one more the oldest is closed
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_strangers: u32,
+    /// The most requests with a token to the HTTP port at a time, of which a quarter may be questions and the others uploads of
+    /// data, one for each shard; one more is told so and closed
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_http_connections: u32,
     /// Memory in MiB for commands of more than 16 KiB that have not arrived as a whole, of all connections together; those for
     /// which there is no room are read later
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     pub max_input_mb: u32,
+    /// Log in MiB that may be kept for a replica alone when a newer snapshot stands above it, unless that is larger; a replica for
+    /// which there is more is closed, and takes the snapshot. 0: without a bound
+    #[arg(long, default_value_t = 4096)]
+    pub max_pinned_mb: u64,
     /// What is logged on stderr: error, warn, info, debug, or a filter such as logservice=debug
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -213,7 +222,16 @@ impl Config {
 
     /// What clients may do.
     pub fn limits(&self) -> Limits {
-        let Config { max_connections, max_http_connections, max_shards, max_input_mb, patience, .. } = *self;
-        Limits { max_connections, max_http_connections, max_shards, max_input_mb, patience }
+        let Config { max_connections, max_strangers, max_http_connections, .. } = *self;
+        let Config { max_shards, max_input_mb, max_pinned_mb, patience, .. } = *self;
+        Limits {
+            max_connections,
+            max_strangers,
+            max_http_connections,
+            max_shards,
+            max_input_mb,
+            max_pinned_mb,
+            patience,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What the HTTP port answers: seeds come in here, and a machine can ask how the service is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Path, Query, RawPathParams, Request, State};
@@ -16,7 +16,9 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::limits::Limits;
+use crate::guesses::{credential, too_many_guesses};
+use crate::http_places::{TooMany, Visitor};
+use crate::limits::{Limits, Patience};
 use crate::pass::{self, Pass};
 use crate::resp::commands::{self, Access};
 use crate::roles::{Role, Roles};
@@ -78,6 +80,7 @@ struct Admitted {
 /// Lets a request through if its token may do what it asks for, on the shard that it names if it does.
 async fn admit(
     State(gate): State<Gate>,
+    Extension(visitor): Extension<Arc<Visitor>>,
     parameters: RawPathParams,
     mut request: Request,
     next: Next,
@@ -87,14 +90,20 @@ async fn admit(
     if let (Access::Needs(role), Some(watch), Some(tokens)) = (access, service.watch_tokens(), service.tokens()) {
         let token = bearer(request.headers());
         let shard = parameters.iter().find(|(name, _)| *name == "shard").map(|(_, shard)| shard.to_owned());
+        let credential = credential(shard.as_deref().unwrap_or_default(), token);
+        if let Err(wait) = service.guesses().may_try(visitor.network(), &credential) {
+            return Err(refuse_token(&limits, too_many_guesses(wait)).await);
+        }
         let digest = tokens.digest(token);
         let pass = shard.as_deref().and_then(|shard| Pass::new(watch, Some(shard), token));
         let roles = match &shard {
             Some(shard) => pass.as_ref().map_or(Roles::default(), |pass| pass.roles(shard)),
             None => tokens.roles_for_any(&digest),
         };
+        service.guesses().note(visitor.network(), &credential, !roles.is_empty());
         if roles.is_empty() {
-            return Err(refuse_token(&limits).await);
+            let refusal = Refusal::new(Code::NoAuth, "send the shard's token as Authorization: Bearer");
+            return Err(refuse_token(&limits, refusal).await);
         }
         if !roles.allow(role) {
             let what = format!("{} {path}", request.method());
@@ -106,18 +115,38 @@ async fn admit(
     Ok(next.run(request).await)
 }
 
-/// A refusal as an HTTP answer.
-struct Refused(Refusal);
+/// Why a request is not done, as an HTTP answer.
+enum Refused {
+    Refusal(Refusal),
+    TooMany,
+    Displaced,
+}
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Refused(refusal)
+        Refused::Refusal(refusal)
+    }
+}
+
+impl From<TooMany> for Refused {
+    fn from(_: TooMany) -> Self {
+        Refused::TooMany
     }
 }
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let status = match self.0.code {
+        let refusal = match self {
+            Refused::Refusal(refusal) => refusal,
+            Refused::TooMany => {
+                const TEXT: &str = "too many requests at a time, see --max-http-connections; send it again later\n";
+                return (StatusCode::SERVICE_UNAVAILABLE, TEXT).into_response();
+            }
+            Refused::Displaced => {
+                return (StatusCode::CONFLICT, "another upload for this shard has begun\n").into_response()
+            }
+        };
+        let status = match refusal.code {
             Code::Fenced | Code::Gap | Code::OtherLog | Code::Leased | Code::OldEngine => StatusCode::CONFLICT,
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::LogFailed | Code::NoMasterLink => StatusCode::SERVICE_UNAVAILABLE,
@@ -126,7 +155,7 @@ impl IntoResponse for Refused {
             Code::NoPerm => StatusCode::FORBIDDEN,
             Code::Err => StatusCode::BAD_REQUEST,
         };
-        (status, format!("{}\n", self.0)).into_response()
+        (status, format!("{refusal}\n")).into_response()
     }
 }
 
@@ -140,21 +169,26 @@ fn bearer(headers: &HeaderMap) -> &[u8] {
 }
 
 /// Whoever tries tokens has to wait for each answer.
-async fn refuse_token(limits: &Limits) -> Refused {
+async fn refuse_token(limits: &Limits, refusal: Refusal) -> Refused {
     tokio::time::sleep(limits.patience.failed_login_delay).await;
-    Refusal::new(Code::NoAuth, "send the shard's token as Authorization: Bearer").into()
+    refusal.into()
 }
 
 /// `GET /shards`: the status of every shard that the token may observe.
-async fn shards(State(Shared { service, .. }): State<Shared>, Extension(admitted): Extension<Admitted>) -> Response {
+async fn shards(
+    State(Shared { service, .. }): State<Shared>,
+    Extension(visitor): Extension<Arc<Visitor>>,
+    Extension(admitted): Extension<Admitted>,
+) -> Result<Response, Refused> {
+    let _place = visitor.ask()?;
     let mut statuses = service.statuses();
     if let Some((tokens, token)) = service.tokens().zip(admitted.token) {
         statuses.retain(|status| tokens.roles(&status.shard, &token).allow(Role::Observe));
     }
-    match serde_json::to_vec(&statuses) {
+    Ok(match serde_json::to_vec(&statuses) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    })
 }
 
 /// Where a seed stands.
@@ -169,12 +203,14 @@ struct Seed {
 
 /// `PUT /shards/{shard}/snapshot?epoch=E&offset=N&replid=R[&log=ID]`: the leader's whole data set as an RDB.
 async fn put_snapshot(
-    State(Shared { service, limits }): State<Shared>,
+    State(shared): State<Shared>,
+    Extension(visitor): Extension<Arc<Visitor>>,
     Path(name): Path<String>,
     Query(seed): Query<Seed>,
     Extension(Admitted { mut pass, .. }): Extension<Admitted>,
     body: Body,
 ) -> Result<&'static str, Refused> {
+    let Shared { service, limits } = shared;
     if !is_valid_replid(&seed.replid) {
         return Err(Refusal::new(Code::Err, "replid must have 40 lower-case hexadecimal digits").into());
     }
@@ -186,8 +222,10 @@ async fn put_snapshot(
         shard.judge_known(&Known::new(log.as_str()))?;
     }
     shard.check_seed(seed.epoch, &seed.replid, seed.offset)?;
+    let mut place = visitor.upload(&name)?;
     let draft = tokio::select! {
-        draft = receive(shard.clone(), &seed, body, limits.patience.http_stalled) => draft?,
+        draft = receive(shard.clone(), &seed, body, &limits.patience) => draft?,
+        () = place.displaced() => return Err(Refused::Displaced),
         refusal = shard.notifier().dropped() => return Err(refusal.into()),
         () = withdrawn(&mut pass) => return Err(pass::withdrawn().into()),
     };
@@ -211,8 +249,38 @@ async fn withdrawn(pass: &mut Option<Pass>) {
     }
 }
 
-/// Streams a body into a snapshot. When it breaks off, or stands still for as long as `patience`, what was written is removed.
-async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body, patience: Duration) -> Result<Draft, Refused> {
+/// Whether what is waited for comes fast enough. Time in which nobody waits for it does not count.
+struct Pace {
+    least_bytes: u64,
+    within: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(patience: &Patience) -> Self {
+        Pace { least_bytes: patience.upload_bytes, within: patience.http_stalled, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// After `waited` came `bytes`. Answers whether that will do.
+    fn note(&mut self, waited: Duration, bytes: u64) -> bool {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < self.within {
+            return true;
+        }
+        let is_enough = self.bytes >= self.least_bytes;
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
+        is_enough
+    }
+
+    fn least(&self) -> String {
+        format!("{} bytes came in {} s", self.least_bytes, self.within.as_secs_f32())
+    }
+}
+
+/// Streams a body into a snapshot. When it breaks off, stands still or drips, what was written is removed.
+async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body, patience: &Patience) -> Result<Draft, Refused> {
     let (chunks, mut incoming) = mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
     let offset = seed.offset;
     let writing = tokio::task::spawn_blocking(move || {
@@ -226,12 +294,20 @@ async fn receive(shard: Arc<Shard>, seed: &Seed, body: Body, patience: Duration)
     let mut body = body.into_data_stream();
     let mut bytes: u64 = 0;
     let mut broken = None;
+    let mut pace = Pace::new(patience);
     loop {
-        let Ok(chunk) = tokio::time::timeout(patience, body.next()).await else {
-            broken = Some(format!("the upload stood still for {} s after {bytes} bytes", patience.as_secs_f32()));
+        let waiting = Instant::now();
+        let Ok(chunk) = tokio::time::timeout(patience.http_stalled, body.next()).await else {
+            let seconds = patience.http_stalled.as_secs_f32();
+            broken = Some(format!("the upload stood still for {seconds} s after {bytes} bytes"));
             break;
         };
         let Some(chunk) = chunk else { break };
+        let came = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if !pace.note(waiting.elapsed(), came) {
+            broken = Some(format!("the upload is too slow: after {bytes} bytes less than {}", pace.least()));
+            break;
+        }
         match chunk {
             Ok(chunk) => {
                 bytes += chunk.len() as u64;

@@ -1,4 +1,4 @@
-//! The connections of the HTTP port: how many there may be, and how long a client may keep one without using it.
+//! The connections of the HTTP port: how long a client may keep one without using it.
 
 use std::future::Future;
 use std::io;
@@ -9,7 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{service_fn, Service as _};
+use hyper::Request;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,22 +21,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use crate::accept::Acceptor;
+use crate::accept::{Acceptor, Newcomer};
 use crate::http;
+use crate::http_places::{HttpPlaces, Visitor};
 use crate::limits::Limits;
 use crate::service::Service;
-use crate::tls::{Port, Tls};
+use crate::strangers::Strangers;
+use crate::tls::Port;
 
 /// Longest head of a request in bytes, and most that is read ahead of a body.
 const MAX_BUFFER_BYTES: usize = 16 << 10;
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 64;
 
-const TOO_MANY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 21\r\n\r\ntoo many connections\n";
-
 /// What a client reads that speaks without TLS to a port with TLS.
-const NEEDS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+pub const NEEDS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
     Content-Length: 27\r\n\r\nthis port takes https only\n";
 
 /// Serves HTTP until `shutdown`, then finishes the requests that were begun.
@@ -41,33 +43,34 @@ pub async fn serve(
     service: Arc<Service>,
     listener: TcpListener,
     limits: Arc<Limits>,
-    tls: Option<Arc<Tls>>,
+    port: Option<Arc<Port>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
+    let places = Arc::new(HttpPlaces::new(limits.max_http_connections));
     let router = http::router(service, limits.clone());
-    let too_many = if tls.is_none() { TOO_MANY } else { b"" };
-    let acceptor = Acceptor::new(listener, limits.max_http_connections, 0, "--max-http-connections", too_many);
-    let port = Arc::new(Port::new(NEEDS_TLS));
+    let acceptor = Acceptor::new(listener, Strangers::new(limits.max_http_strangers(), "an HTTP connection"));
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
         while connections.try_join_next().is_some() {}
-        let (stream, peer, place) = tokio::select! {
+        let Newcomer { stream, peer, guest, ending } = tokio::select! {
             accepted = acceptor.next() => accepted,
             _ = shutdown.changed() => break,
         };
+        let visitor = Arc::new(Visitor::new(guest, places.clone()));
         let (router, limits, mut shutdown) = (router.clone(), limits.clone(), shutdown.clone());
-        let (port, tls) = (port.clone(), tls.clone());
-        connections.spawn(async move {
-            let _place = place;
-            let Some(tls) = tls else { return serve_connection(stream, peer, router, &limits, shutdown).await };
+        let port = port.clone();
+        let task = connections.spawn(async move {
+            let served = (router, visitor);
+            let Some(port) = port else { return serve_connection(stream, peer, served, &limits, shutdown).await };
             let accepted = tokio::select! {
-                accepted = tls.accept(stream, peer, &port) => accepted,
+                accepted = port.accept(stream, peer) => accepted,
                 _ = shutdown.wait_for(|stopping| *stopping) => None,
             };
             if let Some(stream) = accepted {
-                serve_connection(stream, peer, router, &limits, shutdown).await;
+                serve_connection(stream, peer, served, &limits, shutdown).await;
             }
         });
+        ending.bind(task);
     }
     drop(acceptor);
     while connections.join_next().await.is_some() {}
@@ -76,7 +79,7 @@ pub async fn serve(
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
-    router: Router,
+    (router, visitor): (Router, Arc<Visitor>),
     limits: &Limits,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -87,7 +90,12 @@ async fn serve_connection(
         .header_read_timeout(limits.patience.http_head)
         .max_buf_size(MAX_BUFFER_BYTES)
         .max_headers(MAX_HEADERS);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let router = TowerToHyperService::new(router);
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(visitor.clone());
+        router.call(request)
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), answer);
     let mut connection = pin!(connection);
     let stopped = async move {
         let _ = shutdown.wait_for(|stopping| *stopping).await;

@@ -14,11 +14,15 @@ pub mod config;
 mod cutter;
 pub mod encryption;
 pub mod engine;
+mod guesses;
 pub mod http;
+mod http_places;
 pub mod http_port;
 pub mod inspect;
 pub mod limits;
+mod network;
 mod pass;
+mod places;
 pub mod printable;
 pub mod private;
 pub mod resp;
@@ -30,9 +34,12 @@ pub mod shard;
 pub mod snapshots;
 pub mod snapshotter;
 pub mod store;
+mod strangers;
 mod throttle;
 pub mod tls;
 pub mod tokens;
+mod turns;
+mod uploads;
 
 #[cfg(test)]
 #[global_allocator]

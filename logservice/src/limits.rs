@@ -15,12 +15,16 @@ const FILES_OF_SHARD: u64 = 4;
 pub struct Limits {
     /// The most connections to the RESP port.
     pub max_connections: u32,
-    /// The most connections to the HTTP port.
+    /// The most connections to the RESP port that have not logged in. Beside the others.
+    pub max_strangers: u32,
+    /// The most requests to the HTTP port that a token allows, at a time.
     pub max_http_connections: u32,
     /// The most shards.
     pub max_shards: usize,
     /// Memory in MiB for commands that have not arrived as a whole.
     pub max_input_mb: u32,
+    /// Log in MiB that is kept for a replica alone, unless the snapshot is larger; 0: without a bound.
+    pub max_pinned_mb: u64,
     /// For how long.
     pub patience: Patience,
 }
@@ -45,6 +49,11 @@ pub struct Patience {
     /// How long an upload, or a client that is being answered, may make no progress. An uploading node passes on what its server
     /// sends, and gives that a minute to begin.
     pub http_stalled: Duration,
+    /// As many bytes of an upload have to come while it is waited for, within that time.
+    pub upload_bytes: u64,
+    /// A replica that was sent a snapshot and only says that it is there is waited for longer: a second more for so many bytes
+    /// of the snapshot.
+    pub load_bytes_per_s: u64,
 }
 
 impl Default for Patience {
@@ -58,18 +67,22 @@ impl Default for Patience {
             idle_buffer: Duration::from_secs(1),
             http_head: Duration::from_secs(10),
             http_stalled: Duration::from_secs(90),
+            upload_bytes: 1 << 20,
+            load_bytes_per_s: 4 << 20,
         }
     }
 }
 
 /// The operating system does not let the process have as many files open as connections may need.
 #[derive(Debug, thiserror::Error)]
-#[error("{needed} open files are needed for --max-connections and --max-http-connections, and {allowed} are allowed: raise the limit (ulimit -n, LimitNOFILE) or allow fewer")]
+#[error("{needed} open files are needed for --max-connections, --max-strangers and --max-http-connections, and {allowed} are allowed: raise the limit (ulimit -n, LimitNOFILE) or allow fewer")]
 pub struct OpenFilesError {
     needed: u64,
     allowed: u64,
 }
 
+/// For each stranger of the HTTP port there may be so many of the RESP port: whoever looks for the leader comes there.
+const HTTP_STRANGERS: u32 = 4;
 /// Of ten connections one is kept for nodes.
 const NODES_SHARE: u32 = 10;
 /// So many at least are kept for nodes: a node has up to five, and a shard some nodes.
@@ -81,13 +94,19 @@ impl Limits {
         (self.max_connections / NODES_SHARE).max(LEAST_FOR_NODES).min(self.max_connections / 2)
     }
 
+    /// The most connections to the HTTP port without a request that a token allows. Beside the others.
+    pub fn max_http_strangers(&self) -> u32 {
+        (self.max_strangers / HTTP_STRANGERS).max(1)
+    }
+
     /// Lets this process have as many files open as it may, and checks that they suffice. Answers what to warn of if they do not for
     /// as many shards as there may be: few services have that many.
     ///
     /// # Errors
     /// They do not suffice for connections.
     pub fn raise_open_files(&self) -> Result<Option<String>, OpenFilesError> {
-        let connections = u64::from(self.max_connections) + u64::from(self.max_http_connections);
+        let strangers = u64::from(self.max_strangers) + u64::from(self.max_http_strangers());
+        let connections = u64::from(self.max_connections) + u64::from(self.max_http_connections) + strangers;
         let of_shards = FILES_OF_SHARD.saturating_mul(self.max_shards as u64);
         let needed = connections + OTHER_FILES;
         let with_shards = needed.saturating_add(of_shards);
@@ -111,6 +130,18 @@ impl Limits {
 mod tests {
     use super::*;
 
+    fn limits() -> Limits {
+        Limits {
+            max_connections: 1,
+            max_strangers: 1,
+            max_http_connections: 1,
+            max_shards: 1,
+            max_input_mb: 4,
+            max_pinned_mb: 0,
+            patience: Patience::default(),
+        }
+    }
+
     /// Else a seed that the node still waits for is cut off here, and is begun anew for ever.
     #[test]
     fn an_upload_may_stand_still_for_longer_than_its_node_waits_for_its_server() {
@@ -120,35 +151,25 @@ mod tests {
 
     #[test]
     fn a_share_of_the_connections_is_kept_for_nodes_and_clients_have_the_most() {
-        let patience = Patience::default();
-        let kept = |max_connections| {
-            Limits { max_connections, max_http_connections: 1, max_shards: 1, max_input_mb: 4, patience }
-                .kept_for_nodes()
-        };
+        let kept = |max_connections| Limits { max_connections, ..limits() }.kept_for_nodes();
         assert_eq!([1, 2, 31, 50, 160, 1000, 10_000].map(kept), [0, 1, 15, 16, 16, 100, 1000]);
     }
 
     #[test]
     fn more_connections_than_files_are_refused_with_both_numbers() {
-        let patience = Patience::default();
-        let mut limits = Limits {
-            max_connections: 1_000_000,
-            max_http_connections: u32::MAX,
-            max_shards: 10,
-            max_input_mb: 4,
-            patience,
-        };
+        let mut limits =
+            Limits { max_connections: 1_000_000, max_http_connections: u32::MAX, max_shards: 10, ..limits() };
         let text = limits.raise_open_files().expect_err("too many").to_string();
-        assert!(text.contains("4295968319 open files are needed"), "{text}");
+        assert!(text.contains("4295968321 open files are needed"), "{text}");
         limits.max_connections = 1;
         limits.max_http_connections = 1;
         if let Some(allowed) = getrlimit(Resource::Nofile).maximum {
             limits.max_shards = allowed as usize;
             let warning = limits.raise_open_files().expect("starts").expect("a warning");
-            assert!(warning.contains(&format!("{} open files may be needed", 1026 + 4 * allowed)), "{warning}");
+            assert!(warning.contains(&format!("{} open files may be needed", 1028 + 4 * allowed)), "{warning}");
         }
         limits.max_shards = 10;
-        if getrlimit(Resource::Nofile).maximum.is_none_or(|most| most >= 1066) {
+        if getrlimit(Resource::Nofile).maximum.is_none_or(|most| most >= 1068) {
             assert_eq!(limits.raise_open_files().expect("starts"), None);
         }
     }

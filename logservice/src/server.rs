@@ -16,7 +16,7 @@ use crate::limits::OpenFilesError;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
 use crate::store::file_store::{FileStoreOptions, Threads};
-use crate::tls::{Tls, TlsError};
+use crate::tls::{Port, Tls, TlsError};
 use crate::tokens::{Tokens, TokensError};
 use crate::{engine, http_port, resp, snapshotter};
 
@@ -138,9 +138,11 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
     let snapshotter = config.snapshotter();
     check_engine(config, &snapshotter.engine).await?;
     let snapshot_task = tokio::spawn(snapshotter::run(service.clone(), snapshotter, requests, stopping.clone()));
+    let resp_port = tls.clone().map(|tls| Port::new(tls, resp::NEEDS_TLS)).transpose()?;
+    let http_port = tls.clone().map(|tls| Port::new(tls, http_port::NEEDS_TLS)).transpose()?;
     let resp_task =
-        tokio::spawn(resp::serve(service.clone(), resp_listener, limits.clone(), tls.clone(), stopping.clone()));
-    let http_task = tokio::spawn(http_port::serve(service.clone(), http_listener, limits, tls.clone(), stopping));
+        tokio::spawn(resp::serve(service.clone(), resp_listener, limits.clone(), resp_port, stopping.clone()));
+    let http_task = tokio::spawn(http_port::serve(service.clone(), http_listener, limits, http_port, stopping));
     let with_tls = if tls.is_some() { ", both with TLS" } else { "" };
     tracing::info!(
         "logservice started: RESP on {listen}, HTTP on {http}{with_tls}, directory {}",

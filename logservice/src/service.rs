@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use tokio::sync::{broadcast, mpsc, oneshot, watch, Semaphore};
 
 use crate::audit::Report;
+use crate::guesses::Guesses;
 use crate::pass::TokensWatch;
 use crate::private;
 use crate::shard::{AuditStatus, LogState, Shard, Status, Switch, Switches};
@@ -75,6 +76,7 @@ pub struct ServiceOptions {
 pub struct Service {
     options: ServiceOptions,
     tokens: Option<watch::Sender<Arc<Tokens>>>,
+    guesses: Guesses,
     shards: Mutex<BTreeMap<String, Arc<Slot>>>,
     switches: Switches,
     /// Who looks for left-over snapshots.
@@ -131,8 +133,8 @@ impl Service {
         let switches = Switches::new(MAX_SWITCHES);
         let tokens = tokens.map(|tokens| watch::Sender::new(Arc::new(tokens)));
         let cleaning = Arc::new(Semaphore::new(CLEANED_AT_A_TIME));
-        let (shards, dropping) = (Mutex::new(slots), tokio::sync::Mutex::default());
-        let service = Arc::new(Service { options, tokens, shards, switches, cleaning, dropping, _lock: lock });
+        let (shards, dropping, guesses) = (Mutex::new(slots), tokio::sync::Mutex::default(), Guesses::default());
+        let service = Arc::new(Service { options, tokens, guesses, shards, switches, cleaning, dropping, _lock: lock });
         service.open_all(&names);
         dropped.into_iter().for_each(|path| service.finish_drop(path, Weak::new()));
         Ok(service)
@@ -167,6 +169,11 @@ impl Service {
     /// The same, for who has to know when they change.
     pub fn watch_tokens(&self) -> Option<TokensWatch> {
         self.tokens.as_ref().map(watch::Sender::subscribe)
+    }
+
+    /// Who has tried wrong ones.
+    pub fn guesses(&self) -> &Guesses {
+        &self.guesses
     }
 
     /// Whether clients have to log in.

@@ -1,4 +1,8 @@
 //! TLS on both ports: certificates from files, which can be exchanged while the service runs, and the handshake.
+//!
+//! A handshake costs more than anything else that a stranger can ask for: half a millisecond or so. So handshakes have a thread of
+//! their own for each port, which shares the machine with those that serve who has logged in, and networks take turns there. Whoever is
+//! waited for has no turn.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -11,15 +15,15 @@ use durability_tls::rustls::sign::SingleCertAndKey;
 use durability_tls::rustls::{self, ServerConfig};
 use durability_tls::{FileError, VERSIONS};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::runtime::Runtime;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 use crate::config::Config;
+use crate::network::Network;
+use crate::turns::Turns;
 
-/// The most handshakes of one port that are being done. Whoever finds the port can begin them, and they cost more than anything
-/// else that a stranger can ask for.
-const MAX_HANDSHAKES: usize = 256;
 /// How long a client may take from connecting to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Failed handshakes are logged at most this often: whoever finds the port can cause them.
@@ -63,7 +67,7 @@ struct Files {
 }
 
 impl Files {
-    fn read(&self) -> Result<TlsAcceptor, TlsError> {
+    fn read(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = durability_tls::provider();
         let verifier = match &self.client_ca {
             None => Arc::new(NoClientAuth),
@@ -82,14 +86,14 @@ impl Files {
             .with_protocol_versions(VERSIONS)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        Ok(Arc::new(config))
     }
 }
 
 /// TLS of this service. Connections that are made after [`Tls::reload`] use what the files hold then.
 pub struct Tls {
     files: Files,
-    acceptor: RwLock<TlsAcceptor>,
+    config: RwLock<Arc<ServerConfig>>,
     troubles: Mutex<Troubles>,
 }
 
@@ -100,16 +104,61 @@ struct Troubles {
     unlogged: u64,
 }
 
-/// A port that takes TLS. Each has a queue of its own, so that strangers of one keep nobody from the other.
+/// A port that takes TLS. Each has a thread and a queue of its own, so that strangers of one keep nobody from the other.
 pub struct Port {
     plain_answer: &'static [u8],
-    handshakes: Semaphore,
+    tls: Arc<Tls>,
+    turns: Arc<Turns>,
+    /// Always there, but when it is dropped.
+    thread: Option<Runtime>,
 }
 
 impl Port {
     /// A port that tells a client which speaks without TLS so with `plain_answer`, in the port's own protocol.
-    pub fn new(plain_answer: &'static [u8]) -> Self {
-        Port { plain_answer, handshakes: Semaphore::new(MAX_HANDSHAKES) }
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn new(tls: Arc<Tls>, plain_answer: &'static [u8]) -> io::Result<Arc<Self>> {
+        let mut thread = tokio::runtime::Builder::new_multi_thread();
+        let thread = thread.worker_threads(1).thread_name("handshakes").enable_time().build()?;
+        Ok(Arc::new(Port { plain_answer, tls, turns: Arc::default(), thread: Some(thread) }))
+    }
+
+    /// Does the handshake on a connection that was just accepted. `None` if that failed, which was logged then; a client that speaks
+    /// without TLS is told so at once.
+    pub async fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        let thread = self.thread.as_ref()?;
+        let port = self.clone();
+        let handshake = async move {
+            // The port may be dropped with the last of them, but not by its own thread.
+            let Port { plain_answer, tls, turns, .. } = &*port;
+            tls.accept(stream, peer, plain_answer, turns).await
+        };
+        // A task there that panicked has been told of.
+        Handshake(thread.spawn(handshake)).ended().await.ok().flatten()
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.shutdown_background();
+        }
+    }
+}
+
+/// A handshake on its thread, which ends when nobody waits for it any more.
+struct Handshake<T>(JoinHandle<T>);
+
+impl<T> Handshake<T> {
+    async fn ended(mut self) -> Result<T, JoinError> {
+        (&mut self.0).await
+    }
+}
+
+impl<T> Drop for Handshake<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -129,8 +178,8 @@ impl Tls {
             (None, None, None) => return Ok(None),
         };
         let files = Files { certificate, key, client_ca: config.tls_client_ca.clone() };
-        let acceptor = RwLock::new(files.read()?);
-        Ok(Some(Arc::new(Tls { files, acceptor, troubles: Mutex::default() })))
+        let config = RwLock::new(files.read()?);
+        Ok(Some(Arc::new(Tls { files, config, troubles: Mutex::default() })))
     }
 
     /// Reads the files again. Connections that are there stay as they are.
@@ -138,24 +187,32 @@ impl Tls {
     /// # Errors
     /// A file cannot be used. Then nothing changes.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let acceptor = self.files.read()?;
-        *self.acceptor.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = acceptor;
+        let config = self.files.read()?;
+        *self.config.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
         Ok(())
     }
 
-    /// Does the handshake on a connection that `port` has just accepted, when it is its turn. `None` if that failed, which was
-    /// logged then; a client that speaks without TLS is told so at once.
-    pub async fn accept(&self, stream: TcpStream, peer: SocketAddr, port: &Port) -> Option<TlsStream<TcpStream>> {
+    async fn accept(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        plain_answer: &[u8],
+        turns: &Arc<Turns>,
+    ) -> Option<TlsStream<TcpStream>> {
         let handshake = async {
             let mut first = [0];
             if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
-                refuse_plain(&stream, port.plain_answer);
+                refuse_plain(&stream, plain_answer);
                 return Err(io::Error::other("it does not speak TLS, and this port takes nothing else"));
             }
-            // Whoever has said nothing yet takes nobody's turn.
-            let _turn = port.handshakes.acquire().await.map_err(io::Error::other)?;
-            let acceptor = self.acceptor.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-            acceptor.accept(stream).await
+            let begun = LazyConfigAcceptor::new(Default::default(), stream).await?;
+            let config = self.config.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+            // All the cost of a handshake is in this step. Whoever has not said all of its beginning takes nobody's turn, nor does
+            // whoever does not answer.
+            let turn = turns.take(Network::of(peer.ip())).await;
+            let answered = begun.into_stream(config);
+            drop(turn);
+            answered.await
         };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => return Some(stream),
@@ -197,72 +254,66 @@ mod tests {
     use durability_tls::testing::{client_config, TestCa};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use tokio::task::JoinHandle;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::timeout;
     use tokio_rustls::TlsConnector;
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    /// Half of what a handshake may take.
+    const PATIENCE: Duration = Duration::from_secs(5);
 
-    /// A port with room for `handshakes` at a time, and the CA of its certificate.
-    async fn listen(directory: &Path, handshakes: usize) -> (SocketAddr, Arc<Port>, PathBuf) {
+    /// A port, and the CA of its certificate.
+    async fn listen(directory: &Path) -> (SocketAddr, PathBuf) {
         let (ca, ca_file) = (TestCa::default(), directory.join("ca.crt"));
         ca.write(&ca_file);
         let pair = ca.issue(directory, "server", &["127.0.0.1"]);
         let files = Files { certificate: pair.certificate, key: pair.key, client_ca: None };
-        let acceptor = RwLock::new(files.read().expect("a pair"));
-        let tls = Arc::new(Tls { files, acceptor, troubles: Mutex::default() });
-        let port = Arc::new(Port { plain_answer: b"no", handshakes: Semaphore::new(handshakes) });
+        let config = RwLock::new(files.read().expect("a pair"));
+        let tls = Arc::new(Tls { files, config, troubles: Mutex::default() });
+        let port = Port::new(tls, b"no").expect("a thread");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
-        let accepting = port.clone();
         tokio::spawn(async move {
             while let Ok((stream, peer)) = listener.accept().await {
-                let (tls, port) = (tls.clone(), accepting.clone());
-                tokio::spawn(async move { tls.accept(stream, peer, &port).await });
+                let port = port.clone();
+                tokio::spawn(async move { port.accept(stream, peer).await });
             }
         });
-        (address, port, ca_file)
+        (address, ca_file)
     }
 
-    /// A client that has said the first byte of a handshake and nothing more.
-    async fn half_a_handshake(address: SocketAddr) -> TcpStream {
+    /// A client that has said a part of its beginning and nothing more.
+    async fn half_a_handshake(address: SocketAddr, bytes: usize) -> TcpStream {
+        // A record of a handshake of 512 bytes, of which a few come.
+        const BEGINNING: [u8; 11] = [HANDSHAKE_RECORD, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
         let mut stream = TcpStream::connect(address).await.expect("connected");
-        stream.write_all(&[HANDSHAKE_RECORD]).await.expect("sent");
+        stream.write_all(&BEGINNING[..bytes]).await.expect("sent");
         stream
     }
 
-    fn whole_handshake(address: SocketAddr, ca_file: &Path) -> JoinHandle<io::Result<()>> {
+    async fn handshake(address: SocketAddr, ca_file: &Path) -> io::Result<()> {
         let connector = TlsConnector::from(client_config(ca_file, None, VERSIONS));
-        tokio::spawn(async move {
-            let stream = TcpStream::connect(address).await?;
-            connector.connect(ServerName::IpAddress(address.ip().into()), stream).await.map(drop)
-        })
+        let stream = TcpStream::connect(address).await?;
+        connector.connect(ServerName::IpAddress(address.ip().into()), stream).await.map(drop)
     }
 
     #[tokio::test]
-    async fn only_so_many_handshakes_are_done_at_a_time_and_the_others_wait_for_their_turn() {
+    async fn half_handshakes_keep_nobody_from_a_whole_one() {
+        const HALVES: usize = 700;
         let directory = tempfile::tempdir().expect("tempdir");
-        let (address, port, ca_file) = listen(directory.path(), 2).await;
-        let silent = TcpStream::connect(address).await.expect("connected");
-        let halves = [half_a_handshake(address).await, half_a_handshake(address).await];
-        let both_begin = async {
-            while port.handshakes.available_permits() > 0 {
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(PATIENCE, both_begin).await.expect("they have their turn");
-        let mut waiting = whole_handshake(address, &ca_file);
-        assert!(timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "a third is done");
+        let (address, ca_file) = listen(directory.path()).await;
+        let mut halves = Vec::new();
+        for half in 0..HALVES {
+            halves.push(half_a_handshake(address, half % 12).await);
+        }
+        // Far less than the halves have.
+        timeout(PATIENCE, handshake(address, &ca_file)).await.expect("it waits for them").expect("its handshake");
         let mut plain = TcpStream::connect(address).await.expect("connected");
         plain.write_all(b"PING").await.expect("sent");
         let mut answer = Vec::new();
         timeout(PATIENCE, plain.read_to_end(&mut answer)).await.expect("waits for a turn").expect("ended");
         assert_eq!(answer, b"no");
-        drop(halves);
-        timeout(PATIENCE, waiting).await.expect("no turn comes").expect("ran").expect("its handshake");
-        whole_handshake(address, &ca_file).await.expect("ran").expect("the silent one has no turn");
-        drop(silent);
+        // They are there still, so it was not that they had gone.
+        assert_eq!(halves[HALVES - 1].try_read(&mut [0]).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
     }
 }

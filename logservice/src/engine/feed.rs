@@ -352,7 +352,8 @@ mod tests {
     #[test]
     fn strangers_that_say_nothing_do_not_keep_the_engine_waiting() {
         let start = Start { replid: REPLID.into(), offset: 7, snapshot: None, log: None, end: 7, engine: None };
-        let feed = Feed::open(start, false).expect("opened");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let feed = Feed::open(start, listener, false).expect("opened");
         let mut strangers: Vec<_> = (0..MAX_LOGINS + 2).map(|_| connect(&feed)).collect();
         strangers[5].write_all(b"*2\r\n$4\r\nAUTH\r\n").expect("sent");
         let mut engine = connect(&feed);

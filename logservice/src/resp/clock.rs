@@ -47,7 +47,8 @@ pub enum Overdue {
 /// The times of one connection.
 pub struct Clock {
     limits: Arc<Limits>,
-    accepted: Instant,
+    /// When it was accepted, or later got a place that is kept for nodes.
+    begun: Instant,
     partial_since: Option<Instant>,
     has_read: bool,
     timer: Option<Pin<Box<Sleep>>>,
@@ -56,7 +57,12 @@ pub struct Clock {
 impl Clock {
     /// The client was just accepted.
     pub fn new(limits: Arc<Limits>) -> Self {
-        Clock { limits, accepted: Instant::now(), partial_since: None, has_read: false, timer: None }
+        Clock { limits, begun: Instant::now(), partial_since: None, has_read: false, timer: None }
+    }
+
+    /// It has got a place, in which it may have to show what it is.
+    pub fn begin_trial(&mut self) {
+        self.begun = Instant::now();
     }
 
     /// Something has arrived.
@@ -94,10 +100,10 @@ impl Clock {
     pub fn look(&mut self, watch: Watch) -> Option<Overdue> {
         self.timer = None;
         let was_idle = !std::mem::take(&mut self.has_read);
-        if watch.is_stranger && self.accepted.elapsed() >= self.limits.patience.login {
+        if watch.is_stranger && self.begun.elapsed() >= self.limits.patience.login {
             return Some(Overdue::Login);
         }
-        if watch.is_on_trial && self.accepted.elapsed() >= self.limits.patience.login {
+        if watch.is_on_trial && self.begun.elapsed() >= self.limits.patience.login {
             return Some(Overdue::Trial);
         }
         if self.partial_since.is_some_and(|since| since.elapsed() >= self.limits.patience.command) {

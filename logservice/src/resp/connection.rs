@@ -22,13 +22,17 @@ use super::socket::Socket;
 use super::{node, trial};
 use crate::limits::Limits;
 use crate::pass;
+use crate::places::{Place, Places};
 use crate::roles::Role;
 use crate::service::Service;
 use crate::shard::{Poll, Position, Shard, Switch};
-use crate::throttle::LineThrottle;
+use crate::strangers::Guest;
+use crate::throttle::{say, LineThrottle};
 
 /// For lines that clients can cause without a token.
 static STRANGERS: LineThrottle = LineThrottle::new();
+/// For lines that clients with a token can cause.
+static SLOW_READERS: LineThrottle = LineThrottle::of(50);
 
 /// For lines of which one reload can cause as many as there are connections.
 static WITHDRAWN: LineThrottle = LineThrottle::new();
@@ -41,12 +45,19 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     /// Memory for what arrives.
     pub budget: Arc<InputBudget>,
+    /// Places for clients that may be here.
+    pub places: Places,
 }
 
 /// A client's connection.
 pub struct Connection {
+    shared: Arc<Shared>,
     service: Arc<Service>,
     limits: Arc<Limits>,
+    /// Counts it as long as nobody knows who it is.
+    guest: Guest,
+    /// Counts it from then on.
+    place: Option<Place>,
     output: Arc<Output>,
     peer: String,
     input: Input,
@@ -79,9 +90,12 @@ pub(super) enum Next {
 }
 
 impl Connection {
-    /// A connection that was just accepted; `is_on_trial` if its place is kept for nodes.
-    pub fn new(shared: &Shared, socket: Socket, peer: String, id: u64, is_on_trial: bool) -> Self {
+    /// A connection that was just accepted.
+    pub fn new(shared: &Arc<Shared>, socket: Socket, peer: String, id: u64, guest: Guest) -> Self {
         let mut connection = Connection {
+            shared: shared.clone(),
+            guest,
+            place: None,
             service: shared.service.clone(),
             limits: shared.limits.clone(),
             output: Arc::new(Output::new(socket)),
@@ -90,7 +104,7 @@ impl Connection {
             clock: Clock::new(shared.limits.clone()),
             identity: Identity::new(shared.service.watch_tokens()),
             failed_logins: 0,
-            is_on_trial,
+            is_on_trial: false,
             replica: ReplicaInfo::default(),
             poll: None,
             subscriptions: None,
@@ -98,7 +112,9 @@ impl Connection {
             closing: false,
             id,
         };
-        connection.note_login();
+        if let Err(refusal) = connection.note_login() {
+            connection.close_with(&refusal);
+        }
         connection
     }
 
@@ -200,12 +216,25 @@ impl Connection {
         !self.identity.is_known()
     }
 
-    fn note_login(&mut self) {
+    /// Whoever need not log in, or has, needs a place; refused, and to be closed, if there is none.
+    fn note_login(&mut self) -> Result<(), Refusal> {
         let is_stranger = self.is_stranger();
         self.input.set_stranger(is_stranger);
-        if !is_stranger {
-            self.output.set_known();
+        if is_stranger || self.place.is_some() {
+            return Ok(());
         }
+        self.output.set_known();
+        // The share of strangers may have ended it in this moment.
+        let place = self.shared.places.take().filter(|_| self.guest.leave());
+        let Some(place) = place else {
+            self.closing = true;
+            self.warn_of_stranger("refused: as many connections are open as --max-connections allows");
+            return Err(failure("too many connections"));
+        };
+        self.is_on_trial = place.is_kept();
+        self.clock.begin_trial();
+        self.place = Some(place);
+        Ok(())
     }
 
     fn close_with(&mut self, refusal: &Refusal) {
@@ -248,7 +277,7 @@ impl Connection {
             Overdue::Input => self.input.release(),
             Overdue::Output => {
                 let seconds = self.limits.patience.stalled_output.as_secs_f32();
-                tracing::warn!("{} disconnected: it has not read its replies for {seconds} s", self.peer);
+                say!(SLOW_READERS, warn, "{} disconnected: it has not read its replies for {seconds} s", self.peer);
                 return Outlook::End;
             }
             // It was told already, and does not go.
@@ -296,7 +325,7 @@ impl Connection {
     /// Gives messages to one who has subscribed, if the change is of a shard that it may see.
     fn deliver(&self, next: Result<Arc<Switch>, Missed>) -> Outlook {
         let Ok(switch) = next else {
-            tracing::warn!("{} disconnected: it has not read its messages", self.peer);
+            say!(SLOW_READERS, warn, "{} disconnected: it has not read its messages", self.peer);
             return Outlook::End;
         };
         let may_see = self.identity.may(&switch.shard, Role::Discover);
@@ -308,28 +337,29 @@ impl Connection {
 
     async fn follow(self, shard: Arc<Shard>, position: Position, shutdown: watch::Receiver<bool>) {
         let Some((mut stream, out)) = self.output.into_parts() else { return };
-        let patience = self.limits.patience.stalled_output;
-        if replica::send(&mut stream, &out, patience).await.is_err() {
+        let patience = self.limits.patience;
+        if replica::send(&mut stream, &out, patience.stalled_output).await.is_err() {
             return;
         }
         let name = shard.name().to_owned();
         let listening = self.replica.listening(&self.peer);
-        tracing::info!("shard {name}: replica {listening} attached: {position}");
-        let follower = replica::Follower::new(stream, self.input.into_parts(), shard, self.service, patience);
+        say!(shard.lines(), info, "shard {name}: replica {listening} attached: {position}");
+        let max_pinned_bytes = self.limits.max_pinned_mb << 20;
+        let follower = replica::Follower::new(stream, self.input.into_parts(), shard.clone(), self.service, patience);
         let mut identity = self.identity;
         let ended = tokio::select! {
-            ended = follower.serve(position, shutdown) => ended,
+            ended = follower.serve(position, max_pinned_bytes, shutdown) => ended,
             // Nothing can be said of it within the stream.
             () = identity.withdrawn() => Err(replica::FollowError::Withdrawn),
         };
         match ended {
-            Ok(offset) => tracing::info!("shard {name}: replica {listening} detached at {offset}"),
+            Ok(offset) => say!(shard.lines(), info, "shard {name}: replica {listening} detached at {offset}"),
             // Another leader has begun, and it comes again at once; that a log has failed, or there is nothing to give, is told where
             // it is found.
             Err(error @ (replica::FollowError::Restart(_) | replica::FollowError::NoCopy(_))) => {
-                tracing::info!("shard {name}: replica {listening} detached: {error}")
+                say!(shard.lines(), info, "shard {name}: replica {listening} detached: {error}")
             }
-            Err(error) => tracing::warn!("shard {name}: replica {listening} detached: {error}"),
+            Err(error) => say!(shard.lines(), warn, "shard {name}: replica {listening} detached: {error}"),
         }
     }
 }

@@ -15,9 +15,12 @@ use super::replica::ReplicaInfo;
 use super::reply::Protocol;
 use super::socket::Socket;
 use crate::limits::{Limits, Patience};
+use crate::network::Network;
+use crate::places::Places;
 use crate::service::{Service, ServiceOptions};
 use crate::snapshots::SnapshotStore;
 use crate::store::file_store::{FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
+use crate::strangers::Strangers;
 use crate::tokens::Tokens;
 
 /// Words that mean something, so that not every input is refused for its first.
@@ -105,7 +108,7 @@ fn arguments(words: &[Word]) -> Vec<Bytes> {
 }
 
 /// A service in a directory that lasts as long as the process; in memory, as what is fuzzed is not the disk.
-fn shared(tokens: Option<Tokens>) -> Shared {
+fn shared(tokens: Option<Tokens>) -> Arc<Shared> {
     let memory = Path::new("/dev/shm");
     let builder = tempfile::Builder::new();
     let directory = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
@@ -129,9 +132,17 @@ fn shared(tokens: Option<Tokens>) -> Shared {
     };
     let service = Service::open(options, tokens).expect("opens");
     let patience = Patience { failed_login_delay: Duration::ZERO, ..Patience::default() };
-    let limits =
-        Arc::new(Limits { max_connections: 1, max_http_connections: 1, max_shards: 4, max_input_mb: 4, patience });
-    Shared { service, limits, budget: Arc::new(InputBudget::new(4)) }
+    let limits = Limits {
+        max_connections: 1,
+        max_strangers: 1,
+        max_http_connections: 1,
+        max_shards: 4,
+        max_input_mb: 4,
+        max_pinned_mb: 0,
+        patience,
+    };
+    let (limits, places) = (Arc::new(limits), Places::new(1, 0));
+    Arc::new(Shared { service, limits, budget: Arc::new(InputBudget::new(4)), places })
 }
 
 fn runtime() -> &'static Runtime {
@@ -142,11 +153,12 @@ fn runtime() -> &'static Runtime {
 }
 
 /// A connection of that service, and its other end.
-async fn connection(shared: &Shared) -> (Connection, TcpStream) {
+async fn connection(shared: &Arc<Shared>) -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
     let (stream, peer) = listener.accept().await.expect("accepted");
-    (Connection::new(shared, Socket::from(stream), peer.to_string(), 1, false), client)
+    let guest = Strangers::new(1, "a connection").enter(Network::of(peer.ip()), Arc::default());
+    (Connection::new(shared, Socket::from(stream), peer.to_string(), 1, guest), client)
 }
 
 #[test]

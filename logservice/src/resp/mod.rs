@@ -13,6 +13,7 @@ mod fuzz;
 mod identity;
 mod input;
 mod lease;
+mod life;
 mod node;
 mod output;
 pub mod replica;
@@ -35,16 +36,18 @@ use tokio::task::JoinSet;
 use self::connection::{Connection, Shared};
 use self::input::InputBudget;
 use self::socket::Socket;
-use crate::accept::Acceptor;
+use crate::accept::{Acceptor, Newcomer};
 use crate::limits::Limits;
+use crate::places::Places;
 use crate::service::Service;
-use crate::tls::{Port, Tls};
+use crate::strangers::Strangers;
+use crate::tls::Port;
 
 /// How long a peer may be silent before the kernel asks whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// What a client reads that speaks without TLS to a port with TLS.
-const NEEDS_TLS: &[u8] = b"-ERR this port takes TLS connections only: connect with TLS\r\n";
+pub const NEEDS_TLS: &[u8] = b"-ERR this port takes TLS connections only: connect with TLS\r\n";
 
 fn configure(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
@@ -58,20 +61,18 @@ pub async fn serve(
     service: Arc<Service>,
     listener: TcpListener,
     limits: Arc<Limits>,
-    tls: Option<Arc<Tls>>,
+    port: Option<Arc<Port>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let too_many: &[u8] = if tls.is_none() { b"-ERR too many connections\r\n" } else { b"" };
-    let (most, kept) = (limits.max_connections, limits.kept_for_nodes());
-    let acceptor = Acceptor::new(listener, most, kept, "--max-connections", too_many);
+    let acceptor = Acceptor::new(listener, Strangers::new(limits.max_strangers, "a connection"));
     let budget = Arc::new(InputBudget::new(limits.max_input_mb));
-    let shared = Arc::new(Shared { service, limits, budget });
-    let port = Arc::new(Port::new(NEEDS_TLS));
+    let places = Places::new(limits.max_connections, limits.kept_for_nodes());
+    let shared = Arc::new(Shared { service, limits, budget, places });
     let next_id = AtomicU64::new(1);
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
         while connections.try_join_next().is_some() {}
-        let (stream, peer, place) = tokio::select! {
+        let Newcomer { stream, peer, guest, ending } = tokio::select! {
             accepted = acceptor.next() => accepted,
             _ = shutdown.changed() => break,
         };
@@ -79,22 +80,22 @@ pub async fn serve(
             tracing::debug!("{peer}: {error}");
         }
         let id = next_id.fetch_add(1, Ordering::Relaxed);
-        let (shared, port, tls, mut shutdown) = (shared.clone(), port.clone(), tls.clone(), shutdown.clone());
-        connections.spawn(async move {
-            let socket = match tls {
+        let (shared, port, mut shutdown) = (shared.clone(), port.clone(), shutdown.clone());
+        let task = connections.spawn(async move {
+            let socket = match port {
                 None => Socket::from(stream),
-                Some(tls) => {
+                Some(port) => {
                     let accepted = tokio::select! {
-                        accepted = tls.accept(stream, peer, &port) => accepted,
+                        accepted = port.accept(stream, peer) => accepted,
                         _ = shutdown.wait_for(|stopping| *stopping) => None,
                     };
                     let Some(stream) = accepted else { return };
                     Socket::from(stream)
                 }
             };
-            Connection::new(&shared, socket, peer.to_string(), id, place.is_kept()).serve(shutdown).await;
-            drop(place);
+            Connection::new(&shared, socket, peer.to_string(), id, guest).serve(shutdown).await;
         });
+        ending.bind(task);
     }
     drop(acceptor);
     while connections.join_next().await.is_some() {}

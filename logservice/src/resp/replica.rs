@@ -23,10 +23,12 @@ use super::arguments::{number, text};
 use super::command::{ProtocolError, Splitter};
 use super::identity::Follows;
 use super::lease::engine_version;
+use super::life::{acknowledged, Life};
 use super::reply::{self, failure, Protocol, Reply};
 use super::socket::Socket;
+use crate::limits::Patience;
 use crate::service::Service;
-use crate::shard::{FullCopy, NoCopy, Pin, Position, Shard, Unreadable};
+use crate::shard::{Cut, FullCopy, NoCopy, Pin, Position, Shard, Unreadable};
 use crate::store::{LogReader, ReadError};
 
 /// The most that is read and sent at a time.
@@ -138,6 +140,9 @@ pub enum FollowError {
     /// Its login is withdrawn.
     #[error("its token was removed, or has another role now")]
     Withdrawn,
+    /// Too much of the log was kept for it alone.
+    #[error("it is behind the newest snapshot by more than --max-pinned-mb allows")]
+    Behind,
     /// The log failed, or the stream goes on under another replication id.
     #[error("{0}")]
     Restart(&'static str),
@@ -150,7 +155,11 @@ pub struct Follower {
     splitter: Splitter,
     shard: Arc<Shard>,
     _service: Arc<Service>,
-    patience: Duration,
+    patience: Patience,
+    life: Life,
+    /// The end of what it was sent (exclusive), as an offset of the stream.
+    sent: u64,
+    cut: Cut,
 }
 
 /// Sends `bytes` to a client that may take nothing of them for as long as `patience`.
@@ -165,53 +174,66 @@ pub async fn send(stream: &mut Socket, mut bytes: &[u8], patience: Duration) -> 
 }
 
 fn stalled(patience: Duration) -> std::io::Error {
-    let text = format!("it has taken nothing, and said nothing, for {} s", patience.as_secs_f32());
+    let text = format!("it has taken nothing for {} s", patience.as_secs_f32());
     std::io::Error::new(ErrorKind::TimedOut, text)
 }
 
 impl Follower {
-    /// A follower on a connection whose input was read but not used yet. It may take nothing and say nothing for as long as
-    /// `patience`.
+    /// A follower on a connection whose input was read but not used yet.
     pub fn new(
         stream: Socket,
         (input, splitter): (BytesMut, Splitter),
         shard: Arc<Shard>,
         service: Arc<Service>,
-        patience: Duration,
+        patience: Patience,
     ) -> Self {
-        Follower { stream, input, splitter, shard, _service: service, patience }
+        let life = Life::new(patience.stalled_output, Instant::now());
+        Follower { stream, input, splitter, shard, _service: service, patience, life, sent: 0, cut: Cut::default() }
     }
 
-    /// Sends the stream until the connection ends, the replica has to connect again, or the shard is dropped. Answers how far it came.
-    pub async fn serve(self, position: Position, shutdown: watch::Receiver<bool>) -> Result<u64, FollowError> {
-        let notifier = self.shard.notifier().clone();
+    /// Sends the stream until the connection ends, the replica has to connect again, or the shard is dropped. When a snapshot is made, the
+    /// log below it is kept for this one alone up to `max_pinned_bytes`, or as much as the snapshot has (0: without a bound). Answers how
+    /// far it came.
+    pub async fn serve(
+        self,
+        position: Position,
+        max_pinned_bytes: u64,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<u64, FollowError> {
+        let (notifier, cut) = (self.shard.notifier().clone(), self.cut.clone());
         tokio::select! {
-            served = self.serve_until(position, shutdown) => served,
+            served = self.serve_until(position, max_pinned_bytes, shutdown) => served,
             refusal = notifier.dropped() => Err(FollowError::Dropped(refusal)),
+            () = cut.wait() => Err(FollowError::Behind),
         }
     }
 
     async fn serve_until(
         mut self,
         position: Position,
+        max_pinned_bytes: u64,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<u64, FollowError> {
         let _attached = self.shard.attach_replica();
         let mut progress = self.shard.notifier().subscribe();
         let Beginning { mut offset, stream, mut pin } = match position {
-            Position::Continue { replid, offset, stream, pin } => {
+            Position::Continue { replid, offset, stream, mut pin } => {
+                pin.cut_beyond(max_pinned_bytes, &self.cut);
                 self.send(format!("+CONTINUE {replid}\r\n").as_bytes()).await?;
                 Beginning { offset, stream, pin }
             }
             Position::Full => match self.wait_for_copy(&mut shutdown).await? {
-                Some(copy) => self.send_copy(copy).await?,
+                Some(mut copy) => {
+                    copy.pin.cut_beyond(max_pinned_bytes, &self.cut);
+                    self.send_copy(copy).await?
+                }
                 None => return Ok(0),
             },
         };
         let mut reader: Option<Box<dyn LogReader>> = None;
         let mut chunk = Bytes::new();
-        // A replica that loads a snapshot takes nothing, and sends empty lines.
-        let mut sign_of_life = Instant::now();
+        self.sent = offset;
+        self.life.begin_stream(offset);
         loop {
             let visible = {
                 let progress = progress.borrow_and_update();
@@ -222,29 +244,29 @@ impl Follower {
             };
             if chunk.is_empty() && offset < visible {
                 (reader, chunk) = self.read(reader, offset, visible).await?;
-                sign_of_life = Instant::now();
+                self.life.takes(Instant::now());
             }
             self.input.reserve(1024);
             let is_flushed = self.stream.is_flushed();
-            let stalled_at = sign_of_life + self.patience;
+            let stalled_at = self.life.ends_at();
             let (mut socket_reader, mut socket_writer) = self.stream.split();
             tokio::select! {
                 read = socket_reader.read_buf(&mut self.input) => {
                     if read? == 0 {
                         return Ok(offset);
                     }
-                    self.skip_commands()?;
-                    sign_of_life = Instant::now();
+                    self.take_commands()?;
                 }
                 written = socket_writer.write_buf(&mut chunk), if !chunk.is_empty() => {
                     offset += written? as u64;
-                    sign_of_life = Instant::now();
+                    self.sent = offset;
+                    self.life.takes(Instant::now());
                     if chunk.is_empty() {
                         pin.advance(offset);
                     }
                 }
                 () = tokio::time::sleep_until(stalled_at.into()), if !chunk.is_empty() => {
-                    return Err(stalled(self.patience).into());
+                    return Err(stalled(self.life.nothing_for()).into());
                 }
                 flushed = self.stream.flushed(), if chunk.is_empty() && !is_flushed => flushed?,
                 changed = progress.changed(), if chunk.is_empty() => {
@@ -257,11 +279,17 @@ impl Follower {
         }
     }
 
-    /// Drops the commands that have arrived: acknowledgements, and what a replica has applied decides nothing here. One that
-    /// has arrived in part stays, for when the rest comes.
-    fn skip_commands(&mut self) -> Result<(), ProtocolError> {
+    /// Takes what has arrived: acknowledgements, which show that the replica goes on. One that has arrived in part stays, for when the
+    /// rest comes.
+    fn take_commands(&mut self) -> Result<(), ProtocolError> {
         let mut arguments = Vec::new();
-        while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {}
+        let now = Instant::now();
+        while self.splitter.next(&mut self.input, &mut arguments, MAX_COMMAND_BYTES)? {
+            if let Some(offset) = acknowledged(&arguments) {
+                self.life.has_applied(offset, self.sent, now);
+            }
+        }
+        self.life.says_something(now);
         Ok(())
     }
 
@@ -330,13 +358,14 @@ impl Follower {
         if read? == 0 {
             return Err(FollowError::Connection(ErrorKind::UnexpectedEof.into()));
         }
-        Ok(self.skip_commands()?)
+        Ok(self.take_commands()?)
     }
 
     /// Answers `PSYNC` with a full copy, and sends it. Answers where the stream goes on.
     async fn send_copy(&mut self, copy: FullCopy) -> Result<Beginning, FollowError> {
         let FullCopy { replid, offset, snapshot, stream, pin } = copy;
         let bytes = snapshot.as_ref().map_or(EMPTY_RDB.len() as u64, |(record, _)| record.bytes);
+        self.life.loads(Duration::from_secs(bytes / self.patience.load_bytes_per_s.max(1)));
         self.send(format!("+FULLRESYNC {replid} {offset}\r\n${bytes}\r\n").as_bytes()).await?;
         match snapshot {
             None => self.send(EMPTY_RDB).await?,
@@ -360,25 +389,26 @@ impl Follower {
         Ok(Beginning { offset, stream, pin })
     }
 
-    /// Sends `bytes` to a replica that may take nothing of them for as long as its patience, and longer while it says something:
-    /// one that drops the data it held before takes nothing of a snapshot, and sends empty lines.
+    /// Sends `bytes` to a replica. One that drops the data it held before takes nothing of a snapshot, and sends empty lines.
     async fn send(&mut self, mut bytes: &[u8]) -> Result<(), FollowError> {
-        let mut sign_of_life = Instant::now();
+        self.life.takes(Instant::now());
         while !bytes.is_empty() {
             self.input.reserve(1024);
-            let stalled_at = sign_of_life + self.patience;
+            let stalled_at = self.life.ends_at();
             let (mut socket_reader, mut socket_writer) = self.stream.split();
             tokio::select! {
-                written = socket_writer.write(bytes) => bytes = &bytes[written?..],
+                written = socket_writer.write(bytes) => {
+                    bytes = &bytes[written?..];
+                    self.life.takes(Instant::now());
+                }
                 read = socket_reader.read_buf(&mut self.input) => {
                     if read? == 0 {
                         return Err(FollowError::Connection(ErrorKind::UnexpectedEof.into()));
                     }
-                    self.skip_commands()?;
+                    self.take_commands()?;
                 }
-                () = tokio::time::sleep_until(stalled_at.into()) => return Err(stalled(self.patience).into()),
+                () = tokio::time::sleep_until(stalled_at.into()) => return Err(stalled(self.life.nothing_for()).into()),
             }
-            sign_of_life = Instant::now();
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub use lease::LeaseLeft;
 pub use nodes::{Heard, NodeStatus, Role};
 pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
 pub use overlap::{Overlap, Submitted};
-pub use pins::Pin;
+pub use pins::{Cut, Pin};
 pub use primary::{Primary, Roles, Switch, Switches};
 pub use snapshot::Origin;
 pub use status::{LogState, Status};

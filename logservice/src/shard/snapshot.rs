@@ -161,6 +161,8 @@ impl Shard {
     }
 
     async fn drop_log_below(&self, base: u64) {
+        let snapshot_bytes = self.store.manifest().newest_snapshot().map_or(0, |newest| newest.bytes);
+        self.pins.cut(base, snapshot_bytes).await;
         let (store, limit) = (self.store.clone(), self.pins.limit(base));
         let error = match tokio::task::spawn_blocking(move || store.trim(limit)).await {
             Ok(Ok(())) => return,

@@ -14,14 +14,14 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const SHORT: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_secs(5);
 
-fn connect(service: &Service) -> TcpStream {
+pub fn connect(service: &Service) -> TcpStream {
     let stream = TcpStream::connect(service.http_address()).expect("connected");
     stream.set_read_timeout(Some(SOON)).expect("timeout");
     stream
 }
 
 /// Everything that comes until the connection ends.
-fn answer(mut stream: &TcpStream) -> String {
+pub fn answer(mut stream: &TcpStream) -> String {
     let mut got = Vec::new();
     if let Err(error) = stream.read_to_end(&mut got) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "still connected");
@@ -33,6 +33,7 @@ fn start(directory: &std::path::Path, flags: &[&str]) -> Service {
     Service::start_patient(directory, flags, |patience| {
         patience.http_head = SHORT;
         patience.http_stalled = SHORT;
+        patience.upload_bytes = 5;
     })
 }
 
@@ -107,9 +108,17 @@ fn an_upload_that_stands_still_is_given_up_and_removed() {
     slow.write_all(format!("{head}Connection: close\r\nContent-Length: 10\r\n\r\n").as_bytes()).expect("sent");
     for _ in 0..10 {
         slow.write_all(b"x").expect("sent");
-        std::thread::sleep(SHORT / 5);
+        std::thread::sleep(SHORT / 15);
     }
     assert!(answer(&slow).starts_with("HTTP/1.1 200 "));
+    // One that drips, each byte in time, is not.
+    let mut dripping = connect(&service);
+    dripping.write_all(format!("{head}Content-Length: 1000000\r\n\r\n").as_bytes()).expect("sent");
+    let deadline = Instant::now() + SOON;
+    while dripping.write_all(b"x").is_ok() {
+        assert!(Instant::now() < deadline, "it may drip");
+        std::thread::sleep(SHORT * 2 / 3);
+    }
     witness.assert_served();
     service.stop();
 }
@@ -155,24 +164,31 @@ fn a_client_that_does_not_read_its_answers_is_sent_away() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_so() {
+fn one_request_too_many_is_told_so() {
     let directory = tempfile::tempdir().expect("tempdir");
-    let service = Service::start(directory.path(), &["--max-http-connections", "10"]).expect("starts");
+    // One place for questions, and one for uploads.
+    let service = Service::start(directory.path(), &["--max-http-connections", "2"]).expect("starts");
     let witness = Witness::start(&service, None);
-    let crowd: Vec<_> = (0..10).map(|_| connect(&service)).collect();
-    for _ in 0..100 {
-        assert!(answer(&connect(&service)).starts_with("HTTP/1.1 503 "));
-    }
-    drop(crowd);
+    let ((_first, epoch, _), (_second, other_epoch, _)) = (service.lead("s1", "n1", A), service.lead("s2", "n1", A));
+    let put = |shard, epoch| format!("PUT /shards/{shard}/snapshot?epoch={epoch}&offset=10&replid={A} HTTP/1.1");
+    let mut half = connect(&service);
+    half.write_all(format!("{}\r\nHost: x\r\nContent-Length: 10\r\n\r\nx", put("s1", epoch)).as_bytes()).expect("sent");
     let deadline = Instant::now() + SOON;
-    loop {
-        let mut client = connect(&service);
-        // It may be sent away before it has asked.
-        let _ = client.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        if answer(&client).starts_with("HTTP/1.1 200 ") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "there is no room although all have gone");
+    while snapshots(directory.path()).is_empty() {
+        assert!(Instant::now() < deadline, "it does not begin");
+    }
+    let (status, text) = service.http(&put("s2", other_epoch), b"x");
+    let too_many = "too many requests at a time, see --max-http-connections; send it again later\n";
+    assert_eq!((status, &text[..]), (503, too_many));
+    assert_eq!(service.http("GET /shards HTTP/1.1", b"").0, 200, "questions have their own");
+    half.write_all(b"123456789").expect("sent");
+    let mut answered = [0; 12];
+    half.read_exact(&mut answered).expect("answered");
+    assert_eq!(&answered, b"HTTP/1.1 200");
+    // Its place is free a moment after it was answered.
+    let deadline = Instant::now() + SOON;
+    while service.http(&put("s2", other_epoch), b"x").0 != 200 {
+        assert!(Instant::now() < deadline, "there is no room although it is done");
     }
     witness.assert_served();
     service.stop();

@@ -19,6 +19,7 @@ mod roles;
 mod seeding;
 mod sentinel;
 mod shards;
+mod strangers;
 mod tls;
 mod tunnel;
 mod withdrawn;

@@ -1,9 +1,10 @@
 //! What a client says and asks about its connection: logging in, `HELLO`, `CLIENT`, `PING`.
 
 use bytes::Bytes;
-use durability_protocol::{Code, Refusal};
+use durability_protocol::{Code, Refusal, ReplicaUser};
 
 use super::Connection;
+use crate::guesses::too_many_guesses;
 use crate::resp::arguments::text;
 use crate::resp::reply::{self, failure, Protocol, Reply};
 
@@ -26,17 +27,33 @@ impl Connection {
 
     /// `AUTH`.
     pub(super) fn authenticate(&mut self, credentials: &[Bytes]) -> Result<Reply, Refusal> {
-        let authenticated = match credentials {
-            [token] => self.identity.authenticate_all(token),
-            [shard, token] => text(shard).and_then(|shard| self.identity.authenticate_shard(shard, token)),
-            _ => Err(failure("usage: AUTH shard token")),
+        let mut authenticated = if self.service.needs_tokens() {
+            let (network, credential) = (self.guest.network(), credential(credentials));
+            let tried = self.service.guesses().may_try(network, &credential).map_err(too_many_guesses);
+            tried.and_then(|()| {
+                let proved = self.prove(credentials);
+                self.service.guesses().note(network, &credential, proved.is_ok());
+                proved
+            })
+        } else {
+            self.prove(credentials)
         };
         if let Err(refusal) = &authenticated {
             self.failed_logins += 1;
             self.warn_of_stranger(&format!("login refused: {refusal}"));
         }
-        self.note_login();
+        if let Err(refusal) = self.note_login() {
+            authenticated = authenticated.and(Err(refusal));
+        }
         authenticated.map(|()| reply::ok())
+    }
+
+    fn prove(&mut self, credentials: &[Bytes]) -> Result<(), Refusal> {
+        match credentials {
+            [token] => self.identity.authenticate_all(token),
+            [shard, token] => self.identity.authenticate_shard(text(shard)?, token),
+            _ => Err(failure("usage: AUTH shard token")),
+        }
     }
 
     /// `HELLO`.
@@ -105,6 +122,17 @@ impl Connection {
         self.subscriptions = Some(subscriptions).filter(|subscriptions| !subscriptions.is_empty());
         replies
     }
+}
+
+/// What is guessed: the shard and the token. What a replica tells besides with its user name is another thing each time.
+fn credential(credentials: &[Bytes]) -> Vec<u8> {
+    let (user, token) = match credentials {
+        [user, token] => (text(user).unwrap_or_default(), &token[..]),
+        [token] => ("", &token[..]),
+        _ => return Vec::new(),
+    };
+    let shard = ReplicaUser::parse(user).map_or(user, |user| user.shard);
+    crate::guesses::credential(shard, token)
 }
 
 /// A name that a client gives its connection. Copied, as it would keep a whole buffer.

@@ -1,0 +1,263 @@
+//! Connections of which nobody knows yet whether they may be here: in the TLS handshake, before the login, before the head of an HTTP
+//! request that a token allows. They take no place of those who may. They have a share of their own, of each network and in all,
+//! and when it is full the oldest goes: whoever has a token needs it for some milliseconds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use tokio::task::AbortHandle;
+
+use crate::network::Network;
+use crate::throttle::LineThrottle;
+
+/// Of all strangers of a port, as many may be of one network: half.
+const SHARE_OF_NETWORK: usize = 2;
+
+/// The strangers of a port.
+pub struct Strangers {
+    most: usize,
+    most_of_network: usize,
+    /// What the log calls them.
+    port: &'static str,
+    state: Mutex<State>,
+    lines: LineThrottle,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    /// By when they came.
+    present: BTreeMap<u64, (Network, Arc<Ending>)>,
+    /// The same, by network.
+    networks: HashMap<Network, BTreeSet<u64>>,
+    /// How many each network has.
+    counts: BTreeSet<(usize, Network)>,
+}
+
+/// How a connection is ended.
+#[derive(Debug, Default)]
+pub struct Ending {
+    task: OnceLock<AbortHandle>,
+    is_due: AtomicBool,
+}
+
+impl Ending {
+    /// The connection's task. It is ended now if it was to be before it ran.
+    pub fn bind(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+        if self.is_due.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        self.is_due.store(true, Ordering::SeqCst);
+        self.task.get().inspect(|task| task.abort());
+    }
+}
+
+/// A connection that came in as a stranger. Counts as one until it is known, or dropped.
+pub struct Guest {
+    strangers: Arc<Strangers>,
+    /// Its place among the strangers, as long as it is one.
+    ticket: Option<u64>,
+    network: Network,
+    ending: Arc<Ending>,
+}
+
+impl Strangers {
+    /// At most `most` at a time, and half of that of one network, but at least one.
+    pub fn new(most: u32, port: &'static str) -> Arc<Self> {
+        let most = (most as usize).max(1);
+        let most_of_network = (most / SHARE_OF_NETWORK).max(1);
+        Arc::new(Strangers { most, most_of_network, port, state: Mutex::default(), lines: LineThrottle::new() })
+    }
+
+    /// One more, which is ended by `ending`. When its network, or all together, have as many as they may, the oldest is
+    /// ended: of that network, or of the one that has the most.
+    pub fn enter(self: &Arc<Self>, network: Network, ending: Arc<Ending>) -> Guest {
+        let mut state = self.lock();
+        let of_network = state.networks.get(&network).map_or(0, BTreeSet::len);
+        let full = if of_network >= self.most_of_network {
+            Some(network)
+        } else if state.present.len() >= self.most {
+            state.counts.last().map(|&(_, network)| network)
+        } else {
+            None
+        };
+        let ended = full.and_then(|network| state.remove_oldest(network).map(|ending| (network, ending)));
+        let ticket = state.add(network, ending.clone());
+        drop(state);
+        if let Some((network, ending)) = ended {
+            ending.end();
+            if let Some(others) = self.lines.pass() {
+                tracing::warn!(
+                    "{} of {network} closed: it had not logged in, and there are as many such connections as --max-strangers allows \
+                     ({others} more such lines left out)",
+                    self.port
+                );
+            }
+        }
+        Guest { strangers: self.clone(), ticket: Some(ticket), network, ending }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn add(&mut self, network: Network, ending: Arc<Ending>) -> u64 {
+        let ticket = self.next;
+        self.next += 1;
+        self.present.insert(ticket, (network, ending));
+        let tickets = self.networks.entry(network).or_default();
+        self.counts.remove(&(tickets.len(), network));
+        tickets.insert(ticket);
+        self.counts.insert((tickets.len(), network));
+        ticket
+    }
+
+    /// `None` if it is not there any more.
+    fn remove(&mut self, ticket: u64) -> Option<Arc<Ending>> {
+        let (network, ending) = self.present.remove(&ticket)?;
+        if let Some(tickets) = self.networks.get_mut(&network) {
+            self.counts.remove(&(tickets.len(), network));
+            tickets.remove(&ticket);
+            if tickets.is_empty() {
+                self.networks.remove(&network);
+            } else {
+                self.counts.insert((tickets.len(), network));
+            }
+        }
+        Some(ending)
+    }
+
+    fn remove_oldest(&mut self, network: Network) -> Option<Arc<Ending>> {
+        let oldest = *self.networks.get(&network)?.first()?;
+        self.remove(oldest)
+    }
+}
+
+impl Guest {
+    /// Whose it is.
+    pub fn network(&self) -> Network {
+        self.network
+    }
+
+    /// It is no stranger any more. `false` if it was ended before.
+    pub fn leave(&mut self) -> bool {
+        match self.ticket.take() {
+            Some(ticket) => self.strangers.lock().remove(ticket).is_some(),
+            None => true,
+        }
+    }
+
+    /// It is a stranger again, the youngest.
+    pub fn enter_again(&mut self) {
+        if self.ticket.is_none() {
+            let again = self.strangers.enter(self.network, self.ending.clone());
+            *self = again;
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(number: u8) -> Network {
+        Network::of([10, 0, 0, number].into())
+    }
+
+    /// Guests whose tasks wait for ever, and these tasks.
+    struct Port {
+        strangers: Arc<Strangers>,
+        guests: Vec<(Guest, tokio::task::JoinHandle<()>)>,
+    }
+
+    impl Port {
+        fn new(most: u32) -> Self {
+            Port { strangers: Strangers::new(most, "a connection"), guests: Vec::new() }
+        }
+
+        fn enter(&mut self, of: u8) {
+            let ending = Arc::new(Ending::default());
+            let guest = self.strangers.enter(network(of), ending.clone());
+            let task = tokio::spawn(std::future::pending());
+            ending.bind(task.abort_handle());
+            self.guests.push((guest, task));
+        }
+
+        /// The numbers of those that were ended.
+        async fn ended(&self) -> Vec<usize> {
+            // Whoever was ended runs before this goes on.
+            tokio::task::yield_now().await;
+            (0..self.guests.len()).filter(|&number| self.guests[number].1.is_finished()).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn when_a_network_has_its_share_its_oldest_goes() {
+        let mut port = Port::new(8);
+        port.enter(2);
+        for _ in 0..4 {
+            port.enter(1);
+        }
+        assert!(port.ended().await.is_empty());
+        port.enter(1);
+        port.enter(1);
+        assert_eq!(port.ended().await, [1, 2], "and no other network's");
+    }
+
+    #[tokio::test]
+    async fn when_all_have_their_share_the_oldest_of_the_largest_network_goes() {
+        let mut port = Port::new(4);
+        for of in [3, 1, 1, 2, 4] {
+            port.enter(of);
+        }
+        assert_eq!(port.ended().await, [1]);
+    }
+
+    #[tokio::test]
+    async fn who_is_known_or_gone_makes_room_and_is_not_ended() {
+        let mut port = Port::new(4);
+        port.enter(1);
+        port.enter(1);
+        assert!(port.guests[0].0.leave());
+        drop(port.guests.remove(1));
+        port.enter(1);
+        port.enter(1);
+        assert!(port.ended().await.is_empty());
+        port.enter(1);
+        assert_eq!(port.ended().await, [1]);
+        assert!(!port.guests[1].0.leave(), "it was ended before");
+        port.guests[0].0.enter_again();
+        assert_eq!(port.ended().await, [1, 2], "it takes a stranger's place");
+    }
+
+    #[tokio::test]
+    async fn who_is_to_go_before_it_runs_goes_when_it_does() {
+        let strangers = Strangers::new(1, "a connection");
+        let first = Arc::new(Ending::default());
+        let _guests = [strangers.enter(network(1), first.clone()), strangers.enter(network(2), Arc::default())];
+        let task = tokio::spawn(std::future::pending::<()>());
+        first.bind(task.abort_handle());
+        assert!(task.await.is_err_and(|error| error.is_cancelled()));
+    }
+
+    #[tokio::test]
+    async fn there_is_room_for_one_at_least() {
+        let mut port = Port::new(1);
+        port.enter(1);
+        port.enter(2);
+        assert_eq!(port.ended().await, [0]);
+    }
+}
