@@ -167,7 +167,7 @@ enum State {
         keys: std::sync::Arc<KeyRing>,
         name: String,
     },
-    Open(DataKey),
+    Open(Box<DataKey>),
 }
 
 impl Opener {
@@ -188,7 +188,7 @@ impl Opener {
                 return Ok(Bytes::new());
             }
             let key = open_header(&self.stored[..HEADER_BYTES], keys, name)?;
-            self.state = State::Open(key);
+            self.state = State::Open(Box::new(key));
             self.stored.advance(HEADER_BYTES);
         }
         let State::Open(key) = &self.state else { return Ok(Bytes::new()) };
