@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests: formatting, lints, README's table of failures, unit tests, integration tests in Valkey's own framework, snapshots in an
-# object store, clients that find the leader, crash test, the oracle that compares a leader with nodes that have only its stream, the
+# Runs all tests: formatting, the crates that are used (scripts/dependencies.sh), lints, README's table of failures, unit tests, integration
+# tests in Valkey's own framework, snapshots in an object store, clients that find the leader, crash test, the oracle that compares a leader with nodes that have only its stream, the
 # comparison of what clients receive with a plain server, the checker of histories, the harness of faults, and a part of Valkey's own suite
 # with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
@@ -60,6 +60,8 @@ step() {
 }
 
 step formatting cargo fmt --all --check
+step dependencies scripts/dependencies.sh
+step "dependencies self-check" scripts/dependencies.sh --self-check
 step "table of failures" python3 tests/failures.py
 # What tests make fail on purpose is not in what is built for use.
 step lints cargo clippy --quiet --workspace --all-targets --features logservice/failpoints -- -D warnings
