@@ -42,7 +42,8 @@ const DOCS: [Doc; 8] = [
         summary: "Shows mode, role, offsets, lag and counters of the durability module.",
         complexity: "O(1)",
         arity: 1,
-        categories: "durability",
+        // Those of INFO, which shows the same.
+        categories: "durability dangerous slow",
     },
     Doc {
         name: "durability.failover",

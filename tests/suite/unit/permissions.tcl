@@ -18,13 +18,35 @@ proc assert_refused {client args} {
 }
 
 durable_server {} {
-    test "Changing the mode is in the categories of what is dangerous, looking is not" {
+    test "Changing the mode is in the categories of what is dangerous, looking at the lag is not" {
         foreach category {admin dangerous durability} {
             assert {"durability.mode" in [r acl cat $category]}
         }
-        foreach name {durability.lag durability.status durability.help} {
+        foreach name {durability.lag durability.help} {
             assert {$name in [r acl cat durability]}
             foreach category {admin dangerous write} {assert {$name ni [r acl cat $category]}}
+        }
+    }
+
+    test "By their categories, the status is for whom INFO is, as it shows the same" {
+        foreach category [r acl cat] {
+            if {$category eq "durability"} continue
+            set members [r acl cat $category]
+            assert_equal [list $category [expr {"info" in $members}]] [list $category [expr {"durability.status" in $members}]]
+        }
+        foreach {rules may} {
+            {+@all -@dangerous} 0   {+@all -@slow} 0   {+@read +@write} 0   +@fast 0   {+@dangerous -@durability +info} 0
+            +@dangerous 1           +@slow 1           {+@all -@admin} 1    +@all 1    {+info +durability.status} 1
+        } {
+            as_user $rules {
+                if {$may} {
+                    assert_match {*durability_mode:sync*} [$client info durability]
+                    assert_equal sync [dict get [$client durability.status] mode]
+                } else {
+                    assert_refused $client durability.status
+                    if {"+info" ni $rules} {assert_refused $client info durability}
+                }
+            }
         }
     }
 
@@ -41,12 +63,11 @@ durable_server {} {
         }
     }
 
-    test "A user who may not do what is dangerous can look, and cannot change the mode" {
-        foreach rules {{+@durability -@dangerous} {+@all -@admin}} {
+    test "A user who may not do what is dangerous sees the lag, and cannot change the mode" {
+        foreach rules {{+@durability -@dangerous} {+@all -@dangerous} {+@all -@admin}} {
             as_user $rules {
                 assert_equal 0 [$client durability.lag]
                 assert {[llength [$client durability.lag history]] <= 600}
-                assert_equal sync [dict get [$client durability.status] mode]
                 assert_match {*DURABILITY.LAG*} [$client durability.help]
                 assert_refused $client durability.mode async
             }
