@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::Mutex;
 
-use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
+use durability_protocol::{is_valid_address, is_valid_name, MAX_NAME_BYTES};
 use valkey_module::configuration::{ConfigurationContext, ConfigurationValue, EnumConfigurationValue};
 use valkey_module::{ValkeyError, ValkeyString};
 
@@ -313,8 +313,10 @@ fn check_announce(address: &str) -> Result<(), String> {
     if address.is_empty() {
         return Ok(());
     }
-    if address.contains(',') {
-        return Err(format!("'{address}' is not one address: give host:port, without commas"));
+    if !is_valid_address(address) {
+        return Err(format!(
+            "{address:?} is not an address that clients can be told: give host:port, of A-Z a-z 0-9 . _ - : [ ] %"
+        ));
     }
     check_address(address)
 }
@@ -407,6 +409,16 @@ mod tests {
         assert_eq!(parse_address("[::1]:7379"), Ok(("::1".into(), 7379)));
         for bad in ["", "host", ":7379", "host:", "host:0", "host:70000", "a b:1"] {
             assert!(parse_address(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_announced_is_one_address_and_nothing_else() {
+        for good in ["", "10.0.0.5:6379", "[::1]:6379", "node-1.example:6379"] {
+            assert_eq!(check_announce(good), Ok(()), "{good:?}");
+        }
+        for bad in ["host", "a:1,b:2", "a=b:1", "a\x1b[2J:1", "a\n:1", "é:1"] {
+            assert!(check_announce(bad).unwrap_err().contains("give host:port"), "{bad:?}");
         }
     }
 

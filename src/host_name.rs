@@ -1,6 +1,6 @@
 //! What a node is called where nothing is configured: by the name of its machine and its port. Plain logic.
 
-use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
+use durability_protocol::{is_valid_address, is_valid_name, MAX_NAME_BYTES};
 
 /// Longest part of a node id that stands for the machine: with a colon and a port it is still a name.
 const MAX_HOST_BYTES: usize = MAX_NAME_BYTES - ":65535".len();
@@ -32,14 +32,14 @@ pub fn is_default(id: &str, host: &str) -> bool {
 /// # Errors
 /// No client can use that name; the text says what to do.
 pub fn address(host: &str, port: u16) -> Result<String, String> {
-    let is_usable = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
-    if !is_usable {
+    let address = format!("{host}:{port}");
+    if host.is_empty() || !is_valid_address(&address) {
         let text = format!(
             "this machine's host name ({host:?}) is no address that clients can use: set durability.announce to host:port"
         );
         return Err(text);
     }
-    Ok(format!("{host}:{port}"))
+    Ok(address)
 }
 
 #[cfg(test)]
@@ -79,7 +79,7 @@ mod tests {
     fn an_address_is_never_another_name_than_the_host_has() {
         let long = "h".repeat(64);
         assert_eq!(address(&long, 1), Ok(format!("{long}:1")));
-        for bad in ["bad host!", "", "a,b", "é", "a\nb"] {
+        for bad in ["bad host!", "", "a,b", "é", "a\nb", "a=b"] {
             assert!(address(bad, 1).unwrap_err().contains("set durability.announce"), "{bad}");
         }
     }

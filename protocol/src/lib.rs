@@ -101,7 +101,7 @@ pub const APPEND: &str = "LOG.APPEND";
 /// `LOG.NODE shard node-id address role priority applied-offset version wait-ms` → a flat array of names and values: a node tells
 /// of itself and waits for leadership to change.
 ///
-/// - `address`: where clients reach it, at most 256 printable characters without spaces and commas.
+/// - `address`: where clients reach it, see [`is_valid_address`].
 /// - `role`: `leader`, `follower` or `attaching`.
 /// - `priority`: 0 to [`MAX_PRIORITY`]; 0 never leads. The service only passes it on.
 /// - `applied-offset`: what it has applied.
@@ -176,6 +176,17 @@ pub fn is_valid_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
 }
 
+/// Longest address of a node, in bytes.
+pub const MAX_ADDRESS_BYTES: usize = 256;
+
+/// Whether `address` can be where a node is reached: 1 to [`MAX_ADDRESS_BYTES`] of what hosts and ports are made of, `A-Z a-z 0-9 . _ - : [ ] %`.
+/// Clients are shown it among other fields, between commas, spaces, colons and line ends, so it must not look like one of them.
+/// Nobody can be sure to reach it.
+pub fn is_valid_address(address: &str) -> bool {
+    (1..=MAX_ADDRESS_BYTES).contains(&address.len())
+        && address.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:[]%".contains(&b))
+}
+
 /// Whether `replid` has the form of a Valkey replication id: 40 lower-case hexadecimal digits.
 pub fn is_valid_replid(replid: &str) -> bool {
     replid.len() == 40 && replid.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
@@ -192,6 +203,18 @@ mod tests {
         }
         for good in ["a", "shard-1", "host.example:6379", &"x".repeat(64)] {
             assert!(is_valid_name(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_look_like_another_field_is_no_address() {
+        for bad in
+            ["", "a,b:1", "a b:1", "a=b:1", "a:1\r", "a:1\n", "\x1b[2J:1", "a\0:1", "é:1", "a\"b:1", &"x".repeat(257)]
+        {
+            assert!(!is_valid_address(bad), "{bad:?}");
+        }
+        for good in ["10.0.0.5:6379", "node_1.example:1", "[fe80::1%eth0]:1", "::1:6379", "-", &"x".repeat(256)] {
+            assert!(is_valid_address(good), "{good:?}");
         }
     }
 }

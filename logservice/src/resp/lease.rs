@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durability_protocol::{
-    is_valid_name, is_valid_replid, process, EngineVersion, Known, Refusal, DATABASES, DIFFERS, MAX_RESERVE_MS,
+    is_valid_address, is_valid_name, is_valid_replid, process, EngineVersion, Known, Refusal, DATABASES, DIFFERS,
+    MAX_ADDRESS_BYTES, MAX_RESERVE_MS,
 };
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
 use crate::shard::{Held, Node, Renewal, Shard};
-
-/// Longest address of a node in bytes.
-const MAX_ADDRESS_BYTES: usize = 256;
 
 const ACQUIRE_USAGE: &str =
     "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]";
@@ -96,13 +94,13 @@ pub fn node_id(argument: &[u8]) -> Result<&str, Refusal> {
     Err(failure("not a valid node id: 1 to 64 of A-Z a-z 0-9 . _ : -"))
 }
 
-/// Where a node is reached. It is shown in a line, as one of several words.
+/// Where a node is reached.
 pub fn address(argument: &[u8]) -> Result<&str, Refusal> {
     let address = text(argument)?;
-    if (1..=MAX_ADDRESS_BYTES).contains(&address.len()) && address.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if is_valid_address(address) {
         return Ok(address);
     }
-    Err(failure("not a valid address: up to 256 printable characters without spaces"))
+    Err(failure(format!("not a valid address: 1 to {MAX_ADDRESS_BYTES} of A-Z a-z 0-9 . _ - : [ ] %")))
 }
 
 /// Which process a node is.

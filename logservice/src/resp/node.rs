@@ -17,10 +17,6 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
         return Err(failure("usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms"));
     };
     let (node_id, address) = (lease::node_id(node_id)?, lease::address(address)?);
-    // It is shown as one of several values between commas.
-    if address.contains(',') {
-        return Err(failure("not a valid address: it must not contain a comma"));
-    }
     let role = Role::from_word(text(role)?).ok_or_else(|| failure("role must be leader, follower or attaching"))?;
     let priority = number(priority, "priority")?;
     let priority = u16::try_from(priority).ok().filter(|priority| *priority <= MAX_PRIORITY);

@@ -76,6 +76,23 @@ fn field(reply: Reply, name: &str) -> String {
 }
 
 #[test]
+fn no_node_leads_at_an_address_that_would_show_clients_more_than_an_address() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut client = service.connect();
+    client.make("s1");
+    for bad in ["a:1,slaves=9,name=s2", "a:1\r\nmaster1:name=s2", "a=b:1", "a b:1", "\u{1b}[2Ja:1"] {
+        client.refused(&["LOG.CHECK", "s1", "n1", bad, "-"], "ERR not a valid address");
+        client.refused(&["LOG.ACQUIRE", "s1", "n1", bad, "0", "60000"], "ERR not a valid address");
+    }
+    lead_at(&mut client, "s1", "n1", "10.0.0.1:6379", "60000");
+    let Reply::Text(info) = client.call(&["INFO", "sentinel"]) else { panic!("no text") };
+    let shards: Vec<_> = info.lines().filter(|line| line.starts_with("master")).collect();
+    assert_eq!(shards, ["master0:name=s1,status=ok,address=10.0.0.1:6379,slaves=0,sentinels=1"]);
+    service.stop();
+}
+
+#[test]
 fn a_shard_is_shown_as_sentinel_shows_a_primary_and_its_replicas() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");

@@ -1,5 +1,7 @@
 //! Addresses of nodes, as clients want them.
 
+use durability_protocol::is_valid_address;
+
 /// A host, without the brackets of an IPv6 address, and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address<'a> {
@@ -10,9 +12,9 @@ pub struct Address<'a> {
 }
 
 impl<'a> Address<'a> {
-    /// Takes `host:port` apart; `None` for anything else, to which no client could connect.
+    /// Takes `host:port` apart; `None` for anything else, to which no client could connect. A manifest may hold what no node could say today.
     pub fn parse(text: &'a str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
+        let (host, port) = text.rsplit_once(':').filter(|_| is_valid_address(text))?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().ok().filter(|port| *port > 0)?;
         (!host.is_empty()).then_some(Address { host, port })
@@ -49,7 +51,9 @@ mod tests {
 
     #[test]
     fn what_no_client_could_connect_to_is_no_address() {
-        for text in ["", "-", "host", "host:", ":6379", "[]:6379", "host:0", "host:65536", "host:-1", "host:x"] {
+        for text in
+            ["", "-", "host", "host:", ":6379", "[]:6379", "host:0", "host:65536", "host:-1", "host:x", "a,b=c:1"]
+        {
             assert_eq!(Address::parse(text), None, "{text}");
         }
     }
