@@ -210,6 +210,8 @@ pub static AUTH_FILE: Text = Text::new(check_auth_file);
 pub static TLS: TlsSwitch = TlsSwitch(AtomicBool::new(false));
 /// `durability.tls-ca`: file of the CAs that the log's certificate may be of.
 pub static TLS_CA: Text = Text::new(tls::check_ca);
+/// `durability.tls-crl`: file of the revocation lists of those CAs; empty: nothing counts as revoked.
+pub static TLS_CRL: Text = Text::new(tls::check_crl);
 /// `durability.tls-cert`: file of the certificate that this node shows to the log.
 pub static TLS_CERT: Text = Text::new(tls::check_certificate);
 /// `durability.tls-key`: file of that certificate's key.
@@ -276,6 +278,7 @@ pub const NAMES: [&str; 20] = [
     "auth-file",
     "tls",
     "tls-ca",
+    "tls-crl",
     "tls-cert",
     "tls-key",
     "mode",
@@ -383,6 +386,7 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         "shard" => check_shard(value),
         "node-id" => check_node_id(value),
         "tls-ca" => tls::check_ca(value),
+        "tls-crl" => tls::check_crl(value),
         "tls-cert" => tls::check_certificate(value),
         "tls-key" => tls::check_key(value),
         "announce" => check_announce(value),

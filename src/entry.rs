@@ -58,6 +58,7 @@ valkey_module! {
             ["auth", &config::AUTH, "", ConfigurationFlags::SENSITIVE, None],
             ["auth-file", &config::AUTH_FILE, "", ConfigurationFlags::DEFAULT, None],
             ["tls-ca", &config::TLS_CA, "", ConfigurationFlags::DEFAULT, None],
+            ["tls-crl", &config::TLS_CRL, "", ConfigurationFlags::DEFAULT, None],
             ["tls-cert", &config::TLS_CERT, "", ConfigurationFlags::DEFAULT, None],
             ["tls-key", &config::TLS_KEY, "", ConfigurationFlags::DEFAULT, None],
         ],

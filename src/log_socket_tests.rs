@@ -41,7 +41,7 @@ impl Files {
 
     fn settings(&self, pair: Option<&Pair>) -> TlsSettings {
         let pair = pair.map(|pair| (pair.certificate.clone(), pair.key.clone()));
-        TlsSettings { ca: self.ca_file.clone(), pair }
+        TlsSettings { ca: self.ca_file.clone(), crl: None, pair }
     }
 }
 
@@ -117,6 +117,21 @@ fn what_is_wrong_with_the_logs_certificate_is_said() {
     );
     let expired = files.ca.issue_expired(files.path(), "expired", &["127.0.0.1"]);
     assert_says(talk_to(&expired), &["has expired", "SIGHUP"]);
+}
+
+#[test]
+fn a_log_whose_certificate_is_revoked_is_not_talked_to() {
+    let files = Files::new();
+    let list = files.path().join("list.crl");
+    let (good, bad) = (files.issue(&["127.0.0.1"]), files.ca.issue(files.path(), "bad", &["127.0.0.1"]));
+    let settings = || TlsSettings { crl: Some(list.clone()), ..files.settings(None) };
+    let talk_to = |shown: &Pair| talk(echo_server(shown, None, VERSIONS), "127.0.0.1", settings());
+    let path = list.to_str().unwrap();
+    files.ca.write_revocation_list(&list, &[&bad], false);
+    talk_to(&good).unwrap();
+    assert_says(talk_to(&bad), &["is revoked", "durability.tls-crl", path]);
+    TestCa::named("another").write_revocation_list(&list, &[], false);
+    assert_says(talk_to(&good), &["whether its certificate is revoked is not known", "durability.tls-crl", path]);
 }
 
 #[test]

@@ -3,14 +3,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use durability_tls::rustls::pki_types::ServerName;
 use durability_tls::rustls::sign::SingleCertAndKey;
 use durability_tls::rustls::{self, AlertDescription, CertificateError, ClientConfig, ClientConnection, OtherError};
 use durability_tls::{FileError, VERSIONS};
+use valkey_module::logging::log_warning;
 
 use crate::{config, token};
+
+/// That a revocation list is out of date is logged at most this often.
+const OUTDATED_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Whether this server can connect by TLS, as it has to for following its log.
 static SERVER_HAS_TLS: AtomicBool = AtomicBool::new(true);
@@ -42,6 +47,8 @@ pub enum TlsError {
 pub struct TlsSettings {
     /// File of the CAs that the log's certificate may be of.
     pub ca: PathBuf,
+    /// File of what those have revoked, if that is known.
+    pub crl: Option<PathBuf>,
     /// Files of this node's own certificate and its key, if it is to show one.
     pub pair: Option<(PathBuf, PathBuf)>,
 }
@@ -67,7 +74,7 @@ impl TlsSettings {
             (None, None) => None,
             _ => return Err(TlsError::Half),
         };
-        Ok(TlsSettings { ca, pair })
+        Ok(TlsSettings { ca, crl: file(&config::TLS_CRL), pair })
     }
 
     /// Reads the files. They are read for each connection, so that certificates can be exchanged at any time.
@@ -77,7 +84,13 @@ impl TlsSettings {
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let builder = ClientConfig::builder_with_provider(durability_tls::provider())
             .with_protocol_versions(VERSIONS)?
-            .with_root_certificates(durability_tls::read_ca(&self.ca)?);
+            // Not a verifier of its own kind: what else rustls would build here, with the revocation lists.
+            .dangerous()
+            .with_custom_certificate_verifier(durability_tls::server_verifier(
+                &self.ca,
+                self.crl.as_deref(),
+                warn_of_outdated_list,
+            )?);
         Ok(Arc::new(match &self.pair {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
@@ -127,11 +140,27 @@ impl TlsSettings {
                     "its certificate is that of a CA: give logservice one that was issued by it, with CA:FALSE"
                         .to_owned()
                 }
+                CertificateError::Revoked => {
+                    format!(
+                        "its certificate is revoked, by durability.tls-crl{}: give logservice another one",
+                        self.crl()
+                    )
+                }
+                CertificateError::UnknownRevocationStatus => format!(
+                    "whether its certificate is revoked is not known: put the revocation list of its CA into \
+                     durability.tls-crl{}, or set that to nothing",
+                    self.crl()
+                ),
                 other => format!("its certificate cannot be used: {other}"),
             },
             rustls::Error::AlertReceived(alert) => self.explain_alert(*alert),
             other => other.to_string(),
         }
+    }
+
+    /// In brackets, to be put behind the config's name.
+    fn crl(&self) -> String {
+        self.crl.as_ref().map(|path| format!(" ({})", path.display())).unwrap_or_default()
     }
 
     fn explain_alert(&self, alert: AlertDescription) -> String {
@@ -144,6 +173,7 @@ impl TlsSettings {
                 AlertDescription::UnknownCA
                 | AlertDescription::BadCertificate
                 | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked
                 | AlertDescription::CertificateUnknown
                 | AlertDescription::DecryptError
                 | AlertDescription::UnsupportedCertificate
@@ -152,11 +182,25 @@ impl TlsSettings {
                 let certificate = certificate.display();
                 format!(
                     "it does not accept this node's certificate, durability.tls-cert ({certificate}): {alert:?}; give one \
-                     that is valid and of a CA in logservice's --tls-client-ca"
+                     that is valid, not revoked, and of a CA in logservice's --tls-client-ca"
                 )
             }
             _ => format!("it refuses: {alert:?}; the log of logservice says why"),
         }
+    }
+}
+
+/// Any thread that connects to the log.
+fn warn_of_outdated_list(path: &Path) {
+    static LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut logged = LOGGED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if logged.is_none_or(|logged| logged.elapsed() >= OUTDATED_INTERVAL) {
+        *logged = Some(Instant::now());
+        let path = path.display();
+        log_warning(format!(
+            "durability: the revocation list file {path} (durability.tls-crl) is out of date: whether the log's certificate was revoked \
+             since is not known; put a new one there"
+        ));
     }
 }
 
@@ -190,6 +234,14 @@ pub fn server_has_tls(has_tls: bool) {
 /// It cannot be used.
 pub fn check_ca(path: &str) -> Result<(), String> {
     check_file(path, |path| durability_tls::read_ca(path).map(drop))
+}
+
+/// As [`check_ca`], for `durability.tls-crl`.
+///
+/// # Errors
+/// It cannot be used.
+pub fn check_crl(path: &str) -> Result<(), String> {
+    check_file(path, |path| durability_tls::read_revocation_lists(path).map(drop))
 }
 
 /// As [`check_ca`], for `durability.tls-cert`.

@@ -137,6 +137,10 @@ pub struct Config {
     /// File with the CAs (PEM) of which clients must present a certificate
     #[arg(long)]
     pub tls_client_ca: Option<PathBuf>,
+    /// File with the revocation lists (CRLs, PEM) of those CAs, and of those between them and the clients. With it, clients whose
+    /// certificate is revoked are refused
+    #[arg(long)]
+    pub tls_client_crl: Option<PathBuf>,
     /// File of the keys with which log and snapshots are encrypted: lines of `id key`, the key 32 random bytes in base64 or hex digits. The
     /// first is for what is written from now on, all are for reading. SIGHUP reads the file again
     #[arg(long, value_name = "FILE")]

@@ -6,11 +6,11 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use durability_tls::rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use durability_tls::rustls::server::NoClientAuth;
 use durability_tls::rustls::sign::SingleCertAndKey;
 use durability_tls::rustls::{self, ServerConfig};
 use durability_tls::{FileError, VERSIONS};
@@ -28,6 +28,8 @@ use crate::turns::Turns;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Failed handshakes are logged at most this often: whoever finds the port can cause them.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// That a revocation list is out of date is logged at most this often.
+const OUTDATED_INTERVAL: Duration = Duration::from_secs(3600);
 /// The first byte of every TLS connection.
 const HANDSHAKE_RECORD: u8 = 22;
 
@@ -35,7 +37,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Half of a pair.
-    #[error("{given} needs {missing} as well: give the certificate and its key")]
+    #[error("{given} needs {missing} as well")]
     Half {
         /// Which flag was given.
         given: &'static str,
@@ -45,25 +47,18 @@ pub enum TlsError {
     /// A file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The CA for clients cannot be used.
-    #[error("the client CA file {} cannot be used: {reason}", path.display())]
-    ClientCa {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
     /// The cryptography does not do what is asked of it.
     #[error("TLS cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
 }
 
-/// Where certificate, key and the CA for clients are.
+/// Where certificate and key are, the CA for clients, and what that has revoked.
 #[derive(Debug)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
+    client_crl: Option<PathBuf>,
 }
 
 impl Files {
@@ -71,11 +66,7 @@ impl Files {
         let provider = durability_tls::provider();
         let verifier = match &self.client_ca {
             None => Arc::new(NoClientAuth),
-            Some(path) => {
-                let roots = durability_tls::read_ca(path)?;
-                let built = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
-                built.map_err(|error| TlsError::ClientCa { path: path.clone(), reason: error.to_string() })?
-            }
+            Some(path) => durability_tls::client_verifier(path, self.client_crl.as_deref(), warn_of_outdated_list)?,
         };
         let pair = durability_tls::read_pair(&self.certificate, &self.key)?;
         // It was read just now; whoever removes it meanwhile is told at the next reload.
@@ -87,6 +78,19 @@ impl Files {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         Ok(Arc::new(config))
+    }
+}
+
+fn warn_of_outdated_list(path: &Path) {
+    static LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut logged = LOGGED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if logged.is_none_or(|logged| logged.elapsed() >= OUTDATED_INTERVAL) {
+        *logged = Some(Instant::now());
+        let path = path.display();
+        tracing::warn!(
+            "the revocation list file {path} is out of date: whose certificate was revoked since is not known, and let in; \
+             put a new one there, and send this process a SIGHUP"
+        );
     }
 }
 
@@ -168,6 +172,9 @@ impl Tls {
     /// # Errors
     /// The flags do not fit together, or a file cannot be used.
     pub fn from_config(config: &Config) -> Result<Option<Arc<Self>>, TlsError> {
+        if config.tls_client_crl.is_some() && config.tls_client_ca.is_none() {
+            return Err(TlsError::Half { given: "--tls-client-crl", missing: "--tls-client-ca" });
+        }
         let (certificate, key) = match (&config.tls_cert, &config.tls_key, &config.tls_client_ca) {
             (Some(certificate), Some(key), _) => (certificate.clone(), key.clone()),
             (Some(_), None, _) => return Err(TlsError::Half { given: "--tls-cert", missing: "--tls-key" }),
@@ -177,7 +184,8 @@ impl Tls {
             }
             (None, None, None) => return Ok(None),
         };
-        let files = Files { certificate, key, client_ca: config.tls_client_ca.clone() };
+        let (client_ca, client_crl) = (config.tls_client_ca.clone(), config.tls_client_crl.clone());
+        let files = Files { certificate, key, client_ca, client_crl };
         let config = RwLock::new(files.read()?);
         Ok(Some(Arc::new(Tls { files, config, troubles: Mutex::default() })))
     }
@@ -248,8 +256,6 @@ fn refuse_plain(stream: &TcpStream, answer: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use durability_tls::rustls::pki_types::ServerName;
     use durability_tls::testing::{client_config, TestCa};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -267,7 +273,7 @@ mod tests {
         let (ca, ca_file) = (TestCa::default(), directory.join("ca.crt"));
         ca.write(&ca_file);
         let pair = ca.issue(directory, "server", &["127.0.0.1"]);
-        let files = Files { certificate: pair.certificate, key: pair.key, client_ca: None };
+        let files = Files { certificate: pair.certificate, key: pair.key, client_ca: None, client_crl: None };
         let config = RwLock::new(files.read().expect("a pair"));
         let tls = Arc::new(Tls { files, config, troubles: Mutex::default() });
         let port = Port::new(tls, b"no").expect("a thread");

@@ -17,8 +17,11 @@ pub use rustls;
 pub use permissions::open_to_others;
 
 mod permissions;
+mod revocation;
 #[cfg(feature = "testing")]
 pub mod testing;
+
+pub use revocation::{client_verifier, read_revocation_lists, server_verifier, Outdated};
 
 /// What is spoken: TLS 1.2 and 1.3, as by Valkey.
 pub const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12, &rustls::version::TLS13];
@@ -54,6 +57,8 @@ pub enum Content {
     Key,
     /// The certificates of the CAs that are trusted.
     Ca,
+    /// What CAs have revoked.
+    RevocationLists,
 }
 
 impl fmt::Display for Content {
@@ -62,6 +67,7 @@ impl fmt::Display for Content {
             Content::Certificate => "certificate",
             Content::Key => "key",
             Content::Ca => "CA",
+            Content::RevocationLists => "revocation list",
         })
     }
 }
@@ -107,7 +113,11 @@ fn from_pem(content: Content, path: &Path, error: pem::Error) -> FileError {
     match error {
         pem::Error::Io(source) => FileError::Read { content, path: path.to_owned(), source },
         pem::Error::NoItemsFound => {
-            let wanted = if content == Content::Key { "PRIVATE KEY" } else { "CERTIFICATE" };
+            let wanted = match content {
+                Content::Key => "PRIVATE KEY",
+                Content::RevocationLists => "X509 CRL",
+                Content::Certificate | Content::Ca => "CERTIFICATE",
+            };
             malformed(content, path, format!("there is no {wanted} in it (PEM; a key without a password)"))
         }
         other => malformed(content, path, format!("it is not PEM: {other}")),
@@ -177,7 +187,7 @@ mod tests {
     fn a_pair_is_read_if_key_and_certificate_belong_together() {
         let directory = tempfile::tempdir().expect("tempdir");
         let ca = TestCa::default();
-        let Pair { certificate, key } = ca.issue(directory.path(), "a", &["a"]);
+        let Pair { certificate, key, .. } = ca.issue(directory.path(), "a", &["a"]);
         let other_key = ca.issue(directory.path(), "b", &["a"]).key;
         assert_eq!(read_pair(&certificate, &key).expect("a pair").cert.len(), 1);
         assert_eq!(read_ca(&certificate).expect("a CA").len(), 1);
@@ -188,7 +198,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_used_is_named() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let Pair { certificate, key } = TestCa::default().issue(directory.path(), "a", &["a"]);
+        let Pair { certificate, key, .. } = TestCa::default().issue(directory.path(), "a", &["a"]);
         let (missing, empty) = (directory.path().join("missing"), directory.path().join("empty"));
         let broken = directory.path().join("broken");
         std::fs::write(&empty, "").expect("written");

@@ -1,9 +1,13 @@
 //! Certificates for tests.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    date_time_ymd, BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams,
+};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
 /// A CA that did not exist before.
@@ -19,19 +23,32 @@ pub struct Pair {
     pub certificate: PathBuf,
     /// The key's file.
     pub key: PathBuf,
+    /// Under this number its CA can revoke it.
+    pub serial: u64,
 }
 
 impl Default for TestCa {
     fn default() -> Self {
+        Self::named("a CA for tests")
+    }
+}
+
+impl TestCa {
+    /// A CA of that name. By it a revocation list is found to be of its CA.
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("signed").pem();
         TestCa { issuer: Issuer::new(params, key), pem }
     }
-}
 
-impl TestCa {
+    /// The CA's certificate.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
     /// Writes the CA's certificate into that file.
     pub fn write(&self, path: &Path) {
         std::fs::write(path, &self.pem).expect("written");
@@ -51,6 +68,27 @@ impl TestCa {
         })
     }
 
+    /// Writes a list of what this CA has revoked into that file: valid for years, or out of date.
+    pub fn write_revocation_list(&self, path: &Path, revoked: &[&Pair], is_outdated: bool) {
+        let (this_update, next_update) = if is_outdated { (2001, 2002) } else { (2001, 4000) };
+        let revoked = revoked.iter().map(|pair| RevokedCertParams {
+            serial_number: pair.serial.into(),
+            revocation_time: date_time_ymd(2001, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(this_update, 1, 1),
+            next_update: date_time_ymd(next_update, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).expect("signed").pem().expect("PEM");
+        std::fs::write(path, list).expect("written");
+    }
+
     fn issue_with(
         &self,
         directory: &Path,
@@ -60,11 +98,17 @@ impl TestCa {
     ) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
+        static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
+        params.serial_number = Some(serial.into());
         change(&mut params);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        let pair =
-            Pair { certificate: directory.join(format!("{name}.crt")), key: directory.join(format!("{name}.key")) };
+        let pair = Pair {
+            certificate: directory.join(format!("{name}.crt")),
+            key: directory.join(format!("{name}.key")),
+            serial,
+        };
         std::fs::write(&pair.certificate, certificate.pem()).expect("written");
         std::fs::write(&pair.key, key.serialize_pem()).expect("written");
         pair

@@ -180,6 +180,44 @@ fn with_a_client_ca_only_its_certificates_open_the_ports() {
 }
 
 #[test]
+fn a_client_whose_certificate_is_revoked_is_refused_from_the_next_reload_on() {
+    let files = Files::new();
+    let clients = TestCa::named("clients");
+    let (client_ca, list) = (files.path().join("clients.crt"), files.path().join("clients.crl"));
+    clients.write(&client_ca);
+    let good = clients.issue(files.path(), "good", &["node"]);
+    let bad = clients.issue(files.path(), "bad", &["node"]);
+    clients.write_revocation_list(&list, &[], false);
+    let service = files.start(&["--tls-client-ca", text(&client_ca), "--tls-client-crl", text(&list)]);
+    // One configuration for all connections of a client: it would resume what it did before.
+    let configs =
+        [&TLS12, &TLS13].map(|version| [&good, &bad].map(|pair| client_config(&files.ca_file, Some(pair), &[version])));
+    let ping = |config| tunnel::ping(service.runtime(), service.listen_address(), config);
+    for config in configs.iter().flatten() {
+        ping(config).expect("nothing is revoked");
+    }
+    let mut connected = connect(&service, &configs[1][1]);
+    connected.ok(&["SELECT", "0"]);
+    clients.write_revocation_list(&list, &[&bad], false);
+    service.server().reload();
+    for [good, bad] in &configs {
+        ping(good).expect("it is not revoked");
+        assert!(ping(bad).is_err(), "it is revoked");
+    }
+    connected.ok(&["SELECT", "0"]);
+    // A list that cannot be used changes nothing.
+    std::fs::write(&list, "").expect("written");
+    service.server().reload();
+    assert!(ping(&configs[1][1]).is_err(), "it is revoked");
+    // One that is out of date goes on counting.
+    clients.write_revocation_list(&list, &[&bad], true);
+    service.server().reload();
+    ping(&configs[1][0]).expect("it is not revoked");
+    assert!(ping(&configs[1][1]).is_err(), "it is revoked");
+    service.stop();
+}
+
+#[test]
 fn plain_clients_are_told_and_sent_away() {
     let files = Files::new();
     let service = files.start(&[]);
@@ -269,6 +307,8 @@ fn flags_and_files_that_do_not_fit_together_are_refused_in_one_line() {
     refused(&["--tls-cert", certificate], &["--tls-cert needs --tls-key"]);
     refused(&["--tls-key", key], &["--tls-key needs --tls-cert"]);
     refused(&["--tls-client-ca", text(&files.ca_file)], &["--tls-client-ca needs --tls-cert and --tls-key"]);
+    let with_crl = ["--tls-cert", certificate, "--tls-key", key, "--tls-client-crl", text(&empty)];
+    refused(&with_crl, &["--tls-client-crl needs --tls-client-ca"]);
     refused(&["--tls-cert", text(&missing), "--tls-key", key], &["cannot read the certificate file", "missing"]);
     refused(&["--tls-cert", certificate, "--tls-key", text(&missing)], &["cannot read the key file", "missing"]);
     let with_other_key = ["--tls-cert", certificate, "--tls-key", text(&other.key)];
@@ -276,6 +316,8 @@ fn flags_and_files_that_do_not_fit_together_are_refused_in_one_line() {
     let with_client_ca = |ca| ["--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", ca];
     refused(&with_client_ca(text(&missing)), &["cannot read the CA file", "missing"]);
     refused(&with_client_ca(text(&empty)), &["the CA file", "empty", "no CERTIFICATE"]);
+    let with_crl = [&with_client_ca(text(&files.ca_file))[..], &["--tls-client-crl", text(&empty)]].concat();
+    refused(&with_crl, &["the revocation list file", "empty", "no X509 CRL"]);
 }
 
 /// The program itself, killed when dropped.
