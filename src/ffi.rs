@@ -431,11 +431,11 @@ impl Internals {
     }
 
     /// Has the server serve a client of the module's own over that socket, as one of TCP that it has just accepted, but for its limit
-    /// on the number of clients, which is not to keep the module out. Main thread only, outside of any command.
+    /// on the number of clients, which is not to keep the module out. Answers the client's id. Main thread only, outside of any command.
     ///
     /// # Errors
     /// The server does not take it.
-    pub fn take_connection(&self, socket: OwnedFd) -> Result<(), String> {
+    pub fn take_connection(&self, socket: OwnedFd) -> Result<u64, String> {
         unsafe extern "C" fn accepted(_: *mut Connection) {}
         let [tcp, _, _] = self.types();
         if tcp.is_null() {
@@ -449,12 +449,13 @@ impl Internals {
             if client.is_null() {
                 return Err("the server makes no client of the module's connection".to_owned());
             }
+            let id = (*client).id;
             if ((*tcp).accept)(connection, Some(accepted)) != 0 {
                 (self.free_client_async)(client);
                 return Err("the server does not accept the module's connection".to_owned());
             }
+            Ok(id)
         }
-        Ok(())
     }
 
     /// Whether the command that runs now, or what it calls, comes from the stream of this server's primary. Of a replica that loads

@@ -60,6 +60,7 @@ mod log_socket_tests;
 mod messages;
 mod module;
 mod names;
+mod own_logins;
 mod own_server;
 mod passed_over;
 mod pipe;

@@ -20,6 +20,7 @@ use crate::guard::has_failed;
 use crate::held_bound::HeldBound;
 use crate::keeper::KeeperDesk;
 use crate::names;
+use crate::own_logins::OwnLogins;
 use crate::running_client;
 use crate::server::{self, TapUser};
 use crate::settle::Settling;
@@ -112,6 +113,8 @@ pub struct Module {
     pub self_test_client: ClientId,
     /// The user that the tap logs in as.
     pub tap_user: TapUser,
+    /// The logins of the module's own that are to come.
+    pub own_logins: OwnLogins,
     /// The epoch that this node leads, or would if its mode allowed it.
     pub epoch: Option<u64>,
     /// Replication id and end of the stream when this node last ceased to hold what its log had, because the mode became off; none if that
@@ -280,6 +283,7 @@ impl Module {
             self_test: None,
             self_test_client: 0,
             tap_user,
+            own_logins: OwnLogins::default(),
             epoch: None,
             left: None,
             is_to_note_where: false,

@@ -1,37 +1,42 @@
 //! How the agent reaches its own server.
 //!
 //! The server is handed one end of a pair of connected sockets, as if it had accepted it. So nothing that operators do to its
-//! addresses concerns the module, no client can take its place, and its secret does not leave the process. Where the server is of
-//! a version whose internals are not known, it is reached at its address, as any client reaches it.
+//! addresses concerns the module, no client can take its place, and its secrets do not leave the process. Where the server is of
+//! a version whose internals are not known, it is reached at its address, as any client reaches it; a secret that somebody else got
+//! there would open nothing.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
 
 use crate::agent::Agent;
 use crate::facts::Facts;
 use crate::interrupt::Interrupt;
 use crate::log_connection::encode;
 use crate::module;
+use crate::own_logins::{random_secret, Origin};
 use crate::settle;
 use crate::shared::Task;
 
 /// How long the server may take to answer a step of a handshake.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to this server and logs in with the module's secret, without waiting for the answer. The agent's thread.
+/// Connects to this server and logs in, so many times, without waiting for the answers. The agent's thread.
 ///
 /// # Errors
 /// The server cannot be reached, or something else is to be done first.
-pub fn log_in(agent: &mut Agent, user: &str) -> Result<Stream, Interrupt> {
-    let stream = connect(agent)?;
-    let logging_in = stream
-        .set_read_timeout(Some(ANSWER_TIMEOUT))
-        .and_then(|()| (&stream).write_all(&encode(&["AUTH", user, &agent.shared.secret])));
-    logging_in.map_err(failed)?;
+pub fn log_in(agent: &mut Agent, user: &str, times: usize) -> Result<Stream, Interrupt> {
+    let secrets = (0..times).map(|_| random_secret()).collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    let stream = connect(agent, &secrets)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
+    for secret in &secrets {
+        (&stream).write_all(&encode(&["AUTH", user, secret])).map_err(failed)?;
+    }
     Ok(stream)
 }
 
@@ -39,11 +44,12 @@ fn failed(error: io::Error) -> Interrupt {
     Interrupt::Failed(format!("the module cannot connect to its own server: {error}"))
 }
 
-fn connect(agent: &mut Agent) -> Result<Stream, Interrupt> {
+fn connect(agent: &mut Agent, secrets: &[String]) -> Result<Stream, Interrupt> {
     if module::why_sync_is_impossible().is_none() {
         let (own, servers) = UnixStream::pair().map_err(failed)?;
         servers.set_nonblocking(true).map_err(failed)?;
-        agent.ask(|reply| Task::TakeConnection(servers.into(), reply))?.map_err(|why| failed(io::Error::other(why)))?;
+        let taken = agent.ask(|reply| Task::TakeConnection(servers.into(), secrets.to_vec(), reply))?;
+        taken.map_err(|why| failed(io::Error::other(why)))?;
         return Ok(Stream::Unix(own));
     }
     // Asked each time: operators change where a server listens.
@@ -52,11 +58,28 @@ fn connect(agent: &mut Agent) -> Result<Stream, Interrupt> {
         Address::Tcp(address) => {
             let socket = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT).map_err(failed)?;
             socket.set_nodelay(true).map_err(failed)?;
-            settle::expect_own(socket.local_addr().map_err(failed)?.port());
+            let own = socket.local_addr().map_err(failed)?;
+            settle::expect_own(own.port());
+            agent.ask(|reply| Task::ExpectLogins(Origin::Tcp(own), secrets.to_vec(), reply))?;
             Ok(Stream::Tcp(socket))
         }
-        Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(failed),
+        Address::Unix(path) => {
+            let socket = UnixStream::connect(&path).map_err(failed)?;
+            check_listens_here(&socket, &path).map_err(failed)?;
+            agent.ask(|reply| Task::ExpectLogins(Origin::Unix, secrets.to_vec(), reply))?;
+            Ok(Stream::Unix(socket))
+        }
     }
+}
+
+/// Of a client of a unix socket the server does not say who it is, so it has to be sure before a secret is sent that nobody else gets it.
+fn check_listens_here(socket: &UnixStream, path: &Path) -> io::Result<()> {
+    let listener = socket_peercred(socket)?.pid;
+    if listener == rustix::process::getpid() {
+        return Ok(());
+    }
+    let (path, listener) = (path.display(), listener.as_raw_nonzero());
+    Err(io::Error::other(format!("another process ({listener}) listens on its unix socket {path}")))
 }
 
 /// Where this server can be reached from within its own machine.
@@ -179,6 +202,29 @@ impl AsFd for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unix_socket_at_which_another_process_listens_gets_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let own = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        check_listens_here(&UnixStream::connect(&path).unwrap(), &path).unwrap();
+        drop(own);
+        std::fs::remove_file(&path).unwrap();
+        let listen = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\nprint('up', flush=True)\ninput()";
+        let mut other = std::process::Command::new("python3")
+            .args(["-c", listen])
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        other.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+        let why = check_listens_here(&UnixStream::connect(&path).unwrap(), &path).unwrap_err().to_string();
+        other.kill().unwrap();
+        assert!(why.contains(&format!("another process ({})", other.id())) && why.contains("socket"), "{why}");
+        other.wait().unwrap();
+    }
 
     #[test]
     fn the_module_reaches_its_server_by_the_shortest_way() {

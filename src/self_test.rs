@@ -49,15 +49,11 @@ impl From<Interrupt> for Unfinished {
 /// What did not work, or what is to be done first.
 pub fn run(agent: &mut Agent) -> Result<(), Unfinished> {
     let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    let mut stream = match own_server::log_in(agent, auth::SELF_TEST) {
+    // Twice, not PING: operators rename commands, and without AUTH there would be no module.
+    let mut stream = match own_server::log_in(agent, auth::SELF_TEST, 2) {
         Err(Interrupt::Failed(why)) => return Err(why.into()),
         opened => opened?,
     };
-    // Not PING: operators rename commands, and without AUTH there would be no module.
-    (&stream)
-        .write_all(&encode(&["AUTH", auth::SELF_TEST, &agent.shared.secret]))
-        .map_err(|error| failed("sending failed", error))?;
-
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
         let waiting = agent.ask(Task::SelfTestPending)?;

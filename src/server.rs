@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void, CString};
+use std::net::{IpAddr, SocketAddr};
 use std::ptr;
 
 use valkey_module::{raw, CallOptionsBuilder, CallReply, CallResult, Context, ContextFlags};
 
 use crate::ffi::{CommandResult, Internals, OpenedKey};
 use crate::keys;
+use crate::own_logins::Origin;
 
 /// A callback for a server event.
 pub type EventCallback = unsafe extern "C" fn(*mut raw::RedisModuleCtx, raw::RedisModuleEvent, u64, *mut c_void);
@@ -503,16 +505,7 @@ pub fn client_flags(id: u64) -> ClientFlags {
     const MULTI: u64 = 1 << 5;
     const PRIMARY: u64 = 1 << 7;
     const AUTHENTICATED: u64 = 1 << 11;
-    let mut info: raw::RedisModuleClientInfo = raw::RedisModuleClientInfo {
-        version: raw::REDISMODULE_CLIENTINFO_VERSION as u64,
-        // SAFETY: a struct of integers and character arrays, for which zero is a value.
-        ..unsafe { std::mem::zeroed() }
-    };
-    // SAFETY: `info` says its version.
-    let status = unsafe { api!(RedisModule_GetClientInfoById)((&raw mut info).cast(), id) };
-    if status != raw::REDISMODULE_OK as c_int {
-        return ClientFlags::default();
-    }
+    let Some(info) = client_info(id) else { return ClientFlags::default() };
     let has = |flag| info.flags & flag != 0;
     ClientFlags {
         is_in_transaction: has(MULTI),
@@ -521,6 +514,29 @@ pub fn client_flags(id: u64) -> ClientFlags {
         is_subscriber: has(PUBSUB),
         is_stranger: Internals::get().is_ok() && !has(AUTHENTICATED),
     }
+}
+
+/// Where the client with that id is connected from, if the server says so. Main thread only.
+pub fn client_place(id: u64) -> Option<Origin> {
+    const UNIX_SOCKET: u64 = 1 << 4;
+    let info = client_info(id)?;
+    if info.flags & UNIX_SOCKET != 0 {
+        return Some(Origin::Unix);
+    }
+    let address: Vec<u8> = info.addr.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
+    let ip: IpAddr = std::str::from_utf8(&address).ok()?.parse().ok()?;
+    Some(Origin::Tcp(SocketAddr::new(ip, info.port)))
+}
+
+fn client_info(id: u64) -> Option<raw::RedisModuleClientInfo> {
+    let mut info: raw::RedisModuleClientInfo = raw::RedisModuleClientInfo {
+        version: raw::REDISMODULE_CLIENTINFO_VERSION as u64,
+        // SAFETY: a struct of integers and character arrays, for which zero is a value.
+        ..unsafe { std::mem::zeroed() }
+    };
+    // SAFETY: `info` says its version.
+    let status = unsafe { api!(RedisModule_GetClientInfoById)((&raw mut info).cast(), id) };
+    (status == raw::REDISMODULE_OK as c_int).then_some(info)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::config::{self, Mode};
 use crate::facts::Facts;
 use crate::known::{Contradiction, Memory};
 use crate::last_error::LastError;
+use crate::own_logins::Origin;
 use crate::passed_over::PassedOver;
 use crate::pipe::Pipe;
 use crate::time_limit::EndTime;
@@ -57,8 +58,10 @@ pub enum Task {
     Advance(u64, Sender<Result<(), String>>),
     /// Move the stream on by a command without effect. Answers where it ends then.
     MarkStream(Sender<Result<u64, String>>),
-    /// Serve the client at the other end of that socket, a connection of the module's own.
-    TakeConnection(OwnedFd, Sender<Result<(), String>>),
+    /// Serve the client at the other end of that socket, a connection of the module's own, which logs in with each of these secrets.
+    TakeConnection(OwnedFd, Vec<String>, Sender<Result<(), String>>),
+    /// A connection of the module's own from there logs in with each of these secrets.
+    ExpectLogins(Origin, Vec<String>, Sender<()>),
     /// From now on, write what is meant for the tap that is connected into the pipe. Answers whether that is possible.
     Divert(Arc<Pipe>, Sender<bool>),
     /// How many bytes wait on the connection of that client, which is held for the self-test?
@@ -244,8 +247,6 @@ pub struct Shared {
     pub node_id: OnceLock<String>,
     /// Host name and port, once they are known.
     pub default_address: OnceLock<String>,
-    /// With it the tap and the self-test log in to their own server.
-    pub secret: String,
     /// Rings the main thread.
     pub main_bell: Bell,
     /// Rings the agent.
@@ -258,7 +259,7 @@ impl Shared {
     /// Nothing is connected yet. The receiver is the main thread's.
     ///
     /// # Errors
-    /// The process has no more file descriptors, or no randomness.
+    /// The process has no more file descriptors.
     pub fn new() -> std::io::Result<(Self, Receiver<Task>)> {
         let (tasks, receiver) = crossbeam_channel::unbounded();
         let shared = Shared {
@@ -295,7 +296,6 @@ impl Shared {
             failover: Mutex::new(String::new()),
             node_id: OnceLock::new(),
             default_address: OnceLock::new(),
-            secret: random_secret()?,
             main_bell: Bell::new()?,
             agent_bell: Bell::new()?,
             tasks,
@@ -479,11 +479,4 @@ impl Shared {
         let _ = self.tasks.send(task);
         self.main_bell.ring();
     }
-}
-
-fn random_secret() -> std::io::Result<String> {
-    use std::io::Read;
-    let mut bytes = [0; 32];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -121,7 +121,7 @@ fn open_behind(agent: &mut Agent, position: Option<(&str, u64)>, mark: u64) -> R
 
 /// Logs in and introduces the connection as a replica's.
 fn introduce(agent: &mut Agent) -> Result<Stream, Interrupt> {
-    let stream = own_server::log_in(agent, auth::TAP)?;
+    let stream = own_server::log_in(agent, auth::TAP, 1)?;
     expect(&stream, "AUTH", "+OK")?;
     // No "eof": a snapshot then comes with its length, and without the delay that diskless syncs begin with.
     (&stream).write_all(&encode(&["REPLCONF", "capa", "psync2"]))?;

@@ -19,6 +19,7 @@ use crate::guard::has_failed;
 use crate::held_table::Diversion;
 use crate::lease;
 use crate::module::{self, Module, Role};
+use crate::own_logins::Origin;
 use crate::server;
 use crate::shared::{Position, Progress, Task};
 
@@ -87,9 +88,16 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::LacksLink(reply) => answer(reply, lacks_link(ctx)),
         Task::Advance(end, reply) => answer(reply, advance(ctx, end)),
         Task::MarkStream(reply) => answer(reply, mark_stream(ctx)),
-        Task::TakeConnection(socket, reply) => {
+        Task::TakeConnection(socket, secrets, reply) => {
             let taken = Internals::get().map_err(str::to_owned).and_then(|internals| internals.take_connection(socket));
-            answer(reply, taken);
+            let expected = taken.map(|client| {
+                module::with(|module| module.own_logins.expect(Origin::Client(client), secrets));
+            });
+            answer(reply, expected);
+        }
+        Task::ExpectLogins(origin, secrets, reply) => {
+            module::with(|module| module.own_logins.expect(origin, secrets));
+            answer(reply, ());
         }
         Task::Divert(pipe, reply) => {
             let is_diverted = module::with(|module| {

@@ -49,6 +49,21 @@ durable_server {} {
         assert_equal OK [r set places none]
         r config set maxclients $maxclients
     } {OK}
+
+    test "With what the module logged in by, as it stands in the server's memory, nobody else does" {
+        if {[catch {exec python3 $::env(SUITE_SUPPORT)/memory_words.py [srv 0 pid]} words]} {
+            # The system may let nobody but root look there.
+            assert_match "*PermissionError*" $words
+            set words {}
+        }
+        foreach word $words {
+            foreach user {durability-tap durability-self-test} {
+                set client [valkey_client]
+                assert_error "WRONGPASS*" {$client auth $user $word}
+                $client close
+            }
+        }
+    }
 }
 
 # Servers that listen on other kinds of addresses alone are in addresses.tcl.
