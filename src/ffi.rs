@@ -141,6 +141,15 @@ pub struct TlsConnection {
 }
 
 impl TlsConnection {
+    /// OpenSSL's session (`SSL`); null if the server could not make one.
+    ///
+    /// # Safety
+    /// It is a live connection of the server's TLS type, which no other thread uses.
+    pub unsafe fn session(connection: *const Connection) -> *mut c_void {
+        // SAFETY: by contract, this is the struct.
+        unsafe { (*connection.cast::<TlsConnection>()).session }
+    }
+
     /// How many bytes are to be offered to OpenSSL again, the same ones in one piece, as the socket did not take them.
     ///
     /// # Safety
@@ -170,6 +179,9 @@ pub const POSTPONE_WRITE: c_int = 1 << 1;
 /// `ConnectionType.postpone_update_state`.
 pub type PostponeFunction = unsafe extern "C" fn(*mut Connection, c_int);
 
+/// `ConnectionType.connect`.
+pub type ConnectFunction =
+    unsafe extern "C" fn(*mut Connection, *const c_char, c_int, *const c_char, c_int, ConnectionHandler) -> c_int;
 /// `ConnectionType.conn_create_accepted`.
 pub type CreateAcceptedFunction = unsafe extern "C" fn(c_int, *mut c_void) -> *mut Connection;
 /// `ConnectionType.accept`.
@@ -187,8 +199,9 @@ pub struct ConnectionType {
     pub shutdown: CloseFunction,
     /// Closes the socket, and frees the connection.
     pub close: CloseFunction,
-    /// connect, blocking_connect.
-    before_accept: [*const c_void; 2],
+    /// Begins to connect to another server.
+    pub connect: ConnectFunction,
+    blocking_connect: *const c_void,
     /// Ends what accepting takes, and calls the handler.
     pub accept: AcceptFunction,
     /// Writes from one buffer.

@@ -59,6 +59,7 @@ mod log_socket;
 mod log_socket_tests;
 mod messages;
 mod module;
+mod named_link;
 mod names;
 mod own_logins;
 mod own_server;

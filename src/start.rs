@@ -21,8 +21,8 @@ use crate::module::{self, Module, Parts};
 use crate::server::{self, TapUser};
 use crate::shared::Shared;
 use crate::{
-    agent, auth, commands, docs, filter, held_table, hooks, lease, propagation, running_client, taken, tasks, tls,
-    token,
+    agent, auth, commands, docs, filter, held_table, hooks, lease, named_link, propagation, running_client, taken,
+    tasks, tls, token,
 };
 
 /// Checks what can be checked before anything is registered.
@@ -121,6 +121,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     let gate = match Internals::get() {
         Ok(internals) if module::why_sync_is_impossible().is_none() => {
             decorate::install(internals);
+            named_link::install(internals);
             Some(Gate::new(ServerConnections::new(internals, Arc::clone(&shared))))
         }
         _ => None,
@@ -180,6 +181,7 @@ pub fn unload(ctx: &Context) -> Status {
             if let Some(gate) = &mut module.gate {
                 gate.connections.abandon_half_closed();
                 decorate::uninstall();
+                named_link::uninstall();
             }
         }
         Status::Ok

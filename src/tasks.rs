@@ -10,6 +10,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
 use crate::audit_step;
+use crate::config;
 use crate::data_types;
 use crate::facts::Facts;
 use crate::ffi::Internals;
@@ -19,6 +20,7 @@ use crate::guard::has_failed;
 use crate::held_table::Diversion;
 use crate::lease;
 use crate::module::{self, Module, Role};
+use crate::named_link::{self, Link};
 use crate::own_logins::Origin;
 use crate::server;
 use crate::shared::{Position, Progress, Task};
@@ -349,6 +351,9 @@ fn replicate_from(ctx: &Context, address: SocketAddr) -> Result<(), String> {
         SocketAddr::V6(address) if address.scope_id() > 0 => format!("{}%{}", address.ip(), address.scope_id()),
         address => address.ip().to_string(),
     };
+    let log = config::LOG.value();
+    let (name, _) = config::parse_address(&log)?;
+    named_link::expect(Link { address: host.clone(), port: address.port(), host: name });
     change_server_role(ctx, &[&host, &address.port().to_string()])
 }
 

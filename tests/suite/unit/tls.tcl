@@ -347,3 +347,37 @@ tls_log yes {
         }
     }
 }
+
+# Another node's certificate, say: of the same CA, for another name.
+tls_log no {
+    foreach host [list $::host localhost] {
+        make_certificate $::certificates ca server IP:$::host,DNS:localhost
+        hang_up_log "certificates reloaded"
+        set ::shard names-$host
+        start_server [server_options [list tls yes tls-ca $::certificates/ca.crt log $host:[log_option port]]] {
+            test "The server's own link to its log at $host checks the name in the log's certificate, not only its CA" {
+                wait_until_leading
+                assert_equal OK [r set key value]
+                kill_hard [srv 0 pid]
+                hold_lease
+                restart_server 0 false false 0
+                reconnect
+                wait_until_following
+                make_certificate $::certificates ca server IP:127.0.0.99,DNS:another.example
+                hang_up_log "certificates reloaded"
+                set from [count_log_lines 0]
+                # The module keeps the connection that it has.
+                r client kill type primary
+                wait_for_log_messages 0 {"*Error condition on socket for SYNC*certificate verify failed*"} $from 1000 10
+                assert_equal down [s master_link_status]
+                make_certificate $::certificates ca server IP:$::host,DNS:localhost
+                hang_up_log "certificates reloaded"
+                wait_until_following
+                release_lease
+                wait_until_leading
+                assert_equal value [r get key]
+            }
+        }
+    }
+    set ::shard s1
+}
