@@ -16,6 +16,8 @@ pub mod encryption;
 pub mod engine;
 mod guesses;
 pub mod http;
+#[cfg(test)]
+mod http_fuzz;
 mod http_places;
 pub mod http_port;
 pub mod inspect;

@@ -108,7 +108,7 @@ fn arguments(words: &[Word]) -> Vec<Bytes> {
 }
 
 /// A service in a directory that lasts as long as the process; in memory, as what is fuzzed is not the disk.
-fn shared(tokens: Option<Tokens>) -> Arc<Shared> {
+pub(crate) fn shared(tokens: Option<Tokens>) -> Arc<Shared> {
     let memory = Path::new("/dev/shm");
     let builder = tempfile::Builder::new();
     let directory = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
@@ -145,7 +145,7 @@ fn shared(tokens: Option<Tokens>) -> Arc<Shared> {
     Arc::new(Shared { service, limits, budget: Arc::new(InputBudget::new(4)), places })
 }
 
-fn runtime() -> &'static Runtime {
+pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime")
@@ -153,7 +153,7 @@ fn runtime() -> &'static Runtime {
 }
 
 /// A connection of that service, and its other end.
-async fn connection(shared: &Arc<Shared>) -> (Connection, TcpStream) {
+pub(crate) async fn connection(shared: &Arc<Shared>) -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
     let (stream, peer) = listener.accept().await.expect("accepted");

@@ -9,7 +9,9 @@ pub mod command;
 pub mod commands;
 mod connection;
 #[cfg(test)]
-mod fuzz;
+pub(crate) mod fuzz;
+#[cfg(test)]
+mod fuzz_replica;
 mod identity;
 mod input;
 mod lease;

@@ -19,12 +19,13 @@ pub struct BlockSums {
 
 impl Default for BlockSums {
     fn default() -> Self {
-        Self::new(MIN_BLOCK_BYTES, MAX_BLOCKS)
+        Self::of(MIN_BLOCK_BYTES, MAX_BLOCKS)
     }
 }
 
 impl BlockSums {
-    fn new(block_bytes: u64, max_blocks: usize) -> Self {
+    /// With blocks of that length, unless there would be more than `max_blocks`, which is even.
+    pub fn of(block_bytes: u64, max_blocks: usize) -> Self {
         BlockSums { block_bytes, max_blocks, whole: Vec::new(), last: 0, last_bytes: 0 }
     }
 
@@ -71,7 +72,7 @@ mod tests {
         let bytes: Vec<u8> = (0..1000_u32).map(|number| (number * 7 % 251) as u8).collect();
         for length in [0, 1, 9, 10, 11, 40, 41, 80, 81, 999, 1000] {
             for step in [1, 3, 10, 64, 1000] {
-                let mut sums = BlockSums::new(10, 4);
+                let mut sums = BlockSums::of(10, 4);
                 bytes[..length].chunks(step).for_each(|part| sums.add(part));
                 let blocks = sums.blocks();
                 let expected: Vec<u32> = bytes[..length].chunks(blocks.bytes as usize).map(crc32c::crc32c).collect();

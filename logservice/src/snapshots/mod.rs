@@ -5,6 +5,8 @@
 
 mod blocks;
 mod draft;
+#[cfg(test)]
+mod fuzz;
 mod in_use;
 mod reader;
 
@@ -87,6 +89,18 @@ pub enum SnapshotError {
         /// Its length when it was stored.
         recorded: u64,
     },
+    /// The checksums of its blocks are not as many as it has blocks.
+    #[error("snapshot {file} cannot be verified: the manifest has {found} checksums for {bytes} bytes in blocks of {block_bytes}")]
+    Index {
+        /// Name of the snapshot.
+        file: String,
+        /// How many checksums there are.
+        found: usize,
+        /// Its length.
+        bytes: u64,
+        /// The length of its blocks, but the last.
+        block_bytes: u64,
+    },
     /// The snapshot's bytes are not those that were stored.
     #[error("snapshot {file} does not match its checksum, between bytes {from} and {until}")]
     Damaged {
@@ -120,7 +134,10 @@ impl SnapshotError {
             // A key may come back.
             SnapshotError::Locked { source, .. } => !matches!(source, OpenFrameError::Key(_)),
             SnapshotError::Object { source, .. } => matches!(source, object_store::Error::NotFound { .. }),
-            SnapshotError::Read { .. } | SnapshotError::WrongSize { .. } | SnapshotError::Damaged { .. } => true,
+            SnapshotError::Read { .. }
+            | SnapshotError::WrongSize { .. }
+            | SnapshotError::Index { .. }
+            | SnapshotError::Damaged { .. } => true,
         }
     }
 }

@@ -129,8 +129,13 @@ impl SnapshotReader {
     }
 
     async fn next_block(&mut self) -> Result<Bytes, SnapshotError> {
+        if let Some(blocks) = self.blocks.as_ref().filter(|blocks| !blocks.fit(self.bytes)) {
+            // Before it is read: a block may be said to be as long as all of it, which would then be in memory at a time.
+            let (file, found, block_bytes) = (self.file.clone(), blocks.crc32c.len(), blocks.bytes);
+            return Err(SnapshotError::Index { file, found, bytes: self.bytes, block_bytes });
+        }
         let left = self.bytes - self.read_bytes;
-        let block_bytes = self.blocks.as_ref().map_or(CHUNK_BYTES as u64, |blocks| blocks.bytes.max(1));
+        let block_bytes = self.blocks.as_ref().map_or(CHUNK_BYTES as u64, |blocks| blocks.bytes);
         let wanted = block_bytes.min(left) as usize;
         while self.unverified.len() < wanted {
             self.read_more(wanted).await?;

@@ -103,6 +103,13 @@ pub struct Blocks {
     pub crc32c: Vec<u32>,
 }
 
+impl Blocks {
+    /// Whether a snapshot of so many bytes has as many blocks as there are checksums.
+    pub fn fit(&self, bytes: u64) -> bool {
+        self.bytes > 0 && self.crc32c.len() as u64 == bytes.div_ceil(self.bytes)
+    }
+}
+
 /// What a server holds that has loaded a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
