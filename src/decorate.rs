@@ -182,7 +182,7 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
         let pending: u64 = vectors.iter().map(|vector| vector.iov_len as u64).sum();
         let mut state = held.state();
         if let Some(diversion) = &state.diversion {
-            return divert(diversion, vectors, pending);
+            return divert(diversion, vectors, MOST_DIVERTED_BYTES);
         }
         if let Some(unsent) = &mut state.unsent {
             return unsent.gather(vectors);
@@ -312,16 +312,31 @@ fn write_nothing<const KIND: usize>(connection: *mut Connection) -> c_int {
     write_again_later()
 }
 
-/// Takes everything, as a socket with endless room would.
-fn divert(diversion: &Diversion, vectors: &[libc::iovec], pending: u64) -> c_int {
-    let is_awaited = diversion.pipe.push(|bytes| {
-        bytes.reserve(pending as usize);
-        buffers(vectors).for_each(|buffer| bytes.extend_from_slice(buffer));
-    });
+/// The server takes the answer for an `int`, and offers what was not taken again at once.
+const MOST_DIVERTED_BYTES: usize = 1 << 30;
+
+/// Takes everything, but not more than `most` bytes at a time, as a socket with endless room would.
+fn divert(diversion: &Diversion, vectors: &[libc::iovec], most: usize) -> c_int {
+    let mut taken = 0;
+    let is_awaited = diversion.pipe.push(|bytes| taken = append(bytes, vectors, most));
     if is_awaited {
         diversion.shared.agent_bell.ring();
     }
-    c_int::try_from(pending).expect("the server writes less than 2 GB at once")
+    c_int::try_from(taken).expect("no more is taken at a time than fits")
+}
+
+/// Appends the first bytes of `vectors`, `most` at most. Returns how many.
+fn append(bytes: &mut Vec<u8>, vectors: &[libc::iovec], most: usize) -> usize {
+    let all: usize = vectors.iter().map(|vector| vector.iov_len).sum();
+    let taken = all.min(most);
+    bytes.reserve(taken);
+    let mut left = taken;
+    for buffer in buffers(vectors) {
+        let part = &buffer[..buffer.len().min(left)];
+        bytes.extend_from_slice(part);
+        left -= part.len();
+    }
+    taken
 }
 
 /// Fills `part` with the first `bytes` bytes of `vectors`, or fewer if it is too small. Returns how many it filled.
@@ -418,6 +433,26 @@ mod tests {
             assert_eq!(state.valve.offer(offer.concat().len() as u64, 0), Permit::Part(0));
             take::<TCP>(&mut state, ptr::null(), &vectors, is_first)
         })
+    }
+
+    #[test]
+    fn what_is_diverted_is_taken_up_to_a_bound_and_the_rest_when_it_is_offered_again() {
+        let all: Vec<u8> = (0..200).collect();
+        for most in [1, 2, 7, 99, 100, 199, 200, 201] {
+            let (mut pipe, mut taken) = (Vec::new(), 0);
+            while taken < all.len() {
+                // As the server offers blocks of its stream, an empty one among them.
+                let vectors: Vec<libc::iovec> = [&all[taken..taken], &all[taken..]]
+                    .into_iter()
+                    .flat_map(|part| <[&[u8]; 2]>::from(part.split_at(part.len() / 3)))
+                    .map(|part: &[u8]| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+                    .collect();
+                let count = append(&mut pipe, &vectors, most);
+                assert_eq!(count, most.min(all.len() - taken));
+                taken += count;
+            }
+            assert_eq!(pipe, all, "{most} at a time");
+        }
     }
 
     #[test]
