@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use durability_protocol::{is_logged, Logged};
 use valkey_module::{CallReply, CallResult, Context};
 
 use crate::propagation::Omits;
@@ -162,6 +163,8 @@ pub struct Properties {
     pub propagates_itself: bool,
     /// It puts into the stream what it did, piece by piece, if it was given a count.
     pub propagates_pieces_of_many: bool,
+    /// Whether a leader's server puts it into the stream.
+    pub logged: Logged,
 }
 
 impl Properties {
@@ -180,6 +183,7 @@ impl Properties {
         omits: Omits::Nothing,
         propagates_itself: true,
         propagates_pieces_of_many: false,
+        logged: Logged::Never,
     };
 
     /// Whether it may run other commands.
@@ -226,6 +230,7 @@ impl Properties {
             omits: Omits::of(name),
             propagates_itself: PROPAGATE_PIECES.contains(&name) || RUN_OTHER_COMMANDS.contains(&name) || has("module"),
             propagates_pieces_of_many: name == PROPAGATE_PIECES_OF_MANY,
+            logged: is_logged(name, length(9) > 0, has),
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::module::Module;
 use crate::transactions::Transactions;
 use crate::view::LeaseState;
 use crate::{config, debug_command, module, redirect, server};
-use crate::{propagation, running_client};
+use crate::{propagation, running_client, stream_commands};
 
 /// The command that answers the refusal.
 pub const REFUSED: &str = "durability.refused";
@@ -88,6 +88,7 @@ thread_local! {
 pub fn forget_all() {
     REFUSED_COMMANDS.store(0, Ordering::Relaxed);
     LAST_PRIMARY.set(0);
+    stream_commands::forget_all();
     TRANSACTIONS.with_borrow_mut(Transactions::forget);
 }
 
@@ -135,8 +136,14 @@ pub extern "C" fn filter(ctx: *mut RedisModuleCommandFilterCtx) {
 fn filter_command(ctx: *mut RedisModuleCommandFilterCtx, level: u8, owner: Owner) {
     let command = CommandFilterCtx::new(ctx);
     let mut name = argument(&command, 0);
-    if propagation::has_cause(name) && module::with(Module::watch_commands).is_none() && module::is_in_use() {
+    if propagation::has_cause(name, || argument(&command, 1))
+        && module::with(Module::watch_commands).is_none()
+        && module::is_in_use()
+    {
         return refuse_data(&command, false, false, || IN_USE_ERROR.to_owned());
+    }
+    if owner == Owner::Log && stream_commands::refuses(&command, name, || argument(&command, 1)) {
+        return;
     }
     if owner != Owner::Operator && is_config_rewrite(name, argument(&command, 1)) {
         return refuse_rewrite(&command, owner);
@@ -483,6 +490,11 @@ fn refuse_data(command: &CommandFilterCtx, is_exec: bool, is_in_transaction: boo
     } else {
         refuse(command, error());
     }
+}
+
+/// A command of the stream does not run, nor does the transaction that it belongs to.
+pub fn refuse_of_stream(command: &CommandFilterCtx, is_in_transaction: bool, error: String) {
+    refuse_data(command, false, is_in_transaction, || error);
 }
 
 /// The client is gone.

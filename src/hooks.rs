@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void, CStr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use durability_protocol::Logged;
 use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context};
 
@@ -138,7 +139,9 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult, has_f
                 is_logged = !silent_writes.command_ended(queued, offset, changes, properties.is_foreign);
             }
         }
-        if properties.omits != Omits::Nothing
+        if properties.logged != Logged::Yes && !properties.is_write && !properties.propagates_itself {
+            is_logged &= propagation::keep_out(&gate.connections, result);
+        } else if properties.omits != Omits::Nothing
             || propagation::takes_over(&gate.connections, result, properties, has_others)
         {
             let created = std::mem::take(created_consumers);

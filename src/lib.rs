@@ -78,6 +78,7 @@ mod shared;
 mod shipper;
 mod silent_writes;
 mod start;
+mod stream_commands;
 mod stream_errors;
 mod taken;
 mod tap;

@@ -26,6 +26,7 @@ use crate::server::{self, TapUser};
 use crate::settle::Settling;
 use crate::shared::{Command, Shared, Task, NO_TARGET};
 use crate::silent_writes::SilentWrites;
+use crate::stream_commands;
 use crate::taken;
 use crate::timeouts::Timeouts;
 use crate::unlogged::{Unlogged, UnloggedWrites};
@@ -361,6 +362,7 @@ impl Module {
     /// The server's commands are these from now on.
     pub fn learn_commands(&mut self, commands: CommandTable) {
         running_client::keep_many(commands.has_others());
+        stream_commands::forget_all();
         self.commands = commands;
     }
 

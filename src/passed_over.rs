@@ -20,18 +20,37 @@ pub struct PassedOver {
     pub offset: u64,
     /// The command.
     pub command: String,
-    /// Why it was refused before it ran; empty if it ran and failed, which the server's log tells of.
-    pub why: String,
+    /// Why it had no effect.
+    pub why: Why,
+}
+
+/// Why a command of the log had no effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It ran and failed, which the server's log tells of.
+    Failed,
+    /// The server refused it before it ran, with that error.
+    Refused(String),
+    /// No leader can have put it into the log.
+    NotALeaders,
 }
 
 impl fmt::Display for PassedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("this node cannot apply its log: ")?;
         write!(f, "at offset {} the command '{}' ", self.offset, self.command)?;
-        if self.why.is_empty() {
-            f.write_str("failed (the server's log says CRITICAL and why)")?;
-        } else {
-            write!(f, "was refused ({})", self.why)?;
+        match &self.why {
+            Why::Failed => f.write_str("failed (the server's log says CRITICAL and why)")?,
+            Why::Refused(error) => write!(f, "was refused ({error})")?,
+            Why::NotALeaders => {
+                return write!(
+                    f,
+                    "is none that a leader puts there, so it did not run: somebody else has written to this log. This node neither \
+                     leads nor serves with what comes behind it. Give the shard another token, and start it anew from what stands \
+                     before that offset (logservice restore --to {})",
+                    self.offset
+                );
+            }
         }
         write!(
             f,
@@ -100,11 +119,14 @@ mod tests {
 
     #[test]
     fn the_operator_is_told_byte_command_and_what_to_do() {
-        let why = "ERR unknown command".to_owned();
+        let why = Why::Refused("ERR unknown command".to_owned());
         let text = PassedOver { offset: 7, command: "nosuch".to_owned(), why }.to_string();
         assert!(text.contains("at offset 7 the command 'nosuch' was refused (ERR unknown command)"), "{text}");
         assert!(text.contains("LOG.SNAPSHOT"), "{text}");
-        let text = PassedOver { offset: 7, command: "incr".to_owned(), why: String::new() }.to_string();
+        let text = PassedOver { offset: 7, command: "incr".to_owned(), why: Why::Failed }.to_string();
         assert!(text.contains("at offset 7 the command 'incr' failed"), "{text}");
+        let text = PassedOver { offset: 7, command: "config|set".to_owned(), why: Why::NotALeaders }.to_string();
+        assert!(text.contains("at offset 7 the command 'config|set' is none that a leader puts there"), "{text}");
+        assert!(text.contains("logservice restore --to 7"), "{text}");
     }
 }

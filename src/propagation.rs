@@ -129,10 +129,18 @@ pub fn wait_for_cause(waits: bool) {
     WAITS_FOR_CAUSE.store(waits, Ordering::Relaxed);
 }
 
-/// Whether it is because of this command that the module must hear of each command from now on.
+/// Whether it is because of this command, with that first argument, that the module must hear of each command from now on.
 #[inline]
-pub fn has_cause(name: &[u8]) -> bool {
-    WAITS_FOR_CAUSE.load(Ordering::Relaxed) && is_of_interest(name)
+pub fn has_cause<'a>(name: &[u8], first: impl FnOnce() -> &'a [u8]) -> bool {
+    WAITS_FOR_CAUSE.load(Ordering::Relaxed) && (is_of_interest(name) || loads_module(name, first))
+}
+
+/// Another module may write while it is loaded: see [`keep_out`].
+fn loads_module<'a>(name: &[u8], first: impl FnOnce() -> &'a [u8]) -> bool {
+    name.len() == 6 && name.eq_ignore_ascii_case(b"MODULE") && {
+        let first = first();
+        first.eq_ignore_ascii_case(b"LOAD") || first.eq_ignore_ascii_case(b"LOADEX")
+    }
 }
 
 /// A command wrote: puts into the stream what the server forgets of it and, if the module [`takes_over`], the command itself. Returns
@@ -192,6 +200,16 @@ pub fn complete(
         connections.internals().propagate(database, arguments);
         connections.internals().prevent_propagation(client);
     }
+    true
+}
+
+/// A command that changes no data counts as one that wrote if another module wrote as it heard of it (`CONFIG SET`), or as it was loaded
+/// (`MODULE LOAD`). The server would put the command into the stream; this keeps it from that, as no node may apply it from there. What the
+/// module wrote is there if the module replicates it. Returns whether it could. Called at the command's event.
+pub fn keep_out(connections: &ServerConnections, result: &CommandResult) -> bool {
+    let Some(client) = running_client::get(connections, result.client_id) else { return false };
+    // SAFETY: the client is running the command, and this is the command's event.
+    unsafe { connections.internals().prevent_propagation(client) };
     true
 }
 
@@ -458,6 +476,13 @@ mod tests {
             read("XREADGROUP GROUP g c BLOCK 0 COUNT -1 STREAMS x 0").map(|read| read.1),
             Some("9223372036854775807".into())
         );
+    }
+
+    #[test]
+    fn loading_a_module_is_a_cause_and_listing_them_is_none() {
+        let loads = |name: &'static str, first: &'static str| loads_module(name.as_bytes(), || first.as_bytes());
+        assert!(loads("module", "LOAD") && loads("MODULE", "loadex"));
+        assert!(!loads("MODULE", "LIST") && !loads("MODULE", "") && !loads("msetex", "LOAD"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::ffi::CommandResult;
 use crate::filter;
 use crate::following::{self, Owner};
 use crate::module::{Module, Role};
-use crate::passed_over::PassedOver;
+use crate::passed_over::{PassedOver, Why};
 use crate::server;
 use crate::shared::{Command, Task};
 
@@ -58,7 +58,7 @@ impl Module {
 
     /// From now on nobody is served, and this node does not lead. The server is taken out of the log's history, so that nothing of what
     /// it holds is taken for that later, by itself or from what it saves.
-    fn pass_over(&mut self, passed_over: PassedOver) {
+    pub fn pass_over(&mut self, passed_over: PassedOver) {
         if !matches!(self.role, Role::Attaching | Role::Follower) {
             // It refuses for another reason. What it holds is not to be used then either.
             return self.shared.send(Task::StopFollowing);
@@ -88,13 +88,13 @@ fn name_of(result: &CommandResult) -> String {
 }
 
 /// The error with which it was refused before it ran. Without what the command was given, which is data.
-fn why_refused(result: &CommandResult) -> String {
+fn why_refused(result: &CommandResult) -> Why {
     if result.rejection_context.is_null() {
-        return String::new();
+        return Why::Failed;
     }
     // SAFETY: the server's error, a C string that lives during the event's callback.
     let error = unsafe { CStr::from_ptr(result.rejection_context) }.to_bytes();
-    shown(error)
+    Why::Refused(shown(error))
 }
 
 /// One line, not too long, without the arguments with which an unknown command began.

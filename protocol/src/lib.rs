@@ -33,13 +33,17 @@ mod append;
 pub mod audit;
 mod engine;
 mod known;
+mod logged;
 pub mod process;
 mod refusal;
+mod scanner;
 
 pub use append::append_header;
 pub use engine::{EngineVersion, NotAVersion};
 pub use known::{replica_user, Known, NotKnown, ReplicaUser};
+pub use logged::{is_logged, judge, Judged, Logged};
 pub use refusal::{Code, Refusal};
+pub use scanner::{NotLogged, Scanner, Unfit};
 
 /// `LOG.CHECK shard node-id address known [DIFFERS]` → the log's id, a bulk string: whether the log is the one that the node knows and holds what
 /// the node knows to be durable in it. `known` is a [`Known`] as text, or `-` from a node that knows none. Refused with

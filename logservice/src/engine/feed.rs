@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use durability_protocol::EngineVersion;
+use durability_protocol::{EngineVersion, NotLogged, Scanner, Unfit};
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::background::be_nice;
+use super::commands::Commands;
 use crate::printable::printable;
 use crate::resp::command::{ProtocolError, Splitter};
 use crate::resp::replica::EMPTY_RDB;
@@ -56,6 +57,16 @@ pub enum FeedError {
         /// The version that wrote.
         writer: EngineVersion,
     },
+    /// What no leader can have logged, or the engine does not know. It was sent nothing of that but, at most, the first bytes.
+    #[error("it cannot apply the log {0}{hint}", hint = hint(.0))]
+    NotLogged(#[from] NotLogged),
+}
+
+fn hint(found: &NotLogged) -> &'static str {
+    match found.what {
+        Unfit::Unknown(_) => " (a module that the data needs? --valkey-conf names a file with loadmodule)",
+        Unfit::NotLogged(_) | Unfit::NoCommand => "; logservice restore --to that offset leaves it out",
+    }
 }
 
 /// What an engine starts from, and what it is to apply.
@@ -90,8 +101,14 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Serves whom `listener` lets in, on a thread of its own, which gives way to others if it is to, until it is dropped.
-    pub fn open(start: Start, listener: std::net::TcpListener, is_background: bool) -> Result<Self, FeedError> {
+    /// Serves whom `listener` lets in, on a thread of its own, which gives way to others if it is to, until it is dropped. `commands` are
+    /// those of the engine: of the log it is sent nothing but what a leader can have logged.
+    pub fn open(
+        start: Start,
+        commands: Commands,
+        listener: std::net::TcpListener,
+        is_background: bool,
+    ) -> Result<Self, FeedError> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let mut random = [0; 32];
@@ -117,7 +134,7 @@ impl Feed {
             }
             let served = runtime.block_on(async {
                 tokio::select! {
-                    served = serve(listener, start, Source { ends, inserted }, &expected, &counted) => served,
+                    served = serve(listener, start, Source { ends, inserted, commands }, &expected, &counted) => served,
                     _ = &mut stopped => Ok(()),
                 }
             });
@@ -173,6 +190,7 @@ impl Feed {
 struct Source {
     ends: watch::Receiver<u64>,
     inserted: mpsc::UnboundedReceiver<Vec<u8>>,
+    commands: Commands,
 }
 
 async fn serve(
@@ -286,8 +304,9 @@ impl Replica {
     }
 
     async fn serve(mut self, start: Start, source: Source, sent: &AtomicU64) -> Result<(), FeedError> {
-        let Source { mut ends, mut inserted } = source;
+        let Source { mut ends, mut inserted, commands } = source;
         let Start { replid, offset, snapshot, mut log, .. } = start;
+        let mut scanner = Scanner::new(offset);
         let bytes = snapshot.as_ref().map_or(EMPTY_RDB.len() as u64, |(_, bytes)| *bytes);
         self.stream.write_all(format!("+FULLRESYNC {replid} {offset}\r\n${bytes}\r\n").as_bytes()).await?;
         match snapshot {
@@ -320,6 +339,7 @@ impl Replica {
                 });
                 let (reader, chunk) = read.await.map_err(std::io::Error::other)??;
                 log = Some(reader);
+                scanner.scan(&chunk, |name| commands.find(name))?;
                 to_engine.write_all(&chunk).await?;
                 sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }
@@ -353,7 +373,7 @@ mod tests {
     fn strangers_that_say_nothing_do_not_keep_the_engine_waiting() {
         let start = Start { replid: REPLID.into(), offset: 7, snapshot: None, log: None, end: 7, engine: None };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-        let feed = Feed::open(start, listener, false).expect("opened");
+        let feed = Feed::open(start, Commands::default(), listener, false).expect("opened");
         let mut strangers: Vec<_> = (0..MAX_LOGINS + 2).map(|_| connect(&feed)).collect();
         strangers[5].write_all(b"*2\r\n$4\r\nAUTH\r\n").expect("sent");
         let mut engine = connect(&feed);

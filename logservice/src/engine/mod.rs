@@ -7,6 +7,7 @@
 pub mod background;
 mod bounds;
 mod client;
+mod commands;
 mod configuration;
 mod confine;
 mod feed;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::bounds::Bounds;
 use super::client::{info_field, Client};
+use super::commands::Commands;
 use super::configuration::configuration;
 use super::confine::{self, Confined};
 use super::feed::{Feed, Start};
@@ -59,6 +60,7 @@ pub struct Engine {
     output: Arc<Output>,
     version: EngineVersion,
     names: Names,
+    commands: Commands,
     bounds: Bounds,
     /// Where it is fed from, until it is.
     feeding: Option<TcpListener>,
@@ -155,6 +157,7 @@ impl Engine {
             output,
             version: EngineVersion { major: 0, minor: 0, patch: 0 },
             names,
+            commands: Commands::default(),
             bounds: options.bounds,
             feeding: Some(feeding),
             is_background: options.is_background,
@@ -167,10 +170,14 @@ impl Engine {
             reason: "it does not tell a Valkey version".to_owned(),
         })?;
         check_version(options, engine.version)?;
+        let answer = |reason| EngineError::Answer { command: "COMMAND".to_owned(), reason };
+        let command = engine.names.of("COMMAND");
+        let reply = engine.client.query(&[command.as_bytes()]).await.map_err(answer)?;
+        engine.commands = Commands::read(&reply).map_err(answer)?;
         Ok(engine)
     }
 
-    /// A feed for this engine, the only one that it has.
+    /// A feed for this engine, the only one that it has: of the log it is sent nothing but what a leader can have logged.
     ///
     /// # Errors
     /// It has one, or its thread cannot be started.
@@ -179,7 +186,7 @@ impl Engine {
             action: "cannot feed an engine twice",
             source: std::io::ErrorKind::AddrInUse.into(),
         })?;
-        Ok(Feed::open(start, listener, self.is_background)?)
+        Ok(Feed::open(start, self.commands.clone(), listener, self.is_background)?)
     }
 
     /// Its version.

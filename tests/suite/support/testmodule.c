@@ -2,6 +2,7 @@
  *
  * Arguments of loadmodule:
  *   type      the data type "tm-type--" exists, and with it tm.type_set
+ *   hear-config the key tm:config is written, and that replicated, as the module is loaded and whenever a setting changes
  *   leave-out tm.set_verbatim and tm.fail_on_replica do not exist, as in a module of another version
  */
 
@@ -364,6 +365,14 @@ static int type_set(Ctx *ctx, String **argv, int argc) {
     return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
 }
 
+static void config_changed(Ctx *ctx, ValkeyModuleEvent event, uint64_t subevent, void *data) {
+    VALKEYMODULE_NOT_USED(event);
+    VALKEYMODULE_NOT_USED(subevent);
+    VALKEYMODULE_NOT_USED(data);
+    ValkeyModuleCallReply *reply = ValkeyModule_Call(ctx, "INCR", "c!E", "tm:config");
+    if (reply != NULL) ValkeyModule_FreeCallReply(reply);
+}
+
 static int has_argument(String **argv, int argc, const char *wanted) {
     for (int i = 0; i < argc; i++) {
         if (strcasecmp(ValkeyModule_StringPtrLen(argv[i], NULL), wanted) == 0) return 1;
@@ -419,6 +428,12 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
         own_type = ValkeyModule_CreateDataType(ctx, "tm-type--", 0, &methods);
         if (own_type == NULL ||
             ValkeyModule_CreateCommand(ctx, "tm.type_set", type_set, "write", 1, 1, 1) != VALKEYMODULE_OK) {
+            return VALKEYMODULE_ERR;
+        }
+    }
+    if (has_argument(argv, argc, "hear-config")) {
+        config_changed(ctx, ValkeyModuleEvent_Config, 0, NULL);
+        if (ValkeyModule_SubscribeToServerEvent(ctx, ValkeyModuleEvent_Config, config_changed) != VALKEYMODULE_OK) {
             return VALKEYMODULE_ERR;
         }
     }
