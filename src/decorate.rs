@@ -181,7 +181,7 @@ fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connect
     guard("writing to a held connection", -1, || {
         let pending: u64 = vectors.iter().map(|vector| vector.iov_len as u64).sum();
         let mut state = held.state();
-        if let Some(diversion) = &state.diversion {
+        if let Some(diversion) = &mut state.diversion {
             return divert(diversion, vectors, MOST_DIVERTED_BYTES);
         }
         if let Some(unsent) = &mut state.unsent {
@@ -312,31 +312,28 @@ fn write_nothing<const KIND: usize>(connection: *mut Connection) -> c_int {
     write_again_later()
 }
 
-/// The server takes the answer for an `int`, and offers what was not taken again at once.
+/// The server counts what it wrote in one turn as an `int`, and writes on in that turn as long as something is taken.
 const MOST_DIVERTED_BYTES: usize = 1 << 30;
 
-/// Takes everything, but not more than `most` bytes at a time, as a socket with endless room would.
-fn divert(diversion: &Diversion, vectors: &[libc::iovec], most: usize) -> c_int {
-    let mut taken = 0;
-    let is_awaited = diversion.pipe.push(|bytes| taken = append(bytes, vectors, most));
-    if is_awaited {
+/// Takes everything, but not more than `most` bytes in one of the server's turns, as a socket with endless room would.
+fn divert(diversion: &mut Diversion, vectors: &[libc::iovec], most: usize) -> c_int {
+    let offered = vectors.iter().map(|vector| vector.iov_len).sum();
+    let Some(bytes) = diversion.turn.take(offered, most) else { return write_again_later() };
+    if diversion.pipe.push(|pipe| append(pipe, vectors, bytes)) {
         diversion.shared.agent_bell.ring();
     }
-    c_int::try_from(taken).expect("no more is taken at a time than fits")
+    c_int::try_from(bytes).expect("no more is taken at a time than fits")
 }
 
-/// Appends the first bytes of `vectors`, `most` at most. Returns how many.
-fn append(bytes: &mut Vec<u8>, vectors: &[libc::iovec], most: usize) -> usize {
-    let all: usize = vectors.iter().map(|vector| vector.iov_len).sum();
-    let taken = all.min(most);
-    bytes.reserve(taken);
-    let mut left = taken;
+/// Appends the first `bytes` bytes of `vectors`, which have as many.
+fn append(pipe: &mut Vec<u8>, vectors: &[libc::iovec], bytes: usize) {
+    pipe.reserve(bytes);
+    let mut left = bytes;
     for buffer in buffers(vectors) {
         let part = &buffer[..buffer.len().min(left)];
-        bytes.extend_from_slice(part);
+        pipe.extend_from_slice(part);
         left -= part.len();
     }
-    taken
 }
 
 /// Fills `part` with the first `bytes` bytes of `vectors`, or fewer if it is too small. Returns how many it filled.
@@ -414,6 +411,7 @@ unsafe extern "C" fn noted_postpone<const KIND: usize>(connection: *mut Connecti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::held_table::Turn;
     use crate::taken::set_log_is_slow;
 
     const VALUE: usize = 5 << 20;
@@ -436,20 +434,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_diverted_is_taken_up_to_a_bound_and_the_rest_when_it_is_offered_again() {
+    fn what_is_diverted_is_taken_in_turns_that_are_bounded_and_all_of_it_in_order() {
         let all: Vec<u8> = (0..200).collect();
         for most in [1, 2, 7, 99, 100, 199, 200, 201] {
-            let (mut pipe, mut taken) = (Vec::new(), 0);
-            while taken < all.len() {
-                // As the server offers blocks of its stream, an empty one among them.
-                let vectors: Vec<libc::iovec> = [&all[taken..taken], &all[taken..]]
-                    .into_iter()
-                    .flat_map(|part| <[&[u8]; 2]>::from(part.split_at(part.len() / 3)))
-                    .map(|part: &[u8]| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
-                    .collect();
-                let count = append(&mut pipe, &vectors, most);
-                assert_eq!(count, most.min(all.len() - taken));
-                taken += count;
+            let (mut turn, mut pipe) = (Turn::default(), Vec::new());
+            while pipe.len() < all.len() {
+                let begun = pipe.len();
+                // One turn of the server: it offers the blocks of its stream, and what was not taken again until nothing is.
+                while pipe.len() < all.len() {
+                    let rest = &all[pipe.len()..];
+                    let (first, second) = rest.split_at(rest.len() / 3);
+                    let vectors = [first, &[], second]
+                        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
+                    let Some(bytes) = turn.take(rest.len(), most) else { break };
+                    append(&mut pipe, &vectors, bytes);
+                }
+                let taken = pipe.len() - begun;
+                assert!((1..=most).contains(&taken), "{taken} bytes in a turn of at most {most}");
             }
             assert_eq!(pipe, all, "{most} at a time");
         }

@@ -105,6 +105,25 @@ pub struct Diversion {
     pub pipe: Arc<Pipe>,
     /// Has the agent's bell.
     pub shared: Arc<Shared>,
+    /// How much of what the server writes is taken in one of its turns.
+    pub turn: Turn,
+}
+
+/// A socket takes less than it is offered, and nothing at the next attempt, before the server gives up a turn.
+#[derive(Default)]
+pub struct Turn {
+    is_over: bool,
+}
+
+impl Turn {
+    /// How many of the `offered` bytes are taken, at most `most`. `None`: nothing now, as a part was taken the last time.
+    pub fn take(&mut self, offered: usize, most: usize) -> Option<usize> {
+        if std::mem::take(&mut self.is_over) {
+            return None;
+        }
+        self.is_over = offered > most;
+        Some(offered.min(most))
+    }
 }
 
 impl HeldConnection {

@@ -17,7 +17,7 @@ use crate::ffi::Internals;
 use crate::following::{self, Owner};
 use crate::gate::Connections;
 use crate::guard::has_failed;
-use crate::held_table::Diversion;
+use crate::held_table::{Diversion, Turn};
 use crate::lease;
 use crate::module::{self, Module, Role};
 use crate::named_link::{self, Link};
@@ -105,7 +105,10 @@ fn carry_out(ctx: &Context, task: Task) {
             let is_diverted = module::with(|module| {
                 let tap = module.shared.tap_client.load(Ordering::Relaxed);
                 let gate = module.gate.as_mut()?;
-                Some(gate.connections.divert(tap, Diversion { pipe, shared: Arc::clone(&module.shared) }))
+                Some(
+                    gate.connections
+                        .divert(tap, Diversion { pipe, shared: Arc::clone(&module.shared), turn: Turn::default() }),
+                )
             });
             answer(reply, is_diverted.flatten().unwrap_or(false));
         }
