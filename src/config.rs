@@ -270,7 +270,7 @@ pub const DEFAULT_MAX_HELD_BYTES: i64 = 256 << 20;
 pub const LEAST_MAX_HELD_BYTES: i64 = 1 << 20;
 
 /// The names that stand after `durability.`, for the arguments of `loadmodule`.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 21] = [
     "log",
     "shard",
     "node-id",
