@@ -62,12 +62,16 @@ impl Connection {
         let Some(command) = command else {
             return Err(failure(format!("unknown command '{}'", String::from_utf8_lossy(&name[..name.len().min(64)]))));
         };
-        if command.command == Command::Psync {
+        match command.command {
+            // It judges by itself, as it names its shard. Most commands are appends, so nothing is put between.
+            Command::Append => self.append(command, arguments).await,
             // All that it is refused: see there.
-            return self.psync(command, arguments).await;
+            Command::Psync => self.psync(command, arguments).await,
+            _ => {
+                self.identity.check_any(command)?;
+                self.obey(command, arguments).await
+            }
         }
-        self.identity.check_any(command)?;
-        self.obey(command, arguments).await
     }
 
     /// Does what `command` says, which the login allows for any shard. For which ones, is judged when one is known.
