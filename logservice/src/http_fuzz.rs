@@ -2,13 +2,17 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use tokio::io::{duplex, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::http;
+use crate::http_places::{HttpPlaces, Visitor};
 use crate::http_port::serve_connection;
+use crate::network::Network;
 use crate::resp::fuzz::{runtime, shared};
+use crate::strangers::Strangers;
 use crate::tokens::Tokens;
 
 /// Pieces of requests, so that not every input is refused for its first byte.
@@ -56,6 +60,7 @@ fn any_bytes_are_requests_that_are_answered_or_refused() {
     let shared = AssertUnwindSafe(shared(Some(tokens)));
     let router = AssertUnwindSafe(http::router(shared.service.clone(), shared.limits.clone()));
     let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+    let places = AssertUnwindSafe(Arc::new(HttpPlaces::new(2)));
     bolero::check!().with_type::<Vec<(u8, Vec<u8>)>>().for_each(|pieces| {
         let piece = |(piece, other): &(u8, Vec<u8>)| {
             PIECES
@@ -75,7 +80,9 @@ fn any_bytes_are_requests_that_are_answered_or_refused() {
                     client.read_to_end(&mut answered).await.expect("a pipe");
                     answered
                 };
-                let serving = serve_connection(server, peer, router.clone(), &shared.limits, stopping);
+                let guest = Strangers::new(1, "a connection").enter(Network::of(peer.ip()), Arc::default());
+                let visitor = Arc::new(Visitor::new(guest, places.clone()));
+                let serving = serve_connection(server, peer, (router.clone(), visitor), &shared.limits, stopping);
                 tokio::join!(talking, serving).0
             })
         });

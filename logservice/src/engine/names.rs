@@ -65,7 +65,8 @@ const HIDDEN: &[&str] = &[
 ];
 
 /// Those of them that the log service cannot do without.
-const USED: &[&str] = &["CLIENT", "COMMAND", "CONFIG", "DEBUG", "EVAL", "INFO", "MODULE", "REPLICAOF", "SAVE", "SUBSCRIBE"];
+const USED: &[&str] =
+    &["CLIENT", "COMMAND", "CONFIG", "DEBUG", "EVAL", "INFO", "MODULE", "REPLICAOF", "SAVE", "SUBSCRIBE"];
 
 /// How the server says that it has no such command.
 const UNKNOWN: &str = "No such command in rename-command";
