@@ -6,6 +6,7 @@
 //! held costs two loads and a branch for each write.
 
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::OnceLock;
@@ -170,8 +171,9 @@ fn opens(held: &HeldConnection, pending: usize) -> bool {
     })
 }
 
-/// At most this many vectors go out in one call; the server calls again for the rest.
-const MAX_VECTORS: usize = 64;
+/// At most this many vectors go out in one call, as many as the server passes: OpenSSL wants what it could not send offered again in
+/// one piece, and that may be of all of them. The server calls again for the rest.
+const MAX_VECTORS: usize = 1024;
 
 fn write_held<const KIND: usize>(held: &HeldConnection, connection: *mut Connection, vectors: &[libc::iovec]) -> c_int {
     if vectors.is_empty() {
@@ -226,19 +228,19 @@ fn send<const KIND: usize>(
     vectors: &[libc::iovec],
     allowed: u64,
 ) -> c_int {
-    let mut part = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_VECTORS];
+    let mut part = [const { MaybeUninit::uninit() }; MAX_VECTORS];
     let (mut count, mut own) = (0, 0);
     for (bytes, to) in state.taken.first(usize::try_from(allowed).unwrap_or(usize::MAX)).zip(&mut part) {
-        *to = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        to.write(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
         own += bytes.len();
         count += 1;
     }
     if own == state.taken.bytes() {
         count += cut(vectors, allowed - own as u64, &mut part[count..]);
     }
-    let part = &part[..count];
-    // SAFETY: each vector is a part of what was taken, which stays as long as `state` is locked, or of one that the server passed.
-    let sent = unsafe { (original::<KIND>().writev)(connection, part.as_ptr(), count as c_int) };
+    // SAFETY: the first `count` are written. Each is a part of what was taken, which stays as long as `state` is locked, or of one
+    // that the server passed.
+    let sent = unsafe { (original::<KIND>().writev)(connection, part.as_ptr().cast(), count as c_int) };
     let Some(sent) = usize::try_from(sent).ok().filter(|sent| *sent > 0) else { return sent };
     state.taken.sent(own.min(sent));
     state.valve.sent(sent as u64);
@@ -337,15 +339,15 @@ fn append(pipe: &mut Vec<u8>, vectors: &[libc::iovec], bytes: usize) {
 }
 
 /// Fills `part` with the first `bytes` bytes of `vectors`, or fewer if it is too small. Returns how many it filled.
-fn cut(vectors: &[libc::iovec], mut bytes: u64, part: &mut [libc::iovec]) -> usize {
+fn cut(vectors: &[libc::iovec], mut bytes: u64, part: &mut [MaybeUninit<libc::iovec>]) -> usize {
     let mut count = 0;
     for (from, to) in vectors.iter().zip(part) {
         if bytes == 0 {
             break;
         }
-        to.iov_base = from.iov_base;
-        to.iov_len = from.iov_len.min(usize::try_from(bytes).unwrap_or(usize::MAX));
-        bytes -= to.iov_len as u64;
+        let iov_len = from.iov_len.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+        to.write(libc::iovec { iov_base: from.iov_base, iov_len });
+        bytes -= iov_len as u64;
         count += 1;
     }
     count
