@@ -26,7 +26,7 @@ proc while_engine_waits {number code} {
     touch $hold
     set client [valkey $::host [log_option port] 1]
     $client LOG.SNAPSHOT $::shard
-    wait_for_condition 1000 10 {[llength [engines]] == $number} else {
+    wait_for_condition 6000 10 {[llength [engines]] == $number} else {
         fail "the engine is not started"
     }
     set failed [catch {uplevel 1 $code} result options]

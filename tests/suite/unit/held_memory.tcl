@@ -21,7 +21,8 @@ proc make_list {key bytes {level 0}} {
 
 proc wait_for_held_bytes {least {most 1e18}} {
     wait_for_condition 3000 10 {[figure held_bytes] >= $least && [figure held_bytes] <= $most} else {
-        fail "expected $least to $most held bytes, there are [figure held_bytes]"
+        fail "expected $least to $most held bytes, there are [figure held_bytes]: [figure held_clients] held, [figure dirty_keys] dirty,\
+            [figure waiting_groups] groups, [r client list]"
     }
 }
 
