@@ -168,7 +168,7 @@ with_log {} {
 
 # --- What an engine may do -------------------------------------------------------------------------------------------
 
-proc namespace {pid kind} {
+proc namespace_of {pid kind} {
     file readlink /proc/$pid/ns/$kind
 }
 
@@ -186,7 +186,7 @@ snapshotted_server [controlled_engine] {} {
             r set key value
             while_engine_waits 1 {
                 set pid [lindex [engines] 0]
-                foreach kind {net user} {assert {[namespace $pid $kind] ne [namespace [log_option pid] $kind]}}
+                foreach kind {net user} {assert {[namespace_of $pid $kind] ne [namespace_of [log_option pid] $kind]}}
                 assert_equal 1 [process_status $pid NoNewPrivs]
                 foreach set {CapEff CapPrm CapInh CapAmb} {assert_equal 0000000000000000 [process_status $pid $set]}
                 assert_equal 0077 [process_status $pid Umask]
@@ -209,7 +209,7 @@ snapshotted_server [controlled_engine] {} {
         r set key again
         while_engine_waits 1 {
             set pid [lindex [engines] 0]
-            foreach kind {net user} {assert_equal [namespace $pid $kind] [namespace [log_option pid] $kind]}
+            foreach kind {net user} {assert_equal [namespace_of $pid $kind] [namespace_of [log_option pid] $kind]}
             assert_equal 1 [process_status $pid NoNewPrivs]
         }
         assert_equal {} [log_status snapshot_error]
