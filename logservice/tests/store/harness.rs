@@ -93,8 +93,13 @@ impl Log {
         threads: Arc<Threads>,
         keys: Arc<KeyRing>,
     ) -> Result<Self, OpenError> {
+        Self::open_bounded(directory, FileStoreOptions { segment_bytes, max_log_bytes: None, threads, keys })
+    }
+
+    /// Which may take no more than it may.
+    pub fn open_bounded(directory: &Path, options: FileStoreOptions) -> Result<Self, OpenError> {
         let events = Arc::new(Events::default());
-        let options = FileStoreOptions { segment_bytes, max_log_bytes: None, threads: threads.clone(), keys };
+        let threads = options.threads.clone();
         let Opened { store, end } = file_store::open(directory, "s1", &options, events.clone())?;
         events.note(|seen| seen.durable = end);
         Ok(Log { store, threads, events, end })

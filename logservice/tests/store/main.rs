@@ -8,6 +8,7 @@ mod flips;
 mod harness;
 mod inspect;
 mod later;
+mod quota;
 mod recycling;
 mod steps;
 mod suspects;

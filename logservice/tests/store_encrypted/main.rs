@@ -14,6 +14,8 @@ mod keys;
 #[path = "../store/later.rs"]
 mod later;
 mod locked;
+#[path = "../store/quota.rs"]
+mod quota;
 #[path = "../store/recycling.rs"]
 mod recycling;
 mod snapshots;

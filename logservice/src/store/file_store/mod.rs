@@ -90,7 +90,8 @@ impl Threads {
 pub struct FileStoreOptions {
     /// Length of new segments in bytes, at least [`MIN_SEGMENT_BYTES`].
     pub segment_bytes: u64,
-    /// The most bytes of disk that its segments take, at least two segments; none is no bound. Beyond it there is no space.
+    /// The most bytes of disk that its segments take, at least two segments; none is no bound. Beyond it there is no space. A single segment
+    /// that is longer counts as no more than it may.
     pub max_log_bytes: Option<u64>,
     /// Who does its work.
     pub threads: Arc<Threads>,
@@ -329,12 +330,12 @@ impl Store for FileStore {
     }
 
     fn usage(&self) -> Usage {
-        let (segments, log_bytes) = self.shared.segments.usage();
+        let taken @ (segments, log_bytes) = self.shared.segments.usage();
         let (appends, fsyncs) = (&self.shared.appends, &self.shared.fsyncs);
         let (appends, fsyncs) = (appends.load(Ordering::Relaxed), fsyncs.load(Ordering::Relaxed));
         let (_, unverified_bytes) = self.shared.segments.unverified();
         let max_log_bytes = self.shared.max_log_bytes;
-        let is_full = quota::check(max_log_bytes, log_bytes, self.shared.segment_bytes, "").is_err();
+        let is_full = quota::check(max_log_bytes, taken, self.shared.segment_bytes, "").is_err();
         Usage { segments, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, fsyncs }
     }
 

@@ -12,12 +12,18 @@ pub struct OverQuota {
     most_mb: u64,
 }
 
-/// Whether a log that takes `log_bytes` may have another segment of `segment_bytes`.
+/// Whether a log of so many segments that take `log_bytes` may have another one of `segment_bytes`. With one segment it may, however
+/// long that is: it was made when segments were longer, and only goes once there is another.
 ///
 /// # Errors
 /// It would take more than `max_log_bytes`.
-pub fn check(max_log_bytes: Option<u64>, log_bytes: u64, segment_bytes: u64, shard: &str) -> Result<(), OverQuota> {
-    match max_log_bytes.filter(|most| log_bytes + segment_bytes > *most) {
+pub fn check(
+    max_log_bytes: Option<u64>,
+    (segments, log_bytes): (u64, u64),
+    segment_bytes: u64,
+    shard: &str,
+) -> Result<(), OverQuota> {
+    match max_log_bytes.filter(|most| segments > 1 && log_bytes.saturating_add(segment_bytes) > *most) {
         Some(most) => {
             let shard = shard.to_owned();
             Err(OverQuota { shard, taken_mb: log_bytes >> 20, most_mb: most >> 20 })

@@ -97,8 +97,8 @@ impl Writer {
     }
 
     fn begin_segment(&mut self) -> Result<(), WriteError> {
-        let taken_bytes = self.segments.usage().1;
-        quota::check(self.max_log_bytes, taken_bytes, self.segment_bytes, &self.shard).map_err(WriteError::Quota)?;
+        let usage = self.segments.usage();
+        quota::check(self.max_log_bytes, usage, self.segment_bytes, &self.shard).map_err(WriteError::Quota)?;
         let first_of_log = self.active.is_none();
         let (file, unnamed) = match self.spare.take(first_of_log) {
             Some(SpareFile { file, path }) => (file, path),
