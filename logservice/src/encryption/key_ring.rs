@@ -79,6 +79,11 @@ impl KeyRing {
         !self.keys().all.is_empty()
     }
 
+    /// Whether there is a key of that id.
+    pub fn has(&self, key_id: &str) -> bool {
+        self.keys().all.iter().any(|key| key.id == key_id)
+    }
+
     /// The id of the key for what is written from now on; none if that is not to be encrypted.
     pub fn id_for_new(&self) -> Option<String> {
         self.with_new(|id| id.map(str::to_owned))

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use logservice::encryption::KeyRing;
 use logservice::store::file_store::check::check;
 use logservice::store::file_store::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
+use logservice::store::file_store::{FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
 use logservice::store::OpenError;
 
 use crate::common::pattern;
-use crate::harness::{read_at, segments, trim};
+use crate::harness::{read_at, segments, trim, Log};
 use crate::locked::{open_with, ring};
 
 /// The ids of the keys of all segments.
@@ -88,6 +89,50 @@ fn keys_that_are_read_again_are_used_from_the_next_record_on() {
     drop(log);
     let error = open_with(&shard, &keys).map(|log| log.end).expect_err("refused").to_string();
     assert!(error.contains("'k1', which is not in the key file"), "{error}");
+}
+
+/// A log that may take two segments.
+fn open_bounded(directory: &Path, keys: &Arc<KeyRing>) -> Log {
+    let (segment_bytes, max_log_bytes) = (MIN_SEGMENT_BYTES, Some(2 * MIN_SEGMENT_BYTES));
+    let (threads, keys) = (Threads::start().expect("threads"), keys.clone());
+    Log::open_bounded(directory, FileStoreOptions { segment_bytes, max_log_bytes, threads, keys }).expect("opens")
+}
+
+#[test]
+fn a_key_that_changes_while_there_is_no_space_leaves_the_room_of_the_last_segment() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (one, both) = (ring(&[("k1", 1)]), ring(&[("k2", 2), ("k1", 1)]));
+    let mut log = open_bounded(directory.path(), &one);
+    log.append(1 << 20);
+    log.append(1 << 20);
+    assert!(log.store.usage().is_full);
+    drop(log);
+    let mut log = open_bounded(directory.path(), &both);
+    log.append(1000);
+    log.append(1000);
+    let id = |id: &str| Some(id.to_owned());
+    assert_eq!(key_ids(directory.path()), [id("k1"), id("k1")]);
+    // The new key is used as soon as there is space for a segment.
+    trim(&log, 1 << 20);
+    log.append(1000);
+    assert_eq!(key_ids(directory.path()), [id("k1"), id("k2")]);
+    log.assert_holds_pattern(1 << 20);
+    drop(log);
+    open_bounded(directory.path(), &both).assert_holds_pattern(1 << 20);
+}
+
+#[test]
+fn what_is_to_be_encrypted_is_not_written_in_the_clear_for_lack_of_space() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut log = open_bounded(directory.path(), &Arc::default());
+    log.append(1 << 20);
+    log.append(1 << 20);
+    let end = log.end;
+    drop(log);
+    let mut log = open_bounded(directory.path(), &ring(&[("k1", 1)]));
+    log.submit(1000);
+    let seen = log.events.wait(|seen| seen.refused.is_some());
+    assert_eq!((seen.refused, seen.durable), (Some(end), end));
 }
 
 /// A crash right after a segment was begun leaves this. The next one takes its name.

@@ -197,7 +197,7 @@ impl Found {
         }
         segment.note_verified();
         (self.end, self.running_checksum) = (offset, running_checksum);
-        self.active = Some(Active { segment, position });
+        self.active = Some(Active { segment, position, is_key_kept: false });
         Ok(())
     }
 }

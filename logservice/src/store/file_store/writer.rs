@@ -66,6 +66,8 @@ pub struct Active {
     pub segment: Arc<Segment>,
     /// Where in the file the next record goes.
     pub position: u64,
+    /// Whether it was told that it goes on with a key that is not for new segments any more.
+    pub is_key_kept: bool,
 }
 
 impl Writer {
@@ -74,7 +76,10 @@ impl Writer {
         let Some(epoch) = batch.first().map(|append| append.epoch) else { return Ok(()) };
         let payload_bytes: usize = batch.iter().map(|append| append.payload.len()).sum();
         if !self.active.as_ref().is_some_and(|active| active.takes(payload_bytes, &self.keys)) {
-            self.begin_segment()?;
+            match self.begin_segment() {
+                Err(WriteError::NoSpace(_) | WriteError::Quota(_)) if self.keeps_key(payload_bytes) => {}
+                begun => begun?,
+            }
         }
         let Some(active) = &mut self.active else { return Ok(()) };
         let header = RecordHeader::following(self.running_checksum, payload_bytes as u32, epoch, self.end, now_ms(), 0);
@@ -94,6 +99,23 @@ impl Writer {
             self.spare.prepare(false);
         }
         Ok(())
+    }
+
+    /// Whether a record goes where the last one went, as there is no space for a segment with another key: it has room there, is encrypted
+    /// there, and the key is known still. The next record tries again to begin a segment.
+    fn keeps_key(&mut self, payload_bytes: usize) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        let Some(envelope) = active.segment.header.envelope.as_ref() else { return false };
+        let keeps = active.has_room(payload_bytes) && self.keys.has(&envelope.key_id);
+        if keeps && !std::mem::replace(&mut active.is_key_kept, true) {
+            tracing::warn!(
+                "shard {}: there is no space for a segment with another key, so the last one goes on with key '{}' until there is, or until \
+                 it is full",
+                self.shard,
+                envelope.key_id
+            );
+        }
+        keeps
     }
 
     fn begin_segment(&mut self) -> Result<(), WriteError> {
@@ -133,7 +155,7 @@ impl Writer {
         Step::SegmentDirectorySync.sync_directory(&self.directory).map_err(WriteError::Failed)?;
         let segment = Arc::new(Segment::new(path, file, header, key));
         self.segments.push(segment.clone());
-        self.active = Some(Active { segment, position: SEGMENT_HEADER_BYTES });
+        self.active = Some(Active { segment, position: SEGMENT_HEADER_BYTES, is_key_kept: false });
         Ok(())
     }
 }
@@ -148,9 +170,14 @@ impl Active {
     /// before it, it has to: another segment would have the same name.
     fn takes(&self, payload_bytes: usize, keys: &KeyRing) -> bool {
         let envelope = self.segment.header.envelope.as_ref();
-        let whole = record_bytes(stored_bytes(payload_bytes, envelope.is_some())) as u64;
         let is_for_new = || keys.is_for_new(envelope.map(|envelope| envelope.key_id.as_str()));
-        self.position + whole <= self.segment.file_bytes && (self.is_empty() || is_for_new())
+        self.has_room(payload_bytes) && (self.is_empty() || is_for_new())
+    }
+
+    fn has_room(&self, payload_bytes: usize) -> bool {
+        let is_encrypted = self.segment.header.envelope.is_some();
+        let whole = record_bytes(stored_bytes(payload_bytes, is_encrypted)) as u64;
+        self.position + whole <= self.segment.file_bytes
     }
 }
 
