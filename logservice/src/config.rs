@@ -173,7 +173,7 @@ pub struct Config {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub max_engines: u16,
     /// The most MiB of disk that the log of a shard takes; its appends are refused beyond that, until a snapshot lets some of the log
-    /// go. At least twice --segment-mb; 0: no bound
+    /// go. At least twice --segment-mb, and more than the largest transaction and two segments; 0: no bound
     #[arg(long, default_value_t = 0, value_name = "MB")]
     pub max_log_mb: u64,
     /// The most shards that may exist
@@ -196,7 +196,7 @@ pub struct Config {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     pub max_input_mb: u32,
     /// Log in MiB that may be kept for a replica alone when a newer snapshot stands above it, unless that is larger; a replica for
-    /// which there is more is closed, and takes the snapshot. 0: without a bound
+    /// which there is more is closed, and takes the snapshot. None is kept while --max-log-mb stops the log. 0: without a bound, even then
     #[arg(long, default_value_t = 4096)]
     pub max_pinned_mb: u64,
     /// What is logged on stderr: error, warn, info, debug, or a filter such as logservice=debug
@@ -222,6 +222,17 @@ impl Config {
             max_log_mb if max_log_mb < 2 * segment_mb => Err(StartError::Quota { max_log_mb, segment_mb }),
             max_log_mb => Ok(Some(max_log_mb.saturating_mul(1 << 20))),
         }
+    }
+
+    /// What to warn of when logs have a bound, and no snapshot is made when one reaches it.
+    pub fn quota_warning(&self) -> Option<String> {
+        let Config { max_log_mb, snapshot_log_mb, .. } = *self;
+        (max_log_mb > 0 && snapshot_log_mb == 0).then(|| {
+            format!(
+                "with --snapshot-log-mb 0, a log that takes as much as --max-log-mb {max_log_mb} allows refuses appends until somebody asks for \
+                 a snapshot (LOG.SNAPSHOT): leave out --snapshot-log-mb 0, or ask regularly"
+            )
+        })
     }
 
     /// What clients may do.

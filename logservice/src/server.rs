@@ -108,6 +108,9 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
     if let Some(warning) = limits.raise_open_files()? {
         tracing::warn!("{warning}");
     }
+    if let Some(warning) = config.quota_warning() {
+        tracing::warn!("{warning}");
+    }
     let tokens = config.tokens.as_deref().map(Tokens::read).transpose()?;
     let keys = KeyRing::read(config.encrypt_key_file.as_deref())?;
     let tls = Tls::from_config(config)?;
