@@ -141,7 +141,7 @@ pub enum FollowError {
     #[error("its token was removed, or has another role now")]
     Withdrawn,
     /// Too much of the log was kept for it alone.
-    #[error("it is behind the newest snapshot by more than --max-pinned-mb allows")]
+    #[error("it is behind the newest snapshot by more than --max-pinned-mb allows, or by anything while --max-log-mb stops the log")]
     Behind,
     /// The log failed, or the stream goes on under another replication id.
     #[error("{0}")]
@@ -192,8 +192,8 @@ impl Follower {
     }
 
     /// Sends the stream until the connection ends, the replica has to connect again, or the shard is dropped. When a snapshot is made, the
-    /// log below it is kept for this one alone up to `max_pinned_bytes`, or as much as the snapshot has (0: without a bound). Answers how
-    /// far it came.
+    /// log below it is kept for this one alone up to `max_pinned_bytes`, or as much as the snapshot has (0: without a bound), and not while
+    /// the log takes as much as it may. Answers how far it came.
     pub async fn serve(
         self,
         position: Position,

@@ -14,6 +14,7 @@ mod notifier;
 mod overlap;
 mod pins;
 mod primary;
+mod quota;
 mod seed;
 mod snapshot;
 mod status;

@@ -69,19 +69,28 @@ impl Pins {
 
     /// Cuts those for whom more is kept below `offset` than their bound and than `bytes`, and waits until they are gone.
     pub async fn cut(&self, offset: u64, bytes: u64) {
+        self.cut_if(offset, |kept, bound| kept > bound.max(bytes)).await;
+    }
+
+    /// Cuts all that have a bound for whom anything is kept below `offset`, and waits until they are gone.
+    pub async fn cut_bounded(&self, offset: u64) {
+        self.cut_if(offset, |_, _| true).await;
+    }
+
+    async fn cut_if(&self, offset: u64, is_cut: impl Fn(u64, u64) -> bool) {
         let mut left = self.left.subscribe();
-        let numbers = self.cut_now(offset, bytes);
+        let numbers = self.cut_now(offset, is_cut);
         let gone = async { while self.has_any(&numbers) && left.changed().await.is_ok() {} };
         // Whoever stays is waited for by the next.
         let _ = tokio::time::timeout(GONE_WITHIN, gone).await;
     }
 
     /// The numbers of those that were cut.
-    fn cut_now(&self, offset: u64, bytes: u64) -> Vec<u64> {
+    fn cut_now(&self, offset: u64, is_cut: impl Fn(u64, u64) -> bool) -> Vec<u64> {
         let held = self.lock();
         let mut numbers = Vec::new();
         for (&(pinned, number), bound) in held.pins.range(..(offset, 0)) {
-            if let Some(bound) = bound.as_ref().filter(|bound| offset - pinned > bound.bytes.max(bytes)) {
+            if let Some(bound) = bound.as_ref().filter(|bound| is_cut(offset - pinned, bound.bytes)) {
                 bound.cut.0.notify_one();
                 numbers.push(number);
             }
@@ -169,5 +178,18 @@ mod tests {
         unbounded.abort();
         pins.cut(1002, 0).await;
         near.await.expect("it goes");
+    }
+
+    #[tokio::test]
+    async fn for_a_log_that_is_full_all_are_cut_that_have_a_bound_and_read_what_is_to_go() {
+        let pins = Arc::new(Pins::default());
+        let (_engine, ()) = pins.pin(|| (500, ()));
+        let (behind, unbounded, there) = (reader(&pins, 600, 4096), reader(&pins, 600, 0), reader(&pins, 999, 4096));
+        pins.cut(1000, 0).await;
+        assert!(!behind.is_finished());
+        pins.cut_bounded(1000).await;
+        behind.await.expect("it goes");
+        assert!(!unbounded.is_finished() && !there.is_finished());
+        assert_eq!(pins.limit(1000), 500);
     }
 }

@@ -144,25 +144,30 @@ impl Shard {
         }
         let (store, base) = (self.store.clone(), manifest.base);
         self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await?;
-        let kept = self.store.manifest().snapshots;
-        self.copies().suspects.retain(|file| kept.iter().any(|record| record.file == *file));
+        self.retain_suspects();
         self.note_copy();
         Ok(base)
     }
 
-    /// Whether appends are refused for lack of space.
-    pub fn is_out_of_space(&self) -> bool {
-        self.accepting().no_space
+    /// No snapshot is suspected that is not recorded.
+    pub(super) fn retain_suspects(&self) {
+        let kept = self.store.manifest().snapshots;
+        self.copies().suspects.retain(|file| kept.iter().any(|record| record.file == *file));
     }
 
-    /// Drops log that somebody needed when the last snapshot was recorded, and needs no more.
-    pub async fn drop_log_again(&self) {
-        self.drop_log_below(self.store.manifest().base).await;
-    }
-
-    async fn drop_log_below(&self, base: u64) {
+    /// Drops the log below `base` that nobody reads, and tells those to go for whom too much is kept. A log that can take nothing is
+    /// kept for no replica: it would keep all others waiting.
+    pub(super) async fn drop_log_below(&self, base: u64) {
         let snapshot_bytes = self.store.manifest().newest_snapshot().map_or(0, |newest| newest.bytes);
         self.pins.cut(base, snapshot_bytes).await;
+        self.trim_below(base).await;
+        if self.is_over_quota() {
+            self.pins.cut_bounded(base).await;
+            self.trim_below(base).await;
+        }
+    }
+
+    async fn trim_below(&self, base: u64) {
         let (store, limit) = (self.store.clone(), self.pins.limit(base));
         let error = match tokio::task::spawn_blocking(move || store.trim(limit)).await {
             Ok(Ok(())) => return,

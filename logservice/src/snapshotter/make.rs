@@ -25,6 +25,17 @@ pub enum MakeError {
     /// No whole command came since the last one.
     #[error("nothing that can be applied was written since offset {0}")]
     NothingNew(u64),
+    /// No whole command came since the last one, and none can: the log takes as much as it may, and needs all of it.
+    #[error(
+        "nothing that can be applied was written since offset {offset}, and the log takes as much as --max-log-mb {most_mb} allows: raise \
+         --max-log-mb to more than the largest command or transaction and two segments, as one does not fit"
+    )]
+    TooLong {
+        /// Where the last one stands.
+        offset: u64,
+        /// The most a log may take, in MiB.
+        most_mb: u64,
+    },
     /// The engine that is installed would write what the nodes cannot load.
     #[error("valkey-server here is of version {found}, and the log was written by {writer}: install {writer} here, or upgrade the nodes")]
     OtherEngine {
@@ -159,7 +170,7 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
         engine.apply(&mut feed).await.inspect_err(|error| note_unreadable(shard, snapshot.as_ref(), error))?;
     let applied = catch_up(shard, stream, &mut engine, &mut feed).await?.unwrap_or(applied);
     if applied <= offset {
-        return Err(MakeError::NothingNew(offset));
+        return Err(nothing_new(shard, offset));
     }
     times.end("applying");
     engine.save().await?;
@@ -191,6 +202,15 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
         shard.name()
     );
     Ok(record)
+}
+
+fn nothing_new(shard: &Shard, offset: u64) -> MakeError {
+    match shard.store().usage().max_log_bytes {
+        Some(most) if shard.is_over_quota() && shard.needs_all_log() => {
+            MakeError::TooLong { offset, most_mb: most >> 20 }
+        }
+        _ => MakeError::NothingNew(offset),
+    }
 }
 
 /// The next attempt begins with an older snapshot, if it is this one that cannot be read.

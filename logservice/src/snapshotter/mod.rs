@@ -62,7 +62,7 @@ pub enum Work {
     },
 }
 
-/// What became of the attempts at a shard's snapshots that nobody asked for.
+/// What became of the attempts at a shard's snapshots: those that nobody asked for, and those that made one.
 #[derive(Debug, Clone, Copy)]
 struct Attempts {
     last: Instant,
@@ -74,6 +74,12 @@ struct Attempts {
 }
 
 impl Attempts {
+    /// Whether there may be another one. Who waits for a log that has no space does not wait longer after each failure.
+    fn allow(&self, now: Instant, is_out_of_space: bool) -> bool {
+        let latest = self.last + FIRST_RETRY;
+        now >= if is_out_of_space { self.not_before.min(latest) } else { self.not_before }
+    }
+
     /// After one more, during which the log grew by `grown_bytes`; none if it failed.
     fn after(before: Option<Self>, grown_bytes: Option<u64>) -> Self {
         let last = Instant::now();
@@ -96,7 +102,9 @@ fn most_overdue(
     is_busy: impl Fn(&Shard) -> bool,
 ) -> Option<Arc<Shard>> {
     let now = Instant::now();
-    let may_try = |shard: &Arc<Shard>| attempts.get(&shard.log_id()).is_none_or(|attempts| now >= attempts.not_before);
+    let may_try = |shard: &Arc<Shard>| {
+        attempts.get(&shard.log_id()).is_none_or(|attempts| attempts.allow(now, shard.is_out_of_space()))
+    };
     let grown_bytes = |shard: &Shard| attempts.get(&shard.log_id()).map_or(0, |attempts| attempts.grown_bytes);
     let is_due = |shard: &Arc<Shard>| is_due(shard, options, grown_bytes(shard));
     let due = service.open_shards().into_iter().filter(is_due).filter(may_try).filter(|shard| !is_busy(shard));
@@ -119,9 +127,8 @@ fn is_due(shard: &Shard, options: &SnapshotterOptions, grown_bytes: u64) -> bool
     let manifest = shard.store().manifest();
     let (offset, bytes) = manifest.newest_snapshot().map_or((manifest.base, 0), |newest| (newest.offset, newest.bytes));
     let since = shard.notifier().progress().visible.saturating_sub(offset);
-    let usage = shard.store().usage();
-    let bound = bound(log_bytes.max(bytes), usage.max_log_bytes, keep);
-    since > starts_at(bound, grown_bytes) || since > 0 && usage.is_full && shard.is_out_of_space()
+    let bound = bound(log_bytes.max(bytes), shard.store().usage().max_log_bytes, keep);
+    since > starts_at(bound, grown_bytes) || since > 0 && shard.is_over_quota()
 }
 
 /// How long the log since the last snapshot may become: as long as `wanted`, and no longer than leaves room below the most that the log
@@ -164,5 +171,19 @@ mod tests {
         assert_eq!((failed.not_before, failed.grown_bytes), (failed.last + FIRST_RETRY, 7));
         let again = Attempts::after(Some(failed), None);
         assert_eq!(again.not_before, again.last + 2 * FIRST_RETRY);
+        let made = Attempts::after(Some(again), Some(7));
+        assert_eq!((made.not_before, made.next_wait), (made.last, FIRST_RETRY));
+    }
+
+    #[test]
+    fn a_log_without_space_is_not_put_off_for_longer_than_after_the_first_failure() {
+        let failed = (0..8).fold(None, |before, _| Some(Attempts::after(before, None))).expect("some");
+        let (soon, at_last) = (failed.last + FIRST_RETRY, failed.not_before);
+        assert!(at_last > soon);
+        assert!(!failed.allow(soon, false) && failed.allow(at_last, false));
+        assert!(!failed.allow(soon - Duration::from_millis(1), true) && failed.allow(soon, true));
+        // A snapshot that was made is followed by the next as soon as that is due.
+        let made = Attempts::after(Some(failed), Some(0));
+        assert!(made.allow(made.last, true) && made.allow(made.last, false));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use durability_protocol::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinHandle, JoinSet};
 
 use super::{make, most_overdue, refusal, Attempts, MakeError, Request, SnapshotterOptions, Work, LOOK_INTERVAL};
 use crate::audit::{self, AuditError, Report};
@@ -34,6 +34,7 @@ pub async fn run(
         places: Vec::new(),
         attempts: BTreeMap::new(),
         was_asked: false,
+        dropping: BTreeMap::new(),
     };
     let work = async {
         loop {
@@ -72,6 +73,8 @@ struct Turns {
     attempts: BTreeMap<String, Attempts>,
     /// Whether the last one was asked for.
     was_asked: bool,
+    /// What drops log of shards that take as much as they may, by the ids of the logs.
+    dropping: BTreeMap<String, JoinHandle<()>>,
 }
 
 /// What was asked for and is not begun.
@@ -99,7 +102,8 @@ struct Place {
     give_way: Option<oneshot::Sender<()>>,
 }
 
-/// What became of an attempt that nobody asked for, and by how many bytes the log grew meanwhile; none if it failed.
+/// What became of an attempt at a snapshot, and by how many bytes the log grew meanwhile; none if it failed. Nothing if it says nothing of
+/// the next one.
 struct Ended {
     log_id: String,
     due: Option<Option<u64>>,
@@ -209,11 +213,13 @@ impl Turns {
     }
 
     /// A shard that takes as much as it may, and of which nothing can be applied that is not in its newest snapshot, goes on once log is
-    /// dropped that somebody still read when that snapshot was made.
-    fn drop_log_of_full_shards(&self) {
+    /// dropped that somebody still read when that snapshot was made, or that only older snapshots need.
+    fn drop_log_of_full_shards(&mut self) {
+        self.dropping.retain(|_, task| !task.is_finished());
         for shard in self.service.open_shards() {
-            if shard.is_out_of_space() && shard.store().usage().is_full && !self.is_busy(&shard) {
-                tokio::spawn(async move { shard.drop_log_again().await });
+            if shard.is_over_quota() && !self.is_busy(&shard) {
+                let task = self.dropping.entry(shard.log_id());
+                task.or_insert_with(|| tokio::spawn(async move { shard.drop_log_over_quota().await }));
             }
         }
     }
@@ -240,6 +246,7 @@ async fn snapshot(
 ) -> Ended {
     shard.note_snapshotting(true, None);
     let (began, end) = (Instant::now(), shard.notifier().progress().visible);
+    let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
     let made = tokio::select! {
         made = make::make(&shard, &options) => made,
         refusal = shard.notifier().dropped() => Err(refusal.into()),
@@ -248,9 +255,10 @@ async fn snapshot(
     shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
     let log_id = shard.log_id();
     let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(end));
+    // A snapshot that was asked for counts as one that nobody asked for, if it is a new one. Failures of those who ask put off nothing.
+    let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
+    let due = (replies.is_none() || is_new).then_some(grown_bytes);
     let made = made.map_err(refusal);
-    // An attempt that was asked for says nothing of those that are not.
-    let due = replies.is_none().then_some(grown_bytes);
     for reply in replies.into_iter().flatten() {
         // Who asked may be gone.
         let _ = reply.send(made.clone());

@@ -55,6 +55,74 @@ foreach keep {1 3} {
     }
 }
 
+proc add_values {count} {
+    for {set i 0} {$i < $count} {incr i} {r set key$i [random_bytes 900000]}
+    wait_until_durable
+}
+
+# Sends a transaction of so many values, and answers who waits for it.
+proc begin_transaction {count} {
+    set writer [valkey_deferring_client]
+    $writer multi
+    for {set i 0} {$i < $count} {incr i} {$writer set large$i [random_bytes 900000]}
+    $writer exec
+    assert_equal OK [read_reply $writer]
+    for {set i 0} {$i < $count} {incr i} {assert_equal QUEUED [read_reply $writer]}
+    return $writer
+}
+
+proc assert_executed {writer count} {
+    assert {[is_readable $writer 30000]}
+    assert_equal [lrepeat $count OK] [read_reply $writer]
+    $writer close
+}
+
+snapshotted_server {--segment-mb 2 --max-log-mb 12 --snapshot-log-mb 0 --keep-snapshots 2} {} {
+    test "A transaction for which older snapshots leave no room goes on without them, and one that is too large with a larger bound" {
+        assert_match "*with --snapshot-log-mb 0, a log that takes as much as --max-log-mb 12 allows refuses appends*" [log_output]
+        add_values 1
+        snapshot
+        add_values 6
+        snapshot
+        assert_equal 2 [llength [recorded_files]]
+        assert_executed [begin_transaction 8] 8
+        assert_equal 1 [llength [recorded_files]]
+        assert_match "*it goes back no further than the newest snapshot*" [log_output]
+        snapshot
+        set writer [begin_transaction 16]
+        wait_for_condition 1000 10 {[log_status state] eq "nospace" && [llength [recorded_files]] == 1} else {
+            fail "the log is [log_status state], with [recorded_files]"
+        }
+        assert_error "*the log takes as much as --max-log-mb 12 allows: raise --max-log-mb to more than*" {snapshot}
+        kill_log
+        dict set ::log_service arguments {--segment-mb 2 --max-log-mb 40}
+        start_log
+        assert_executed $writer 16
+        set digest [debug_digest]
+        crash_and_restart_both
+        assert_equal $digest [debug_digest]
+    }
+}
+
+snapshotted_server {--segment-mb 2 --max-log-mb 8} {} {
+    test "A replica that takes nothing does not stop a log that takes as much as it may" {
+        set deaf [socket $::host [log_option port]]
+        fconfigure $deaf -translation binary -blocking 0
+        foreach command [list [list AUTH $::shard x] {REPLCONF version 9.1.2} {PSYNC ? -1}] {
+            puts -nonewline $deaf "*[llength $command]\r\n"
+            foreach word $command {puts -nonewline $deaf "\$[string length $word]\r\n$word\r\n"}
+        }
+        flush $deaf
+        wait_for_condition 500 10 {[log_status replicas] == 1} else {fail "it does not follow"}
+        # More than sockets take.
+        for {set i 0} {$i < 40} {incr i} {r set key [random_bytes 1000000]}
+        wait_until_durable
+        assert_equal 0 [log_status replicas]
+        assert_match "*or by anything while --max-log-mb stops the log*" [log_output]
+        close $deaf
+    }
+}
+
 test "A bound that leaves no room for a second segment is refused at start" {
     new_log
     dict set ::log_service arguments {--segment-mb 4 --max-log-mb 7}
