@@ -1,8 +1,9 @@
 //! For how long a replica is waited for that takes nothing of what it is owed.
 //!
 //! What it says does not count: whoever sends a line now and then would keep the log for ever. But a replica that empties itself and
-//! loads a snapshot can do nothing else. So that has its time, by the size of the snapshot, as long as it says that it is there; the
-//! first acknowledgement shows that it is over. What is acknowledged counts if it is more than before and was sent at all.
+//! loads a snapshot can do nothing else. So that has its time, by the size of the snapshot, as long as it says that it is there. The
+//! first acknowledgement shows that it is over; from then on it is judged as any other. What is acknowledged counts if it is more than
+//! before and was sent at all.
 
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,9 @@ impl Life {
         if offset > sent {
             return;
         }
-        if offset >= self.begins_at {
-            self.loads_for = None;
+        // The first acknowledgement ends the loading, in which it could take nothing. What it has not taken meanwhile, it takes from now on.
+        if offset >= self.begins_at && self.loads_for.take().is_some() {
+            self.progressed = now;
         }
         if offset > self.applied {
             self.applied = offset;
@@ -125,7 +127,10 @@ mod tests {
         assert_eq!((life.ends_at(), life.nothing_for()), (second(start, 160), Duration::from_secs(160)));
         life.begin_stream(7);
         life.has_applied(7, 7, second(start, 120));
-        assert_eq!(life.ends_at(), second(start, 60), "it has loaded, and is judged as any other");
+        assert_eq!(life.ends_at(), second(start, 180), "it has loaded, and is judged as any other from now on");
+        life.says_something(second(start, 130));
+        life.has_applied(7, 7, second(start, 130));
+        assert_eq!(life.ends_at(), second(start, 180), "it says the same again");
     }
 
     #[test]
