@@ -224,9 +224,13 @@ impl Connection {
             return Ok(());
         }
         self.output.set_known();
+        let place = self.shared.places.take();
+        if place.as_ref().is_some_and(Place::is_kept) && !self.identity.may_have_kept_place() {
+            self.closing = true;
+            return Err(self.fails_trial());
+        }
         // The share of strangers may have ended it in this moment.
-        let place = self.shared.places.take().filter(|_| self.guest.leave());
-        let Some(place) = place else {
+        let Some(place) = place.filter(|_| self.guest.leave()) else {
             self.closing = true;
             self.warn_of_stranger("refused: as many connections are open as --max-connections allows");
             return Err(failure("too many connections"));
@@ -288,8 +292,7 @@ impl Connection {
                 self.warn_of_stranger("disconnected: it did not log in");
             }
             Overdue::Trial => {
-                self.output.push(self.fails_trial());
-                self.closing = true;
+                self.close_with(&self.fails_trial());
             }
             Overdue::Command => {
                 let seconds = self.limits.patience.command.as_secs_f32();
@@ -307,7 +310,7 @@ impl Connection {
     }
 
     /// No node, in a place that is kept for nodes: what it is told.
-    fn fails_trial(&self) -> Reply {
+    fn fails_trial(&self) -> Refusal {
         self.warn_of_stranger("disconnected: clients hold all connections that --max-connections allows them");
         trial::refusal()
     }

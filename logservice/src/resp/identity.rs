@@ -6,7 +6,7 @@ use durability_protocol::{is_valid_name, Code, Known, Refusal, ReplicaUser};
 
 use super::commands::Entry;
 use crate::pass::{Pass, TokensWatch};
-use crate::roles::Role;
+use crate::roles::{Role, Roles};
 use crate::shard::Shard;
 
 /// What a connection has proved so far.
@@ -130,6 +130,13 @@ impl Identity {
     /// Whether this connection may do on `shard`, or see of it, what `role` is for.
     pub fn may(&self, shard: &str, role: Role) -> bool {
         self.tokens.is_none() || self.pass.as_ref().is_some_and(|pass| pass.roles(shard).allow(role))
+    }
+
+    /// Whether it may take one of the places that are kept for nodes, for replicas and for operators: the login allows what one of these
+    /// does, on any shard.
+    pub fn may_have_kept_place(&self) -> bool {
+        let is_for = |roles: Roles| [Role::Follow, Role::Operate, Role::Node].into_iter().any(|role| roles.allow(role));
+        self.pass.as_ref().map_or(self.tokens.is_none(), |pass| is_for(pass.roles_for_any()))
     }
 
     /// Whether the login is withdrawn: its token is not there any more, or has another role.

@@ -120,7 +120,7 @@ const NO_ROOM: &str = "ERR too many connections: as many as --max-connections al
 /// A service for whose clients there is no more room, and these, which have logged in and asked where the leader is.
 fn service_full_of_clients(directory: &std::path::Path, trial: Duration) -> (Service, Vec<Client>) {
     let tokens = directory.join("tokens");
-    std::fs::write(&tokens, "s1 one\n").expect("written");
+    std::fs::write(&tokens, "s1 one\ns1 watches observe\ns1 looks discover\ns1 operates operate\n").expect("written");
     let flags = ["--max-connections", &PLACES.to_string(), "--tokens", tokens.to_str().expect("text")];
     let service = Service::start_patient(&directory.join("data"), &flags, |patience| patience.login = trial);
     let clients = (0..CLIENTS_PLACES).map(|_| {
@@ -175,6 +175,33 @@ fn a_node_is_served_while_clients_hold_all_connections_that_they_may() {
         }
         assert!(Instant::now() < deadline, "there is no room although a client has gone");
     }
+    service.stop();
+}
+
+#[test]
+fn who_may_only_watch_or_look_for_the_leader_gets_no_place_that_is_kept_for_nodes() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, clients) = service_full_of_clients(directory.path(), Duration::from_secs(2));
+    // More than there are such places.
+    for _ in clients.len()..PLACES {
+        for token in ["watches", "looks"] {
+            let mut newcomer = service.connect();
+            newcomer.refused(&["AUTH", "s1", token], NO_ROOM);
+            newcomer.assert_closed();
+        }
+    }
+    let mut operator = service.connect();
+    operator.ok(&["AUTH", "s1", "operates"]);
+    assert_eq!(operator.call(&["LOG.SHARDS"]), Reply::Array(Vec::new()));
+    // One that logs in again as less, so that it is not refused at once, shows nothing by what all may ask who watch.
+    let mut turncoat = service.connect();
+    turncoat.ok(&["AUTH", "s1", "operates"]);
+    turncoat.ok(&["AUTH", "s1", "watches"]);
+    assert_eq!(turncoat.call(&["LOG.SHARDS"]), Reply::Array(Vec::new()));
+    let Reply::Error(text) = turncoat.reply() else { panic!("it keeps its place") };
+    assert!(text.starts_with(NO_ROOM), "{text}");
+    turncoat.assert_closed();
+    assert_eq!(operator.call(&["PING"]), Reply::Text("PONG".into()));
     service.stop();
 }
 

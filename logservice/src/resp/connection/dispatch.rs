@@ -20,8 +20,12 @@ impl Connection {
         let failed_logins = self.failed_logins;
         let next = match self.dispatch(arguments).await {
             Ok(next) => {
-                if self.is_on_trial && Sign::of(trial::name(arguments)) == Sign::Node {
-                    self.is_on_trial = false;
+                if self.is_on_trial {
+                    self.is_on_trial = match Sign::of(trial::name(arguments)) {
+                        Sign::Node => false,
+                        Sign::Watcher => !self.identity.may_have_kept_place(),
+                        Sign::Client | Sign::None => true,
+                    };
                 }
                 next
             }
@@ -50,7 +54,7 @@ impl Connection {
             return Err(Refusal::new(Code::NoAuth, "log in first: AUTH shard token"));
         }
         if self.is_on_trial && Sign::of(name) == Sign::Client {
-            return Ok(Next::Close(self.fails_trial()));
+            return Ok(Next::Close(reply::error(&self.fails_trial())));
         }
         let is_listening = self.subscriptions.is_some() && self.output.protocol() == Protocol::Two;
         let is_for_listeners = |command: &Entry| LISTENERS_COMMANDS.contains(&command.command);
