@@ -182,10 +182,16 @@ impl Service {
     }
 
     /// Logins are judged by other tokens from now on, if any are needed. Nothing that comes later is done for those who logged in with a
-    /// token that is not among them, or has another role.
+    /// token that is not among them, or has another role. If they are the same as before, no connection is looked at.
     pub fn set_tokens(&self, new: Tokens) {
         if let Some(tokens) = &self.tokens {
-            tokens.send_replace(Arc::new(new));
+            tokens.send_if_modified(|now| {
+                let has_changed = !now.says_the_same(&new);
+                if has_changed {
+                    *now = Arc::new(new);
+                }
+                has_changed
+            });
         }
     }
 

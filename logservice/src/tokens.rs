@@ -51,6 +51,7 @@ pub struct Tokens {
     short: Vec<usize>,
 }
 
+#[derive(PartialEq, Eq)]
 struct Entry {
     opens_all: bool,
     /// Of the shard's name.
@@ -157,6 +158,11 @@ impl Tokens {
         let more = self.short.len() - named.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         (!named.is_empty()).then(|| format!("in line {}{more}", named.join(", ")))
+    }
+
+    /// Whether these are the tokens of `other`, with the same roles for the same shards. Both were read by the same process.
+    pub fn says_the_same(&self, other: &Tokens) -> bool {
+        self.key == other.key && self.entries == other.entries
     }
 
     /// What is kept of a token.

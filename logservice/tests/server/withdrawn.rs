@@ -70,6 +70,18 @@ fn a_reload_closes_connections_whose_token_is_gone_or_has_another_role() {
 }
 
 #[test]
+fn a_reload_of_the_same_tokens_has_nobody_judged_again() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let files = Files::start(directory.path(), "s1 one\n");
+    let tokens = files.service.server().service().watch_tokens().expect("there are tokens");
+    files.reload("# the same\n\ns1 one node\n");
+    assert!(!tokens.has_changed().expect("it is served"));
+    files.reload("s1 one follow\n");
+    assert!(tokens.has_changed().expect("it is served"));
+    files.service.stop();
+}
+
+#[test]
 fn a_token_that_was_taken_away_makes_no_leader_and_appends_nothing() {
     let directory = tempfile::tempdir().expect("tempdir");
     let files = Files::start(directory.path(), "s1 old\ns1 new\n");
