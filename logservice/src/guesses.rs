@@ -19,8 +19,9 @@ const OF_NETWORK: (u32, Duration) = (100, Duration::from_secs(1));
 const OF_ALL: (u32, Duration) = (1000, Duration::from_millis(100));
 /// Networks of which wrong tokens are remembered; the one that was silent for longest is forgotten.
 const MAX_NETWORKS: usize = 4096;
-/// The last wrong tokens of a network that are recognised.
-const MAX_WRONG: usize = 8;
+/// The wrong tokens of a network that are recognised, those that came last: more than the clients behind one address that each try an old
+/// one of their own. All together they take 8 MiB at most.
+const MAX_WRONG: usize = 256;
 /// Right tokens that are recognised, with the networks from which they came.
 const MAX_RIGHT: usize = 65_536;
 
@@ -110,7 +111,10 @@ impl Guesses {
         }
         make_room(&mut state.networks, &network, MAX_NETWORKS, |of_network| of_network.count.since);
         let of_network = state.networks.entry(network).or_default();
-        if of_network.wrong.contains(&hash) {
+        if let Some(at) = of_network.wrong.iter().position(|wrong| *wrong == hash) {
+            // It is forgotten after those that do not come again.
+            of_network.wrong.remove(at);
+            of_network.wrong.push_front(hash);
             return;
         }
         of_network.wrong.truncate(MAX_WRONG - 1);
@@ -206,6 +210,22 @@ mod tests {
             guesses.note_at(network(1), &last, false, now);
         }
         assert_eq!(guess(&guesses, 1, 1000, now).1, Duration::from_secs(1), "it counts once");
+    }
+
+    #[test]
+    fn many_clients_of_one_address_with_different_old_tokens_count_once_each() {
+        let (guesses, now) = (Guesses::default(), Instant::now());
+        // Each has been judged at some time, and all go on to try while somebody guesses.
+        for second in 0..20 {
+            let now = now + Duration::from_secs(second * 1000);
+            for old in 0..99_u32 {
+                assert_eq!(guesses.may_try_at(network(1), &old.to_be_bytes(), now), Ok(()), "{second}: {old}");
+                guesses.note_at(network(1), &old.to_be_bytes(), false, now);
+            }
+            let judged = guess(&guesses, 1, 1000 * (second as u32 + 1), now).0;
+            assert_eq!(judged, if second == 0 { 1 } else { 100 }, "{second}: they count anew");
+        }
+        assert!(guesses.lock().networks[&network(1)].wrong.len() <= MAX_WRONG);
     }
 
     #[test]
