@@ -296,6 +296,13 @@ impl Service {
         self.lock().values().filter_map(|slot| slot.get()?.as_ref().ok().cloned()).collect()
     }
 
+    /// Those of them that `may_see` allows by their names. It must not take long: all shards wait for it.
+    pub fn open_shards_if(&self, may_see: impl Fn(&str) -> bool) -> Vec<Arc<Shard>> {
+        let shards = self.lock();
+        let seen = shards.iter().filter(|(name, _)| may_see(name));
+        seen.filter_map(|(_, slot)| slot.get()?.as_ref().ok().cloned()).collect()
+    }
+
     /// Has a snapshot made, and waits for it.
     ///
     /// # Errors
@@ -325,9 +332,10 @@ impl Service {
         self.lock().keys().cloned().collect()
     }
 
-    /// The status of all shards that were opened, in order of their names.
-    pub fn statuses(&self) -> Vec<Status> {
-        let slots: Vec<_> = self.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+    /// The status of all shards that were opened and `may_see` allows by their names, in order of these.
+    pub fn statuses(&self, may_see: impl Fn(&str) -> bool) -> Vec<Status> {
+        let mut slots: Vec<_> = self.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        slots.retain(|(name, _)| may_see(name));
         let status = |(name, slot): (String, Arc<Slot>)| match slot.get()? {
             Ok(shard) => Some(shard.status()),
             Err(unserved) => Some(Status::unserved(name, unserved.clone())),

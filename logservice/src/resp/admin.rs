@@ -76,16 +76,14 @@ pub fn info(service: &Service, identity: &Identity) -> Reply {
          {}\r\n# Shards\r\n",
         sentinel::info(service, identity)
     );
-    for status in service.statuses() {
-        if identity.may(&status.shard, Role::Observe) {
-            let values: Vec<_> = fields(&status)
-                .into_iter()
-                .skip(1)
-                .filter(|(_, value)| !value.is_empty())
-                .map(|(name, value)| format!("{name}={}", value.replace([',', '\r', '\n'], " ")))
-                .collect();
-            out.push_str(&format!("{}:{}\r\n", status.shard, values.join(",")));
-        }
+    for status in service.statuses(|shard| identity.may(shard, Role::Observe)) {
+        let values: Vec<_> = fields(&status)
+            .into_iter()
+            .skip(1)
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name}={}", value.replace([',', '\r', '\n'], " ")))
+            .collect();
+        out.push_str(&format!("{}:{}\r\n", status.shard, values.join(",")));
     }
     reply::bulk(out)
 }

@@ -142,7 +142,11 @@ impl Connection {
                     break;
                 }
                 match self.run(&arguments).await {
-                    Next::Reply(reply) => self.output.push(reply),
+                    Next::Reply(reply) => {
+                        self.output.push(reply);
+                        // Of those that have come together many may cost much. Appends yield where they wait.
+                        tokio::task::coop::consume_budget().await;
+                    }
                     Next::Later => {}
                     Next::Poll(poll) => {
                         self.poll = Some(poll);

@@ -91,8 +91,8 @@ impl View<'_> {
     }
 
     fn all(&self) -> Vec<Roles> {
-        let shards = self.service.open_shards();
-        shards.iter().filter(|shard| self.sees(shard.name())).filter_map(|shard| shard.roles()).collect()
+        let shards = self.service.open_shards_if(|name| self.sees(name));
+        shards.iter().filter_map(|shard| shard.roles()).collect()
     }
 
     /// Where the primary is, also while nobody leads: then, as Sentinel, where it was last.
