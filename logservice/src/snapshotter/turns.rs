@@ -138,8 +138,12 @@ impl Turns {
 
     /// Begins what there is a place for. If there is none, and somebody waits for one, the attempt that is overdue the longest gives way.
     fn begin(&mut self) {
-        self.waiting.retain(|waiting| match &waiting.work {
-            Asked::Snapshot(_) => true,
+        // Who asked and is gone waits no more.
+        self.waiting.retain_mut(|waiting| match &mut waiting.work {
+            Asked::Snapshot(replies) => {
+                replies.retain(|reply| !reply.is_closed());
+                !replies.is_empty()
+            }
             Asked::Audit { reply, .. } => !reply.is_closed(),
         });
         loop {

@@ -114,7 +114,15 @@ impl Connection {
             Command::Status => {
                 admin::status(&*self.shard(command, arguments).await?, self.service.http_port(), &self.peer)
             }
-            Command::Snapshot => admin::snapshot(&self.service, self.shard(command, arguments).await?).await?,
+            Command::Snapshot => {
+                let shard = self.shard(command, arguments).await?;
+                tokio::select! {
+                    snapshot = admin::snapshot(&self.service, shard) => snapshot?,
+                    // One that is being made is made all the same.
+                    () = self.output.socket().hung_up() => return Err(failure("nobody waits for the snapshot any more")),
+                    () = self.identity.withdrawn() => return Err(pass::withdrawn()),
+                }
+            }
             Command::Audit => {
                 let shard = self.shard(command, arguments).await?;
                 tokio::select! {
