@@ -35,7 +35,9 @@ pub fn is_logged(name: &str, is_container: bool, has: impl Fn(&str) -> bool) -> 
         _ if has("write") => return Logged::Yes,
         _ => {}
     }
-    if (has("readonly") || has("module")) && !has("admin") && !has("noscript") {
+    // That scripts may not call a module's command says nothing about who replicates it.
+    let is_taken = has("module") || (has("readonly") && !has("noscript"));
+    if is_taken && !has("admin") {
         Logged::Yes
     } else {
         Logged::Never
@@ -102,6 +104,8 @@ mod tests {
             ("select", &["loading"]),
             ("x.set", &["write", "module"]),
             ("x.replicates", &["module"]),
+            ("x.not-in-scripts", &["module", "noscript"]),
+            ("x.reads", &["module", "readonly", "noscript"]),
         ] {
             assert_eq!(judged(name, flags), Logged::Yes, "{name}");
         }
@@ -127,6 +131,7 @@ mod tests {
             ("cluster|setslot", &["admin"]),
             ("cluster|flushslot", &["write", "admin"]),
             ("x.admin", &["module", "admin"]),
+            ("x.admin-not-in-scripts", &["module", "admin", "noscript"]),
             ("durability.failover", &["module", "write"]),
         ] {
             assert_eq!(judged(name, flags), Logged::Never, "{name}");
