@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use crate::printable::printable;
 
 /// Lines of its log that are kept for an error.
 const KEPT_LINES: usize = 8;
+/// The most of a line that is taken in at once; what follows is as another line.
+const MAX_LINE_BYTES: u64 = 64 << 10;
 /// How its log begins to say that it answered its primary with an error.
 const REFUSED: &str = "== CRITICAL == ";
 /// How its log says that it was given no more memory.
@@ -39,11 +41,14 @@ struct Kept {
 impl Output {
     /// Takes in what comes from `stream` until that ends.
     pub async fn read(&self, stream: impl AsyncRead + Unpin) {
-        let mut lines = BufReader::new(stream).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            let line = printable(&line);
+        let mut stream = BufReader::new(stream);
+        let mut bytes = Vec::new();
+        while let Ok(1..) = (&mut stream).take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes).await {
+            // It need not be text.
+            let line = printable(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']));
             tracing::debug!("valkey-server: {line}");
             self.lock().add(line);
+            bytes.clear();
         }
     }
 
@@ -122,6 +127,16 @@ mod tests {
             reason.starts_with(r"it cannot apply the log at offset 77: 'ERR no such \u{1b}[31mkey' after 'rename'"),
             "{reason}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_text_or_has_no_end_does_not_keep_the_rest_from_being_read() {
+        let output = Output::default();
+        let long = vec![b'x'; 3 * MAX_LINE_BYTES as usize];
+        let said = [b"no text: \xff\xfe\n", &long[..], b"\n1:M # the reason\n"].concat();
+        output.read(&said[..]).await;
+        assert!(output.has("no text: ") && output.has("the reason"), "{}", output.reason(None));
+        assert!(output.lock().last.iter().all(|line| line.len() as u64 <= MAX_LINE_BYTES));
     }
 
     #[tokio::test]
