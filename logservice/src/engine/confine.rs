@@ -73,6 +73,7 @@ pub fn spawn(options: &EngineOptions, command: impl Fn() -> Command) -> io::Resu
 fn spawn_among_others(options: &EngineOptions, mut command: Command) -> io::Result<Confined> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     prepare(&mut command, options);
+    give_way_last(&mut command, options);
     Ok(Confined { child: command.spawn()?, listener })
 }
 
@@ -91,6 +92,7 @@ fn spawn_apart(options: &EngineOptions, mut command: Command, apart: UnshareFlag
             send_listener(theirs.as_fd())
         });
     }
+    give_way_last(&mut command, options);
     let child = command.spawn()?;
     // Ends of the pair that the command holds are closed: nothing that is not there yet comes any more.
     drop(command);
@@ -99,13 +101,10 @@ fn spawn_apart(options: &EngineOptions, mut command: Command, apart: UnshareFlag
 
 /// Applies to the child whatever it is kept apart by.
 fn prepare(command: &mut Command, options: &EngineOptions) {
-    let (is_background, memory_bytes) = (options.is_background, options.bounds.memory_bytes);
+    let memory_bytes = options.bounds.memory_bytes;
     // SAFETY: called in the child between fork and exec; what it calls are system calls that are safe there, and allocate nothing.
     unsafe {
         command.pre_exec(move || {
-            if is_background {
-                give_way();
-            }
             rustix::thread::set_no_new_privs(true)?;
             // A core file would hold the data.
             rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
@@ -118,6 +117,20 @@ fn prepare(command: &mut Command, options: &EngineOptions) {
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
             end_with_parent()
         });
+    }
+}
+
+/// Lets the child give way once all else is done: until it is another program a thread of this process waits for it, which would
+/// wait for a free core with it.
+fn give_way_last(command: &mut Command, options: &EngineOptions) {
+    if options.is_background {
+        // SAFETY: called in the child between fork and exec; it makes system calls that are safe there, and allocates nothing.
+        unsafe {
+            command.pre_exec(|| {
+                give_way();
+                Ok(())
+            });
+        }
     }
 }
 
