@@ -73,7 +73,7 @@ pub fn open(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Found, Open
     }
     Step::OpenDirectorySync.sync_directory(&log)?;
     let mut found = read_log(log, manifest, shard, &needed.current, Access::Serve, Some(keys))?;
-    found.leave_out_empty_last(keys);
+    found.leave_out_empty_last(keys)?;
     Ok(found)
 }
 
@@ -138,16 +138,19 @@ fn read_log(
 
 impl Found {
     /// A last segment without records that is not encrypted as new ones are to be is none of the log's any more: the next one takes its
-    /// name, and so its place.
-    fn leave_out_empty_last(&mut self, keys: &KeyRing) {
+    /// name, and so its place. The one before it is the last then, and nothing verifies that later.
+    fn leave_out_empty_last(&mut self, keys: &KeyRing) -> Result<(), OpenError> {
         let is_for_new = |active: &Active| {
             let envelope = active.segment.header.envelope.as_ref();
             keys.is_for_new(envelope.map(|envelope| envelope.key_id.as_str()))
         };
-        if self.active.as_ref().is_some_and(|active| active.is_empty() && !is_for_new(active)) {
-            self.active = None;
+        if let Some(active) = self.active.take_if(|active| active.is_empty() && !is_for_new(active)) {
             self.segments.pop();
+            if let Some(before) = self.segments.last() {
+                verify_followed(before, &active.segment.header, &mut || Ok(()))?;
+            }
         }
+        Ok(())
     }
 
     /// Opens the segment whose name says that it begins at `first_offset`, and verifies its header.

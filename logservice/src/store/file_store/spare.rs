@@ -41,6 +41,8 @@ pub struct SpareFile {
     pub file: File,
     /// Where it is until it gets a segment's name.
     pub path: PathBuf,
+    /// Whether it was a segment that was not encrypted.
+    holds_plain: bool,
 }
 
 /// The prepared files. Others are made by one of the threads that do so for all shards.
@@ -126,22 +128,44 @@ impl Spare {
             tracing::warn!("{} cannot be used again: {error}", segment.path.display());
             return false;
         }
-        state.ready.push(SpareFile { file: segment.file, path });
+        let holds_plain = segment.header.envelope.is_none();
+        state.ready.push(SpareFile { file: segment.file, path, holds_plain });
         self.shared.changed.notify_all();
         true
     }
 
     /// Takes a spare if there is one. With `wait`, a spare that is being made is waited for: right for the first
-    /// segment of a log, where nothing is being written yet.
-    pub fn take(&self, wait: bool) -> Option<SpareFile> {
+    /// segment of a log, where nothing is being written yet. For a segment that `is_encrypted`, those that hold what is not are removed.
+    pub fn take(&self, wait: bool, is_encrypted: bool) -> Option<SpareFile> {
         let mut state = self.shared.lock();
+        if is_encrypted {
+            state.remove_plain();
+        }
         if wait {
             let is_begun = |state: &State| state.making.as_ref().is_some_and(|making| making.is_begun);
             let waits = |state: &mut State| state.ready.is_empty() && is_begun(state);
             let waited = self.shared.changed.wait_timeout_while(state, WAIT_AT_MOST, waits);
             state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            if is_encrypted {
+                state.remove_plain();
+            }
         }
         state.ready.pop()
+    }
+}
+
+impl State {
+    /// Removes spares that hold what was not encrypted: behind the records of a segment it would stay.
+    fn remove_plain(&mut self) {
+        let all = std::mem::take(&mut self.ready);
+        let (plain, others): (Vec<_>, _) = all.into_iter().partition(|spare| spare.holds_plain);
+        self.ready = others;
+        for spare in plain {
+            if let Err(error) = Step::SegmentRemove.remove_file(&spare.path) {
+                // The next opening does.
+                tracing::warn!("{}, which is not encrypted, cannot be removed: {error}", spare.path.display());
+            }
+        }
     }
 }
 
@@ -174,7 +198,7 @@ impl Job for Shared {
 impl Shared {
     fn make(&self, path: PathBuf, rest: Duration) {
         match create_zeroed(&path, self.segment_bytes, rest, &self.stop) {
-            Ok(file) => self.made(Some(SpareFile { file, path })),
+            Ok(file) => self.made(Some(SpareFile { file, path, holds_plain: false })),
             Err(error) => {
                 if !self.stop.load(Ordering::Relaxed) {
                     tracing::warn!("the next segment could not be prepared: {error}");

@@ -122,27 +122,27 @@ impl Writer {
         let usage = self.segments.usage();
         quota::check(self.max_log_bytes, usage, self.segment_bytes, &self.shard).map_err(WriteError::Quota)?;
         let first_of_log = self.active.is_none();
-        let (file, unnamed) = match self.spare.take(first_of_log) {
-            Some(SpareFile { file, path }) => (file, path),
-            None => {
-                // Not the spare's own name: that one may be in the making.
-                let unnamed = self.directory.join(UNNAMED);
-                (create_allocated(&unnamed, self.segment_bytes).map_err(no_space_or_failed)?, unnamed)
-            }
-        };
+        let path = self.directory.join(segment_name(self.generation, self.end));
         let header = SegmentHeader {
             shard: self.shard.clone(),
             generation: self.generation,
             first_offset: self.end,
             file_bytes: self.segment_bytes,
             running_checksum: self.running_checksum,
-            salt: random_salt().in_file("cannot draw a random number for", &unnamed).map_err(WriteError::Failed)?,
+            salt: random_salt().in_file("cannot draw a random number for", &path).map_err(WriteError::Failed)?,
             envelope: None,
         };
-        let drawn = self.keys.draw(&header.context()).in_file("cannot draw a key for", &unnamed);
+        let drawn = self.keys.draw(&header.context()).in_file("cannot draw a key for", &path);
         let (key, envelope) = drawn.map_err(WriteError::Failed)?.unzip();
         let header = SegmentHeader { envelope, ..header };
-        let path = self.directory.join(segment_name(self.generation, self.end));
+        let (file, unnamed) = match self.spare.take(first_of_log, header.envelope.is_some()) {
+            Some(SpareFile { file, path, .. }) => (file, path),
+            None => {
+                // Not the spare's own name: that one may be in the making.
+                let unnamed = self.directory.join(UNNAMED);
+                (create_allocated(&unnamed, self.segment_bytes).map_err(no_space_or_failed)?, unnamed)
+            }
+        };
         let named = Step::SegmentHeaderWrite
             .write_all_at(&file, &header.encode(), 0)
             .and_then(|()| Step::SegmentHeaderSync.sync_all(&file))
