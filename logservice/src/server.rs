@@ -222,7 +222,9 @@ impl Server {
             None => {}
         }
         if self.keys.has_keys() {
-            match self.keys.reload() {
+            let shards = self.service.open_shards();
+            let uses: Vec<_> = shards.iter().flat_map(|shard| shard.key_uses()).collect();
+            match self.keys.reload(&uses) {
                 Ok(()) => tell_encryption(&self.keys),
                 Err(error) => tracing::error!("the keys stay as they were: {error}"),
             }

@@ -19,6 +19,7 @@ use durability_protocol::{EngineVersion, Refusal};
 use crate::engine::{Engine, EngineError, EngineOptions, KeyReader, Start};
 use crate::printable::printable;
 use crate::shard::{AuditState, AuditStatus, CopyError, Delivery, FullCopy, Inquiry, KeyName, Shard, Unreadable};
+use crate::snapshots::SnapshotError;
 use crate::store::ReadError;
 use crate::throttle::say;
 
@@ -105,6 +106,9 @@ pub enum AuditError {
     /// The snapshot cannot be read.
     #[error(transparent)]
     Snapshot(#[from] Unreadable),
+    /// There is no place for the engine's files.
+    #[error(transparent)]
+    Directory(#[from] SnapshotError),
     /// The shard refuses.
     #[error("{}", .0.detail)]
     Refused(#[from] Refusal),
@@ -204,9 +208,7 @@ async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) ->
     if shard.notifier().progress().visible == 0 {
         return Err(AuditError::Empty);
     }
-    // It saves nothing.
-    let directory = tempfile::Builder::new().prefix("audit-").tempdir();
-    let directory = directory.map_err(|source| EngineError::System { action: "cannot create a directory", source })?;
+    let directory = shard.snapshots().directory_of_engine(&manifest)?;
     let mut engine = Engine::start(options, &directory.path().join("dump.rdb"), databases).await?;
     let found = engine.version();
     if let Some(writer) = writer.filter(|writer| !found.is_like(*writer)) {

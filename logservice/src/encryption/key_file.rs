@@ -54,6 +54,25 @@ pub enum KeyFileError {
         /// The id.
         id: String,
     },
+    /// A key is gone that something is encrypted with.
+    #[error("key file {}: '{id}' is not in it any more, and {used_by} is encrypted with it: put it back, behind the first line, until `logservice check` names it no more", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The id.
+        id: String,
+        /// What is encrypted with it.
+        used_by: String,
+    },
+}
+
+/// What is encrypted with a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyUse {
+    /// The key's id.
+    pub id: String,
+    /// What it is, as "log of shard s1".
+    pub used_by: String,
 }
 
 /// A key of the file.

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::key_file::{KeyFileError, Keys};
+use super::key_file::{KeyFileError, KeyUse, Keys};
 use super::{DataKey, Envelope};
 
 /// A file cannot be decrypted.
@@ -58,17 +58,23 @@ impl KeyRing {
         Ok(Arc::new(KeyRing { file: PathBuf::from("keys"), keys: RwLock::new(Arc::new(Keys::parse(text)?)) }))
     }
 
-    /// Reads the file again. What it cannot use leaves the keys as they were.
+    /// Reads the file again. What it cannot use leaves the keys as they were. `uses` are those of all that is to be read again. The key for
+    /// what is written is in use as well: it may be meanwhile, so it goes with a later change of the file than the one that replaces it.
     ///
     /// # Errors
-    /// The file cannot be used, or gives a key an id that another one had.
-    pub fn reload(&self) -> Result<(), KeyFileError> {
+    /// The file cannot be used, or gives a key an id that another one had, or lacks one that is in use.
+    pub fn reload(&self, uses: &[KeyUse]) -> Result<(), KeyFileError> {
         let (new, old) = (Keys::read(&self.file)?, self.keys());
         let changed = |key: &&super::key_file::MasterKey| {
             old.all.iter().any(|before| before.id == key.id && before.digest != key.digest)
         };
         if let Some(key) = new.all.iter().find(changed) {
             return Err(KeyFileError::Changed { path: self.file.clone(), id: key.id.clone() });
+        }
+        let for_new = self.id_for_new().map(|id| KeyUse { id, used_by: "what is written now".to_owned() });
+        let is_gone = |used: &&KeyUse| new.all.iter().all(|key| key.id != used.id);
+        if let Some(KeyUse { id, used_by }) = uses.iter().chain(&for_new).find(is_gone).cloned() {
+            return Err(KeyFileError::InUse { path: self.file.clone(), id, used_by });
         }
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         Ok(())
@@ -87,6 +93,11 @@ impl KeyRing {
     /// The id of the key for what is written from now on; none if that is not to be encrypted.
     pub fn id_for_new(&self) -> Option<String> {
         self.with_new(|id| id.map(str::to_owned))
+    }
+
+    /// Whether there is a key of that id.
+    pub fn has(&self, key_id: &str) -> bool {
+        self.keys().all.iter().any(|key| key.id == key_id)
     }
 
     /// Whether what is written from now on is to be encrypted with a key of that id, or, without one, is not to be.
@@ -164,17 +175,28 @@ mod tests {
         write(&line("k1", 1));
         let ring = KeyRing::read(Some(&path)).expect("read");
         let (_, old) = ring.draw(b"").expect("drawn").expect("encrypts");
+        write(&line("k2", 2));
+        let text = ring.reload(&[]).expect_err("it is in use").to_string();
+        assert!(text.contains("'k1' is not in it any more, and what is written now is encrypted with it"), "{text}");
         write(&(line("k2", 2) + &line("k1", 1)));
-        ring.reload().expect("read again");
+        ring.reload(&[]).expect("read again");
         assert_eq!(ring.id_for_new().as_deref(), Some("k2"));
         assert!(ring.open(&old, b"").is_ok() && ring.is_for_new(Some("k2")) && !ring.is_for_new(None));
-        write(&(line("k2", 2) + &line("k1", 3)));
-        assert!(ring.reload().expect_err("changed").to_string().contains("'k1' is another key"));
-        write("nonsense\n");
-        assert!(ring.reload().is_err());
+        write(&line("k2", 2));
+        let uses = [KeyUse { id: "k1".to_owned(), used_by: "log of shard s1".to_owned() }];
+        let text = ring.reload(&uses).expect_err("it is in use").to_string();
+        assert!(text.contains("'k1' is not in it any more, and log of shard s1 is encrypted"), "{text}");
         assert!(ring.open(&old, b"").is_ok(), "the keys stay as they were");
-        write(&("plain\n".to_owned() + &line("k1", 1)));
-        ring.reload().expect("read again");
+        write(&(line("k2", 2) + &line("k1", 3)));
+        assert!(ring.reload(&[]).expect_err("changed").to_string().contains("'k1' is another key"));
+        write("nonsense\n");
+        assert!(ring.reload(&[]).is_err());
+        assert!(ring.open(&old, b"").is_ok(), "the keys stay as they were");
+        write(&("plain\n".to_owned() + &line("k2", 2) + &line("k1", 1)));
+        ring.reload(&[]).expect("read again");
         assert!(ring.is_for_new(None) && ring.draw(b"").expect("drawn").is_none() && ring.open(&old, b"").is_ok());
+        write(&line("k1", 1));
+        ring.reload(&[]).expect("nobody uses the other one");
+        assert!(!ring.has("k2") && ring.has("k1"));
     }
 }

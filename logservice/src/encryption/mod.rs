@@ -24,5 +24,5 @@ mod key_ring;
 pub(crate) use data_key::draw_nonce;
 pub use data_key::{DataKey, Nonce, NONCE_BYTES, TAG_BYTES};
 pub use envelope::{Envelope, ENVELOPE_BYTES};
-pub use key_file::KeyFileError;
+pub use key_file::{KeyFileError, KeyUse};
 pub use key_ring::{KeyError, KeyRing};

@@ -42,7 +42,8 @@ pub fn configuration(
         &format!("databases {databases}\nmaxmemory 0\nproto-max-bulk-len 4096gb\nclient-query-buffer-limit 4096gb\n");
     out +=
         "save \"\"\nappendonly no\nrdbcompression yes\nrdbchecksum yes\nreplica-read-only yes\nrepl-backlog-size 1mb\n";
-    out += "repl-diskless-load swapdb\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
+    // With some modules what it is fed becomes a file first, which is of no use once it is loaded.
+    out += "repl-diskless-load swapdb\nrdb-del-sync-files yes\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
     // What it cannot apply is not passed over, as a replica does unless told otherwise: it ends.
     out += "propagation-error-behavior panic\n";
     // Nothing expires by itself either, whether it follows a feed or not.

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use durability_protocol::{Code, EngineVersion, Refusal};
 
 use super::Shard;
+use crate::encryption::KeyUse;
 use crate::printable::printable;
 use crate::snapshots::{Draft, SnapshotStore, Stored};
 use crate::store::{Contents, Manifest, SnapshotRecord};
@@ -32,6 +33,15 @@ impl Shard {
     /// Where its snapshots are.
     pub fn snapshots(&self) -> &Arc<SnapshotStore> {
         &self.snapshots
+    }
+
+    /// With which keys its log and snapshots are encrypted.
+    pub fn key_uses(&self) -> Vec<KeyUse> {
+        let of = |what: &str, id| KeyUse { id, used_by: format!("{what} of shard {}", self.name) };
+        let snapshots = self.store.manifest().snapshots.into_iter();
+        let of_snapshots = snapshots.filter_map(|record| Some(of("a snapshot", record.encrypt_key?)));
+        let of_log = self.store.key_ids().into_iter().map(|id| of("log", id));
+        of_log.chain(of_snapshots).collect()
     }
 
     /// A snapshot is being made, or no longer; `outcome` is why the last one was not made, `None` within if it was.
@@ -217,6 +227,10 @@ impl Shard {
             let code = if error.is_no_space() { Code::NoSpace } else { Code::Err };
             Refusal::new(code, error.to_string())
         })?;
+        if let Some(id) = encrypt_key.as_deref().filter(|id| !self.snapshots.has_key(id)) {
+            let text = format!("the key '{id}' was taken from the key file while the snapshot was made; make another");
+            return Err(Refusal::new(Code::Err, text));
+        }
         let time_ms = now_ms();
         let Origin { replid, engine, contents } = origin;
         let (file, replid) = (stored.file.clone(), replid.to_owned());

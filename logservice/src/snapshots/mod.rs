@@ -9,6 +9,7 @@ mod draft;
 mod fuzz;
 mod in_use;
 mod reader;
+mod scratch;
 
 pub use draft::Draft;
 pub use in_use::Use;
@@ -24,10 +25,12 @@ use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{BackoffConfig, GetResultPayload, ObjectStore, ObjectStoreExt, ObjectStoreScheme, RetryConfig};
+use tempfile::TempDir;
 use url::Url;
 
 use self::in_use::InUse;
 use self::reader::Expected;
+use self::scratch::Scratch;
 use crate::encryption::frames::{self, OpenFrameError, Opener};
 use crate::encryption::KeyRing;
 use crate::store::file_store::files::sync_directory;
@@ -35,8 +38,6 @@ use crate::store::{FileError, InFile, Manifest, SnapshotRecord};
 
 /// Appended to the name of a snapshot that is not stored yet.
 const PARTIAL: &str = ".partial";
-/// The directory, in the one that is given for that, in which engines write what is to be encrypted.
-const PLAIN: &str = "logservice-plain";
 /// Smallest part of an upload.
 const MIN_PART_BYTES: u64 = 8 << 20;
 /// Parts of an upload: object stores take ten thousand.
@@ -127,6 +128,11 @@ impl SnapshotError {
         matches!(self, SnapshotError::File(error) if error.is_no_space())
     }
 
+    /// Whether a key is missing for it, and nothing is known to be wrong.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, SnapshotError::Locked { source: OpenFrameError::Key(_), .. })
+    }
+
     /// Whether it is this snapshot that is wrong, and not the place where all are kept.
     pub fn is_of_one(&self) -> bool {
         match self {
@@ -170,7 +176,7 @@ pub struct SnapshotStore {
     /// With what new snapshots are encrypted, and those that are there.
     keys: Arc<KeyRing>,
     /// Where engines write what is to be encrypted, if not beside the drafts.
-    plain: Option<PathBuf>,
+    plain: Option<Scratch>,
     in_use: Arc<InUse>,
 }
 
@@ -228,7 +234,13 @@ impl SnapshotStore {
     /// Snapshots are encrypted with `keys` from now on. Engines write what is to be encrypted to a directory in `plain`, if there is any,
     /// or else beside the drafts.
     pub fn encrypted_with(self, keys: Arc<KeyRing>, plain: Option<&Path>) -> Self {
-        SnapshotStore { keys, plain: plain.map(|plain| plain.join(PLAIN)), ..self }
+        let plain = plain.map(|plain| Scratch::new(plain, &self.drafts));
+        SnapshotStore { keys, plain, ..self }
+    }
+
+    /// Whether what is encrypted with the key of that id can be read.
+    pub fn has_key(&self, id: &str) -> bool {
+        self.keys.has(id)
     }
 
     /// A draft of a snapshot of the shard of `manifest` that will stand at `offset`. Its name has a random part: a snapshot
@@ -262,8 +274,16 @@ impl SnapshotStore {
         let Some(plain) = self.plain.as_ref().filter(|_| self.keys.id_for_new().is_some()) else {
             return self.draft_directory(manifest);
         };
-        std::fs::create_dir_all(plain).in_file("cannot create", plain)?;
-        Ok(plain.clone())
+        Ok(plain.create()?.to_owned())
+    }
+
+    /// A directory in [`SnapshotStore::engine_directory`] for one engine, which goes when the answer is dropped. Nothing else names what an
+    /// engine leaves there: what it saves while it is killed, and, with a module that cannot load while its data is served, the RDB that
+    /// it is fed. Blocks on I/O.
+    pub fn directory_of_engine(&self, manifest: &Manifest) -> Result<TempDir, SnapshotError> {
+        let place = self.engine_directory(manifest)?;
+        let directory = tempfile::Builder::new().prefix("engine-").tempdir_in(&place);
+        Ok(directory.in_file("cannot create a directory in", &place)?)
     }
 
     /// Where drafts are written. Blocks on I/O.
@@ -365,15 +385,13 @@ impl SnapshotStore {
 
     /// Removes what drafts a crash has left that belong to no shard. None may be in the making. Blocks on I/O.
     pub fn remove_unnamed_drafts(&self) -> Result<(), FileError> {
-        for directory in std::iter::once(&self.drafts).chain(&self.plain) {
-            match std::fs::remove_dir_all(directory) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(error).in_file("cannot remove", directory)?;
-                }
-                _ => {}
+        match std::fs::remove_dir_all(&self.drafts) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).in_file("cannot remove", &self.drafts)?;
             }
+            _ => {}
         }
-        Ok(())
+        self.plain.as_ref().map_or(Ok(()), Scratch::remove)
     }
 
     /// Removes what drafts a crash has left of the shard of `manifest`. None may be in the making. Blocks on I/O.

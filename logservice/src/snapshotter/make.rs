@@ -148,10 +148,7 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
         return snapshot.ok_or(MakeError::Empty);
     }
     let writer = made_of.engine();
-    // A directory of its own: an engine that is killed while it saves leaves a file whose name only it knows.
-    let directory =
-        tempfile::Builder::new().prefix("engine-").tempdir_in(shard.snapshots().engine_directory(&made_of)?);
-    let directory = directory.map_err(|source| EngineError::System { action: "cannot create a directory", source })?;
+    let directory = shard.snapshots().directory_of_engine(&made_of)?;
     let file = directory.path().join("dump.rdb");
 
     let mut engine = Engine::start(&options.engine, &file, made_of.databases()).await?;
@@ -187,7 +184,7 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     drop(pin);
     check_position(&facts, &replid, applied)?;
     times.end("checking");
-    rehearse(&draft, &made_of, &replid, &saved, options).await?;
+    rehearse(shard, &draft, &made_of, &replid, &saved, options).await?;
     times.end("rehearsing");
     let bytes = draft.bytes();
     let mut contents = saved;
@@ -262,15 +259,15 @@ fn check_position(facts: &RdbFacts, replid: &str, offset: u64) -> Result<(), Mak
 
 /// Loads a draft into a second engine, just as a node would, and compares what it then holds.
 async fn rehearse(
+    shard: &Shard,
     draft: &Draft,
     made_of: &Manifest,
     replid: &str,
     saved: &Contents,
     options: &SnapshotterOptions,
 ) -> Result<(), MakeError> {
-    // It saves nothing.
-    let file = draft.path().with_extension("rehearsal");
-    let mut engine = Engine::start(&options.engine, &file, made_of.databases()).await?;
+    let directory = shard.snapshots().directory_of_engine(made_of)?;
+    let mut engine = Engine::start(&options.engine, &directory.path().join("dump.rdb"), made_of.databases()).await?;
     let source = Some((draft.reader()?, draft.bytes()));
     let end = draft.offset();
     let start = Start { replid: replid.to_owned(), offset: end, snapshot: source, log: None, end, engine: None };

@@ -11,6 +11,7 @@ mod manifest;
 pub use errors::{FileError, InFile, ManifestError, OpenError, ReadError, SubmitError, TrimError};
 pub use manifest::{Blocks, Contents, Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -83,6 +84,9 @@ pub trait Store: Send + Sync {
 
     /// Drops log that lies wholly below `offset`, which is at most the manifest's base. May keep some of it. Blocks on I/O.
     fn trim(&self, offset: u64) -> Result<(), TrimError>;
+
+    /// The ids of the keys with which parts of it are encrypted.
+    fn key_ids(&self) -> BTreeSet<String>;
 
     /// Counters and sizes.
     fn usage(&self) -> Usage;

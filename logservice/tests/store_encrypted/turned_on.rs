@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use logservice::encryption::KeyRing;
+use logservice::encryption::{KeyRing, KeyUse};
 use logservice::store::file_store::check::check;
 use logservice::store::file_store::format::{SegmentHeader, SEGMENT_HEADER_BYTES};
 use logservice::store::file_store::{FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
@@ -76,19 +76,27 @@ fn keys_that_are_read_again_are_used_from_the_next_record_on() {
     let mut log = open_with(&shard, &keys).expect("opens");
     log.append(10);
     write(&[&line("k2"), &line("k1")]);
-    keys.reload().expect("read again");
+    let uses = |log: &Log| -> Vec<KeyUse> {
+        let ids = log.store.key_ids().into_iter();
+        ids.map(|id| KeyUse { id, used_by: "log of shard s1".to_owned() }).collect()
+    };
+    keys.reload(&uses(&log)).expect("read again");
     log.append(10);
     log.append(10);
     assert_eq!(key_ids(&shard), [Some("k1".to_owned()), Some("k2".to_owned())]);
-    // Segments that are open need no key any more.
-    write(&[&line("k3")]);
-    keys.reload().expect("read again");
+    // Segments that are open need no key any more, but a restart would.
+    write(&[&line("k3"), &line("k2")]);
+    let error = keys.reload(&uses(&log)).expect_err("refused").to_string();
+    assert!(error.contains("'k1' is not in it any more, and log of shard s1 is encrypted with it"), "{error}");
     log.append(10);
     log.assert_holds_pattern(0);
-    assert_eq!(key_ids(&shard).len(), 3);
+    assert_eq!(key_ids(&shard).len(), 2);
+    trim(&log, log.end - 10);
+    keys.reload(&uses(&log)).expect("what is gone needs no key");
+    log.append(10);
+    let end = log.end;
     drop(log);
-    let error = open_with(&shard, &keys).map(|log| log.end).expect_err("refused").to_string();
-    assert!(error.contains("'k1', which is not in the key file"), "{error}");
+    assert_eq!(open_with(&shard, &keys).expect("opens").end, end);
 }
 
 /// A log that may take two segments.
@@ -160,6 +168,66 @@ fn an_empty_segment_of_another_kind_is_replaced() {
         assert!(key_ids(&shard).iter().all(|found| *found == id), "{:?}", key_ids(&shard));
         open_with(&shard, &goes_on).expect("reopens").assert_holds_pattern(1001);
     }
+}
+
+/// It is the last one then, and neither it nor any later one is verified while the shard is served.
+#[test]
+fn what_stands_before_an_empty_segment_that_is_left_out_is_verified() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut log = open_with(directory.path(), &Arc::default()).expect("opens");
+    log.append(1 << 20);
+    log.append(1 << 20);
+    drop(log);
+    let [first, second] = &segments(directory.path())[..] else { panic!("not two segments") };
+    let mut bytes = fs::read(second).expect("read");
+    bytes[SEGMENT_HEADER_BYTES as usize..].fill(0);
+    fs::write(second, bytes).expect("written");
+    let one = ring(&[("k1", 1)]);
+    let sound = fs::read(first).expect("read");
+    let mut damaged = sound.clone();
+    damaged[SEGMENT_HEADER_BYTES as usize + 1000] ^= 1;
+    fs::write(first, damaged).expect("written");
+    match open_with(directory.path(), &one).map(|log| log.end) {
+        Err(OpenError::Damaged { path, .. }) => assert_eq!(path, *first),
+        other => panic!("{other:?}"),
+    }
+    fs::write(first, sound).expect("written");
+    let log = open_with(directory.path(), &one).expect("opens");
+    assert_eq!((log.end, log.verdict()), (1 << 20, Ok(())));
+}
+
+#[test]
+fn spares_that_are_not_encrypted_go_when_encryption_is_turned_on() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let file = directory.path().join("keys");
+    let write = |text: String| {
+        fs::write(&file, text).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(&file, mode).expect("changed");
+    };
+    let line = format!("k1 01{}\n", "6d".repeat(31));
+    write(format!("plain\n{line}"));
+    let keys = KeyRing::read(Some(&file)).expect("read");
+    let shard = directory.path().join("s1");
+    let mut log = open_with(&shard, &keys).expect("opens");
+    for _ in 0..4 {
+        log.append(1 << 20);
+    }
+    let holds = |offset: u64| {
+        let plain = pattern(offset, 4096);
+        let entries = fs::read_dir(shard.join("log")).expect("listed");
+        let mut all = entries.map(|entry| fs::read(entry.expect("entry").path()).expect("read"));
+        all.any(|bytes| bytes.windows(4096).step_by(8).any(|part| part == plain))
+    };
+    let dropped = [0, 1 << 20, 2 << 20];
+    trim(&log, 3 << 20);
+    assert!(dropped.iter().any(|offset| holds(*offset)), "there is no spare to be taken");
+    write(line);
+    keys.reload(&[]).expect("read again");
+    // It lies behind the few bytes of a record.
+    log.append(100);
+    assert!(!dropped.iter().any(|offset| holds(*offset)), "what was dropped is still there");
+    log.assert_holds_pattern(3 << 20);
 }
 
 #[test]

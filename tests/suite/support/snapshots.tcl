@@ -28,6 +28,11 @@ proc recorded_files {} {
     lsort [lmap {_ file} [regexp -all -inline {"file": ?"([^"]*)"} $manifest] {set file}]
 }
 
+# All that is there, named as what is recorded is.
+proc snapshot_files {} {
+    lsort [glob -nocomplain -directory [log_option directory]/snapshots -tails */* */*/*]
+}
+
 proc crash_and_restart_both {} {
     wait_until_durable
     kill_log

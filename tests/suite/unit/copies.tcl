@@ -203,6 +203,21 @@ puts $file "loadmodule [test_module] type"
 close $file
 
 snapshotted_server [list --valkey-conf $::engine_conf] {test-module type} {
+    # An engine with such a module gets what it is fed as a file, instead of by its link.
+    test "Engines with a module that cannot load beside its data leave nothing behind" {
+        r set key value
+        wait_until_durable
+        snapshot
+        log_service LOG.AUDIT $::shard
+        # A snapshot of a snapshot, as well.
+        r set key other
+        wait_until_durable
+        snapshot
+        wait_for_condition 500 10 {[snapshot_files] eq [recorded_files]} else {
+            fail "stored: [snapshot_files], recorded: [recorded_files]"
+        }
+    }
+
     test "A node without the module of a type that the snapshot holds does not end: it says which type, and leads when it has it" {
         r select 3
         r tm.type_set typed value

@@ -6,11 +6,6 @@ source $::env(SUITE_SUPPORT)/engines.tcl
 
 # --- The log service and its snapshots -----------------------------------------------------------------------------
 
-
-proc snapshot_files {} {
-    lsort [glob -nocomplain -directory [log_option directory]/snapshots -tails */* */*/*]
-}
-
 # What is stored is what counts, and nothing else is there.
 proc assert_only_recorded_files {count} {
     assert_equal $count [llength [recorded_files]]

@@ -24,6 +24,7 @@ mod verify;
 pub mod workers;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -327,6 +328,10 @@ impl Store for FileStore {
         debug_assert!(offset <= lock(&self.shared.manifest).base, "log above the base is needed");
         let old = self.shared.segments.take_below(offset);
         Ok(self.shared.release(old)?)
+    }
+
+    fn key_ids(&self) -> BTreeSet<String> {
+        self.shared.segments.key_ids()
     }
 
     fn usage(&self) -> Usage {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
 use super::format::SegmentHeader;
@@ -56,6 +57,13 @@ impl Segments {
     /// How many there are, and the bytes they take.
     pub fn usage(&self) -> (u64, u64) {
         count(self.read().iter())
+    }
+
+    /// The ids of the keys with which they are encrypted.
+    pub fn key_ids(&self) -> BTreeSet<String> {
+        let segments = self.read();
+        let envelopes = segments.iter().filter_map(|segment| segment.header.envelope.as_ref());
+        envelopes.map(|envelope| envelope.key_id.clone()).collect()
     }
 
     /// How many of them are not verified, and the bytes those take.
