@@ -47,21 +47,24 @@ pub async fn check(
                 let (base, epoch) = (manifest.base, manifest.epochs.last().map_or(0, |term| term.epoch));
                 let mut line = format!("offsets {base} to {end} in {segments} segments, epoch {epoch}, ");
                 line += &format!("running checksum {running_checksum:08x}");
-                let mut damage = None;
+                let (mut damage, mut locked) = (None, None);
                 for record in &manifest.snapshots {
                     line += &format!("; snapshot at offset {}, {} bytes", record.offset, record.bytes);
-                    damage = damage.or(snapshots.verify(record).await.err());
+                    match snapshots.verify(record).await {
+                        Ok(()) => {}
+                        Err(error) if error.is_locked() => locked = locked.or(Some(error)),
+                        Err(error) => damage = damage.or(Some(error)),
+                    }
                 }
                 line += &encryption;
                 if torn_bytes > 0 {
                     line += &format!("; {torn_bytes} bytes of a torn record, never acknowledged, behind the end");
                 }
-                match damage {
-                    None => writeln!(out, "shard {name}: sound: {line}")?,
-                    Some(error) => {
-                        is_sound = false;
-                        writeln!(out, "shard {name}: DAMAGED: {error}")?;
-                    }
+                is_sound &= damage.is_none() && locked.is_none();
+                match (damage, locked) {
+                    (None, None) => writeln!(out, "shard {name}: sound: {line}")?,
+                    (Some(error), _) => writeln!(out, "shard {name}: DAMAGED: {error}")?,
+                    (None, Some(error)) => writeln!(out, "shard {name}: NOT DECRYPTED: {error}")?,
                 }
             }
             Err(error @ OpenError::Locked { .. }) => {

@@ -21,7 +21,7 @@ use crate::snapshots::SnapshotStore;
 use crate::snapshotter::{Request, Work};
 use crate::store::file_store::remove::is_set_aside;
 use crate::store::file_store::{self, FileStoreOptions};
-use crate::store::SnapshotRecord;
+use crate::store::{FileError, OpenError, SnapshotRecord};
 use crate::tokens::Tokens;
 
 /// Changes of primaries, of all shards together, by which one who listens may be behind.
@@ -44,6 +44,9 @@ pub enum DirectoryError {
         /// The lock file.
         lock: PathBuf,
     },
+    /// What a crash has left cannot be removed.
+    #[error(transparent)]
+    LeftOver(#[from] FileError),
     /// It cannot be created or written.
     #[error("cannot write in {}: {source}; choose a --dir that this user can write", directory.display())]
     NotWritable {
@@ -97,11 +100,13 @@ struct Unserved {
     log_id: String,
     /// Nobody knows whether it is dropped.
     is_in_doubt: bool,
+    /// Nothing is known to be wrong with it, but a key is missing.
+    is_locked: bool,
 }
 
 impl Unserved {
     fn new(reason: String, log_id: String) -> Self {
-        Unserved { reason, log_id, is_in_doubt: false }
+        Unserved { reason, log_id, is_in_doubt: false, is_locked: false }
     }
 }
 
@@ -119,7 +124,7 @@ impl Service {
         }
         file_store::files::sync_directory(&directory).map_err(|error| not_writable(error.source))?;
         // Only now: until the lock is held they may be another service's.
-        options.snapshots.remove_unnamed_drafts().map_err(|error| not_writable(error.source))?;
+        options.snapshots.remove_unnamed_drafts()?;
         let (mut names, mut dropped) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(&shards).map_err(not_writable)? {
             let entry = entry.map_err(not_writable)?;
@@ -250,13 +255,13 @@ impl Service {
 
     fn open_slot(&self, name: &str, slot: &Slot) -> Result<Arc<Shard>, Unserved> {
         let opened = slot.get_or_init(|| {
-            let reason = match self.open_shard(name) {
+            let unserved = match self.open_shard(name) {
                 Ok(shard) => return Ok(shard),
-                Err(reason) => reason,
+                Err(unserved) => unserved,
             };
-            tracing::error!("shard {name} is not served: {reason}");
+            tracing::error!("shard {name} is not served: {}", unserved.reason);
             let manifest = file_store::remove::readable_manifest(&self.shard_directory(name), name);
-            Err(Unserved::new(reason, manifest.map(|manifest| manifest.id).unwrap_or_default()))
+            Err(Unserved { log_id: manifest.map(|manifest| manifest.id).unwrap_or_default(), ..unserved })
         });
         opened.clone()
     }
@@ -265,12 +270,13 @@ impl Service {
         self.options.directory.join("shards").join(name)
     }
 
-    fn open_shard(&self, name: &str) -> Result<Arc<Shard>, String> {
+    fn open_shard(&self, name: &str) -> Result<Arc<Shard>, Unserved> {
         let directory = self.shard_directory(name);
         let (store, snapshots, switches) = (&self.options.store, self.options.snapshots.clone(), self.switches.clone());
         let opened = Shard::open(name, snapshots, switches, |events| file_store::open(&directory, name, store, events));
-        let shard = Arc::new(opened.map_err(|error| error.to_string())?);
-        shard.snapshots().remove_drafts(&shard.store().manifest()).map_err(|error| error.to_string())?;
+        let shard = Arc::new(opened?);
+        let removed = shard.snapshots().remove_drafts(&shard.store().manifest());
+        removed.map_err(|error| Unserved::new(error.to_string(), String::new()))?;
         // Not waited for: an object store may be far away.
         let (opened, cleaning) = (shard.clone(), self.cleaning.clone());
         tokio::spawn(async move {
@@ -357,10 +363,10 @@ impl Service {
 }
 
 impl Status {
-    fn unserved(shard: String, Unserved { reason: error, log_id, .. }: Unserved) -> Self {
+    fn unserved(shard: String, Unserved { reason: error, log_id, is_locked, .. }: Unserved) -> Self {
         Status {
             shard,
-            state: LogState::Damaged,
+            state: if is_locked { LogState::Locked } else { LogState::Damaged },
             error,
             log_id,
             contradicted_by: String::new(),
@@ -402,6 +408,15 @@ impl Status {
             acks: "running",
             nodes: Vec::new(),
         }
+    }
+}
+
+impl From<OpenError> for Unserved {
+    fn from(error: OpenError) -> Self {
+        let (text, is_locked) = (error.to_string(), matches!(error, OpenError::Locked { .. }));
+        let reason =
+            if is_locked { format!("{text}; it is served when the service starts with that key") } else { text };
+        Unserved { is_locked, ..Unserved::new(reason, String::new()) }
     }
 }
 

@@ -25,7 +25,8 @@ const LAST_RETRY: Duration = Duration::from_secs(600);
 static DROPPED: LineThrottle = LineThrottle::of(100);
 
 impl Service {
-    /// Drops the shard of that name for good if its log's id is `log_id`, and nobody uses it unless `force`. When this returns it is
+    /// Drops the shard of that name for good if its log's id is `log_id`, and nobody uses it unless `force`. With `force` only
+    /// if no more than a key is missing. When this returns it is
     /// gone, also after a crash, and its place is free; its log and snapshots are removed meanwhile.
     ///
     /// # Errors
@@ -41,8 +42,12 @@ impl Service {
                 Arc::downgrade(&shard)
             }
             Err(unserved @ Unserved { is_in_doubt: true, .. }) => return Err(unserved.into()),
-            Err(Unserved { log_id: own, .. }) if !own.is_empty() => {
+            Err(Unserved { log_id: own, reason, is_locked, .. }) if !own.is_empty() => {
                 check_id(name, &own, log_id)?;
+                if is_locked && !force {
+                    let text = format!("shard '{name}' lacks nothing but a key: to drop it all the same, LOG.DROP {name} {own} FORCE; {reason}");
+                    return Err(Refusal::new(Code::Err, text));
+                }
                 Weak::new()
             }
             Err(_) if log_id == NO_LOG_ID && force => Weak::new(),

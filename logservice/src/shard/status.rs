@@ -18,6 +18,8 @@ pub enum LogState {
     Failed,
     /// Not until its files are repaired; it is not served.
     Damaged,
+    /// Not until the service is restarted with the key that it is encrypted with; it is not served.
+    Locked,
 }
 
 impl LogState {
@@ -28,6 +30,7 @@ impl LogState {
             LogState::NoSpace => "nospace",
             LogState::Failed => "failed",
             LogState::Damaged => "damaged",
+            LogState::Locked => "locked",
         }
     }
 }

@@ -65,6 +65,11 @@ fn what_replicas_get_is_encrypted_on_the_disk_and_without_its_key_nobody_gets_it
         assert!(error.contains("'k1'") && error.contains(".log: ") && error.contains(reason), "{error}");
         let refused = client.acquire("s1", "n1", 5070, 0).expect_err("refused");
         assert!(refused.contains("LOGFAILED") && refused.contains("'k1'"), "{refused}");
+        assert!(refused.contains("it is served when the service starts with that key"), "{refused}");
+        let status = service.server().service().statuses().remove(0);
+        assert_eq!((status.state.word(), status.log_id.len()), ("locked", 16));
+        let Reply::Error(error) = client.call(&["LOG.DROP", "s1", &status.log_id]) else { panic!("it is dropped") };
+        assert!(error.contains("lacks nothing but a key") && error.contains("FORCE"), "{error}");
         service.stop();
     }
     let service = Service::start(&data, &[flag, key_file]).expect("starts");
@@ -86,6 +91,16 @@ fn a_key_that_is_added_is_used_when_the_service_is_told() {
     let (mut leader, epoch, end) = service.lead("s1", "n1", B);
     assert_eq!(leader.append("s1", epoch, end, &pattern(end, 10)), Reply::Integer(end + 10));
     assert!(contains(&data, b"second-key"));
+    assert_replica_gets_all(&service);
+    // The snapshot needs the first still, so neither that nor what else the file says is taken over.
+    write_keys(&keys, &[("third-key", 3), ("second-key", 2)]);
+    service.server().reload();
+    assert_eq!(leader.append("s1", epoch, end + 10, &pattern(end + 10, 10)), Reply::Integer(end + 20));
+    assert!(!contains(&data, b"third-key"));
+    assert_replica_gets_all(&service);
+    service.stop();
+    write_keys(&keys, &[("third-key", 3), ("second-key", 2), ("first-key", 1)]);
+    let service = Service::start(&data, &flags).expect("starts");
     assert_replica_gets_all(&service);
     service.stop();
 }

@@ -25,7 +25,7 @@ snapshotted_server [list --snapshot-log-mb 0 --encrypt-key-file $keys --encrypt-
         wait_until_durable
         set offset [snapshot]
         assert {$offset > 0}
-        assert_equal {} [glob -nocomplain $scratch/logservice-plain/*]
+        assert_equal {} [glob -nocomplain $scratch/logservice-plain-*/*]
         r set behind-the-snapshot needle-of-the-haystack-50
         crash_and_restart_both
         assert_equal needle-of-the-haystack-7 [r get key:7]
@@ -59,9 +59,12 @@ snapshotted_server [list --snapshot-log-mb 0 --encrypt-key-file $keys] {} {
     test "Without its key a shard is not served, the node keeps its data, and with it all goes on" {
         r set a 1
         wait_until_durable
+        set id [log_status log_id]
         kill_log
         dict set ::log_service arguments {--snapshot-log-mb 0}
         start_log
+        catch {log_service LOG.DROP $::shard $id} refused
+        assert_match "*lacks nothing but a key*LOG.DROP $::shard $id FORCE*" $refused
         catch {log_status state} refused
         assert_match "LOGFAILED *.log: it is encrypted with key 'k1', and no keys were given: --encrypt-key-file*" $refused
         assert_equal 1 [r get a]
@@ -104,6 +107,12 @@ snapshotted_server {--snapshot-log-mb 0} {} {
         exec kill -HUP [log_option pid]
         wait_for_condition 500 10 {[string match "*encrypted with key 'k2' from now on*" [log_output]]} else {
             fail "the keys are not read again: [log_output]"
+        }
+        # The log before needs the old one still.
+        write_keys $keys k2 2
+        exec kill -HUP [log_option pid]
+        wait_for_condition 500 10 {[string match "*the keys stay as they were: *'k1' is not in it any more, and * of shard $::shard is encrypted*" [log_output]]} else {
+            fail "the keys are not refused: [log_output]"
         }
         r set c 3
         wait_until_durable
