@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// What an engine may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -19,6 +21,38 @@ impl Bounds {
     pub fn time_for(&self, bytes: u64) -> Duration {
         self.stall + Duration::from_secs(bytes / self.bytes_per_second.max(1))
     }
+}
+
+/// Counts an engine's time against a bound: that in which it was ready to run and other work had the core is not its own. An engine
+/// that gives way to everything else could get nothing done in time on a busy machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    pid: Option<u32>,
+    began: Instant,
+    waited: Duration,
+}
+
+impl Clock {
+    /// Counts the time of that process from now on.
+    pub fn start(pid: Option<u32>) -> Self {
+        Clock { pid, began: Instant::now(), waited: waited_for_core(pid) }
+    }
+
+    /// When so much of its time is over, as far as is known now: later if it has to wait for a core until then.
+    pub fn deadline(&self, limit: Duration) -> Instant {
+        self.began + limit + waited_for_core(self.pid).saturating_sub(self.waited)
+    }
+}
+
+/// How long the main thread of that process has waited for a core since it began. Nothing where the system does not tell.
+fn waited_for_core(pid: Option<u32>) -> Duration {
+    let text = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok());
+    text.and_then(|text| parse_schedstat(&text)).unwrap_or_default()
+}
+
+/// Of the time on a core, the time of waiting for one, both in nanoseconds, and the number of turns.
+fn parse_schedstat(text: &str) -> Option<Duration> {
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 /// The memory that this process can have, in bytes: what the machine has with its swap, or what its control group allows if that is
@@ -55,6 +89,15 @@ mod tests {
         let bounds = Bounds { stall: Duration::from_secs(120), bytes_per_second: 1 << 20, memory_bytes: None };
         assert_eq!(bounds.time_for(0), Duration::from_secs(120));
         assert_eq!(bounds.time_for(1 << 30), Duration::from_secs(120 + 1024));
+    }
+
+    #[test]
+    fn the_time_of_waiting_for_a_core_is_not_the_engines() {
+        assert_eq!(parse_schedstat("126800 5000000 14\n"), Some(Duration::from_millis(5)));
+        assert_eq!(parse_schedstat(""), None);
+        let now = Instant::now();
+        let clock = Clock { pid: None, began: now, waited: Duration::ZERO };
+        assert_eq!(clock.deadline(Duration::from_secs(1)), now + Duration::from_secs(1));
     }
 
     #[test]

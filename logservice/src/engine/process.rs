@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, Clock};
 use super::client::{info_field, Client};
 use super::commands::Commands;
 use super::configuration::configuration;
@@ -128,7 +129,7 @@ impl Engine {
             let output = output.clone();
             tokio::spawn(async move { output.read(stderr).await })
         });
-        let deadline = Instant::now() + START_TIMEOUT;
+        let clock = Clock::start(child.id());
         let client = loop {
             match Client::connect(&socket).await {
                 Ok(client) => break client,
@@ -140,7 +141,7 @@ impl Engine {
                         }
                         return Err(check_alive(&mut child, &output, &options.bounds).err().unwrap_or(ended));
                     }
-                    if Instant::now() > deadline {
+                    if Instant::now() > clock.deadline(START_TIMEOUT) {
                         return Err(not_started(source));
                     }
                     tokio::time::sleep(POLL).await;
@@ -171,8 +172,7 @@ impl Engine {
         })?;
         check_version(options, engine.version)?;
         let answer = |reason| EngineError::Answer { command: "COMMAND".to_owned(), reason };
-        let command = engine.names.of("COMMAND");
-        let reply = engine.client.query(&[command.as_bytes()]).await.map_err(answer)?;
+        let reply = engine.query(&[b"COMMAND"]).await?;
         engine.commands = Commands::read(&reply).map_err(answer)?;
         Ok(engine)
     }
@@ -213,7 +213,7 @@ impl Engine {
     pub async fn catch_up(&mut self, feed: &mut Feed) -> Result<u64, EngineError> {
         let end = feed.end() + feed.inserted_bytes();
         let mut last: Option<Progress> = None;
-        let mut moved = Instant::now();
+        let mut moved = Clock::start(self.child.id());
         loop {
             check_alive(&mut self.child, &self.output, &self.bounds)?;
             if let Some(error) = feed.failure() {
@@ -235,8 +235,8 @@ impl Engine {
                 return Ok(progress.applied - feed.inserted_bytes());
             }
             if !is_same {
-                (last, moved) = (Some(progress), Instant::now());
-            } else if moved.elapsed() > self.bounds.stall {
+                (last, moved) = (Some(progress), Clock::start(self.child.id()));
+            } else if Instant::now() > moved.deadline(self.bounds.stall) {
                 let Progress { applied, received, .. } = progress;
                 return Err(EngineError::Stalled { applied, received, end, seconds: self.bounds.stall.as_secs() });
             }
@@ -274,9 +274,17 @@ impl Engine {
     async fn query_within(&mut self, limit: Duration, command: &[&[u8]]) -> Result<BytesFrame, EngineError> {
         let name = command.first().map(|name| self.names.of(&String::from_utf8_lossy(name))).unwrap_or_default();
         let words: Vec<_> = std::iter::once(name.as_bytes()).chain(command.iter().skip(1).copied()).collect();
-        match tokio::time::timeout(limit, self.client.query(&words)).await {
-            Ok(reply) => reply.map_err(|reason| EngineError::Answer { command: shown(command), reason }),
-            Err(_) => Err(EngineError::Silent { command: shown(command), seconds: limit.as_secs() }),
+        let clock = Clock::start(self.child.id());
+        let mut reply = pin!(self.client.query(&words));
+        let mut deadline = clock.deadline(limit);
+        loop {
+            if let Ok(reply) = tokio::time::timeout_at(deadline, &mut reply).await {
+                return reply.map_err(|reason| EngineError::Answer { command: shown(command), reason });
+            }
+            let past = std::mem::replace(&mut deadline, clock.deadline(limit));
+            if deadline <= past {
+                return Err(EngineError::Silent { command: shown(command), seconds: limit.as_secs() });
+            }
         }
     }
 
