@@ -1,7 +1,7 @@
 //! What comes out of the log runs only if a leader can have put it there: whoever has a token of the shard can append to the log,
 //! and the server obeys its primary in everything, `CONFIG`, `ACL` and `REPLICAOF` included.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use durability_protocol::{judge, Judged};
 use valkey_module::CommandFilterCtx;
@@ -15,8 +15,11 @@ use crate::server;
 const REMEMBERED_BYTES: usize = 15;
 /// As many names are remembered at most; a power of two.
 const REMEMBERED: usize = 64;
+/// As many clients are remembered at most; a power of two.
+const REMEMBERED_CLIENTS: usize = 256;
 
 thread_local! {
+    static OTHERS: Others = const { Others::new() };
     static TAKEN: RefCell<Names> = const { RefCell::new(Names::new()) };
 }
 
@@ -49,6 +52,30 @@ impl Names {
     }
 }
 
+/// Clients that are not the server's primary, nor become it: that one is made as such, and no id is given twice. Asking the server costs
+/// a system call.
+struct Others([Cell<u64>; REMEMBERED_CLIENTS]);
+
+impl Others {
+    const fn new() -> Self {
+        // No client has the id 0.
+        Others([const { Cell::new(0) }; REMEMBERED_CLIENTS])
+    }
+
+    /// Clients that share a place take turns in it.
+    fn place(&self, client: u64) -> &Cell<u64> {
+        &self.0[client as usize % REMEMBERED_CLIENTS]
+    }
+
+    fn has(&self, client: u64) -> bool {
+        client != 0 && self.place(client).get() == client
+    }
+
+    fn add(&self, client: u64) {
+        self.place(client).set(client);
+    }
+}
+
 /// The server's commands are others from now on. Main thread.
 pub fn forget_all() {
     TAKEN.with_borrow_mut(|taken| *taken = Names::new());
@@ -60,6 +87,10 @@ pub fn forget_all() {
 /// For a command that a leader may log it is the same who sends it, so that others' cost no more than a comparison of their names.
 pub fn refuses<'a>(command: &CommandFilterCtx, name: &[u8], first: impl FnOnce() -> &'a [u8]) -> bool {
     if TAKEN.with_borrow(|taken| taken.has(name)) {
+        return false;
+    }
+    let client = command.get_client_id();
+    if OTHERS.with(|others| others.has(client)) {
         return false;
     }
     let mut lowercase = [0; filter::MAX_NAME_BYTES];
@@ -80,17 +111,17 @@ pub fn refuses<'a>(command: &CommandFilterCtx, name: &[u8], first: impl FnOnce()
     });
     match judged {
         Some(Judged::Always) => TAKEN.with_borrow_mut(|taken| taken.add(name)),
-        Some(Judged::NotLogged(full_name)) => return refuse_if_logged(command, full_name),
+        Some(Judged::NotLogged(full_name)) => return refuse_if_logged(command, client, full_name),
         // While the module is in use another module calls, who is not the stream.
         Some(Judged::Taken | Judged::Unknown(_)) | None => {}
     }
     false
 }
 
-fn refuse_if_logged(command: &CommandFilterCtx, full_name: String) -> bool {
-    let client = command.get_client_id();
+fn refuse_if_logged(command: &CommandFilterCtx, client: u64, full_name: String) -> bool {
     let flags = server::client_flags(client);
     if !flags.is_primary && !filter::is_last_primary(client) {
+        OTHERS.with(|others| others.add(client));
         return false;
     }
     filter::refuse_of_stream(command, flags.is_in_transaction, format!("ERR durability: no leader logs '{full_name}'"));
@@ -129,6 +160,16 @@ mod tests {
             assert!(names.has(name.as_bytes()));
         }
         assert!(all.iter().filter(|name| names.has(name.as_bytes())).count() <= REMEMBERED);
+    }
+
+    #[test]
+    fn other_clients_are_remembered_until_another_takes_the_place() {
+        let others = Others::new();
+        assert!(!others.has(0) && !others.has(7));
+        others.add(7);
+        assert!(others.has(7) && !others.has(7 + REMEMBERED_CLIENTS as u64));
+        others.add(7 + REMEMBERED_CLIENTS as u64);
+        assert!(others.has(7 + REMEMBERED_CLIENTS as u64) && !others.has(7));
     }
 
     #[test]
