@@ -95,11 +95,6 @@ impl KeyRing {
         self.with_new(|id| id.map(str::to_owned))
     }
 
-    /// Whether there is a key of that id.
-    pub fn has(&self, key_id: &str) -> bool {
-        self.keys().all.iter().any(|key| key.id == key_id)
-    }
-
     /// Whether what is written from now on is to be encrypted with a key of that id, or, without one, is not to be.
     pub fn is_for_new(&self, key_id: Option<&str>) -> bool {
         self.with_new(|id| id == key_id)
