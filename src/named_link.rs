@@ -51,9 +51,14 @@ unsafe impl Sync for Original {}
 
 static ORIGINAL: OnceLock<Original> = OnceLock::new();
 
-/// The server is about to be told to follow its log there.
-pub fn expect(link: Link) {
-    LINK.set(Some(link));
+/// The server is about to be told to follow its log there, and connects meanwhile. Returns what it follows if it refuses: for [`restore`].
+pub fn expect(link: Link) -> Option<Link> {
+    LINK.replace(Some(link))
+}
+
+/// The server has refused, and follows what it followed.
+pub fn restore(link: Option<Link>) {
+    LINK.set(link);
 }
 
 /// Decorates the function by which the server connects by TLS, if it has one.
@@ -89,9 +94,13 @@ unsafe extern "C" fn named_connect(
     let named = guard("naming the log to its server", Err(String::from("a panic")), || {
         // SAFETY: null, or a C string of the server's.
         let address = (!address.is_null()).then(|| unsafe { CStr::from_ptr(address) });
-        let link = address.and_then(|address| link_to(address, port));
+        if following::owner() != Owner::Log {
+            return Ok(());
+        }
+        let host = address.and_then(|address| LINK.with_borrow(|link| host_of(link.as_ref(), address, port)));
+        let host = host.ok_or_else(|| String::from("it is not there that the log is"))?;
         // SAFETY: the server passes a live connection of its TLS type, whose handshake has not begun.
-        link.map_or(Ok(()), |link| unsafe { name(connection, &link.host) })
+        unsafe { name(connection, &host) }
     });
     if let Err(why) = named {
         log_warning(format!("durability: the server's link to its log cannot be told the log's name: {why}"));
@@ -101,12 +110,11 @@ unsafe extern "C" fn named_connect(
     unsafe { (original.connect)(connection, address, port, source, multipath, handler) }
 }
 
-fn link_to(address: &CStr, port: c_int) -> Option<Link> {
-    if following::owner() != Owner::Log {
-        return None;
-    }
-    let is_it = |link: &Link| link.address.as_bytes() == address.to_bytes() && c_int::from(link.port) == port;
-    LINK.with_borrow(|link| link.clone().filter(is_it))
+/// What the certificate has to name there; `None` if the link leads elsewhere.
+fn host_of(link: Option<&Link>, address: &CStr, port: c_int) -> Option<String> {
+    let link = link?;
+    let is_it = link.address.as_bytes() == address.to_bytes() && c_int::from(link.port) == port;
+    is_it.then(|| link.host.clone())
 }
 
 /// # Safety

@@ -356,8 +356,8 @@ fn replicate_from(ctx: &Context, address: SocketAddr) -> Result<(), String> {
     };
     let log = config::LOG.value();
     let (name, _) = config::parse_address(&log)?;
-    named_link::expect(Link { address: host.clone(), port: address.port(), host: name });
-    change_server_role(ctx, &[&host, &address.port().to_string()])
+    let before = named_link::expect(Link { address: host.clone(), port: address.port(), host: name });
+    change_server_role(ctx, &[&host, &address.port().to_string()]).inspect_err(|_| named_link::restore(before))
 }
 
 /// The server is a primary from now on, whose history is its own. Notes where that begins.
