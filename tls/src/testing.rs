@@ -1,5 +1,6 @@
 //! Certificates for tests.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -111,6 +112,8 @@ impl TestCa {
         };
         std::fs::write(&pair.certificate, certificate.pem()).expect("written");
         std::fs::write(&pair.key, key.serialize_pem()).expect("written");
+        // As a key is to be kept, of which nobody is warned.
+        std::fs::set_permissions(&pair.key, std::fs::Permissions::from_mode(0o600)).expect("its user's alone");
         pair
     }
 }
