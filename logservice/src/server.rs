@@ -139,7 +139,13 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
     let service = opened.map_err(std::io::Error::other)??;
     let (shutdown, stopping) = watch::channel(false);
     let snapshotter = config.snapshotter();
-    check_engine(config, &snapshotter.engine).await?;
+    if snapshotter.engine.min_version.is_some() {
+        check_engine(&snapshotter.engine).await?;
+    } else if config.snapshot_log_mb > 0 {
+        // Only to warn: leases are to be renewed meanwhile.
+        let options = snapshotter.engine.clone();
+        tokio::spawn(async move { check_engine(&options).await });
+    }
     let snapshot_task = tokio::spawn(snapshotter::run(service.clone(), snapshotter, requests, stopping.clone()));
     let resp_port = tls.clone().map(|tls| Port::new(tls, resp::NEEDS_TLS)).transpose()?;
     let http_port = tls.clone().map(|tls| Port::new(tls, http_port::NEEDS_TLS)).transpose()?;
@@ -159,10 +165,7 @@ pub async fn start(config: &Config) -> Result<Server, StartError> {
 ///
 /// # Errors
 /// The engine is older than it may be.
-async fn check_engine(config: &Config, options: &EngineOptions) -> Result<(), engine::EngineError> {
-    if config.snapshot_log_mb == 0 && options.min_version.is_none() {
-        return Ok(());
-    }
+async fn check_engine(options: &EngineOptions) -> Result<(), engine::EngineError> {
     match engine::program_version(options).await {
         Ok(found) => {
             engine::check_version(options, found)?;

@@ -15,7 +15,7 @@ use crate::witness::Witness;
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const SHORT: Duration = Duration::from_millis(300);
 /// The longest that a client waits here for what happens after [`SHORT`].
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 fn short(patience: &mut Patience) {
     *patience = Patience { login: SHORT, command: SHORT, stalled_output: SHORT, idle_buffer: SHORT, ..*patience };

@@ -12,7 +12,7 @@ use crate::witness::Witness;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const SHORT: Duration = Duration::from_millis(300);
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 pub fn connect(service: &Service) -> TcpStream {
     let stream = TcpStream::connect(service.http_address()).expect("connected");

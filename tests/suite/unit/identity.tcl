@@ -103,7 +103,8 @@ proc shard_with_an_old_copy {} {
 
 # --- Rolled back ------------------------------------------------------------------------------------------------------
 
-shard_of 2 {} {
+# A leader's lease outlasts the time in which its log's files are copied.
+shard_of 2 {lease-ms 3000} {
     test "A follower that has more than a log which was rolled back drops nothing, and nobody leads" {
         set leader [shard_with_an_old_copy]
         set other [others_than $leader]
