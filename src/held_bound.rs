@@ -65,6 +65,8 @@ pub struct HeldBound {
     /// Since when clients have been at the soft limit of their class.
     soft_since: HashMap<ClientId, Instant>,
     looked: Option<Instant>,
+    /// They are about to be looked at.
+    is_looking: bool,
     /// When the server is to offer again what waits, of whoever waits for this group or an older one.
     next_offers: Option<Instant>,
     offers_of: Group,
@@ -74,13 +76,21 @@ pub struct HeldBound {
 }
 
 impl HeldBound {
-    /// Whether each client is to be looked at again. To be asked only while anything waits.
-    pub fn is_time_to_look(&mut self, now: Instant) -> bool {
+    /// Whether clients are to be looked at: once in a while, and at once if they have too much together, which `is_too_much` says. To be asked
+    /// only while anything waits. Once it has said so it waits to be told, by [`Self::looked`], that this was done.
+    pub fn is_time_to_look(&mut self, now: Instant, is_too_much: bool) -> bool {
         let is_time = self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= LOOK_INTERVAL);
-        if is_time {
-            self.looked = Some(now);
+        if !is_time && (self.is_looking || !is_too_much) {
+            return false;
         }
-        is_time
+        (self.is_looking, self.looked) = (true, Some(now));
+        true
+    }
+
+    /// They are looked at now, with the server's limits as they are now.
+    pub fn looked(&mut self, output_limits: &str) {
+        self.is_looking = false;
+        self.set_output_limits(output_limits);
     }
 
     /// Up to which group those wait that are to be asked for what is in the server, if it is time for that: they have waited since the
@@ -100,7 +110,7 @@ impl HeldBound {
     }
 
     /// The server's `client-output-buffer-limit`, as `CONFIG GET` shows it. What cannot be read changes nothing.
-    pub fn set_output_limits(&mut self, text: &str) {
+    fn set_output_limits(&mut self, text: &str) {
         let words: Vec<&str> = text.split_whitespace().collect();
         for limit in words.chunks_exact(4) {
             let numbers: Vec<u64> = limit[1..].iter().filter_map(|number| number.parse().ok()).collect();

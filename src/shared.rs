@@ -77,8 +77,8 @@ pub enum Task {
     WatchModules,
     /// The self-test's result.
     SelfTestDone(Result<(), String>),
-    /// Read the server's `client-output-buffer-limit`.
-    ReadOutputLimits,
+    /// Look at the replies in the module's memory, by the server's `client-output-buffer-limit` as it is now.
+    LookAtHeldBytes,
     /// Read keys for an audit. Answers what was read.
     ReadKeys(Box<Step>, Sender<Box<Step>>),
     /// Find out whether the server waits for its replicas to shut down, for [`Shared::is_shutting_down`].

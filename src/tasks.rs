@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use valkey_module::logging::{log_notice, log_warning};
@@ -145,9 +146,9 @@ fn carry_out(ctx: &Context, task: Task) {
             });
         }
         Task::WatchModules => watch_modules(ctx),
-        Task::ReadOutputLimits => {
+        Task::LookAtHeldBytes => {
             let limits = server::config(ctx, "client-output-buffer-limit");
-            module::with(|module| module.held_bound.set_output_limits(&limits));
+            module::with(|module| module.close_those_with_most(Instant::now(), &limits));
         }
         Task::SelfTestDone(result) => {
             let is_news = module::with(|module| module.self_test.as_ref() != Some(&result)) == Some(true);

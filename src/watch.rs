@@ -129,18 +129,21 @@ impl Module {
         }
     }
 
-    /// Replies are in the module's memory, of which clients are closed that have too many: those with most, or that have reached the
-    /// server's own limit for the output of one client.
+    /// Replies are in the module's memory: has [`Self::close_those_with_most`] called with the server's limits of this moment, if it is
+    /// time for that.
     pub fn look_at_held_bytes(&mut self, now: Instant) {
+        let is_too_much = taken::total() > config::MAX_HELD_BYTES.load(Ordering::Relaxed).unsigned_abs();
+        if self.gate.is_some() && self.held_bound.is_time_to_look(now, is_too_much) {
+            self.shared.send(Task::LookAtHeldBytes);
+        }
+    }
+
+    /// Closes clients that have too many replies in the module's memory: those with most, or that have reached the server's own limit for
+    /// the output of one client, which `output_limits` tells as `CONFIG GET` does.
+    pub fn close_those_with_most(&mut self, now: Instant, output_limits: &str) {
+        self.held_bound.looked(output_limits);
         let Some(gate) = &mut self.gate else { return };
         let limit = config::MAX_HELD_BYTES.load(Ordering::Relaxed).unsigned_abs();
-        let looks_at_each = self.held_bound.is_time_to_look(now);
-        if looks_at_each {
-            self.shared.send(Task::ReadOutputLimits);
-        }
-        if taken::total() <= limit && !looks_at_each {
-            return;
-        }
         let held: Vec<Held> = held_table::taken_bytes()
             .into_iter()
             .map(|(client, bytes)| Held { client, bytes, class: class(server::client_flags(client).is_subscriber) })

@@ -186,6 +186,28 @@ durable_server [list max-lag-ms $::a_day] {
         r config set client-output-buffer-limit "normal 0 0 0"
     }
 
+    test "A client-output-buffer-limit that is taken back closes nobody any more" {
+        r config set client-output-buffer-limit "normal 3mb 0 0"
+        set closed [figure held_clients_closed]
+        while_frozen {
+            set writer [valkey_deferring_client]
+            $writer rpush big 8
+            wait_for_held 1
+            set readers [readers_of big 1 $::megabyte]
+            # By then the module has looked at it, which it does each second while anything waits.
+            after 1200
+            r config set client-output-buffer-limit "normal 0 0 0"
+            send_all [lindex $readers 0] [lrepeat 9 {lrange big 0 -1}]
+            wait_for_held_bytes [expr {10 * $::megabyte - 200000}]
+            after 1200
+            assert_equal $closed [figure held_clients_closed]
+        }
+        set reader [lindex $readers 0]
+        for {set i 0} {$i < 10} {incr i} {assert_equal 8 [lindex [read_reply $reader] end]}
+        $reader close
+        $writer close
+    }
+
     test "maxmemory-clients does not evict clients for what was taken from the server" {
         r config set maxmemory-clients 8mb
         while_frozen {
