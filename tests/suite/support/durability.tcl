@@ -207,6 +207,17 @@ proc tls_server {} {
         tls-key-file $directory/key.pem] [list $::host $port $certificate]
 }
 
+# The channel of a replica of the log that asks for all of it and takes nothing.
+proc deaf_replica {} {
+    set deaf [socket $::host [log_option port]]
+    fconfigure $deaf -translation binary -blocking 0
+    foreach command [list [list AUTH $::shard x] {REPLCONF version 9.1.2} {PSYNC ? -1}] {
+        puts -nonewline $deaf [format_command {*}$command]
+    }
+    flush $deaf
+    return $deaf
+}
+
 # --- Held or not ---------------------------------------------------------------------------------------------------
 
 # Runs `code` while the log acknowledges nothing. Then it acknowledges everything, even if `code` failed.

@@ -106,13 +106,7 @@ snapshotted_server {--segment-mb 2 --max-log-mb 12 --snapshot-log-mb 0 --keep-sn
 
 snapshotted_server {--segment-mb 2 --max-log-mb 8} {} {
     test "A replica that takes nothing does not stop a log that takes as much as it may" {
-        set deaf [socket $::host [log_option port]]
-        fconfigure $deaf -translation binary -blocking 0
-        foreach command [list [list AUTH $::shard x] {REPLCONF version 9.1.2} {PSYNC ? -1}] {
-            puts -nonewline $deaf "*[llength $command]\r\n"
-            foreach word $command {puts -nonewline $deaf "\$[string length $word]\r\n$word\r\n"}
-        }
-        flush $deaf
+        set deaf [deaf_replica]
         wait_for_condition 500 10 {[log_status replicas] == 1} else {fail "it does not follow"}
         # More than sockets take.
         for {set i 0} {$i < 40} {incr i} {r set key [random_bytes 1000000]}

@@ -39,13 +39,7 @@ start_log
 start_server [server_options {}] {
     test "A replica that takes nothing keeps no log beyond its bound when a snapshot is made, whatever it says" {
         wait_until_leading
-        set deaf [socket $::host [log_option port]]
-        fconfigure $deaf -translation binary -blocking 0
-        foreach command [list [list AUTH $::shard x] {REPLCONF version 9.1.2} {PSYNC ? -1}] {
-            puts -nonewline $deaf "*[llength $command]\r\n"
-            foreach word $command {puts -nonewline $deaf "\$[string length $word]\r\n$word\r\n"}
-        }
-        flush $deaf
+        set deaf [deaf_replica]
         wait_for_condition 500 10 {[dict get [log_service LOG.STATUS $::shard] replicas] == 1} else {
             fail "it does not follow"
         }
