@@ -16,7 +16,7 @@ use crate::ffi::{Connection, ConnectionHandler, ConnectionType, Internals, TlsCo
 use crate::guard::guard;
 use crate::held_table::{forget_all, gated, Diversion, HeldConnection, State, RELEASED};
 use crate::late_holds::{buffers, hold_answer, hold_messages, remember_end};
-use crate::taken::{is_due, shows_uncopied, total, worth_taking, SHOWN_BYTES};
+use crate::taken::{append, is_due, shows_uncopied, total, worth_taking, SHOWN_BYTES};
 use crate::valve::{Group, Permit};
 use crate::{half_closed, handed_over, lease};
 
@@ -321,21 +321,10 @@ const MOST_DIVERTED_BYTES: usize = 1 << 30;
 fn divert(diversion: &mut Diversion, vectors: &[libc::iovec], most: usize) -> c_int {
     let offered = vectors.iter().map(|vector| vector.iov_len).sum();
     let Some(bytes) = diversion.turn.take(offered, most) else { return write_again_later() };
-    if diversion.pipe.push(|pipe| append(pipe, vectors, bytes)) {
+    if diversion.pipe.push(|pipe| append(pipe, buffers(vectors), bytes)) {
         diversion.shared.agent_bell.ring();
     }
     c_int::try_from(bytes).expect("no more is taken at a time than fits")
-}
-
-/// Appends the first `bytes` bytes of `vectors`, which have as many.
-fn append(pipe: &mut Vec<u8>, vectors: &[libc::iovec], bytes: usize) {
-    pipe.reserve(bytes);
-    let mut left = bytes;
-    for buffer in buffers(vectors) {
-        let part = &buffer[..buffer.len().min(left)];
-        pipe.extend_from_slice(part);
-        left -= part.len();
-    }
 }
 
 /// Fills `part` with the first `bytes` bytes of `vectors`, or fewer if it is too small. Returns how many it filled.
@@ -449,7 +438,7 @@ mod tests {
                     let vectors = [first, &[], second]
                         .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
                     let Some(bytes) = turn.take(rest.len(), most) else { break };
-                    append(&mut pipe, &vectors, bytes);
+                    append(&mut pipe, buffers(&vectors), bytes);
                 }
                 let taken = pipe.len() - begun;
                 assert!((1..=most).contains(&taken), "{taken} bytes in a turn of at most {most}");

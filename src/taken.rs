@@ -66,6 +66,17 @@ pub fn shows_uncopied(lengths: impl DoubleEndedIterator<Item = usize>) -> bool {
     lengths.rev().skip(1).sum::<usize>() > SHOWN_BYTES
 }
 
+/// Appends the first `bytes` bytes of the buffers, or all if these are fewer.
+pub fn append<'a>(to: &mut Vec<u8>, buffers: impl Iterator<Item = &'a [u8]>, bytes: usize) {
+    to.reserve(bytes);
+    let mut left = bytes;
+    for buffer in buffers {
+        let part = &buffer[..buffer.len().min(left)];
+        to.extend_from_slice(part);
+        left -= part.len();
+    }
+}
+
 /// What was taken from one connection, in order.
 #[derive(Debug, Default)]
 pub struct Taken {
@@ -88,11 +99,8 @@ impl Taken {
 
     /// Takes the first `bytes` bytes of the buffers, or all if these are fewer. Returns how many.
     pub fn take<'a>(&mut self, buffers: impl Iterator<Item = &'a [u8]>, bytes: usize) -> usize {
-        let mut chunk = Vec::with_capacity(bytes);
-        for buffer in buffers {
-            let rest = bytes - chunk.len();
-            chunk.extend_from_slice(&buffer[..buffer.len().min(rest)]);
-        }
+        let mut chunk = Vec::new();
+        append(&mut chunk, buffers, bytes);
         let taken = chunk.len();
         if taken > 0 {
             self.chunks.push_back(chunk);
