@@ -7,21 +7,20 @@ use durability_protocol::Logged;
 use valkey_module::logging::log_warning;
 use valkey_module::{raw, Context};
 
-use crate::bell::Bell;
-use crate::command_table::{debug_sees, range_positions, CommandTable, Keys, Properties, Sees};
-use crate::connections::ServerConnections;
-use crate::decorate;
-use crate::dirty::Database;
-use crate::ffi::{self, CommandResult};
-use crate::gate::{ClientId, Connections, Gate, Held};
-use crate::guard::guard;
-use crate::module::{self, Module};
-use crate::propagation::{self, Omits};
-use crate::shared::Task;
-use crate::timeouts::Timeouts;
-use crate::valve::Group;
-use crate::watching::{Executed, Ran, Watching};
-use crate::{filter, server, tasks};
+use crate::base::panic_guard::guard;
+use crate::decide::dirty_keys::Database;
+use crate::decide::gate::{ClientId, Connections, Gate, Held};
+use crate::decide::reply_timeouts::Timeouts;
+use crate::decide::valve::Group;
+use crate::decide::watched_keys::{Executed, Ran, Watching};
+use crate::exchange::waker::Bell;
+use crate::exchange::Task;
+use crate::node::{self, command_filter, tasks, Module};
+use crate::server::command_table::{debug_sees, range_positions, CommandTable, Keys, Properties, Sees};
+use crate::server::connections::ServerConnections;
+use crate::server::internals::{self, CommandResult};
+use crate::server::propagation::{self, Omits};
+use crate::server::{api, write_path};
 
 /// Tasks came while the server could not run them.
 static TASKS_WAIT: AtomicBool = AtomicBool::new(false);
@@ -40,9 +39,9 @@ pub unsafe extern "C" fn on_command(
     // SAFETY: the server passes this struct with these events, and it lives during the callback.
     let result = unsafe { &*data.cast::<CommandResult>() };
     let is_known = guard("looking at a command's result", false, || {
-        debug_assert_eq!(result.version, ffi::COMMAND_RESULT_VERSION);
-        let has_failed = event.id == ffi::EVENT_COMMAND_RESULT_FAILURE;
-        let is_told = module::with(|module| {
+        debug_assert_eq!(result.version, internals::COMMAND_RESULT_VERSION);
+        let has_failed = event.id == internals::EVENT_COMMAND_RESULT_FAILURE;
+        let is_told = node::with(|module| {
             // Before this command is judged, and what it made other modules write.
             take_in_untold(module);
             command_ran(module, &Context::new(ctx), result, has_failed);
@@ -56,7 +55,7 @@ pub unsafe extern "C" fn on_command(
     if !is_known {
         // What this reply depends on is not known, so it must not leave.
         guard("closing a client", (), || {
-            module::with(|module| {
+            node::with(|module| {
                 if let Some(gate) = &mut module.gate {
                     gate.close(result.client_id);
                 }
@@ -72,10 +71,10 @@ pub fn has_thread_written() -> bool {
 
 /// A command ran of which the gate cannot be told now.
 fn ran_untold(result: &CommandResult) {
-    let wrote = match decorate::is_main_thread() {
+    let wrote = match write_path::is_main_thread() {
         true => {
-            let is_called = result.is_module_client != 0 || server::is_calling();
-            assert!(is_called || !module::is_in_use(), "a client's command ran while the module was in use");
+            let is_called = result.is_module_client != 0 || api::is_calling();
+            assert!(is_called || !node::is_in_use(), "a client's command ran while the module was in use");
             &WROTE_UNTOLD
         }
         false => &THREAD_WROTE,
@@ -121,7 +120,7 @@ fn command_ran(module: &mut Module, ctx: &Context, result: &CommandResult, has_f
     if *is_listening && has_others && !is_called_by_module {
         look_for_late_answers(gate, commands, timeouts, result, name);
     }
-    let is_unseen = is_called_by_module && (!has_others || server::is_calling());
+    let is_unseen = is_called_by_module && (!has_others || api::is_calling());
     if !wrote && (!*is_listening || gate.is_idle() || is_unseen) {
         return;
     }
@@ -208,7 +207,7 @@ pub unsafe extern "C" fn on_failed_while_following(
     // SAFETY: the server passes this struct with these events, and it lives during the callback.
     let result = unsafe { &*data.cast::<CommandResult>() };
     guard("looking at a command that failed", (), || {
-        module::with(|module| module.failed_while_following(result));
+        node::with(|module| module.failed_while_following(result));
     });
 }
 
@@ -297,7 +296,7 @@ fn read_dependency(
 ) -> Group {
     let sees = match properties.sees {
         // SAFETY: the server's own argument, which lives during the callback.
-        Sees::Debug if result.argc > 1 => debug_sees(unsafe { server::bytes(*result.argv.add(1)) }),
+        Sees::Debug if result.argc > 1 => debug_sees(unsafe { api::bytes(*result.argv.add(1)) }),
         sees => sees,
     };
     match sees {
@@ -321,10 +320,10 @@ fn for_each_key(ctx: &Context, result: &CommandResult, keys: Keys, mut each: imp
         Keys::Range { first, last, step } => {
             for position in range_positions(result.argc, first, last, step) {
                 // SAFETY: the position is within the server's arguments, which live during the callback.
-                each(unsafe { server::bytes(*result.argv.add(position)) });
+                each(unsafe { api::bytes(*result.argv.add(position)) });
             }
         }
-        Keys::Movable => server::for_each_key(ctx, result, each),
+        Keys::Movable => api::for_each_key(ctx, result, each),
     }
 }
 
@@ -336,9 +335,9 @@ pub unsafe extern "C" fn on_flush(
     subevent: u64,
     _: *mut c_void,
 ) {
-    if subevent == ffi::SUBEVENT_FLUSHDB_END {
+    if subevent == internals::SUBEVENT_FLUSHDB_END {
         guard("noting a flush", (), || {
-            module::must(|module| {
+            node::must(|module| {
                 if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
                     // The command's own event follows, and waits for everything.
                     gate.write_all();
@@ -356,10 +355,10 @@ pub unsafe extern "C" fn on_eviction(
     key: *mut raw::RedisModuleString,
 ) -> c_int {
     guard("noting an eviction", (), || {
-        module::must(|module| {
+        node::must(|module| {
             if let (true, Some(gate)) = (module.is_listening, &mut module.gate) {
                 // SAFETY: the server's own string, used only during this callback.
-                let hash = gate.hash(unsafe { server::bytes(key) });
+                let hash = gate.hash(unsafe { api::bytes(key) });
                 gate.write_key(hash, Database::ANY);
             }
         });
@@ -377,10 +376,10 @@ pub unsafe extern "C" fn on_stream(
     // SAFETY: the server's own name of the change.
     if unsafe { CStr::from_ptr(event) } == c"xgroup-createconsumer" {
         guard("noting a consumer", (), || {
-            module::must(|module| {
+            node::must(|module| {
                 if module.completes_stream {
                     // SAFETY: the server's own string, used only during this callback.
-                    module.created_consumers.push(unsafe { server::bytes(key) }.to_vec());
+                    module.created_consumers.push(unsafe { api::bytes(key) }.to_vec());
                 }
             });
         });
@@ -395,13 +394,13 @@ pub unsafe extern "C" fn on_event_loop(
     subevent: u64,
     _: *mut c_void,
 ) {
-    if subevent == ffi::SUBEVENT_AFTER_SLEEP {
+    if subevent == internals::SUBEVENT_AFTER_SLEEP {
         guard("waking up", (), || {
-            module::must(Module::woke);
+            node::must(Module::woke);
         });
-    } else if subevent == ffi::SUBEVENT_BEFORE_SLEEP {
+    } else if subevent == internals::SUBEVENT_BEFORE_SLEEP {
         guard("closing a group", (), || {
-            module::must(|module| {
+            node::must(|module| {
                 take_in_untold(module);
                 module.before_sleep();
                 if TASKS_WAIT.swap(false, Ordering::Relaxed) {
@@ -421,9 +420,9 @@ pub unsafe extern "C" fn on_client_change(
 ) {
     // SAFETY: the server passes this struct with this event.
     let client = unsafe { (*data.cast::<raw::RedisModuleClientInfo>()).id };
-    if subevent != ffi::SUBEVENT_CLIENT_DISCONNECTED {
+    if subevent != internals::SUBEVENT_CLIENT_DISCONNECTED {
         guard("noting a client", (), || {
-            module::must(|module| {
+            node::must(|module| {
                 module.newest_client = module.newest_client.max(client);
                 if let Some(gate) = &module.gate {
                     gate.connections.connected(client);
@@ -433,8 +432,8 @@ pub unsafe extern "C" fn on_client_change(
         return;
     }
     guard("forgetting a client", (), || {
-        filter::disconnected(client);
-        module::must(|module| {
+        command_filter::disconnected(client);
+        node::must(|module| {
             module.watching.disconnected(client);
             if let Some(gate) = &mut module.gate {
                 gate.disconnected(client);
@@ -454,7 +453,7 @@ pub unsafe extern "C" fn on_role_change(
         return;
     }
     guard("noting a change of role", (), || {
-        module::must(|module| module.role_changed(subevent == ffi::SUBEVENT_NOW_REPLICA));
+        node::must(|module| module.role_changed(subevent == internals::SUBEVENT_NOW_REPLICA));
     });
 }
 
@@ -465,11 +464,11 @@ pub unsafe extern "C" fn on_loading(
     subevent: u64,
     _: *mut c_void,
 ) {
-    if subevent != ffi::SUBEVENT_LOADING_FAILED {
+    if subevent != internals::SUBEVENT_LOADING_FAILED {
         return;
     }
     guard("noting that a full copy failed", (), || {
-        module::with(Module::copy_failed);
+        node::with(Module::copy_failed);
     });
 }
 
@@ -481,7 +480,7 @@ pub unsafe extern "C" fn on_loading_progress(
     _: *mut c_void,
 ) {
     guard("looking at the time", (), || {
-        module::must(Module::end_settling_in_time);
+        node::must(Module::end_settling_in_time);
     });
 }
 
@@ -496,11 +495,11 @@ pub unsafe extern "C" fn on_module_change(
         // SAFETY: the server passes this struct with this event.
         let name = unsafe { CStr::from_ptr((*data.cast::<raw::RedisModuleModuleChange>()).module_name) };
         // The server still lists it.
-        let leaving = name.to_str().ok().filter(|_| subevent == ffi::SUBEVENT_MODULE_UNLOADED);
+        let leaving = name.to_str().ok().filter(|_| subevent == internals::SUBEVENT_MODULE_UNLOADED);
         // Not within `with`: the call makes the server call back.
         match CommandTable::of_server(&Context::new(ctx), leaving) {
             Ok(commands) => {
-                module::must(|module| {
+                node::must(|module| {
                     module.learn_commands(commands);
                     module.shared.send(Task::WatchModules);
                 });
@@ -513,20 +512,20 @@ pub unsafe extern "C" fn on_module_change(
 /// The server shuts down.
 pub unsafe extern "C" fn on_shutdown(_: *mut raw::RedisModuleCtx, _: raw::RedisModuleEvent, _: u64, _: *mut c_void) {
     guard("stopping", (), || {
-        module::must(Module::stop_agent);
+        node::must(Module::stop_agent);
     });
 }
 
 /// The agent rang.
 pub unsafe extern "C" fn on_bell(_: c_int, _: *mut c_void, _: c_int) {
     guard("running the agent's tasks", (), || {
-        if module::is_in_use() {
+        if node::is_in_use() {
             // Another module yields within a call of this one's. The bell stays rung, so the server calls again.
             return;
         }
-        let Some(is_busy) = module::must(|module| {
+        let Some(is_busy) = node::must(|module| {
             Bell::silence(&module.shared.main_bell);
-            server::is_within_command(&module.ctx)
+            api::is_within_command(&module.ctx)
         }) else {
             return;
         };

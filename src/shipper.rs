@@ -12,16 +12,16 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use valkey_module::logging::{log_notice, log_warning};
 
+use crate::agent::interrupt::Interrupt;
+use crate::agent::tap::Tap;
+use crate::agent::uplink::{self, Line, Log, SharedLine};
 use crate::agent::Agent;
-use crate::backlog::Backlog;
-use crate::config::{self, Mode};
-use crate::interrupt::Interrupt;
-use crate::known::Contradiction;
-use crate::line::{self, Line, Log, SharedLine};
-use crate::log_connection::encode;
-use crate::log_link::{LinkError, LogLink};
-use crate::shared::{Link, Task};
-use crate::tap::Tap;
+use crate::decide::known_log::Contradiction;
+use crate::decide::unacked::Backlog;
+use crate::exchange::{Link, Task};
+use crate::log::append_link::{LinkError, LogLink};
+use crate::log::control::encode;
+use crate::settings::{self, Mode};
 
 /// The server is told how far the log is this often.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
         ending: None,
     };
     let ended = shipper.run();
-    *backlog = std::mem::replace(&mut line::lock(&line).backlog, Backlog::new(0));
+    *backlog = std::mem::replace(&mut uplink::lock(&line).backlog, Backlog::new(0));
     ended
 }
 
@@ -140,7 +140,7 @@ impl Shipper<'_> {
             pipe.connect(None);
             // What came through the pipe before the connection ended belongs to the stream.
             let line = Arc::clone(&self.line);
-            self.read_pipe(&mut line::lock(&line));
+            self.read_pipe(&mut uplink::lock(&line));
         }
         match (ended, &self.ending) {
             // Nothing is left to be opened again for.
@@ -156,13 +156,13 @@ impl Shipper<'_> {
         }
         let now = Instant::now();
         let shared_line = Arc::clone(&self.line);
-        let mut line = line::lock(&shared_line);
+        let mut line = uplink::lock(&shared_line);
         self.connect_if_due(now, &mut line);
-        let has_room = line.backlog.pending_bytes() < config::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
+        let has_room = line.backlog.pending_bytes() < settings::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
         let takes_more = has_room && self.gather_until <= now;
         line.may_send_directly = takes_more && self.agent.mode() == Mode::Sync && self.ending.is_none();
         let (bell, tap, log) = self.wait(now, takes_more, line).map_err(Ended::TapLost)?;
-        let mut line = line::lock(&shared_line);
+        let mut line = uplink::lock(&shared_line);
         if bell {
             self.agent.shared.agent_bell.silence();
             self.obey()?;
@@ -404,7 +404,7 @@ impl Shipper<'_> {
         self.next_ack = now + ACK_INTERVAL;
         let (durable, nothing) = (durable.to_string(), "0".to_owned());
         let in_memory = if is_shutting_down { &durable } else { &nothing };
-        let on_disk = if config::COUNT_IN_WAITAOF.load(Ordering::Relaxed) { &durable } else { &nothing };
+        let on_disk = if settings::COUNT_IN_WAITAOF.load(Ordering::Relaxed) { &durable } else { &nothing };
         let bytes = encode(&["REPLCONF", "ACK", in_memory, "FACK", on_disk]);
         let mut socket = &self.tap.stream;
         match socket.write(&bytes) {

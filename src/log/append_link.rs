@@ -1,0 +1,351 @@
+//! The shipper's connection to the log: many appends in flight, and nothing here ever waits.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use durability_protocol::{append_header, Code, Known, Refusal, CHECK, MAX_APPEND_BYTES};
+use redis_protocol::resp2::types::OwnedFrame;
+
+use crate::base::time_limit::{AtEnd, TimeLimit};
+use crate::decide::known_log::{Contradiction, Kind};
+use crate::decide::unacked::Backlog;
+use crate::exchange::Shared;
+use crate::log::control::{self, encode};
+use crate::log::reply::take_reply;
+use crate::log::socket::LogSocket;
+use crate::settings;
+use crate::shipper::Ended;
+
+/// Bytes that are sent and not acknowledged, at most.
+const WINDOW_BYTES: u64 = 8 << 20;
+/// Appends that are sent and not acknowledged, at most.
+const WINDOW_APPENDS: usize = 512;
+/// How long connecting may take, the name included. Nothing else is shipped or acknowledged meanwhile.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// A reply that the log owes.
+enum Expected {
+    Login,
+    Check,
+    Append { end: u64 },
+}
+
+/// An append on its way into the socket.
+struct Outgoing {
+    header: Vec<u8>,
+    payload: Range<u64>,
+    /// Of header, payload and the closing line end.
+    written: usize,
+}
+
+const LINE_END: &[u8] = b"\r\n";
+
+/// A connection to the log that never makes the loop wait.
+pub struct LogLink {
+    socket: LogSocket,
+    expected: VecDeque<Expected>,
+    outgoing: Option<Outgoing>,
+    replies: Vec<u8>,
+    is_logged_in: bool,
+    /// What this node knew of the log when it connected.
+    known: Option<Known>,
+    /// When the log last acknowledged something, or was first owed to.
+    progress: Instant,
+}
+
+/// What went wrong on the link to the log.
+pub enum LinkError {
+    /// To be connected to anew.
+    Lost(String),
+    /// Shipping ends.
+    Ended(Ended),
+}
+
+impl From<std::io::Error> for LinkError {
+    fn from(error: std::io::Error) -> Self {
+        LinkError::Lost(format!("the connection to the log service failed: {error}"))
+    }
+}
+
+impl LogLink {
+    /// Connects, and sends the login, and what this node knows of the log, without waiting for an answer. With TLS not even for the handshake: it is done along
+    /// with what is sent and read, and [`LogLink::owed_for`] bounds it.
+    ///
+    /// # Errors
+    /// What to tell the operator.
+    pub fn open(shared: &Shared) -> Result<Self, String> {
+        let limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, &shared.end);
+        let mut socket = control::connect(&limit).map_err(|error| error.to_string())?;
+        let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
+        let login = control::login().map_err(|error| error.to_string())?;
+        let known = shared.known();
+        let (shard, text) = (settings::SHARD.value(), Known::text(known.as_ref()));
+        let check = encode(&[CHECK, &shard, &shared.node_id(), &shared.address(), &text]);
+        socket.write_all(&[encode(&[&login[0], &login[1], &login[2]]), check].concat()).map_err(failed)?;
+        socket.tcp().set_nonblocking(true).map_err(failed)?;
+        Ok(LogLink {
+            socket,
+            expected: VecDeque::from([Expected::Login, Expected::Check]),
+            outgoing: None,
+            replies: Vec::new(),
+            is_logged_in: false,
+            known,
+            progress: Instant::now(),
+        })
+    }
+
+    /// Whether the log has taken the login, and is the one that this node knows.
+    pub fn is_logged_in(&self) -> bool {
+        self.is_logged_in
+    }
+
+    /// The connection itself, to wait for.
+    pub fn socket(&self) -> Arc<TcpStream> {
+        Arc::clone(self.socket.tcp())
+    }
+
+    /// For how long the log has acknowledged nothing of what it was sent; zero if it owes nothing.
+    pub fn owed_for(&self) -> Duration {
+        if self.expected.is_empty() {
+            return Duration::ZERO;
+        }
+        self.progress.elapsed()
+    }
+
+    /// Whether the log still owes the end of the TLS handshake.
+    pub fn is_handshaking(&self) -> bool {
+        self.socket.is_handshaking()
+    }
+
+    /// Whether there is something to send, and the window has room for it.
+    pub fn wants_to_send(&self, backlog: &Backlog) -> bool {
+        self.outgoing.is_some()
+            || self.socket.wants_write()
+            || (self.has_window(backlog) && backlog.sent() < backlog.end())
+    }
+
+    /// Whether all that there was to send is in the socket, and more can be sent.
+    pub fn is_ready(&self, backlog: &Backlog) -> bool {
+        self.outgoing.is_none()
+            && !self.socket.wants_write()
+            && self.has_window(backlog)
+            && backlog.sent() == backlog.end()
+    }
+
+    /// Not before the log is known to be the right one: another would take the appends, or take them for such that it has. Nor before
+    /// the login is answered: a log that stands still would otherwise be sent the same appends on each connection that is tried
+    /// meanwhile.
+    fn has_window(&self, backlog: &Backlog) -> bool {
+        self.is_logged_in && self.expected.len() < WINDOW_APPENDS && backlog.sent() - backlog.durable() < WINDOW_BYTES
+    }
+
+    /// Sends as much as the window and the socket take.
+    pub fn send(&mut self, shard: &str, epoch: u64, backlog: &mut Backlog) -> Result<(), LinkError> {
+        if !self.socket.try_flush()? {
+            return Ok(());
+        }
+        loop {
+            if self.outgoing.is_none() {
+                if !self.has_window(backlog) {
+                    return Ok(());
+                }
+                let Some(payload) = backlog.take(MAX_APPEND_BYTES) else { return Ok(()) };
+                if self.expected.is_empty() {
+                    self.progress = Instant::now();
+                }
+                self.expected.push_back(Expected::Append { end: payload.end });
+                let mut header = Vec::with_capacity(128);
+                append_header(&mut header, shard, epoch, payload.start, (payload.end - payload.start) as usize);
+                self.outgoing = Some(Outgoing { header, payload, written: 0 });
+            }
+            if !self.write_outgoing(backlog)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns whether the append is written whole.
+    fn write_outgoing(&mut self, backlog: &Backlog) -> Result<bool, LinkError> {
+        let Some(outgoing) = &mut self.outgoing else { return Ok(true) };
+        let payload_bytes = (outgoing.payload.end - outgoing.payload.start) as usize;
+        let total = outgoing.header.len() + payload_bytes + LINE_END.len();
+        while outgoing.written < total {
+            // All of it is still in the backlog: see `read_replies`.
+            let skip = outgoing.written.saturating_sub(outgoing.header.len()).min(payload_bytes);
+            let header_left = &outgoing.header[outgoing.written.min(outgoing.header.len())..];
+            let end_written = outgoing.written.saturating_sub(outgoing.header.len() + payload_bytes);
+            let mut slices = vec![IoSlice::new(header_left)];
+            backlog.slices(outgoing.payload.start + skip as u64..outgoing.payload.end, &mut slices);
+            slices.push(IoSlice::new(&LINE_END[end_written..]));
+            match self.socket.write_vectored(&slices) {
+                Ok(0) => return Err(std::io::Error::from(ErrorKind::WriteZero).into()),
+                Ok(count) => outgoing.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.outgoing = None;
+        Ok(true)
+    }
+
+    /// Reads the replies that are there. Returns whether something more is durable.
+    pub fn read_replies(&mut self, backlog: &mut Backlog) -> Result<bool, LinkError> {
+        let mut bytes = [0; 16 << 10];
+        loop {
+            match self.socket.read(&mut bytes) {
+                Ok(0) => return Err(LinkError::Lost("the log service closed the connection".to_owned())),
+                Ok(count) => self.replies.extend_from_slice(&bytes[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return Ok(false)
+                }
+                Err(error) => return Err(error.into()),
+            }
+            // Nothing would wake the loop for what is decrypted already.
+            if !self.socket.has_received() {
+                break;
+            }
+        }
+        let mut is_news = false;
+        while let Some(reply) = take_reply(&mut self.replies).map_err(LinkError::Lost)? {
+            let Some(expected) = self.expected.pop_front() else {
+                return Err(LinkError::Lost("the log service answered what nobody asked".to_owned()));
+            };
+            match (expected, reply) {
+                (Expected::Login, OwnedFrame::SimpleString(_)) => {}
+                (Expected::Check, OwnedFrame::BulkString(_)) => self.is_logged_in = true,
+                (Expected::Check, OwnedFrame::Error(line)) => {
+                    return Err(contradicted(&Refusal::parse(&line), self.known.as_ref()))
+                }
+                (Expected::Append { end }, OwnedFrame::Integer(durable)) => {
+                    let durable = u64::try_from(durable).unwrap_or(0);
+                    if durable < end {
+                        let why = format!("the log service acknowledged offset {durable} for an append up to {end}");
+                        return Err(LinkError::Ended(Ended::Broken(why)));
+                    }
+                    // The log may already have had, by an earlier connection, what is just being written on this one. That has
+                    // to stay until it is written: its own reply tells of it again.
+                    let kept_from = self.outgoing.as_ref().map_or(u64::MAX, |outgoing| outgoing.payload.start);
+                    if durable > backlog.end() {
+                        let why = format!("the log service acknowledged offset {durable}, beyond what it was sent");
+                        return Err(LinkError::Ended(Ended::Broken(why)));
+                    }
+                    let acknowledged = backlog.acknowledge(durable.min(kept_from));
+                    is_news |= acknowledged.map_err(|why| LinkError::Ended(Ended::Broken(why.to_string())))?;
+                    self.progress = Instant::now();
+                }
+                (_, OwnedFrame::Error(line)) => {
+                    return Err(refused(Refusal::parse(&line), backlog, self.known.as_ref()))
+                }
+                (_, other) => return Err(LinkError::Lost(format!("the log service answered {other:?}"))),
+            }
+        }
+        Ok(is_news)
+    }
+}
+
+/// The log is refused, or refuses, before anything is appended.
+fn contradicted(refusal: &Refusal, known: Option<&Known>) -> LinkError {
+    match known.and_then(|known| Contradiction::of(refusal, known)) {
+        Some(contradiction) => LinkError::Ended(Ended::Contradicted(contradiction)),
+        None if refusal.code == Code::Err => LinkError::Lost(control::other_build(refusal)),
+        None => LinkError::Lost(format!("the log service refuses: {refusal}")),
+    }
+}
+
+fn refused(refusal: Refusal, backlog: &Backlog, known: Option<&Known>) -> LinkError {
+    match refusal.code {
+        Code::Fenced => LinkError::Ended(Ended::Fenced(refusal.detail)),
+        // Nobody else appends in this epoch, so the log has lost what it acknowledged.
+        // What this node knows may be true of it all the same, so to compare that again shows nothing.
+        Code::Gap => LinkError::Ended(Ended::Contradicted(Contradiction {
+            log_id: known.map(|known| known.log.clone()).unwrap_or_default(),
+            detail: format!("it has acknowledged offset {}; {refusal}", backlog.durable()),
+            kind: Kind::Lasting,
+        })),
+        _ => LinkError::Lost(format!("the log service refuses: {refusal}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_ends_leadership_only_if_trying_again_cannot_help() {
+        let backlog = Backlog::new(7);
+        let known = Known::new("id");
+        let of = |code| refused(Refusal::new(code, "x"), &backlog, Some(&known));
+        assert!(matches!(of(Code::Fenced), LinkError::Ended(Ended::Fenced(_))));
+        assert!(
+            matches!(of(Code::Gap), LinkError::Ended(Ended::Contradicted(it)) if it.is_lasting() && it.log_id == "id")
+        );
+        for code in [Code::Gap, Code::OtherLog] {
+            let before = contradicted(&Refusal::new(code, "x"), Some(&known));
+            assert!(matches!(before, LinkError::Ended(Ended::Contradicted(it)) if !it.is_lasting()));
+        }
+        for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::NoPerm, Code::Err] {
+            assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");
+        }
+    }
+
+    /// The log has, by an earlier connection, what this one is in the middle of sending, and says so in its first reply.
+    #[test]
+    fn what_is_being_written_stays_until_it_is_written() {
+        const BYTES: usize = 7 * MAX_APPEND_BYTES;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut log, _) = listener.accept().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&socket, 64 << 10).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&log, 64 << 10).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (expected, replies) = (VecDeque::new(), Vec::new());
+        let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
+        let mut link = LogLink {
+            socket,
+            expected,
+            outgoing: None,
+            replies,
+            is_logged_in: true,
+            known: None,
+            progress: Instant::now(),
+        };
+        let stream: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
+        let mut backlog = Backlog::new(0);
+        backlog.append(&stream);
+        // The log takes the first append, and the second in part.
+        let mut sent = vec![0; MAX_APPEND_BYTES + MAX_APPEND_BYTES / 3];
+        log.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut taken = 0;
+        while taken < sent.len() {
+            assert!(link.send("s", 1, &mut backlog).is_ok());
+            taken += log.read(&mut sent[taken..]).unwrap_or(0);
+        }
+        assert!(link.outgoing.as_ref().is_some_and(|outgoing| outgoing.payload.start >= MAX_APPEND_BYTES as u64));
+        log.write_all(format!(":{}\r\n", backlog.sent()).as_bytes()).unwrap();
+        while !link.read_replies(&mut backlog).is_ok_and(|is_news| is_news) {}
+        log.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        while backlog.sent() < backlog.end() || link.outgoing.is_some() {
+            assert!(link.send("s", 1, &mut backlog).is_ok());
+            if let Ok(count) = log.read(&mut buffer) {
+                sent.extend_from_slice(&buffer[..count]);
+            }
+        }
+        drop(link);
+        log.set_nonblocking(false).unwrap();
+        log.set_read_timeout(None).unwrap();
+        log.read_to_end(&mut sent).unwrap();
+        let mut expected = Vec::new();
+        for (number, payload) in stream.chunks(MAX_APPEND_BYTES).enumerate() {
+            append_header(&mut expected, "s", 1, (number * MAX_APPEND_BYTES) as u64, payload.len());
+            expected.extend_from_slice(payload);
+            expected.extend_from_slice(LINE_END);
+        }
+        assert!(sent == expected, "the log was sent other bytes than were written");
+    }
+}

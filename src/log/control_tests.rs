@@ -1,0 +1,131 @@
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::*;
+use crate::agent::grant::Grant;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Opens a connection to a log that sends each of these after that time.
+fn open(within: Duration, replies: &'static [(&'static str, Duration)]) -> Result<LogConnection, LogError> {
+    let (shared, _tasks) = Shared::new().unwrap();
+    let shared = Arc::new(shared);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let (mut log, _) = listener.accept().unwrap();
+        for (reply, pause) in replies.iter().cycle() {
+            std::thread::sleep(*pause);
+            if log.write_all(reply.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
+    let limit = TimeLimit::within(within, AtEnd::BreaksOff, &shared.end);
+    LogConnection::open_on(socket, &shared, within, AtEnd::BreaksOff, &limit)
+}
+
+#[track_caller]
+fn assert_takes_too_long(within: Duration, replies: &'static [(&'static str, Duration)]) {
+    let began = Instant::now();
+    let error = open(within, replies).err().expect("it takes longer than it may");
+    assert!(error.to_string().contains("no answer in time"), "{error}");
+    assert!(began.elapsed() < LONG / 2, "it is given up when its time is over");
+}
+
+#[test]
+fn login_and_comparison_share_one_limit() {
+    const PAUSE: Duration = Duration::from_millis(300);
+    const REPLIES: &[(&str, Duration)] = &[("+OK\r\n", PAUSE), ("$2\r\nid\r\n", PAUSE)];
+    assert_eq!(open(LONG, REPLIES).ok().map(|log| log.log_id), Some("id".to_owned()));
+    // Each of them comes within it.
+    assert_takes_too_long(PAUSE + PAUSE / 2, REPLIES);
+}
+
+#[test]
+fn an_answer_that_trickles_in_ends_at_the_limit() {
+    const ENDLESS: &[(&str, Duration)] = &[("+", Duration::ZERO), ("O", Duration::from_millis(10))];
+    assert_takes_too_long(Duration::from_millis(200), ENDLESS);
+}
+
+#[test]
+fn the_answer_to_acquire_is_awaited_by_a_node_that_is_told_to_end_and_nothing_else_is_asked() {
+    let (shared, _tasks) = Shared::new().unwrap();
+    let shared = Arc::new(shared);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let ending = Arc::clone(&shared);
+    let log = std::thread::spawn(move || {
+        let (mut log, _) = listener.accept().unwrap();
+        let mut answers = log.try_clone().unwrap();
+        let mut receives = || log.read(&mut [0; 4096]).unwrap() > 0;
+        assert!(receives());
+        answers.write_all(b"+OK\r\n").unwrap();
+        assert!(receives());
+        ending.end.stop(Instant::now() + LONG);
+        // Longer than it takes to find that the node is to end.
+        std::thread::sleep(Duration::from_millis(300));
+        answers.write_all(b"*2\r\n:7\r\n:0\r\n").unwrap();
+        assert!(!receives(), "a question was sent whose answer nobody waits for");
+    });
+    let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
+    let limit = TimeLimit::within(LONG, AtEnd::BreaksOff, &shared.end);
+    let mut connection = LogConnection::log_in(socket, &shared, LONG, AtEnd::BreaksOff, &limit).unwrap();
+    let (node, position) = (Node { id: "n0", address: "n0:1" }, LogPosition { end: 0, replid: None });
+    let engine = Engine { version: "9.1.0".to_owned(), databases: 0 };
+    connection.may_ask().unwrap();
+    assert_eq!(connection.acquire(&node, &position, Duration::ZERO, &engine).unwrap(), 7);
+    let told = [connection.may_ask(), connection.status().map(drop)];
+    for error in told.map(Result::unwrap_err) {
+        assert!(error.to_string().contains("before this node ended"), "{error}");
+        shared.try_again_after(&error.to_string());
+        assert_eq!(shared.last_error(), "", "it tries nothing again");
+    }
+    drop(connection);
+    log.join().unwrap();
+}
+
+/// A log that answers the login, and then one question after the other.
+fn log_that_answers(shared: &Arc<Shared>, answers: Vec<Vec<u8>>) -> (LogConnection, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let log = std::thread::spawn(move || {
+        let (mut log, _) = listener.accept().unwrap();
+        let mut asked = Vec::new();
+        for answer in std::iter::once(b"+OK\r\n".to_vec()).chain(answers) {
+            let mut bytes = [0; 4096];
+            let count = log.read(&mut bytes).unwrap();
+            asked.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+            log.write_all(&answer).unwrap();
+        }
+        asked
+    });
+    let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
+    let limit = TimeLimit::within(LONG, AtEnd::GoesOn, &shared.end);
+    (LogConnection::log_in(socket, shared, LONG, AtEnd::GoesOn, &limit).unwrap(), log)
+}
+
+#[test]
+fn a_lease_that_is_granted_late_is_given_back_as_long_as_there_is_time() {
+    const IP: &str = "127.0.0.1";
+    let (shared, _tasks) = Shared::new().unwrap();
+    let shared = Arc::new(shared);
+    let own = process_identity::own_name(IP);
+    let status = |epoch: &str, leader: &str, process: &str| {
+        encode(&["end", "0", "epoch", epoch, "leader", leader, "leader_process", process, "client_ip", IP])
+    };
+    let before = || status("4", "", "");
+    let answers = vec![before(), before(), status("5", "n0", &own), b"+OK\r\n".to_vec()];
+    let (mut connection, log) = log_that_answers(&shared, answers);
+    let end = Some(Instant::now() + LONG);
+    assert_eq!(Grant::Unknown(Instant::now()).resign(&mut connection, "n0", end).unwrap(), Some(5));
+    assert!(log.join().unwrap().last().unwrap().contains(RESIGN));
+    // The lease of another process, and none for as long as there is time.
+    for (answer, grant) in [(status("5", "n1", &own), Grant::Epoch(5)), (before(), Grant::Unknown(Instant::now()))] {
+        let (mut connection, log) = log_that_answers(&shared, vec![answer]);
+        assert_eq!(grant.resign(&mut connection, "n0", Some(Instant::now())).unwrap(), None);
+        assert_eq!(log.join().unwrap().len(), 2, "nothing is asked but who leads");
+    }
+}

@@ -1,0 +1,197 @@
+//! The server's own link to its log checks that the log's certificate names the host in `durability.log`, as the module's connections do.
+//!
+//! By itself Valkey checks only of which CA a certificate is, so anybody with one of that CA, another node say, could send a node its data.
+//! The function by which the server connects by TLS is decorated. Of a link to the log it tells OpenSSL, before the handshake, which name
+//! the certificate has to have, and which one to ask for (SNI); the handshake then fails by itself. In a server whose
+//! OpenSSL is not found, as it is linked statically, the CA alone counts, and the server's log says so. Main thread only.
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr, CString};
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use libloading::os::unix::Library;
+use valkey_module::logging::log_warning;
+
+use crate::base::panic_guard::guard;
+use crate::server::follow_settings::{self, Owner};
+use crate::server::internals::{
+    ConnectFunction, Connection, ConnectionHandler, ConnectionType, Internals, TlsConnection,
+};
+
+/// `X509_CHECK_FLAG_NEVER_CHECK_SUBJECT` and `X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS`: names as the module's own connections take them.
+const HOST_FLAGS: c_uint = 0x20 | 0x4;
+/// `SSL_CTRL_SET_TLSEXT_HOSTNAME`, and the only kind of name that it takes.
+const SET_SERVER_NAME: c_int = 55;
+const HOST_NAME: c_long = 0;
+/// `C_ERR`.
+const FAILED: c_int = -1;
+
+/// A link to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Where the server is told to connect to, as it is told.
+    pub address: String,
+    /// The port there.
+    pub port: u16,
+    /// What the certificate has to name.
+    pub host: String,
+}
+
+thread_local! {
+    static LINK: RefCell<Option<Link>> = const { RefCell::new(None) };
+}
+
+struct Original {
+    table: *mut ConnectionType,
+    connect: ConnectFunction,
+}
+// SAFETY: written and read on the main thread; the pointer is to a static of the server.
+unsafe impl Send for Original {}
+// SAFETY: as above.
+unsafe impl Sync for Original {}
+
+static ORIGINAL: OnceLock<Original> = OnceLock::new();
+
+/// The server is about to be told to follow its log there, and connects meanwhile. Returns what it follows if it refuses: for [`restore`].
+pub fn expect(link: Link) -> Option<Link> {
+    LINK.replace(Some(link))
+}
+
+/// The server has refused, and follows what it followed.
+pub fn restore(link: Option<Link>) {
+    LINK.set(link);
+}
+
+/// Decorates the function by which the server connects by TLS, if it has one.
+pub fn install(internals: &Internals) {
+    let [_, tls, _] = internals.types();
+    if tls.is_null() {
+        return;
+    }
+    // SAFETY: the server's live table of that type, which is never freed; the main thread alone connects by it.
+    unsafe {
+        ORIGINAL.get_or_init(|| Original { table: tls, connect: (*tls).connect });
+        (*tls).connect = named_connect;
+    }
+}
+
+/// Puts the server's own function back.
+pub fn uninstall() {
+    if let Some(original) = ORIGINAL.get() {
+        // SAFETY: as in `install`.
+        unsafe { (*original.table).connect = original.connect };
+    }
+}
+
+unsafe extern "C" fn named_connect(
+    connection: *mut Connection,
+    address: *const c_char,
+    port: c_int,
+    source: *const c_char,
+    multipath: c_int,
+    handler: ConnectionHandler,
+) -> c_int {
+    let Some(original) = ORIGINAL.get() else { std::process::abort() };
+    let named = guard("naming the log to its server", Err(String::from("a panic")), || {
+        // SAFETY: null, or a C string of the server's.
+        let address = (!address.is_null()).then(|| unsafe { CStr::from_ptr(address) });
+        if follow_settings::owner() != Owner::Log {
+            return Ok(());
+        }
+        let host = address.and_then(|address| LINK.with_borrow(|link| host_of(link.as_ref(), address, port)));
+        let host = host.ok_or_else(|| String::from("it is not there that the log is"))?;
+        // SAFETY: the server passes a live connection of its TLS type, whose handshake has not begun.
+        unsafe { name(connection, &host) }
+    });
+    if let Err(why) = named {
+        log_warning(format!("durability: the server's link to its log cannot be told the log's name: {why}"));
+        return FAILED;
+    }
+    // SAFETY: the server's own arguments to its own function.
+    unsafe { (original.connect)(connection, address, port, source, multipath, handler) }
+}
+
+/// What the certificate has to name there; `None` if the link leads elsewhere.
+fn host_of(link: Option<&Link>, address: &CStr, port: c_int) -> Option<String> {
+    let link = link?;
+    let is_it = link.address.as_bytes() == address.to_bytes() && c_int::from(link.port) == port;
+    is_it.then(|| link.host.clone())
+}
+
+/// # Safety
+/// `connection` is a live connection of the server's TLS type, whose handshake has not begun.
+unsafe fn name(connection: *mut Connection, host: &str) -> Result<(), String> {
+    let Some(openssl) = OpenSsl::get() else { return Ok(()) };
+    // SAFETY: by contract.
+    let session = unsafe { TlsConnection::session(connection) };
+    let name = CString::new(host).map_err(|error| error.to_string())?;
+    let taken = if session.is_null() {
+        false
+    } else if host.parse::<IpAddr>().is_ok() {
+        // SAFETY: a live session, and a C string that is copied.
+        unsafe { (openssl.set_ip)((openssl.get_param)(session), name.as_ptr()) == 1 }
+    } else {
+        // SAFETY: as above.
+        unsafe {
+            (openssl.set_host_flags)(session, HOST_FLAGS);
+            (openssl.set_host)(session, name.as_ptr()) == 1
+                && (openssl.control)(session, SET_SERVER_NAME, HOST_NAME, name.as_ptr().cast_mut().cast()) == 1
+        }
+    };
+    taken.then_some(()).ok_or_else(|| format!("OpenSSL does not take '{host}'"))
+}
+
+/// What of OpenSSL, which the server has loaded, is needed.
+struct OpenSsl {
+    /// `SSL_get0_param`.
+    get_param: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+    /// `X509_VERIFY_PARAM_set1_ip_asc`.
+    set_ip: unsafe extern "C" fn(*mut c_void, *const c_char) -> c_int,
+    /// `SSL_set_hostflags`.
+    set_host_flags: unsafe extern "C" fn(*mut c_void, c_uint),
+    /// `SSL_set1_host`.
+    set_host: unsafe extern "C" fn(*mut c_void, *const c_char) -> c_int,
+    /// `SSL_ctrl`.
+    control: unsafe extern "C" fn(*mut c_void, c_int, c_long, *mut c_void) -> c_long,
+}
+
+impl OpenSsl {
+    /// That which the server uses; `None` if it cannot be found, which is logged once.
+    fn get() -> Option<&'static Self> {
+        static FOUND: OnceLock<Option<OpenSsl>> = OnceLock::new();
+        let find = || {
+            // A server whose TLS is a module of its own has it as that module's.
+            let loaded = ["libssl.so.3", "libssl.so.1.1"].into_iter().filter_map(|name| {
+                // SAFETY: only finds a library that the process has loaded already.
+                unsafe { Library::open(Some(name), libc::RTLD_NOW | libc::RTLD_NOLOAD) }.ok()
+            });
+            let found = [Library::this()].into_iter().chain(loaded).find_map(Self::of);
+            if found.is_none() {
+                log_warning(
+                    "durability: this server's link to its log checks the CA of the log's certificate, and not its name, as its OpenSSL \
+                     is not found: use a valkey-server that is linked to libssl dynamically",
+                );
+            }
+            found
+        };
+        FOUND.get_or_init(find).as_ref()
+    }
+
+    fn of(library: Library) -> Option<Self> {
+        fn symbol<T: Copy>(library: &Library, name: &str) -> Option<T> {
+            // SAFETY: each T is the type of that function in every version of OpenSSL that the server can be built with.
+            unsafe { library.get::<T>(name.as_bytes()) }.ok().map(|found| *found)
+        }
+        let found = OpenSsl {
+            get_param: symbol(&library, "SSL_get0_param")?,
+            set_ip: symbol(&library, "X509_VERIFY_PARAM_set1_ip_asc")?,
+            set_host_flags: symbol(&library, "SSL_set_hostflags")?,
+            set_host: symbol(&library, "SSL_set1_host")?,
+            control: symbol(&library, "SSL_ctrl")?,
+        };
+        // It stays loaded for as long as the functions may be called: for ever.
+        std::mem::forget(library);
+        Some(found)
+    }
+}
