@@ -80,7 +80,7 @@ fn any_bytes_are_requests_that_are_answered_or_refused() {
                     client.read_to_end(&mut answered).await.expect("a pipe");
                     answered
                 };
-                let guest = Strangers::new(1, "a connection").enter(Network::of(peer.ip()), Arc::default());
+                let guest = Strangers::new(1, 0, "a connection").enter(Network::of(peer.ip()), Arc::default());
                 let visitor = Arc::new(Visitor::new(guest, places.clone()));
                 let serving = serve_connection(server, peer, (router.clone(), visitor), &shared.limits, stopping);
                 tokio::join!(talking, serving).0

@@ -48,7 +48,9 @@ pub async fn serve(
 ) {
     let places = Arc::new(HttpPlaces::new(limits.max_http_connections));
     let router = http::router(service, limits.clone());
-    let acceptor = Acceptor::new(listener, Strangers::new(limits.max_http_strangers(), "an HTTP connection"));
+    let strangers = limits.max_http_strangers();
+    let acceptor =
+        Acceptor::new(listener, Strangers::new(strangers, limits.lingering(strangers), "an HTTP connection"));
     let mut connections = JoinSet::new();
     while !*shutdown.borrow() {
         while connections.try_join_next().is_some() {}

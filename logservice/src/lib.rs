@@ -22,6 +22,7 @@ mod http_places;
 pub mod http_port;
 pub mod inspect;
 pub mod limits;
+mod lingering;
 mod network;
 mod pass;
 mod places;

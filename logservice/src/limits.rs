@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
+use crate::lingering::LINGERING_FOR_EACH_PLACE;
+
 /// Files that the service has open besides connections and shards: snapshots, its own, and the segments of a few long logs.
 const OTHER_FILES: u64 = 1024;
 
@@ -99,16 +101,37 @@ impl Limits {
         (self.max_strangers / HTTP_STRANGERS).max(1)
     }
 
+    fn strangers(&self) -> u64 {
+        u64::from(self.max_strangers) + u64::from(self.max_http_strangers())
+    }
+
+    /// Open files without which it cannot do what it was told, shards aside.
+    fn needed_files(&self) -> u64 {
+        u64::from(self.max_connections) + u64::from(self.max_http_connections) + self.strangers() + OTHER_FILES
+    }
+
+    /// How many connections that have lost their place may linger on a port with places for so many strangers: as many as the open files that
+    /// nothing needs allow, of which each stranger takes one more for its second handle. Ask after [`Limits::raise_open_files`].
+    pub fn lingering(&self, strangers: u32) -> usize {
+        let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        self.lingering_of(strangers, allowed)
+    }
+
+    fn lingering_of(&self, strangers: u32, allowed: u64) -> usize {
+        let spare = u128::from(allowed.saturating_sub(self.needed_files()));
+        let of_port = spare * u128::from(strangers) / u128::from(self.strangers());
+        let most = u128::from(strangers) * u128::from(LINGERING_FOR_EACH_PLACE);
+        of_port.saturating_sub(u128::from(strangers)).min(most) as usize
+    }
+
     /// Lets this process have as many files open as it may, and checks that they suffice. Answers what to warn of if they do not for
     /// as many shards as there may be: few services have that many.
     ///
     /// # Errors
     /// They do not suffice for connections.
     pub fn raise_open_files(&self) -> Result<Option<String>, OpenFilesError> {
-        let strangers = u64::from(self.max_strangers) + u64::from(self.max_http_strangers());
-        let connections = u64::from(self.max_connections) + u64::from(self.max_http_connections) + strangers;
         let of_shards = FILES_OF_SHARD.saturating_mul(self.max_shards as u64);
-        let needed = connections + OTHER_FILES;
+        let needed = self.needed_files();
         let with_shards = needed.saturating_add(of_shards);
         let limit = getrlimit(Resource::Nofile);
         // Nothing here counts through descriptors, so a high limit costs nothing.

@@ -3,11 +3,16 @@
 //! and when it is full the oldest goes: whoever has a token needs it for some milliseconds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
+use crate::lingering::Lingering;
 use crate::network::Network;
 use crate::throttle::LineThrottle;
 
@@ -21,6 +26,7 @@ pub struct Strangers {
     /// What the log calls them.
     port: &'static str,
     state: Mutex<State>,
+    lingering: Mutex<Lingering>,
     lines: LineThrottle,
 }
 
@@ -40,9 +46,21 @@ struct State {
 pub struct Ending {
     task: OnceLock<AbortHandle>,
     is_due: AtomicBool,
+    /// A second handle of its socket, as long as it is a stranger's that has just come: the connection stays open for the other end
+    /// until this is dropped as well.
+    socket: Mutex<Option<OwnedFd>>,
 }
 
 impl Ending {
+    /// Of a connection whose other end is not to hear at once that it was ended.
+    pub fn lingering(socket: OwnedFd) -> Self {
+        Ending { socket: Mutex::new(Some(socket)), ..Ending::default() }
+    }
+
+    fn take_socket(&self) -> Option<OwnedFd> {
+        self.socket.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+    }
+
     /// The connection's task. It is ended now if it was to be before it ran.
     pub fn bind(&self, task: AbortHandle) {
         let _ = self.task.set(task);
@@ -67,11 +85,20 @@ pub struct Guest {
 }
 
 impl Strangers {
-    /// At most `most` at a time, and half of that of one network, but at least one.
-    pub fn new(most: u32, port: &'static str) -> Arc<Self> {
+    /// At most `most` at a time, and half of that of one network, but at least one. When they are over, at most `lingering` do not learn it at
+    /// once.
+    pub fn new(most: u32, lingering: usize, port: &'static str) -> Arc<Self> {
         let most = (most as usize).max(1);
         let most_of_network = (most / SHARE_OF_NETWORK).max(1);
-        Arc::new(Strangers { most, most_of_network, port, state: Mutex::default(), lines: LineThrottle::new() })
+        let lingering = Mutex::new(Lingering::new(lingering, Instant::now()));
+        Arc::new(Strangers {
+            most,
+            most_of_network,
+            port,
+            state: Mutex::default(),
+            lingering,
+            lines: LineThrottle::new(),
+        })
     }
 
     /// One more, which is ended by `ending`. When its network, or all together, have as many as they may, the oldest is
@@ -90,6 +117,7 @@ impl Strangers {
         let ticket = state.add(network, ending.clone());
         drop(state);
         if let Some((network, ending)) = ended {
+            self.close(&ending);
             ending.end();
             if let Some(others) = self.lines.pass() {
                 tracing::warn!(
@@ -100,6 +128,18 @@ impl Strangers {
             }
         }
         Guest { strangers: self.clone(), ticket: Some(ticket), network, ending }
+    }
+
+    /// What connections that are over wait for, and those that come.
+    pub fn lingering(&self) -> MutexGuard<'_, Lingering> {
+        self.lingering.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives up the second handle of a stranger that is over. Whoever has closed its own end needs not be kept from knowing.
+    fn close(&self, ending: &Ending) {
+        if let Some(socket) = ending.take_socket().filter(is_open) {
+            self.lingering().add(socket, Instant::now());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -148,10 +188,11 @@ impl Guest {
 
     /// It is no stranger any more. `false` if it was ended before.
     pub fn leave(&mut self) -> bool {
-        match self.ticket.take() {
-            Some(ticket) => self.strangers.lock().remove(ticket).is_some(),
-            None => true,
-        }
+        let Some(ticket) = self.ticket.take() else { return true };
+        let was_present = self.strangers.lock().remove(ticket).is_some();
+        // From now on the connection ends with its stream.
+        drop(was_present.then(|| self.ending.take_socket()));
+        was_present
     }
 
     /// It is a stranger again, the youngest.
@@ -165,12 +206,27 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.leave();
+        if let Some(ticket) = self.ticket.take() {
+            if self.strangers.lock().remove(ticket).is_some() {
+                self.strangers.close(&self.ending);
+            }
+        }
+    }
+}
+
+/// Whether the other end of a connection has not closed it.
+fn is_open(socket: &OwnedFd) -> bool {
+    match rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((bytes, _)) => bytes > 0,
+        Err(error) => error == Errno::WOULDBLOCK,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn network(number: u8) -> Network {
@@ -185,7 +241,7 @@ mod tests {
 
     impl Port {
         fn new(most: u32) -> Self {
-            Port { strangers: Strangers::new(most, "a connection"), guests: Vec::new() }
+            Port { strangers: Strangers::new(most, 0, "a connection"), guests: Vec::new() }
         }
 
         fn enter(&mut self, of: u8) {
@@ -245,12 +301,48 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_to_go_before_it_runs_goes_when_it_does() {
-        let strangers = Strangers::new(1, "a connection");
+        let strangers = Strangers::new(1, 0, "a connection");
         let first = Arc::new(Ending::default());
         let _guests = [strangers.enter(network(1), first.clone()), strangers.enter(network(2), Arc::default())];
         let task = tokio::spawn(std::future::pending::<()>());
         first.bind(task.abort_handle());
         assert!(task.await.is_err_and(|error| error.is_cancelled()));
+    }
+
+    /// A guest in the middle of a crowd, and the other end of its connection.
+    fn crowded_guest() -> (Guest, UnixStream) {
+        let strangers = Strangers::new(1000, 1000, "a connection");
+        strangers.lingering().close_nothing_at_once();
+        let (here, there) = UnixStream::pair().expect("a pair");
+        there.set_nonblocking(true).expect("set");
+        (strangers.enter(network(1), Arc::new(Ending::lingering(here.into()))), there)
+    }
+
+    fn reads(mut other_end: &UnixStream) -> std::io::Result<usize> {
+        other_end.read(&mut [0])
+    }
+
+    #[tokio::test]
+    async fn in_a_crowd_the_other_end_of_a_stranger_does_not_learn_at_once_that_it_is_over() {
+        let (guest, other_end) = crowded_guest();
+        drop(guest);
+        assert_eq!(reads(&other_end).expect_err("nothing is heard").kind(), ErrorKind::WouldBlock);
+    }
+
+    #[tokio::test]
+    async fn who_is_known_does_not_linger() {
+        let (mut guest, other_end) = crowded_guest();
+        assert!(guest.leave());
+        assert_eq!(reads(&other_end).expect("closed with its stream, of which there is none here"), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_closed_its_own_end_does_not_linger() {
+        let (guest, other_end) = crowded_guest();
+        let strangers = guest.strangers.clone();
+        drop(other_end);
+        drop(guest);
+        assert_eq!(strangers.lingering().next_due(), None);
     }
 
     #[tokio::test]

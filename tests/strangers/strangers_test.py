@@ -77,6 +77,8 @@ class Rig:
         self._log = [os.environ["LOGSERVICE"], "--dir", str(directory / "log"), "--listen", f"{HOST}:{self.log_port}"]
         self._log += ["--http", f"{HOST}:{self.http_port}", "--tokens", str(tokens)]
         self._log += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server"]
+        # Few, so that open files are left for connections that linger wherever 20,000 are allowed.
+        self._log += ["--max-connections", "1000"]
         config = (
             f'bind {HOST}\nport {self.port}\ndir {directory}\nsave ""\nloadmodule {os.environ["DURABILITY_SO"]}\n'
             f"durability.log {HOST}:{self.log_port}\ndurability.shard {SHARD}\ndurability.auth {TOKEN}\n"

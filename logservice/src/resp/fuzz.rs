@@ -157,7 +157,7 @@ pub(crate) async fn connection(shared: &Arc<Shared>) -> (Connection, TcpStream) 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
     let (stream, peer) = listener.accept().await.expect("accepted");
-    let guest = Strangers::new(1, "a connection").enter(Network::of(peer.ip()), Arc::default());
+    let guest = Strangers::new(1, 0, "a connection").enter(Network::of(peer.ip()), Arc::default());
     (Connection::new(shared, Socket::from(stream), peer.to_string(), 1, guest), client)
 }
 

@@ -66,7 +66,8 @@ pub async fn serve(
     port: Option<Arc<Port>>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let acceptor = Acceptor::new(listener, Strangers::new(limits.max_strangers, "a connection"));
+    let strangers = limits.max_strangers;
+    let acceptor = Acceptor::new(listener, Strangers::new(strangers, limits.lingering(strangers), "a connection"));
     let budget = Arc::new(InputBudget::new(limits.max_input_mb));
     let places = Places::new(limits.max_connections, limits.kept_for_nodes());
     let shared = Arc::new(Shared { service, limits, budget, places });
