@@ -2,7 +2,9 @@
 # Drives one of the tests that use bolero::check! with libFuzzer. Needs a nightly compiler. What was found, and the inputs that
 # reach new code, stay in target/fuzz.
 #
-#   scripts/fuzz.sh PACKAGE TEST [SECONDS]      logservice resp::fuzz::any_command_is_answered 300
+#   scripts/fuzz.sh PACKAGE TEST [SECONDS]
+#   scripts/fuzz.sh logservice resp::fuzz::any_command_is_answered 300
+#   scripts/fuzz.sh durability-protocol resp_parser::tests::any_bytes_are_the_same_frames_however_they_arrive 300
 source "$(dirname "$0")/lib.sh"
 
 [ $# -ge 2 ] || die "usage: scripts/fuzz.sh PACKAGE TEST [SECONDS]"

@@ -61,9 +61,9 @@ impl Lease {
         self.length
     }
 
-    /// A renewal is about to be sent that asks for `length`; zero does not expire. `sent` is read from the clock before, and
-    /// the same is told when the answer comes. A shorter length counts at once, as the log service may grant it although no
-    /// answer ever comes.
+    /// A renewal is about to be sent that asks for `length`; zero does not expire. `sent` is read from the clock before, is later than that
+    /// of the renewal before, so that their answers can be told apart, and is told again when the answer comes. A shorter length counts
+    /// at once, as the log service may grant it although no answer ever comes.
     pub fn renewal_sent(&mut self, sent: Moment, length: Duration) {
         let length = (!length.is_zero()).then_some(length);
         if length != self.length {

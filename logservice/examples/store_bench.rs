@@ -140,9 +140,9 @@ fn run(directory: &Path, rates: &mut [Vec<f64>; COLUMNS]) -> io::Result<()> {
             rates[*first + 1].push(megabytes_per_second(|| log.append(1, Syncs::Each))?);
         }
         for (first, log) in &mut logs {
-            let syncs = log.store.usage().fsyncs;
+            let syncs = log.store.usage().commits;
             rates[*first + 2].push(megabytes_per_second(|| log.append(IN_FLIGHT_BYTES, Syncs::Each))?);
-            assert_eq!(log.store.usage().fsyncs - syncs, (TURN_BYTES / BLOCK_BYTES) as u64, "appends shared a sync");
+            assert_eq!(log.store.usage().commits - syncs, (TURN_BYTES / BLOCK_BYTES) as u64, "appends shared a sync");
         }
         for (first, log) in &logs {
             rates[*first + 3].push(megabytes_per_second(|| log.read())?);

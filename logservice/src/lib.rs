@@ -4,45 +4,40 @@
 //! The service stores it, acknowledges what is durable, lets one leader at a time append, and replays it to anyone
 //! who asks with Valkey's own `PSYNC`.
 //!
-//! From the bottom up: [`store`] keeps bytes (files here, another engine later), [`shard`] gives them their meaning
-//! (epochs, leases, conditional append, "tell me when this is durable"), [`service`] holds the shards of one
-//! directory, and [`resp`] and [`http`] translate two protocols into calls on a shard.
+//! The rooms, from the top down. Each uses only the ones below it, which `tests/layers.py` checks:
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`program`] | command line, start, reload and stop |
+//! | [`tools`] | `check`, `dump` and `restore` |
+//! | [`resp`], [`http`] | two protocols, translated into calls on a shard |
+//! | [`snapshotter`] | when snapshots and audits run, and how a snapshot is made |
+//! | [`service`] | the shards of one directory: opened, looked up, dropped |
+//! | [`audit`] | compares keys of a leader with the log |
+//! | [`shard`] | what the bytes mean: epochs, leases, conditional append, durability |
+//! | [`engine`] | valkey-servers that apply a log for snapshots, audits and restores |
+//! | [`snapshots`] | where snapshots are kept |
+//! | [`store`] | where logs and manifests are kept |
+//! | [`encryption`] | keys, and the frames in which encrypted data is stored |
+//! | [`access`] | tokens, roles, logins, wrong guesses |
+//! | [`connections`] | accepting, TLS, limits |
+//! | [`base`] | leaves |
 
-mod accept;
+pub mod access;
 pub mod audit;
-pub mod config;
-mod cutter;
+pub mod base;
+pub mod connections;
 pub mod encryption;
 pub mod engine;
-mod guesses;
 pub mod http;
-#[cfg(test)]
-mod http_fuzz;
-mod http_places;
-pub mod http_port;
-pub mod inspect;
-pub mod limits;
-mod lingering;
-mod network;
-mod pass;
-mod places;
-pub mod printable;
-pub mod private;
+pub mod program;
 pub mod resp;
-pub mod restore;
-pub mod roles;
-pub mod server;
 pub mod service;
 pub mod shard;
 pub mod snapshots;
 pub mod snapshotter;
 pub mod store;
-mod strangers;
-mod throttle;
-pub mod tls;
-pub mod tokens;
-mod turns;
-mod uploads;
+pub mod tools;
 
 #[cfg(test)]
 #[global_allocator]

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use logservice::config::{Command, CommandLine, Config};
+use logservice::base::printable::printable;
+use logservice::base::private::keep_private;
 use logservice::encryption::KeyRing;
-use logservice::printable::printable;
-use logservice::private::keep_private;
+use logservice::program::command_line::{Command, CommandLine};
+use logservice::program::config::Config;
+use logservice::program::lifecycle;
 use logservice::snapshots::SnapshotStore;
-use logservice::{inspect, restore, server};
+use logservice::tools::{check, dump, restore};
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
@@ -34,7 +36,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&format!("cannot start threads: {error}")),
     };
     let ran = runtime.block_on(run(&config));
-    // Reads for replicas may be in the middle of a system call; nothing of theirs needs finishing.
+    // Reads for replicas may be in the middle of a system call, and need not be finished.
     runtime.shutdown_background();
     match ran {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,7 +55,7 @@ fn look(command: &Command) -> ExitCode {
             read_keys(encrypt_key_file.as_deref()).and_then(|keys| {
                 let store = SnapshotStore::open(snapshots.as_deref(), dir).map_err(std::io::Error::other)?;
                 let store = store.encrypted_with(keys.clone(), None);
-                runtime.block_on(inspect::check(dir, &store, &keys, shard.as_deref(), &mut out))
+                runtime.block_on(check::check(dir, &store, &keys, shard.as_deref(), &mut out))
             })
         }
         Command::Restore(options) => match runtime.block_on(restore::restore(options)) {
@@ -61,13 +63,13 @@ fn look(command: &Command) -> ExitCode {
             Err(error) => return fail(&error.to_string()),
         },
         Command::Dump { dir, shard, from, to, encrypt_key_file } => read_keys(encrypt_key_file.as_deref())
-            .and_then(|keys| inspect::dump(dir, shard, &keys, *from..*to, &mut out))
+            .and_then(|keys| dump::dump(dir, shard, &keys, *from..*to, &mut out))
             .map(|()| true),
     };
     match done.and_then(|is_sound| out.flush().map(|()| is_sound)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // Whoever reads has seen enough.
+        // The reader of the output has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }
@@ -77,13 +79,13 @@ fn read_keys(file: Option<&Path>) -> std::io::Result<Arc<KeyRing>> {
     KeyRing::read(file).map_err(std::io::Error::other)
 }
 
-async fn run(config: &Config) -> Result<(), server::StartError> {
+async fn run(config: &Config) -> Result<(), lifecycle::StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    // A write beyond RLIMIT_FSIZE is then an error, which counts as a lack of space, instead of the end of the process.
+    // With a handler, a write beyond RLIMIT_FSIZE is an error, which counts as a lack of space, and does not end the process.
     let _file_size_limit = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
-    let server = server::start(config).await?;
+    let server = lifecycle::start(config).await?;
     let name = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",

@@ -1,9 +1,11 @@
+//! How an append is framed, without copying its payload.
+
 use std::io::Write;
 
 use crate::APPEND;
 
-/// Writes into `out` the RESP framing of an append up to the first byte of its payload. The caller sends the
-/// `payload_bytes` bytes after it and ends with `\r\n`, so the payload itself is never copied.
+/// Writes into `out` the RESP framing of an append up to the first byte of its payload. The caller then sends the
+/// `payload_bytes` bytes and `\r\n`, so the payload is never copied.
 pub fn append_header(out: &mut Vec<u8>, shard: &str, epoch: u64, offset: u64, payload_bytes: usize) {
     let (epoch, offset) = (epoch.to_string(), offset.to_string());
     out.extend_from_slice(b"*5\r\n");

@@ -1,3 +1,5 @@
+//! Versions of valkey-server, and whether one reads what another wrote.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,22 +9,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The version of a Valkey server, as `9.1.2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EngineVersion {
-    /// New with incompatible changes.
+    /// Grows with incompatible changes.
     pub major: u16,
-    /// New with new commands and new encodings.
+    /// Grows with new commands and encodings.
     pub minor: u16,
-    /// New with corrections only.
+    /// Grows with corrections only.
     pub patch: u16,
 }
 
 impl EngineVersion {
-    /// Whether a server of this version can apply what one of version `writer` wrote. Versions that differ only in the
-    /// patch read each other's commands and snapshots, so that a patch can be taken back.
+    /// Whether a server of this version can apply what a server of version `writer` wrote. Versions that differ only in the patch read each
+    /// other's commands and snapshots, so that a patch can be taken back.
     pub fn reads(self, writer: EngineVersion) -> bool {
         (self.major, self.minor) >= (writer.major, writer.minor)
     }
 
-    /// Refuses a node of this version if it cannot apply what one of version `writer` wrote.
+    /// Refuses a node of this version if it cannot apply what a server of version `writer` wrote.
     ///
     /// # Errors
     /// [`Code::OldEngine`](crate::Code::OldEngine), with both versions.
@@ -46,7 +48,7 @@ pub struct NotAVersion;
 impl FromStr for EngineVersion {
     type Err = NotAVersion;
 
-    /// Reads `major.minor.patch`; what follows a `-` (a release candidate) is passed over.
+    /// Reads `major.minor.patch`, and ignores what follows a `-` (a release candidate).
     fn from_str(text: &str) -> Result<Self, NotAVersion> {
         let numbers = text.split_once('-').map_or(text, |(numbers, _)| numbers);
         let mut parts = numbers.split('.').map(|part| part.parse().map_err(|_| NotAVersion));

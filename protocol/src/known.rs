@@ -1,4 +1,4 @@
-//! What a node knows of the log that it led or followed, as it says so to a log that claims to be that one.
+//! What a node knows of the log that it led or followed, by which it recognises that log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,23 +8,23 @@ use crate::{is_valid_name, is_valid_replid};
 /// Stands for a node that knows no log.
 const NOTHING: &str = "-";
 
-/// What a node knows of its log: it has id `log`, and when the leader of `epoch` was the last that had begun to write in it, under
-/// `replid`, everything below `durable` was durable in it. As text `log:epoch:replid:durable`.
+/// What a node knows of its log: its id is `log`, and when the leader of `epoch` was the last that had begun to write, under `replid`,
+/// everything below `durable` was durable. As text `log:epoch:replid:durable`.
 ///
-/// A log for which this was true once is bound to it for ever, unless its leader has started it anew from a seed: it never goes back.
+/// Once this is true for a log it stays true, as a log never goes back, unless its leader has begun it anew with an uploaded data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// The log's id.
     pub log: String,
-    /// That epoch; 0 if it is not known.
+    /// That epoch; 0 if it is unknown.
     pub epoch: u64,
-    /// The replication id of the stream up to `durable`; empty if it is not known.
+    /// The replication id of the stream up to `durable`; empty if it is unknown.
     pub replid: String,
     /// Exclusive end of what was durable.
     pub durable: u64,
 }
 
-/// It is no [`Known`].
+/// The text is no [`Known`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotKnown;
 
@@ -42,7 +42,7 @@ impl Known {
         Known { log: log.into(), epoch: 0, replid: String::new(), durable: 0 }
     }
 
-    /// Reads the text of what a node knows, or of one that knows nothing.
+    /// Reads the text of what a node knows; `None` for the text of a node that knows nothing.
     ///
     /// # Errors
     /// It is neither.
@@ -85,14 +85,14 @@ impl FromStr for Known {
     }
 }
 
-/// The user name with which a server logs in that follows its log by `PSYNC` and shall not be given another one in its place.
+/// The user name of a server that follows a log by `PSYNC`, with which it is never given another log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaUser<'a> {
     /// The shard.
     pub shard: &'a str,
-    /// What the server knows of its log; none from a server without this module.
+    /// What the server knows of its log; `None` from a server without this module.
     pub known: Option<Known>,
-    /// Whether everything that the server holds came from that log, so that it is durable up to where it asks to go on.
+    /// Whether everything that the server holds came from that log, so that it is durable up to the requested offset.
     pub is_whole: bool,
 }
 
@@ -145,7 +145,7 @@ mod tests {
     fn any_text_is_what_survives_its_own_text_or_nothing() {
         bolero::check!().with_type::<(String, Option<u64>, Option<u64>, bool)>().for_each(
             |(any, epoch, durable, is_whole)| {
-                // Its parts are sound now and then, or all would be refused for the first.
+                // Some inputs have sound parts, as otherwise all would be refused for the first.
                 let part = |number: &Option<u64>| number.map_or_else(|| any.clone(), |number| number.to_string());
                 let end = if *is_whole { "/whole" } else { "" };
                 let user = format!("s1/abc:{}:{}:{}{end}", part(epoch), "a".repeat(40), part(durable));

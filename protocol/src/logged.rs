@@ -1,41 +1,41 @@
-//! Which commands the server of a leader puts into its replication stream, and so into the log. What comes out of the log is
-//! applied only if it is one of these: whoever has a token of the shard can append anything.
+//! Which commands a leader's server puts into its replication stream, and so into the log. Other commands in the log are not applied, as
+//! anyone with a token of the shard can append anything.
 
-/// What a command is, where it stands in the log.
+/// Whether a leader may have put a command into the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Logged {
-    /// A leader may have put it there.
+    /// It may have.
     Yes,
-    /// A leader may have, if the first argument is `GETACK`.
+    /// It may have if the first argument is `GETACK`.
     Getack,
-    /// That depends on the subcommand, which has a full name of its own.
+    /// It depends on the subcommand, which has a full name of its own.
     BySubcommand,
-    /// No leader puts it there.
+    /// It never does.
     Never,
 }
 
-/// The one use of `REPLCONF` in the stream.
+/// The only use of `REPLCONF` in the stream.
 const GETACK: &str = "GETACK";
 
-/// Judges the command with that full name (`function|load`), in lower case, by the flags that the server's `COMMAND` tells of it.
-/// `is_container`: it has subcommands.
+/// Judges the command with that full name (`function|load`), in lower case, by its flags in the server's reply to `COMMAND`. `is_container`:
+/// it has subcommands.
 ///
-/// A server puts into the stream what wrote (flag `write`; `MIGRATE` becomes a `DEL` there), messages, and words of its own. Scripts
-/// are never there: what they call is. Of those that only read, `PFCOUNT` is there when it keeps its result, and any is if another
-/// module wrote as it heard of what the command did. What a module replicates of its own commands need not be registered as a write.
+/// A server puts into the stream commands that wrote (flag `write`; `MIGRATE` becomes a `DEL`), messages, and commands of its own. It never
+/// puts scripts there, but what they call. A command that only reads is there if it is `PFCOUNT` and stores its result, or if a module wrote
+/// when it was notified of the command. What a module replicates of its own commands need not be registered as a write.
 pub fn is_logged(name: &str, is_container: bool, has: impl Fn(&str) -> bool) -> Logged {
     match name {
-        // Messages are there because the server says so of these two, in no flag that it tells.
+        // The server replicates these two messages, which no flag shows.
         "ping" | "select" | "multi" | "exec" | "publish" | "spublish" => return Logged::Yes,
         "replconf" => return Logged::Getack,
         "migrate" => return Logged::Never,
         _ if is_container => return Logged::BySubcommand,
-        // Of the durability module's own commands none is there. Nodes of a cluster have no log.
+        // The durability module's own commands are never there. Nodes of a cluster have no log.
         _ if name.starts_with("durability.") || name.starts_with("cluster|") => return Logged::Never,
         _ if has("write") => return Logged::Yes,
         _ => {}
     }
-    // That scripts may not call a module's command says nothing about who replicates it.
+    // A module may replicate its commands even if scripts may not call them.
     let is_taken = has("module") || (has("readonly") && !has("noscript"));
     if is_taken && !has("admin") {
         Logged::Yes
@@ -44,24 +44,24 @@ pub fn is_logged(name: &str, is_container: bool, has: impl Fn(&str) -> bool) -> 
     }
 }
 
-/// What becomes of a command that comes out of the log.
+/// How to treat a command that comes out of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
-    /// It is applied, whatever its arguments are.
+    /// Apply it, whatever its arguments are.
     Always,
-    /// It is applied.
+    /// Apply it.
     Taken,
     /// No leader can have logged the command with that full name.
     NotLogged(String),
-    /// The server that is to apply it tells of no command with that full name.
+    /// The server that would apply it has no command with that full name.
     Unknown(String),
 }
 
-/// So much of a name is told: all of it, as long as it is one.
+/// Most bytes of a name that are reported. No real name is longer.
 const SHOWN_NAME_BYTES: usize = 64;
 
-/// Judges a command by its name, in lower case, and its first argument (empty if it has none). `find` tells what [`is_logged`] says of
-/// the command with that full name.
+/// Judges a command by its name, in lower case, and its first argument (empty if it has none). `find` returns the result of [`is_logged`]
+/// for the command with that full name.
 pub fn judge(name: &str, first: &[u8], find: impl Fn(&str) -> Option<Logged>) -> Judged {
     match find(name) {
         Some(Logged::Yes) => Judged::Always,

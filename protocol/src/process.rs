@@ -1,25 +1,25 @@
-//! Which process leads. A node that is started again and finds its own name leading has to know whether that is its earlier
-//! life, which is over, or another process of the same name, which still answers: it knows if it can see that process end.
+//! Which process leads. A restarted node that finds its own name leading has to know whether that is its earlier process, which has ended,
+//! or another process of the same name, which still answers. It knows if it can see that this process no longer exists.
 
 /// Longest name of a process in bytes.
 pub const MAX_BYTES: usize = 128;
 
-/// A process among all that ever ran on a machine since it was booted, as `boot-id/pid-namespace/pid[/ip]`.
+/// A process among all that have run since the machine was booted, as `boot-id/pid-namespace/pid[/ip]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessName<'a> {
     /// Drawn by the kernel when the machine was booted.
     pub boot_id: &'a str,
-    /// Number of the pid namespace. Another namespace gets it at most once the first one has ended, with all its processes.
+    /// Number of the pid namespace. Another namespace gets the same number only after this one has ended with all its processes.
     pub pid_namespace: u64,
-    /// The process, as it is known there.
+    /// The process id in that namespace.
     pub pid: i32,
-    /// The IP address from which the log service sees it; empty if that is not known. A clone of a virtual machine that went on from an
-    /// image of its memory has the same of everything else.
+    /// The IP address from which the log service sees it; empty if that is unknown. Everything else is the same in a clone of a virtual
+    /// machine that continues from an image of its memory.
     pub ip: &'a str,
 }
 
 impl<'a> ProcessName<'a> {
-    /// Reads what [`std::fmt::Display`] writes; `None` if it is something else.
+    /// Reads what [`std::fmt::Display`] writes; `None` for anything else.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split('/');
         let (boot_id, pid_namespace, pid) = (parts.next()?, parts.next()?, parts.next()?);
@@ -38,7 +38,7 @@ impl std::fmt::Display for ProcessName<'_> {
     }
 }
 
-/// Whether the log service takes `text` for the name of a process: it keeps and shows it, and understands nothing of it.
+/// Whether the log service accepts `text` as the name of a process. The service stores and shows the name without interpreting it.
 pub fn is_valid(text: &str) -> bool {
     (1..=MAX_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_fit_into_a_line_is_refused() {
+    fn a_name_that_would_not_fit_into_a_line_is_refused() {
         for bad in ["", "a b", "a,b", "a\nb", &"x".repeat(MAX_BYTES + 1)] {
             assert!(!is_valid(bad), "{bad:?}");
         }

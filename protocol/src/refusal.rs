@@ -1,3 +1,5 @@
+//! Why the log service refuses: the codes with which its errors begin.
+
 use std::fmt;
 
 use crate::EngineVersion;
@@ -7,29 +9,28 @@ use crate::EngineVersion;
 pub enum Code {
     /// The epoch of the request is not the current one: another leader has taken over. Final for that epoch.
     Fenced,
-    /// The offset of the request is not the log's end, or the log lacks, or has in another form, what was durable in it. The detail
-    /// begins with the end.
+    /// The offset of the request is not the log's end, or the log lacks what was durable in it, or has other bytes there. The detail begins
+    /// with the end.
     Gap,
-    /// This is another log than the one that the node has led or followed, though it goes by the same shard name. The detail
-    /// begins with this log's id.
+    /// This is another log than the one that the node has led or followed, although the shard has the same name. The detail begins with this
+    /// log's id.
     OtherLog,
-    /// Another node holds the lease, or it is reserved for another. The detail begins with that node's id, its address (`-` if
-    /// it is not known), and milliseconds left (-1 it never expires).
+    /// Another node holds the lease, or it is reserved for another. The detail begins with that node's id, its address (`-` if it is
+    /// unknown), and the milliseconds left (-1: it never expires).
     Leased,
-    /// The node's engine is older than the one that wrote the log, so it may not know what it would be sent.
+    /// The node's server is older than the one that wrote the log, so it may not understand the stream.
     OldEngine,
-    /// The disk of the log is full. Nothing of the request was written; it can be sent again.
+    /// The disk of the log is full. Nothing of the request was written, and it can be sent again.
     NoSpace,
     /// A write or fsync of the log failed: the shard acknowledges nothing until the service is restarted.
     LogFailed,
-    /// A replica is not given the stream for now. In its form Valkey's own word: a server that is answered so tries again, and keeps
-    /// what it holds.
+    /// A replica cannot be given the stream at the moment. This is Valkey's own word, after which a server tries again and keeps its data.
     NoMasterLink,
-    /// There is no shard of that name, or the one that the connection was about was dropped.
+    /// There is no shard of that name, or the shard of this connection was dropped.
     NoShard,
-    /// The shard is named by nobody, or the token is wrong, or is none any more.
+    /// The client has not logged in, or its token is wrong or was removed.
     NoAuth,
-    /// The role of the token does not allow the command. The detail names the role that does.
+    /// The role of the token does not allow the command. The detail names the role that is needed.
     NoPerm,
     /// Anything else: a malformed request.
     Err,
@@ -51,7 +52,7 @@ impl Code {
         Code::Err,
     ];
 
-    /// The word as it stands in the reply.
+    /// Its word in the reply.
     pub fn word(self) -> &'static str {
         match self {
             Code::Fenced => "FENCED",
@@ -73,19 +74,19 @@ impl Code {
 /// An error reply of the log service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// What kind of refusal.
+    /// The kind of refusal.
     pub code: Code,
-    /// The rest of the line, for a person to read.
+    /// The rest of the line, for people.
     pub detail: String,
 }
 
 impl Refusal {
-    /// A refusal of `code` that says `detail`.
+    /// A refusal of that code and detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Refusal { code, detail: detail.into() }
     }
 
-    /// A node `that` (runs an older engine, say) cannot follow or lead a log that `writer` wrote.
+    /// A node `that` (runs an older server, say) cannot follow or lead a log that `writer` wrote.
     pub fn old_engine(that: &str, writer: EngineVersion) -> Self {
         let text = format!("this node {that}, but the log was written by Valkey {writer}: upgrade the node");
         Refusal::new(Code::OldEngine, text)
@@ -96,8 +97,7 @@ impl Refusal {
         Refusal::new(Code::NoShard, format!("shard '{name}' does not exist"))
     }
 
-    /// Reads an error line without its leading `-`. A first word that is not known counts as [`Code::Err`], with
-    /// the whole line as detail.
+    /// Reads an error line without its leading `-`. An unknown first word counts as [`Code::Err`], with the whole line as detail.
     pub fn parse(line: &str) -> Self {
         let (word, detail) = line.split_once(' ').unwrap_or((line, ""));
         match Code::ALL.into_iter().find(|code| code.word() == word) {

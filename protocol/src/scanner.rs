@@ -1,29 +1,30 @@
-//! Reads the replication stream as it passes, cut anywhere, and judges each of its commands, without looking at what they are given.
+//! Reads the replication stream as it passes, cut anywhere, and judges each command by its name. Keeps no arguments, and so needs no buffer:
+//! where whole commands are needed there is [`RespParser`](crate::RespParser).
 
 use std::fmt;
 
 use crate::logged::{judge, Judged, Logged};
 
-/// Longer words are no names.
+/// Longest name of a command in bytes.
 const WORD_BYTES: usize = 64;
-/// A length or a number of arguments has fewer digits.
+/// Most digits of a length or a number of arguments.
 const MAX_DIGITS: u8 = 18;
 
-/// What must not be applied.
+/// A place in the stream from which nothing may be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotLogged {
-    /// Where it begins in the stream; of a transaction, where that begins. What is before that (exclusive) may be applied.
+    /// Where the command begins, or the transaction that it is in. Everything before (exclusive) may be applied.
     pub offset: u64,
-    /// What it is.
+    /// What is there.
     pub what: Unfit,
 }
 
-/// What is found in a stream and does not belong there.
+/// What does not belong into a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
     /// The command with that full name, which no leader logs.
     NotLogged(String),
-    /// A command with that full name, of which whoever applies the log knows nothing.
+    /// A command with that full name, which the server that would apply the log does not have.
     Unknown(String),
     /// Something that is no command as servers write them to the stream.
     NoCommand,
@@ -49,7 +50,7 @@ impl fmt::Display for NotLogged {
 
 impl std::error::Error for NotLogged {}
 
-/// What comes next.
+/// What the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// `*`: a command begins.
@@ -58,37 +59,37 @@ enum Next {
     Argument,
     /// A digit of a length, or the end of it.
     Digit { is_count: bool },
-    /// The line feed behind a length.
+    /// The line feed after a length.
     EndOfLength { is_count: bool },
-    /// So many bytes of an argument.
+    /// So many more bytes of an argument.
     Bytes(u64),
-    /// The two bytes behind an argument, or the second.
+    /// The two bytes after an argument, or only the second.
     EndOfArgument { is_half: bool },
 }
 
-/// See the module. Knows where it is in the stream.
+/// Scans a stream; see the module.
 #[derive(Debug)]
 pub struct Scanner {
-    /// Of the next byte.
+    /// Offset of the next byte.
     offset: u64,
-    /// Where the command begins that is being read.
+    /// Where the current command begins.
     command: u64,
-    /// Where the transaction begins that is.
+    /// Where the current transaction begins.
     transaction: Option<u64>,
     next: Next,
     number: u64,
     digits: u8,
-    /// Arguments that are still to come, the name included.
+    /// Arguments of the current command that have not ended, including the name.
     left: u64,
-    /// The command's name, in lower case, as far as it has come, and then its first argument.
+    /// The command's name as far as it has arrived, then its first argument.
     word: Vec<u8>,
     name: Option<String>,
-    /// What is read now is to be kept in `word`.
+    /// The current argument is kept in `word`.
     keeps_word: bool,
 }
 
 impl Scanner {
-    /// For a stream of which a command begins at `offset`.
+    /// A scanner at `offset`, where a command begins.
     pub fn new(offset: u64) -> Self {
         Scanner {
             offset,
@@ -104,10 +105,10 @@ impl Scanner {
         }
     }
 
-    /// Takes in the bytes that follow. `find` tells what [`is_logged`](crate::is_logged) says of the command with that full name.
+    /// Scans the bytes that follow. `find` returns the result of [`is_logged`](crate::is_logged) for the command with that full name.
     ///
     /// # Errors
-    /// They must not be applied, from the offset on that is told. Then this is of no more use.
+    /// From the offset in the error on, nothing may be applied. Then the scanner must not be used again.
     pub fn scan(&mut self, mut bytes: &[u8], find: impl Fn(&str) -> Option<Logged>) -> Result<(), NotLogged> {
         while let Some(&byte) = bytes.first() {
             let mut used = 1;
@@ -167,7 +168,7 @@ impl Scanner {
         self.word.clear();
     }
 
-    /// The name has come, or what decides together with it.
+    /// The name has arrived, or the first argument if that decides as well.
     fn word_ended(&mut self, find: &impl Fn(&str) -> Option<Logged>) -> Result<(), NotLogged> {
         let judged = match self.name.take() {
             Some(name) => judge(&name, &self.word, find),
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_leader_logs_is_told_with_its_byte() {
+    fn a_command_that_no_leader_logs_is_reported_with_its_offset() {
         let before = stream(&["SET k v"]).len() as u64;
         for (command, name) in [
             ("DEBUG SLEEP 1", "debug"),
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_told_as_that() {
+    fn an_unknown_command_is_reported_as_unknown() {
         let unknown = |name: &str| Err((0, Unfit::Unknown(name.to_owned())));
         assert_eq!(scanned(&stream(&["nosuch k"])), unknown("nosuch"));
         assert_eq!(scanned(&stream(&["FUNCTION nosuch"])), unknown("function|nosuch"));
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_writes_is_no_command() {
+    fn bytes_that_no_server_writes_are_no_command() {
         let begin = stream(&["SET k v"]);
         for garbage in [
             "CONFIG SET port 1\r\n",

@@ -52,7 +52,7 @@ failed=$((sync + async - passed))
 
 $(date -u +%Y-%m-%d), commit $(git -C "$ROOT" rev-parse --short HEAD), \`tests/failover/record.sh --sync $sync --async $async --seconds $seconds --lanes $lanes
 --seed $seed\`: a shard of three nodes and its log service, 20 clients, leases of 1000 ms, faults for $seconds s in each round, $lanes rounds at a
-time on $(nproc) cores. What is judged, and how, is in ARCHITECTURE.md (Tests).
+time on $(nproc) cores. What is judged, and how, is in docs/design/testing.md.
 
 - sync: $(grep -c '^| sync .*| passed |$' "$work/rows" || true) of $sync passed: $(sum sync 17) operations, $(sum sync 18) acknowledged writes of which $(sum sync 22) are missing,
   $(sum sync 19) takeovers, $(sum sync 21) histories, all of them linearizable where passed.

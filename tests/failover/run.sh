@@ -10,12 +10,7 @@
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
 set -euo pipefail
 
-HERE=$(cd "$(dirname "$0")" && pwd)
-ROOT=$(dirname "$(dirname "$HERE")")
-TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
-export DURABILITY_SO=${DURABILITY_SO:-$TARGET/release/libvalkey_durability.so}
-export LOGSERVICE=${LOGSERVICE:-$TARGET/release/logservice}
-export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
+source "$(dirname "$0")/../binaries.sh"
 
 self_check=no arguments=()
 for argument in "$@"; do
@@ -23,9 +18,6 @@ for argument in "$@"; do
 done
 
 (cd "$ROOT" && cargo build --quiet --release --package durability-failover)
-for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"; do
-    [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
-done
 
 # Job control gives the program a process group of its own, in which everything is that it starts.
 harness=

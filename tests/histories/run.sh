@@ -7,12 +7,7 @@
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
 set -euo pipefail
 
-HERE=$(cd "$(dirname "$0")" && pwd)
-ROOT=$(dirname "$(dirname "$HERE")")
-TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
-export DURABILITY_SO=${DURABILITY_SO:-$TARGET/release/libvalkey_durability.so}
-export LOGSERVICE=${LOGSERVICE:-$TARGET/release/logservice}
-export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
+source "$(dirname "$0")/../binaries.sh"
 
 arguments=()
 for argument in "$@"; do
@@ -28,9 +23,7 @@ for argument in "$@"; do
 done
 
 (cd "$ROOT" && cargo build --quiet --release --package durability-histories)
-for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"; do
-    [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
-done
+need "$DURABILITY_SO"
 
 # Job control gives the program a process group of its own, in which everything is that it starts.
 set -m

@@ -10,7 +10,9 @@ import unittest
 
 import valkey
 
-from processes import HOST, SHARD, TOKEN, Client, Shard, clients, wait_for
+import counted_tests
+from child_process import HOST, wait_for
+from shard import SHARD, TOKEN, Client, Shard, clients
 
 # From the kill to the next write that is answered. The lease is 1 s long, and clients wait a while before they try again.
 KILLED_WITHIN_S = 5.0
@@ -129,27 +131,5 @@ class ClientsFindTheLeader(unittest.TestCase):
             self.assertIsNone(log.sentinel_get_master_addr_by_name(SHARD))
 
 
-class Result(unittest.TextTestResult):
-    """Counts what passed as well."""
-
-    passed = 0
-
-    def addSuccess(self, test):
-        super().addSuccess(test)
-        self.passed += 1
-
-
-def main() -> int:
-    loader = unittest.defaultTestLoader
-    if len(sys.argv) > 1:
-        suite = loader.loadTestsFromNames([f"ClientsFindTheLeader.{name}" for name in sys.argv[1:]], sys.modules[__name__])
-    else:
-        suite = loader.loadTestsFromTestCase(ClientsFindTheLeader)
-    result = unittest.TextTestRunner(verbosity=2, resultclass=Result, stream=sys.stdout).run(suite)
-    failed = max(result.testsRun - result.passed, len(result.errors) + len(result.failures))
-    print(f"{result.passed} passed, {failed} failed")
-    return 0 if result.passed and not failed else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(counted_tests.run(ClientsFindTheLeader))

@@ -1,5 +1,5 @@
-//! What the module and the log service share of TLS: the cryptography that they use, and certificates and keys that are read
-//! from files. Errors name the file and say what to do about it.
+//! TLS as the module and the log service share it: the cryptography, and reading certificates and keys from files. Errors name the file and
+//! say what to do about it.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -23,15 +23,15 @@ pub mod testing;
 
 pub use revocation::{client_verifier, read_revocation_lists, server_verifier, Outdated};
 
-/// What is spoken: TLS 1.2 and 1.3, as by Valkey.
+/// The accepted versions: TLS 1.2 and 1.3, as with Valkey.
 pub const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12, &rustls::version::TLS13];
 
-/// The cryptography. Named, not the process's default: that is whatever a dependency happened to install.
+/// The cryptography. Named explicitly, as the process's default is whatever a dependency happened to install.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Sends what `session` has for the other side, as far as `to`, which does not block, takes it. Returns whether nothing is left.
+/// Sends what `session` has for the other side, as far as the non-blocking `to` takes it. Returns whether nothing is left.
 ///
 /// # Errors
 /// `to` has failed.
@@ -48,10 +48,10 @@ pub fn flush<Side>(session: &mut ConnectionCommon<Side>, to: &mut impl Write) ->
     Ok(true)
 }
 
-/// What a file is to hold.
+/// What a file has to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// The certificate that is shown to the other side, and those that lead to its CA.
+    /// The certificate that is presented to the other side, and those that lead to its CA.
     Certificate,
     /// The private key of that certificate.
     Key,
@@ -72,13 +72,13 @@ impl fmt::Display for Content {
     }
 }
 
-/// A certificate or key cannot be used. One line.
+/// Why a certificate or key cannot be used: one line.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file cannot be read.
     #[error("cannot read the {content} file {}: {source}", path.display())]
     Read {
-        /// What it is to hold.
+        /// What it has to hold.
         content: Content,
         /// The file.
         path: PathBuf,
@@ -88,14 +88,14 @@ pub enum FileError {
     /// The file holds something else.
     #[error("the {content} file {} cannot be used: {reason}", path.display())]
     Malformed {
-        /// What it is to hold.
+        /// What it has to hold.
         content: Content,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// Certificate and key are not of each other.
+    /// Certificate and key do not belong together.
     #[error("the key file {} does not belong to the certificate file {}: give both from the same issue", key.display(), certificate.display())]
     Mismatch {
         /// The certificate's file.
@@ -124,7 +124,7 @@ fn from_pem(content: Content, path: &Path, error: pem::Error) -> FileError {
     }
 }
 
-/// The certificates in a file, the one to be shown first.
+/// The certificates in a file, beginning with the one that is presented.
 ///
 /// # Errors
 /// The file cannot be used.
@@ -151,7 +151,7 @@ fn certificates(content: Content, path: &Path) -> Result<Vec<CertificateDer<'sta
     }
 }
 
-/// A certificate that can be shown to the other side, with its key.
+/// A certificate that can be presented to the other side, with its key.
 ///
 /// # Errors
 /// A file cannot be used, or the two do not belong together.
@@ -166,7 +166,7 @@ pub fn read_pair(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, Fi
     }
 }
 
-/// The CAs that a file says are to be trusted.
+/// The trusted CAs in a file.
 ///
 /// # Errors
 /// The file cannot be used.

@@ -1,10 +1,10 @@
-//! Files that hold secrets and can be read by those who are not meant to.
+//! Files with secrets that other users can read.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What to warn of if every user of the machine can read or change a file, or its group change it: the file's path, and what to do.
+/// A warning if every user of the machine can read or change a file, or its group can change it: the file's path, and what to do.
 ///
 /// # Errors
 /// Its mode cannot be read.

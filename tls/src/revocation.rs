@@ -1,8 +1,8 @@
-//! Certificates that were revoked: what verifies the other side's certificate, with the revocation lists (CRLs) of a file.
+//! Verifies the other side's certificate with the revocation lists (CRLs) of a file.
 //!
-//! A certificate that a list names is refused. So is one of a CA that no list is of, CAs between it and the trusted one included, as
-//! nobody knows whether it is revoked. A list that is out of date goes on counting: what it names stays refused, and what it does not
-//! name is accepted. To forget a list for a day must not keep every node from its log. That is told.
+//! A certificate that a list names is refused. A certificate of a CA without a list is refused as well, including CAs between it and the
+//! trusted one, as it is unknown whether it is revoked. An outdated list stays in force, with a warning: what it names is refused, and what
+//! it does not name is accepted, as a list that was not renewed for a day must not keep every node from its log.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use rustls::{
 
 use crate::{from_pem, malformed, provider, read_ca, Content, FileError};
 
-/// Told of a file of lists one of which is out of date, whenever a certificate was accepted by it. On the thread of the handshake.
+/// Called with a file of lists of which one is outdated, whenever a certificate was accepted by it. On the thread of the handshake.
 pub type Outdated = fn(&Path);
 
 /// The revocation lists in a file.
@@ -90,7 +90,7 @@ fn unusable(ca: &Path, lists: &Path, error: &VerifierBuilderError) -> FileError 
     }
 }
 
-/// Accepts what `lenient` accepts, and tells if `strict` would not, as a list is out of date.
+/// Accepts what `lenient` accepts, and reports if `strict` would not, as a list is outdated.
 #[derive(Debug)]
 struct Verifier<Kind> {
     strict: Kind,

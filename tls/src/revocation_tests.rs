@@ -34,7 +34,7 @@ impl Scene {
         ca.issue(self.directory.path(), name, &["log.example"])
     }
 
-    /// What a client and a server with that certificate are answered.
+    /// The results for a client and a server with that certificate.
     fn verify(&self, pair: &Pair) -> [Result<(), Error>; 2] {
         let chain = read_certificate(&pair.certificate).expect("a certificate");
         let clients = client_verifier(&self.cas, Some(&self.lists), tell).expect("files");

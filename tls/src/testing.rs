@@ -11,7 +11,7 @@ use rcgen::{
 };
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
-/// A CA that did not exist before.
+/// A new CA.
 pub struct TestCa {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -24,7 +24,7 @@ pub struct Pair {
     pub certificate: PathBuf,
     /// The key's file.
     pub key: PathBuf,
-    /// Under this number its CA can revoke it.
+    /// Its serial number, by which its CA can revoke it.
     pub serial: u64,
 }
 
@@ -35,7 +35,7 @@ impl Default for TestCa {
 }
 
 impl TestCa {
-    /// A CA of that name. By it a revocation list is found to be of its CA.
+    /// A CA of that name, by which revocation lists are matched to their CA.
     pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -69,7 +69,7 @@ impl TestCa {
         })
     }
 
-    /// Writes a list of what this CA has revoked into that file: valid for years, or out of date.
+    /// Writes this CA's revocation list into that file: valid for years, or outdated.
     pub fn write_revocation_list(&self, path: &Path, revoked: &[&Pair], is_outdated: bool) {
         let (this_update, next_update) = if is_outdated { (2001, 2002) } else { (2001, 4000) };
         let revoked = revoked.iter().map(|pair| RevokedCertParams {
@@ -112,13 +112,13 @@ impl TestCa {
         };
         std::fs::write(&pair.certificate, certificate.pem()).expect("written");
         std::fs::write(&pair.key, key.serialize_pem()).expect("written");
-        // As a key is to be kept, of which nobody is warned.
+        // With the permissions that a key should have, so that there is no warning.
         std::fs::set_permissions(&pair.key, std::fs::Permissions::from_mode(0o600)).expect("its user's alone");
         pair
     }
 }
 
-/// How a client connects that trusts the CAs in `ca` and shows `pair`, if any.
+/// The configuration of a client that trusts the CAs in `ca` and presents `pair`, if any.
 pub fn client_config(
     ca: &Path,
     pair: Option<&Pair>,

@@ -1,10 +1,10 @@
-//! What differs between the leader's keys and the log's.
+//! Compares the leader's keys with the log's.
 
 use std::fmt;
 
 use durability_protocol::audit::{Facts, Found};
 
-/// The most bytes of a key's name that are shown.
+/// Most bytes of a key's name that are shown.
 const SHOWN_BYTES: usize = 128;
 
 /// What differs, and where.
@@ -12,11 +12,11 @@ const SHOWN_BYTES: usize = 128;
 pub struct Difference {
     /// The number of the database.
     pub database: u32,
-    /// The name of the key; none if it is about the database as a whole.
+    /// The name of the key; `None` if the difference is about the database as a whole.
     pub key: Option<Vec<u8>>,
     /// The offset at which both sides were read (exclusive).
     pub offset: u64,
-    /// What it is.
+    /// The difference, as text.
     pub what: String,
 }
 
@@ -33,10 +33,10 @@ impl fmt::Display for Difference {
     }
 }
 
-/// What differs; none if nothing does. `time_ms` is the leader's clock when it read the key.
+/// What differs; `None` if nothing does. `time_ms` is the leader's clock when it read the key.
 ///
-/// A key that has expired on the leader and is not deleted there yet is nothing to the leader, and still is in the log: that is no
-/// difference, its deletion is to come.
+/// A key that has expired on the leader and is not deleted yet does not exist for the leader, but still does in the log. That is no
+/// difference, as its deletion is still to come.
 pub fn difference(leader: &Found, log: &Found, time_ms: u64) -> Option<String> {
     match (leader, log) {
         (Found::Nothing, Found::Nothing) | (Found::OtherType, Found::OtherType) => None,
@@ -75,7 +75,7 @@ fn of_facts(leader: &Facts, log: &Facts) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// The databases that have not as many keys on the leader as in the log.
+/// The databases whose numbers of keys differ.
 pub fn different_counts(leader: &[(u32, u64)], log: &[(u32, u64)], offset: u64) -> Vec<Difference> {
     let of = |counts: &[(u32, u64)], database: u32| {
         counts.iter().find(|(number, _)| *number == database).map_or(0, |(_, keys)| *keys)

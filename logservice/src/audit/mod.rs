@@ -1,8 +1,10 @@
-//! Compares keys of a shard's leader with what its log holds: the leader reads some of its keys and says at which offset of its
-//! stream; an engine applies the newest snapshot and the log up to exactly there, and reads the same keys.
+//! Compares keys of a shard's leader with what its log holds: the leader reads some of its keys and says at which offset of its stream;
+//! an engine applies the newest snapshot and the log up to exactly there, and reads the same keys.
 //!
-//! Keys are picked on both sides, so a key that only one of them has is found from either; and the number of keys of each
-//! database is compared. Nothing is changed on either side.
+//! Keys are picked on both sides, so that a key that only one side has can be found, and the number of keys of each database is compared.
+//! Nothing changes on either side.
+//!
+//! An audit is one task, for as long as its client is connected. Read this file first, then `compare.rs`: what counts as a difference.
 
 mod compare;
 
@@ -16,26 +18,26 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use durability_protocol::audit::{Batch, Found, MAX_BATCH_NAMES};
 use durability_protocol::{EngineVersion, Refusal};
 
+use crate::base::log_throttle::say;
+use crate::base::printable::printable;
 use crate::engine::{Engine, EngineError, EngineOptions, KeyReader, Start};
-use crate::printable::printable;
 use crate::shard::{AuditState, AuditStatus, CopyError, Delivery, FullCopy, Inquiry, KeyName, Shard, Unreadable};
 use crate::snapshots::SnapshotError;
 use crate::store::ReadError;
-use crate::throttle::say;
 
-/// The longest that an audit takes; it has one of the places for engines meanwhile.
+/// How long an audit may take. It holds one of the places for engines meanwhile.
 const LIMIT: Duration = Duration::from_secs(900);
-/// The longest that the leader may be silent while it is asked.
+/// How long the leader may be silent while it is asked.
 const SILENCE: Duration = Duration::from_secs(15);
-/// How often it is looked at meanwhile whether it still leads.
+/// How often to check meanwhile whether it still leads.
 const LED_INTERVAL: Duration = Duration::from_millis(250);
-/// The longest that the log may lack what the leader had.
+/// How long to wait until the log has what the leader had.
 const DURABLE_WITHIN: Duration = Duration::from_secs(30);
-/// How often that is looked at.
+/// How often to check that.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// The most differences that are told.
+/// Most differences that are reported.
 const MAX_TOLD: usize = 100;
-/// Samples that the leader may send beyond those that it was asked for: it takes in what a look at its table brings.
+/// Samples that the leader may send beyond those that it was asked for, as one scan of its table may bring more.
 const SPARE_SAMPLES: u64 = 1000;
 
 /// Why nothing was compared.
@@ -44,7 +46,7 @@ pub enum AuditError {
     /// Nothing was ever written.
     #[error("the log holds nothing yet")]
     Empty,
-    /// The engine that is installed is not of the leader's version.
+    /// The installed engine has another version than the leader.
     #[error("valkey-server here is of version {found}, and the log was written by {writer}: install {writer} here")]
     OtherEngine {
         /// The engine's.
@@ -59,16 +61,16 @@ pub enum AuditError {
         SILENCE.as_secs()
     )]
     Silent,
-    /// The leader gives up.
+    /// The leader gave up.
     #[error("the leader gave up: {0}")]
     GaveUp(String),
-    /// The leader sends what it was not asked for.
+    /// The leader sent what it was not asked for.
     #[error("the leader sends {0}")]
     Unasked(&'static str),
-    /// What was read belongs to another history than the log now is of.
+    /// The log's history changed meanwhile.
     #[error("another node began to lead, or the log was begun anew, in between: run it again")]
     Changed,
-    /// The leader has more than the log gets.
+    /// The log is too far behind the leader.
     #[error("the log has not got what the leader had at offset {0} within {time} s: it is behind", time = DURABLE_WITHIN.as_secs())]
     NotDurable(u64),
     /// The leader read its keys in the middle of a command.
@@ -81,10 +83,10 @@ pub enum AuditError {
         /// Where the engine stands.
         applied: u64,
     },
-    /// It takes too long.
+    /// It took too long.
     #[error("it was not done within {} s", LIMIT.as_secs())]
     Overdue,
-    /// It took longer than its data explains, and others waited.
+    /// It took longer than its data explains while other shards waited.
     #[error(
         "it gave way to other shards after {} s, as it took longer than its data explains: --engine-mb-per-second allows more time, \
          --max-engines more at a time",
@@ -94,7 +96,7 @@ pub enum AuditError {
         /// How long it had taken.
         after: Duration,
     },
-    /// Nobody waits for it any more.
+    /// The client has disconnected.
     #[error("it was ended, as who had asked for it disconnected")]
     Abandoned,
     /// The engine failed.
@@ -126,15 +128,15 @@ impl From<CopyError> for AuditError {
 /// What was compared, and what differs.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Keys that were compared, those that neither side has included.
+    /// Keys that were compared, including those that neither side has.
     pub keys: u64,
-    /// Those of them of which the value was too large to be read whole: its beginning, or only its length and TTL, were compared.
+    /// Compared keys whose value was too large to be read completely: its beginning, or only its length and TTL, were compared.
     pub keys_in_part: u64,
-    /// Those of them of a module's type: only whether they are there was compared.
+    /// Compared keys of a module's type, of which only the existence was compared.
     pub keys_of_modules: u64,
-    /// Those that differ, and databases with another number of keys.
+    /// Keys that differ, and databases whose numbers of keys differ.
     pub differences: u64,
-    /// The first of them, 100 at most.
+    /// The first differences, 100 at most.
     pub told: Vec<Difference>,
     /// Where the leader read first (exclusive).
     pub first_offset: u64,
@@ -144,17 +146,17 @@ pub struct Report {
     pub time: Duration,
     /// From the leader's first keys to its last.
     pub leader_time: Duration,
-    /// For how long of that its main thread was at it.
+    /// How long its main thread was busy with that.
     pub leader_busy: Duration,
-    /// The longest that it was at a time.
+    /// The longest that it was busy at a time.
     pub leader_longest: Duration,
 }
 
-/// Compares about `keys` keys that the leader picks and as many that are picked in the log, until `given_up` says why not. Tells
+/// Compares about `keys` keys that the leader picks and as many that are picked in the log, unless `given_up` ends it. Updates
 /// [`Shard::audit_status`].
 ///
 /// # Errors
-/// Nothing was compared, or not all that was to be.
+/// Not everything was compared.
 pub async fn run(
     shard: &Arc<Shard>,
     engine: &EngineOptions,
@@ -201,7 +203,7 @@ pub async fn run(
 }
 
 async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) -> Result<Report, AuditError> {
-    // Before anything is begun that takes long.
+    // Before anything that takes long.
     shard.check_led()?;
     let manifest = shard.store().manifest();
     let (writer, databases) = (manifest.engine(), manifest.databases());
@@ -214,7 +216,7 @@ async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) ->
     if let Some(writer) = writer.filter(|writer| !found.is_like(*writer)) {
         return Err(AuditError::OtherEngine { found, writer });
     }
-    // Not before the engine runs: what a seed replaces until then can be removed.
+    // Not before the engine runs, so that a snapshot that is replaced until then can be removed.
     let FullCopy { replid, offset, snapshot, stream, pin } = shard.full_copy().await?;
     let end = shard.notifier().progress().visible;
     let snapshot = snapshot.map(|(record, reader)| (reader, record.bytes));
@@ -250,7 +252,7 @@ async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) ->
     Ok(report)
 }
 
-/// Takes what the leader sends, in the order of its offsets, and hands it `names` in return.
+/// Takes what the leader sends, in the order of its offsets, and gives it `names` in return.
 async fn gather(
     shard: &Shard,
     inquiry: &mut Inquiry,
@@ -277,7 +279,7 @@ async fn gather(
             offset = batch.offset;
         }
         let batch_is_last = batch.is_last;
-        // Each says something, so there are not more of them than samples.
+        // No kept batch is empty, so there are not more batches than samples.
         if !batch.samples.is_empty() || batch.databases.is_some() && batches.len() < most as usize {
             batches.push(batch);
         }
@@ -294,7 +296,7 @@ async fn gather(
 async fn next_delivery(shard: &Shard, inquiry: &mut Inquiry) -> Result<Delivery, AuditError> {
     let deadline = Instant::now() + SILENCE;
     loop {
-        // Nothing is lost if it is given up.
+        // `next` is cancel-safe.
         if let Ok(delivery) = tokio::time::timeout(LED_INTERVAL, inquiry.next()).await {
             return delivery.ok_or(AuditError::Silent);
         }
@@ -307,7 +309,7 @@ async fn next_delivery(shard: &Shard, inquiry: &mut Inquiry) -> Result<Delivery,
     }
 }
 
-/// Waits until the log has everything up to `offset` (exclusive), all of it of one leader.
+/// Waits until the log has everything up to `offset` (exclusive), all of it from one leader.
 async fn wait_until_durable(shard: &Shard, stream: u64, epoch: u64, offset: u64) -> Result<(), AuditError> {
     let deadline = Instant::now() + DURABLE_WITHIN;
     loop {
@@ -366,7 +368,7 @@ async fn look(
 
 impl Report {
     fn tell(&mut self, difference: Difference) {
-        // A database is counted more than once, and may be told once.
+        // A database is compared more than once, and reported once.
         if difference.key.is_none()
             && self.told.iter().any(|other| other.key.is_none() && other.database == difference.database)
         {

@@ -1,9 +1,11 @@
+//! A key that encrypts the content of one file: a segment of the log, or a snapshot. Nothing else knows the cipher.
+
 use ring::aead::{Aad, LessSafeKey, UnboundKey, AES_256_GCM};
 use zeroize::Zeroizing;
 
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 12;
-/// Bytes that encrypting adds: what tells whether anything was changed.
+/// Bytes that encrypting adds: the tag, by which a change is detected.
 pub const TAG_BYTES: usize = 16;
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
@@ -11,7 +13,7 @@ pub const KEY_BYTES: usize = 32;
 /// Never used twice with a key.
 pub type Nonce = [u8; NONCE_BYTES];
 
-/// A key that encrypts. It is in no text.
+/// A key that encrypts. Never shown as text.
 pub struct DataKey(LessSafeKey);
 
 impl std::fmt::Debug for DataKey {
@@ -25,7 +27,7 @@ impl DataKey {
     pub(super) fn new(bytes: &[u8; KEY_BYTES]) -> Self {
         match UnboundKey::new(&AES_256_GCM, bytes) {
             Ok(key) => DataKey(LessSafeKey::new(key)),
-            // Keys of this length are all that it asks for.
+            // The only requirement is the length.
             Err(ring::error::Unspecified) => unreachable!("a key has {KEY_BYTES} bytes"),
         }
     }
@@ -37,7 +39,7 @@ impl DataKey {
         Ok((DataKey::new(&bytes), bytes))
     }
 
-    /// Encrypts `buffer` in its place and adds the tag. `context` is not stored; whoever decrypts has to know it.
+    /// Encrypts `buffer` in place and adds the tag. `context` is not stored; decrypting needs the same.
     ///
     /// # Errors
     /// The buffer is longer than 64 GiB.
@@ -47,9 +49,8 @@ impl DataKey {
         sealed.map_err(|ring::error::Unspecified| std::io::Error::other("cannot encrypt so much at once"))
     }
 
-    /// Decrypts what [`DataKey::seal`] has made, in its place, and answers what was encrypted: all of `stored` but for its last
-    /// [`TAG_BYTES`]. `None` if that was sealed with another key, nonce or context, or was changed since; then `stored` holds zeros or
-    /// bytes that mean nothing.
+    /// Decrypts the result of [`DataKey::seal`] in place, and returns the plain bytes: all of `stored` without its last [`TAG_BYTES`]. `None`
+    /// if it was sealed with another key, nonce or context, or was changed since; then `stored` holds meaningless bytes.
     pub fn open<'a>(&self, nonce: Nonce, context: &[u8], stored: &'a mut [u8]) -> Option<&'a mut [u8]> {
         let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
         self.0.open_in_place(nonce, Aad::from(context), stored).ok()
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sealed_is_opened_with_the_same_key_nonce_and_context_only() {
+    fn sealed_bytes_open_only_with_the_same_key_nonce_and_context() {
         let key = DataKey::new(&[1; KEY_BYTES]);
         let mut sealed = b"payload".to_vec();
         key.seal([2; NONCE_BYTES], b"context", &mut sealed).expect("sealed");
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_aes_256_gcm_as_others_know_it() {
+    fn the_cipher_is_standard_aes_256_gcm() {
         // Test case 14 of McGrew and Viega, "The Galois/Counter Mode of Operation".
         let mut sealed = vec![0; 16];
         DataKey::new(&[0; KEY_BYTES]).seal([0; NONCE_BYTES], b"", &mut sealed).expect("sealed");

@@ -1,11 +1,11 @@
-//! A data key, wrapped, as it stands in the file that it encrypts. All integers are little-endian.
+//! A wrapped data key, as stored in the file that it encrypts. All integers are little-endian.
 //!
 //! | byte | bytes | |
 //! |---|---|---|
 //! | 0 | 64 | id of the master key, padded with zeros |
 //! | 64 | 12 | nonce |
 //! | 76 | 32 | the data key, encrypted |
-//! | 108 | 16 | tag, also over what the file says of itself |
+//! | 108 | 16 | tag, also over the context: what the file records about itself |
 //! | 124 | 4 | CRC32C of bytes 0 to 123 |
 
 use super::data_key::{draw_nonce, DataKey, Nonce, KEY_BYTES, NONCE_BYTES, TAG_BYTES};
@@ -20,18 +20,18 @@ const CHECKSUM_AT: usize = ENVELOPE_BYTES - 4;
 /// A data key, wrapped by a master key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// Which master key.
+    /// The id of the master key.
     pub key_id: String,
     nonce: Nonce,
     wrapped: [u8; KEY_BYTES + TAG_BYTES],
 }
 
 impl Envelope {
-    /// Draws a data key and wraps it. It is of use only with the same `context`.
+    /// Draws a data key and wraps it. Opening it needs the same `context`.
     pub(super) fn draw(key_id: &str, master: &DataKey, context: &[u8]) -> std::io::Result<(DataKey, Self)> {
         let (key, bytes) = DataKey::draw()?;
         let nonce = draw_nonce()?;
-        // Encrypted in its place: no other copy of it is made.
+        // Encrypted in place, so that no other copy of the key is made.
         let mut sealed = Vec::with_capacity(KEY_BYTES + TAG_BYTES);
         sealed.extend_from_slice(&bytes[..]);
         master.seal(nonce, context, &mut sealed)?;
@@ -40,14 +40,14 @@ impl Envelope {
         Ok((key, Envelope { key_id: key_id.to_owned(), nonce, wrapped }))
     }
 
-    /// The data key; none if `master` has not wrapped it, or not with that context.
+    /// The data key; `None` if it was wrapped by another key than `master`, or with another context.
     pub(super) fn open(&self, master: &DataKey, context: &[u8]) -> Option<DataKey> {
         let mut bytes = zeroize::Zeroizing::new(self.wrapped);
         let opened = master.open(self.nonce, context, &mut bytes[..])?;
         Some(DataKey::new((&*opened).try_into().ok()?))
     }
 
-    /// As it stands in a file.
+    /// The bytes that are stored.
     pub fn encode(&self) -> [u8; ENVELOPE_BYTES] {
         let mut out = [0; ENVELOPE_BYTES];
         let id = &self.key_id.as_bytes()[..self.key_id.len().min(ID_BYTES)];
@@ -59,7 +59,10 @@ impl Envelope {
         out
     }
 
-    /// Reads one, or says why it is none.
+    /// Reads stored bytes.
+    ///
+    /// # Errors
+    /// Why they are no envelope.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let bytes: &[u8; ENVELOPE_BYTES] =
             bytes.first_chunk().ok_or_else(|| "the file is too short for its key".to_owned())?;
@@ -83,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_survives_encoding_and_every_flipped_bit_is_seen() {
+    fn an_envelope_survives_encoding_and_every_flipped_bit_is_detected() {
         let master = DataKey::new(&[1; KEY_BYTES]);
         let (_, envelope) = Envelope::draw("2026-11", &master, b"context").expect("drawn");
         let bytes = envelope.encode();

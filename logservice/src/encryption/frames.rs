@@ -1,18 +1,18 @@
-//! A snapshot as it is stored encrypted: a header, then frames that are encrypted one by one, so that it is written and read as a stream.
-//! All integers are little-endian.
+//! The stored form of an encrypted snapshot: a header, then frames that are encrypted one by one, so that a snapshot is written and read as
+//! a stream. All integers are little-endian.
 //!
 //! | byte | bytes | |
 //! |---|---|---|
 //! | 0 | 8 | `VKDURRDB` |
 //! | 8 | 4 | version of this format |
-//! | 12 | 4 | bytes of the RDB in each frame but the last: 65536 |
+//! | 12 | 4 | bytes of the RDB in each frame except the last: 65536 |
 //! | 16 | 128 | the data key ([`Envelope`]), wrapped over bytes 0 to 15 and the snapshot's name |
 //! | 144 | | frames: that many bytes, encrypted, and a tag of 16 bytes |
 //!
-//! A frame's nonce is its number (8 bytes), then 1 for the last and 0 for all others, then zeros. So a frame that is missing, repeated, swapped or
-//! from another snapshot is found, and so is the end of a file that was cut off. There is a last frame even if the RDB is empty.
+//! A frame's nonce is its number (8 bytes), then 1 for the last and 0 for all others, then zeros. So a missing, repeated, swapped or foreign
+//! frame is detected, and so is a file that was cut off. There is a last frame even if the RDB is empty.
 //!
-//! The length is told by the manifest, and so are the checksums, which are of what is stored.
+//! The manifest holds the length, and checksums of the stored bytes.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -36,7 +36,7 @@ pub enum OpenFrameError {
     /// A key is missing.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// It was changed, and its checksums with it.
+    /// It was changed, together with its checksums.
     #[error(
         "it matches its checksums, but was not encrypted so: somebody has changed it, from byte {from} of the RDB on"
     )]
@@ -46,7 +46,7 @@ pub enum OpenFrameError {
     },
 }
 
-/// How long a snapshot is that is stored, if its RDB has that many bytes.
+/// Length of a stored snapshot whose RDB has that many bytes.
 pub fn stored_bytes(bytes: u64) -> u64 {
     let tags = frames(bytes).saturating_mul(TAG_BYTES as u64);
     bytes.saturating_add(tags).saturating_add(HEADER_BYTES as u64)
@@ -80,17 +80,17 @@ fn context(name: &str) -> Vec<u8> {
 pub struct Sealer {
     key: DataKey,
     key_id: String,
-    /// What is not encrypted yet: it is known only later whether it is the last frame.
+    /// Bytes that are not encrypted yet, as they may turn out to be the last frame.
     frame: Vec<u8>,
     number: u64,
     is_finished: bool,
 }
 
 impl Sealer {
-    /// For a snapshot of that name, and its header, which is to be stored first. `None` if it is not to be encrypted.
+    /// Begins a snapshot of that name. Returns its header as well, which is stored first. `None` if there is no key for new files.
     ///
     /// # Errors
-    /// No random number.
+    /// The system has no random numbers.
     pub fn begin(keys: &KeyRing, name: &str) -> std::io::Result<Option<(Self, Vec<u8>)>> {
         let Some((key, envelope)) = keys.draw(&context(name))? else { return Ok(None) };
         let header = [&fields()[..], &envelope.encode()].concat();
@@ -103,12 +103,12 @@ impl Sealer {
         &self.key_id
     }
 
-    /// Whether [`Sealer::finish`] was called: nothing can be added then.
+    /// Whether [`Sealer::finish`] was called, after which nothing can be added.
     pub fn is_finished(&self) -> bool {
         self.is_finished
     }
 
-    /// Takes more of the RDB, and adds to `out` what is to be stored.
+    /// Takes more of the RDB, and adds to `out` the bytes to store.
     ///
     /// # Errors
     /// It was finished before.
@@ -128,10 +128,10 @@ impl Sealer {
         Ok(())
     }
 
-    /// Adds the last frame to `out`. Does nothing when it is called again.
+    /// Adds the last frame to `out`. Does nothing if it is called again.
     ///
     /// # Errors
-    /// Never for a frame of this length.
+    /// None for frames of this length.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> std::io::Result<()> {
         if !std::mem::replace(&mut self.is_finished, true) {
             self.seal(true, out)?;
@@ -152,17 +152,17 @@ impl Sealer {
 #[derive(Debug)]
 pub struct Opener {
     state: State,
-    /// Of the RDB.
+    /// Length of the RDB.
     bytes: u64,
-    /// What was not decrypted yet.
+    /// Stored bytes that are not decrypted yet.
     stored: BytesMut,
-    /// The next frame's.
+    /// Number of the next frame.
     number: u64,
 }
 
 #[derive(Debug)]
 enum State {
-    /// The header has not come.
+    /// The header has not arrived.
     Locked {
         keys: std::sync::Arc<KeyRing>,
         name: String,
@@ -171,13 +171,13 @@ enum State {
 }
 
 impl Opener {
-    /// For a snapshot of that name, whose RDB has that many bytes.
+    /// Begins a snapshot of that name, whose RDB has that many bytes.
     pub fn new(keys: std::sync::Arc<KeyRing>, name: &str, bytes: u64) -> Self {
         let state = State::Locked { keys, name: name.to_owned() };
         Opener { state, bytes, stored: BytesMut::new(), number: 0 }
     }
 
-    /// Takes what is stored next, and answers what it holds of the RDB, perhaps nothing yet.
+    /// Takes the next stored bytes, and returns what can be decrypted, which may be nothing yet.
     ///
     /// # Errors
     /// It cannot be decrypted.
@@ -209,7 +209,7 @@ impl Opener {
         Ok(out.freeze())
     }
 
-    /// Whether all of it was decrypted, and nothing came behind it.
+    /// Whether all of it was decrypted, and nothing followed.
     pub fn is_done(&self) -> bool {
         self.number == frames(self.bytes) && self.stored.is_empty()
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_changed_is_not_given_to_anybody() {
+    fn changed_bytes_are_never_passed_on() {
         let keys = ring();
         let rdb = rdb(3 * FRAME_BYTES + 5);
         let (length, frame) = (rdb.len() as u64, FRAME_BYTES + TAG_BYTES);

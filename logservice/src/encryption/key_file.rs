@@ -1,4 +1,4 @@
-//! The file of keys: lines of `id key`.
+//! The key file: lines of `id key`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::data_key::{DataKey, KEY_BYTES};
 
-/// In place of the first key: what is written from now on is not encrypted.
+/// Stands in place of the first key if new data is not encrypted.
 const PLAIN: &str = "plain";
 
 /// Largest key file in bytes.
@@ -22,10 +22,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The file of keys could not be used.
+/// The key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// It could not be read.
+    /// It cannot be read.
     #[error("cannot read the key file {}: {source}", path.display())]
     Read {
         /// The file.
@@ -33,10 +33,10 @@ pub enum KeyFileError {
         /// Why.
         source: std::io::Error,
     },
-    /// Others can read or change it.
+    /// Other users can read or change it.
     #[error("the key file {0}")]
     OpenToOthers(String),
-    /// A line of it says nothing that can be used. The line itself is not shown: it may hold a key.
+    /// A line of it is malformed. The line itself is not shown, as it may hold a key.
     #[error("key file {} line {line}: {reason}; a line is: id key, the key 32 random bytes in base64 or hex digits", path.display())]
     Malformed {
         /// The file.
@@ -54,7 +54,7 @@ pub enum KeyFileError {
         /// The id.
         id: String,
     },
-    /// A key is gone that something is encrypted with.
+    /// A key that is in use is missing.
     #[error("key file {}: '{id}' is not in it any more, and {used_by} is encrypted with it: put it back, behind the first line, until `logservice check` names it no more", path.display())]
     InUse {
         /// The file.
@@ -66,7 +66,7 @@ pub enum KeyFileError {
     },
 }
 
-/// What is encrypted with a key.
+/// Something that is encrypted with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyUse {
     /// The key's id.
@@ -80,18 +80,18 @@ pub struct KeyUse {
 pub struct MasterKey {
     /// Its name.
     pub id: String,
-    /// It wraps data keys, and encrypts nothing else.
+    /// Wraps data keys, and encrypts nothing else.
     pub key: DataKey,
-    /// Tells whether another one is the same. Not secret enough to be shown.
+    /// To compare it with another key. Not shown, as it would help to guess the key.
     pub digest: [u8; 32],
 }
 
-/// What a key file says.
+/// The content of a key file.
 #[derive(Debug, Default)]
 pub struct Keys {
-    /// All, in order.
+    /// All keys, in order.
     pub all: Vec<MasterKey>,
-    /// Whether the first is for what is written from now on.
+    /// Whether new data is encrypted with the first.
     pub encrypts: bool,
 }
 
@@ -156,7 +156,7 @@ fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
         }
         return Some(out);
     }
-    // It wants room for whatever that many characters may stand for.
+    // The decoder needs room for the most that so many characters may stand for.
     let mut decoded = Zeroizing::new([0; KEY_BYTES + 2]);
     let length = BASE64.decode_slice(text, &mut decoded[..]).ok()?;
     out.copy_from_slice(decoded[..length].get(..KEY_BYTES).filter(|_| length == KEY_BYTES)?);

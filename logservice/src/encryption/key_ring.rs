@@ -1,3 +1,5 @@
+//! The master keys of the service: one for new files, all for reading. They can be exchanged while the service runs.
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,7 +17,7 @@ pub enum KeyError {
         /// The key's id.
         key_id: String,
     },
-    /// The key is not among those that there are.
+    /// The key is missing.
     #[error("it is encrypted with key '{key_id}', which is not in the key file {}: add it there, behind the first line", file.display())]
     NotInFile {
         /// The key's id.
@@ -23,7 +25,7 @@ pub enum KeyError {
         /// The file.
         file: PathBuf,
     },
-    /// The key of that id does not open it.
+    /// The key of that id does not decrypt it.
     #[error("the key '{key_id}' in the key file {} is not the one that it is encrypted with, or its header was changed", file.display())]
     Wrong {
         /// The key's id.
@@ -53,16 +55,17 @@ impl KeyRing {
     /// Keys from the text of a file, for tests.
     ///
     /// # Errors
-    /// The line that says nothing, counted from one, and why.
+    /// The malformed line, counted from one, and why.
     pub fn of_text(text: &str) -> Result<Arc<Self>, (usize, &'static str)> {
         Ok(Arc::new(KeyRing { file: PathBuf::from("keys"), keys: RwLock::new(Arc::new(Keys::parse(text)?)) }))
     }
 
-    /// Reads the file again. What it cannot use leaves the keys as they were. `uses` are those of all that is to be read again. The key for
-    /// what is written is in use as well: it may be meanwhile, so it goes with a later change of the file than the one that replaces it.
+    /// Reads the file again. After an error the keys stay as they were. `uses` are all uses of keys that still have to be decrypted. The
+    /// current key for new data counts as in use, as something may be encrypted with it meanwhile: it can be removed from the file only after
+    /// a reload with another key for new data.
     ///
     /// # Errors
-    /// The file cannot be used, or gives a key an id that another one had, or lacks one that is in use.
+    /// The file cannot be used, gives the id of a key to another key, or lacks a key that is in use.
     pub fn reload(&self, uses: &[KeyUse]) -> Result<(), KeyFileError> {
         let (new, old) = (Keys::read(&self.file)?, self.keys());
         let changed = |key: &&super::key_file::MasterKey| {
@@ -80,7 +83,7 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Whether there are any.
+    /// Whether there are any keys.
     pub fn has_keys(&self) -> bool {
         !self.keys().all.is_empty()
     }
@@ -90,12 +93,12 @@ impl KeyRing {
         self.keys().all.iter().any(|key| key.id == key_id)
     }
 
-    /// The id of the key for what is written from now on; none if that is not to be encrypted.
+    /// The id of the key for new data; `None` if new data is not encrypted.
     pub fn id_for_new(&self) -> Option<String> {
         self.with_new(|id| id.map(str::to_owned))
     }
 
-    /// Whether what is written from now on is to be encrypted with a key of that id, or, without one, is not to be.
+    /// Whether `id` is that of the key for new data; `None` stands for no encryption.
     pub fn is_for_new(&self, key_id: Option<&str>) -> bool {
         self.with_new(|id| id == key_id)
     }
@@ -105,20 +108,20 @@ impl KeyRing {
         then(keys.all.first().filter(|_| keys.encrypts).map(|key| key.id.as_str()))
     }
 
-    /// A data key for a new file, which says `context` of itself; none if it is not to be encrypted.
+    /// A data key for a new file with that context; `None` if new data is not encrypted.
     ///
     /// # Errors
-    /// No random number.
+    /// The system has no random numbers.
     pub fn draw(&self, context: &[u8]) -> std::io::Result<Option<(DataKey, Envelope)>> {
         let keys = self.keys();
         let master = keys.all.first().filter(|_| keys.encrypts);
         master.map(|master| Envelope::draw(&master.id, &master.key, context)).transpose()
     }
 
-    /// The data key of a file that says `context` of itself.
+    /// The data key of a file with that context.
     ///
     /// # Errors
-    /// It was wrapped by a key that is not here.
+    /// The key that wrapped it is missing.
     pub fn open(&self, envelope: &Envelope, context: &[u8]) -> Result<DataKey, KeyError> {
         let (keys, key_id, file) = (self.keys(), envelope.key_id.clone(), self.file.clone());
         match keys.all.iter().find(|key| key.id == envelope.key_id) {

@@ -1,30 +1,30 @@
-//! How long an engine may take, and how much.
+//! Bounds of an engine: time and memory.
 
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What an engine may take.
+/// How much time and memory an engine may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// How long it may get nowhere, or not answer what takes no time.
+    /// How long it may make no progress, or leave a quick command unanswered.
     pub stall: Duration,
-    /// What it gets through at least, in bytes a second.
+    /// Bytes that it has to process per second at least.
     pub bytes_per_second: u64,
-    /// The most address space, in bytes; none is no bound.
+    /// The most address space in bytes; `None` is no bound.
     pub memory_bytes: Option<u64>,
 }
 
 impl Bounds {
-    /// How long something may take that goes through so many bytes.
+    /// How long work on so many bytes may take.
     pub fn time_for(&self, bytes: u64) -> Duration {
         self.stall + Duration::from_secs(bytes / self.bytes_per_second.max(1))
     }
 }
 
-/// Counts an engine's time against a bound: that in which it was ready to run and other work had the core is not its own. An engine
-/// that gives way to everything else could get nothing done in time on a busy machine.
+/// Counts an engine's time against a bound. Time in which it was ready to run and other work had the core does not count, as an engine that
+/// gives way to everything else could finish nothing in time on a busy machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     pid: Option<u32>,
@@ -38,25 +38,25 @@ impl Clock {
         Clock { pid, began: Instant::now(), waited: waited_for_core(pid) }
     }
 
-    /// When so much of its time is over, as far as is known now: later if it has to wait for a core until then.
+    /// When so much of its time is over, as far as is known now. It becomes later if the process has to wait for a core.
     pub fn deadline(&self, limit: Duration) -> Instant {
         self.began + limit + waited_for_core(self.pid).saturating_sub(self.waited)
     }
 }
 
-/// How long the main thread of that process has waited for a core since it began. Nothing where the system does not tell.
+/// How long the main thread of that process has waited for a core since it began; zero where the system does not report it.
 fn waited_for_core(pid: Option<u32>) -> Duration {
     let text = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok());
     text.and_then(|text| parse_schedstat(&text)).unwrap_or_default()
 }
 
-/// Of the time on a core, the time of waiting for one, both in nanoseconds, and the number of turns.
+/// Reads the second of three numbers: time on a core, time of waiting for one (both in nanoseconds), and number of turns.
 fn parse_schedstat(text: &str) -> Option<Duration> {
     text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-/// The memory that this process can have, in bytes: what the machine has with its swap, or what its control group allows if that is
-/// less. None if neither is known.
+/// The memory that this process can have, in bytes: the machine's with its swap, or what its control group allows if that is less. `None`
+/// if neither is known.
 pub fn machine_memory() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
     let group = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_memory(&text));
@@ -70,7 +70,7 @@ fn parse_meminfo(text: &str) -> Option<u64> {
     Some((kibibytes("MemTotal:")? + kibibytes("SwapTotal:").unwrap_or(0)) << 10)
 }
 
-/// The least of what the control groups (of version 2) allow that this process is in.
+/// The least that the control groups (version 2) of this process allow.
 fn group_memory(text: &str) -> Option<u64> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let limit = |group: &Path| -> Option<u64> {

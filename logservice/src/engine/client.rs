@@ -1,4 +1,4 @@
-//! Asks the engine, over its unix socket, one question at a time.
+//! A connection to the engine over its unix socket: one command at a time.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::printable::printable;
+use crate::base::printable::printable;
 
 /// A connection to the engine.
 pub struct Client {
@@ -23,7 +23,7 @@ impl Client {
         Ok(Client { stream: UnixStream::connect(path).await?, input: BytesMut::new() })
     }
 
-    /// Sends a command; answers the reply, which is no error.
+    /// Sends a command and waits for its reply.
     ///
     /// # Errors
     /// The connection broke, or the reply is an error.
@@ -32,10 +32,10 @@ impl Client {
         self.next().await
     }
 
-    /// The next reply, or message to one who has subscribed.
+    /// The next reply, or the next message of a subscription. Cancel-safe.
     ///
     /// # Errors
-    /// The connection broke, or it is an error. If this is dropped before it answers, nothing is lost.
+    /// The connection broke, or the reply is an error.
     pub async fn next(&mut self) -> Result<BytesFrame, String> {
         loop {
             if let Some((reply, _, _)) = decode_bytes_mut(&mut self.input).map_err(|error| error.to_string())? {

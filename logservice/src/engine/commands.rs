@@ -1,4 +1,4 @@
-//! What an engine says of its commands: which of them a leader can have logged.
+//! The commands of an engine, and which of them a leader can have logged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use durability_protocol::{is_logged, Logged};
 use redis_protocol::resp2::types::{BytesFrame, Resp2Frame};
 
-/// The commands of an engine, those of the modules that it has loaded among them.
+/// The commands of an engine, including those of the modules that it has loaded.
 #[derive(Debug, Clone, Default)]
 pub struct Commands(Arc<HashMap<String, Logged>>);
 
@@ -14,7 +14,7 @@ impl Commands {
     /// Reads the reply to `COMMAND`.
     ///
     /// # Errors
-    /// It has no form that is known.
+    /// It has an unknown form.
     pub fn read(reply: &BytesFrame) -> Result<Self, String> {
         let mut found = HashMap::new();
         add(&mut found, reply);
@@ -25,7 +25,7 @@ impl Commands {
         }
     }
 
-    /// Of the command with that full name, in lower case; `None` if there is none.
+    /// Whether a leader can have logged the command with that full name, in lower case. `None` if there is no such command.
     pub fn find(&self, name: &str) -> Option<Logged> {
         self.0.get(name).copied()
     }

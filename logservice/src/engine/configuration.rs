@@ -1,11 +1,11 @@
-//! What an engine is told when it starts. It reads this from its standard input: it is in no file, and in no list of processes.
+//! The configuration of an engine. The engine reads it from its standard input, so that it is in no file and in no list of processes.
 
 use std::path::Path;
 
 use super::names::Names;
 use super::{EngineError, EngineOptions};
 
-/// Databases of a log of which it is not known how many it uses: as many as a leader may be configured with, within reason.
+/// Databases for a log whose number of databases is unknown: as many as a leader may reasonably be configured with.
 const DATABASES: u32 = 16_384;
 
 /// The configuration of an engine that listens on `socket`, saves to `file`, and hides commands by `names`, for a log that was written with so
@@ -36,17 +36,17 @@ pub fn configuration(
         quoted(directory)?,
         quoted(name)?
     );
-    // It holds what the leader holds, whatever that takes, and keeps nothing by itself.
+    // It holds all that the leader holds, whatever that takes, and saves nothing by itself.
     let databases = databases.unwrap_or(0).max(DATABASES);
     out +=
         &format!("databases {databases}\nmaxmemory 0\nproto-max-bulk-len 4096gb\nclient-query-buffer-limit 4096gb\n");
     out +=
         "save \"\"\nappendonly no\nrdbcompression yes\nrdbchecksum yes\nreplica-read-only yes\nrepl-backlog-size 1mb\n";
-    // With some modules what it is fed becomes a file first, which is of no use once it is loaded.
+    // With some modules, what it is fed is written to a file first, which is useless once it is loaded.
     out += "repl-diskless-load swapdb\nrdb-del-sync-files yes\nenable-debug-command local\ndaemonize no\nsupervised no\nlogfile \"\"\nloglevel notice\n";
-    // What it cannot apply is not passed over, as a replica does unless told otherwise: it ends.
+    // By default a replica skips what it cannot apply. This one has to end.
     out += "propagation-error-behavior panic\n";
-    // Nothing expires by itself either, whether it follows a feed or not.
+    // Nothing expires by itself, whether it follows a feed or not.
     out += "import-mode yes\n";
     out += "latency-tracking no\nactivedefrag no\nio-threads 1\ncluster-enabled no\ntls-replication no\n";
     out += &names.configuration();

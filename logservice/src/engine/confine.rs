@@ -1,9 +1,9 @@
-//! With how few rights an engine runs, and how much memory.
+//! Starts engines with few rights and bounded memory.
 //!
-//! No engine gets more rights by what it executes (`no_new_privs`), writes a core file, or outlives this process. Where the system allows
-//! it, it is in a user namespace of its own, in which it is nobody and has no capability, and in a network namespace of its own, in which
-//! there is a loopback interface and one listener: the one from which it is fed. The child itself makes that listener before it
-//! becomes valkey-server, and sends it to this process, as a socket belongs to the namespace it is made in.
+//! No engine gains rights by what it executes (`no_new_privs`), writes a core file, or outlives this process. Where the system allows it, an
+//! engine is in a user namespace of its own, in which it has no capability, and in a network namespace of its own, in which there is only a
+//! loopback interface with one listener, that of its feed. The child itself makes that listener before it becomes valkey-server, and sends
+//! it to this process, as a socket belongs to the namespace it is made in.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,28 +19,28 @@ use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::UnshareFlags;
 use tokio::process::{Child, Command};
 
-use super::background::give_way;
 use super::flags::Isolation;
 use super::EngineOptions;
+use crate::base::background::give_way;
 
 /// A process that was started.
 pub struct Confined {
     /// The process.
     pub child: Child,
-    /// A listener that it reaches at its address of 127.0.0.1, and nobody else if it is isolated.
+    /// A listener that it reaches at its address of 127.0.0.1. If it is isolated, nothing else reaches the listener.
     pub listener: TcpListener,
 }
 
-/// What a process is kept apart by, the strongest first.
+/// Namespaces that isolate a process, the strongest first.
 const APART: [UnshareFlags; 2] = [UnshareFlags::NEWUSER.union(UnshareFlags::NEWNET), UnshareFlags::NEWNET];
 
-/// Whether it was said that engines are not isolated.
+/// Whether a log line has said that engines are not isolated.
 static IS_TOLD: AtomicBool = AtomicBool::new(false);
 
-/// Starts what `command` makes, with no more rights than an engine needs.
+/// Starts the program of `command`, with no more rights than an engine needs.
 ///
 /// # Errors
-/// It cannot be started, or not be isolated although that is required.
+/// It cannot be started, or cannot be isolated although that is required.
 pub fn spawn(options: &EngineOptions, command: impl Fn() -> Command) -> io::Result<Confined> {
     if options.isolation == Isolation::Off {
         return spawn_among_others(options, command());
@@ -86,7 +86,7 @@ fn spawn_apart(options: &EngineOptions, mut command: Command, apart: UnshareFlag
         command.pre_exec(move || {
             // SAFETY: the child has one thread, and shares no table of open files that others use.
             rustix::thread::unshare_unsafe(apart)?;
-            // Other credentials may have taken it back.
+            // New credentials may have reset it.
             end_with_parent()?;
             raise_loopback()?;
             send_listener(theirs.as_fd())
@@ -94,12 +94,12 @@ fn spawn_apart(options: &EngineOptions, mut command: Command, apart: UnshareFlag
     }
     give_way_last(&mut command, options);
     let child = command.spawn()?;
-    // Ends of the pair that the command holds are closed: nothing that is not there yet comes any more.
+    // Closes the ends of the pair that the command holds, so that what has not arrived never does.
     drop(command);
     Ok(Confined { child, listener: receive_listener(ours.as_fd())? })
 }
 
-/// Applies to the child whatever it is kept apart by.
+/// Restricts the child in the ways that do not depend on its namespaces.
 fn prepare(command: &mut Command, options: &EngineOptions) {
     let memory_bytes = options.bounds.memory_bytes;
     // SAFETY: called in the child between fork and exec; what it calls are system calls that are safe there, and allocate nothing.
@@ -109,7 +109,7 @@ fn prepare(command: &mut Command, options: &EngineOptions) {
             // A core file would hold the data.
             rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
             if let Some(bytes) = memory_bytes {
-                // A limit that this process is under already stays.
+                // A lower limit of this process stays.
                 let maximum = rustix::process::getrlimit(Resource::As).maximum;
                 let limit = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
                 rustix::process::setrlimit(Resource::As, Rlimit { current: limit, maximum: limit })?;
@@ -120,8 +120,8 @@ fn prepare(command: &mut Command, options: &EngineOptions) {
     }
 }
 
-/// Lets the child give way once all else is done: until it is another program a thread of this process waits for it, which would
-/// wait for a free core with it.
+/// Lets the child give way once all else is done. A thread of this process waits until the child has become another program, and would wait
+/// for a free core with it.
 fn give_way_last(command: &mut Command, options: &EngineOptions) {
     if options.is_background {
         // SAFETY: called in the child between fork and exec; it makes system calls that are safe there, and allocates nothing.
@@ -134,12 +134,12 @@ fn give_way_last(command: &mut Command, options: &EngineOptions) {
     }
 }
 
-/// If this process is killed, nobody else would end the child. For a child between fork and exec.
+/// Lets the child end when this process does, even if that is killed. For a child between fork and exec.
 fn end_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
-/// The loopback interface of a new network namespace is down. For a child between fork and exec.
+/// Brings up the loopback interface, which is down in a new network namespace. For a child between fork and exec.
 fn raise_loopback() -> io::Result<()> {
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: all zeros are a value of this type, which holds numbers only.

@@ -1,4 +1,4 @@
-//! Feeds an engine a part of a shard's history: a snapshot, then the log up to a limit, by Valkey replication.
+//! Feeds an engine a part of a shard's history by Valkey replication: a snapshot, then the log up to a limit.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use durability_protocol::{EngineVersion, NotLogged, Scanner, Unfit};
+use durability_protocol::{EngineVersion, MalformedResp, NotLogged, RespLimits, Scanner, Unfit};
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,23 +16,22 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::background::be_nice;
 use super::commands::Commands;
-use crate::printable::printable;
-use crate::resp::command::{ProtocolError, Splitter};
-use crate::resp::replica::EMPTY_RDB;
-use crate::snapshots::{SnapshotError, SnapshotReader};
+use crate::base::background::be_nice;
+use crate::base::command_input::CommandReader;
+use crate::base::printable::printable;
+use crate::snapshots::{SnapshotError, SnapshotReader, EMPTY_RDB};
 use crate::store::{LogReader, ReadError};
 
 /// The most that is read from the log at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// So many may be about to log in at a time.
+/// Most connections that may be about to log in.
 const MAX_LOGINS: usize = 64;
-/// How long whoever connects may take to log in.
+/// How long a connection may take to log in.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest command of an engine in bytes: a login, and what it says of itself.
-const MAX_COMMAND_BYTES: usize = 4 << 10;
+/// An engine sends only short commands: a login, and what it reports of itself.
+const COMMAND_LIMITS: RespLimits = RespLimits { items: 64, item_bytes: 4 << 10, frame_bytes: 4 << 10 };
 
 /// Why a feed broke off.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +46,8 @@ pub enum FeedError {
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The engine sent something that is no command.
-    #[error("{0}")]
-    Protocol(#[from] ProtocolError),
+    #[error("valkey-server sent no command: {0}")]
+    Protocol(#[from] MalformedResp),
     /// The engine is older than what wrote the log.
     #[error("valkey-server is of version {found}, but the log was written by {writer}: upgrade it on this machine")]
     OldEngine {
@@ -57,7 +56,7 @@ pub enum FeedError {
         /// The version that wrote.
         writer: EngineVersion,
     },
-    /// What no leader can have logged, or the engine does not know. It was sent nothing of that but, at most, the first bytes.
+    /// The log holds a command that no leader can have logged, or that the engine does not know. At most its first bytes were sent.
     #[error("it cannot apply the log {0}{hint}", hint = hint(.0))]
     NotLogged(#[from] NotLogged),
 }
@@ -69,17 +68,17 @@ fn hint(found: &NotLogged) -> &'static str {
     }
 }
 
-/// What an engine starts from, and what it is to apply.
+/// What an engine starts from, and what it applies.
 pub struct Start {
     /// The replication id of the stream.
     pub replid: String,
-    /// Where the snapshot stands; the stream's first byte comes after it.
+    /// Offset of the snapshot, at which the stream continues.
     pub offset: u64,
-    /// The snapshot and its length in bytes; none is an empty data set.
+    /// The snapshot and its length in bytes; `None` is an empty data set.
     pub snapshot: Option<(SnapshotReader, u64)>,
-    /// The log from `offset` on, if any of it is to be applied.
+    /// The log from `offset` on, if any of it is applied.
     pub log: Option<Box<dyn LogReader>>,
-    /// Where it is to end (exclusive), unless [`Feed::extend`] says otherwise later.
+    /// Where the feed ends (exclusive), unless [`Feed::extend`] moves the end later.
     pub end: u64,
     /// The newest version that wrote any of it.
     pub engine: Option<EngineVersion>,
@@ -89,20 +88,20 @@ pub struct Start {
 pub struct Feed {
     /// Where it listens.
     pub address: SocketAddr,
-    /// What the replica has to present as `primaryauth`.
+    /// The password that the replica has to present (`primaryauth`).
     pub secret: String,
     end: watch::Sender<u64>,
     insertions: mpsc::UnboundedSender<Vec<u8>>,
     inserted_bytes: u64,
     sent: Arc<AtomicU64>,
     ended: oneshot::Receiver<FeedError>,
-    /// Dropped, it ends.
+    /// The feed ends when this is dropped.
     _stop: oneshot::Sender<()>,
 }
 
 impl Feed {
-    /// Serves whom `listener` lets in, on a thread of its own, which gives way to others if it is to, until it is dropped. `commands` are
-    /// those of the engine: of the log it is sent nothing but what a leader can have logged.
+    /// Serves the engine at `listener` until this is dropped, on a thread of its own, which gives way to others if `is_background`.
+    /// `commands` are the engine's commands: of the log it is sent only what a leader can have logged.
     pub fn open(
         start: Start,
         commands: Commands,
@@ -124,7 +123,7 @@ impl Feed {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all();
         if is_background {
-            // Those that read for it as well.
+            // The threads that read for it as well.
             builder.on_thread_start(be_nice);
         }
         let runtime = builder.build()?;
@@ -139,9 +138,9 @@ impl Feed {
                 }
             });
             let failure = served.err().unwrap_or_else(|| std::io::Error::from(ErrorKind::UnexpectedEof).into());
-            // Nobody may wait for it any more.
+            // The feed may be dropped.
             let _ = failed.send(failure);
-            // What reads for it may be in the middle of a system call.
+            // A read may be in the middle of a system call.
             runtime.shutdown_background();
         })?;
         Ok(Feed { address, secret, end, insertions, inserted_bytes: 0, sent, ended, _stop })
@@ -152,17 +151,17 @@ impl Feed {
         *self.end.borrow()
     }
 
-    /// It goes on to `end` (exclusive), which is durable and not before the one that it had.
+    /// Moves its end to `end` (exclusive), which has to be durable and not before the current one.
     pub fn extend(&self, end: u64) {
         self.end.send_modify(|current| *current = end.max(*current));
     }
 
-    /// Sends the engine a command of this process's own, between two commands of the log: to be called only when everything up to
-    /// [`Feed::end`] is applied, and that is the end of a command. The engine counts its bytes as part of the stream, so what it is fed
-    /// must not become a snapshot any more.
+    /// Sends the engine a command of this process's own, between two commands of the log. Call it only when everything up to
+    /// [`Feed::end`] is applied, and that is the end of a command. The engine counts the bytes as part of the stream, so its data set must
+    /// not become a snapshot any more.
     pub fn insert(&mut self, command: Vec<u8>) {
         self.inserted_bytes += command.len() as u64;
-        // Whether the feed has ended is told by `failure`.
+        // `failure` reports whether the feed has ended.
         let _ = self.insertions.send(command);
     }
 
@@ -186,7 +185,7 @@ impl Feed {
     }
 }
 
-/// What is to be sent, as it becomes known.
+/// What has to be sent, as it becomes known.
 struct Source {
     ends: watch::Receiver<u64>,
     inserted: mpsc::UnboundedReceiver<Vec<u8>>,
@@ -214,16 +213,16 @@ async fn serve(
     }
 }
 
-/// Those who have connected and not logged in, side by side: whoever says nothing keeps the engine from nothing.
+/// Connections that have not logged in, side by side, so that one that sends nothing does not delay the engine.
 #[derive(Default)]
 struct Logins {
     tasks: JoinSet<Result<Option<Replica>, FeedError>>,
-    /// The same, the oldest first.
+    /// The tasks, the oldest first.
     order: VecDeque<AbortHandle>,
 }
 
 impl Logins {
-    /// One more. If there are too many, the oldest goes.
+    /// Adds one. If there are too many, the oldest is ended.
     fn begin(&mut self, stream: TcpStream, secret: &str, engine: Option<EngineVersion>) {
         self.order.retain(|task| !task.is_finished());
         if self.order.len() >= MAX_LOGINS {
@@ -232,7 +231,7 @@ impl Logins {
         let secret = secret.to_owned();
         let log_in = async move { Replica::log_in(stream, &secret, engine).await };
         let task = self.tasks.spawn(async move {
-            // Somebody who says nothing: the engine is still waited for.
+            // A connection that sends nothing is not the engine.
             tokio::time::timeout(LOGIN_TIMEOUT, log_in).await.unwrap_or(Ok(None))
         });
         self.order.push_back(task);
@@ -244,7 +243,7 @@ impl Logins {
             match self.tasks.join_next().await {
                 Some(Ok(Ok(Some(replica)))) => return Ok(replica),
                 Some(Ok(Err(error @ FeedError::OldEngine { .. }))) => return Err(error),
-                // Somebody who does not know the secret, or says nothing, or had to go.
+                // It did not know the secret, sent nothing, or was ended.
                 Some(_) => {}
                 None => return std::future::pending().await,
             }
@@ -256,18 +255,18 @@ impl Logins {
 struct Replica {
     stream: TcpStream,
     input: BytesMut,
-    splitter: Splitter,
+    commands: CommandReader,
 }
 
 impl Replica {
-    /// Answers the handshake up to `PSYNC`. `None` if whoever connected does not know the secret.
+    /// Answers the handshake up to `PSYNC`. `None` if the peer does not know the secret.
     async fn log_in(stream: TcpStream, secret: &str, writer: Option<EngineVersion>) -> Result<Option<Self>, FeedError> {
-        let mut replica = Replica { stream, input: BytesMut::new(), splitter: Splitter::default() };
+        let mut replica = Replica { stream, input: BytesMut::new(), commands: CommandReader::default() };
         let mut arguments = Vec::new();
         let mut is_known = false;
         let mut version: Option<String> = None;
         loop {
-            while !replica.splitter.next(&mut replica.input, &mut arguments, MAX_COMMAND_BYTES)? {
+            while !replica.commands.next(&mut replica.input, &mut arguments, &COMMAND_LIMITS)? {
                 if replica.stream.read_buf(&mut replica.input).await? == 0 {
                     return Ok(None);
                 }
@@ -343,7 +342,7 @@ impl Replica {
                 to_engine.write_all(&chunk).await?;
                 sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }
-            // The engine keeps what it has only as long as its primary is there.
+            // The engine keeps its data only as long as its primary is connected.
             std::future::pending::<Result<(), FeedError>>().await
         };
         tokio::select! {

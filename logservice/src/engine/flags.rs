@@ -1,4 +1,4 @@
-//! What the command line says of engines.
+//! The flags of the command line that concern engines.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use durability_protocol::EngineVersion;
 use super::bounds::{machine_memory, Bounds};
 use super::EngineOptions;
 
-/// What an engine needs of memory besides data: code, stacks, and address space that is reserved and not used.
+/// Memory that an engine needs besides its data: code, stacks, and address space that is reserved and not used.
 const OVERHEAD_BYTES: u64 = 1 << 30;
 
-/// Whether engines get a network of their own, in which there is nothing but the part of the log that they are fed.
+/// Whether engines get a network of their own, in which there is nothing but their feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Isolation {
-    /// Where the system allows it; else this is said once.
+    /// Where the system allows it. Where it does not, one log line says so.
     Auto,
-    /// Always: where the system does not allow it there are no engines.
+    /// Always. Where the system does not allow it, there are no engines.
     Require,
     /// Never.
     Off,
@@ -32,14 +32,14 @@ pub struct EngineFlags {
     /// Configuration that it reads first: loadmodule lines for modules that the data needs
     #[arg(long, value_name = "FILE")]
     pub valkey_conf: Option<PathBuf>,
-    /// One that applies nothing, or does not answer, for so long is ended. It is given longer to save and to compare: so long, and
-    /// the time that --engine-mb-per-second tells
+    /// An engine that applies nothing, or does not answer, for so long is ended. To save and to compare it has this time and
+    /// what --engine-mb-per-second allows
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub engine_stall_seconds: u64,
-    /// How many MiB of data an engine gets through each second at least. What takes longer gives way to other shards
+    /// How many MiB of data an engine has to process each second. If it takes longer, it is ended when other shards wait
     #[arg(long, value_name = "MB", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub engine_mb_per_second: u64,
-    /// The most memory (address space) of an engine in MiB; 0: as much as the machine, or the control group of this process, has
+    /// The most memory (address space) of an engine in MiB; 0: as much as the machine or this process's control group has
     #[arg(long, value_name = "MB", default_value_t = 0)]
     pub engine_memory_mb: u64,
     /// Whether engines run in a user and network namespace of their own
@@ -48,13 +48,13 @@ pub struct EngineFlags {
     /// A command that engines keep under its own name although the log has no use for it, as a module calls it. May be repeated
     #[arg(long, value_name = "COMMAND")]
     pub engine_keep_command: Vec<String>,
-    /// Refuse to use a valkey-server that is older than this; one that is older than the newest known to be safe is warned of otherwise
+    /// Refuse a valkey-server that is older than this. Without it, one that is older than the oldest known to be safe causes a warning
     #[arg(long, value_name = "VERSION", value_parser = parse_version)]
     pub engine_min_version: Option<EngineVersion>,
 }
 
 impl Default for EngineFlags {
-    /// As without any flag.
+    /// The values without any flag.
     fn default() -> Self {
         #[derive(Parser)]
         struct Line {

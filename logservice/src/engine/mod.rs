@@ -1,38 +1,44 @@
-//! A plain valkey-server as a tool: what stands in a snapshot and in the log after it is applied by the engine that wrote it.
+//! A plain valkey-server as a tool: a snapshot and the log after it are applied by the engine that wrote them.
 //!
-//! The server is a child of this process, listens on nothing but a unix socket of its own, and follows a [`Feed`], the part of
-//! the log that it is to apply, as any replica follows its primary. It is not trusted: what it applies may be written by somebody
-//! who means harm. So it has few rights (`confine.rs`), knows few commands (`names.rs`), and little time (`bounds.rs`).
+//! The server is a child of this process, listens only on a unix socket of its own, and follows a [`Feed`], the part of the log that it has
+//! to apply, as any replica follows its primary. It is not trusted, as the log may hold what an attacker wrote. So it has few rights
+//! (`confine.rs`), few commands (`names.rs`), and little time (`bounds.rs`).
+//!
+//! Read `launch.rs` first: how an engine is started, by the settings of `configuration.rs`. `running_engine.rs` watches and ends it.
+//! `feed.rs` is its primary, which judges each command of the log by `commands.rs`. `client.rs` asks it questions, `contents.rs` counts what
+//! it holds, `reading.rs` reads its keys at an offset for an audit, and `output.rs` and `rdb.rs` say what became of its work.
 
-pub mod background;
 mod bounds;
 mod client;
 mod commands;
 mod configuration;
 mod confine;
+mod contents;
 mod feed;
 mod flags;
+mod launch;
 mod names;
 mod output;
-mod process;
 mod rdb;
 mod reading;
+mod running_engine;
 
 pub use bounds::Bounds;
 pub use feed::{Feed, FeedError, Start};
 pub use flags::{EngineFlags, Isolation};
-pub use process::{check_version, program_version, Engine, EngineOptions};
+pub use launch::{check_version, program_version, EngineOptions};
 pub use rdb::{inspect_rdb, RdbFacts};
 pub use reading::{KeyReader, Name};
+pub use running_engine::Engine;
 
 use std::path::PathBuf;
 
 use durability_protocol::EngineVersion;
 
-/// The newest version of which it is known that its predecessors have a hole that what is in a log may reach.
+/// The oldest version without a known vulnerability that the content of a log could exploit.
 pub const SAFE_VERSION: EngineVersion = EngineVersion { major: 9, minor: 1, patch: 2 };
 
-/// Why the engine did not do what it was to do.
+/// Why an engine did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// It could not be started.
@@ -43,7 +49,7 @@ pub enum EngineError {
         /// Why.
         source: std::io::Error,
     },
-    /// It ended before it was told to.
+    /// It ended by itself.
     #[error("valkey-server ended ({status}): {output}")]
     Ended {
         /// How.
@@ -51,15 +57,15 @@ pub enum EngineError {
         /// The last lines that it wrote.
         output: String,
     },
-    /// It could not be asked, or answered something unexpected.
+    /// It could not be sent a command, or its reply was unexpected.
     #[error("valkey-server did not answer {command}: {reason}")]
     Answer {
-        /// What it was asked.
+        /// The command.
         command: String,
         /// What went wrong.
         reason: String,
     },
-    /// What it was sent broke off.
+    /// Its feed broke off.
     #[error("valkey-server could not be sent the log: {0}")]
     Feed(#[from] FeedError),
     /// It is too old.
@@ -75,12 +81,12 @@ pub enum EngineError {
     /// It does not answer.
     #[error("valkey-server did not answer {command} within {seconds} s")]
     Silent {
-        /// What it was asked.
+        /// The command.
         command: String,
         /// How long it had.
         seconds: u64,
     },
-    /// It stands still although there is more to apply.
+    /// It makes no progress although there is more to apply.
     #[error(
         "valkey-server stands still at offset {applied} for {seconds} s, received {received} of {end} (a command that takes longer? \
          --engine-stall-seconds gives it more)"
@@ -90,12 +96,12 @@ pub enum EngineError {
         seconds: u64,
         /// Offset (exclusive) up to which it has applied.
         applied: u64,
-        /// Up to which it has received.
+        /// Offset (exclusive) up to which it has received.
         received: u64,
-        /// Up to which there is more.
+        /// Offset (exclusive) up to which there is more.
         end: u64,
     },
-    /// The RDB that it wrote is not what it should be.
+    /// The RDB that it wrote is not sound.
     #[error("the RDB is not sound: {0}")]
     Rdb(String),
     /// The operating system refused.

@@ -1,12 +1,12 @@
-//! Commands that an engine knows only by names that are drawn when it starts: the log has no use for them, and what is in the log
-//! is not to use them. The log service uses some of them itself.
+//! Commands that an engine knows only by names that are drawn at its start. No leader logs them, and an attacker who writes to the log must
+//! not be able to use them. The log service itself uses some of them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What neither a leader sends nor a command of a module is expected to call. All but those that a leader sends (`MULTI`, `EXEC`, `SELECT`,
-/// `PING`, `PUBLISH`, `SPUBLISH`, `REPLCONF`, `SCRIPT`, `FUNCTION` and what writes) and those that only read keys. A command of which
-/// `is_logged` takes a subcommand is not hidden either: an engine that does not know what it is fed ends.
+/// Commands that no leader logs and that no module is expected to call: all but those that a leader logs (`MULTI`, `EXEC`, `SELECT`, `PING`,
+/// `PUBLISH`, `SPUBLISH`, `REPLCONF`, `SCRIPT`, `FUNCTION` and those that write) and those that only read keys. A command with a subcommand
+/// that `is_logged` allows is not hidden either, as an engine ends if it does not know what it is fed.
 const HIDDEN: &[&str] = &[
     "ACL",
     "ASKING",
@@ -62,17 +62,17 @@ const HIDDEN: &[&str] = &[
     "WATCH",
 ];
 
-/// Those of them that the log service cannot do without.
+/// The ones among them that the log service needs.
 const USED: &[&str] =
     &["CLIENT", "COMMAND", "CONFIG", "DEBUG", "EVAL", "INFO", "MODULE", "REPLICAOF", "SAVE", "SUBSCRIBE"];
 
-/// How the server says that it has no such command.
+/// The server's message that it has no such command.
 const UNKNOWN: &str = "No such command in rename-command";
 
-/// Commands that the installed valkey-server was found not to have.
+/// Commands that the installed valkey-server was found to lack.
 static MISSING: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
-/// The names of one engine's commands.
+/// The names of the commands of one engine.
 #[derive(Debug)]
 pub struct Names {
     secret: String,
@@ -80,7 +80,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Draws names for all that are hidden, but for those that are `kept`.
+    /// Draws names for all hidden commands, except those that are `kept`.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -94,20 +94,20 @@ impl Names {
         Ok(Names { secret, hidden: HIDDEN.iter().copied().filter(is_hidden).collect() })
     }
 
-    /// By which name the engine knows `command`.
+    /// The name under which the engine knows `command`.
     pub fn of(&self, command: &str) -> String {
         let hidden = self.hidden.iter().find(|name| name.eq_ignore_ascii_case(command));
         hidden.map_or_else(|| command.to_owned(), |name| format!("{}-{}", name.to_ascii_lowercase(), self.secret))
     }
 
-    /// The lines of its configuration that hide them.
+    /// The lines of the engine's configuration that hide commands.
     pub fn configuration(&self) -> String {
         self.hidden.iter().map(|name| format!("rename-command {name} {}\n", self.of(name))).collect()
     }
 }
 
-/// Whether an engine ended with `output` as it has not got a command that was to be hidden, because it is of another version or its own
-/// configuration has disabled it: the next one is not told of that command.
+/// Whether an engine ended with `output` because it lacks a command that was to be hidden: it has another version, or its own configuration
+/// disables the command. The next engine's configuration does not mention that command.
 pub fn note_missing(output: &str) -> bool {
     let refused = output.split_once(UNKNOWN).map(|(before, _)| before);
     let name = refused.and_then(|before| before.rsplit_once("rename-command "));

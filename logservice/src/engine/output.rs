@@ -1,50 +1,50 @@
-//! What an engine writes, as far as it tells why it did not do what it was to do.
+//! The log of an engine, from which errors take their reason.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
-use crate::printable::printable;
+use crate::base::printable::printable;
 
-/// Lines of its log that are kept for an error.
+/// Lines that are kept for an error.
 const KEPT_LINES: usize = 8;
-/// The most of a line that is taken in at once; what follows is as another line.
+/// The most of a line that is taken at once. What follows counts as another line.
 const MAX_LINE_BYTES: u64 = 64 << 10;
-/// How its log begins to say that it answered its primary with an error.
+/// Begins the message that it answered its primary with an error.
 const REFUSED: &str = "== CRITICAL == ";
-/// How its log says that it was given no more memory.
+/// Begins the message that it got no more memory.
 const OUT_OF_MEMORY: &str = "Out Of Memory allocating ";
-/// How the system says that somebody may not do something.
+/// The system's message that something is not permitted.
 const NOT_PERMITTED: &str = "Permission denied";
-/// What the reason for that may be.
+/// A possible reason for that.
 const NO_CAPABILITIES: &str = " (it reads only what the user may whom this service runs as, also if that is root: make the files that user's, or \
                                give --engine-isolation off)";
-/// How the line of its last report begins that says what it had applied when it ended.
+/// Begins the line of its last report with the offset that it had applied.
 const APPLIED: &str = "slave_repl_offset:";
 
-/// What an engine wrote, without control characters: what is in the log, and so whoever writes to it, has a part in that.
+/// What an engine wrote, without control characters, as what it writes may come from the log and so from an attacker.
 #[derive(Debug, Default)]
-pub struct Output(Mutex<Kept>);
+pub struct EngineOutput(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
     last: VecDeque<String>,
-    /// What it could not apply: the report of its end, which follows, is long.
+    /// What it could not apply. Kept apart, as the report of its end, which follows, is long.
     refused: Option<String>,
-    /// What it got no memory for, as it says it.
+    /// What it got no memory for, in its words.
     out_of_memory: Option<String>,
-    /// Up to where it had applied the log then (exclusive).
+    /// Offset up to which it had applied the log then (exclusive).
     applied: Option<u64>,
 }
 
-impl Output {
-    /// Takes in what comes from `stream` until that ends.
+impl EngineOutput {
+    /// Reads `stream` until it ends.
     pub async fn read(&self, stream: impl AsyncRead + Unpin) {
         let mut stream = BufReader::new(stream);
         let mut bytes = Vec::new();
         while let Ok(1..) = (&mut stream).take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes).await {
-            // It need not be text.
+            // It may be any bytes.
             let line = printable(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']));
             tracing::debug!("valkey-server: {line}");
             self.lock().add(line);
@@ -64,7 +64,7 @@ impl Output {
         warnings.rev().find_map(|line| Some(line.split_once(" # ")?.1.to_owned()))
     }
 
-    /// Why it ended, as far as it says; `memory_bytes` is what it was allowed.
+    /// Why it ended, as far as its log tells. `memory_bytes` is what it was allowed.
     pub fn reason(&self, memory_bytes: Option<u64>) -> String {
         let kept = self.lock();
         if let Some(refused) = &kept.refused {
@@ -111,14 +111,14 @@ impl Kept {
 mod tests {
     use super::*;
 
-    async fn said(text: &str) -> Output {
-        let output = Output::default();
+    async fn said(text: &str) -> EngineOutput {
+        let output = EngineOutput::default();
         output.read(text.as_bytes()).await;
         output
     }
 
     #[tokio::test]
-    async fn what_it_could_not_apply_is_told_with_its_place_and_without_control_characters() {
+    async fn refused_commands_are_reported_with_their_offset_and_without_control_characters() {
         let output =
             said("1:S 01 # == CRITICAL == 'ERR no such \u{1b}[31mkey' after 'rename'\nslave_repl_offset:77\nmore\n")
                 .await;
@@ -130,8 +130,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_text_or_has_no_end_does_not_keep_the_rest_from_being_read() {
-        let output = Output::default();
+    async fn invalid_text_and_endless_lines_do_not_hide_the_rest() {
+        let output = EngineOutput::default();
         let long = vec![b'x'; 3 * MAX_LINE_BYTES as usize];
         let said = [b"no text: \xff\xfe\n", &long[..], b"\n1:M # the reason\n"].concat();
         output.read(&said[..]).await;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_may_not_read_is_told_with_what_to_do() {
+    async fn a_missing_permission_is_reported_with_a_remedy() {
         let reason = said("Can't chdir to '/data': Permission denied\n").await.reason(None);
         assert!(reason.contains("Permission denied") && reason.contains("--engine-isolation off"), "{reason}");
         assert!(!said("it ended\n").await.reason(None).contains("--engine-isolation"));

@@ -1,4 +1,4 @@
-//! `valkey-check-rdb`, which every valkey-server is when it is called so.
+//! `valkey-check-rdb`, which is the valkey-server under another name.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -7,23 +7,23 @@ use durability_protocol::EngineVersion;
 use tokio::process::Command;
 
 use super::{confine, EngineError, EngineOptions};
-use crate::printable::printable;
+use crate::base::printable::printable;
 
-/// What an RDB says of itself.
+/// What an RDB records about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RdbFacts {
     /// Version of the server that wrote it.
     pub engine: Option<EngineVersion>,
-    /// Where in the stream it stands, and under which replication id.
+    /// The replication id and offset of the stream at which it was saved.
     pub position: Option<(String, u64)>,
-    /// Types of the modules that have saved anything besides keys.
+    /// Types of modules that have saved data besides keys.
     pub module_types: Vec<String>,
 }
 
 /// Verifies the RDB at `path` as the engine's `valkey-check-rdb` does.
 ///
 /// # Errors
-/// It is not sound, or could not be looked at.
+/// It is not sound, or could not be read.
 pub async fn inspect_rdb(options: &EngineOptions, path: &Path) -> Result<RdbFacts, EngineError> {
     let not_started = |source| EngineError::Start { program: options.program.clone(), source };
     let spawned = confine::spawn(options, || {

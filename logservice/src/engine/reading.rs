@@ -1,8 +1,8 @@
 //! Reads keys of an engine that follows the log, as they stand at an offset.
 //!
-//! A replica hides keys, and fields of hashes, whose time has come until its primary deletes them; only commands from the primary
-//! see them. By the time an engine has come to an offset, much has expired that had not when the leader stood there. So the
-//! keys are read by a script that is inserted into the stream, and that publishes what it found.
+//! A replica hides expired keys and fields of hashes until its primary deletes them; only commands from the primary see them. By the time an
+//! engine has applied the log up to an offset, much has expired that had not when the leader was there. So keys are read by a script that is
+//! inserted into the stream and publishes what it finds.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use super::{Engine, EngineError, Feed};
 /// How long a script may take.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Its arguments: a channel, then commands, each with the database and its number of words before it. It publishes an array of
-/// their replies; after that to HGETALL comes that to HPEXPIRETIME for the same fields.
+/// Its arguments are a channel, then commands, each after its database and its number of words. It publishes an array of their replies. The
+/// reply to HGETALL is followed by the reply to HPEXPIRETIME for the same fields.
 const SCRIPT: &str = r"
 local out, replies = {}, 0
 local function put(value)
@@ -82,10 +82,10 @@ impl<'a> KeyReader<'a> {
     /// # Errors
     /// The engine does not answer.
     pub async fn open(engine: &'a mut Engine, feed: &'a mut Feed) -> Result<Self, EngineError> {
-        // Nothing comes while the leader is asked, nor is what it publishes small.
+        // The feed is silent while the leader is asked, and what is published may be large.
         engine.ask(&["CONFIG", "SET", "repl-timeout", "86400"]).await?;
         engine.ask(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0"]).await?;
-        // Whoever writes to the log knows neither this name nor the secret.
+        // An attacker who writes to the log knows neither this name nor the secret.
         let channel = format!("audit:{}", feed.secret);
         let subscribe = engine.name_of("SUBSCRIBE");
         let subscribed = engine.listener.query(&[subscribe.as_bytes(), channel.as_bytes()]).await;
@@ -93,8 +93,8 @@ impl<'a> KeyReader<'a> {
         Ok(KeyReader { engine, feed, channel })
     }
 
-    /// Applies the log up to `offset` (exclusive), which is durable and not before where it stands. Answers where it stands then: before
-    /// `offset` if that is not the end of a command or transaction.
+    /// Applies the log up to `offset` (exclusive), which has to be durable and not before what is applied. Returns the offset up to which it
+    /// is applied then: before `offset` if that is not the end of a command or transaction.
     ///
     /// # Errors
     /// The engine ended or stands still, or the feed broke off.
@@ -103,7 +103,7 @@ impl<'a> KeyReader<'a> {
         self.engine.catch_up(self.feed).await
     }
 
-    /// How many keys each database has that has any.
+    /// The number of keys of each database that has any.
     ///
     /// # Errors
     /// The engine does not answer.
@@ -111,7 +111,7 @@ impl<'a> KeyReader<'a> {
         self.engine.key_counts().await
     }
 
-    /// Draws about `keys` keys, of those whose time has not come.
+    /// Draws about `keys` keys that have not expired.
     ///
     /// # Errors
     /// The engine does not answer.
@@ -136,8 +136,8 @@ impl<'a> KeyReader<'a> {
         }
     }
 
-    /// Reads the keys that `samples` name, as they stand where the log was applied to, and of each as much as is known of the
-    /// sample. `time_ms` is the leader's clock when it read them, in milliseconds since 1970.
+    /// Reads the keys that `samples` name, at the offset up to which the log is applied, and of each as much as the sample holds. `time_ms`
+    /// is the leader's clock when it read them, in milliseconds since 1970.
     ///
     /// # Errors
     /// The engine ended, or answered something unexpected.
@@ -181,7 +181,7 @@ impl<'a> KeyReader<'a> {
     }
 }
 
-/// What is asked of a key, by what is known of the leader's.
+/// The commands that read a key as far as the leader has.
 fn commands(key: &[u8], found: &Found) -> Vec<Vec<Vec<u8>>> {
     let words = |before: &[&str], after: &[&str]| {
         let bytes = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
@@ -195,7 +195,7 @@ fn commands(key: &[u8], found: &Found) -> Vec<Vec<Vec<u8>>> {
     commands
 }
 
-/// What the replies to [`commands`] say.
+/// Reads the replies to [`commands`].
 fn found<'r>(asked: &Found, replies: &mut impl Iterator<Item = &'r Value>, time_ms: u64) -> Result<Found, String> {
     let mut next = || replies.next().ok_or_else(|| "there are fewer replies than commands".to_owned());
     let (word, expire_time_ms) = (next()?, next()?.number()?);

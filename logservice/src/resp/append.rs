@@ -11,11 +11,11 @@ use super::arguments::{number, text};
 use super::reply::{self, Protocol, Reply};
 use crate::shard::{Progress, Shard, Submitted, Ticket};
 
-/// Appends of one connection that may wait for durability; beyond that it is not read.
+/// Appends of one connection that may wait for durability. Beyond that the connection is not read.
 const MAX_WAITING: usize = 4096;
-/// Bytes of them.
+/// The same in bytes.
 const MAX_WAITING_BYTES: usize = 64 << 20;
-/// Shards that one connection may append to.
+/// Most shards that one connection may append to.
 const MAX_TARGETS: usize = 64;
 
 /// A shard this connection appends to.
@@ -66,7 +66,7 @@ impl<'a> AppendCommand<'a> {
         self.payload.len()
     }
 
-    /// Gives it to its shard. Waits only for one that begins below the log's end.
+    /// Gives it to its shard. Waits only if it begins below the log's end.
     pub async fn submit(self, shard: &Shard) -> Result<Ticket, Refusal> {
         match shard.append(self.epoch, self.offset, self.payload)? {
             Submitted::Accepted(ticket) => Ok(ticket),
@@ -86,12 +86,12 @@ impl Replies {
         !self.targets.is_empty()
     }
 
-    /// Whether every reply was given.
+    /// Whether no reply waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// A shard and its place among the targets, if this connection appended to it before.
+    /// The target of that name with its index, if this connection appended to it before.
     pub fn target(&self, shard: &str) -> Option<(usize, Arc<Shard>)> {
         let mut targets = self.targets.iter().enumerate();
         targets.find(|(_, target)| target.shard.name() == shard).map(|(at, target)| (at, target.shard.clone()))
@@ -107,7 +107,7 @@ impl Replies {
         Ok(self.targets.len() - 1)
     }
 
-    /// The reply of an append of so many bytes comes when `ticket` says so.
+    /// Adds the reply to an append of so many bytes, which is given when `ticket` has an outcome.
     pub fn push_append(&mut self, target: usize, ticket: Ticket, bytes: usize) {
         self.waiting_bytes += bytes;
         self.waiting.push_back(Waiting::Append { target, ticket, bytes });
@@ -122,7 +122,7 @@ impl Replies {
         }
     }
 
-    /// Moves the replies that can be given now to `out`.
+    /// Encodes the replies that can be given now into `out`.
     pub fn settle(&mut self, out: &mut BytesMut) {
         while let Some(first) = self.waiting.front() {
             match first {

@@ -1,3 +1,5 @@
+//! Arguments of commands, as numbers and words.
+
 use durability_protocol::Refusal;
 
 use super::reply::failure;

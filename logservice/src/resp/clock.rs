@@ -1,4 +1,4 @@
-//! What a connection has no time for. Most have nothing to be timed, and no timer; the others look once in a while.
+//! Time limits of a connection. Most connections have nothing to be timed, and no timer; the others check once in a while.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use crate::limits::{Limits, Patience};
+use crate::connections::limits::{Limits, Patience};
 
-/// What is to be timed now.
+/// What has to be timed now.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Watch {
-    /// The client has to log in and has not.
+    /// The client has not logged in, and has to.
     pub is_stranger: bool,
-    /// It has a place that is kept for nodes, and has not shown that it is one.
+    /// The client has a place that is kept for nodes, and has not shown that it is one.
     pub is_on_trial: bool,
-    /// A command has arrived in part, and the rest is being waited for.
+    /// A command has arrived in part, and the connection waits for the rest.
     pub is_partial: bool,
-    /// For how long the client has taken nothing of what it is owed.
+    /// How long the client has taken nothing of its replies.
     pub stalled_for: Option<Duration>,
     /// The input holds memory.
     pub holds_memory: bool,
@@ -29,7 +29,7 @@ impl Watch {
     }
 }
 
-/// What a connection has not done in time.
+/// What a client has not done in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overdue {
     /// It has not logged in.
@@ -40,11 +40,11 @@ pub enum Overdue {
     Command,
     /// It has not taken its replies.
     Output,
-    /// It has not sent anything, so its buffer can be given back.
+    /// It has not sent anything, so its buffer can be freed.
     Input,
 }
 
-/// The times of one connection.
+/// The time limits of one connection.
 pub struct Clock {
     limits: Arc<Limits>,
     /// When it was accepted, or later got a place that is kept for nodes.
@@ -60,22 +60,22 @@ impl Clock {
         Clock { limits, begun: Instant::now(), partial_since: None, has_read: false, timer: None }
     }
 
-    /// It has got a place, in which it may have to show what it is.
+    /// The client has got a place, in which it may have to show that it is a node.
     pub fn begin_trial(&mut self) {
         self.begun = Instant::now();
     }
 
-    /// Something has arrived.
+    /// Records that something has arrived.
     pub fn has_read(&mut self) {
         self.has_read = true;
     }
 
-    /// A command was complete, so the next begins.
+    /// Records that a command was complete.
     pub fn command_is_complete(&mut self) {
         self.partial_since = None;
     }
 
-    /// Before each wait: starts what has to be timed.
+    /// Starts what has to be timed. Called before each wait.
     pub fn start(&mut self, watch: Watch) {
         if !watch.is_partial {
             self.partial_since = None;
@@ -88,7 +88,7 @@ impl Clock {
         }
     }
 
-    /// Waits until it is time to look, see [`Clock::look`]; for ever if nothing is timed.
+    /// Waits until it is time for [`Clock::look`]; for ever if nothing is timed.
     pub async fn tick(&mut self) {
         match &mut self.timer {
             Some(timer) => timer.await,
@@ -96,7 +96,7 @@ impl Clock {
         }
     }
 
-    /// After [`Clock::tick`]: what has taken too long, if anything has.
+    /// What has taken too long, if anything has. Called after [`Clock::tick`].
     pub fn look(&mut self, watch: Watch) -> Option<Overdue> {
         self.timer = None;
         let was_idle = !std::mem::take(&mut self.has_read);

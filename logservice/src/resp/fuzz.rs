@@ -1,4 +1,4 @@
-//! Any arguments to any command, from clients that have logged in and from strangers.
+//! Fuzzes the dispatcher: any arguments to any command, from clients that have logged in and from strangers.
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -9,21 +9,21 @@ use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-use super::connection::{Connection, Next, Shared};
-use super::input::InputBudget;
+use super::connection::{Connection, Next, PortState};
+use super::input::{InputBudget, MAX_ARGUMENTS};
 use super::replica::ReplicaInfo;
 use super::reply::Protocol;
 use super::socket::Socket;
-use crate::limits::{Limits, Patience};
-use crate::network::Network;
-use crate::places::Places;
+use crate::access::tokens::Tokens;
+use crate::connections::limits::{Limits, Patience};
+use crate::connections::network::Network;
+use crate::connections::places::Places;
+use crate::connections::strangers::Strangers;
 use crate::service::{Service, ServiceOptions};
 use crate::snapshots::SnapshotStore;
-use crate::store::file_store::{FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
-use crate::strangers::Strangers;
-use crate::tokens::Tokens;
+use crate::store::memory_store::MemoryStores;
 
-/// Words that mean something, so that not every input is refused for its first.
+/// Words with a meaning, so that not every input is refused for its first word.
 const WORDS: [&str; 65] = [
     "LOG.AUDIT",
     "LOG.AUDIT-RESULT",
@@ -92,7 +92,7 @@ const WORDS: [&str; 65] = [
     "",
 ];
 
-/// What one command of any arguments may make this thread hold.
+/// Most memory that one command may take on this thread.
 const MOST_BYTES: usize = 1 << 20;
 
 /// A word of [`WORDS`], or anything.
@@ -103,29 +103,23 @@ fn arguments(words: &[Word]) -> Vec<Bytes> {
         Some(word) => Bytes::from_static(word.as_bytes()),
         None => Bytes::from(other.clone()),
     };
-    // As many as the splitter lets through.
-    words.iter().take(64).map(argument).collect()
+    words.iter().take(MAX_ARGUMENTS).map(argument).collect()
 }
 
-/// A service in a directory that lasts as long as the process; in memory, as what is fuzzed is not the disk.
-pub(crate) fn shared(tokens: Option<Tokens>) -> Arc<Shared> {
+/// A service in a directory that lasts as long as the process. In memory, as the disk is not what is fuzzed.
+pub(crate) fn shared(tokens: Option<Tokens>) -> Arc<PortState> {
     let memory = Path::new("/dev/shm");
     let builder = tempfile::Builder::new();
     let directory = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
     let directory = directory.expect("tempdir").keep();
     let snapshots = Arc::new(SnapshotStore::open(None, &directory).expect("a directory"));
-    // Nobody makes any.
-    let (snapshot_requests, _) = tokio::sync::mpsc::channel(1);
+    // Nothing takes them.
+    let (engine_requests, _) = tokio::sync::mpsc::channel(1);
     let options = ServiceOptions {
         directory,
         snapshots,
-        snapshot_requests,
-        store: FileStoreOptions {
-            segment_bytes: MIN_SEGMENT_BYTES,
-            max_log_bytes: None,
-            threads: Threads::start().expect("threads"),
-            keys: Arc::default(),
-        },
+        engine_requests,
+        stores: Arc::new(MemoryStores::threaded()),
         max_shards: 4,
         debug_command: true,
         http_port: 1,
@@ -142,7 +136,7 @@ pub(crate) fn shared(tokens: Option<Tokens>) -> Arc<Shared> {
         patience,
     };
     let (limits, places) = (Arc::new(limits), Places::new(1, 0));
-    Arc::new(Shared { service, limits, budget: Arc::new(InputBudget::new(4)), places })
+    Arc::new(PortState { service, limits, budget: Arc::new(InputBudget::new(4)), places })
 }
 
 pub(crate) fn runtime() -> &'static Runtime {
@@ -153,7 +147,7 @@ pub(crate) fn runtime() -> &'static Runtime {
 }
 
 /// A connection of that service, and its other end.
-pub(crate) async fn connection(shared: &Arc<Shared>) -> (Connection, TcpStream) {
+pub(crate) async fn connection(shared: &Arc<PortState>) -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
     let (stream, peer) = listener.accept().await.expect("accepted");
@@ -178,7 +172,7 @@ fn any_command_is_answered() {
                 assert!(out.ends_with(b"\r\n"));
             }
         }
-        // Else most of what follows would be refused.
+        // Otherwise most of the following commands would be refused.
         for command in ["UNSUBSCRIBE", "PUNSUBSCRIBE"] {
             runtime().block_on(connection.run(&[Bytes::from_static(command.as_bytes())]));
         }
@@ -206,7 +200,7 @@ fn no_command_of_a_stranger_makes_a_shard_or_shows_one() {
 }
 
 #[test]
-fn what_a_replica_says_of_itself_is_kept_short() {
+fn what_a_replica_reports_is_kept_short() {
     bolero::check!().with_type::<Vec<Word>>().for_each(|words| {
         let mut replica = ReplicaInfo::default();
         let arguments = arguments(words);

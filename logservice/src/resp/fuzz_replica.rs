@@ -1,4 +1,4 @@
-//! What a server says when it comes to follow a log: its user name, `REPLCONF` and `PSYNC`, of any content.
+//! Fuzzes what a server sends before it follows a log: any user name, `REPLCONF` and `PSYNC`.
 
 use std::panic::AssertUnwindSafe;
 
@@ -36,7 +36,7 @@ fn a_server_goes_on_only_where_the_log_has_what_it_holds() {
         shard
     });
     let (shard, log_id) = (AssertUnwindSafe(&*shard), shard.log_id());
-    // Each part is one that means something, or anything.
+    // Each part has a meaning, or is anything.
     type Input = (u8, Vec<u8>, u8, Vec<u8>, i16, Option<i64>, Vec<(u8, Vec<u8>)>);
     bolero::check!().with_type::<Input>().for_each(|(which, user, replid, other, near, far, words)| {
         let user = match which % 8 {

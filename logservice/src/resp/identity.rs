@@ -1,29 +1,29 @@
-//! Who a connection says it is, and what that allows.
+//! What the client of a connection has proved, and what that allows.
 
 use std::sync::{Arc, Weak};
 
 use durability_protocol::{is_valid_name, Code, Known, Refusal, ReplicaUser};
 
-use super::commands::Entry;
-use crate::pass::{Pass, TokensWatch};
-use crate::roles::{Role, Roles};
+use super::command_roles::Entry;
+use crate::access::login::{Login, TokensWatch};
+use crate::access::roles::{TokenRole, TokenRoles};
 use crate::shard::Shard;
 
-/// What a connection has proved so far.
+/// What a client has proved so far.
 #[derive(Debug)]
 pub struct Identity {
-    /// `None` if none are needed: then everybody may do everything.
+    /// `None` if none are needed: then every client may do everything.
     tokens: Option<TokensWatch>,
     /// The login, where tokens are needed.
-    pass: Option<Box<Pass>>,
+    login: Option<Box<Login>>,
     shard: Option<String>,
-    /// What a replica knows of the log that it followed.
+    /// What a replica has reported of the log that it followed.
     follows: Option<Follows>,
-    /// The shard of which a node has compared what it knows with the log. Another one may come by the same name.
+    /// The shard whose log a node has compared with what it knows. Another shard may get the same name later.
     checked: Option<(String, Weak<Shard>)>,
 }
 
-/// What a replica knows that does not take another log for its own.
+/// What a replica reports so that it is not given another log than its own.
 #[derive(Debug)]
 pub struct Follows {
     /// What it knows.
@@ -33,13 +33,13 @@ pub struct Follows {
 }
 
 impl Identity {
-    /// Nothing. Without tokens nothing has to be proved.
+    /// A client that has proved nothing. Without tokens nothing has to be proved.
     pub fn new(tokens: Option<TokensWatch>) -> Self {
-        Identity { tokens, pass: None, shard: None, follows: None, checked: None }
+        Identity { tokens, login: None, shard: None, follows: None, checked: None }
     }
 
-    /// `AUTH user token`, where the user is a shard, or a [`ReplicaUser`]. Without tokens any token is right, and the shard is named.
-    /// It takes the place of what was proved before.
+    /// `AUTH user token`, where the user is a shard or a [`ReplicaUser`]. Without tokens any token is right, and only the shard is noted.
+    /// Replaces what was proved before.
     pub fn authenticate_shard(&mut self, user: &str, token: &[u8]) -> Result<(), Refusal> {
         let user =
             ReplicaUser::parse(user).map_err(|error| Refusal::new(Code::NoAuth, format!("the user is {error}")))?;
@@ -47,13 +47,13 @@ impl Identity {
         if !is_valid_name(shard) {
             return Err(Refusal::new(Code::NoAuth, "the user must be a valid shard name"));
         }
-        // Not which shard: somebody may have sent the token in its place, and this line is logged.
+        // The error is logged, so it does not show the user: a client may have sent the token in its place.
         self.log_in(Some(shard), token, "wrong shard or token")?;
         self.follows = known.map(|known| Follows { known, is_whole });
         Ok(())
     }
 
-    /// `AUTH token`: a token for all shards, none of them named. It takes the place of what was proved before.
+    /// `AUTH token`: a token for all shards, without naming one. Replaces what was proved before.
     pub fn authenticate_all(&mut self, token: &[u8]) -> Result<(), Refusal> {
         self.log_in(None, token, "wrong token for all shards; for one shard use AUTH shard token")?;
         self.follows = None;
@@ -62,24 +62,24 @@ impl Identity {
 
     fn log_in(&mut self, shard: Option<&str>, token: &[u8], wrong: &str) -> Result<(), Refusal> {
         if let Some(tokens) = &self.tokens {
-            let pass = Pass::new(tokens.clone(), shard, token);
-            self.pass = Some(Box::new(pass.ok_or_else(|| Refusal::new(Code::NoAuth, wrong))?));
+            let login = Login::new(tokens.clone(), shard, token);
+            self.login = Some(Box::new(login.ok_or_else(|| Refusal::new(Code::NoAuth, wrong))?));
         }
         self.shard = shard.map(str::to_owned);
         Ok(())
     }
 
-    /// What a replica has told with its user name.
+    /// What a replica has reported with its user name.
     pub fn follows(&self) -> Option<&Follows> {
         self.follows.as_ref()
     }
 
-    /// The node has compared what it knows with the log of `shard`, and found no contradiction.
+    /// Records that the node has compared what it knows with the log of `shard`, and found no contradiction.
     pub fn note_checked(&mut self, shard: &Arc<Shard>) {
         self.checked = Some((shard.name().to_owned(), Arc::downgrade(shard)));
     }
 
-    /// Whether it has.
+    /// Whether the node has compared what it knows with the log of `shard`.
     pub fn has_checked(&self, shard: &Arc<Shard>) -> bool {
         self.checked.as_ref().is_some_and(|(_, checked)| std::ptr::eq(checked.as_ptr(), Arc::as_ptr(shard)))
     }
@@ -89,7 +89,7 @@ impl Identity {
         self.checked.is_some()
     }
 
-    /// Whether the node has compared what it knows with another log that went by the name of `shard`, and is none any more.
+    /// Whether the node has compared what it knows with an earlier shard of the same name, which was dropped.
     pub fn has_checked_another(&self, shard: &Arc<Shard>) -> bool {
         let checked_name = self.checked.as_ref().map(|(name, _)| name.as_str());
         checked_name == Some(shard.name()) && !self.has_checked(shard)
@@ -100,20 +100,20 @@ impl Identity {
         self.shard.as_deref()
     }
 
-    /// Whether the connection has logged in, or need not.
+    /// Whether the client has logged in or need not.
     pub fn is_known(&self) -> bool {
-        self.tokens.is_none() || self.pass.is_some()
+        self.tokens.is_none() || self.login.is_some()
     }
 
-    /// Whether `command` is allowed, on any shard at least.
+    /// Checks that `command` is allowed on some shard.
     ///
     /// # Errors
     /// [`Code::NoPerm`] if it is not.
     pub fn check_any(&self, command: &Entry) -> Result<(), Refusal> {
-        self.pass.as_ref().map_or(Ok(()), |pass| command.check(pass.roles_for_any()))
+        self.login.as_ref().map_or(Ok(()), |login| command.check(login.roles_for_any()))
     }
 
-    /// Whether `command` is allowed on `shard`.
+    /// Checks that `command` is allowed on `shard`.
     ///
     /// # Errors
     /// [`Code::NoAuth`] if the login is not for that shard, [`Code::NoPerm`] if its role does not allow the command.
@@ -121,33 +121,34 @@ impl Identity {
         if self.tokens.is_none() {
             return Ok(());
         }
-        match self.pass.as_ref().map(|pass| pass.roles(shard)) {
+        match self.login.as_ref().map(|login| login.roles(shard)) {
             Some(roles) if !roles.is_empty() => command.check(roles),
             _ => Err(Refusal::new(Code::NoAuth, "log in to the shard first: AUTH shard token")),
         }
     }
 
-    /// Whether this connection may do on `shard`, or see of it, what `role` is for.
-    pub fn may(&self, shard: &str, role: Role) -> bool {
-        self.tokens.is_none() || self.pass.as_ref().is_some_and(|pass| pass.roles(shard).allow(role))
+    /// Whether the client may do on `shard` what `role` may.
+    pub fn may(&self, shard: &str, role: TokenRole) -> bool {
+        self.tokens.is_none() || self.login.as_ref().is_some_and(|login| login.roles(shard).allow(role))
     }
 
-    /// Whether it may take one of the places that are kept for nodes, for replicas and for operators: the login allows what one of these
-    /// does, on any shard.
+    /// Whether the client may take a place that is kept for nodes, replicas and operators: its login has a role of these on some shard.
     pub fn may_have_kept_place(&self) -> bool {
-        let is_for = |roles: Roles| [Role::Follow, Role::Operate, Role::Node].into_iter().any(|role| roles.allow(role));
-        self.pass.as_ref().map_or(self.tokens.is_none(), |pass| is_for(pass.roles_for_any()))
+        let is_for = |roles: TokenRoles| {
+            [TokenRole::Follow, TokenRole::Operate, TokenRole::Node].into_iter().any(|role| roles.allow(role))
+        };
+        self.login.as_ref().map_or(self.tokens.is_none(), |login| is_for(login.roles_for_any()))
     }
 
-    /// Whether the login is withdrawn: its token is not there any more, or has another role.
+    /// Whether the login is withdrawn: its token is gone or has another role.
     pub fn is_withdrawn(&mut self) -> bool {
-        self.pass.as_mut().is_some_and(|pass| pass.is_withdrawn())
+        self.login.as_mut().is_some_and(|login| login.is_withdrawn())
     }
 
-    /// Waits until the login is withdrawn; for ever if there is none. May be dropped and called again.
+    /// Waits until the login is withdrawn; for ever if there is none. Cancel-safe.
     pub async fn withdrawn(&mut self) {
-        match &mut self.pass {
-            Some(pass) => pass.withdrawn().await,
+        match &mut self.login {
+            Some(login) => login.withdrawn().await,
             None => std::future::pending().await,
         }
     }

@@ -1,34 +1,43 @@
-//! What arrives on a connection: a buffer, and how large it may be.
+//! The input of a connection: a buffer, and how large it may be.
 //!
-//! A connection may hold a few KB as it likes, and more only out of memory that all connections share. What is read ahead comes
-//! out of one half of it, as far as there is some. A command that does not fit is read only when there is room for the largest
-//! one in the other half, so that whoever has begun can end: nobody holds a part of that half and waits for more of it.
-//! Clients that have not logged in have no share. A connection without a command holds nothing.
+//! A connection may hold a few KB freely, and more only out of a budget that all connections share. Reading ahead takes from one half of the
+//! budget, as far as there is some. A command that does not fit is read only when there is room for the largest command in the other half.
+//! So a connection that has begun to read one can finish: none holds a part of that half and waits for more of it.
+//! Clients that have not logged in have no share of the budget. A connection without a command holds nothing.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use durability_protocol::{MalformedResp, RespLimits, MAX_APPEND_BYTES};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-use super::command::{ProtocolError, Splitter, MAX_COMMAND_BYTES};
 use super::socket::Socket;
+use crate::base::command_input::CommandReader;
 
-/// What a connection may hold without asking.
+/// Most arguments of a command.
+pub const MAX_ARGUMENTS: usize = 64;
+/// Longest command in bytes: one append of the largest size with its framing.
+const MAX_COMMAND_BYTES: usize = MAX_APPEND_BYTES + 4096;
+/// Bytes that a connection may hold outside the budget.
 const FREE_BYTES: usize = 16 << 10;
 /// The most that is read at a time.
 const MAX_READ_BYTES: usize = 256 << 10;
-/// Longest command in bytes of a client that has not logged in; enough for the longest login.
-pub const STRANGERS_COMMAND_BYTES: usize = 4 << 10;
+/// Longest command in bytes of a client that has not logged in. Enough for the longest login.
+const STRANGERS_COMMAND_BYTES: usize = 4 << 10;
 
-/// Memory for what has arrived and is not a whole command yet, of all connections together. In KiB.
+const LIMITS: RespLimits =
+    RespLimits { items: MAX_ARGUMENTS, item_bytes: MAX_APPEND_BYTES, frame_bytes: MAX_COMMAND_BYTES };
+const STRANGERS_LIMITS: RespLimits = RespLimits { frame_bytes: STRANGERS_COMMAND_BYTES, ..LIMITS };
+
+/// Memory for commands that have not arrived as a whole, of all connections together. One permit is a KiB.
 pub struct InputBudget {
     ahead: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
-/// What one large command takes.
+/// Permits that one large command takes.
 const LARGE_KIB: u32 = (MAX_COMMAND_BYTES + FREE_BYTES).div_ceil(1024) as u32;
 
 impl InputBudget {
@@ -44,24 +53,24 @@ type Waiting = dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> +
 /// The input of a connection.
 pub struct Input {
     bytes: BytesMut,
-    splitter: Splitter,
+    commands: CommandReader,
     read_bytes: usize,
     budget: Arc<InputBudget>,
     ahead: Option<OwnedSemaphorePermit>,
     large: Option<OwnedSemaphorePermit>,
     /// The place in the queue for `large`.
     waiting: Option<Pin<Box<Waiting>>>,
-    /// How large the buffer may be.
+    /// How large the buffer may become.
     buffer_bytes: usize,
     is_stranger: bool,
 }
 
 impl Input {
-    /// Nothing has arrived, and it is not known who sends.
+    /// An empty input of a client that is not known yet.
     pub fn new(budget: Arc<InputBudget>) -> Self {
         Input {
             bytes: BytesMut::new(),
-            splitter: Splitter::default(),
+            commands: CommandReader::default(),
             read_bytes: FREE_BYTES,
             budget,
             ahead: None,
@@ -72,15 +81,15 @@ impl Input {
         }
     }
 
-    /// Whether the client has not logged in and has to.
+    /// Sets whether the client has not logged in, and has to.
     pub fn set_stranger(&mut self, is_stranger: bool) {
         self.is_stranger = is_stranger;
     }
 
-    /// Takes the next command, see [`Splitter::next`].
-    pub fn next(&mut self, arguments: &mut Vec<Bytes>) -> Result<bool, ProtocolError> {
-        let max_bytes = if self.is_stranger { STRANGERS_COMMAND_BYTES } else { MAX_COMMAND_BYTES };
-        self.splitter.next(&mut self.bytes, arguments, max_bytes)
+    /// Takes the next command, see [`CommandReader::next`].
+    pub fn next(&mut self, arguments: &mut Vec<Bytes>) -> Result<bool, MalformedResp> {
+        let limits = if self.is_stranger { STRANGERS_LIMITS } else { LIMITS };
+        self.commands.next(&mut self.bytes, arguments, &limits)
     }
 
     /// Whether a command has arrived in part.
@@ -93,7 +102,7 @@ impl Input {
         self.bytes.capacity() > 0
     }
 
-    /// Decides how large the buffer may be for the next read. False if there has to be room in the budget first, see
+    /// Decides how large the buffer may become by the next read. `false` if that has to wait for the budget, see
     /// [`Input::wait_for_budget`].
     pub fn may_read(&mut self) -> bool {
         let needed = self.needed_bytes();
@@ -121,15 +130,15 @@ impl Input {
     }
 
     fn needed_bytes(&self) -> usize {
-        self.splitter.needed_bytes().max(self.bytes.len() + 1)
+        self.commands.needed_bytes().max(self.bytes.len() + 1)
     }
 
     fn ahead_bytes(&self) -> usize {
         FREE_BYTES + (self.ahead.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) << 10)
     }
 
-    /// Waits for room for the command that is arriving; connections get it in turn. Can be dropped while it waits, which does
-    /// not cost the turn: that ends with [`Input::stop_waiting`].
+    /// Waits for room for the command that is arriving. Connections get it in turn. Cancel-safe: the place in the queue stays until
+    /// [`Input::stop_waiting`].
     pub async fn wait_for_budget(&mut self) {
         let large = || self.budget.large.clone().acquire_many_owned(LARGE_KIB);
         let room = self.waiting.get_or_insert_with(|| Box::pin(large())).await;
@@ -138,12 +147,12 @@ impl Input {
         self.large = room.ok();
     }
 
-    /// Leaves the queue for room. For a connection that is not read: when its turn came, nobody else would have the room.
+    /// Leaves the queue for room. Needed when the connection is not read, as it would otherwise hold the room without using it.
     pub fn stop_waiting(&mut self) {
         self.waiting = None;
     }
 
-    /// Reads what has come, into as much room as [`Input::may_read`] allowed. Zero at the end.
+    /// Reads what has arrived, as far as [`Input::may_read`] allowed. Returns how many bytes; zero at the end of the stream.
     pub fn read(&mut self, socket: &Socket) -> std::io::Result<usize> {
         let held = self.bytes.len();
         let wanted = self.buffer_bytes.saturating_sub(held);
@@ -158,7 +167,7 @@ impl Input {
         Ok(read)
     }
 
-    /// When all commands that have arrived were taken: gives back the room for a large one, if none is arriving.
+    /// Frees the room for a large command if none is arriving. Called when all commands that have arrived were taken.
     pub fn settle(&mut self) {
         if self.large.is_some() && self.needed_bytes() <= self.ahead_bytes() {
             self.large = None;
@@ -168,18 +177,18 @@ impl Input {
         }
     }
 
-    /// Gives back everything that a connection without a command does not need.
+    /// Frees everything that a connection without a command does not need.
     pub fn release(&mut self) {
         if self.bytes.is_empty() {
-            self.bytes = BytesMut::new();
+            (self.bytes, self.commands) = (BytesMut::new(), CommandReader::default());
             self.read_bytes = FREE_BYTES;
             (self.ahead, self.large) = (None, None);
         }
     }
 
-    /// What has arrived and was not used, for whoever reads on.
-    pub fn into_parts(self) -> (BytesMut, Splitter) {
-        (self.bytes, self.splitter)
+    /// What has arrived and was not taken, for the next reader.
+    pub fn into_parts(self) -> (BytesMut, CommandReader) {
+        (self.bytes, self.commands)
     }
 }
 

@@ -1,12 +1,18 @@
-//! The RESP port: translates commands into calls on shards.
+//! The RESP port: translates commands into calls on shards. Each connection is one task. Acknowledgements leave on the thread that made
+//! the append durable.
+//!
+//! Read `command_roles.rs` first: every command, and the least role for it. `connection/` is one connection, and `connection/dispatch.rs` what
+//! becomes of a command. A file per group of commands carries them out: `append.rs`, `leadership_commands.rs`, `node.rs`, `audit.rs` and
+//! `admin.rs` are the `LOG.*` commands, `replica/` is the log as a Valkey primary, and `sentinel/` is how clients find the leader.
+//! `input.rs` takes what arrives, within a budget that all connections share; `output.rs` and `socket.rs` are the way out. `clock.rs`
+//! ends connections that take too long, and `trial.rs` those that use a node's place without being a node's.
 
 mod admin;
 mod append;
 mod arguments;
 mod audit;
 mod clock;
-pub mod command;
-pub mod commands;
+pub mod command_roles;
 mod connection;
 #[cfg(test)]
 pub(crate) mod fuzz;
@@ -14,11 +20,10 @@ pub(crate) mod fuzz;
 mod fuzz_replica;
 mod identity;
 mod input;
-mod lease;
-mod life;
+mod leadership_commands;
 mod node;
 mod output;
-pub mod replica;
+mod replica;
 mod reply;
 mod sentinel;
 mod socket;
@@ -33,22 +38,21 @@ use std::time::Duration;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use self::connection::{Connection, Shared};
+use self::connection::{Connection, PortState};
 use self::input::InputBudget;
 use self::socket::Socket;
-use crate::accept::{Acceptor, Newcomer};
-use crate::limits::Limits;
-use crate::places::Places;
+use crate::connections::limits::Limits;
+use crate::connections::places::Places;
+use crate::connections::port::{Newcomer, Port};
+use crate::connections::strangers::Strangers;
+use crate::connections::tls::TlsPort;
 use crate::service::Service;
-use crate::strangers::Strangers;
-use crate::tls::Port;
 
-/// How long a peer may be silent before the kernel asks whether it is still there.
+/// How long a peer may be silent before the kernel probes whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
-/// What a client reads that speaks without TLS to a port with TLS.
+/// Sent to a client that speaks without TLS to a port with TLS.
 pub const NEEDS_TLS: &[u8] = b"-ERR this port takes TLS connections only: connect with TLS\r\n";
 
 fn configure(stream: &TcpStream) -> std::io::Result<()> {
@@ -63,43 +67,19 @@ pub async fn serve(
     service: Arc<Service>,
     listener: TcpListener,
     limits: Arc<Limits>,
-    port: Option<Arc<Port>>,
-    mut shutdown: watch::Receiver<bool>,
+    tls: Option<Arc<TlsPort>>,
+    shutdown: watch::Receiver<bool>,
 ) {
-    let strangers = limits.max_strangers;
-    let acceptor = Acceptor::new(listener, Strangers::new(strangers, limits.lingering(strangers), "a connection"));
+    let most = limits.max_strangers;
+    let strangers = Strangers::new(most, limits.lingering(most), "a connection");
     let budget = Arc::new(InputBudget::new(limits.max_input_mb));
     let places = Places::new(limits.max_connections, limits.kept_for_nodes());
-    let shared = Arc::new(Shared { service, limits, budget, places });
-    let next_id = AtomicU64::new(1);
-    let mut connections = JoinSet::new();
-    while !*shutdown.borrow() {
-        while connections.try_join_next().is_some() {}
-        let Newcomer { stream, peer, guest, ending } = tokio::select! {
-            accepted = acceptor.next() => accepted,
-            _ = shutdown.changed() => break,
-        };
-        if let Err(error) = configure(&stream) {
-            tracing::debug!("{peer}: {error}");
-        }
+    let common = Arc::new(PortState { service, limits, budget, places });
+    let next_id = Arc::new(AtomicU64::new(1));
+    let stopping = shutdown.clone();
+    let serve = move |Newcomer { transport, peer, guest }: Newcomer| {
         let id = next_id.fetch_add(1, Ordering::Relaxed);
-        let (shared, port, mut shutdown) = (shared.clone(), port.clone(), shutdown.clone());
-        let task = connections.spawn(async move {
-            let socket = match port {
-                None => Socket::from(stream),
-                Some(port) => {
-                    let accepted = tokio::select! {
-                        accepted = port.accept(stream, peer) => accepted,
-                        _ = shutdown.wait_for(|stopping| *stopping) => None,
-                    };
-                    let Some(stream) = accepted else { return };
-                    Socket::from(stream)
-                }
-            };
-            Connection::new(&shared, socket, peer.to_string(), id, guest).serve(shutdown).await;
-        });
-        ending.bind(task);
-    }
-    drop(acceptor);
-    while connections.join_next().await.is_some() {}
+        Connection::new(&common, Socket::from(transport), peer.to_string(), id, guest).serve(stopping.clone())
+    };
+    Port { listener, strangers, tls, configure }.serve(shutdown, serve).await;
 }

@@ -1,4 +1,4 @@
-//! `LOG.NODE`: a node tells of itself and waits for leadership to change.
+//! `LOG.NODE`: a node reports its state and waits for leadership to change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,16 +7,17 @@ use bytes::Bytes;
 use durability_protocol::{Refusal, MAX_POLL_WAIT_MS, MAX_PRIORITY};
 
 use super::arguments::{number, text};
-use super::lease;
+use super::leadership_commands;
 use super::reply::{self, failure, Reply};
+use crate::service::status_fields::for_nodes;
 use crate::shard::{Heard, NodeStatus, Poll, Role, Shard, Status};
 
-/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms`. The answer comes when the poll is due.
+/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms`. The reply is given when the poll is due.
 pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let [_, _, node_id, address, role, priority, applied, version, wait_ms] = arguments else {
         return Err(failure("usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms"));
     };
-    let (node_id, address) = (lease::node_id(node_id)?, lease::address(address)?);
+    let (node_id, address) = (leadership_commands::node_id(node_id)?, leadership_commands::address(address)?);
     let role = Role::from_word(text(role)?).ok_or_else(|| failure("role must be leader, follower or attaching"))?;
     let priority = number(priority, "priority")?;
     let priority = u16::try_from(priority).ok().filter(|priority| *priority <= MAX_PRIORITY);
@@ -27,30 +28,16 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     shard.poll(Heard { node_id, address, role, priority, applied, wait }, version)
 }
 
-/// The answer, as things are now.
+/// The reply to a poll, by the shard's state now.
 ///
 /// # Errors
 /// The shard was dropped meanwhile.
 pub fn answer(poll: &Poll) -> Result<Reply, Refusal> {
     poll.shard().check_not_dropped()?;
     let status = poll.shard().status();
-    let fields = [
-        ("version", status.version.to_string()),
-        ("epoch", status.epoch.to_string()),
-        ("leader", status.leader.clone()),
-        ("leader_address", status.leader_address.clone()),
-        ("leader_process", status.leader_process.clone()),
-        ("lease_remaining_ms", status.lease_remaining_ms.to_string()),
-        ("lease_ms", status.lease_ms.to_string()),
-        ("reserved_for", status.reserved_for.clone()),
-        ("stream_epoch", status.stream_epoch.to_string()),
-        ("replid", status.replid.clone()),
-        ("base", status.base.to_string()),
-        ("end", status.end.to_string()),
-        ("state", status.state.word().to_owned()),
-    ];
     let audit = poll.shard().wanted_audit().map(|order| ("audit", order.to_string()));
-    let items = fields.into_iter().chain(audit).flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
+    let fields = for_nodes(&status).map(|(name, value)| (name, value.to_string()));
+    let items = fields.chain(audit).flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
     Ok(reply::array(items.chain(fields_of_nodes(&status)).collect()))
 }
 

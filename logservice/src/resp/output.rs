@@ -1,5 +1,5 @@
-//! What leaves a connection. Its task gives most replies; acknowledgements leave on the thread that made the append durable,
-//! as waking the task first would cost each of them a change of threads.
+//! The output of a connection. Its task sends most replies. Acknowledgements are sent by the thread that made the append durable, as waking
+//! the task would cost each of them a context switch.
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -15,7 +15,7 @@ use super::reply::{Protocol, Reply};
 use super::socket::Socket;
 use crate::shard::{ProgressListener, Shard};
 
-/// Replies that a client has not taken; beyond that it is not read.
+/// Bytes of replies that a client has not taken. Beyond that the connection is not read.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
 /// The same for a client that has not logged in.
 const STRANGERS_OUTPUT_BYTES: usize = 16 << 10;
@@ -31,19 +31,19 @@ pub struct Output {
 #[derive(Default)]
 struct State {
     replies: Replies,
-    /// Encoded, in the order in which they are to leave.
+    /// Encoded replies, in the order in which they are sent.
     out: BytesMut,
-    /// The task waits for room or for the last reply, so it is to be woken when that changes.
+    /// The task waits for room or for the last reply, so it has to be woken when that changes.
     is_task_waiting: bool,
-    /// What replies are pushed in.
+    /// How replies are encoded from now on.
     protocol: Protocol,
     /// The client is gone.
     is_broken: bool,
     /// The client has logged in, or need not.
     is_known: bool,
-    /// A shard that it appended to was dropped: what waits is answered, and then it ends.
+    /// A shard that the client appended to was dropped: the connection ends once everything that waits is answered.
     is_over: bool,
-    /// Since when the client takes nothing of `out`.
+    /// Since when the client has taken nothing of `out`.
     stalled_since: Option<Instant>,
 }
 
@@ -59,7 +59,7 @@ pub enum Outlook {
 }
 
 impl Output {
-    /// Nothing waits.
+    /// An output without replies.
     pub fn new(socket: Socket) -> Self {
         Output { socket, state: Mutex::default(), wake: Notify::new() }
     }
@@ -74,17 +74,17 @@ impl Output {
         self.lock().has_room()
     }
 
-    /// The client has logged in.
+    /// Records that the client has logged in, or need not.
     pub fn set_known(&self) {
         self.lock().is_known = true;
     }
 
-    /// For how long the client has taken nothing of what could be sent to it; `None` if there is nothing.
+    /// How long the client has taken nothing of its replies; `None` if there are none to take.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.lock().stalled_since.map(|since| since.elapsed())
     }
 
-    /// Adds a reply behind those that wait.
+    /// Adds a reply after those that wait.
     pub fn push(&self, reply: Reply) {
         let State { replies, protocol, out, .. } = &mut *self.lock();
         replies.push(reply, *protocol, out);
@@ -95,19 +95,18 @@ impl Output {
         self.lock().protocol
     }
 
-    /// The client speaks that from the next reply on.
+    /// Sets what the client speaks from the next reply on.
     pub fn set_protocol(&self, protocol: Protocol) {
         self.lock().protocol = protocol;
     }
 
-    /// Whether no reply is to come and this connection never appended.
+    /// Whether no reply is outstanding and this connection never appended.
     pub fn is_unused(&self) -> bool {
         let state = self.lock();
         state.replies.is_empty() && !state.replies.has_targets()
     }
 
-    /// Gives an append to its shard; its reply comes when it is durable.
-    /// `shard` finds it, for the first one.
+    /// Gives an append to its shard. The reply follows when it is durable. `shard` looks up the shard at the first append to it.
     pub async fn append(
         self: &Arc<Self>,
         shard: impl Future<Output = Result<Arc<Shard>, Refusal>>,
@@ -127,12 +126,12 @@ impl Output {
         let bytes = command.payload_bytes();
         // Not under the lock, which progress takes while it holds the shard's.
         let ticket = command.submit(&shard).await?;
-        // If it became durable meanwhile, that is seen when the task settles before it waits.
+        // If it has become durable meanwhile, the task sees that when it settles before its next wait.
         self.lock().replies.push_append(target, ticket, bytes);
         Ok(())
     }
 
-    /// Sends what can be sent now. Returns what the task may do next; if it is to wait, it will be woken.
+    /// Sends what can be sent now. Returns what the task may do next. If it has to wait, it will be woken.
     pub fn settle(&self, is_closing: bool) -> Outlook {
         let mut state = self.lock();
         self.send(&mut state);
@@ -157,7 +156,7 @@ impl Output {
             return;
         }
         tokio::select! {
-            // An error is seen when it is written to.
+            // The next write reports an error.
             _ = self.socket.writable() => {}
             () = self.wake.notified() => {}
         }

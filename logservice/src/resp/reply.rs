@@ -5,7 +5,7 @@ use std::fmt::Write;
 use bytes::{Bytes, BytesMut};
 use durability_protocol::{Code, Refusal};
 
-/// What a client speaks.
+/// The version of RESP that a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// RESP2.
@@ -16,7 +16,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Its number, as `HELLO` has it.
+    /// Its number, as in `HELLO`.
     pub fn number(self) -> u64 {
         match self {
             Protocol::Two => 2,
@@ -36,17 +36,17 @@ pub enum Reply {
     Integer(i64),
     /// Any bytes.
     Bulk(Bytes),
-    /// Nothing, where a bulk string would be.
+    /// Null in place of a bulk string.
     Null,
-    /// Nothing, where an array would be.
+    /// Null in place of an array.
     NullArray,
     /// Replies in order.
     Array(Vec<Reply>),
     /// Names and values; in RESP2 an array of both in turn.
     Map(Vec<(Reply, Reply)>),
-    /// What nobody asked for; in RESP2 an array.
+    /// A push message; in RESP2 an array.
     Push(Vec<Reply>),
-    /// Several replies to one command, one after the other.
+    /// Several replies to one command.
     Each(Vec<Reply>),
 }
 
@@ -75,7 +75,7 @@ pub fn array(items: Vec<Reply>) -> Reply {
     Reply::Array(items)
 }
 
-/// An error. Its text becomes one line, whatever it was made of.
+/// An error. Its text becomes one line, whatever it contains.
 pub fn error(refusal: &Refusal) -> Reply {
     Reply::Error(refusal.to_string().replace(['\r', '\n'], " "))
 }

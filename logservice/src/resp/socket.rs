@@ -16,9 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::connections::port::Transport;
+
 /// The most that is decrypted at a time.
 const MAX_DECRYPT_BYTES: usize = 64 << 10;
-/// How often a client for whom something takes long is looked for.
+/// How often to check that a client that waits for something long is still connected.
 const HANG_UP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A connection.
@@ -48,6 +50,15 @@ impl From<TlsStream<TcpStream>> for Socket {
     }
 }
 
+impl From<Transport> for Socket {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Plain(tcp) => tcp.into(),
+            Transport::Tls(stream) => (*stream).into(),
+        }
+    }
+}
+
 impl Socket {
     /// Waits until there may be something to read.
     pub async fn readable(&self) -> io::Result<()> {
@@ -58,7 +69,7 @@ impl Socket {
         }
     }
 
-    /// Reads what is there, as much as `buffer` has capacity for. 0: the other side has ended the connection.
+    /// Reads what is there, as much as `buffer` has capacity for. Returns 0 if the client has ended the connection.
     pub fn try_read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Socket::Plain(tcp) => tcp.try_read_buf(buffer),
@@ -72,7 +83,7 @@ impl Socket {
         }
     }
 
-    /// Writes what can be written now. With TLS it may be taken without being sent yet: see [`Socket::try_flush`].
+    /// Writes what can be written now. With TLS, bytes may be taken without being sent yet: see [`Socket::try_flush`].
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Socket::Plain(tcp) => tcp.try_write(bytes),
@@ -80,7 +91,7 @@ impl Socket {
         }
     }
 
-    /// Sends what was taken and is not sent yet, as far as that goes. Returns whether nothing is left.
+    /// Sends bytes that were taken and not sent, as far as possible. Returns whether none are left.
     pub fn try_flush(&self) -> io::Result<bool> {
         match self {
             Socket::Plain(_) => Ok(true),
@@ -88,7 +99,7 @@ impl Socket {
         }
     }
 
-    /// Whether nothing is taken and not sent yet.
+    /// Whether all bytes that were taken are sent.
     pub fn is_flushed(&self) -> bool {
         match self {
             Socket::Plain(_) => true,
@@ -101,7 +112,7 @@ impl Socket {
         self.tcp().ready(Interest::WRITABLE).await.map(drop)
     }
 
-    /// Waits until nothing is taken and not sent yet.
+    /// Waits until all bytes that were taken are sent.
     pub async fn flushed(&self) -> io::Result<()> {
         while !self.try_flush()? {
             self.writable().await?;
@@ -109,9 +120,9 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits until the client has ended the connection, or its half of it. What it has sent and nobody has read yet stays where it is.
+    /// Waits until the client has ended the connection, or its half of it. Does not read what the client has sent.
     pub async fn hung_up(&self) {
-        // Readiness says nothing of this while there is something to read, and would have to be forgotten to wait for the next.
+        // Tokio's readiness does not show this while there is something to read.
         while !self.has_hung_up() {
             tokio::time::sleep(HANG_UP_INTERVAL).await;
         }
@@ -121,11 +132,11 @@ impl Socket {
         let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut sockets = [PollFd::new(self.tcp(), ended)];
         let at_once = Timespec::default();
-        // It fails if it is interrupted, and is asked again.
+        // It fails if it is interrupted, and is called again later.
         poll(&mut sockets, Some(&at_once)).is_ok_and(|_| sockets[0].revents().intersects(ended))
     }
 
-    /// Two ends to be used at the same time, as [`TcpStream::split`] gives.
+    /// Two ends that can be used at the same time, as from [`TcpStream::split`].
     pub fn split(&self) -> (&Self, &Self) {
         (self, self)
     }
@@ -150,7 +161,7 @@ impl TlsSocket {
         self.session.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether something is decrypted and not read yet: the TCP connection says nothing of that.
+    /// Whether something is decrypted and not read, which the TCP connection does not show.
     fn has_plaintext(&self) -> io::Result<bool> {
         let state = self.lock().process_new_packets().map_err(invalid)?;
         Ok(state.plaintext_bytes_to_read() > 0)
@@ -167,7 +178,7 @@ impl TlsSocket {
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // Ended without the closing alert. What that may have cut off, the protocol above notices.
+                // Ended without the closing alert. The protocol above notices if something was cut off.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
                 Err(error) => return Err(error),
             }
@@ -178,8 +189,7 @@ impl TlsSocket {
             }
             let processed = session.process_new_packets();
             if session.wants_write() {
-                // An answer of TLS itself, or the alert that says what was wrong. If it does not go out now, it goes
-                // out before what is written next.
+                // An answer of TLS itself, or the alert that says what was wrong. If it is not sent now, it is sent before the next write.
                 let _ = self.flush(&mut session);
             }
             processed.map_err(invalid)?;
@@ -203,7 +213,7 @@ impl TlsSocket {
 }
 
 impl Drop for TlsSocket {
-    /// Tells the other side that the connection ends here and was not cut, if that can be sent at once.
+    /// Sends the closing alert if that is possible at once, so that the client knows that nothing was cut off.
     fn drop(&mut self) {
         let mut session = self.lock();
         session.send_close_notify();
@@ -215,7 +225,7 @@ fn invalid(error: durability_tls::rustls::Error) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, error)
 }
 
-/// A TCP connection as a TLS session wants it, without waiting.
+/// A TCP connection with the interface that a TLS session needs. Does not wait.
 struct Tcp<'a>(&'a TcpStream);
 
 impl Read for Tcp<'_> {

@@ -81,7 +81,7 @@ async fn a_connection_ends_only_when_all_that_was_encrypted_is_sent() {
 
 /// The TCP connection has nothing more to read then, so waiting for it would be for ever.
 #[tokio::test]
-async fn what_was_decrypted_and_not_read_is_read_without_waiting_for_more() {
+async fn decrypted_bytes_are_read_without_waiting_for_more() {
     let (socket, _client) = pair(b"0123456789").await;
     let mut small = [0; 4];
     let mut taken = Vec::new();

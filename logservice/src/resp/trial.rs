@@ -1,40 +1,41 @@
-//! Connections in places that are kept for nodes. Nobody knows what a newcomer is before it has spoken, so when clients hold all
-//! other places it gets one of these, and has to show soon that it is a node. A replica or an operator will do as well; who may only watch or look for the leader will not.
+//! Connections in places that are kept for nodes. Nothing tells what a client is before its first command. So when clients hold all other
+//! places, a newcomer gets one of these, and has to show soon that it is a node. Replicas and operators may stay as well; clients that may
+//! only watch, or look up the leader, may not.
 
 use bytes::Bytes;
 use durability_protocol::Refusal;
 
-use super::commands::{self, Access, Command};
+use super::command_roles::{self, Command};
 use super::reply::failure;
-use crate::roles::Role;
+use crate::access::roles::{Access, TokenRole};
 
-/// What a command tells of who sends it.
+/// What a command shows of its sender.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// Nodes and replicas send it, and operators who look after them: nobody else may.
+    /// Only nodes, replicas and operators may send it.
     Node,
-    /// These send it, and whoever watches: it depends on what the login allows besides.
+    /// These and monitoring send it, so it depends on what else the login allows.
     Watcher,
-    /// Clients send it that look for the leader.
+    /// Clients that look up the leader send it.
     Client,
-    /// Everybody does.
+    /// Everyone sends it.
     None,
 }
 
 impl Sign {
-    /// What the command of that name tells.
+    /// What the command of that name shows.
     pub fn of(name: &[u8]) -> Self {
-        let Some(entry) = commands::find(name) else { return Sign::None };
+        let Some(entry) = command_roles::find(name) else { return Sign::None };
         match (entry.command, entry.access) {
             (Command::Sentinel | Command::Role | Command::Subscribe, _) => Sign::Client,
-            (_, Access::Needs(Role::Follow | Role::Operate | Role::Node)) => Sign::Node,
-            (_, Access::Needs(Role::Observe)) => Sign::Watcher,
-            (_, Access::Needs(Role::Discover) | Access::Anyone) => Sign::None,
+            (_, Access::Needs(TokenRole::Follow | TokenRole::Operate | TokenRole::Node)) => Sign::Node,
+            (_, Access::Needs(TokenRole::Observe)) => Sign::Watcher,
+            (_, Access::Needs(TokenRole::Discover) | Access::Anyone) => Sign::None,
         }
     }
 }
 
-/// What one is told that is no node.
+/// The answer to a client that is no node.
 pub fn refusal() -> Refusal {
     failure(
         "too many connections: as many as --max-connections allows to clients are open, the others are kept for nodes",

@@ -1,36 +1,34 @@
-//! `LOG.DROP`: a shard's directory is renamed, which is the moment from which it is gone, and what it held is removed afterwards.
+//! `LOG.DROP`: a shard is gone from the moment in which its store is removed; what it held is removed afterwards.
 //!
-//! The manifest goes last, as it says which snapshots belong to the shard; a start of the service goes on where a crash has left off.
+//! The manifest goes last, as it names the shard's snapshots. After a crash the next start of the service finishes the removal.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use durability_protocol::{Code, Refusal, NO_LOG_ID};
 
-use super::{check_name, Service, Slot, Unserved};
+use super::unserved::Unserved;
+use super::{check_name, Service, Slot};
+use crate::base::log_throttle::{say, LineThrottle};
 use crate::shard::Shard;
 use crate::snapshots::{SnapshotError, SnapshotStore};
-use crate::store::file_store::files::ReplaceError;
-use crate::store::file_store::remove;
-use crate::store::FileError;
-use crate::throttle::{say, LineThrottle};
+use crate::store::{MediumError, RemoveError, RemovedStore};
 
-/// How long after a part was removed, or could not be, it is looked again; doubled each time.
+/// Time until the next attempt to remove what is left; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-/// The longest.
+/// The longest such time.
 const LAST_RETRY: Duration = Duration::from_secs(600);
 
-/// Shards that are dropped, as often as whoever has a token likes.
+/// For lines about dropped shards, which clients with a token can cause.
 static DROPPED: LineThrottle = LineThrottle::of(100);
 
 impl Service {
-    /// Drops the shard of that name for good if its log's id is `log_id`, and nobody uses it unless `force`. With `force` only
-    /// if no more than a key is missing. When this returns it is
-    /// gone, also after a crash, and its place is free; its log and snapshots are removed meanwhile.
+    /// Drops the shard of that name for good, if its log's id is `log_id`. Unless `force` is set, nobody may use it, and no key may be
+    /// missing. When this returns, the shard is gone, also after a crash, and its name is free. Its log and snapshots are removed in the
+    /// background.
     ///
     /// # Errors
-    /// It is still there, unless it is said not to be known: then a restart of the service shows it.
+    /// The shard still exists; or, with [`Code::LogFailed`], only a restart of the service shows whether it does.
     pub async fn drop_shard(self: &Arc<Self>, name: &str, log_id: &str, force: bool) -> Result<(), Refusal> {
         check_name(name)?;
         let _one_at_a_time = self.dropping.lock().await;
@@ -56,28 +54,28 @@ impl Service {
                 return Err(Refusal::new(Code::Err, text));
             }
         };
-        let directory = self.shard_directory(name);
-        let moved = tokio::task::spawn_blocking(move || remove::set_aside(&directory)).await;
-        match moved {
-            Ok(Ok(path)) => {
+        let (stores, of) = (self.options.stores.clone(), name.to_owned());
+        let removed = tokio::task::spawn_blocking(move || stores.remove(&of)).await;
+        match removed {
+            Ok(Ok(removed)) => {
                 self.lock().remove(name);
-                say!(DROPPED, warn, "shard {name} is dropped; what it held is removed from {}", path.display());
-                self.finish_drop(path, shard);
+                say!(DROPPED, warn, "shard {name} is dropped; what it held is removed from {removed}");
+                self.finish_drop(removed, shard);
                 Ok(())
             }
-            Ok(Err(ReplaceError::Unchanged(error))) => {
-                if self.shard_directory(name).is_dir() {
-                    // It is opened anew when somebody asks for it.
+            Ok(Err(RemoveError::Unchanged(error))) => {
+                if self.options.stores.exists(name) {
+                    // The next command on it opens it again.
                     self.lock().insert(name.to_owned(), Arc::default());
                 }
                 Err(Refusal::new(Code::Err, format!("shard '{name}' is not dropped: {error}")))
             }
-            Ok(Err(ReplaceError::Unknown(error))) => Err(self.note_unknown(name, &error.to_string())),
+            Ok(Err(RemoveError::Unknown(error))) => Err(self.note_unknown(name, &error.to_string())),
             Err(error) => Err(self.note_unknown(name, &error.to_string())),
         }
     }
 
-    /// Nobody knows whether a restart finds the shard, so until then there is none of that name.
+    /// Until a restart shows whether the shard still exists, no shard of that name is served.
     fn note_unknown(&self, name: &str, error: &str) -> Refusal {
         let reason = format!("whether shard '{name}' is dropped shows when the service is restarted: {error}");
         tracing::error!("shard {name}: {reason}");
@@ -86,22 +84,22 @@ impl Service {
         Refusal::new(Code::LogFailed, reason)
     }
 
-    /// Removes what a dropped shard held, until all of it is gone: not before nobody has `shard` any more, as who makes a snapshot
-    /// of it may store that meanwhile. Must run within the runtime.
-    pub(super) fn finish_drop(&self, path: PathBuf, shard: Weak<Shard>) {
+    /// Removes what a dropped shard held, until all of it is gone. Waits for the last user of `shard`, who may still store a snapshot of it.
+    /// Must run within the runtime.
+    pub(super) fn finish_drop(&self, removed: Arc<dyn RemovedStore>, shard: Weak<Shard>) {
         let (snapshots, cleaning) = (self.options.snapshots.clone(), self.cleaning.clone());
         tokio::spawn(async move {
             let (mut wait, mut is_told) = (FIRST_RETRY, false);
             loop {
                 let turn = cleaning.acquire().await;
                 let is_released = shard.strong_count() == 0;
-                match remove_contents(&path, &snapshots, is_released).await {
+                match remove_contents(&removed, &snapshots, is_released).await {
                     Ok(true) => {
-                        say!(DROPPED, info, "{} is removed, with its snapshots", path.display());
+                        say!(DROPPED, info, "{removed} is removed, with its snapshots");
                         return;
                     }
                     Ok(false) if std::mem::replace(&mut is_told, true) => {}
-                    Ok(false) => say!(DROPPED, info, "{} is removed once nobody uses what it holds", path.display()),
+                    Ok(false) => say!(DROPPED, info, "{removed} is removed once nobody uses what it holds"),
                     Err(error) => {
                         tracing::warn!("a dropped shard is not removed yet, tried again in {wait:?}: {error}")
                     }
@@ -114,25 +112,29 @@ impl Service {
     }
 }
 
-/// Removes what a dropped shard held. Answers whether all of it is gone; never if somebody may still have the shard.
-async fn remove_contents(path: &Path, snapshots: &SnapshotStore, is_released: bool) -> Result<bool, RemovalError> {
-    let of = path.to_owned();
+/// Removes what a dropped shard held. Returns whether all of it is gone, which is never so before `is_released`.
+async fn remove_contents(
+    removed: &Arc<dyn RemovedStore>,
+    snapshots: &SnapshotStore,
+    is_released: bool,
+) -> Result<bool, RemovalError> {
+    let of = removed.clone();
     let manifest = blocking(move || {
-        remove::remove_log(&of)?;
-        Ok(remove::manifest_set_aside(&of)?)
+        of.remove_log()?;
+        Ok(of.manifest()?)
     });
     let are_gone = match manifest.await? {
         Some(Ok(manifest)) => snapshots.remove_all(&manifest, is_released).await?,
-        // The last thing that went before a crash.
+        // The manifest is removed last: only the directory was left by a crash.
         None => true,
         Some(Err(reason)) => {
-            tracing::warn!("{}: which snapshots belong to it is not known, so they stay: {reason}", path.display());
+            tracing::warn!("{removed}: which snapshots belong to it is not known, so they stay: {reason}");
             true
         }
     };
     if is_released && are_gone {
-        let of = path.to_owned();
-        blocking(move || Ok(remove::remove_rest(&of)?)).await?;
+        let of = removed.clone();
+        blocking(move || Ok(of.finish()?)).await?;
     }
     Ok(is_released && are_gone)
 }
@@ -143,11 +145,11 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await?
 }
 
-/// Why something of a dropped shard is still there.
+/// Why something of a dropped shard is left.
 #[derive(Debug, thiserror::Error)]
 enum RemovalError {
     #[error(transparent)]
-    File(#[from] FileError),
+    Store(#[from] MediumError),
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
     #[error("it did not finish: {0}")]

@@ -1,7 +1,6 @@
 //! The audit of a shard that runs, if one does: what the leader is asked for, and the way of what it sends.
 
 use std::sync::{Arc, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use durability_protocol::audit::{AuditOrder, Batch};
 use durability_protocol::{Code, Refusal};
@@ -117,7 +116,7 @@ impl Shard {
     pub fn ask_leader(self: &Arc<Self>, keys: u64) -> Result<Inquiry, Refusal> {
         let epoch = self.check_led()?;
         let (to, deliveries) = mpsc::channel(1);
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let now_ms = self.environment.unix_ms();
         let mut audits = self.audits();
         // Also after a restart of this service no id comes again.
         audits.last_id = now_ms.max(audits.last_id + 1);

@@ -1,12 +1,13 @@
 //! Changes of leadership: stored first, then in force.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use durability_protocol::{Code, Refusal, RELEASE_WAIT_MS};
 
+use super::rule_switches::{self, Rule};
 use super::{Accepting, Held, LeaseLeft, Node, Renewal, Shard, Successor, Terms, Ticket};
+use crate::base::log_throttle::say;
 use crate::store::{Manifest, ManifestError};
-use crate::throttle::say;
 
 /// The longest that a change of leadership waits for accepted appends to become durable.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(10);
@@ -25,23 +26,27 @@ impl Shard {
             version.check_reads(writer)?;
         }
         self.check_contradicted_by_none(node.node_id)?;
-        self.drain(self.accepted()).await?;
+        self.drain_before_grant(self.accepted()).await?;
         let _changing = self.changing.lock().await;
         let (before, mut next, accepted) = {
             let mut accepting = self.accepting();
-            accepting.terms.check_free(&self.name, node.node_id, Instant::now())?;
-            accepting.terms.check_held(held, accepting.end)?;
+            accepting.terms.check_free(&self.name, node.node_id, self.environment.now())?;
+            if rule_switches::holds(Rule::ChecksHeld) {
+                accepting.terms.check_held(held, accepting.end)?;
+            }
             // Again: some may have come while it waited.
             self.check_contradicted_by_none(node.node_id)?;
             let before = accepting.terms.clone();
             // From here on the leader before cannot move the end. What it has in flight must be durable first, since
             // it may be acknowledged after the new epoch was given out.
-            accepting.change_terms(Terms::close);
+            if rule_switches::holds(Rule::ClosesBeforeGrant) {
+                accepting.change_terms(Terms::close);
+            }
             (before.clone(), before, self.accepted_by(&accepting))
         };
         let epoch = before.epoch() + 1;
-        next.grant(epoch, node, lease_ms, Instant::now());
-        let stored = match self.drain(accepted).await {
+        next.grant(epoch, node, lease_ms, self.environment.now());
+        let stored = match self.drain_before_grant(accepted).await {
             Ok(()) => self.store_terms(&next).await,
             Err(refusal) => Err(refusal),
         };
@@ -49,7 +54,7 @@ impl Shard {
             self.set_terms(before);
             return Err(refusal);
         }
-        next.renew(epoch, lease_ms, Instant::now())?;
+        next.renew(epoch, lease_ms, self.environment.now())?;
         self.set_terms(next);
         let Node { node_id, address, .. } = node;
         say!(self.lines, info, "shard {}: {node_id} at {address} leads in epoch {epoch} from {}", self.name, held.end);
@@ -70,7 +75,7 @@ impl Shard {
             accepting.check_in_order(renewal)?;
             accepting.terms.clone()
         };
-        next.renew(renewal.epoch, renewal.lease_ms, Instant::now())?;
+        next.renew(renewal.epoch, renewal.lease_ms, self.environment.now())?;
         self.store_terms(&next).await?;
         self.accepting().renew(renewal).map(drop)
     }
@@ -108,10 +113,11 @@ impl Shard {
         next.release(epoch)?;
         self.store_terms(&next).await?;
         if let Some(successor) = self.successor(successor) {
-            next.reserve(&successor, Instant::now());
+            next.reserve(&successor, self.environment.now());
         }
         self.set_terms(next);
-        let left_to = self.accepting().terms.reserved_for(Instant::now()).map(|node_id| format!(", left to {node_id}"));
+        let now = self.environment.now();
+        let left_to = self.accepting().terms.reserved_for(now).map(|node_id| format!(", left to {node_id}"));
         say!(self.lines, info, "shard {}: epoch {epoch} released{}", self.name, left_to.unwrap_or_default());
         Ok(())
     }
@@ -134,11 +140,11 @@ impl Shard {
         if let Some(leader) = &leader {
             say!(self.lines, info, "shard {}: the lease of epoch {epoch} is taken from {leader}", self.name);
         }
-        let deadline = Instant::now() + RELEASE_AT_MOST;
+        let deadline = self.environment.now() + RELEASE_AT_MOST;
         loop {
             changes.mark_unchanged();
             self.check_not_dropped()?;
-            if is_over(self.lease_left_to(epoch)) {
+            if is_over(self.lease_left_to(epoch)) || !rule_switches::holds(Rule::WaitsForResignation) {
                 // A change may be under way that fails, and leaves the lease as it was.
                 let _changing = self.changing.lock().await;
                 if self.accepting().terms.epoch() > epoch {
@@ -147,12 +153,14 @@ impl Shard {
                 match self.lease_left_to(epoch) {
                     // The leader has resigned: that has left it to whom it is to be left.
                     LeaseLeft::Nobody if leader.is_some() => return Ok(()),
-                    left if is_over(left) => return self.free(epoch, successor).await,
+                    left if is_over(left) || !rule_switches::holds(Rule::WaitsForResignation) => {
+                        return self.free(epoch, successor).await
+                    }
                     _ => {}
                 }
             }
             let until = match self.lease_left_to(epoch) {
-                LeaseLeft::Forever if Instant::now() >= deadline => {
+                LeaseLeft::Forever if self.environment.now() >= deadline => {
                     let text = format!(
                         "{} - -1 does not answer, and its lease never expires: if that process is gone for good, free it with: \
                          LOG.RELEASE {} {epoch} FORCE",
@@ -162,12 +170,13 @@ impl Shard {
                     return Err(Refusal::new(Code::Leased, text));
                 }
                 LeaseLeft::Forever => deadline,
-                LeaseLeft::For(left) => Instant::now() + left,
+                LeaseLeft::For(left) => self.environment.now() + left,
                 LeaseLeft::Nobody => continue,
             };
             tokio::select! {
+                biased;
                 _ = changes.changed() => {}
-                () = tokio::time::sleep_until(until.into()) => {}
+                () = self.environment.sleep_until(until) => {}
             }
         }
     }
@@ -187,7 +196,7 @@ impl Shard {
     fn lease_left_to(&self, epoch: u64) -> LeaseLeft {
         let accepting = self.accepting();
         match accepting.terms.epoch() == epoch {
-            true => accepting.terms.lease_left(Instant::now()),
+            true => accepting.terms.lease_left(self.environment.now()),
             false => LeaseLeft::Nobody,
         }
     }
@@ -211,15 +220,22 @@ impl Shard {
         Ok(())
     }
 
+    async fn drain_before_grant(&self, accepted: Ticket) -> Result<(), Refusal> {
+        match rule_switches::holds(Rule::DrainsBeforeGrant) {
+            true => self.drain(accepted).await,
+            false => Ok(()),
+        }
+    }
+
     /// Waits until everything that `accepted` covers is durable.
     pub(super) async fn drain(&self, accepted: Ticket) -> Result<(), Refusal> {
         self.check_not_failed()?;
-        let drained = tokio::time::timeout(DRAIN_AT_MOST, self.notifier().wait_durable(accepted)).await;
+        let drained = self.environment.timeout(DRAIN_AT_MOST, self.notifier().wait_durable(accepted)).await;
         self.check_not_failed()?;
         match drained {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Refusal::new(Code::NoSpace, "appends were refused for want of space; ask again")),
-            Err(_) => Err(Refusal::new(Code::Err, "appends before are not durable yet; ask again")),
+            Some(true) => Ok(()),
+            Some(false) => Err(Refusal::new(Code::NoSpace, "appends were refused for want of space; ask again")),
+            None => Err(Refusal::new(Code::Err, "appends before are not durable yet; ask again")),
         }
     }
 
@@ -232,7 +248,7 @@ impl Shard {
     /// taken over, so the leader gives nothing up.
     fn check_terms_known(&self, accepting: &Accepting) -> Result<(), Refusal> {
         self.check_not_dropped()?;
-        if !accepting.are_terms_in_doubt {
+        if !accepting.are_terms_in_doubt || !rule_switches::holds(Rule::DoubtsUnknownOutcomes) {
             return Ok(());
         }
         let reason = self.notifier().progress().failed.unwrap_or_default();
@@ -277,7 +293,11 @@ impl Shard {
         manifest: Manifest,
         change: impl FnOnce(Manifest) -> Result<(), ManifestError> + Send + 'static,
     ) -> Result<(), Refusal> {
-        let changed = tokio::task::spawn_blocking(move || change(manifest)).await;
+        if !rule_switches::holds(Rule::AnswersWhatIsStored) {
+            self.environment.spawn_blocking(Box::new(move || drop(change(manifest))));
+            return Ok(());
+        }
+        let changed = self.environment.run_blocking(move || change(manifest)).await;
         let reason = match changed {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(ManifestError::NoSpace(error))) => return Err(Refusal::new(Code::NoSpace, error.to_string())),

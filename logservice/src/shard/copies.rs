@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Refusal};
 
 use super::{Pin, Shard};
+use crate::base::log_throttle::ReasonThrottle;
 use crate::snapshots::{SnapshotError, SnapshotReader};
 use crate::store::SnapshotRecord;
-use crate::throttle::ReasonThrottle;
 
 /// How long whoever asks waits until it is tried again to give a full copy: doubled from the first to the second.
 const WAIT_FROM: Duration = Duration::from_secs(1);
@@ -149,7 +149,7 @@ impl Shard {
     /// # Errors
     /// There is none for the moment.
     pub async fn full_copy_for_replica(&self) -> Result<FullCopy, NoCopy> {
-        self.copies().claim(Instant::now())?;
+        self.copies().claim(self.environment.now())?;
         match self.full_copy().await {
             Ok(copy) => Ok(copy),
             Err(error) => Err(self.note_no_copy(&error.to_string())),
@@ -158,7 +158,7 @@ impl Shard {
 
     /// Nobody can be given a full copy, or the one that was given broke off, for that reason.
     pub fn note_no_copy(&self, reason: &str) -> NoCopy {
-        let (no_copy, is_news) = self.copies().failed(reason, Instant::now());
+        let (no_copy, is_news) = self.copies().failed(reason, self.environment.now());
         if is_news {
             tracing::error!(
                 "shard {}: whoever asks for a full copy is given none, and waits until there is one: {reason}",

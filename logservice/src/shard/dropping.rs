@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Refusal, IN_USE_MS};
 
 use super::{LeaseLeft, Shard};
-use crate::throttle::say;
+use crate::base::log_throttle::say;
 
 impl Shard {
     /// Whether the shard was dropped.
@@ -42,7 +42,7 @@ impl Shard {
             }
         };
         let store = self.store.clone();
-        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        let closed = self.environment.run_blocking(move || store.close()).await;
         closed.map_err(|error| Refusal::new(Code::Err, format!("the log could not be closed: {error}")))
     }
 
@@ -54,7 +54,7 @@ impl Shard {
 
     /// Refuses while somebody leads, follows, or has told of itself a moment ago, and says who.
     fn check_unused(&self) -> Result<(), Refusal> {
-        let Some(user) = self.user(Instant::now()) else { return Ok(()) };
+        let Some(user) = self.user(self.environment.now()) else { return Ok(()) };
         let text = format!("shard '{}' is in use: {user}; stop its nodes first, or drop it with FORCE", self.name);
         Err(Refusal::new(Code::Err, text))
     }

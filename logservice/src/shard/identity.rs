@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Known, Refusal, CONTRADICTION_MS, MAX_NODES};
 
 use super::Shard;
-use crate::throttle::say;
+use crate::base::log_throttle::say;
 
 /// See [`CONTRADICTION_MS`].
 const COUNTS_FOR: Duration = Duration::from_millis(CONTRADICTION_MS);
@@ -96,7 +96,7 @@ impl Shard {
         }
         // The clock is read under the lock, so that none is noted as of before an earlier one.
         let mut contradictions = self.contradictions();
-        let is_news = contradictions.note(node_id, address, &result, Instant::now());
+        let is_news = contradictions.note(node_id, address, &result, self.environment.now());
         drop(contradictions);
         match &result {
             Err(refusal) if is_news => say!(
@@ -139,7 +139,7 @@ impl Shard {
 
     pub(super) fn check_contradicted_by_none(&self, node_id: &str) -> Result<(), Refusal> {
         let log_id = self.log_id();
-        self.contradictions().check_none(&self.name, node_id, &log_id, Instant::now())
+        self.contradictions().check_none(&self.name, node_id, &log_id, self.environment.now())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::rule_switches::{self, Rule};
+
 /// By how much the leader's clock and this one may drift apart in a lease, one part in so many: 5 % of both together.
 const DRIFT_DIVISOR: u64 = 20;
 /// What is allowed for besides: clocks are read a little before or after what they time.
@@ -21,6 +23,9 @@ pub enum LeaseLeft {
 /// How much longer than the lease others wait, in milliseconds. The leader counts its lease by its own clock, from before it
 /// asked; this one begins later, when it was asked, but may go faster.
 pub fn drift_margin_ms(lease_ms: u64) -> u64 {
+    if !rule_switches::holds(Rule::AddsMargin) {
+        return 0;
+    }
     lease_ms / DRIFT_DIVISOR + DRIFT_FLOOR_MS
 }
 

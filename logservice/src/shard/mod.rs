@@ -1,10 +1,23 @@
-//! What the bytes of a shard mean: who may append, what is durable, who is told.
+//! What the bytes of a shard mean: who may append, what is durable, who is told. Nothing here knows RESP, HTTP or files. Tasks of
+//! connections call it, and the store's threads report to it; no lock that an append takes is held across I/O.
+//!
+//! Read `epochs.rs` first: epochs, the lease and conditional appends, as plain logic. `control.rs` changes them: stored first, then in
+//! force. `notifier.rs` is "tell me when this is durable". After that, by subject:
+//!
+//! - Appends that were sent before are known by their bytes: `overlap.rs`.
+//! - Who leads: `leadership.rs` (versions of leadership, and polls), `lease.rs` (how long it keeps others out), `nodes.rs`,
+//!   `arrivals.rs`, `primary.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
+//! - Data as a whole: `seed.rs` (the leader replaces the log), `snapshot.rs` (recorded, and the log below dropped), `copies.rs` and
+//!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `quota.rs`, `audit.rs`.
+//! - The end: `dropping.rs`.
 
 mod arrivals;
 mod audit;
 mod control;
 mod copies;
 mod dropping;
+mod environment;
+mod epochs;
 mod follow;
 mod identity;
 mod leadership;
@@ -15,13 +28,15 @@ mod overlap;
 mod pins;
 mod primary;
 mod quota;
+mod rule_switches;
 mod seed;
 mod snapshot;
 mod status;
-mod terms;
 
 pub use audit::{AuditState, AuditStatus, Delivery, Inquiry, KeyName};
 pub use copies::{CopyError, FullCopy, NoCopy, Unreadable};
+pub use environment::{Environment, Sleep, SystemEnvironment, Unfinished, Work};
+pub use epochs::{Admission, Held, Node, Successor, Terms};
 pub use follow::Position;
 pub use leadership::{Poll, Renewal};
 pub use lease::LeaseLeft;
@@ -30,13 +45,13 @@ pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Tick
 pub use overlap::{Overlap, Submitted};
 pub use pins::{Cut, Pin};
 pub use primary::{Primary, Roles, Switch, Switches};
+#[cfg(feature = "broken-rules")]
+pub use rule_switches::{break_rule, Rule};
 pub use snapshot::Origin;
 pub use status::{LogState, Status};
-pub use terms::{Admission, Held, Node, Successor, Terms};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
@@ -45,15 +60,18 @@ use self::identity::Contradictions;
 use self::leadership::Versions;
 use self::nodes::Nodes;
 use self::pins::Pins;
+#[cfg(not(feature = "broken-rules"))]
+use self::rule_switches::Rule;
+use crate::base::log_throttle::{say, LineThrottle};
 use crate::snapshots::SnapshotStore;
 use crate::store::{Append, OpenError, Opened, Store, StoreEvents, SubmitError};
-use crate::throttle::{say, LineThrottle};
 
 /// One shard of the log.
 pub struct Shard {
     name: String,
     /// See [`Shard::log_id`].
     log_id: String,
+    environment: Arc<dyn Environment>,
     store: Arc<dyn Store>,
     snapshots: Arc<SnapshotStore>,
     pins: Arc<Pins>,
@@ -84,6 +102,7 @@ struct Acceptance {
 }
 
 struct Accepting {
+    environment: Arc<dyn Environment>,
     /// Changed by [`Accepting::change_terms`].
     terms: Terms,
     versions: Versions,
@@ -106,7 +125,24 @@ struct Accepting {
 
 impl Shard {
     /// Opens a shard with a store that `open` opens. Tells `switches` where clients have to go when that changes. Blocks on I/O.
+    ///
+    /// # Errors
+    /// Those of `open`.
     pub fn open(
+        name: &str,
+        snapshots: Arc<SnapshotStore>,
+        switches: Switches,
+        open: impl FnOnce(Arc<dyn StoreEvents>) -> Result<Opened, OpenError>,
+    ) -> Result<Self, OpenError> {
+        Self::open_in(Arc::new(SystemEnvironment), name, snapshots, switches, open)
+    }
+
+    /// As [`Shard::open`], in another environment than the operating system's.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open_in(
+        environment: Arc<dyn Environment>,
         name: &str,
         snapshots: Arc<SnapshotStore>,
         switches: Switches,
@@ -115,10 +151,11 @@ impl Shard {
         let events = Arc::new(LateEvents::default());
         let Opened { store, end } = open(events.clone())?;
         let manifest = store.manifest();
-        let now = Instant::now();
+        let now = environment.now();
         let terms = Terms::from_manifest(&manifest, now);
-        let versions = Versions::new(terms.leadership(now), Versions::first_number());
+        let versions = Versions::new(terms.leadership(now), Versions::first_number(&*environment));
         let accepting = Accepting {
+            environment: environment.clone(),
             terms,
             versions,
             end,
@@ -129,12 +166,13 @@ impl Shard {
             newest_renewal: None,
             are_terms_in_doubt: false,
         };
-        let notifier = Arc::new(DurabilityNotifier::new(end));
+        let notifier = Arc::new(DurabilityNotifier::new(end, environment.clone()));
         let acceptance = Arc::new(Acceptance { notifier, accepting: Mutex::new(accepting) });
         events.pass_on_to(acceptance.clone());
         let shard = Shard {
             name: name.to_owned(),
             log_id: manifest.id.clone(),
+            environment,
             store,
             snapshots,
             pins: Arc::default(),
@@ -207,6 +245,9 @@ impl Shard {
                     .submit(Append { epoch, offset: accepting.end, payload })
                     .map_err(|error| self.submit_refusal(&error))?;
                 accepting.end = until;
+                if !rule_switches::holds(Rule::AcknowledgesWhatIsDurable) {
+                    self.notifier().set_durable(until);
+                }
             }
         }
         Ok(Submitted::Accepted(Ticket { until, ..self.accepted_by(&accepting) }))

@@ -9,6 +9,8 @@ use durability_protocol::{Code, Refusal};
 use tokio::sync::watch;
 
 use super::arrivals::Arrivals;
+use super::rule_switches::{self, Rule};
+use super::Environment;
 
 /// Acknowledgements that wait to be delayed. Beyond this the oldest are delivered early.
 const MAX_DELAYED: usize = 1 << 20;
@@ -58,7 +60,8 @@ impl Ticket {
         }
         // First, as other bytes may be durable in the place of those that are gone. With more than one refusal in between only the
         // last end is known; sent again, such an append is recognised.
-        if progress.refusals > self.refusals
+        if rule_switches::holds(Rule::CountsRefusals)
+            && progress.refusals > self.refusals
             && (progress.refusals > self.refusals + 1 || self.until > progress.refused_above)
         {
             return Some(Err(Refusal::new(Code::NoSpace, progress.refused_reason.to_string())));
@@ -93,6 +96,7 @@ pub struct DurabilityNotifier {
     progress: watch::Sender<Progress>,
     acks: Mutex<Acks>,
     due: Condvar,
+    environment: Arc<dyn Environment>,
     listeners: Mutex<Vec<Weak<dyn ProgressListener>>>,
 }
 
@@ -106,14 +110,15 @@ struct Acks {
 
 impl DurabilityNotifier {
     /// Everything below `end` is durable.
-    pub fn new(end: u64) -> Self {
-        let arrivals = Arrivals::new(Instant::now());
+    pub fn new(end: u64, environment: Arc<dyn Environment>) -> Self {
+        let arrivals = Arrivals::new(environment.now());
         let acks = Acks { mode: AckMode::Running, delayed: VecDeque::new(), arrivals, delivering: false };
         DurabilityNotifier {
             durable: watch::Sender::new(end),
             progress: watch::Sender::new(Progress { visible: end, ..Progress::default() }),
             acks: Mutex::new(acks),
             due: Condvar::new(),
+            environment,
             listeners: Mutex::default(),
         }
     }
@@ -170,7 +175,7 @@ impl DurabilityNotifier {
             end > start
         });
         if is_news {
-            acks.arrivals.note(start, Instant::now());
+            acks.arrivals.note(start, self.environment.now());
         }
         match acks.mode {
             AckMode::Running => self.show(end),
@@ -183,7 +188,7 @@ impl DurabilityNotifier {
                 }
                 // Those before it are due before it, so the thread that delivers wakes for them anyway.
                 let is_first = acks.delayed.is_empty();
-                acks.delayed.push_back((Instant::now() + delay, end));
+                acks.delayed.push_back((self.environment.now() + delay, end));
                 if is_first {
                     self.due.notify_all();
                 }
@@ -253,6 +258,7 @@ impl DurabilityNotifier {
                 }
             }
             tokio::select! {
+                biased;
                 _ = durable.changed() => {}
                 _ = progress.changed() => {}
             }
@@ -311,7 +317,7 @@ fn deliver(notifier: &Weak<DurabilityNotifier>) {
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     while let Some(notifier) = notifier.upgrade() {
         let mut acks = notifier.lock();
-        let now = Instant::now();
+        let now = notifier.environment.now();
         let mut shown = None;
         while acks.delayed.front().is_some_and(|&(due, _)| due <= now) {
             shown = acks.delayed.pop_front().map(|(_, end)| end);

@@ -1,7 +1,8 @@
+use super::super::SystemEnvironment;
 use super::*;
 
 fn notifier() -> Arc<DurabilityNotifier> {
-    Arc::new(DurabilityNotifier::new(100))
+    Arc::new(DurabilityNotifier::new(100, Arc::new(SystemEnvironment)))
 }
 
 fn ticket(notifier: &DurabilityNotifier, until: u64) -> Ticket {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use durability_protocol::{Code, Refusal};
 
+use super::rule_switches::{self, Rule};
 use super::{Shard, Ticket};
+use crate::base::log_throttle::say;
 use crate::store::{LogReader, ReadError};
-use crate::throttle::say;
 
 /// The longest that bytes are waited for that were accepted before and are not durable: they cannot be read until then.
 const DURABLE_AT_MOST: Duration = Duration::from_secs(10);
@@ -62,13 +63,13 @@ impl Shard {
     }
 
     async fn wait_readable(&self, ticket: Ticket) -> Result<(), Refusal> {
-        match tokio::time::timeout(DURABLE_AT_MOST, self.notifier().wait_durable(ticket)).await {
-            Ok(true) => Ok(()),
-            Ok(false) => {
+        match self.environment.timeout(DURABLE_AT_MOST, self.notifier().wait_durable(ticket)).await {
+            Some(true) => Ok(()),
+            Some(false) => {
                 self.check_not_failed()?;
                 Err(Refusal::new(Code::NoSpace, "what was sent before was refused for want of space; send it again"))
             }
-            Err(_) => Err(Refusal::new(Code::Err, "what was sent before is not durable yet; send it again")),
+            None => Err(Refusal::new(Code::Err, "what was sent before is not durable yet; send it again")),
         }
     }
 
@@ -77,11 +78,11 @@ impl Shard {
     async fn compare(&self, offset: u64, expected: Bytes) -> Result<(), Refusal> {
         let dropped = self.store.manifest().base.saturating_sub(offset).min(expected.len() as u64);
         let (offset, expected) = (offset + dropped, expected.slice(dropped as usize..));
-        if expected.is_empty() {
+        if expected.is_empty() || !rule_switches::holds(Rule::ComparesOverlaps) {
             return Ok(());
         }
         let store = self.store.clone();
-        let compared = tokio::task::spawn_blocking(move || first_difference(store.reader(offset)?, &expected)).await;
+        let compared = self.environment.run_blocking(move || first_difference(store.reader(offset)?, &expected)).await;
         match compared {
             Ok(Ok(None)) => Ok(()),
             Ok(Ok(Some(at))) => {

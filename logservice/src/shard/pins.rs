@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::{watch, Notify};
 
+use super::Environment;
+
 /// How long those who are cut may take to be gone: they end at once, if they get a core.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -68,21 +70,21 @@ impl Pins {
     }
 
     /// Cuts those for whom more is kept below `offset` than their bound and than `bytes`, and waits until they are gone.
-    pub async fn cut(&self, offset: u64, bytes: u64) {
-        self.cut_if(offset, |kept, bound| kept > bound.max(bytes)).await;
+    pub async fn cut(&self, environment: &dyn Environment, offset: u64, bytes: u64) {
+        self.cut_if(environment, offset, |kept, bound| kept > bound.max(bytes)).await;
     }
 
     /// Cuts all that have a bound for whom anything is kept below `offset`, and waits until they are gone.
-    pub async fn cut_bounded(&self, offset: u64) {
-        self.cut_if(offset, |_, _| true).await;
+    pub async fn cut_bounded(&self, environment: &dyn Environment, offset: u64) {
+        self.cut_if(environment, offset, |_, _| true).await;
     }
 
-    async fn cut_if(&self, offset: u64, is_cut: impl Fn(u64, u64) -> bool) {
+    async fn cut_if(&self, environment: &dyn Environment, offset: u64, is_cut: impl Fn(u64, u64) -> bool) {
         let mut left = self.left.subscribe();
         let numbers = self.cut_now(offset, is_cut);
         let gone = async { while self.has_any(&numbers) && left.changed().await.is_ok() {} };
         // Whoever stays is waited for by the next.
-        let _ = tokio::time::timeout(GONE_WITHIN, gone).await;
+        let _ = environment.timeout(GONE_WITHIN, gone).await;
     }
 
     /// The numbers of those that were cut.
@@ -133,6 +135,7 @@ impl Drop for Pin {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SystemEnvironment;
     use super::*;
 
     #[test]
@@ -169,14 +172,14 @@ mod tests {
         let pins = Arc::new(Pins::default());
         let (_engine, ()) = pins.pin(|| (500, ()));
         let (far, near, unbounded) = (reader(&pins, 600, 99), reader(&pins, 850, 150), reader(&pins, 600, 0));
-        pins.cut(1000, 400).await;
+        pins.cut(&SystemEnvironment, 1000, 400).await;
         assert!(!far.is_finished(), "the snapshot is larger");
-        pins.cut(1000, 0).await;
+        pins.cut(&SystemEnvironment, 1000, 0).await;
         far.await.expect("it goes");
         assert!(!near.is_finished() && !unbounded.is_finished());
         assert_eq!(pins.limit(1000), 500);
         unbounded.abort();
-        pins.cut(1002, 0).await;
+        pins.cut(&SystemEnvironment, 1002, 0).await;
         near.await.expect("it goes");
     }
 
@@ -185,9 +188,9 @@ mod tests {
         let pins = Arc::new(Pins::default());
         let (_engine, ()) = pins.pin(|| (500, ()));
         let (behind, unbounded, there) = (reader(&pins, 600, 4096), reader(&pins, 600, 0), reader(&pins, 999, 4096));
-        pins.cut(1000, 0).await;
+        pins.cut(&SystemEnvironment, 1000, 0).await;
         assert!(!behind.is_finished());
-        pins.cut_bounded(1000).await;
+        pins.cut_bounded(&SystemEnvironment, 1000).await;
         behind.await.expect("it goes");
         assert!(!unbounded.is_finished() && !there.is_finished());
         assert_eq!(pins.limit(1000), 500);

@@ -2,12 +2,12 @@
 //! of these changes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 
 use super::{LeaseLeft, NodeStatus, Shard};
-use crate::throttle::say;
+use crate::base::log_throttle::say;
 
 /// Where the changes of all shards are told. Whoever listens is given each; who is behind by more of them than it holds is told so.
 pub type Switches = broadcast::Sender<Arc<Switch>>;
@@ -61,7 +61,7 @@ impl Shard {
         let accepting = self.accepting();
         let terms = &accepting.terms;
         let term = terms.newest_begun()?;
-        let has_lease = match terms.lease_left(Instant::now()) {
+        let has_lease = match terms.lease_left(self.environment.now()) {
             LeaseLeft::Nobody => false,
             LeaseLeft::Forever => true,
             LeaseLeft::For(left) => left > Duration::ZERO,

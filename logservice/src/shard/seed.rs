@@ -2,10 +2,11 @@
 
 use durability_protocol::Refusal;
 
+use super::rule_switches::{self, Rule};
 use super::{Origin, Shard, Terms};
+use crate::base::log_throttle::say;
 use crate::snapshots::Draft;
 use crate::store::SnapshotRecord;
-use crate::throttle::say;
 
 const INSTALLING: &str = "a seed is being installed; send it again later";
 
@@ -23,10 +24,14 @@ impl Shard {
     pub async fn install_seed(&self, epoch: u64, replid: &str, draft: Draft) -> Result<(), Refusal> {
         let engine = self.accepting().terms.engine();
         let (record, _stored) = self.store_snapshot(draft, Origin { replid, engine, contents: None }).await?;
-        self.install_snapshot(epoch, replid, record).await
+        self.install_stored_seed(epoch, replid, record).await
     }
 
-    async fn install_snapshot(&self, epoch: u64, replid: &str, record: SnapshotRecord) -> Result<(), Refusal> {
+    /// As [`Shard::install_seed`], when the snapshot is stored already. Whoever calls it keeps what is stored until this returns.
+    ///
+    /// # Errors
+    /// The leader of `epoch` does not lead, the seed stands below the log's end, or the log cannot be replaced; then it is as it was.
+    pub async fn install_stored_seed(&self, epoch: u64, replid: &str, record: SnapshotRecord) -> Result<(), Refusal> {
         let offset = record.offset;
         let _changing = self.changing.lock().await;
         let before = self.primary_address();
@@ -34,7 +39,7 @@ impl Shard {
             let mut accepting = self.accepting();
             let mut terms = accepting.terms.clone();
             terms.seed(epoch, replid, offset, accepting.end)?;
-            accepting.paused = Some(INSTALLING);
+            accepting.paused = rule_switches::holds(Rule::PausesForSeed).then_some(INSTALLING);
             (terms, self.accepted_by(&accepting))
         };
         let installed = match self.drain(accepted).await {

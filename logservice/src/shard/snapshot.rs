@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use durability_protocol::{Code, EngineVersion, Refusal};
 
+use super::rule_switches::{self, Rule};
 use super::Shard;
+use crate::base::log_throttle::{LineBudget, ReasonThrottle};
+use crate::base::printable::printable;
 use crate::encryption::KeyUse;
-use crate::printable::printable;
 use crate::snapshots::{Draft, SnapshotStore, Stored};
 use crate::store::{Contents, Manifest, SnapshotRecord};
-use crate::throttle::{LineBudget, ReasonThrottle};
 
 /// How the making of snapshots goes.
 #[derive(Debug, Clone, Default)]
@@ -53,10 +53,10 @@ impl Shard {
         match &error {
             Some(error) => {
                 if snapshotting.failures == 0 {
-                    snapshotting.failing_since_ms = now_ms();
+                    snapshotting.failing_since_ms = self.environment.unix_ms();
                 }
                 snapshotting.failures += 1;
-                let now = Instant::now();
+                let now = self.environment.now();
                 if snapshotting.told.pass_at(error, now) && snapshotting.lines.pass_at(now) {
                     tracing::error!(
                         "shard {}: no snapshot was made, {} attempts failed since the last one, and the log, of {} MiB, grows: {error}",
@@ -98,6 +98,20 @@ impl Shard {
         keep: usize,
     ) -> Result<SnapshotRecord, Refusal> {
         let (record, stored) = self.store_snapshot(draft, origin).await?;
+        self.keep_stored(made_of, record, stored, keep).await
+    }
+
+    /// As [`Shard::keep_snapshot`], when it is `stored` already.
+    ///
+    /// # Errors
+    /// The log was begun anew meanwhile, or the manifest cannot be replaced: it does not count.
+    pub async fn keep_stored(
+        &self,
+        made_of: &Manifest,
+        record: SnapshotRecord,
+        stored: Stored,
+        keep: usize,
+    ) -> Result<SnapshotRecord, Refusal> {
         let unreadable = self.unreadable_still().await;
         let recorded = self.record_snapshot(made_of, record.clone(), &unreadable, keep).await;
         drop(stored);
@@ -137,7 +151,8 @@ impl Shard {
         // What cannot be read serves nobody, and one that is made of an older one may stand where it does.
         manifest.snapshots.retain(|record| !unreadable.contains(&record.file));
         let is_newest = manifest.newest_snapshot().is_none_or(|newest| newest.offset < record.offset);
-        if manifest.generation != made_of.generation || !is_newest {
+        let counts = manifest.generation == made_of.generation && is_newest;
+        if !counts && rule_switches::holds(Rule::RecordsOnlyNewest) {
             return Err(Refusal::new(Code::Err, "the log was begun anew while the snapshot was made; make another"));
         }
         manifest.snapshots.push(record);
@@ -169,17 +184,19 @@ impl Shard {
     /// kept for no replica: it would keep all others waiting.
     pub(super) async fn drop_log_below(&self, base: u64) {
         let snapshot_bytes = self.store.manifest().newest_snapshot().map_or(0, |newest| newest.bytes);
-        self.pins.cut(base, snapshot_bytes).await;
+        self.pins.cut(&*self.environment, base, snapshot_bytes).await;
         self.trim_below(base).await;
         if self.is_over_quota() {
-            self.pins.cut_bounded(base).await;
+            self.pins.cut_bounded(&*self.environment, base).await;
             self.trim_below(base).await;
         }
     }
 
     async fn trim_below(&self, base: u64) {
-        let (store, limit) = (self.store.clone(), self.pins.limit(base));
-        let error = match tokio::task::spawn_blocking(move || store.trim(limit)).await {
+        let base = if rule_switches::holds(Rule::TrimsBelowSnapshots) { base } else { self.notifier().durable() };
+        let limit = if rule_switches::holds(Rule::KeepsPinned) { self.pins.limit(base) } else { base };
+        let store = self.store.clone();
+        let error = match self.environment.run_blocking(move || store.trim(limit)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
@@ -207,7 +224,8 @@ impl Shard {
             // is in use until it is recorded, so the manifest is looked at last.
             stands_at > offset
                 || self.check_not_failed().is_err()
-                || self.store.manifest().snapshots.iter().any(|record| record.file == file)
+                || rule_switches::holds(Rule::KeepsRecordedSnapshots)
+                    && self.store.manifest().snapshots.iter().any(|record| record.file == file)
         };
         if let Err(error) = self.snapshots.remove_others(&self.store.manifest(), is_needed).await {
             tracing::warn!("shard {}: snapshots that are not needed stay: {error}", self.name);
@@ -231,17 +249,13 @@ impl Shard {
             let text = format!("the key '{id}' was taken from the key file while the snapshot was made; make another");
             return Err(Refusal::new(Code::Err, text));
         }
-        let time_ms = now_ms();
+        let time_ms = self.environment.unix_ms();
         let Origin { replid, engine, contents } = origin;
         let (file, replid) = (stored.file.clone(), replid.to_owned());
         let record =
             SnapshotRecord { offset, file, bytes, crc32c, blocks, replid, engine, time_ms, contents, encrypt_key };
         Ok((record, stored))
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Where a snapshot comes from.

@@ -1,16 +1,15 @@
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+//! What a shard tells of itself: the figures of `LOG.STATUS`.
 
-use serde::Serialize;
+use std::sync::atomic::Ordering;
 
 use super::lease::whole_ms;
 use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
 
 /// Whether a shard can be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogState {
     /// Yes.
+    #[default]
     Ok,
     /// Not for the moment: the disk is full, or the log takes as much of it as it may.
     NoSpace,
@@ -36,7 +35,7 @@ impl LogState {
 }
 
 /// A shard as an operator sees it. Offsets are exclusive ends.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Status {
     /// Name of the shard.
     pub shard: String,
@@ -112,7 +111,6 @@ pub struct Status {
     /// Why a node that asks for a full copy is given none, and waits; empty if the last one was given one.
     pub full_copy_error: String,
     /// What became of the last audit since the service started.
-    #[serde(skip)]
     pub audit: AuditStatus,
     /// Replicas that follow the stream.
     pub replicas: u64,
@@ -129,7 +127,7 @@ pub struct Status {
 impl Shard {
     pub(super) fn nodes_at(&self, end: u64) -> Vec<NodeStatus> {
         let mut nodes = self.nodes();
-        let now = Instant::now();
+        let now = self.environment.now();
         nodes.list(end, |offset| self.notifier().age(offset, now), now)
     }
 
@@ -142,9 +140,9 @@ impl Shard {
         let progress = self.notifier().progress();
         let durable_end = self.notifier().durable();
         let nodes = self.nodes_at(progress.visible);
-        let contradicted_by = self.contradictions().text(Instant::now());
+        let contradicted_by = self.contradictions().text(self.environment.now());
         let mut accepting = self.accepting();
-        let now = Instant::now();
+        let now = self.environment.now();
         let (state, error) = match (progress.failed, accepting.no_space) {
             (Some(reason), _) if accepting.is_damaged => (LogState::Damaged, reason.to_string()),
             (Some(reason), _) => (LogState::Failed, reason.to_string()),
@@ -178,7 +176,7 @@ impl Shard {
             durable_end,
             accepted_end: accepting.end,
             seeded: u8::from(manifest.seeded),
-            segments: usage.segments,
+            segments: usage.parts,
             log_bytes: usage.log_bytes,
             max_log_bytes: usage.max_log_bytes.unwrap_or(0),
             unverified_bytes: usage.unverified_bytes,
@@ -195,11 +193,11 @@ impl Shard {
             snapshot_module_types: newest
                 .and_then(|snapshot| snapshot.contents.as_ref())
                 .map_or_else(String::new, |contents| contents.module_types.join(" ")),
-            full_copy_error: self.copies().error(Instant::now()).to_owned(),
+            full_copy_error: self.copies().error(self.environment.now()).to_owned(),
             audit: self.audit_status(),
             replicas: self.replicas.load(Ordering::Relaxed),
             appends: usage.appends,
-            fsyncs: usage.fsyncs,
+            fsyncs: usage.commits,
             acks: match self.notifier().ack_mode() {
                 AckMode::Running => "running",
                 AckMode::Frozen => "frozen",

@@ -1,13 +1,13 @@
-//! Checksums of the parts of a snapshot, so that a part is verified before anybody is given a byte of it.
+//! Checksums of the blocks of a snapshot, so that a block is verified before any byte of it is passed on.
 
 use crate::store::Blocks;
 
-/// Length of a block in bytes, unless there would be too many.
+/// Length of a block in bytes, unless there would be too many blocks.
 const MIN_BLOCK_BYTES: u64 = 1 << 20;
-/// Most blocks: they are a part of the manifest.
+/// Most blocks, as their checksums are part of the manifest.
 const MAX_BLOCKS: usize = 4096;
 
-/// Takes the checksums of bytes of which it is not known how many come.
+/// Computes the checksums of the blocks of a stream of unknown length.
 #[derive(Debug)]
 pub struct BlockSums {
     block_bytes: u64,
@@ -43,7 +43,7 @@ impl BlockSums {
         }
     }
 
-    /// Of all that was added.
+    /// The checksums of everything that was added.
     pub fn blocks(&self) -> Blocks {
         let last = (self.last_bytes > 0).then_some(self.last);
         Blocks { bytes: self.block_bytes, crc32c: self.whole.iter().copied().chain(last).collect() }
@@ -55,7 +55,7 @@ impl BlockSums {
         if self.whole.len() < self.max_blocks {
             return;
         }
-        // Their number is even, so each has another to be one with.
+        // Their number is even, so all can be merged in pairs.
         let length = self.block_bytes as usize;
         let pairs = self.whole.chunks_exact(2);
         self.whole = pairs.map(|pair| crc32c::crc32c_combine(pair[0], pair[1], length)).collect();

@@ -1,4 +1,4 @@
-//! A snapshot on its way: a file whose name does not count yet.
+//! A snapshot that is being written: a file whose name does not count yet.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,32 +8,33 @@ use std::sync::Arc;
 use super::blocks::BlockSums;
 use super::reader::Expected;
 use super::{SnapshotError, SnapshotReader, Use};
+use crate::base::file_error::{FileError, InFile};
 use crate::encryption::frames::{Opener, Sealer};
 use crate::encryption::KeyRing;
-use crate::store::{Blocks, FileError, InFile};
+use crate::store::Blocks;
 
-/// Synced whenever that much was written, so that the last sync is short: leadership cannot change during it, and the
-/// log on the same disk never waits behind gigabytes.
+/// A draft is synced whenever so much was written. So the last sync is short, during which leadership cannot change, and the log on the same
+/// disk never waits behind gigabytes.
 const SYNC_BYTES: u64 = 32 << 20;
 const READ_BYTES: usize = 1 << 20;
 
-/// A snapshot that is being written, encrypted before it reaches the file if it is to be. Dropped before it is stored it leaves nothing
-/// behind.
+/// A snapshot that is being written, and encrypted before it reaches the file if there is a key for that. Leaves nothing if it is dropped
+/// before it is stored.
 #[derive(Debug)]
 pub struct Draft {
     path: PathBuf,
-    /// Below which name it is to be stored.
+    /// The name under which it will be stored.
     pub(super) name: String,
-    /// That name.
+    /// Keeps what is stored under that name.
     in_use: Use,
     offset: u64,
     file: File,
     keys: Arc<KeyRing>,
-    /// None if it is not encrypted.
+    /// `None` if it is not encrypted.
     sealer: Option<Sealer>,
-    /// What the sealer has given and is not written.
+    /// Encrypted bytes that are not written. Kept only to reuse the buffer.
     sealed: Vec<u8>,
-    /// Of the RDB.
+    /// Length of the RDB so far.
     bytes: u64,
     stored_bytes: u64,
     synced_bytes: u64,
@@ -43,7 +44,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Creates the file at `path`, for a snapshot that stands at `offset` and will be called `name`. Blocks on I/O.
+    /// Creates the file at `path`, for a snapshot at `offset` that will be stored as `name`. Blocks on I/O.
     pub(super) fn create(
         path: PathBuf,
         name: String,
@@ -61,7 +62,7 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Takes over the file at `path`, that somebody else wrote and that is not to be encrypted, and reads it. Blocks on I/O.
+    /// Takes over the finished file at `path`, which stays unencrypted, and reads it for its checksums. Blocks on I/O.
     pub(super) fn adopt(
         path: PathBuf,
         name: String,
@@ -80,7 +81,7 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Writes all that is in the file at `path`, and finishes. Blocks on I/O.
+    /// Writes the content of the file at `path`, and finishes. Blocks on I/O.
     pub(super) fn copy_from(&mut self, path: &Path) -> Result<(), SnapshotError> {
         let written = File::open(path).in_file("cannot open", path)?;
         read_parts(written, path, |part| self.write(part))?;
@@ -106,7 +107,7 @@ impl Draft {
         }
     }
 
-    /// Bytes that are stored.
+    /// Adds stored bytes to the length and the checksums.
     fn count(&mut self, stored: &[u8]) {
         self.stored_bytes += stored.len() as u64;
         self.crc32c = crc32c::crc32c_append(self.crc32c, stored);
@@ -139,7 +140,7 @@ impl Draft {
         }
     }
 
-    /// The RDB ends here. It has to be called before the draft is read or stored. Blocks on I/O.
+    /// Ends the RDB. Has to be called before the draft is read or stored. Blocks on I/O.
     pub fn finish(&mut self) -> Result<(), SnapshotError> {
         let Some(sealer) = &mut self.sealer else { return Ok(()) };
         let mut sealed = Vec::new();
@@ -147,7 +148,7 @@ impl Draft {
         self.store(&sealed)
     }
 
-    /// Everything that was written is on the medium when this returns. Blocks on I/O.
+    /// Makes everything that was written durable. Blocks on I/O.
     pub(super) fn sync(&self) -> Result<(), SnapshotError> {
         self.check_finished()?;
         Ok(self.file.sync_all().in_file("cannot sync", &self.path)?)
@@ -163,12 +164,12 @@ impl Draft {
         }
     }
 
-    /// The id of the key with which it is encrypted; none if it is not.
+    /// The id of the key that it is encrypted with; `None` if it is not encrypted.
     pub fn encrypt_key(&self) -> Option<&str> {
         self.sealer.as_ref().map(Sealer::key_id)
     }
 
-    /// Reads what was written.
+    /// A reader of the finished draft.
     pub fn reader(&self) -> Result<SnapshotReader, SnapshotError> {
         self.check_finished()?;
         let file = File::open(&self.path).in_file("cannot open", &self.path)?;
@@ -180,17 +181,17 @@ impl Draft {
         Ok(SnapshotReader::of_file(file, expected, in_use))
     }
 
-    /// Keeps what it is stored as from being removed.
+    /// Keeps what is stored under its name from being removed.
     pub(super) fn use_stored(&self) -> Use {
         self.in_use.again()
     }
 
-    /// Where it is until it is stored.
+    /// Its file, until it is stored.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where in the stream it stands.
+    /// Its offset in the stream.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -216,7 +217,7 @@ impl Draft {
     }
 }
 
-/// Hands over a file part by part.
+/// Calls `each` with a file part by part.
 fn read_parts(
     mut file: File,
     path: &Path,

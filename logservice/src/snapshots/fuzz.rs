@@ -1,4 +1,4 @@
-//! A stored snapshot that is read by any index of its blocks: what a manifest may hold that was damaged, or that another version wrote.
+//! Fuzzes the reader of snapshots: any index of blocks, as a manifest may be damaged or written by another version.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,15 +9,15 @@ use super::in_use::InUse;
 use super::reader::{Expected, SnapshotReader};
 use crate::store::Blocks;
 
-/// Besides the block that is verified.
+/// Most memory besides the block that is verified.
 const MOST_BYTES: usize = 1 << 20;
 
 #[test]
 fn what_is_read_of_a_snapshot_is_what_was_stored_whatever_its_index_says() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     let in_use = Arc::new(InUse::default());
-    // What was stored, what became of the file, and what the manifest says: the truth, unless there is another index or length. Its length is
-    // that which the file had when it was opened.
+    // What was stored, how the file changed since, and what the manifest says: the truth, unless another index or length is given. The
+    // length is that of the file when it was opened.
     type Input = (Vec<u8>, Vec<(u16, u8)>, Option<u16>, Option<(u64, Vec<u32>)>, Option<u16>, bool);
     bolero::check!().with_type::<Input>().for_each(|(stored, changes, cut, index, bytes, has_index)| {
         let bytes = bytes.map(u64::from);

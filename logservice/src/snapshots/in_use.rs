@@ -1,7 +1,9 @@
+//! Snapshots that are being stored or read, which nothing may remove.
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// The snapshots that somebody stores or reads: they are not removed.
+/// The snapshots that are being stored or read, which must not be removed.
 #[derive(Debug, Default)]
 pub struct InUse(Mutex<BTreeMap<String, usize>>);
 
@@ -13,13 +15,13 @@ pub struct Use {
 }
 
 impl InUse {
-    /// Keeps the snapshot of that name.
+    /// Keeps the snapshot of that name until the result is dropped.
     pub fn begin(self: &Arc<Self>, name: &str) -> Use {
         *self.lock().entry(name.to_owned()).or_default() += 1;
         Use { snapshots: self.clone(), name: name.to_owned() }
     }
 
-    /// Whether anybody uses the snapshot of that name.
+    /// Whether the snapshot of that name is in use.
     pub fn contains(&self, name: &str) -> bool {
         self.lock().contains_key(name)
     }
@@ -30,7 +32,7 @@ impl InUse {
 }
 
 impl Use {
-    /// Keeps the same one.
+    /// Keeps the same snapshot.
     pub fn again(&self) -> Use {
         self.snapshots.begin(&self.name)
     }

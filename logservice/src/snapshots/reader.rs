@@ -1,4 +1,4 @@
-//! Reads a stored snapshot, verified.
+//! Reads a stored snapshot, and verifies it before any byte is passed on.
 
 use std::sync::Arc;
 
@@ -13,29 +13,29 @@ use super::{SnapshotError, Use};
 use crate::encryption::frames::{OpenFrameError, Opener};
 use crate::store::Blocks;
 
-/// The most that is read from a file, or handed out, at a time.
+/// The most that is read from a file, or passed on, at a time.
 const CHUNK_BYTES: usize = 256 << 10;
-/// What is asked of an object store at a time: a request of its own for each, so that none lasts as long as a slow replica.
+/// The range of one request to an object store. Each range has a request of its own, so that none lasts as long as a slow replica.
 const RANGE_BYTES: u64 = 4 << 20;
 
 /// The bytes of a snapshot's RDB, from the first on.
 pub struct SnapshotReader {
     source: Source,
-    /// None if it is not encrypted, or is not to be decrypted.
+    /// `None` if it is not encrypted, or stays so.
     opener: Option<Opener>,
-    /// Its name, for messages.
+    /// The snapshot's name, for messages.
     file: String,
-    /// Checksums of its blocks; those of an older build have one of the whole only.
+    /// Checksums of its blocks. `None` for snapshots of an older build, which have only one of the whole.
     blocks: Option<Blocks>,
     expected_crc32c: u32,
     crc32c: u32,
     /// Length of what is stored in bytes.
     bytes: u64,
-    /// So much of it was verified, block by block, or has been read.
+    /// How much of it was read, and verified if it has blocks.
     read_bytes: u64,
-    /// What was read and is not verified.
+    /// Bytes that were read and not verified.
     unverified: BytesMut,
-    /// What was verified and decrypted and is not handed out.
+    /// Bytes that were verified and decrypted and not passed on.
     verified: Bytes,
     _in_use: Use,
 }
@@ -45,14 +45,14 @@ enum Source {
     Object(Ranges),
 }
 
-/// An object that is read range by range, one of them ahead.
+/// An object that is read range by range, with one range requested ahead.
 struct Ranges {
     objects: Arc<dyn ObjectStore>,
     path: ObjectPath,
     end: u64,
     next: u64,
     ahead: Option<JoinHandle<object_store::Result<Bytes>>>,
-    /// Where requests run, wherever this is read: connections live as long as their runtime.
+    /// The runtime of all requests, as connections live as long as their runtime.
     runtime: Handle,
 }
 
@@ -89,12 +89,11 @@ impl SnapshotReader {
         }
     }
 
-    /// The next bytes; `None` behind the last. What has checksums of its blocks is verified before any of a block is handed out. Of
-    /// the rest the last bytes come only if the checksum of the whole is right: who passes on what it gets never passes on a whole
-    /// damaged snapshot.
+    /// The next bytes; `None` after the last. With checksums of blocks, a block is verified before any byte of it is returned. Without them,
+    /// the last bytes are returned only if the checksum of the whole is right, so that a damaged snapshot is never passed on completely.
     ///
     /// # Errors
-    /// It cannot be read, or its bytes are not those that were stored.
+    /// It cannot be read, or its bytes differ from those that were stored.
     pub async fn next(&mut self) -> Result<Option<Bytes>, SnapshotError> {
         while self.verified.is_empty() {
             if self.read_bytes == self.bytes {
@@ -106,7 +105,7 @@ impl SnapshotReader {
         Ok(Some(self.verified.split_to(length)))
     }
 
-    /// Reads the first bytes, if none were read: what is wrong with them is told before anybody is given any.
+    /// Reads the first bytes if none were read, so that an error in them is found before the snapshot is offered to a client.
     ///
     /// # Errors
     /// As [`SnapshotReader::next`].
@@ -117,7 +116,7 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// The next block, decrypted as far as that can be without what follows.
+    /// The next block, decrypted as far as that is possible without the following bytes.
     async fn next_opened(&mut self) -> Result<Bytes, SnapshotError> {
         let block = self.next_block().await?;
         let Some(opener) = &mut self.opener else { return Ok(block) };
@@ -130,7 +129,7 @@ impl SnapshotReader {
 
     async fn next_block(&mut self) -> Result<Bytes, SnapshotError> {
         if let Some(blocks) = self.blocks.as_ref().filter(|blocks| !blocks.fit(self.bytes)) {
-            // Before it is read: a block may be said to be as long as all of it, which would then be in memory at a time.
+            // Checked before reading, as a wrong index could claim one block as long as the whole, which would have to be in memory.
             let (file, found, block_bytes) = (self.file.clone(), blocks.crc32c.len(), blocks.bytes);
             return Err(SnapshotError::Index { file, found, bytes: self.bytes, block_bytes });
         }
@@ -160,7 +159,7 @@ impl SnapshotReader {
         Ok(block)
     }
 
-    /// Reads at least one byte of those up to `wanted` that are to be verified next.
+    /// Reads at least one byte of those up to `wanted` that are verified next.
     async fn read_more(&mut self, wanted: usize) -> Result<(), SnapshotError> {
         let unreadable = |source| SnapshotError::Read { file: self.file.clone(), source };
         match &mut self.source {
@@ -184,7 +183,7 @@ impl SnapshotReader {
     }
 }
 
-/// What a snapshot has to be as it is stored.
+/// What a stored snapshot has to be.
 #[derive(Debug)]
 pub(super) struct Expected<'a> {
     /// Its name.
@@ -193,9 +192,9 @@ pub(super) struct Expected<'a> {
     pub bytes: u64,
     /// CRC32C of the whole.
     pub crc32c: u32,
-    /// Of its blocks, if they are known.
+    /// Checksums of its blocks, if they are known.
     pub blocks: Option<&'a Blocks>,
-    /// Decrypts it, if it is encrypted and is to be read as an RDB.
+    /// Decrypts it, if it is encrypted and read as an RDB.
     pub opener: Option<Opener>,
 }
 

@@ -1,4 +1,4 @@
-//! The directory in which engines write what is to be encrypted. The one that is given may be anybody's, as /dev/shm is.
+//! The directory in which engines write what will be encrypted, inside a given directory that other users may share, such as /dev/shm.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::store::{FileError, InFile};
+use crate::base::file_error::{FileError, InFile};
 
-/// Before what tells a service from others that were given the same directory.
+/// Begins the directory's name. The rest distinguishes services that were given the same directory.
 const PREFIX: &str = "logservice-plain-";
-/// Bytes of a hash in its name.
+/// Bytes of the hash in the directory's name.
 const NAME_BYTES: usize = 8;
 
-/// A directory that is this service's alone.
+/// A directory that only this service uses.
 #[derive(Debug)]
 pub struct Scratch {
     given: PathBuf,
@@ -23,9 +23,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// In the directory `given`, for the service that keeps its own things below `kept_in`. Nothing is created.
+    /// In the directory `given`, for the service that keeps its data below `kept_in`. Creates nothing.
     pub fn new(given: &Path, kept_in: &Path) -> Self {
-        // What cannot be made absolute tells less, and serves.
+        // A relative path distinguishes less, and is good enough.
         let own = std::path::absolute(kept_in).unwrap_or_else(|_| kept_in.to_owned());
         let mut hash = Sha256::new();
         hash.update(rustix::process::geteuid().as_raw().to_le_bytes());
@@ -34,10 +34,10 @@ impl Scratch {
         Scratch { given: given.to_owned(), path: given.join(format!("{PREFIX}{digits}")) }
     }
 
-    /// Where it is, made if it is not there. Blocks on I/O.
+    /// Its path; creates it if it does not exist. Blocks on I/O.
     ///
     /// # Errors
-    /// It cannot be made, or is not this user's alone.
+    /// It cannot be created, or other users have access to it.
     pub fn create(&self) -> Result<&Path, FileError> {
         std::fs::create_dir_all(&self.given).in_file("cannot create", &self.given)?;
         match DirBuilder::new().mode(0o700).create(&self.path) {
@@ -49,10 +49,10 @@ impl Scratch {
         Ok(&self.path)
     }
 
-    /// Removes it with all that is in it. Nobody may use it. Blocks on I/O.
+    /// Removes it with its content. It must not be in use. Blocks on I/O.
     ///
     /// # Errors
-    /// It cannot be removed, or is not this user's alone.
+    /// It cannot be removed, or other users have access to it.
     pub fn remove(&self) -> Result<(), FileError> {
         match self.check() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_may_have_made_is_neither_used_nor_removed() {
+    fn a_directory_that_another_user_may_have_made_is_neither_used_nor_removed() {
         let directory = tempfile::tempdir().expect("tempdir");
         let scratch = Scratch::new(directory.path(), directory.path());
         let refused = |why: &str| {

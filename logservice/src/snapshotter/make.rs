@@ -1,5 +1,5 @@
-//! Makes one snapshot: an engine applies the newest one and the log after it, saves, and what it saved is checked and rehearsed
-//! before it is stored and recorded, and the log below it dropped.
+//! Makes one snapshot: an engine applies the newest snapshot and the log after it, and saves. The file is checked and rehearsed, then stored
+//! and recorded, and the log below it is dropped.
 
 use std::fmt;
 use std::path::Path;
@@ -8,35 +8,36 @@ use std::time::{Duration, Instant};
 use durability_protocol::{EngineVersion, Refusal};
 
 use super::SnapshotterOptions;
-use crate::engine::{background, inspect_rdb, Engine, EngineError, Feed, FeedError, RdbFacts, Start};
+use crate::base::background;
+use crate::engine::{inspect_rdb, Engine, EngineError, Feed, FeedError, RdbFacts, Start};
 use crate::shard::{CopyError, FullCopy, Origin, Shard, Unreadable};
 use crate::snapshots::{Draft, SnapshotError};
 use crate::store::{Contents, Manifest, ReadError, SnapshotRecord};
 
-/// What came while the engine applied is applied too, unless it is less than this.
+/// Log that arrived while the engine applied is applied too, unless it is less than this.
 const CATCH_UP_BYTES: u64 = 1 << 20;
 
-/// Why a snapshot was not made. What was there before stands.
+/// Why a snapshot was not made. Earlier snapshots stay.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
     /// Nothing was ever written.
     #[error("the log holds nothing yet")]
     Empty,
-    /// No whole command came since the last one.
+    /// No complete command was written since the last snapshot.
     #[error("nothing that can be applied was written since offset {0}")]
     NothingNew(u64),
-    /// No whole command came since the last one, and none can: the log takes as much as it may, and needs all of it.
+    /// No complete command was written since the last snapshot, and none can be: the log takes as much as it may, and needs all of it.
     #[error(
         "nothing that can be applied was written since offset {offset}, and the log takes as much as --max-log-mb {most_mb} allows: raise \
          --max-log-mb to more than the largest command or transaction and two segments, as one does not fit"
     )]
     TooLong {
-        /// Where the last one stands.
+        /// Offset of the last snapshot.
         offset: u64,
         /// The most a log may take, in MiB.
         most_mb: u64,
     },
-    /// The engine that is installed would write what the nodes cannot load.
+    /// The installed engine would write what the nodes cannot load.
     #[error("valkey-server here is of version {found}, and the log was written by {writer}: install {writer} here, or upgrade the nodes")]
     OtherEngine {
         /// The engine's.
@@ -44,7 +45,7 @@ pub enum MakeError {
         /// The log's.
         writer: EngineVersion,
     },
-    /// It took longer than its data explains, and others waited.
+    /// It took longer than its data explains while other shards waited.
     #[error(
         "it gave way to other shards after {} s, as it took longer than its data explains: --engine-mb-per-second allows more time, \
          --max-engines more at a time",
@@ -63,7 +64,7 @@ pub enum MakeError {
     /// The snapshot could not be stored.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The RDB says that it stands elsewhere.
+    /// The RDB records another offset.
     #[error("the RDB stands at {found}, not at {expected}")]
     Position {
         /// Replication id and offset in the RDB.
@@ -71,7 +72,7 @@ pub enum MakeError {
         /// Those that it should have.
         expected: String,
     },
-    /// What was loaded from the RDB is not what was saved.
+    /// Loading the RDB gave other data than was saved.
     #[error("the rehearsal found other data than was saved: {found:?} instead of {saved:?}")]
     Rehearsal {
         /// After loading.
@@ -79,7 +80,7 @@ pub enum MakeError {
         /// Before saving.
         saved: Box<Contents>,
     },
-    /// There is nothing to begin with.
+    /// There is no readable snapshot to begin with.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     /// The shard refuses.
@@ -96,7 +97,7 @@ impl From<CopyError> for MakeError {
     }
 }
 
-/// How long each part took.
+/// How long each step took.
 #[derive(Debug)]
 struct Times {
     since: Instant,
@@ -104,7 +105,7 @@ struct Times {
 }
 
 impl Times {
-    /// The part that ends now began when the one before it ended.
+    /// Ends a step, which began when the one before it ended.
     fn end(&mut self, part: &'static str) {
         let now = Instant::now();
         self.parts.push((part, now - self.since));
@@ -125,11 +126,11 @@ impl fmt::Display for Times {
     }
 }
 
-/// Makes a snapshot of what is durable now. If the newest turns out to be unreadable it is made of an older one, if there is one.
+/// Makes a snapshot of what is durable now. If the newest snapshot turns out to be unreadable, begins with an older one.
 pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
     let mut made = make_of_newest(shard, options).await;
     for _ in 1..shard.store().manifest().snapshots.len() {
-        // It is known to be unreadable now.
+        // That snapshot is now known to be unreadable.
         let Err(MakeError::Engine(EngineError::Feed(FeedError::Snapshot(_)))) = &made else { break };
         made = make_of_newest(shard, options).await;
     }
@@ -140,11 +141,11 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     let mut times = Times { since: Instant::now(), parts: Vec::new() };
     let made_of = shard.store().manifest();
     let FullCopy { replid, offset, snapshot, stream, pin } = shard.full_copy().await?;
-    // Opened again once the engine runs: what a seed replaces until then can be removed.
+    // Opened again once the engine runs, so that a snapshot that is replaced until then can be removed.
     let snapshot = snapshot.map(|(record, _)| record);
     let end = shard.notifier().progress().visible;
     if end == offset {
-        // Nothing came since, so the last one is as new as one can be.
+        // Nothing was written since, so the last one is up to date.
         return snapshot.ok_or(MakeError::Empty);
     }
     let writer = made_of.engine();
@@ -172,7 +173,7 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     times.end("applying");
     engine.save().await?;
     times.end("saving");
-    // What was saved is looked at while the engine tells what it has: where there are cores for both, that takes the longer of them.
+    // The file is checked while the engine reports what it holds, in parallel if there are cores for both.
     let (saved, (facts, draft)) =
         tokio::try_join!(async { engine.contents().await.map_err(MakeError::from) }, async {
             let facts = inspect_rdb(&options.engine, &file).await?;
@@ -180,7 +181,7 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
         },)?;
     engine.stop().await;
     drop(feed);
-    // What was applied may go, as soon as the snapshot counts.
+    // The log that was applied may be dropped once the snapshot counts.
     drop(pin);
     check_position(&facts, &replid, applied)?;
     times.end("checking");
@@ -210,7 +211,7 @@ fn nothing_new(shard: &Shard, offset: u64) -> MakeError {
     }
 }
 
-/// The next attempt begins with an older snapshot, if it is this one that cannot be read.
+/// Lets the next attempt begin with an older snapshot, if this one is at fault.
 fn note_unreadable(shard: &Shard, record: Option<&SnapshotRecord>, error: &EngineError) {
     if let (Some(record), EngineError::Feed(FeedError::Snapshot(error))) = (record, error) {
         if error.is_of_one() {
@@ -219,8 +220,8 @@ fn note_unreadable(shard: &Shard, record: Option<&SnapshotRecord>, error: &Engin
     }
 }
 
-/// Applies what came while the engine applied what there was, as long as that becomes less: whoever starts from the snapshot has
-/// less to replay, and the log goes up to there. Answers up to where is applied (exclusive), if there was anything.
+/// Applies log that arrived while the engine applied earlier log, as long as that becomes less. So nodes that start from the snapshot have
+/// less to replay, and more log is dropped. Returns up to where is applied (exclusive), if there was anything.
 async fn catch_up(
     shard: &Shard,
     stream: u64,
@@ -231,7 +232,7 @@ async fn catch_up(
     loop {
         let progress = shard.notifier().progress();
         let behind = progress.visible.saturating_sub(feed.end());
-        // What another leader began to write goes by another replication id.
+        // Another leader writes under another replication id.
         if progress.stream != stream || behind < CATCH_UP_BYTES || behind > behind_before / 2 {
             return Ok(applied);
         }
@@ -257,7 +258,7 @@ fn check_position(facts: &RdbFacts, replid: &str, offset: u64) -> Result<(), Mak
     Err(MakeError::Position { found, expected: say(&(replid.to_owned(), offset)) })
 }
 
-/// Loads a draft into a second engine, just as a node would, and compares what it then holds.
+/// Loads a draft into a second engine, as a node would, and compares what that holds with what was saved.
 async fn rehearse(
     shard: &Shard,
     draft: &Draft,

@@ -1,4 +1,8 @@
-//! Makes snapshots off the leader, when they are due or asked for, and audits: some at a time, each of another shard.
+//! Makes snapshots without the leader, when they are due or requested, and runs audits: several at a time, each of another shard. One task
+//! looks at all shards; each attempt is a task of its own.
+//!
+//! This file decides when a snapshot is due. Read `turns.rs` first: which shard is next. `make.rs` makes one snapshot, and has the order of
+//! its steps.
 
 mod make;
 mod turns;
@@ -11,76 +15,52 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
-use tokio::sync::oneshot;
 
-use crate::audit::Report;
+use crate::base::printable::printable;
 use crate::engine::EngineOptions;
-use crate::printable::printable;
 use crate::service::Service;
 use crate::shard::Shard;
-use crate::store::SnapshotRecord;
 
-/// How often it is looked whether a shard's log has grown enough.
+/// How often to check whether a shard's log has grown enough.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// How long after a failure the next attempt is made; doubled with each that follows.
+/// Time from a failure to the next attempt; doubled with each further failure.
 const FIRST_RETRY: Duration = Duration::from_secs(30);
-/// The longest that an attempt is put off.
+/// The longest such time.
 const LAST_RETRY: Duration = Duration::from_secs(3600);
 
 /// How snapshots are made.
 #[derive(Debug, Clone)]
 pub struct SnapshotterOptions {
-    /// With which engine.
+    /// The engine.
     pub engine: EngineOptions,
-    /// How many attempts there are at a time.
+    /// Most attempts at a time.
     pub max_engines: usize,
-    /// How many are kept of each shard; at least one is.
+    /// Snapshots that are kept of each shard; at least one is.
     pub keep: usize,
-    /// One is made so early that the log since the last is about as long as this, or as that one if it is longer, when it is done;
-    /// 0: only on request.
+    /// Length of the log since the last snapshot at which the next one should be done, or the length of that snapshot if it is longer. 0:
+    /// snapshots are made only on request.
     pub log_bytes: u64,
 }
 
-/// Asks for something that takes an engine.
-pub struct Request {
-    /// For which shard.
-    pub shard: Arc<Shard>,
-    /// What.
-    pub work: Work,
-}
-
-/// What takes an engine, with who waits for it.
-pub enum Work {
-    /// A snapshot.
-    Snapshot(oneshot::Sender<Result<SnapshotRecord, Refusal>>),
-    /// An audit.
-    Audit {
-        /// About how many keys are picked on each side.
-        keys: u64,
-        /// Who waits.
-        reply: oneshot::Sender<Result<Report, Refusal>>,
-    },
-}
-
-/// What became of the attempts at a shard's snapshots: those that nobody asked for, and those that made one.
+/// The results of attempts at a shard's snapshots. A requested attempt counts only if it made one.
 #[derive(Debug, Clone, Copy)]
 struct Attempts {
     last: Instant,
-    /// After failures.
+    /// The next attempt waits until then after failures.
     not_before: Instant,
     next_wait: Duration,
-    /// Bytes that came into the log while the last was made that was made.
+    /// Bytes that were written to the log while the last snapshot was made.
     grown_bytes: u64,
 }
 
 impl Attempts {
-    /// Whether there may be another one. Who waits for a log that has no space does not wait longer after each failure.
+    /// Whether there may be another attempt. If the log is out of space, the wait does not grow with each failure.
     fn allow(&self, now: Instant, is_out_of_space: bool) -> bool {
         let latest = self.last + FIRST_RETRY;
         now >= if is_out_of_space { self.not_before.min(latest) } else { self.not_before }
     }
 
-    /// After one more, during which the log grew by `grown_bytes`; none if it failed.
+    /// Adds one more attempt, during which the log grew by `grown_bytes`; `None` if it failed.
     fn after(before: Option<Self>, grown_bytes: Option<u64>) -> Self {
         let last = Instant::now();
         match grown_bytes {
@@ -94,7 +74,7 @@ impl Attempts {
     }
 }
 
-/// Of the shards that are due, may be tried and are not `is_busy`, the one that was tried longest ago.
+/// The shard that was tried longest ago, among those that are due, may be tried, and are not `is_busy`.
 fn most_overdue(
     service: &Service,
     options: &SnapshotterOptions,
@@ -118,7 +98,7 @@ fn refusal(error: MakeError) -> Refusal {
     }
 }
 
-/// Whether the log since the last snapshot is long enough, given by how much it grew while that was made.
+/// Whether the log since the last snapshot is long enough, given how much it grew while that was made.
 fn is_due(shard: &Shard, options: &SnapshotterOptions, grown_bytes: u64) -> bool {
     let SnapshotterOptions { log_bytes, keep, .. } = *options;
     if log_bytes == 0 {
@@ -131,14 +111,14 @@ fn is_due(shard: &Shard, options: &SnapshotterOptions, grown_bytes: u64) -> bool
     since > starts_at(bound, grown_bytes) || since > 0 && shard.is_over_quota()
 }
 
-/// How long the log since the last snapshot may become: as long as `wanted`, and no longer than leaves room below the most that the log
-/// may be, which holds what `keep` snapshots need and what comes while the next is made.
+/// How long the log since the last snapshot may become: `wanted`, but no more than a share of the most that the log may take. That has to
+/// hold what `keep` snapshots need and what is written while the next one is made.
 fn bound(wanted: u64, max_log_bytes: Option<u64>, keep: usize) -> u64 {
     max_log_bytes.map_or(wanted, |most| wanted.min(most / (keep as u64 + 1)))
 }
 
-/// The length of the log at which a snapshot is begun, so that it is about `bound` when it is done. Not before half of that: a writer
-/// that outruns the making would otherwise have snapshots made without a pause.
+/// The length of the log at which a snapshot is begun, so that it is about `bound` when the snapshot is done. Not before half of `bound`, as
+/// a writer that outruns the snapshotter would otherwise cause snapshots without a pause.
 fn starts_at(bound: u64, grown_bytes: u64) -> u64 {
     bound.saturating_sub(grown_bytes).max(bound / 2)
 }

@@ -1,5 +1,5 @@
-//! Whose turn it is. So many attempts run at a time, each of another shard; one that takes longer than its data explains gives way
-//! when others wait.
+//! Decides which attempt is next. A bounded number run at a time, each of another shard. One that takes longer than its data explains is
+//! ended if others wait.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -10,20 +10,21 @@ use durability_protocol::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinHandle, JoinSet};
 
-use super::{make, most_overdue, refusal, Attempts, MakeError, Request, SnapshotterOptions, Work, LOOK_INTERVAL};
+use super::{make, most_overdue, refusal, Attempts, MakeError, SnapshotterOptions, LOOK_INTERVAL};
 use crate::audit::{self, AuditError, Report};
+use crate::service::engine_work::{EngineRequest, EngineWork};
 use crate::service::Service;
 use crate::shard::Shard;
 use crate::store::SnapshotRecord;
 
-/// Audits of one shard that may wait.
+/// Most audits of one shard that may wait.
 const MAX_WAITING_AUDITS: usize = 8;
 
-/// Makes snapshots when they are due or asked for, until `shutdown`.
+/// Makes snapshots when they are due or requested, and runs audits, until `shutdown`.
 pub async fn run(
     service: Arc<Service>,
     options: SnapshotterOptions,
-    mut requests: mpsc::Receiver<Request>,
+    mut requests: mpsc::Receiver<EngineRequest>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut turns = Turns {
@@ -62,29 +63,29 @@ pub async fn run(
     }
 }
 
-/// Who has a turn, and who waits for one.
+/// The attempts that run, and those that wait.
 struct Turns {
     service: Arc<Service>,
     options: Arc<SnapshotterOptions>,
     waiting: VecDeque<Waiting>,
     running: JoinSet<Ended>,
     places: Vec<Place>,
-    /// By the ids of the logs.
+    /// By log id.
     attempts: BTreeMap<String, Attempts>,
-    /// Whether the last one was asked for.
+    /// Whether the last attempt was requested.
     was_asked: bool,
-    /// What drops log of shards that take as much as they may, by the ids of the logs.
+    /// Tasks that drop log of shards that take as much as they may, by log id.
     dropping: BTreeMap<String, JoinHandle<()>>,
 }
 
-/// What was asked for and is not begun.
+/// A request that is not begun.
 struct Waiting {
     shard: Arc<Shard>,
     work: Asked,
 }
 
 enum Asked {
-    /// Nobody who asks for a snapshot that is not begun gets another one than who asked before.
+    /// All who request a snapshot before it is begun get the same one.
     Snapshot(Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>),
     Audit {
         keys: u64,
@@ -96,25 +97,25 @@ enum Asked {
 struct Place {
     id: Id,
     log_id: String,
-    /// When it gives way if others wait.
+    /// When it is ended if others wait.
     overdue_at: Instant,
-    /// Tells it to; none if it was told.
+    /// Ends it; `None` if that was requested.
     give_way: Option<oneshot::Sender<()>>,
 }
 
-/// What became of an attempt at a snapshot, and by how many bytes the log grew meanwhile; none if it failed. Nothing if it says nothing of
-/// the next one.
+/// The end of an attempt. `due` is `None` if it does not affect when the next snapshot is due; otherwise it holds the bytes by which the log
+/// grew meanwhile, or `None` if the attempt failed.
 struct Ended {
     log_id: String,
     due: Option<Option<u64>>,
 }
 
 impl Turns {
-    fn add(&mut self, Request { shard, work }: Request) {
+    fn add(&mut self, EngineRequest { shard, work }: EngineRequest) {
         let is_same = |waiting: &&mut Waiting| Arc::ptr_eq(&waiting.shard, &shard);
         let mut of_shard = self.waiting.iter_mut().filter(is_same);
         match work {
-            Work::Snapshot(reply) => {
+            EngineWork::Snapshot(reply) => {
                 let asked = of_shard.find_map(|waiting| match &mut waiting.work {
                     Asked::Snapshot(replies) => Some(replies),
                     Asked::Audit { .. } => None,
@@ -124,7 +125,7 @@ impl Turns {
                     None => self.waiting.push_back(Waiting { shard, work: Asked::Snapshot(vec![reply]) }),
                 }
             }
-            Work::Audit { keys, reply } => {
+            EngineWork::Audit { keys, reply } => {
                 let audits = of_shard.filter(|waiting| matches!(waiting.work, Asked::Audit { .. })).count();
                 if audits < MAX_WAITING_AUDITS {
                     self.waiting.push_back(Waiting { shard, work: Asked::Audit { keys, reply } });
@@ -136,9 +137,9 @@ impl Turns {
         }
     }
 
-    /// Begins what there is a place for. If there is none, and somebody waits for one, the attempt that is overdue the longest gives way.
+    /// Begins attempts while there are places. If one waits without a place, ends the attempt that is overdue the longest.
     fn begin(&mut self) {
-        // Who asked and is gone waits no more.
+        // Forget requests whose clients have gone.
         self.waiting.retain_mut(|waiting| match &mut waiting.work {
             Asked::Snapshot(replies) => {
                 replies.retain(|reply| !reply.is_closed());
@@ -155,7 +156,7 @@ impl Turns {
             if self.places.len() >= self.options.max_engines.max(1) {
                 return self.ask_to_give_way();
             }
-            // Who asks again and again does not keep others from getting theirs.
+            // Requests and due snapshots alternate, so that repeated requests do not keep out other shards.
             match (asked, due) {
                 (Some(at), None) => self.begin_asked(at),
                 (Some(at), Some(_)) if !self.was_asked => self.begin_asked(at),
@@ -195,7 +196,7 @@ impl Turns {
     fn ask_to_give_way(&mut self) {
         let now = Instant::now();
         if self.places.iter().any(|place| place.give_way.is_none()) {
-            // It does.
+            // One is ending already.
             return;
         }
         let overdue = self.places.iter_mut().filter(|place| place.overdue_at <= now);
@@ -205,7 +206,7 @@ impl Turns {
         }
     }
 
-    /// The attempt `id` is over; `ended` is none if it panicked.
+    /// Records that the attempt `id` is over; `ended` is `None` if it panicked.
     fn end(&mut self, id: Id, ended: Option<Ended>) {
         self.places.retain(|place| place.id != id);
         if let Some(Ended { log_id, due: Some(grown_bytes) }) = ended {
@@ -216,8 +217,9 @@ impl Turns {
         }
     }
 
-    /// A shard that takes as much as it may, and of which nothing can be applied that is not in its newest snapshot, goes on once log is
-    /// dropped that somebody still read when that snapshot was made, or that only older snapshots need.
+    /// Drops log of shards that take as much as they may. If the newest snapshot holds all that can be applied, a new one would not help:
+    /// such a shard accepts appends again once log is dropped that was still being read when the snapshot was made, or that only older
+    /// snapshots need.
     fn drop_log_of_full_shards(&mut self) {
         self.dropping.retain(|_, task| !task.is_finished());
         for shard in self.service.open_shards() {
@@ -234,14 +236,14 @@ impl Turns {
     }
 }
 
-/// What an engine is fed of a shard: the newest snapshot, and the log after it.
+/// How many bytes of a shard an engine is fed: the newest snapshot and the log after it.
 fn bytes_to_go_through(shard: &Shard) -> u64 {
     let manifest = shard.store().manifest();
     let (offset, bytes) = manifest.newest_snapshot().map_or((manifest.base, 0), |newest| (newest.offset, newest.bytes));
     bytes.saturating_add(shard.notifier().progress().visible.saturating_sub(offset))
 }
 
-/// Makes a snapshot, for those who asked if somebody did.
+/// Makes a snapshot, and sends the result to those who requested it.
 async fn snapshot(
     shard: Arc<Shard>,
     options: Arc<SnapshotterOptions>,
@@ -259,12 +261,12 @@ async fn snapshot(
     shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
     let log_id = shard.log_id();
     let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(end));
-    // A snapshot that was asked for counts as one that nobody asked for, if it is a new one. Failures of those who ask put off nothing.
+    // A new snapshot counts, whether it was requested or due. The failure of a requested one does not delay one that is due.
     let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
     let due = (replies.is_none() || is_new).then_some(grown_bytes);
     let made = made.map_err(refusal);
     for reply in replies.into_iter().flatten() {
-        // Who asked may be gone.
+        // The client may be gone.
         let _ = reply.send(made.clone());
     }
     Ended { log_id, due }
@@ -286,15 +288,15 @@ async fn audit(
         }
     };
     let done = audit::run(&shard, &options.engine, keys, given_up).await;
-    // Who asked may be gone.
+    // The client may be gone.
     let _ = reply.send(done.map_err(|error| Refusal::new(Code::Err, format!("no audit: {error}"))));
     Ended { log_id: shard.log_id(), due: None }
 }
 
-/// Waits until it is told to give way.
+/// Waits until this attempt has to end.
 async fn told(gave_way: oneshot::Receiver<()>) {
     if gave_way.await.is_err() {
-        // Nobody can tell it any more.
+        // Nobody can end it any more.
         std::future::pending::<()>().await;
     }
 }

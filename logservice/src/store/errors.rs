@@ -1,92 +1,72 @@
-use std::io;
-use std::path::{Path, PathBuf};
+//! What can go wrong in a store, whatever it keeps its bytes in.
+//!
+//! Texts name the place in the store's own words (a file and a byte, an object, a peer); callers show them and never take them apart.
+//! A failed change is either *determinate*: nothing has happened, and the store goes on; or *indeterminate*: it may have happened,
+//! now or after the next crash. The caller of an indeterminate change asks again, or reopens the store to find out.
+
+use std::error::Error;
 
 use crate::encryption::KeyError;
 
-/// A file operation failed.
+/// The medium failed an operation.
 #[derive(Debug, thiserror::Error)]
-#[error("{action} {}: {source}", path.display())]
-pub struct FileError {
-    /// What was being done, as "cannot ...".
-    pub action: &'static str,
-    /// To which file.
-    pub path: PathBuf,
-    /// Why it failed.
-    pub source: io::Error,
-}
+#[error(transparent)]
+pub struct MediumError(Box<dyn Error + Send + Sync>);
 
-impl FileError {
-    /// Whether the file system, the quota or the file size limit had no room.
-    pub fn is_no_space(&self) -> bool {
-        matches!(
-            self.source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-        )
+impl MediumError {
+    /// An error with that cause, whose text says what was attempted and where.
+    pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        MediumError(cause.into())
     }
 }
 
-/// Gives an `io::Error` the name of the file it is about.
-pub trait InFile<T> {
-    /// `action` reads as "cannot ...".
-    fn in_file(self, action: &'static str, path: &Path) -> Result<T, FileError>;
+/// Stored bytes are not what was written, which no crash explains.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct Damage {
+    /// Where on the medium.
+    pub place: String,
+    /// What is wrong there.
+    pub reason: String,
 }
 
-impl<T> InFile<T> for io::Result<T> {
-    fn in_file(self, action: &'static str, path: &Path) -> Result<T, FileError> {
-        self.map_err(|source| FileError { action, path: path.to_owned(), source })
-    }
-}
-
-impl<T> InFile<T> for Result<T, rustix::io::Errno> {
-    fn in_file(self, action: &'static str, path: &Path) -> Result<T, FileError> {
-        self.map_err(io::Error::from).in_file(action, path)
-    }
-}
-
-/// Why a shard's store could not be opened.
+/// Why a shard's store could not be opened. It may be opened again.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The operating system refused.
+    /// The medium could not be read, or changed where that was necessary.
     #[error(transparent)]
-    File(#[from] FileError),
-    /// The manifest is there but says nothing that can be used.
-    #[error("{}: {reason}", path.display())]
+    Medium(#[from] MediumError),
+    /// There is a manifest, but it cannot be used.
+    #[error("{place}: {reason}")]
     Manifest {
-        /// The manifest.
-        path: PathBuf,
+        /// Where it is kept.
+        place: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A part of the log is encrypted with a key that is not here. Nothing was changed.
-    #[error("{}: {source}", path.display())]
+    /// A part of the log is encrypted with a key that is missing. Nothing was changed.
+    #[error("{place}: {source}")]
     Locked {
-        /// The segment file.
-        path: PathBuf,
+        /// Which part.
+        place: String,
         /// Which key.
         source: KeyError,
     },
-    /// The log is damaged at a place that no crash explains.
-    #[error("{} at byte {position}: {reason}", path.display())]
-    Damaged {
-        /// The segment file.
-        path: PathBuf,
-        /// Where in the file, in bytes from its start.
-        position: u64,
-        /// What is wrong there.
-        reason: String,
-    },
+    /// The log is damaged.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
 }
 
-/// Why a store did not take an append. Nothing of it was written.
+/// Why a store did not take an append. Determinate: nothing of it was written.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// Too many bytes wait for the disk.
+    /// Too many bytes wait for the medium. The same append may be submitted again later.
     #[error("{waiting_bytes} bytes of appends already wait for the disk")]
     Busy {
         /// How many.
         waiting_bytes: usize,
     },
-    /// The store has failed or is shutting down.
+    /// The store has failed or was closed. It takes no append until it is opened again.
     #[error("the log is closed")]
     Closed,
 }
@@ -94,31 +74,24 @@ pub enum SubmitError {
 /// Why log bytes could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The operating system refused.
+    /// The medium could not be read. The same read may be repeated.
     #[error(transparent)]
-    File(#[from] FileError),
-    /// The position is below the base: trimmed, or replaced by a seed.
+    Medium(#[from] MediumError),
+    /// The position was trimmed, or the log was restarted.
     #[error("offset {offset} is not in the log any more")]
     Trimmed {
         /// The position asked for.
         offset: u64,
     },
-    /// A record does not match its checksums.
-    #[error("{} at byte {position}: {reason}", path.display())]
-    Damaged {
-        /// The segment file.
-        path: PathBuf,
-        /// Where in the file, in bytes from its start.
-        position: u64,
-        /// What is wrong there.
-        reason: String,
-    },
+    /// The bytes there are not what was written.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
 }
 
 /// Why the manifest was not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Somebody replaced it in between. Nothing has changed.
+    /// Another replacement came in between. Determinate.
     #[error("the manifest is at revision {found}, not {expected}")]
     Conflict {
         /// The revision that was to be replaced.
@@ -126,18 +99,46 @@ pub enum ManifestError {
         /// The revision that stands.
         found: u64,
     },
-    /// The store is closed. Nothing has changed.
+    /// The store is closed. Determinate.
     #[error("the log is closed")]
     Closed,
-    /// There was no space for it. Nothing has changed.
+    /// There was no space for it. Determinate.
     #[error("no space: {0}")]
-    NoSpace(FileError),
-    /// It is not known which of the two manifests a restart would find.
+    NoSpace(MediumError),
+    /// The medium failed before anything was changed. Determinate.
     #[error(transparent)]
-    Unknown(FileError),
+    Refused(MediumError),
+    /// Either manifest may be found when the store is opened next. Indeterminate: replacing the same revision again settles it.
+    #[error(transparent)]
+    Unknown(MediumError),
 }
 
-/// Why log could not be trimmed.
+impl ManifestError {
+    /// Whether the manifest is certainly the one before.
+    pub fn is_determinate(&self) -> bool {
+        !matches!(self, ManifestError::Unknown(_))
+    }
+}
+
+/// Why log could not be trimmed. Indeterminate, which does no harm: parts of it may be gone, and trimming again drops the others.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct TrimError(#[from] pub FileError);
+pub struct TrimError(#[from] pub MediumError);
+
+/// Why a shard's store was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// It is as it was. Determinate.
+    #[error(transparent)]
+    Unchanged(MediumError),
+    /// It may be there or gone when the service starts next. Indeterminate.
+    #[error(transparent)]
+    Unknown(MediumError),
+}
+
+impl RemoveError {
+    /// Whether the store is certainly still there.
+    pub fn is_determinate(&self) -> bool {
+        matches!(self, RemoveError::Unchanged(_))
+    }
+}

@@ -1,10 +1,12 @@
+//! What a shard must remember besides its bytes: epochs, who leads, the base of the log, its snapshots. Replaced as a whole.
+
 use serde::{Deserialize, Serialize};
 
 use durability_protocol::EngineVersion;
 
-/// The newest version this code reads. It writes the oldest that says all there is to say.
+/// The newest version that this code reads. It writes the oldest that can express the manifest.
 pub const MANIFEST_FORMAT: u32 = 2;
-/// The first version that knows encrypted snapshots: an older build would give them to nodes as they are.
+/// The first version with encrypted snapshots: an older build would send them to nodes as they are.
 const ENCRYPTED_FORMAT: u32 = 2;
 
 /// What a shard must remember besides its bytes.
@@ -16,14 +18,14 @@ pub struct Manifest {
     pub revision: u64,
     /// Name of the shard.
     pub shard: String,
-    /// The terms of leadership whose history the log continues, oldest first. Never empty: a new shard begins with
-    /// epoch 0, which nobody leads and which has a replication id of its own.
+    /// The terms of leadership whose history the log continues, oldest first. Never empty: a new shard begins with epoch 0, which has no
+    /// leader and a replication id of its own.
     pub epochs: Vec<Term>,
     /// Who leads; nobody before the first leader and after a release.
     pub leader: Option<Leader>,
     /// First position that the log holds, or its end when it is empty.
     pub base: u64,
-    /// Goes up when the log is begun anew. Log files of another generation are left-overs.
+    /// Goes up when the log is started anew ([`super::Store::restart`]), which sets it. What is stored of another generation is a left-over.
     pub generation: u64,
     /// Names this shard's snapshots among those of other services that keep theirs in the same place. Drawn at random.
     pub id: String,
@@ -40,15 +42,15 @@ pub struct Term {
     pub epoch: u64,
     /// Who led.
     pub node_id: String,
-    /// Where that node was reached.
+    /// Its address.
     pub address: String,
     /// The replication id under which it wrote; none until it began.
     pub replid: Option<String>,
     /// Position of the first byte it wrote; none until it began.
     pub first_offset: Option<u64>,
-    /// Version of the engine that wrote; none if the leader did not tell.
+    /// Version of the engine that wrote; none if the leader did not report it.
     pub engine: Option<EngineVersion>,
-    /// How many databases the leader could write to; none if it did not tell.
+    /// How many databases the leader could write to; none if it did not report it.
     #[serde(default)]
     pub databases: Option<u32>,
 }
@@ -62,7 +64,7 @@ pub struct Leader {
     pub address: String,
     /// Length of its lease in milliseconds; 0 does not expire.
     pub lease_ms: u64,
-    /// Which process it is; none if it did not tell. See `durability_protocol::process`.
+    /// Which process it is; none if it did not report it. See `durability_protocol::process`.
     #[serde(default)]
     pub process: Option<String>,
 }
@@ -83,7 +85,7 @@ pub struct SnapshotRecord {
     pub blocks: Option<Blocks>,
     /// The replication id of the stream at that position.
     pub replid: String,
-    /// Version of the engine that made it; none if its maker did not tell.
+    /// Version of the engine that made it; none if unknown.
     pub engine: Option<EngineVersion>,
     /// When it was recorded, in milliseconds since 1970.
     pub time_ms: u64,
@@ -104,21 +106,21 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Whether a snapshot of so many bytes has as many blocks as there are checksums.
+    /// Whether a snapshot of `bytes` bytes has as many blocks as there are checksums.
     pub fn fit(&self, bytes: u64) -> bool {
         self.bytes > 0 && self.crc32c.len() as u64 == bytes.div_ceil(self.bytes)
     }
 }
 
-/// What a server holds that has loaded a snapshot.
+/// The contents of a server that has loaded a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// Keys in each database that has any, in order of the databases.
     pub keys: Vec<(u32, u64)>,
     /// `DEBUG DIGEST` of all of them.
     pub digest: String,
-    /// Names of the modules' types of which there are values, or what else a module has saved; in order. Whoever loads the snapshot has to
-    /// know them: a server that does not ends.
+    /// Names of the modules' types that have values, or of what else a module has saved; in order. A server that loads the snapshot has to
+    /// know them, or it ends.
     #[serde(default)]
     pub module_types: Vec<String>,
 }
@@ -201,7 +203,7 @@ impl Manifest {
         wrote.chain(self.snapshots.iter().filter_map(|record| record.engine)).max()
     }
 
-    /// The most databases that a leader could write to of those that wrote any of what the log holds; none if none of them told.
+    /// The most databases that any leader could write to who wrote a part of the log; none if no leader told.
     pub fn databases(&self) -> Option<u32> {
         self.epochs.iter().filter(|term| term.replid.is_some()).filter_map(|term| term.databases).max()
     }

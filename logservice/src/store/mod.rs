@@ -1,15 +1,46 @@
-//! What a shard needs from whatever keeps its bytes.
+//! What a shard needs from whatever keeps its bytes: [`Store`] for one shard, [`StoreFactory`] for those of a service.
 //!
-//! The trait is small so that an engine other than files (a replicated stream, for instance) can stand behind it.
-//! A store knows nothing of leases, fencing or duplicates: the shard above it hands over appends that are already
-//! known to be contiguous, and asks again by offset when an outcome is unknown.
+//! The trait is small so that something other than files (a replicated log, for instance) can implement it. A store knows nothing of
+//! leases, fencing or duplicates: the shard above it submits appends that are already known to be contiguous, and asks again by offset
+//! when an outcome is unknown. Nothing outside this folder names a kind of store, except for the tools that read the file store's files
+//! without serving them.
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | the contract of a store |
+//! | `factory.rs` | the contract of what opens, lists and removes stores |
+//! | `errors.rs` | what can go wrong, and whether it is determinate |
+//! | `manifest.rs` | what a shard must remember besides its bytes |
+//! | `options.rs` | the kind of store that is configured |
+//! | `file_store/` | segment files of this machine: what a service uses |
+//! | `memory_store/` | for tests: memory, with faults on demand and crashes |
+//! | `conformance/` | for tests: the contract as test functions that every store passes |
+//!
+//! # How to add a store
+//!
+//! 1. A folder beside `file_store/` with a type that implements [`Store`] and one that implements [`StoreFactory`]. Errors carry text
+//!    (`MediumError`, `Damage`); whatever the store is made of stays inside. [`Manifest`] is stored whole, in any encoding that its
+//!    `serde` implementation allows.
+//! 2. A test module that implements `conformance::Subject` for it, with the test of each case made by `conformance_tests!`. The suite
+//!    needs a way to crash the store, to damage what it holds and to make its writes fail. `memory_store/conformance_tests.rs` is the
+//!    shortest example.
+//! 3. A variant in `options.rs` that builds the factory from the service's configuration.
+//! 4. Tests of what is the store's own, beside it: its format, its recovery, each of its steps failing.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 mod errors;
+mod factory;
 pub mod file_store;
 mod manifest;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory_store;
+mod options;
 
-pub use errors::{FileError, InFile, ManifestError, OpenError, ReadError, SubmitError, TrimError};
+pub use errors::{Damage, ManifestError, MediumError, OpenError, ReadError, RemoveError, SubmitError, TrimError};
+pub use factory::{Listed, RemovedStore, StoreFactory};
 pub use manifest::{Blocks, Contents, Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
+pub use options::{StoreOptions, MIN_SEGMENT_MB};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,79 +58,84 @@ pub struct Append {
     pub payload: Bytes,
 }
 
-/// Where a store reports what became of the appends it was given. Called from the store's own threads, one at a time; must not block
-/// for long and must not call back into the store.
+/// Receives the outcome of appends. A store calls it from its own threads, or from the one that is in [`Store::close`] or
+/// [`Store::restart`], one call at a time, and never from within [`Store::submit`]. An implementation must return soon and must not call the store.
 pub trait StoreEvents: Send + Sync {
-    /// Everything below `end` (exclusive) survives a crash. Never goes back.
+    /// Everything below `end` (exclusive) survives a crash. `end` never goes back.
     fn durable(&self, end: u64);
-    /// There was no space for the append at `end`. Nothing of it or of anything submitted after it was written; the
-    /// store drops those and takes an append at `end` again.
+    /// There was no space for the append at `end`. Determinate: nothing of it or of anything submitted after it was written. The
+    /// store drops those and accepts an append at `end` again.
     fn refused(&self, end: u64, reason: &str);
-    /// A write or sync failed, so what is on the medium is not known. The store takes nothing any more.
+    /// A write failed. Indeterminate: what was not reported as durable may survive, or any beginning of it. The store accepts no
+    /// append until it is opened again, which finds out.
     fn failed(&self, reason: &str);
-    /// The log is damaged at a place that was not verified when the store was opened; `reason` names it. The store takes nothing
-    /// any more. Called once at most, perhaps while the store is still being opened.
+    /// The log is damaged at a place that was not verified when the store was opened; `reason` names it. The store accepts no append
+    /// any more. Called at most once, possibly before the call that opens the store returns.
     fn damaged(&self, reason: &str);
 }
 
-/// How much a store holds and has done since it was opened.
+/// How much a store holds, and what it has done since it was opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
-    /// Files or streams that hold log bytes.
-    pub segments: u64,
-    /// Bytes of space they take, preallocated space included.
+    /// Parts of the log that [`Store::trim`] drops as a whole, such as segment files.
+    pub parts: u64,
+    /// Bytes of space that the log takes, including space that is reserved.
     pub log_bytes: u64,
-    /// The most that they may be; none is no bound.
+    /// The most that it may take; none is no bound.
     pub max_log_bytes: Option<u64>,
-    /// Whether there may be no further segment for that reason: appends are refused once the last one has no room.
+    /// Whether the log has reached that bound: appends are refused as soon as the space that is reserved is used.
     pub is_full: bool,
-    /// How many of the bytes were there when it was opened and are not verified yet.
+    /// Bytes of space whose contents were there when the store was opened and are not verified yet.
     pub unverified_bytes: u64,
     /// Appends made durable.
     pub appends: u64,
-    /// Syncs that made them durable: fewer than appends when they are grouped.
-    pub fsyncs: u64,
+    /// Times that appends were made durable: fewer than appends when several are made durable at once.
+    pub commits: u64,
 }
 
 /// The storage of one shard.
 ///
-/// Any number of appends may be in flight; they become durable in the order they were submitted.
+/// Any number of appends may be in flight; they become durable in the order in which they were submitted. Any thread may call any
+/// function; calls that replace the manifest are made one at a time, and [`Store::restart`] with no append in flight.
 pub trait Store: Send + Sync {
-    /// Hands over an append without waiting for it. Its outcome comes through [`StoreEvents`]. An append that does
-    /// not continue the one before it is dropped in silence: that happens only after [`StoreEvents::refused`].
+    /// Submits an append without waiting for it. Its outcome comes through [`StoreEvents`]. An append that does not continue the one
+    /// before it is dropped in silence, which happens only after [`StoreEvents::refused`].
     fn submit(&self, append: Append) -> Result<(), SubmitError>;
 
-    /// Opens a reader at `offset`, which may lie below the base as long as that was not dropped. Blocks on I/O.
+    /// Opens a reader at `offset`, which lies below the durable end. It may lie below the base as long as log there has not been
+    /// dropped. Blocks on I/O.
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError>;
 
-    /// The manifest as last replaced.
+    /// The manifest as last replaced. After an indeterminate replacement it is the one before.
     fn manifest(&self) -> Manifest;
 
     /// Replaces the manifest if its revision is still `next.revision - 1`. Durable when this returns. Blocks on I/O.
     fn replace_manifest(&self, next: Manifest) -> Result<(), ManifestError>;
 
-    /// Replaces the manifest as [`Store::replace_manifest`] does and with it the whole log: after it the log is empty
-    /// and begins and ends at `next.base`. No append may be in flight. Blocks on I/O.
+    /// Replaces the manifest as [`Store::replace_manifest`] does, and with it the whole log: afterwards the log is empty and begins and
+    /// ends at `next.base`. The store sets `next.generation`. If the outcome is indeterminate the store also fails
+    /// ([`StoreEvents::failed`]), as the next opening may find either log. Blocks on I/O.
     fn restart(&self, next: Manifest) -> Result<(), ManifestError>;
 
-    /// Drops log that lies wholly below `offset`, which is at most the manifest's base. May keep some of it. Blocks on I/O.
+    /// Drops log that lies wholly below `offset` (exclusive), which is at most the manifest's base. May keep some of it. A reader that
+    /// still stands below `offset` may get [`ReadError`] from then on, and never wrong bytes. Blocks on I/O.
     fn trim(&self, offset: u64) -> Result<(), TrimError>;
 
-    /// The ids of the keys with which parts of it are encrypted.
+    /// The ids of the keys with which parts of the log are encrypted.
     fn key_ids(&self) -> BTreeSet<String>;
 
     /// Counters and sizes.
     fn usage(&self) -> Usage;
 
-    /// Takes nothing any more, and writes what was submitted. Once this returns nothing of what is stored is touched by its name any
-    /// more, which another store may take; who reads goes on reading. Blocks on I/O.
+    /// Writes what was submitted, reports its outcome, and accepts nothing any more. When this returns, the store changes nothing on the
+    /// medium, where another store may take its name. Open readers go on reading. Blocks on I/O.
     fn close(&self);
 }
 
 /// A place in the log that moves forward as it is read.
 pub trait LogReader: Send {
-    /// The next bytes, at least one and at most `max_bytes`, none at or beyond `limit` (exclusive), which must be
-    /// durable and beyond what was read so far. Checksums are verified before bytes are returned. Blocks on I/O.
+    /// The next bytes: at least one, at most `max_bytes`, and none at or beyond `limit` (exclusive), which must be durable and beyond
+    /// what was read so far. Checksums are verified before bytes are returned. Blocks on I/O.
     fn read(&mut self, limit: u64, max_bytes: usize) -> Result<Bytes, ReadError>;
 
     /// Position of the next byte.

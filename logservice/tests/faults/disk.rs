@@ -37,7 +37,7 @@ fn appends_that_queue_while_the_disk_is_busy_share_a_sync() {
     assert_eq!(log.events.wait(|_| true).durable, 0, "nothing is durable before its sync");
     drop(held);
     log.events.wait(|seen| seen.durable == 1010);
-    assert_eq!(log.store.usage().fsyncs, 2);
+    assert_eq!(log.store.usage().commits, 2);
     assert_eq!(log.store.usage().appends, 101);
     log.assert_holds_pattern(0);
 }

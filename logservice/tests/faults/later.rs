@@ -10,7 +10,7 @@ use logservice::store::file_store::format::SEGMENT_HEADER_BYTES;
 use logservice::store::file_store::MIN_SEGMENT_BYTES;
 use logservice::store::ReadError;
 
-use crate::harness::{overwrite, segments, trim, Log};
+use crate::harness::{overwrite, place, segments, trim, Log};
 
 const MIB: u64 = 1 << 20;
 const SEGMENTS: u64 = 5;
@@ -94,9 +94,7 @@ fn who_reads_damage_before_it_is_found_gets_an_error() {
     let mut log = Log::open(directory.path()).expect("opens");
     hold.wait();
     match log.read_all(0) {
-        Err(ReadError::Damaged { path: found, position, .. }) => {
-            assert_eq!((found, position), (path.clone(), SEGMENT_HEADER_BYTES));
-        }
+        Err(ReadError::Damaged(damage)) => assert_eq!(damage.place, place(&path, SEGMENT_HEADER_BYTES)),
         other => panic!("{:?}", other.map(|bytes| bytes.len())),
     }
     // The leader goes on, and what is acknowledged is kept.

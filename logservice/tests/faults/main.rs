@@ -6,6 +6,7 @@
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod conformance;
 mod disk;
 mod dropping;
 mod every_step;

@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use logservice::server::StartError;
+use logservice::program::lifecycle::StartError;
 use logservice::service::DirectoryError;
 
 use crate::client::{Reply, Service};

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
-use logservice::config::CommandLine;
-use logservice::limits::Patience;
-use logservice::server::{self, Server, StartError};
+use logservice::connections::limits::Patience;
+use logservice::program::command_line::CommandLine;
+use logservice::program::lifecycle::{self, RunningService, StartError};
 use tokio::runtime::Runtime;
 
 pub struct Service {
     runtime: Runtime,
-    server: Server,
+    server: RunningService,
 }
 
 impl Service {
@@ -36,7 +36,7 @@ impl Service {
         limit(&mut config.patience);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("runtime");
-        let server = runtime.block_on(server::start(&config))?;
+        let server = runtime.block_on(lifecycle::start(&config))?;
         Ok(Service { runtime, server })
     }
 
@@ -78,7 +78,7 @@ impl Service {
         (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
     }
 
-    pub fn server(&self) -> &Server {
+    pub fn server(&self) -> &RunningService {
         &self.server
     }
 

@@ -86,7 +86,7 @@ fn thousands_of_strangers_are_told_to_log_in_and_closed() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_so_and_room_is_found_again() {
+fn a_connection_beyond_the_bound_is_refused_with_a_reason_until_there_is_room() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &["--max-connections", "50"]).expect("starts");
     let witness = Witness::start(&service, None);
@@ -179,7 +179,7 @@ fn a_node_is_served_while_clients_hold_all_connections_that_they_may() {
 }
 
 #[test]
-fn who_may_only_watch_or_look_for_the_leader_gets_no_place_that_is_kept_for_nodes() {
+fn monitoring_and_clients_get_no_place_that_is_kept_for_nodes() {
     let directory = tempfile::tempdir().expect("tempdir");
     let (service, clients) = service_full_of_clients(directory.path(), Duration::from_secs(2));
     // More than there are such places.
@@ -206,7 +206,7 @@ fn who_may_only_watch_or_look_for_the_leader_gets_no_place_that_is_kept_for_node
 }
 
 #[test]
-fn who_shows_nothing_loses_a_place_that_is_kept_for_nodes() {
+fn a_silent_client_loses_a_place_that_is_kept_for_nodes() {
     let directory = tempfile::tempdir().expect("tempdir");
     let (service, mut clients) = service_full_of_clients(directory.path(), Duration::from_secs(2));
     let mut idle = service.connect();

@@ -44,7 +44,7 @@ fn assert_replica_gets_all(service: &Service) {
 }
 
 #[test]
-fn what_replicas_get_is_encrypted_on_the_disk_and_without_its_key_nobody_gets_it() {
+fn data_is_encrypted_on_disk_and_not_served_without_its_key() {
     let directory = tempfile::tempdir().expect("tempdir");
     let (data, keys, others) =
         (directory.path().join("data"), directory.path().join("keys"), directory.path().join("others"));

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use logservice::limits::Patience;
+use logservice::connections::limits::Patience;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::client::{self, Client, Reply, Service};
@@ -60,7 +60,7 @@ fn write_until_closed(stream: &mut TcpStream, mut next: impl FnMut() -> Vec<u8>)
 }
 
 #[test]
-fn what_is_no_command_is_refused_at_once() {
+fn malformed_commands_are_refused_at_once() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");
     let witness = Witness::start(&service, None);

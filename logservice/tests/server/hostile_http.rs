@@ -38,7 +38,7 @@ fn start(directory: &std::path::Path, flags: &[&str]) -> Service {
 }
 
 #[test]
-fn what_is_no_request_or_too_large_is_refused() {
+fn malformed_and_oversized_requests_are_refused() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path(), &[]);
     let witness = Witness::start(&service, None);
@@ -164,7 +164,7 @@ fn a_client_that_does_not_read_its_answers_is_sent_away() {
 }
 
 #[test]
-fn one_request_too_many_is_told_so() {
+fn a_request_beyond_the_bound_is_refused_with_a_reason() {
     let directory = tempfile::tempdir().expect("tempdir");
     // One place for questions, and one for uploads.
     let service = Service::start(directory.path(), &["--max-http-connections", "2"]).expect("starts");

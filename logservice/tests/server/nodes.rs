@@ -299,7 +299,7 @@ fn nodes_are_shown_with_how_far_they_are_behind() {
 }
 
 #[test]
-fn what_a_node_says_wrongly_is_told_and_not_kept() {
+fn a_malformed_report_of_a_node_is_refused_and_not_kept() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path(), &[]);
     let mut client = service.connect();

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use logservice::resp::commands::{Access, COMMANDS};
-use logservice::roles::Role;
+use logservice::access::roles::{Access, TokenRole};
+use logservice::resp::command_roles::COMMANDS;
 
 use crate::client::{Client, Reply, Service};
 
@@ -20,13 +20,13 @@ const OPERATORS: &str = "LOG.ACCEPT LOG.RELEASE LOG.DROP LOG.SNAPSHOT LOG.AUDIT 
 const NODES: &str = "LOG.APPEND LOG.NODE LOG.RENEW LOG.CHECK LOG.ACQUIRE LOG.BEGIN LOG.RESIGN LOG.AUDIT-RESULT";
 
 /// What a token of each role is for, written down once more: a change of the service's own table has to be meant.
-fn allowed(role: Role) -> String {
+fn allowed(role: TokenRole) -> String {
     match role {
-        Role::Discover => CLIENTS.to_owned(),
-        Role::Observe => [CLIENTS, STATUS].join(" "),
-        Role::Follow => [CLIENTS, STATUS, STREAM].join(" "),
-        Role::Operate => [CLIENTS, STATUS, OPERATORS].join(" "),
-        Role::Node => [CLIENTS, STATUS, STREAM, OPERATORS, NODES].join(" "),
+        TokenRole::Discover => CLIENTS.to_owned(),
+        TokenRole::Observe => [CLIENTS, STATUS].join(" "),
+        TokenRole::Follow => [CLIENTS, STATUS, STREAM].join(" "),
+        TokenRole::Operate => [CLIENTS, STATUS, OPERATORS].join(" "),
+        TokenRole::Node => [CLIENTS, STATUS, STREAM, OPERATORS, NODES].join(" "),
     }
 }
 
@@ -59,7 +59,7 @@ fn sample(name: &str, shard: &str) -> Vec<String> {
     std::iter::once(name).chain(arguments.split_whitespace()).map(str::to_owned).collect()
 }
 
-fn token(role: Role) -> String {
+fn token(role: TokenRole) -> String {
     format!("the-token-of-those-who-{}", role.word())
 }
 
@@ -67,7 +67,7 @@ fn token(role: Role) -> String {
 fn start(directory: &Path) -> Service {
     let tokens = directory.join("tokens");
     let mut lines = "* the-token-of-this-test\n".to_owned();
-    for role in Role::ALL {
+    for role in TokenRole::ALL {
         writeln!(lines, "s1 {} {}", token(role), role.word()).expect("text");
     }
     std::fs::write(&tokens, lines).expect("written");
@@ -81,7 +81,7 @@ fn start(directory: &Path) -> Service {
     Service::start_patient(&directory.join("data"), &flags, |patience| patience.failed_login_delay = Duration::ZERO)
 }
 
-fn logged_in(service: &Service, role: Role) -> Client {
+fn logged_in(service: &Service, role: TokenRole) -> Client {
     let mut client = service.connect();
     client.ok(&["AUTH", "s1", &token(role)]);
     client
@@ -106,7 +106,7 @@ fn every_command_is_obeyed_for_the_roles_that_may_send_it_and_refused_for_the_ot
     all.call(&["LOG.NODE", "s1", "n1", "host:1", "follower", "1", "0", "0", "0"]);
     let mut tried = 0;
     for entry in &COMMANDS {
-        for role in Role::ALL {
+        for role in TokenRole::ALL {
             let name = entry.name;
             let is_allowed = allowed(role).split(' ').any(|allowed| allowed == name);
             let told = answer(&mut logged_in(&service, role), &sample(name, "s1"));
@@ -130,7 +130,7 @@ fn every_command_is_obeyed_for_the_roles_that_may_send_it_and_refused_for_the_ot
             }
         }
     }
-    assert_eq!(tried, COMMANDS.len() * Role::ALL.len());
+    assert_eq!(tried, COMMANDS.len() * TokenRole::ALL.len());
     service.stop();
 }
 
@@ -145,7 +145,7 @@ fn what_a_role_may_not_send_changes_nothing() {
         other => panic!("{other:?}"),
     };
     // All that could make the shard, or anything in it.
-    for role in Role::ALL.into_iter().filter(|role| *role != Role::Node) {
+    for role in TokenRole::ALL.into_iter().filter(|role| *role != TokenRole::Node) {
         let mut client = logged_in(&service, role);
         for name in NODES.split(' ') {
             let told = answer(&mut client, &sample(name, "s1"));
@@ -154,11 +154,11 @@ fn what_a_role_may_not_send_changes_nothing() {
         assert_eq!(status(), "NOSHARD shard 's1' does not exist", "{role:?}");
     }
     let (mut leader, epoch, _) = {
-        let mut client = logged_in(&service, Role::Node);
+        let mut client = logged_in(&service, TokenRole::Node);
         client.make("s1");
         service.lead_by(client, "s1", "n1", A)
     };
-    let mut discover = logged_in(&service, Role::Discover);
+    let mut discover = logged_in(&service, TokenRole::Discover);
     let epoch_text = epoch.to_string();
     for command in [
         &["LOG.APPEND", "s1", &epoch_text, "0", "x"][..],
@@ -168,7 +168,7 @@ fn what_a_role_may_not_send_changes_nothing() {
         discover.refused(command, "NOPERM ");
     }
     assert_eq!(leader.append("s1", epoch, 0, b"one"), Reply::Integer(3));
-    let mut operator = logged_in(&service, Role::Operate);
+    let mut operator = logged_in(&service, TokenRole::Operate);
     operator.refused(&["LOG.APPEND", "s1", &epoch_text, "3", "x"], "NOPERM ");
     operator.ok(&["LOG.RELEASE", "s1", &epoch_text, "FORCE"]);
     assert!(matches!(leader.append("s1", epoch, 3, b"two"), Reply::Error(text) if text.starts_with("FENCED")));
@@ -184,7 +184,7 @@ fn no_role_reaches_another_shard() {
     for shard in ["s1", "s2"] {
         all.make(shard);
     }
-    for role in Role::ALL {
+    for role in TokenRole::ALL {
         let mut client = logged_in(&service, role);
         for entry in &COMMANDS {
             let command = sample(entry.name, "s2");
@@ -199,16 +199,16 @@ fn no_role_reaches_another_shard() {
 }
 
 #[test]
-fn who_finds_the_leader_is_told_nothing_else_of_the_shard() {
+fn a_token_to_find_the_leader_shows_nothing_else_of_the_shard() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path());
-    service.lead_by(logged_in(&service, Role::Node), "s1", "n1", A);
+    service.lead_by(logged_in(&service, TokenRole::Node), "s1", "n1", A);
     let info = |role| match logged_in(&service, role).call(&["INFO"]) {
         Reply::Text(text) => text,
         other => panic!("{other:?}"),
     };
-    assert!(info(Role::Discover).contains("name=s1,") && !info(Role::Discover).contains("log_id="));
-    assert!(info(Role::Observe).contains("log_id="));
+    assert!(info(TokenRole::Discover).contains("name=s1,") && !info(TokenRole::Discover).contains("log_id="));
+    assert!(info(TokenRole::Observe).contains("log_id="));
     service.stop();
 }
 
@@ -221,11 +221,11 @@ fn every_endpoint_is_for_some_roles_and_refused_to_the_others() {
     all.make("s1");
     let upload = format!("PUT /shards/s1/snapshot?epoch=1&offset=1&replid={A}");
     for (request, obeyed, roles) in [
-        ("GET /healthz", 200, &Role::ALL[..]),
-        ("GET /shards", 200, &[Role::Observe, Role::Follow, Role::Operate, Role::Node]),
-        (&upload, 409, &[Role::Node]),
+        ("GET /healthz", 200, &TokenRole::ALL[..]),
+        ("GET /shards", 200, &[TokenRole::Observe, TokenRole::Follow, TokenRole::Operate, TokenRole::Node]),
+        (&upload, 409, &[TokenRole::Node]),
     ] {
-        for role in Role::ALL {
+        for role in TokenRole::ALL {
             let head = format!("{request} HTTP/1.1\r\nAuthorization: Bearer {}", token(role));
             let (status, told) = service.http(&head, b"REDIS");
             let expected = if roles.contains(&role) { obeyed } else { 403 };
@@ -234,7 +234,7 @@ fn every_endpoint_is_for_some_roles_and_refused_to_the_others() {
             assert!(status != 403 || (told.starts_with("NOPERM ") && names_role), "{told}");
         }
     }
-    let of_another = upload.replace("s1", "s2") + " HTTP/1.1\r\nAuthorization: Bearer " + &token(Role::Node);
+    let of_another = upload.replace("s1", "s2") + " HTTP/1.1\r\nAuthorization: Bearer " + &token(TokenRole::Node);
     assert_eq!(service.http(&of_another, b"REDIS").0, 401);
     service.stop();
 }

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-use logservice::limits::Patience;
+use logservice::connections::limits::Patience;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::client::{Client, Reply, Service};
@@ -147,7 +147,7 @@ fn a_shard_is_shown_as_sentinel_shows_a_primary_and_its_replicas() {
 }
 
 #[test]
-fn who_asks_for_what_there_is_not_is_told_so_and_creates_nothing() {
+fn a_command_on_a_missing_shard_is_refused_and_creates_nothing() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &[]).expect("starts");
     let mut client = service.connect();

@@ -193,7 +193,7 @@ fn a_shard_that_somebody_uses_is_dropped_by_force_only() {
 }
 
 #[test]
-fn whoever_uses_a_shard_that_is_dropped_is_told_and_ended() {
+fn users_of_a_dropped_shard_are_told_and_disconnected() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = Service::start(directory.path(), &["--enable-debug-command"]).expect("starts");
     let mut operator = service.connect();

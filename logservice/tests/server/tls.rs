@@ -231,7 +231,7 @@ fn plain_clients_are_told_and_sent_away() {
 }
 
 #[test]
-fn one_client_that_never_ends_its_handshake_keeps_no_other_waiting() {
+fn a_client_that_never_ends_its_handshake_delays_no_other() {
     let files = Files::new();
     let service = files.start(&[]);
     let _silent = [service.connect(), Client::connect(service.http_address())];

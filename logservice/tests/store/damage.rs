@@ -5,7 +5,7 @@ use logservice::store::file_store::format::{RECORD_HEADER_BYTES, SEGMENT_HEADER_
 use logservice::store::OpenError;
 
 use crate::common::memory_directory;
-use crate::harness::{overwrite, read_at, record_bytes, segments, shrink, stored_bytes, Log};
+use crate::harness::{overwrite, place, read_at, record_bytes, segments, shrink, stored_bytes, Log};
 
 /// Cuts the last record at each of its bytes, in three ways, and expects exactly the records before it.
 #[test]
@@ -65,9 +65,9 @@ fn damage_before_the_tail_is_refused_with_its_place() {
         damaged[at] ^= 1;
         overwrite(&path, SEGMENT_HEADER_BYTES, &damaged);
         match Log::open(directory.path()).map(|log| log.end) {
-            Err(OpenError::Damaged { path: found, position, .. }) => {
+            Err(OpenError::Damaged(damage)) => {
                 let expected = if at < record_bytes(100) { SEGMENT_HEADER_BYTES } else { second };
-                assert_eq!((found, position), (path.clone(), expected), "byte {at}");
+                assert_eq!(damage.place, place(&path, expected), "byte {at}");
             }
             other => panic!("byte {at}: {other:?}"),
         }
@@ -76,7 +76,7 @@ fn damage_before_the_tail_is_refused_with_its_place() {
     let mut zeroed = sound.clone();
     zeroed[record_bytes(100)..].fill(0);
     overwrite(&path, SEGMENT_HEADER_BYTES, &zeroed);
-    assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged { .. })));
+    assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged(_))));
     overwrite(&path, SEGMENT_HEADER_BYTES, &sound);
     assert_eq!(Log::open(directory.path()).expect("sound again").end, 210);
 }
@@ -92,7 +92,7 @@ fn a_missing_or_swapped_segment_is_refused() {
     let paths = segments(directory.path());
     assert!(paths.len() >= 3);
     let refused = |why: &str| {
-        assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged { .. })), "{why}");
+        assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged(_))), "{why}");
     };
     for hidden in &paths[..paths.len() - 1] {
         let aside = directory.path().join("aside");
@@ -119,9 +119,9 @@ fn a_log_that_ends_before_a_leader_began_is_refused() {
     drop(log);
     let path = segments(directory.path()).remove(0);
     overwrite(&path, SEGMENT_HEADER_BYTES, &[0; 64]);
-    assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged { .. })));
+    assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged(_))));
     fs::remove_file(path).expect("removed");
-    assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged { .. })));
+    assert!(matches!(Log::open(directory.path()), Err(OpenError::Damaged(_))));
     fs::remove_file(directory.path().join("MANIFEST")).expect("removed");
     assert_eq!(Log::open(directory.path()).expect("an empty directory is a new shard").end, 0);
 }

@@ -164,7 +164,12 @@ impl Log {
     }
 }
 
-/// Lets go of the log below `base`.
+/// A byte of a segment file, as the store's errors name it.
+pub fn place(path: &Path, position: u64) -> String {
+    format!("{} at byte {position}", path.display())
+}
+
+/// Drops the log below `base`.
 pub fn trim(log: &Log, base: u64) {
     let mut manifest = log.store.manifest().next();
     manifest.base = base;

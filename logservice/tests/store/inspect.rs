@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use logservice::inspect;
 use logservice::snapshots::SnapshotStore;
 use logservice::store::file_store::format::SEGMENT_HEADER_BYTES;
+use logservice::tools::{check, dump};
 
 use crate::harness::{overwrite, record_bytes, segments, Log};
 
@@ -24,13 +24,13 @@ fn check(directory: &Path) -> (bool, String) {
     let snapshots = SnapshotStore::open(None, directory).expect("a directory").encrypted_with(crate::keys(), None);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     let is_sound =
-        runtime.block_on(inspect::check(directory, &snapshots, &crate::keys(), None, &mut out)).expect("checked");
+        runtime.block_on(check::check(directory, &snapshots, &crate::keys(), None, &mut out)).expect("checked");
     (is_sound, String::from_utf8(out).expect("text"))
 }
 
 fn dump(directory: &Path, from: u64, to: u64) -> Vec<String> {
     let mut out = Vec::new();
-    inspect::dump(directory, "s1", &crate::keys(), from..to, &mut out).expect("dumped");
+    dump::dump(directory, "s1", &crate::keys(), from..to, &mut out).expect("dumped");
     let text = String::from_utf8(out).expect("text");
     // Without the time.
     let line = |line: &str| {

@@ -11,7 +11,7 @@ use logservice::store::file_store::{self, FileStoreOptions, Threads, MIN_SEGMENT
 use logservice::store::{Append, ReadError, SubmitError};
 
 use crate::common::{memory_directory, pattern};
-use crate::harness::{overwrite, read_at, record_bytes, segments, shrink, Log};
+use crate::harness::{overwrite, place, read_at, record_bytes, segments, shrink, Log};
 
 const MIB: u64 = 1 << 20;
 /// Records of each segment of a small log, and the length of each.
@@ -69,8 +69,8 @@ fn damage_in_an_older_segment_keeps_no_log_from_opening_and_stops_it_then() {
         log.assert_holds_pattern(2 * MIB + 5);
         let mut reader = log.store.reader(damaged as u64 * MIB + 7).expect("opened");
         match reader.read(log.end, 10) {
-            Err(ReadError::Damaged { path, position, .. }) => {
-                assert_eq!((path, position), (paths[damaged].clone(), SEGMENT_HEADER_BYTES));
+            Err(ReadError::Damaged(damage)) => {
+                assert_eq!(damage.place, place(&paths[damaged], SEGMENT_HEADER_BYTES));
             }
             other => panic!("{other:?}"),
         }

@@ -32,7 +32,7 @@ fn a_last_segment_as_long_as_the_quota_leaves_room_for_a_shorter_one() {
     assert!(!log.store.usage().is_full);
     log.append(MIB);
     let usage = log.store.usage();
-    assert_eq!((usage.segments, usage.log_bytes, usage.is_full), (2, 3 * MIN_SEGMENT_BYTES, true));
+    assert_eq!((usage.parts, usage.log_bytes, usage.is_full), (2, 3 * MIN_SEGMENT_BYTES, true));
     // With two, the quota is what it says.
     log.submit(MIB);
     let refusal = log.events.wait(|seen| seen.refused.is_some()).refusal.expect("says why");

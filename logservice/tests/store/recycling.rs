@@ -211,7 +211,7 @@ fn whoever_looks_while_the_log_is_trimmed_sees_true_records_or_an_error() {
                     Ok(()) => {
                         sound.fetch_add(1, Ordering::SeqCst);
                     }
-                    Err(OpenError::File(_) | OpenError::Damaged { .. }) => {}
+                    Err(OpenError::Medium(_) | OpenError::Damaged(_)) => {}
                     Err(error) => panic!("{error}"),
                 }
             }

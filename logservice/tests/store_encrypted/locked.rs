@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use logservice::encryption::KeyRing;
-use logservice::inspect;
 use logservice::snapshots::SnapshotStore;
 use logservice::store::file_store::format::{RecordHeader, SegmentHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use logservice::store::file_store::look::Look;
 use logservice::store::file_store::{Threads, MIN_SEGMENT_BYTES};
 use logservice::store::OpenError;
+use logservice::tools::check;
 
-use crate::harness::{overwrite, read_at, record_bytes, segments, Log};
+use crate::harness::{overwrite, place, read_at, record_bytes, segments, Log};
 use crate::keys;
 
 pub fn open_with(directory: &Path, keys: &Arc<KeyRing>) -> Result<Log, OpenError> {
@@ -88,7 +88,7 @@ fn a_missing_or_wrong_key_is_refused_with_its_id_and_the_file_and_nothing_is_cha
         let snapshots = snapshots.encrypted_with(other.clone(), None);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         let is_sound =
-            runtime.block_on(inspect::check(directory.path(), &snapshots, &other, None, &mut out)).expect("checked");
+            runtime.block_on(check::check(directory.path(), &snapshots, &other, None, &mut out)).expect("checked");
         let text = String::from_utf8(out).expect("text");
         assert_eq!(is_sound, !other.has_keys(), "{text}");
         let expected = match other.has_keys() {
@@ -126,8 +126,9 @@ fn what_somebody_has_changed_with_its_checksums_is_found_and_is_not_torn() {
         bytes[..RECORD_HEADER_BYTES].copy_from_slice(&changed.encode(header.salt));
         overwrite(&path, SEGMENT_HEADER_BYTES, &bytes);
         match Log::open(directory.path()).map(|log| log.end) {
-            Err(OpenError::Damaged { position, reason, .. }) => {
-                assert!(position == SEGMENT_HEADER_BYTES && reason.contains("somebody has changed it"), "{reason}");
+            Err(OpenError::Damaged(damage)) => {
+                assert_eq!(damage.place, place(&path, SEGMENT_HEADER_BYTES));
+                assert!(damage.reason.contains("somebody has changed it"), "{damage}");
             }
             other => panic!("{other:?}"),
         }

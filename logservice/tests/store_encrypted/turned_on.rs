@@ -11,7 +11,7 @@ use logservice::store::file_store::{FileStoreOptions, Threads, MIN_SEGMENT_BYTES
 use logservice::store::OpenError;
 
 use crate::common::pattern;
-use crate::harness::{read_at, segments, trim, Log};
+use crate::harness::{place, read_at, segments, trim, Log};
 use crate::locked::{open_with, ring};
 
 /// The ids of the keys of all segments.
@@ -188,7 +188,7 @@ fn what_stands_before_an_empty_segment_that_is_left_out_is_verified() {
     damaged[SEGMENT_HEADER_BYTES as usize + 1000] ^= 1;
     fs::write(first, damaged).expect("written");
     match open_with(directory.path(), &one).map(|log| log.end) {
-        Err(OpenError::Damaged { path, .. }) => assert_eq!(path, *first),
+        Err(OpenError::Damaged(damage)) => assert_eq!(damage.place, place(first, SEGMENT_HEADER_BYTES)),
         other => panic!("{other:?}"),
     }
     fs::write(first, sound).expect("written");

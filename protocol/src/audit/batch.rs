@@ -1,15 +1,15 @@
-//! What a leader sends of its keys.
+//! What a leader sends about its keys.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Found, MAX_AUDIT_KEYS, MAX_BATCH_SAMPLES, MAX_KEY_BYTES};
 
-/// An audit that the service wants, as `LOG.NODE` tells it in its field `audit`: `id keys`.
+/// An audit that the service requests, as in the field `audit` of `LOG.NODE`: `id keys`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuditOrder {
-    /// Which one; greater for later ones.
+    /// Its number; greater for later audits.
     pub id: u64,
-    /// How many keys the leader is to pick, of all databases.
+    /// How many keys the leader picks, of all databases.
     pub keys: u64,
 }
 
@@ -20,7 +20,7 @@ impl std::fmt::Display for AuditOrder {
 }
 
 impl AuditOrder {
-    /// Reads the field; none if it is empty or of another form.
+    /// Reads the field; `None` if it is empty or malformed.
     pub fn parse(text: &str) -> Option<Self> {
         let (id, keys) = text.split_once(' ')?;
         let (id, keys) = (id.parse().ok()?, keys.parse().ok()?);
@@ -35,7 +35,7 @@ pub struct Sample {
     pub database: u32,
     /// The key's name.
     pub key: Vec<u8>,
-    /// What stands there.
+    /// What is there.
     pub found: Found,
 }
 
@@ -46,29 +46,29 @@ pub struct Batch {
     pub offset: u64,
     /// The leader's clock after it had read the keys, in milliseconds since 1970.
     pub time_ms: u64,
-    /// What that took of its main thread, in microseconds.
+    /// How long that took on its main thread, in microseconds.
     pub took_us: u64,
-    /// How many keys each database had, where that was looked at; those without any are left out.
+    /// The number of keys of each database that has any; `None` if they were not counted.
     pub databases: Option<Vec<(u32, u64)>>,
     /// The keys, at most [`MAX_BATCH_SAMPLES`].
     pub samples: Vec<Sample>,
-    /// The leader has looked at all that it was to.
+    /// The leader has read all that it was asked for.
     pub is_last: bool,
-    /// Why it gives up.
+    /// Why it gives up; `None` if it does not.
     pub failure: Option<String>,
 }
 
 impl Batch {
-    /// As it is sent.
+    /// The bytes that are sent.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // It fails only if memory runs out, which ends the process.
+        // Fails only if memory runs out, which ends the process.
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
-    /// Reads what was sent.
+    /// Reads bytes that were sent.
     ///
     /// # Errors
-    /// It is none, has more samples than it may, or a key has a longer name.
+    /// They are malformed, or have too many samples or too long a name.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let batch: Batch =
             postcard::from_bytes(bytes).map_err(|error| format!("this is no batch of samples: {error}"))?;

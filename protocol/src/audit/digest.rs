@@ -1,4 +1,4 @@
-//! What the replies for a key come to: the same for the same data, whatever way it came about.
+//! Folds the replies for a key into facts that are equal for equal data, whatever way the data came about.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -8,33 +8,33 @@ use super::{Kind, Parts, Reading, Value};
 /// 128 bits of SHA-256.
 pub type Digest = [u8; 16];
 
-/// What is compared of a key. A part that was not read is none.
+/// What is compared of a key. A part that was not read is `None`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Its type.
     pub kind: Kind,
-    /// Its length, fields of a hash that have expired and are not deleted yet included.
+    /// Its length, including fields of a hash that have expired and are not deleted.
     pub length: u64,
-    /// When it expires, in milliseconds since 1970.
+    /// When it expires, in milliseconds since 1970; `None` if never.
     pub expires_at_ms: Option<u64>,
-    /// Of its value.
+    /// Digest of its value.
     pub value: Option<Digest>,
-    /// Of when fields of a hash expire.
+    /// Digest of the expire times of a hash's fields.
     pub fields: Option<Digest>,
-    /// Of the consumer groups of a stream and what is pending in them.
+    /// Digest of the consumer groups of a stream and what is pending in them.
     pub groups: Option<Digest>,
-    /// Of the consumers of these, and what is pending for each.
+    /// Digest of the consumers of these groups, and what is pending for each.
     pub consumers: Option<Digest>,
 }
 
 impl Facts {
-    /// What was read to know this.
+    /// The parts that were read for this.
     pub fn parts(&self) -> Parts {
         Parts { value: self.value.is_some(), groups: self.groups.is_some() }
     }
 }
 
-/// What stands under a name.
+/// What exists under a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
     /// Nothing: the key does not exist, or has expired.
@@ -45,11 +45,11 @@ pub enum Found {
     Key(Facts),
 }
 
-/// What `reading` comes to. Fields of a hash that have expired by `time_ms`, in milliseconds since 1970 on the leader's clock, are left
-/// out: the leader hides them before it deletes them, and an engine that follows the log does not.
+/// Folds `reading` into facts. Leaves out fields of a hash that have expired by `time_ms`, in milliseconds since 1970 on the leader's clock:
+/// the leader hides them before it deletes them, and an engine that follows the log does not.
 ///
 /// # Errors
-/// The replies are not of the form that the commands have.
+/// The replies do not have the form that the commands give.
 pub fn facts(reading: &Reading, time_ms: u64) -> Result<Facts, String> {
     let Reading { kind, length, expire_time_ms, parts, value, field_times } = reading;
     let mut facts = Facts {
@@ -112,7 +112,7 @@ fn live_fields<'a>(value: &'a Value, times: Option<&Value>, time_ms: u64) -> Res
     Ok(fields)
 }
 
-/// Not `lag`, which follows from the rest.
+/// Without `lag`, which follows from the rest.
 fn groups(stream: &Value) -> Result<Digest, String> {
     let mut all = Vec::new();
     for group in stream.field("groups")?.items()? {
@@ -123,7 +123,7 @@ fn groups(stream: &Value) -> Result<Digest, String> {
     Ok(digest(all))
 }
 
-/// Not when a consumer was seen or active last, which the stream does not tell replicas.
+/// Without when a consumer was seen or active last, which replicas do not learn from the stream.
 fn consumers(stream: &Value) -> Result<Digest, String> {
     let mut all = Vec::new();
     for group in stream.field("groups")?.items()? {
@@ -164,7 +164,7 @@ fn digest<V: std::borrow::Borrow<Value>>(values: impl IntoIterator<Item = V>) ->
     digest
 }
 
-/// Each value says how long it is, so that no two sequences of values come to the same bytes.
+/// Each value is preceded by its length, so that no two sequences of values give the same bytes.
 fn add(hasher: &mut Sha256, value: &Value) {
     match value {
         Value::Nil => hasher.update(b"_"),

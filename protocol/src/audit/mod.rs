@@ -1,9 +1,8 @@
 //! An audit: keys of the leader at known offsets, to be compared with what the log holds at the same offsets.
 //!
-//! The leader and the log service's engine read a key by the same commands ([`value_command`]) and fold the replies by the same
-//! code ([`facts`]), so what differs is the data. What is read of a key is bounded ([`Parts::of`]), because the leader's main
-//! thread does it: of a string, list, sorted set or stream the beginning, of a set or hash everything or nothing. Its type, its
-//! length and its expire time are always compared.
+//! The leader and the log service's engine read a key by the same commands ([`value_command`]) and fold the replies by the same code
+//! ([`facts`]), so any difference is in the data. The leader's main thread reads, so the amount is bounded ([`Parts::of`]): the beginning of
+//! a string, list, sorted set or stream, and everything or nothing of a set or hash. Type, length and expire time are always compared.
 
 mod batch;
 mod digest;
@@ -18,7 +17,7 @@ pub use reading::{value_command, Kind, Parts, Reading, Value};
 /// The most keys that an audit picks on each side, the leader's and the log's.
 pub const MAX_AUDIT_KEYS: u64 = 100_000;
 
-/// How many it picks unless told.
+/// How many keys it picks by default.
 pub const DEFAULT_AUDIT_KEYS: u64 = 1000;
 
 /// The most samples of a batch.

@@ -1,17 +1,17 @@
-//! Which keys are picked: of each database as many as it has a share of all keys, from a place on that is drawn.
+//! Picks keys: of each database in proportion to its share of all keys, beginning at a random place.
 
 use std::collections::VecDeque;
 
 use super::{Value, MAX_KEY_BYTES};
 
-/// How many keys one `SCAN` is to look at.
+/// How many keys one `SCAN` reads.
 pub const SCAN_COUNT: u64 = 10;
 
-/// Bits of a cursor that are drawn: so many that every place of a large table can be the first.
+/// Random bits of the first cursor. Enough for every place of a large table.
 const CURSOR_MASK: u64 = (1 << 40) - 1;
 
-/// Picks keys. Names are spread over a table by their hashes, so those that stand behind one another there are as good as drawn one
-/// by one. Whoever picks as many as there are gets each of them.
+/// Picks keys. Hashes spread names over a table, so consecutive keys there are as good as random ones. Picking as many keys as there are
+/// gives each of them.
 #[derive(Debug, Default)]
 pub struct Picker {
     shares: Vec<Share>,
@@ -23,20 +23,20 @@ struct Share {
     database: u32,
     left: u64,
     cursor: u64,
-    /// It began in the middle, and has not come to the end yet.
+    /// It began in the middle, and has not reached the end yet.
     goes_round: bool,
 }
 
 /// What a picker needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pick {
-    /// A key: the number of its database, and its name.
+    /// A picked key: the number of its database, and its name.
     Key(u32, Vec<u8>),
-    /// What `SCAN cursor COUNT` [`SCAN_COUNT`] answers in that database, for [`Picker::scanned`].
+    /// The reply to `SCAN cursor COUNT` [`SCAN_COUNT`] in that database, for [`Picker::scanned`].
     Scan {
         /// The database.
         database: u32,
-        /// Where to go on.
+        /// The cursor.
         cursor: u64,
     },
     /// There is nothing left to pick.
@@ -44,7 +44,7 @@ pub enum Pick {
 }
 
 impl Picker {
-    /// Picks `keys` keys of databases with so many each.
+    /// Picks `keys` keys of databases with the given numbers of keys.
     pub fn new(keys: u64, databases: &[(u32, u64)], mut random: impl FnMut() -> u64) -> Self {
         let total: u64 = databases.iter().map(|(_, size)| size).sum();
         let share = |&(database, size): &(u32, u64)| {
@@ -58,7 +58,7 @@ impl Picker {
         Picker { shares, ..Picker::default() }
     }
 
-    /// What comes next.
+    /// The next key, or what is needed to pick it.
     pub fn pick(&mut self) -> Pick {
         if let Some((database, key)) = self.found.pop_front() {
             return Pick::Key(database, key);
@@ -69,7 +69,7 @@ impl Picker {
         }
     }
 
-    /// The answer to [`Pick::Scan`].
+    /// Takes the reply to [`Pick::Scan`].
     pub fn scanned(&mut self, cursor: u64, keys: impl IntoIterator<Item = Vec<u8>>) {
         let Some(share) = self.shares.last_mut() else { return };
         for key in keys {
@@ -89,10 +89,10 @@ impl Picker {
     }
 }
 
-/// The cursor and the keys that `SCAN` answered.
+/// The cursor and the keys in a reply to `SCAN`.
 ///
 /// # Errors
-/// It is no answer to that.
+/// It is no such reply.
 pub fn read_scan(reply: &Value) -> Result<(u64, Vec<Vec<u8>>), String> {
     let [Value::Bytes(cursor), keys] = reply.items()? else { return Err("SCAN has not answered two parts".to_owned()) };
     let cursor = std::str::from_utf8(cursor).ok().and_then(|cursor| cursor.parse().ok());
@@ -103,7 +103,7 @@ pub fn read_scan(reply: &Value) -> Result<(u64, Vec<Vec<u8>>), String> {
     Ok((cursor.ok_or_else(|| "SCAN has answered no cursor".to_owned())?, keys.collect()))
 }
 
-/// How many keys each database has that has any, of `INFO keyspace`: lines such as `db0:keys=5,expires=0,avg_ttl=0`.
+/// The number of keys of each database that has any, from `INFO keyspace`: lines such as `db0:keys=5,expires=0,avg_ttl=0`.
 pub fn parse_keyspace(info: &str) -> Vec<(u32, u64)> {
     let line = |line: &str| {
         let (database, counts) = line.trim_end().strip_prefix("db")?.split_once(':')?;
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_round_from_where_it_began_and_comes_to_an_end() {
+    fn a_picker_goes_round_once_and_ends() {
         let sizes = [(0, 10)];
         let picked = pick_all(Picker::new(9, &sizes, || 8), &sizes);
         assert_eq!(picked.len(), 9);

@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As `TYPE` answers it.
+    /// The reply to `TYPE`.
     pub fn word(self) -> &'static str {
         match self {
             Kind::String => "string",
@@ -38,13 +38,13 @@ impl Kind {
         }
     }
 
-    /// The type that `TYPE` answered; none for a type of a module.
+    /// The type in a reply to `TYPE`; `None` for a module's type.
     pub fn from_word(word: &[u8]) -> Option<Self> {
         let all = [Kind::String, Kind::List, Kind::Set, Kind::Hash, Kind::SortedSet, Kind::Stream];
         all.into_iter().find(|kind| kind.word().as_bytes() == word)
     }
 
-    /// The command that tells the length.
+    /// The command that returns the length.
     pub fn length_command(self) -> &'static str {
         match self {
             Kind::String => "STRLEN",
@@ -67,8 +67,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// What is read of a key of that length that takes so much memory, as `MEMORY USAGE key SAMPLES 256` tells it: the estimate
-    /// is made from the beginning of a value, which is what is read.
+    /// What is read of a key of that length that takes so much memory by `MEMORY USAGE key SAMPLES 256`, which estimates from the beginning
+    /// of the value, as much as is read.
     pub fn of(kind: Kind, length: u64, memory_bytes: u64) -> Self {
         let read = length.min(MAX_ELEMENTS);
         let value = match kind {
@@ -82,25 +82,25 @@ impl Parts {
         Parts { value, groups: false }
     }
 
-    /// With consumer groups, if there are not too many.
+    /// Adds the consumer groups, if there are not too many.
     pub fn with_groups(self, groups: u64, consumers: u64) -> Self {
         Parts { groups: self.value && groups <= MAX_GROUPS && consumers <= MAX_CONSUMERS, ..self }
     }
 
-    /// Whether so many groups are worth counting their consumers.
+    /// Whether so many groups are few enough to count their consumers.
     pub fn may_count_consumers(groups: u64) -> bool {
         groups <= MAX_GROUPS
     }
 
-    /// Whether this is all of a key of that length.
+    /// Whether these parts are all of a key of that length.
     pub fn are_whole(self, kind: Kind, length: u64) -> bool {
         let bound = if kind == Kind::String { MAX_STRING_BYTES } else { MAX_ELEMENTS };
         self.value && length <= bound && (self.groups || kind != Kind::Stream)
     }
 }
 
-/// The command that reads those parts of a key: its words before the key, and after it. After `HGETALL`, `HPEXPIRETIME` tells
-/// the expire times of the fields that it answered.
+/// The command that reads those parts of a key: its words before the key, and after it. After `HGETALL`, `HPEXPIRETIME` reads the expire
+/// times of the returned fields.
 pub fn value_command(kind: Kind, parts: Parts) -> Option<(&'static [&'static str], &'static [&'static str])> {
     if !parts.value {
         return None;
@@ -116,16 +116,16 @@ pub fn value_command(kind: Kind, parts: Parts) -> Option<(&'static [&'static str
     })
 }
 
-/// A reply in RESP2, whichever way it came.
+/// A reply in RESP2, from a server or from a module's call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// Nothing.
+    /// Null.
     Nil,
     /// A number.
     Integer(i64),
-    /// A text, simple or bulk.
+    /// A simple or bulk string.
     Bytes(Vec<u8>),
-    /// Several.
+    /// An array.
     Array(Vec<Value>),
 }
 
@@ -133,7 +133,7 @@ impl Value {
     /// The items of an array.
     ///
     /// # Errors
-    /// It is none.
+    /// It is no array.
     pub fn items(&self) -> Result<&[Value], String> {
         match self {
             Value::Array(items) => Ok(items),
@@ -141,10 +141,10 @@ impl Value {
         }
     }
 
-    /// The number, also one that is written out.
+    /// The number, also if it is text.
     ///
     /// # Errors
-    /// It is none.
+    /// It is no number.
     pub fn number(&self) -> Result<i64, String> {
         match self {
             Value::Integer(number) => Some(*number),
@@ -154,10 +154,10 @@ impl Value {
         .ok_or_else(|| "a reply is no number".to_owned())
     }
 
-    /// What stands under `name` in an array of names and values.
+    /// The value of `name` in an array of names and values.
     ///
     /// # Errors
-    /// Nothing does.
+    /// There is none.
     pub fn field(&self, name: &str) -> Result<&Value, String> {
         let pairs = self.items()?.chunks_exact(2);
         let mut found = pairs.filter(|pair| matches!(&pair[0], Value::Bytes(text) if text == name.as_bytes()));
@@ -165,20 +165,20 @@ impl Value {
     }
 }
 
-/// What the commands answered for a key that exists.
+/// The replies for a key that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// Its type.
     pub kind: Kind,
-    /// What [`Kind::length_command`] answered.
+    /// The reply to [`Kind::length_command`].
     pub length: u64,
-    /// What `PEXPIRETIME` answered: milliseconds since 1970, -1 for never.
+    /// The reply to `PEXPIRETIME`: milliseconds since 1970, -1 for never.
     pub expire_time_ms: i64,
-    /// What was read.
+    /// The parts that were read.
     pub parts: Parts,
-    /// What [`value_command`] answered, if there is one.
+    /// The reply to [`value_command`], if there is one.
     pub value: Option<Value>,
-    /// What `HPEXPIRETIME` answered for the fields of a hash, in the order of `value`.
+    /// The reply to `HPEXPIRETIME` for the fields of a hash, in the order of `value`.
     pub field_times: Option<Value>,
 }
 

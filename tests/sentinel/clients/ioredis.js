@@ -2,7 +2,7 @@
 //
 //   ioredis.js HOST PORT SHARD TOKEN KEY
 //
-// Without failoverDetector, as README says: a +switch-master that arrives while ioredis is reconnecting ends the client.
+// Without failoverDetector, as docs/clients.md says: a +switch-master that arrives while ioredis is reconnecting ends the client.
 
 const Redis = require("ioredis");
 

@@ -1,21 +1,22 @@
-//! What becomes of a command: whether this connection may send it, and who does it.
+//! Finds a command, checks that this connection may send it, and runs it.
 
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
 
 use super::{Connection, Next};
-use crate::pass;
+use crate::access::login;
+use crate::access::roles::Access;
 use crate::resp::append::AppendCommand;
-use crate::resp::commands::{self, Access, Command, Entry};
+use crate::resp::command_roles::{self, Command, Entry};
 use crate::resp::reply::{self, failure, Protocol};
 use crate::resp::trial::{self, Sign};
-use crate::resp::{admin, audit, lease, node, replica, sentinel};
+use crate::resp::{admin, audit, leadership_commands, node, replica, sentinel};
 
-/// What one who has subscribed may still send in RESP2, where replies are not told from messages.
+/// What a subscriber may still send in RESP2, where replies cannot be told from messages.
 const LISTENERS_COMMANDS: [Command; 3] = [Command::Subscribe, Command::Ping, Command::Quit];
 
 impl Connection {
-    /// Does what a command says; whoever tries tokens waits for the answer.
+    /// Runs a command. Delays the answer to a wrong token.
     pub(in crate::resp) async fn run(&mut self, arguments: &[Bytes]) -> Next {
         let failed_logins = self.failed_logins;
         let next = match self.dispatch(arguments).await {
@@ -29,7 +30,7 @@ impl Connection {
                 }
                 next
             }
-            // What this connection knows of that shard holds no more.
+            // What this connection compared with that shard's log no longer holds.
             Err(refusal) if refusal.code == Code::NoShard && self.identity.has_checked_any() => {
                 Next::Close(reply::error(&refusal))
             }
@@ -38,7 +39,7 @@ impl Connection {
         if self.failed_logins == failed_logins {
             return next;
         }
-        // Whoever tries tokens has to wait for each answer. Replies to appends leave meanwhile, by themselves.
+        // Guessing has to take long. Replies to appends leave meanwhile, by themselves.
         tokio::time::sleep(self.limits.patience.failed_login_delay).await;
         match next {
             Next::Reply(reply) if self.failed_logins >= self.limits.patience.max_failed_logins => Next::Close(reply),
@@ -46,10 +47,10 @@ impl Connection {
         }
     }
 
-    /// Finds the command, and does it if this connection may send it.
+    /// Finds the command, and runs it if this connection may send it.
     pub(in crate::resp) async fn dispatch(&mut self, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let Some(name) = arguments.first() else { return Err(failure("empty command")) };
-        let command = commands::find(name);
+        let command = command_roles::find(name);
         if self.is_stranger() && !command.is_some_and(|command| command.access == Access::Anyone) {
             return Err(Refusal::new(Code::NoAuth, "log in first: AUTH shard token"));
         }
@@ -67,9 +68,9 @@ impl Connection {
             return Err(failure(format!("unknown command '{}'", String::from_utf8_lossy(&name[..name.len().min(64)]))));
         };
         match command.command {
-            // It judges by itself, as it names its shard. Most commands are appends, so nothing is put between.
+            // It checks the role itself, as it names its shard. Most commands are appends, so nothing comes before.
             Command::Append => self.append(command, arguments).await,
-            // All that it is refused: see there.
+            // Every refusal of it has a code of its own.
             Command::Psync => self.psync(command, arguments).await,
             _ => {
                 self.identity.check_any(command)?;
@@ -78,7 +79,7 @@ impl Connection {
         }
     }
 
-    /// Does what `command` says, which the login allows for any shard. For which ones, is judged when one is known.
+    /// Runs `command`, which the login allows on some shard. Whether on the named one is checked when the shard is looked up.
     async fn obey(&mut self, command: &Entry, arguments: &[Bytes]) -> Result<Next, Refusal> {
         let answer = match command.command {
             Command::Append => return self.append(command, arguments).await,
@@ -92,24 +93,24 @@ impl Connection {
                 None => return Ok(Next::Later),
             },
             Command::Quit => return Ok(Next::Close(reply::ok())),
-            Command::Renew => lease::renew(self.shard(command, arguments).await?, arguments).await?,
+            Command::Renew => leadership_commands::renew(self.shard(command, arguments).await?, arguments).await?,
             Command::Check => {
-                // First, as it may make the shard.
-                let check = lease::Check::parse(arguments)?;
+                // Parsed first, as looking up the shard may make it.
+                let check = leadership_commands::Check::parse(arguments)?;
                 let shard = self.node_shard(command, arguments).await?;
                 let checked = check.run(&shard)?;
                 self.identity.note_checked(&shard);
                 checked
             }
-            Command::Accept => lease::accept(&*self.shard(command, arguments).await?, arguments)?,
+            Command::Accept => leadership_commands::accept(&*self.shard(command, arguments).await?, arguments)?,
             Command::Acquire => {
                 let shard = self.shard(command, arguments).await?;
                 self.check_compared(&shard)?;
-                lease::acquire(shard, arguments).await?
+                leadership_commands::acquire(shard, arguments).await?
             }
-            Command::Begin => lease::begin(self.shard(command, arguments).await?, arguments).await?,
-            Command::Resign => lease::resign(self.shard(command, arguments).await?, arguments).await?,
-            Command::Release => lease::release(self.shard(command, arguments).await?, arguments).await?,
+            Command::Begin => leadership_commands::begin(self.shard(command, arguments).await?, arguments).await?,
+            Command::Resign => leadership_commands::resign(self.shard(command, arguments).await?, arguments).await?,
+            Command::Release => leadership_commands::release(self.shard(command, arguments).await?, arguments).await?,
             Command::Drop => admin::drop_shard(&self.service, &self.identity, command, arguments).await?,
             Command::Status => {
                 admin::status(&*self.shard(command, arguments).await?, self.service.http_port(), &self.peer)
@@ -118,9 +119,9 @@ impl Connection {
                 let shard = self.shard(command, arguments).await?;
                 tokio::select! {
                     snapshot = admin::snapshot(&self.service, shard) => snapshot?,
-                    // One that is being made is made all the same.
+                    // A snapshot that is being made is finished all the same.
                     () = self.output.socket().hung_up() => return Err(failure("nobody waits for the snapshot any more")),
-                    () = self.identity.withdrawn() => return Err(pass::withdrawn()),
+                    () = self.identity.withdrawn() => return Err(login::withdrawn()),
                 }
             }
             Command::Audit => {
@@ -129,7 +130,7 @@ impl Connection {
                     report = audit::audit(&self.service, shard, arguments) => report?,
                     // Either ends the audit.
                     () = self.output.socket().hung_up() => return Err(failure("nobody waits for the audit any more")),
-                    () = self.identity.withdrawn() => return Err(pass::withdrawn()),
+                    () = self.identity.withdrawn() => return Err(login::withdrawn()),
                 }
             }
             Command::AuditResult => audit::result(self.shard(command, arguments).await?, arguments).await?,

@@ -1,4 +1,4 @@
-//! Which shard a command is about.
+//! Finds the shard that a command is about.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use durability_protocol::{Code, Refusal};
 
 use super::Connection;
 use crate::resp::arguments::text;
-use crate::resp::commands::Entry;
+use crate::resp::command_roles::Entry;
 use crate::resp::reply::failure;
 use crate::shard::Shard;
 
@@ -17,7 +17,7 @@ impl Connection {
         self.shard_named(command, first_argument(arguments)?).await
     }
 
-    /// The same for a node, which makes it if it does not exist.
+    /// The same for a node's LOG.CHECK, which makes the shard if there is none.
     pub(super) async fn node_shard(&self, command: &Entry, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
         let name = first_argument(arguments)?;
         self.identity.check(command, name)?;
@@ -35,7 +35,7 @@ impl Connection {
         Ok(shard)
     }
 
-    /// Whether the node has compared what it knows with the log of `shard`.
+    /// Checks that the node has compared what it knows with the log of `shard`.
     pub(super) fn check_compared(&self, shard: &Arc<Shard>) -> Result<(), Refusal> {
         if self.identity.has_checked(shard) {
             return Ok(());

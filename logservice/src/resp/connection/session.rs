@@ -1,10 +1,10 @@
-//! What a client says and asks about its connection: logging in, `HELLO`, `CLIENT`, `PING`.
+//! Commands about the connection itself: `AUTH`, `HELLO`, `CLIENT`, `PING`, and subscriptions.
 
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal, ReplicaUser};
 
 use super::Connection;
-use crate::guesses::too_many_guesses;
+use crate::access::guesses::too_many_guesses;
 use crate::resp::arguments::text;
 use crate::resp::reply::{self, failure, Protocol, Reply};
 
@@ -12,7 +12,7 @@ use crate::resp::reply::{self, failure, Protocol, Reply};
 const MAX_NAME_BYTES: usize = 128;
 
 impl Connection {
-    /// `PING`, which one who listens in RESP2 is answered as by a message.
+    /// `PING`. A subscriber in RESP2 gets the reply in the form of a message.
     pub(super) fn ping(&self, arguments: &[Bytes]) -> Reply {
         if self.subscriptions.is_some() && self.output.protocol() == Protocol::Two {
             let text = arguments.get(1).map_or(&[][..], |text| &text[..]);
@@ -20,7 +20,7 @@ impl Connection {
         }
         arguments.get(1).map_or_else(
             || reply::simple("PONG"),
-            // Copied, as it may wait behind appends, and would keep a whole buffer.
+            // Copied, as the reply may wait behind appends and would keep a whole buffer.
             |text| Reply::Bulk(Bytes::copy_from_slice(text)),
         )
     }
@@ -87,7 +87,7 @@ impl Connection {
         self.output.set_protocol(protocol);
         let text = |name, value| (reply::bulk(name), reply::bulk(value));
         let number = |name, value| (reply::bulk(name), reply::integer(value));
-        // As a Sentinel, which has no role.
+        // As a Sentinel answers, which has no role.
         Ok(Reply::Map(vec![
             text("server", "logservice"),
             text("version", env!("CARGO_PKG_VERSION")),
@@ -115,7 +115,7 @@ impl Connection {
         }
     }
 
-    /// One of the commands of pub/sub.
+    /// Any command of pub/sub.
     pub(super) fn subscribe(&mut self, arguments: &[Bytes]) -> Result<Reply, Refusal> {
         let mut subscriptions = self.subscriptions.take().unwrap_or_default();
         let replies = subscriptions.command(&self.service, arguments);
@@ -124,7 +124,7 @@ impl Connection {
     }
 }
 
-/// What is guessed: the shard and the token. What a replica tells besides with its user name is another thing each time.
+/// What counts as one guess: the shard and the token. The rest of a replica's user name differs each time.
 fn credential(credentials: &[Bytes]) -> Vec<u8> {
     let (user, token) = match credentials {
         [user, token] => (text(user).unwrap_or_default(), &token[..]),
@@ -132,10 +132,10 @@ fn credential(credentials: &[Bytes]) -> Vec<u8> {
         _ => return Vec::new(),
     };
     let shard = ReplicaUser::parse(user).map_or(user, |user| user.shard);
-    crate::guesses::credential(shard, token)
+    crate::access::guesses::credential(shard, token)
 }
 
-/// A name that a client gives its connection. Copied, as it would keep a whole buffer.
+/// A name that a client gives its connection. Copied, as it would keep a whole buffer otherwise.
 fn connection_name(name: &[u8]) -> Result<Bytes, Refusal> {
     if name.len() > MAX_NAME_BYTES || !name.iter().all(u8::is_ascii_graphic) {
         return Err(failure(format!("a name has at most {MAX_NAME_BYTES} printable characters and no spaces")));

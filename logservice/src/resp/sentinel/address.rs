@@ -1,4 +1,4 @@
-//! Addresses of nodes, as clients want them.
+//! Addresses of nodes in the form that clients need.
 
 use durability_protocol::is_valid_address;
 
@@ -7,12 +7,12 @@ use durability_protocol::is_valid_address;
 pub struct Address<'a> {
     /// A name or an address.
     pub host: &'a str,
-    /// Where it listens.
+    /// The port.
     pub port: u16,
 }
 
 impl<'a> Address<'a> {
-    /// Takes `host:port` apart; `None` for anything else, to which no client could connect. A manifest may hold what no node could say today.
+    /// Splits `host:port`. `None` for anything else, as no client could connect to it: a manifest may hold what no node may report today.
     pub fn parse(text: &'a str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':').filter(|_| is_valid_address(text))?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_could_connect_to_is_no_address() {
+    fn an_address_to_which_no_client_could_connect_is_refused() {
         for text in
             ["", "-", "host", "host:", ":6379", "[]:6379", "host:0", "host:65536", "host:-1", "host:x", "a,b=c:1"]
         {

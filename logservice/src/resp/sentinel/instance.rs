@@ -1,17 +1,17 @@
-//! Nodes as Sentinel shows them: field for field what `addReplySentinelValkeyInstance` of Valkey 9.1 writes, as clients look
-//! for these names and filter by these flags.
+//! Nodes as Sentinel shows them: every field that `addReplySentinelValkeyInstance` of Valkey 9.1 writes, as clients read these names and
+//! filter by these flags.
 
 use super::address::Address;
 use crate::resp::reply::{bulk, Reply};
 use crate::shard::{NodeStatus, Primary, Role, Roles};
 
-/// A node that is silent for longer counts as down.
+/// A node that has been silent for longer counts as down.
 const DOWN_AFTER_MS: u64 = 3000;
 
 /// A shard whose primary has an address to which clients can connect.
 pub struct Monitored<'a> {
     roles: &'a Roles,
-    /// Where its primary is.
+    /// Address of its primary.
     pub address: Address<'a>,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Monitored<'a> {
         &self.roles.shard
     }
 
-    /// Whether nobody leads for the moment.
+    /// Whether nobody leads at the moment.
     pub fn is_down(&self) -> bool {
         !self.roles.primary.leads
     }
@@ -69,7 +69,7 @@ impl<'a> Monitored<'a> {
     }
 
     fn show_replica(&self, node: &NodeStatus, address: Address<'_>) -> Reply {
-        // One that attaches, or that has not noticed yet that it leads no more, would not answer reads.
+        // A node that attaches, or has not noticed yet that it no longer leads, would not answer reads.
         let is_up = node.role == Role::Follower && node.silent_ms <= DOWN_AFTER_MS;
         let mut fields = Fields::default();
         fields.add("name", address);
@@ -84,7 +84,7 @@ impl<'a> Monitored<'a> {
         fields.add("master-link-status", if is_up { "ok" } else { "err" });
         fields.add("master-host", self.address.host);
         fields.add("master-port", self.address.port);
-        // As the node says it: here it is the highest that is wanted. 0 means never in both.
+        // As the node reports it. Here the highest priority is preferred, with Sentinel the lowest. 0 means never in both.
         fields.add("slave-priority", node.priority);
         fields.add("slave-repl-offset", node.applied);
         fields.add("replica-announced", 1);

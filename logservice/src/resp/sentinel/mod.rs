@@ -1,5 +1,5 @@
-//! What clients use of the Sentinel protocol, so that they find the leader of a shard as they find that of a set of servers which
-//! Sentinels watch: the shard's name is the primary's name. This service is the only Sentinel, as it alone decides who leads.
+//! The part of the Sentinel protocol that clients use to find the leader of a shard, as they find the primary of servers that Sentinels
+//! watch. The shard's name is the primary's name. This service is the only Sentinel, as it alone decides who leads.
 
 mod address;
 mod instance;
@@ -15,7 +15,7 @@ use self::instance::Monitored;
 use super::arguments::text;
 use super::identity::Identity;
 use super::reply::{self, failure, Reply};
-use crate::roles::Role;
+use crate::access::roles::TokenRole;
 use crate::service::Service;
 use crate::shard::Roles;
 
@@ -23,7 +23,7 @@ use crate::shard::Roles;
 const NO_QUORUM: &str =
     "NOQUORUM 0 usable Sentinels. Not enough available Sentinels to reach the specified quorum for this master";
 
-/// `SENTINEL subcommand …`, by one who has proved `identity`. A shard that it may not see is one that there is not.
+/// `SENTINEL subcommand …`, from a client that has proved `identity`. A shard that the client may not see does not exist for it.
 pub fn answer(service: &Service, identity: &Identity, arguments: &[Bytes]) -> Result<Reply, Refusal> {
     let view = View { service, identity };
     let Some(subcommand) = arguments.get(1) else {
@@ -60,7 +60,7 @@ pub fn role(service: &Service, identity: &Identity) -> Reply {
     reply::array(vec![reply::bulk("sentinel"), reply::array(names)])
 }
 
-/// The section of `INFO` in which a Sentinel tells whom it watches.
+/// The section of `INFO` in which a Sentinel shows what it watches.
 pub fn info(service: &Service, identity: &Identity) -> String {
     let all = View { service, identity }.all();
     let monitored: Vec<_> = all.iter().filter_map(Monitored::new).collect();
@@ -79,7 +79,7 @@ pub fn info(service: &Service, identity: &Identity) -> String {
     out
 }
 
-/// What one client may see.
+/// The shards that one client may see.
 struct View<'a> {
     service: &'a Service,
     identity: &'a Identity,
@@ -87,7 +87,7 @@ struct View<'a> {
 
 impl View<'_> {
     fn sees(&self, name: &str) -> bool {
-        self.identity.may(name, Role::Discover)
+        self.identity.may(name, TokenRole::Discover)
     }
 
     fn all(&self) -> Vec<Roles> {
@@ -95,7 +95,7 @@ impl View<'_> {
         shards.iter().filter_map(|shard| shard.roles()).collect()
     }
 
-    /// Where the primary is, also while nobody leads: then, as Sentinel, where it was last.
+    /// The address of the primary. While nobody leads, that of the last one, as with Sentinel.
     fn address(&self, name: &str) -> Reply {
         let shard = self.service.served_shard(name).filter(|_| self.sees(name));
         let primary = shard.and_then(|shard| shard.primary());
@@ -112,7 +112,7 @@ impl View<'_> {
         monitored.map(|shard| show(&shard)).ok_or_else(|| failure("No such master with that name"))
     }
 
-    /// Whether leadership can pass to another node, as far as this service has to do with it.
+    /// Whether leadership can pass to another node, as far as that depends on this service.
     fn check_quorum(&self, name: &str) -> Result<Reply, Refusal> {
         let can_pass = self.service.served_shard(name).is_some_and(|shard| shard.check_not_failed().is_ok());
         self.monitored(name, |_| match can_pass {

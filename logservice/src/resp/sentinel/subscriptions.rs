@@ -1,8 +1,8 @@
 //! Pub/sub of one connection. One channel has messages: `+switch-master`, when clients of a shard have to go to another address.
 //!
-//! All connections listen to one series of these changes, of a bounded length, and each takes from it what it has room for. So
-//! what is told costs the shard nothing that grows with those who listen, and whoever reads too slowly misses something, is told
-//! so and is disconnected: a client that connects anew asks where to go.
+//! All connections listen to one bounded queue of these changes, and each takes from it what it has room for. So a message costs the shard
+//! the same however many subscribers there are. A subscriber that reads too slowly misses a message and is disconnected: a client that
+//! connects again asks for the address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,18 +29,18 @@ const SWITCH: &str = "+switch-master";
 #[derive(Default)]
 pub struct Subscriptions {
     channels: BTreeSet<Bytes>,
-    /// With whether they match [`SWITCH`].
+    /// Patterns, and whether each matches [`SWITCH`].
     patterns: BTreeMap<Bytes, bool>,
-    /// There as long as anything is subscribed to.
+    /// `None` without subscriptions.
     switches: Option<Receiver<Arc<Switch>>>,
 }
 
-/// The client was too slow: it has missed a message.
+/// The client was too slow and has missed a message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Missed;
 
 impl Subscriptions {
-    /// Whether there is any.
+    /// Whether there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.patterns.is_empty()
     }
@@ -86,7 +86,7 @@ impl Subscriptions {
         }
         self.switches.get_or_insert_with(|| service.switches());
         let subscribe = |channel: &Bytes| {
-            // Copied, as it would keep a whole buffer.
+            // Copied, as it would keep a whole buffer otherwise.
             let channel = Bytes::copy_from_slice(channel);
             if is_pattern {
                 let matches = matches(&channel, SWITCH.as_bytes());
@@ -99,7 +99,7 @@ impl Subscriptions {
         Ok(channels.iter().map(subscribe).collect())
     }
 
-    /// Of all, if none is named.
+    /// Unsubscribes from the named channels or patterns, or from all if none is named.
     fn unsubscribe(&mut self, channels: &[Bytes], is_pattern: bool) -> Vec<Reply> {
         let kind = if is_pattern { "punsubscribe" } else { "unsubscribe" };
         let all: Vec<Bytes> = match is_pattern {
@@ -125,7 +125,7 @@ impl Subscriptions {
         replies
     }
 
-    /// Waits for the next change of a primary's address; for ever if nothing is subscribed to. May be dropped and called again.
+    /// Waits for the next change of a primary's address; for ever without subscriptions. Cancel-safe.
     pub async fn next(&mut self) -> Result<Arc<Switch>, Missed> {
         match &mut self.switches {
             Some(switches) => match switches.recv().await {
@@ -138,7 +138,7 @@ impl Subscriptions {
         }
     }
 
-    /// What a change is to those who subscribed: one message for the channel, and one for each pattern that matches it.
+    /// The messages about a change: one for the channel, and one for each pattern that matches it.
     pub fn messages(&self, switch: &Switch) -> Vec<Reply> {
         let Switch { shard, from, to } = switch;
         let (Some(from), Some(to)) = (Address::parse(from), Address::parse(to)) else { return Vec::new() };
@@ -152,11 +152,11 @@ impl Subscriptions {
     }
 }
 
-/// Whether a pattern of `PSUBSCRIBE` matches: `*` any bytes, `?` any one, `[a-c]` and `[^a-c]` one of these or none of them, `\`
-/// takes the next byte as it is. Takes time in proportion to the product of both lengths at most.
+/// Whether a pattern of `PSUBSCRIBE` matches: `*` stands for any bytes, `?` for one byte, `[a-c]` and `[^a-c]` for one of these bytes or one
+/// of the others, and `\` takes the next byte literally. Takes time proportional to the product of both lengths at most.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut rest, mut left) = (pattern, text);
-    // Where to go on if what follows the last star does not match: with one more byte for the star.
+    // Where to resume if what follows the last star does not match: with one more byte for the star.
     let mut after_star: Option<(&[u8], &[u8])> = None;
     loop {
         if let [b'*', following @ ..] = rest {
@@ -179,7 +179,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// What is left of a pattern whose first element matches `byte`.
+/// The rest of a pattern whose first element matches `byte`; `None` if it does not match.
 fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     match pattern {
         [b'?', rest @ ..] => Some(rest),
@@ -189,7 +189,7 @@ fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     }
 }
 
-/// The same for a set, of which the opening bracket is left out. One that is not closed ends with the pattern, as in Valkey.
+/// The same for a set, without its opening bracket. A set that is not closed ends with the pattern, as in Valkey.
 fn match_set(set: &[u8], byte: u8) -> Option<&[u8]> {
     let (is_negated, mut set) = match set {
         [b'^', rest @ ..] => (true, rest),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_is_behind_by_too_much_is_told_that_it_missed_something() {
+    async fn a_subscriber_that_is_too_far_behind_learns_that_it_missed_something() {
         let switches = Switches::new(2);
         let switch = |number: u16| Switch { shard: "s1".into(), from: "a:1".into(), to: format!("b:{number}") };
         let mut subscriptions = Subscriptions { switches: Some(switches.subscribe()), ..Subscriptions::default() };

@@ -18,7 +18,7 @@ pub struct Sound {
     pub segments: usize,
     /// The running checksum at its end.
     pub running_checksum: u32,
-    /// Bytes of a record behind the end that a crash has torn; nobody was told of them.
+    /// Bytes of a record behind the end that a crash has torn; they were never acknowledged.
     pub torn_bytes: u64,
     /// The ids of the keys with which segments are encrypted, in order.
     pub key_ids: BTreeSet<String>,
@@ -26,8 +26,8 @@ pub struct Sound {
     pub plain_segments: usize,
 }
 
-/// Verifies manifest and every record of the log. `None` if nothing was ever stored there. Without any keys, records are not decrypted: that
-/// they are as they were written can be told without.
+/// Verifies the manifest and every record of the log. `None` if nothing was ever stored there. Without any keys, records are not
+/// decrypted: their checksums are verified all the same.
 pub fn check(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Option<Sound>, OpenError> {
     let found = open::verify(directory, shard, keys.has_keys().then_some(keys))?;
     let Some(Found { manifest, segments, end, running_checksum, torn_bytes, .. }) = found else {

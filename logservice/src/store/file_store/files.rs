@@ -1,7 +1,7 @@
 //! What the store does to files. Every operation belongs to a [`Step`], and stands for the operating system's of the same name.
 //!
 //! With the feature `failpoints` (tests only) a step can be made to fail, by the `fail` crate's configuration `return(FAULT)`:
-//! `eio` and `enospc` are answered in place of the step; `short` writes the first half of the bytes, then answers EIO; `kill`
+//! `eio` and `enospc` are returned in place of the step; `short` writes the first half of the bytes, then returns EIO; `kill`
 //! kills the process before the step; `torn` writes the first half, then kills the process; `lie` writes nothing and says that it
 //! did. Without it nothing of this is built.
 
@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::FallocateFlags;
 
 pub use super::steps::Step;
-use crate::store::{FileError, InFile};
+use crate::base::file_error::{self, FileError, InFile};
 
 impl Step {
     /// Creates an empty file, or empties the one that is there, for reading and writing.
@@ -83,7 +83,7 @@ impl Step {
     /// Makes creations, renames and removals in a directory durable.
     pub fn sync_directory(self, path: &Path) -> Result<(), FileError> {
         self.before().in_file("cannot sync directory", path)?;
-        sync_directory(path)
+        file_error::sync_directory(path)
     }
 
     /// Renames a file, which takes the place of one that has the name.
@@ -143,11 +143,6 @@ impl Step {
 pub fn configure_failpoints() {
     // For as long as the process lives.
     std::mem::forget(fail::FailScenario::setup());
-}
-
-/// Makes creations, renames and removals in a directory durable.
-pub fn sync_directory(path: &Path) -> Result<(), FileError> {
-    File::open(path).and_then(|directory| directory.sync_all()).in_file("cannot sync directory", path)
 }
 
 /// How far a replacement got before it failed.

@@ -63,7 +63,7 @@ const SEGMENT_FIELDS_BYTES: usize = 128;
 const SEALED_AT: usize = 40;
 const NAME_BYTES: usize = durability_protocol::MAX_NAME_BYTES;
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// The shard it belongs to.
@@ -82,7 +82,7 @@ pub struct SegmentHeader {
     pub envelope: Option<Envelope>,
 }
 
-/// What a record says of itself.
+/// The header of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
     /// Bytes of payload, from 1 to [`MAX_RECORD_PAYLOAD_BYTES`].

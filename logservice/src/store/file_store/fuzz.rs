@@ -23,7 +23,7 @@ const SALT: u32 = 7;
 type Places = Vec<(usize, u64, usize)>;
 
 /// A directory in memory, as what is fuzzed is not the disk.
-fn directory() -> tempfile::TempDir {
+pub(super) fn directory() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let builder = tempfile::Builder::new();
     let directory = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
@@ -35,7 +35,7 @@ fn header(file_bytes: u64) -> SegmentHeader {
     SegmentHeader { shard, generation: 0, first_offset: 0, running_checksum: 0, salt: SALT, file_bytes, envelope: None }
 }
 
-fn keys() -> Arc<KeyRing> {
+pub(super) fn keys() -> Arc<KeyRing> {
     KeyRing::of_text(&format!("k1 01{}", "23".repeat(31))).expect("parses")
 }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::errors::damage_at;
 use super::format::{RecordHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use super::open::{self, Found};
 use super::reader::FileReader;
 use super::segment::Segment;
 use super::segments::Segments;
+use crate::base::file_error::{FileError, InFile};
 use crate::encryption::KeyRing;
-use crate::store::{FileError, InFile, LogReader, Manifest, OpenError, ReadError};
+use crate::store::{LogReader, Manifest, OpenError, ReadError};
 
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +29,8 @@ pub struct Record {
     pub payload: Bytes,
 }
 
-/// A shard's log as it was when it was looked at. If it is served meanwhile, parts of it may go: that is an error then, as what
-/// is read is verified.
+/// A shard's log as it was when it was opened. If it is served meanwhile, parts of it may be dropped or overwritten: reading those is an
+/// error, as what is read is verified.
 pub struct Look {
     /// The manifest.
     pub manifest: Manifest,
@@ -38,7 +40,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// Verifies the log of the shard in `directory`, encrypted with some of `keys`, or not at all. `None` if nothing was ever stored
+    /// Verifies the log of the shard in `directory`, which is plain or encrypted with some of `keys`. `None` if nothing was ever stored
     /// there. Blocks on I/O.
     pub fn open(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Option<Self>, OpenError> {
         let found = open::verify(directory, shard, Some(keys))?;
@@ -50,13 +52,13 @@ impl Look {
         Ok(Box::new(FileReader::new(Arc::new(Segments::new(self.segments.clone())), offset)?))
     }
 
-    /// Hands every record to `each`, in order, until that returns false. Another process may serve the log meanwhile: what it
+    /// Hands every record to `each`, in order, until that returns false. Another process may serve the log meanwhile: a record that it
     /// overwrites is an error, never a wrong record. Blocks on I/O.
     pub fn for_each_record(&self, mut each: impl FnMut(Record) -> bool) -> Result<(), OpenError> {
         let mut next = self.segments.first().map_or(self.end, |segment| segment.header.first_offset);
         for segment in &self.segments {
             let mut position = SEGMENT_HEADER_BYTES;
-            // Behind what was verified another process may be writing.
+            // Another process may be writing behind what was verified.
             while next < self.end {
                 let Some((header, payload)) = read_record(segment, position)? else { break };
                 if header.offset != next {
@@ -76,7 +78,7 @@ impl Look {
                 let path = last.path.parent().unwrap_or(&last.path).to_owned();
                 let reason =
                     format!("from offset {next} on it has changed since it was verified: another process trims it");
-                Err(OpenError::Damaged { path, position: 0, reason })
+                Err(damage_at(&path, 0, reason).into())
             }
         }
     }
@@ -95,8 +97,7 @@ fn read_record(segment: &Segment, position: u64) -> Result<Option<(RecordHeader,
     if stored.len() != header.stored_bytes() || crc32c::crc32c(&stored) != header.payload_crc32c {
         return Ok(None);
     }
-    let damaged = |reason| OpenError::Damaged { path: segment.path.clone(), position, reason };
-    segment.open_payload(&header, &mut stored).map_err(damaged)?;
+    segment.open_payload(&header, &mut stored).map_err(|reason| damage_at(&segment.path, position, reason))?;
     stored.truncate(header.payload_bytes as usize);
     Ok(Some((header, stored.freeze())))
 }

@@ -1,10 +1,32 @@
 //! The embedded store: preallocated segment files, threads that all shards share, group commit.
 //!
-//! While one record is written and synced, appends queue; then all that have queued become the next record. A shard is written by
-//! one thread at a time, which it is given when there is something to write.
+//! While one record is written and synced, appends queue; then all that have queued become the next record. One thread at a time writes
+//! a shard, and only while there is something to write.
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | the store: how its parts work together |
+//! | `factory.rs` | the directory with all shards |
+//! | `format.rs` | the bytes of segments and records |
+//! | `segment.rs`, `segments.rs` | one segment file, and those of a log |
+//! | `queue.rs`, `writer.rs` | appends on their way into records |
+//! | `reader.rs` | log bytes out of records |
+//! | `open.rs`, `scan.rs`, `verify.rs` | recovery, and what is verified when |
+//! | `spare.rs` | segments prepared ahead of time |
+//! | `quota.rs` | the bound of a log |
+//! | `remove.rs` | the end of a shard's directory |
+//! | `workers.rs` | threads that all shards share |
+//! | `files.rs`, `steps.rs` | operations on files, each with a failpoint |
+//! | `check.rs`, `look.rs` | a directory that is inspected without being served |
+//! | `checksum_line.rs` | the checksum of a manifest |
+//! | `errors.rs` | the store's errors in the words of files |
 
 pub mod check;
 pub mod checksum_line;
+#[cfg(test)]
+mod conformance_tests;
+mod errors;
+mod factory;
 pub mod files;
 pub mod format;
 #[cfg(test)]
@@ -29,7 +51,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use self::files::{ReplaceError, Step};
+pub use self::factory::FileStores;
+use self::files::Step;
 use self::queue::Queue;
 use self::reader::FileReader;
 use self::segment::Segment;
@@ -39,16 +62,17 @@ use self::verify::{Verification, Verifying};
 use self::workers::{is_worker, Job, Workers};
 use self::writer::{WriteError, Writer};
 use super::{
-    Append, FileError, InFile, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, Store, StoreEvents,
-    SubmitError, TrimError, Usage,
+    Append, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, Store, StoreEvents, SubmitError,
+    TrimError, Usage,
 };
+use crate::base::file_error::{FileError, InFile};
 use crate::encryption::{KeyRing, TAG_BYTES};
 
 /// Smallest length of a segment in bytes: one append of the largest size and its headers.
 pub const MIN_SEGMENT_BYTES: u64 = 2 << 20;
 
-/// The most threads that write, for all shards together. So many shards can be synced at a time; when more are busy, each is
-/// written one record in its turn. The disk takes the syncs that wait together.
+/// The most threads that write, for all shards together: as many shards can be synced at a time. When more are busy, they take turns, one
+/// record each. The disk takes the syncs that wait together.
 const MAX_WRITERS: usize = 64;
 /// The most spares that are made at a time.
 const MAX_SPARE_MAKERS: usize = 4;
@@ -91,12 +115,11 @@ impl Threads {
 pub struct FileStoreOptions {
     /// Length of new segments in bytes, at least [`MIN_SEGMENT_BYTES`].
     pub segment_bytes: u64,
-    /// The most bytes of disk that its segments take, at least two segments; none is no bound. Beyond it there is no space. A single segment
-    /// that is longer counts as no more than it may.
+    /// The most bytes of disk that its segments take, at least two segments; none is no bound. A single segment may be longer than that.
     pub max_log_bytes: Option<u64>,
-    /// Who does its work.
+    /// The threads that do its work.
     pub threads: Arc<Threads>,
-    /// With what new segments are encrypted, and those that are there.
+    /// The keys for new segments and for those that are there.
     pub keys: Arc<KeyRing>,
 }
 
@@ -114,14 +137,14 @@ struct Shared {
     max_log_bytes: Option<u64>,
     spare: Arc<Spare>,
     writer: Mutex<Writer>,
-    /// Held for an instant.
+    /// Never locked across I/O.
     manifest: Mutex<Manifest>,
     /// Held while the manifest is replaced, which takes as long as the disk does.
     replacing: Mutex<()>,
     events: Arc<dyn StoreEvents>,
     appends: AtomicU64,
-    fsyncs: AtomicU64,
-    /// The store is being closed, and nothing that takes long is begun.
+    commits: AtomicU64,
+    /// The store is being closed: nothing that takes long may begin.
     is_closing: AtomicBool,
     /// Whether files may be touched by their names. Held for reading meanwhile.
     is_open: RwLock<bool>,
@@ -129,61 +152,73 @@ struct Shared {
     verifying: Verifying,
 }
 
-/// Opens the shard in `directory`, creating it if it is not there. Blocks while the last segment is verified. The older ones
-/// are verified by a thread, which reports damage by [`StoreEvents::damaged`], perhaps before this returns.
+/// Opens the shard in `directory`, creating it if it is missing. Blocks while the last segment is verified. A thread verifies the older
+/// ones, and reports damage by [`StoreEvents::damaged`], possibly before this returns.
 pub fn open(
     directory: &Path,
     shard: &str,
     options: &FileStoreOptions,
     events: Arc<dyn StoreEvents>,
 ) -> Result<Opened, OpenError> {
-    let found = open::open(directory, shard, &options.keys)?;
-    let log = directory.join("log");
-    let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
-    let segments = Arc::new(Segments::new(found.segments));
-    let makers = options.threads.spare_makers.clone();
-    let spare = Arc::new(Spare::new(&log, segment_bytes, makers, options.keys.clone()));
-    if found.active.is_none() && found.manifest.leader.is_some() {
-        spare.prepare(true);
+    let (store, end) = FileStore::open(directory, shard, options, events)?;
+    Ok(Opened { store: Arc::new(store), end })
+}
+
+impl FileStore {
+    /// As [`open`]. Returns the end of the log (exclusive) as well.
+    fn open(
+        directory: &Path,
+        shard: &str,
+        options: &FileStoreOptions,
+        events: Arc<dyn StoreEvents>,
+    ) -> Result<(Self, u64), OpenError> {
+        let found = open::open(directory, shard, &options.keys)?;
+        let log = directory.join("log");
+        let segment_bytes = options.segment_bytes.max(MIN_SEGMENT_BYTES);
+        let segments = Arc::new(Segments::new(found.segments));
+        let makers = options.threads.spare_makers.clone();
+        let spare = Arc::new(Spare::new(&log, segment_bytes, makers, options.keys.clone()));
+        if found.active.is_none() && found.manifest.leader.is_some() {
+            spare.prepare(true);
+        }
+        let writer = Writer {
+            shard: shard.to_owned(),
+            generation: found.manifest.generation,
+            segment_bytes,
+            end: found.end,
+            running_checksum: found.running_checksum,
+            active: found.active,
+            segments: segments.clone(),
+            spare: spare.clone(),
+            keys: options.keys.clone(),
+            directory: log,
+            max_log_bytes: options.max_log_bytes,
+        };
+        let record_bytes = (segment_bytes - format::SEGMENT_HEADER_BYTES) as usize;
+        let batch_bytes = record_bytes - format::RECORD_HEADER_BYTES - TAG_BYTES - 8;
+        let shared = Arc::new(Shared {
+            directory: directory.to_owned(),
+            queue: Queue::new(batch_bytes.min(format::MAX_RECORD_PAYLOAD_BYTES)),
+            segments,
+            segment_bytes,
+            max_log_bytes: options.max_log_bytes,
+            spare,
+            writer: Mutex::new(writer),
+            manifest: Mutex::new(found.manifest),
+            replacing: Mutex::default(),
+            events,
+            appends: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            is_closing: AtomicBool::new(false),
+            is_open: RwLock::new(true),
+            verifying: Verifying::default(),
+        });
+        if shared.segments.unverified().0 > 0 {
+            let verification = Verification::new(shared.clone(), shard);
+            options.threads.verifiers.run(Arc::new(verification));
+        }
+        Ok((FileStore { shared, threads: options.threads.clone() }, found.end))
     }
-    let writer = Writer {
-        shard: shard.to_owned(),
-        generation: found.manifest.generation,
-        segment_bytes,
-        end: found.end,
-        running_checksum: found.running_checksum,
-        active: found.active,
-        segments: segments.clone(),
-        spare: spare.clone(),
-        keys: options.keys.clone(),
-        directory: log,
-        max_log_bytes: options.max_log_bytes,
-    };
-    let record_bytes = (segment_bytes - format::SEGMENT_HEADER_BYTES) as usize;
-    let batch_bytes = record_bytes - format::RECORD_HEADER_BYTES - TAG_BYTES - 8;
-    let shared = Arc::new(Shared {
-        directory: directory.to_owned(),
-        queue: Queue::new(batch_bytes.min(format::MAX_RECORD_PAYLOAD_BYTES)),
-        segments,
-        segment_bytes,
-        max_log_bytes: options.max_log_bytes,
-        spare,
-        writer: Mutex::new(writer),
-        manifest: Mutex::new(found.manifest),
-        replacing: Mutex::default(),
-        events,
-        appends: AtomicU64::new(0),
-        fsyncs: AtomicU64::new(0),
-        is_closing: AtomicBool::new(false),
-        is_open: RwLock::new(true),
-        verifying: Verifying::default(),
-    });
-    if shared.segments.unverified().0 > 0 {
-        let verification = Verification::new(shared.clone(), shard);
-        options.threads.verifiers.run(Arc::new(verification));
-    }
-    let store = FileStore { shared, threads: options.threads.clone() };
-    Ok(Opened { store: Arc::new(store), end: found.end })
 }
 
 impl Job for Shared {
@@ -204,7 +239,7 @@ impl Job for Shared {
 }
 
 impl Shared {
-    /// Writes a batch and tells what became of it. False if the store has failed.
+    /// Writes a batch and reports its outcome. False if the store has failed.
     fn write(&self, batch: &[Append]) -> bool {
         let mut writer = lock(&self.writer);
         if batch.first().is_none_or(|append| append.offset != writer.end) {
@@ -216,13 +251,13 @@ impl Shared {
         match written {
             Ok(()) => {
                 self.appends.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                self.fsyncs.fetch_add(1, Ordering::Relaxed);
+                self.commits.fetch_add(1, Ordering::Relaxed);
                 self.events.durable(end);
             }
             Err(WriteError::NoSpace(error)) => self.events.refused(end, &error.to_string()),
             Err(WriteError::Quota(error)) => self.events.refused(end, &error.to_string()),
             Err(WriteError::Failed(error)) => {
-                // First, so that whoever hears of it finds the store closed.
+                // First, so that the failure is reported of a closed store.
                 self.queue.close();
                 self.events.failed(&error.to_string());
                 return false;
@@ -241,20 +276,17 @@ impl Shared {
         if found + 1 != next.revision {
             return Err(ManifestError::Conflict { expected: next.revision.saturating_sub(1), found });
         }
-        open::write_manifest(&self.directory, &next).map_err(|error| match error {
-            ReplaceError::Unchanged(error) if error.is_no_space() => ManifestError::NoSpace(error),
-            ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => ManifestError::Unknown(error),
-        })?;
+        open::write_manifest(&self.directory, &next)?;
         *lock(&self.manifest) = next;
         Ok(())
     }
 
-    /// Removes the files of segments that are in the log no more, but for those that become spares: of these nobody
-    /// may be reading. Goes on after an error, and returns the first.
+    /// Removes the files of segments that have left the log. Those that nobody reads may become spares instead. Continues after an error,
+    /// and returns the first.
     fn release(&self, segments: Vec<Arc<Segment>>) -> Result<(), FileError> {
         let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         if !*is_open {
-            // Nothing of it may be touched by its name, which another log may have by now.
+            // Another log may have these names by now.
             return Ok(());
         }
         let mut released = Ok(());
@@ -306,7 +338,7 @@ impl Store for FileStore {
         let (generation, base) = (next.generation, next.base);
         if let Err(error) = self.shared.replace_manifest(next) {
             if let ManifestError::Unknown(error) = &error {
-                // A restart may find the new log, so nothing that is appended to the old one may be acknowledged.
+                // The next opening may find the new log, so nothing that is appended to the old one may be acknowledged.
                 self.shared.queue.close();
                 self.shared.events.failed(&error.to_string());
             }
@@ -316,7 +348,7 @@ impl Store for FileStore {
         let old = self.shared.segments.take_all();
         drop(writer);
         drop(replacing);
-        // The new log stands whether or not these go; what stays is removed when the shard is next opened.
+        // The new log stands in any case; what stays of the old one is removed when the shard is next opened.
         if let Err(error) = self.shared.release(old) {
             tracing::warn!("old log not deleted yet: {error}");
         }
@@ -335,13 +367,13 @@ impl Store for FileStore {
     }
 
     fn usage(&self) -> Usage {
-        let taken @ (segments, log_bytes) = self.shared.segments.usage();
-        let (appends, fsyncs) = (&self.shared.appends, &self.shared.fsyncs);
-        let (appends, fsyncs) = (appends.load(Ordering::Relaxed), fsyncs.load(Ordering::Relaxed));
+        let taken @ (parts, log_bytes) = self.shared.segments.usage();
+        let (appends, commits) = (&self.shared.appends, &self.shared.commits);
+        let (appends, commits) = (appends.load(Ordering::Relaxed), commits.load(Ordering::Relaxed));
         let (_, unverified_bytes) = self.shared.segments.unverified();
         let max_log_bytes = self.shared.max_log_bytes;
         let is_full = quota::check(max_log_bytes, taken, self.shared.segment_bytes, "").is_err();
-        Usage { segments, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, fsyncs }
+        Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits }
     }
 
     fn close(&self) {

@@ -1,19 +1,18 @@
 //! Opens a shard's directory: verifies what it needs to go on, cuts a torn tail, refuses damage.
 //!
-//! Before a shard is served the manifest is verified, the header of each segment (that it is the one its name says, of this
-//! shard and generation, and can follow the one before it), and all records of the last segment, which tell where the log ends. The
-//! records of the other segments are verified afterwards (`verify.rs`), or at once for whoever only looks.
+//! Three things are verified before a shard is served: the manifest; the header of each segment (it is the one its name says, of this
+//! shard and generation, and can follow the one before it); and all records of the last segment, which show where the log ends. The
+//! records of the other segments are verified afterwards (`verify.rs`), or at once when a directory is only inspected.
 //!
-//! The writer never begins a record before the one before it was synced, and acknowledges none before its sync. So a
-//! crash can tear one record at most, the last one, and nobody was told that it is durable: cutting it loses nothing.
-//! Anything else that is not sound (a bad record with a later one behind it, a bad record in a segment that another
-//! follows, a log that ends before a position where a leader began) was durable once and is damage that no crash
-//! explains: the shard is not served. A bad record at the very end that *had* been synced cannot be told from a torn
-//! one; telling them apart would take a second copy. The last record that is sound may not have been synced either, so
-//! it is written again before anybody is told of it.
+//! The writer never begins a record before the one before it was synced, and acknowledges none before its sync. So a crash can tear one
+//! record at most, the last one, which was not acknowledged: cutting it loses nothing. Anything else that is not sound (a bad record
+//! with a later one behind it, a bad record in a segment that another follows, a log that ends before a position where a leader began)
+//! was durable once and is damage that no crash explains: the shard is not served. A bad record at the very end that *had* been synced
+//! cannot be told from a torn one; that would take a second copy. The last sound record may not have been synced either, so it is
+//! written again before it is reported as durable.
 //!
-//! If the last segment holds no sound record, the log ends where its header says. The record before was synced then, as a
-//! segment is begun only after that, so there is nothing to be written again and nothing to be read of the segment before.
+//! If the last segment holds no sound record, the log ends where its header says. The record before was synced then, as a segment is
+//! begun only after that. So nothing has to be written again, and nothing of the segment before has to be read.
 //!
 //! Files that a crash left over are removed: partial files, the spare segment, segments of an older generation or
 //! wholly below the base.
@@ -24,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checksum_line;
+use super::errors::damage_at;
 use super::files::{replace_file, ReplaceError, Step};
 use super::format::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use super::scan::{scan_segment, Scanned, Tail};
@@ -31,8 +31,9 @@ use super::segment::{parse_segment_name, Place, Segment};
 use super::spare::is_spare_name;
 use super::verify::verify_followed;
 use super::writer::{Active, UNNAMED};
+use crate::base::file_error::{FileError, InFile};
 use crate::encryption::KeyRing;
-use crate::store::{FileError, InFile, Manifest, OpenError};
+use crate::store::{Manifest, OpenError};
 
 /// Name of the manifest in a shard's directory.
 pub const MANIFEST: &str = "MANIFEST";
@@ -49,12 +50,11 @@ pub struct Found {
     pub end: u64,
     /// The running checksum there.
     pub running_checksum: u32,
-    /// Bytes of a record behind it that a crash has torn, and that nobody was told of.
+    /// Bytes of a record behind it that a crash has torn, and that was never acknowledged.
     pub torn_bytes: u64,
 }
 
-/// Opens the directory of a shard, creating it if it does not exist. Of its segments only the last is verified then. Blocks on
-/// I/O.
+/// Opens the directory of a shard, creating it if it does not exist. Verifies only the last segment. Blocks on I/O.
 pub fn open(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Found, OpenError> {
     let log = directory.join("log");
     Step::OpenCreate.create_directories(&log).in_file("cannot create", &log)?;
@@ -77,8 +77,8 @@ pub fn open(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Found, Open
     Ok(found)
 }
 
-/// Verifies all of a shard's directory and changes nothing. `None` if nothing was ever stored there. Without keys nothing is decrypted, and
-/// no reader reads what is encrypted. Blocks on I/O.
+/// Verifies all of a shard's directory and changes nothing. `None` if nothing was ever stored there. Without keys nothing is decrypted,
+/// and readers cannot read what is encrypted. Blocks on I/O.
 pub fn verify(directory: &Path, shard: &str, keys: Option<&KeyRing>) -> Result<Option<Found>, OpenError> {
     let log = directory.join("log");
     let listed = match list_log(&log) {
@@ -90,7 +90,7 @@ pub fn verify(directory: &Path, shard: &str, keys: Option<&KeyRing>) -> Result<O
     read_log(log, manifest, shard, &needed.current, Access::Look, keys).map(Some)
 }
 
-/// What a log is read for.
+/// Why a log is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     /// All of it is verified, and nothing changed.
@@ -112,7 +112,7 @@ fn read_log(
     for (first_offset, path) in paths {
         let mut segment = found.open_segment(path, *first_offset, shard, access)?;
         if let Some(keys) = keys {
-            segment.unlock(keys).map_err(|source| OpenError::Locked { path: path.clone(), source })?;
+            segment.unlock(keys).map_err(|source| OpenError::Locked { place: path.display().to_string(), source })?;
         }
         found.segments.push(Arc::new(segment));
     }
@@ -131,13 +131,13 @@ fn read_log(
             None => (log, 0),
         };
         let reason = format!("the log ends at offset {}, but it was durable up to {least_end} at least", found.end);
-        return Err(OpenError::Damaged { path, position, reason });
+        return Err(damage_at(&path, position, reason).into());
     }
     Ok(found)
 }
 
 impl Found {
-    /// A last segment without records that is not encrypted as new ones are to be is none of the log's any more: the next one takes its
+    /// Leaves out a last segment without records that is not encrypted as new ones are to be: the next one takes its
     /// name, and so its place. The one before it is the last then, and nothing verifies that later.
     fn leave_out_empty_last(&mut self, keys: &KeyRing) -> Result<(), OpenError> {
         let is_for_new = |active: &Active| {
@@ -155,7 +155,7 @@ impl Found {
 
     /// Opens the segment whose name says that it begins at `first_offset`, and verifies its header.
     fn open_segment(&self, path: &Path, first_offset: u64, shard: &str, access: Access) -> Result<Segment, OpenError> {
-        let damaged = |reason| OpenError::Damaged { path: path.to_owned(), position: 0, reason };
+        let damaged = |reason| OpenError::Damaged(damage_at(path, 0, reason));
         let segment = Segment::open(path, access == Access::Serve)?.map_err(damaged)?;
         let header = &segment.header;
         if header.shard != shard || header.generation != self.manifest.generation {
@@ -192,7 +192,7 @@ impl Found {
                 }
             }
             Tail::Damaged { reason } => {
-                return Err(OpenError::Damaged { path: segment.path.clone(), position, reason });
+                return Err(damage_at(&segment.path, position, reason).into());
             }
         }
         if access == Access::Serve {
@@ -205,9 +205,9 @@ impl Found {
     }
 }
 
-/// Writes and syncs the last record once more. It was read from the page cache, perhaps: its writer may have been
-/// killed before the sync, or the sync may have failed, after which the kernel counts the pages as clean although they
-/// never reached the medium, and another sync alone would do nothing. Every record before it was synced.
+/// Writes and syncs the last record once more. It may have been read from the page cache: its writer may have been killed before the
+/// sync, or the sync may have failed. After a failed sync the kernel counts the pages as clean although they never reached the medium,
+/// and another sync alone would do nothing. Every record before it was synced.
 fn write_again(segment: &Segment, from: u64, to: u64) -> Result<(), FileError> {
     let mut record = vec![0; (to - from) as usize];
     segment.file.read_exact_at(&mut record, from).in_file("cannot read", &segment.path)?;
@@ -215,8 +215,8 @@ fn write_again(segment: &Segment, from: u64, to: u64) -> Result<(), FileError> {
     Step::LastRecordSync.sync_data(&segment.file).in_file("cannot sync", &segment.path)
 }
 
-/// Overwrites the header of a torn record with zeros, so that it is not taken for a record later. What there is of its
-/// payload may stay: nothing in it can pass for a record (`format.rs`).
+/// Overwrites the header of a torn record with zeros, so that it is not taken for a record later. Its payload may stay: nothing in it
+/// can pass for a record (`format.rs`).
 fn cut(segment: &Segment, position: u64, bytes: u64, end: u64) -> Result<(), FileError> {
     let header_bytes = bytes.min(RECORD_HEADER_BYTES as u64) as usize;
     let zeros = &[0; RECORD_HEADER_BYTES][..header_bytes];
@@ -256,7 +256,7 @@ fn list_log(log: &Path) -> Result<Listed, FileError> {
 /// The manifest of a shard's directory; `None` if there is none, which is right only if there is no log.
 pub fn read_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Result<Option<Manifest>, OpenError> {
     let path = directory.join(MANIFEST);
-    let wrong = |reason: String| OpenError::Manifest { path: path.clone(), reason };
+    let wrong = |reason: String| OpenError::Manifest { place: path.display().to_string(), reason };
     match fs::read(&path) {
         Ok(bytes) => {
             let manifest = checksum_line::verify(&bytes).and_then(Manifest::parse).map_err(wrong)?;
@@ -269,20 +269,20 @@ pub fn read_manifest(directory: &Path, shard: &str, log_is_empty: bool) -> Resul
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Err(wrong("it is missing, although there is a log".to_owned()))
         }
-        Err(error) => Err(OpenError::File(FileError { action: "cannot read", path, source: error })),
+        Err(error) => Err(FileError { action: "cannot read", path, source: error }.into()),
     }
 }
 
 fn create_manifest(directory: &Path, shard: &str) -> Result<Manifest, OpenError> {
     let mut random = [0; 28];
     getrandom::fill(&mut random).map_err(|error| OpenError::Manifest {
-        path: directory.join(MANIFEST),
+        place: directory.join(MANIFEST).display().to_string(),
         reason: format!("no random number: {error}"),
     })?;
     let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let manifest = Manifest::new(shard, digits(&random[..20]), digits(&random[20..]));
     write_manifest(directory, &manifest).map_err(|error| match error {
-        ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => OpenError::File(error),
+        ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => OpenError::from(error),
     })?;
     if let Some(parent) = directory.parent() {
         Step::OpenDirectorySync.sync_directory(parent)?;
@@ -300,11 +300,11 @@ pub fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), Repla
     replace_file(directory, MANIFEST, &checksum_line::add(&text))
 }
 
-/// Which segments are of use.
+/// The segments of the log, and the others.
 struct Needed {
     /// Those of the log, in order, with the offset in their names.
     current: Vec<(u64, PathBuf)>,
-    /// Of an older generation, or wholly below the base.
+    /// Segments of an older generation, or wholly below the base.
     left_over: Vec<PathBuf>,
 }
 
@@ -313,7 +313,7 @@ fn needed(segments: Vec<(u64, u64, PathBuf)>, manifest: &Manifest) -> Result<Nee
         segments.into_iter().partition(|(generation, _, _)| *generation == manifest.generation);
     if let Some((_, _, path)) = others.iter().find(|(generation, _, _)| *generation > manifest.generation) {
         let reason = format!("newer than generation {} of the manifest", manifest.generation);
-        return Err(OpenError::Damaged { path: path.clone(), position: 0, reason });
+        return Err(damage_at(path, 0, reason).into());
     }
     let below = current.windows(2).take_while(|pair| pair[1].1 <= manifest.base).count();
     let mut below_base: Vec<_> = current.into_iter().map(|(_, first_offset, path)| (first_offset, path)).collect();

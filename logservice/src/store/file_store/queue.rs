@@ -23,7 +23,7 @@ struct State {
     appends: VecDeque<Append>,
     bytes: usize,
     closed: bool,
-    /// There is a consumer, or one was sent for.
+    /// There is a consumer, or one was requested.
     has_consumer: bool,
 }
 
@@ -34,7 +34,7 @@ impl Queue {
         Queue { batch_bytes, state: Mutex::new(state), left: Condvar::new() }
     }
 
-    /// Adds an append. Answers whether a consumer has to be sent for.
+    /// Adds an append. Returns whether the caller has to request a consumer.
     pub fn push(&self, append: Append) -> Result<bool, SubmitError> {
         let mut state = self.lock();
         if state.closed {
@@ -48,8 +48,8 @@ impl Queue {
         Ok(!std::mem::replace(&mut state.has_consumer, true))
     }
 
-    /// Moves into `batch` the first append and all that continue it in the same epoch, as far as they fit. False if there is
-    /// none: then the consumer has left. For the consumer.
+    /// Moves into `batch` the first append and all that continue it in the same epoch, as far as they fit. False if there is none: then
+    /// the consumer has left. Called by the consumer.
     pub fn next_batch(&self, batch: &mut Vec<Append>) -> bool {
         // The last batch is freed without the lock: its payloads are the callers' read buffers.
         batch.clear();
@@ -81,7 +81,7 @@ impl Queue {
         self.lock().closed = true;
     }
 
-    /// Takes no more appends and drops those that are queued; the consumer has left. For the consumer.
+    /// Takes no more appends and drops those that are queued; the consumer has left. Called by the consumer.
     pub fn fail(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -90,7 +90,7 @@ impl Queue {
         self.leave(&mut state);
     }
 
-    /// Waits until nobody is consuming, nor was sent for.
+    /// Waits until there is no consumer, and none was requested.
     pub fn wait_until_left(&self) {
         let left = self.left.wait_while(self.lock(), |state| state.has_consumer);
         drop(left);

@@ -1,6 +1,6 @@
 //! How much of the disk the log of one shard may take.
 
-/// The log takes as much as it may, and would take more.
+/// Another segment would exceed the log's bound.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the log of shard {shard} takes {taken_mb} MiB of disk, and --max-log-mb {most_mb} allows no further segment: it goes on when a \
@@ -12,8 +12,8 @@ pub struct OverQuota {
     most_mb: u64,
 }
 
-/// Whether a log of so many segments that take `log_bytes` may have another one of `segment_bytes`. With one segment it may, however
-/// long that is: it was made when segments were longer, and only goes once there is another.
+/// Checks that a log of `segments` segments that take `log_bytes` may have another one of `segment_bytes`. With a single segment it may,
+/// however long that is: it may date from a time of longer segments, and can only be dropped once there is another.
 ///
 /// # Errors
 /// It would take more than `max_log_bytes`.

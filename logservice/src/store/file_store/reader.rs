@@ -1,8 +1,7 @@
-//! Reads log bytes out of segment files, verified record by record, as strictly as opening and `verify.rs` do: so it does not
-//! matter whether they have been there.
+//! Reads log bytes out of segment files, verified record by record, as strictly as opening and `verify.rs` do: so it does not matter
+//! whether those have verified them already.
 //!
-//! A segment's index leads to a record near the one that is wanted. As long as the segment is not verified, it leads only as far
-//! as that has come, and the reader reads from there.
+//! A segment's index leads to a record near the one that is wanted. It covers what was verified so far; the reader reads from its end.
 
 use std::io;
 use std::ops::Range;
@@ -11,11 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 
+use super::errors::damage_at;
 use super::format::RECORD_HEADER_BYTES;
 use super::segment::{first_place, Place, Segment};
 use super::segments::Segments;
 use super::verify::ends_otherwise;
-use crate::store::{FileError, InFile, LogReader, ReadError};
+use crate::base::file_error::{FileError, InFile};
+use crate::store::{LogReader, ReadError};
 
 /// What one system call reads: many small records.
 const READ_AHEAD_BYTES: usize = 256 << 10;
@@ -45,7 +46,7 @@ impl FileReader {
     }
 
     fn damaged(&self, reason: impl Into<String>) -> ReadError {
-        ReadError::Damaged { path: self.segment.path.clone(), position: self.next.position, reason: reason.into() }
+        damage_at(&self.segment.path, self.next.position, reason).into()
     }
 
     fn advance_segment(&mut self) -> Result<(), ReadError> {

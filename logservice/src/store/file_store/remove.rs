@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::checksum_line;
 use super::files::{ReplaceError, Step};
-use super::open::{read_manifest, MANIFEST};
-use crate::store::{FileError, InFile, Manifest};
+use super::open::MANIFEST;
+use crate::base::file_error::{FileError, InFile};
+use crate::store::Manifest;
 
-/// Before the name of a shard whose directory is set aside. No shard's name begins with a dot.
+/// Precedes the name of a shard whose directory is set aside. No shard's name begins with a dot.
 const SET_ASIDE: &str = ".dropped-";
 
 /// Whether that is the name of a directory that was set aside.
@@ -16,13 +17,8 @@ pub fn is_set_aside(name: &str) -> bool {
     name.starts_with(SET_ASIDE)
 }
 
-/// The manifest of the shard in `directory`; none if it is not there or cannot be used. Blocks on I/O.
-pub fn readable_manifest(directory: &Path, shard: &str) -> Option<Manifest> {
-    read_manifest(directory, shard, true).ok().flatten()
-}
-
-/// Gives a shard's directory another name beside its own, by which it is no shard any more. Answers the new path; nothing
-/// is there if there was no such directory. Blocks on I/O.
+/// Gives a shard's directory another name beside its own, by which it is no shard any more. Returns the new path; nothing is there if
+/// there was no such directory. Blocks on I/O.
 pub fn set_aside(directory: &Path) -> Result<PathBuf, ReplaceError> {
     let (Some(parent), Some(name)) = (directory.parent(), directory.file_name().and_then(|name| name.to_str())) else {
         let source = std::io::ErrorKind::InvalidInput.into();
@@ -31,7 +27,7 @@ pub fn set_aside(directory: &Path) -> Result<PathBuf, ReplaceError> {
     let random = getrandom::u32().map_err(std::io::Error::from).in_file("cannot draw a random number for", directory);
     let path = parent.join(format!("{SET_ASIDE}{name}-{:08x}", random.map_err(ReplaceError::Unchanged)?));
     match Step::DropRename.rename(directory, &path) {
-        // Somebody has removed it by hand.
+        // It was removed by hand.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         renamed => renamed.in_file("cannot rename", directory).map_err(ReplaceError::Unchanged)?,
     }
@@ -39,7 +35,7 @@ pub fn set_aside(directory: &Path) -> Result<PathBuf, ReplaceError> {
     Ok(path)
 }
 
-/// Removes all that a directory holds which was set aside, but for its manifest. Blocks on I/O.
+/// Removes everything in a directory that was set aside except the manifest. Blocks on I/O.
 pub fn remove_log(path: &Path) -> Result<(), FileError> {
     remove_entries(path, |name| name != MANIFEST)
 }
@@ -54,7 +50,7 @@ pub fn manifest_set_aside(path: &Path) -> Result<Option<Result<Manifest, String>
     }
 }
 
-/// Removes a directory that was set aside with what is left in it. Blocks on I/O.
+/// Removes a directory that was set aside, with what is left in it. Blocks on I/O.
 pub fn remove_rest(path: &Path) -> Result<(), FileError> {
     remove_entries(path, |_| true)?;
     remove_directory(path)
@@ -71,7 +67,7 @@ fn remove_entries(directory: &Path, is_removed: fn(&str) -> bool) -> Result<(), 
             continue;
         }
         let path = entry.path();
-        // Not of what a link leads to.
+        // The type of the link itself, not of what it leads to.
         if entry.file_type().in_file("cannot look at", &path)?.is_dir() {
             remove_entries(&path, |_| true)?;
             remove_directory(&path)?;

@@ -6,25 +6,25 @@ use std::os::unix::fs::FileExt;
 
 use super::format::{has_record_magic, stored_bytes, RecordHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES};
 use super::segment::{first_place, Place, Segment};
-use crate::store::{FileError, InFile};
+use crate::base::file_error::{FileError, InFile};
 
 /// What is read at a time, unless a record is longer.
 const WINDOW_BYTES: usize = 256 << 10;
 
-/// What whoever scans does after each read; an error ends the scan.
+/// Called after each read; an error ends the scan.
 pub type AfterRead<'a> = &'a mut dyn FnMut() -> io::Result<()>;
 
 /// What was found behind the last sound record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tail {
-    /// Nothing that was written since the file became this segment, or no room for a record.
+    /// Nothing was written there since the file became this segment, or there is no room for a record.
     Clean,
-    /// A record that was begun and is not sound, and no sound record behind it.
+    /// A record was begun and is not sound, and no sound record is behind it.
     Torn {
         /// Its length in bytes as far as its header tells.
         bytes: u64,
     },
-    /// No sound record although a later record stands behind them.
+    /// No sound record, although a later record stands behind it.
     Damaged {
         /// What is wrong.
         reason: String,
@@ -42,10 +42,11 @@ pub struct Scanned {
     pub tail: Tail,
 }
 
-/// Verifies all records of a segment and notes them in its index. Those of one that was unlocked are decrypted as well. Blocks on I/O.
+/// Verifies all records of a segment and notes them in its index. If the segment was unlocked, records are decrypted as well. Blocks on
+/// I/O.
 ///
 /// # Errors
-/// It could not be read; the text says where. Or `after_read` ended it.
+/// It could not be read, and the text says where; or `after_read` ended the scan.
 pub fn scan_segment(segment: &Segment, after_read: AfterRead<'_>) -> Result<Scanned, FileError> {
     scan(segment, after_read).in_file("cannot read", &segment.path)
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::files::Step;
 use super::format::{RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use crate::base::file_error::{FileError, InFile};
 use crate::encryption::{DataKey, KeyError, KeyRing, Nonce};
-use crate::store::{FileError, InFile};
 
 /// File bytes between two entries of a segment's index.
 const INDEX_STEP_BYTES: u64 = 256 << 10;
@@ -24,17 +24,17 @@ const ZERO_SYNC_BYTES: u64 = 4 << 20;
 pub struct Segment {
     /// Where it is.
     pub path: PathBuf,
-    /// Open for reading, and for writing unless it is only looked at.
+    /// Open for reading, and for writing unless the log is only inspected.
     pub file: File,
-    /// What it says of itself.
+    /// Its header.
     pub header: SegmentHeader,
     /// The key of its payloads; none if they are not encrypted, or nobody has unlocked it.
     key: Option<DataKey>,
     /// Its length in bytes: what was preallocated.
     pub file_bytes: u64,
-    /// Places of some records, in order: of those that were verified or written since the shard was opened.
+    /// Places of some records that were verified or written since the shard was opened, in order.
     index: Mutex<Vec<Place>>,
-    /// Whether all of its records are sound, as far as those go that this process did not write.
+    /// Whether all records are known to be sound that this process did not write.
     is_verified: AtomicBool,
 }
 
@@ -65,8 +65,7 @@ impl Segment {
         Segment { path, file, header, key, file_bytes, index, is_verified: AtomicBool::new(true) }
     }
 
-    /// Opens a segment and reads its header. The inner error says what is wrong with the header. Of its records nothing is known
-    /// yet.
+    /// Opens a segment and reads its header. The inner error says what is wrong with the header. Records are not read.
     pub fn open(path: &Path, for_writing: bool) -> Result<Result<Self, String>, FileError> {
         let file = OpenOptions::new().read(true).write(for_writing).open(path).in_file("cannot open", path)?;
         let file_bytes = file.metadata().in_file("cannot read the size of", path)?.len();
@@ -98,14 +97,14 @@ impl Segment {
         self.key.as_ref()
     }
 
-    /// Reads the header of a record of this segment; none if these bytes are not a sound one. In an encrypted segment there are no
-    /// records that are not, as otherwise anybody who can write to the disk could add to the log.
+    /// Reads the header of a record of this segment; none if these bytes are not a sound one. A plain record in an encrypted segment does
+    /// not count, or anybody who can write to the disk could add to the log.
     pub fn decode_record(&self, bytes: &[u8]) -> Option<RecordHeader> {
         let header = RecordHeader::decode(bytes, self.header.salt)?;
         (header.nonce.is_some() == self.header.envelope.is_some()).then_some(header)
     }
 
-    /// Encrypts the payload of a record in its place, with a nonce that was not used before, and adds the tag.
+    /// Encrypts the payload of a record in place, with a nonce that was not used before, and adds the tag.
     ///
     /// # Errors
     /// The segment has no key.
@@ -114,10 +113,10 @@ impl Segment {
         key.seal(nonce, &header.context(), payload)
     }
 
-    /// Decrypts the payload of a record in its place, if it is encrypted, and answers it: `stored` but for the tag.
+    /// Decrypts the payload of a record in place, if it is encrypted, and returns it: `stored` without the tag.
     ///
     /// # Errors
-    /// It was not encrypted so. As its checksum is to be compared before, this is no damage.
+    /// It was not encrypted with this key. As the caller has compared the checksum, this is no damage but a forgery.
     pub fn open_payload<'a>(&self, header: &RecordHeader, stored: &'a mut [u8]) -> Result<&'a mut [u8], String> {
         let Some(nonce) = header.nonce else { return Ok(stored) };
         let key = self.key.as_ref().ok_or("it is encrypted, and was not unlocked")?;
@@ -139,7 +138,7 @@ impl Segment {
         self.is_verified.store(true, Ordering::Relaxed);
     }
 
-    /// Notes where a sound record stands. Called for all of them, in order, by one thread.
+    /// Notes where a sound record stands. Called for all records, in order, by one thread.
     pub fn note_record(&self, place: Place) {
         let mut index = self.index();
         if index.last().is_none_or(|last| place.position >= last.position + INDEX_STEP_BYTES) {
@@ -147,8 +146,8 @@ impl Segment {
         }
     }
 
-    /// A record at or before `offset`: a near one, or where the sound records end that are known so far. What lies between that
-    /// and `offset` has to be read.
+    /// The place of a record at or before `offset`: a near one, or where the records end that are known to be sound so far. The caller
+    /// reads from there to `offset`.
     pub fn record_before(&self, offset: u64) -> Place {
         let index = self.index();
         let after = index.partition_point(|place| place.offset <= offset);
@@ -209,7 +208,7 @@ fn create(step: Step, path: &Path, fill: impl FnOnce(&File) -> std::io::Result<(
     let file = step.create(path).in_file("cannot create", path)?;
     let filled = fill(&file).in_file("cannot allocate", path);
     if filled.is_err() {
-        // What little space it took is worth more to the log than to a file nobody needs.
+        // The log can use the space that it took.
         let _ = Step::UnnamedRemove.remove_file(path);
     }
     filled.map(|()| file)

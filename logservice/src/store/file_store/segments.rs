@@ -1,3 +1,5 @@
+//! The segments of one log in order.
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 

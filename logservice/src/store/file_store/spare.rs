@@ -1,8 +1,8 @@
 //! Files for the next segments, made ready ahead of time so that the writer never waits for one to be filled with zeros.
 //!
-//! Segments that are dropped from the log become spares as they are: a sync into blocks that were written before is as
-//! cheap as into zeros, and nothing has to be written first. What they hold is of no account, because a segment's records
-//! are told by the salt in its header (`format.rs`), which is written and synced before the file gets a segment's name.
+//! Segments that are dropped from the log become spares as they are: a sync into blocks that were written before is as cheap as into
+//! zeros, and nothing has to be written first. Their contents do not matter, because records count only with the salt of their
+//! segment's header (`format.rs`), which is written and synced before the file gets a segment's name.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use super::segment::{create_zeroed, Segment};
 use super::workers::{is_worker, Job, Workers};
 use crate::encryption::KeyRing;
 
-/// The most spares there are at a time, one in the making included: what the log takes of the disk beside its segments.
+/// The most spares at a time, including one in the making: the space that the log takes beside its segments.
 const MAX_SPARES: usize = 2;
-/// How long after a failed attempt (a full disk, most likely) the next one is made.
+/// Pause after a failed attempt, most likely because of a full disk.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// The longest the writer waits for a spare that is being made.
+/// The longest that the writer waits for a spare in the making.
 const WAIT_AT_MOST: Duration = Duration::from_secs(5);
 
-/// How long the maker rests after each 64 KiB while the log is in use: zeros take at most 32 MB/s of the disk and of a core.
-/// A log that grows faster than that gets some segments that are only allocated.
+/// Rest after each 64 KiB while the log is in use, so that zeros take at most 32 MB/s of the disk. A log that grows faster than that gets
+/// some segments that are only allocated.
 const REST: Duration = Duration::from_millis(2);
 
 /// Name of a spare, before its number.
@@ -39,13 +39,13 @@ pub fn is_spare_name(name: &str) -> bool {
 pub struct SpareFile {
     /// Open for reading and writing.
     pub file: File,
-    /// Where it is until it gets a segment's name.
+    /// Its place until it gets a segment's name.
     pub path: PathBuf,
     /// Whether it was a segment that was not encrypted.
     holds_plain: bool,
 }
 
-/// The prepared files. Others are made by one of the threads that do so for all shards.
+/// The prepared files of one shard. Threads that all shards share make more.
 pub struct Spare {
     shared: Arc<Shared>,
     makers: Arc<Workers>,
@@ -64,9 +64,9 @@ struct Shared {
 struct State {
     ready: Vec<SpareFile>,
     making: Option<Making>,
-    /// Not made again before, because it failed.
+    /// No attempt before then, because the last one failed.
     retry_at: Option<Instant>,
-    /// Spares that had a name so far.
+    /// Names given so far.
     named: u64,
 }
 
@@ -75,13 +75,13 @@ struct State {
 struct Making {
     path: PathBuf,
     rest: Duration,
-    /// Whether a thread has it in hand. Else it may take its turn only after others have made many.
+    /// Whether a thread has begun. If not, it may have to wait for many others.
     is_begun: bool,
 }
 
 impl Spare {
-    /// No spares yet; they will be in `directory` and have `segment_bytes`. `makers` make them, for segments that are encrypted with
-    /// `keys`.
+    /// No spares yet. They will be in `directory` and have `segment_bytes`; `makers` make them. `keys` encrypt the segments that they
+    /// become.
     pub fn new(directory: &std::path::Path, segment_bytes: u64, makers: Arc<Workers>, keys: Arc<KeyRing>) -> Self {
         let (directory, stop) = (directory.to_owned(), AtomicBool::new(false));
         let (state, changed) = (Mutex::default(), Condvar::new());
@@ -89,7 +89,7 @@ impl Spare {
         Spare { shared: Arc::new(shared), makers }
     }
 
-    /// Has a spare made in the background unless there is one; `at_once` if nothing is written to the log yet.
+    /// Has a spare made in the background unless there is one; without rests if `at_once`, as while nothing is written to the log.
     pub fn prepare(&self, at_once: bool) {
         let mut state = self.shared.lock();
         let is_too_early = state.retry_at.is_some_and(|at| Instant::now() < at);
@@ -112,13 +112,13 @@ impl Spare {
         }
     }
 
-    /// Makes a spare of a segment that is in the log no more and that nobody reads. False if there is no need for one, or
-    /// it cannot be done: its file then stays what it was. The directory is not synced: after a crash the file may have its
-    /// old name, by which it is a left-over whatever it holds.
+    /// Makes a spare of a segment that has left the log and that nobody reads. False if none is needed, or it cannot be done: its file
+    /// then stays what it was. The directory is not synced: after a crash the file may have its old name, by which it is a left-over
+    /// whatever it holds.
     pub fn recycle(&self, segment: Segment) -> bool {
         let mut state = self.shared.lock();
         let has_room = state.ready.len() + usize::from(state.making.is_some()) < MAX_SPARES;
-        // What is not encrypted would stay on the disk behind what is.
+        // Plain data would stay on the disk behind encrypted records.
         let may_stay = segment.header.envelope.is_some() || self.shared.keys.is_for_new(None);
         if segment.file_bytes != self.shared.segment_bytes || !has_room || !may_stay {
             return false;
@@ -134,8 +134,8 @@ impl Spare {
         true
     }
 
-    /// Takes a spare if there is one. With `wait`, a spare that is being made is waited for: right for the first
-    /// segment of a log, where nothing is being written yet. For a segment that `is_encrypted`, those that hold what is not are removed.
+    /// Takes a spare if there is one. With `wait`, waits for one in the making, as for the first segment of a log, before which nothing is
+    /// written. For a segment that `is_encrypted`, spares that hold plain data are removed.
     pub fn take(&self, wait: bool, is_encrypted: bool) -> Option<SpareFile> {
         let mut state = self.shared.lock();
         if is_encrypted {
@@ -155,7 +155,7 @@ impl Spare {
 }
 
 impl State {
-    /// Removes spares that hold what was not encrypted: behind the records of a segment it would stay.
+    /// Removes spares that hold plain data, which would stay behind the records of a segment.
     fn remove_plain(&mut self) {
         let all = std::mem::take(&mut self.ready);
         let (plain, others): (Vec<_>, _) = all.into_iter().partition(|spare| spare.holds_plain);

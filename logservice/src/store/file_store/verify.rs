@@ -1,12 +1,12 @@
-//! Verifies the segments that others follow: while the shard is served, or at once for whoever only looks.
+//! Verifies the segments that others follow: while the shard is served, or at once when a directory is only inspected.
 //!
-//! Opening verifies only what it needs to go on, the last segment (`open.rs`). The others are verified by threads that give
-//! way to everything else and that all shards share, oldest first: that is the order in which a node that starts and the next snapshot read, and the
-//! damage that it finds is the one that `logservice check` would name. Nobody has to wait for it, as a reader verifies what it
-//! hands out. It only reads: whatever stops it, the next opening begins anew.
+//! Opening verifies only what it needs, the last segment (`open.rs`). Threads that all shards share, and that give way to everything
+//! else, verify the others, oldest first: a starting node and the next snapshot read in that order, and the damage that is found first is
+//! the one that `logservice check` names. Nothing waits for it, as a reader verifies what it returns. It only reads: after an
+//! interruption the next opening begins again.
 //!
-//! Segments may be dropped meanwhile. One that the log does not need any more may be damaged, which is said and does no harm: what
-//! stands above it was made of what readers had verified.
+//! Segments may be dropped meanwhile. Damage in one that the log does not need any more is logged and does no harm: what stands above
+//! it was made of what readers had verified.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::errors::damage_at;
 use super::format::SegmentHeader;
 use super::scan::{scan_segment, AfterRead, Scanned, Tail};
 use super::segment::{Place, Segment};
@@ -21,13 +22,13 @@ use super::workers::Job;
 use super::{lock, Shared};
 use crate::store::OpenError;
 
-/// How long the thread rests after each read, as a multiple of what that took: beside a disk that reads all the time appends wait
-/// for the disk.
+/// How long the thread rests after each read, as a multiple of the time that the read took. Without rests, appends would wait for the
+/// disk.
 const REST_FACTOR: u32 = 4;
 /// The longest rest: how long closing a store may have to wait for it.
 const REST_AT_MOST: Duration = Duration::from_millis(20);
 
-/// Verifies all records of a segment, and that the log goes on in the segment with the header `next`. Blocks on I/O.
+/// Verifies all records of a segment, and that the log continues in the segment with the header `next`. Blocks on I/O.
 ///
 /// # Errors
 /// It is damaged, or cannot be read, or `after_read` ended it.
@@ -47,15 +48,15 @@ pub fn verify_followed(segment: &Segment, next: &SegmentHeader, after_read: Afte
             return Ok(());
         }
     };
-    Err(OpenError::Damaged { path: segment.path.clone(), position, reason })
+    Err(damage_at(&segment.path, position, reason).into())
 }
 
-/// What is wrong if two segments do not belong together that meet at offset `end`.
+/// What is wrong with two segments that meet at offset `end` and do not belong together.
 pub fn ends_otherwise(end: u64) -> String {
     format!("the running checksum at offset {end} is not the one with which the next segment begins")
 }
 
-/// Whether a thread verifies a store's older segments. Those that wait for their turn may do so for as long as others take.
+/// Whether a thread verifies a store's older segments now. A store that waits for its turn may wait as long as the others take.
 #[derive(Default)]
 pub(super) struct Verifying {
     goes_on: Mutex<bool>,
@@ -63,15 +64,15 @@ pub(super) struct Verifying {
 }
 
 impl Verifying {
-    /// Waits until it is over. What waits for its turn does nothing any more once `is_closing` is set, which is to be before.
+    /// Waits until it is over. The caller sets `is_closing` first, after which a store that waits for its turn does nothing.
     pub fn wait_until_over(&self) {
         drop(self.over.wait_while(lock(&self.goes_on), |goes_on| *goes_on));
     }
 
-    /// It goes on until the answer is dropped; none if the store is being closed.
+    /// Begins; it is over when the result is dropped. None if the store is being closed.
     fn begin(&self, is_closing: &AtomicBool) -> Option<GoesOn<'_>> {
         let mut goes_on = lock(&self.goes_on);
-        // Under the lock: whoever closes the store either sees that it goes on, or it does not begin.
+        // Under the lock: either closing sees that it has begun, or it does not begin.
         if is_closing.load(Ordering::Relaxed) {
             return None;
         }
@@ -96,7 +97,7 @@ pub(super) struct Verification {
 }
 
 impl Verification {
-    /// Of that store.
+    /// The verification of that store.
     pub fn new(store: Arc<Shared>, shard: &str) -> Self {
         Verification { store, shard: shard.to_owned() }
     }
@@ -112,7 +113,7 @@ impl Job for Verification {
 }
 
 impl Shared {
-    /// Verifies what opening has not, until everything is, or the log turns out to be damaged, or the store is closed.
+    /// Verifies what opening has not, until all of it is verified, damage is found, or the store is closed.
     fn verify_older(&self, shard: &str) {
         let (count, bytes) = self.segments.unverified();
         tracing::info!("shard {shard}: {count} older segments, {bytes} bytes, are verified while it is served");
@@ -132,7 +133,7 @@ impl Shared {
         tracing::info!("shard {shard}: {count} older segments, {bytes} bytes, are sound; that took {seconds:.1} s");
     }
 
-    /// Whether the log needs a segment that the one with the header `next` follows. If so, `then` is done before that changes.
+    /// Whether the log still needs a segment that the one with the header `next` follows. If so, calls `then` before that can change.
     fn is_needed(&self, segment: &Segment, next: &SegmentHeader, then: impl FnOnce()) -> bool {
         let _replacing = lock(&self.replacing);
         let is_needed = {
@@ -145,22 +146,25 @@ impl Shared {
         is_needed
     }
 
-    /// Nothing is accepted from here on, and whoever hears of events is told.
+    /// Accepts nothing from here on, and reports the damage.
     fn stop_damaged(&self, damage: &OpenError) {
         self.queue.close();
         self.events.damaged(&damage.to_string());
     }
 }
 
-/// Rests after each read for [`REST_FACTOR`] times as long as that, and looking at what the one before brought, took. So no more
-/// than a fifth of the disk's time and of a core is taken.
+/// Rests after each read for [`REST_FACTOR`] times as long as the read and the verification of the one before it took. So it takes at
+/// most a fifth of the disk's time and of a core.
 struct Pace<'a> {
     is_closing: &'a AtomicBool,
     since: Instant,
 }
 
 impl Pace<'_> {
-    /// Called after each read. Its error ends the scan, as the store is being closed.
+    /// Called after each read.
+    ///
+    /// # Errors
+    /// The store is being closed: the scan ends.
     fn rest(&mut self) -> io::Result<()> {
         failpoint()?;
         if !self.is_closing.load(Ordering::Relaxed) {
@@ -174,7 +178,7 @@ impl Pace<'_> {
     }
 }
 
-/// Where tests hold the verification, or have a read fail: the failpoint `verify`.
+/// The failpoint `verify`: tests hold the verification here, or make a read fail.
 #[cfg(feature = "failpoints")]
 fn failpoint() -> io::Result<()> {
     fail::fail_point!("verify", |_| Err(rustix::io::Errno::IO.into()));

@@ -1,8 +1,8 @@
-//! Threads that do the work of all shards: begun when there is work, at most so many, ended when there was none for a while.
+//! Threads that do the work of all shards. They start when there is work, up to a maximum, and end when there was none for a while.
 //!
-//! A shard without work owns no thread. Of the threads that wait for work the one that waited for the shortest time is woken first:
-//! a single busy shard always gets the same one, whose caches are warm, and those that are not needed any more find out by
-//! waiting for [`IDLE_AT_MOST`]. Below the maximum a job never waits for another one. At the maximum jobs take turns.
+//! A shard without work owns no thread. The idle thread that has waited for the shortest time is woken first: a single busy shard always
+//! gets the same one, whose caches are warm, and threads that are not needed any more wait for [`IDLE_AT_MOST`] and end. Below the
+//! maximum no job waits for another. At the maximum jobs take turns.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -12,28 +12,28 @@ use std::thread::Builder;
 use std::time::Duration;
 use std::{io, mem};
 
-use crate::engine::background::be_nice;
-use crate::throttle::LineThrottle;
+use crate::base::background::be_nice;
+use crate::base::log_throttle::LineThrottle;
 
-/// How long a thread waits for work before it ends. The last one does not: a job must not wait for a thread that cannot be started.
+/// How long a thread waits for work before it ends. The last one stays: a job must not wait for a thread that cannot be started.
 const IDLE_AT_MOST: Duration = Duration::from_secs(5);
 
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this is one of these threads. It must not wait for the end of another job, which may wait for its turn.
+/// Whether the caller is one of these threads. It must not wait for the end of another job, which may be waiting for its turn.
 pub fn is_worker() -> bool {
     IS_WORKER.get()
 }
 
-/// Something to be done by one thread at a time.
+/// Work that one thread at a time does.
 pub trait Job: Send + Sync {
-    /// Does all that there is to do. Ends early when `others_wait`, and then answers that there is more, to get its next turn.
+    /// Does all there is to do. If `others_wait`, it ends early and returns true, to get another turn.
     fn run(&self, others_wait: &dyn Fn() -> bool) -> bool;
 }
 
-/// Threads of one kind. They end when this is dropped, after the jobs that they were given.
+/// Threads of one kind. When this is dropped they end, after the jobs that they were given.
 pub struct Workers {
     shared: Arc<Shared>,
 }
@@ -44,15 +44,15 @@ struct Shared {
     gives_way: bool,
     cannot_start: LineThrottle,
     state: Mutex<State>,
-    /// Jobs that no thread has, as in [`State::jobs`]: looked at after each part of a job.
+    /// The number of [`State::jobs`], checked after each part of a job.
     waiting: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
-    /// Those that no thread has. There are some only if no more threads can be started.
+    /// Jobs that no thread has. Not empty only if no more threads can be started.
     jobs: VecDeque<Arc<dyn Job>>,
-    /// The threads that wait, the one that waits for the shortest time last.
+    /// The threads that wait, the one that has waited for the shortest time last.
     idle: Vec<Arc<Seat>>,
     threads: usize,
     is_closed: bool,
@@ -74,7 +74,7 @@ enum Given {
 }
 
 impl Workers {
-    /// At most `most` threads of that name; the first one begins now. They give way to everything else on the machine if so told.
+    /// At most `most` threads of that name; the first one starts now. With `gives_way` they give way to everything else on the machine.
     ///
     /// # Errors
     /// No thread can be started.
@@ -86,7 +86,7 @@ impl Workers {
         Ok(Workers { shared })
     }
 
-    /// Has a job done, which must not be under way already. Answers whether a thread has it now; else it waits for its turn.
+    /// Has a job done, which must not be under way already. Returns whether a thread has it now; otherwise it waits for its turn.
     pub fn run(&self, job: Arc<dyn Job>) -> bool {
         let mut state = self.shared.lock();
         if let Some(seat) = state.idle.pop() {

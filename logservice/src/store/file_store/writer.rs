@@ -12,15 +12,16 @@ use super::quota::{self, OverQuota};
 use super::segment::{create_allocated, segment_name, Place, Segment};
 use super::segments::Segments;
 use super::spare::{Spare, SpareFile};
+use crate::base::file_error::{FileError, InFile};
 use crate::encryption::{draw_nonce, KeyRing, Nonce};
-use crate::store::{Append, FileError, InFile};
+use crate::store::Append;
 
 thread_local! {
-    /// Where payloads are encrypted. Of the thread, not of the shard: threads are few, and end when they have nothing to do.
+    /// Where payloads are encrypted. Each thread has one, not each shard: threads are few, and end when they have nothing to do.
     static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Name of a segment that was not prepared ahead of time, until it gets its own.
+/// Temporary name of a segment for which no spare was ready.
 pub const UNNAMED: &str = "unnamed";
 
 /// Why a batch was not written.
@@ -28,13 +29,13 @@ pub const UNNAMED: &str = "unnamed";
 pub enum WriteError {
     /// There was no room for a new segment. Nothing reached the log; the same batch can be written later.
     NoSpace(FileError),
-    /// The shard takes as much of the disk as it may. Nothing reached the log; the same batch can be written later.
+    /// The log has reached its bound. Nothing reached the log; the same batch can be written later.
     Quota(OverQuota),
     /// It is not known what reached the medium.
     Failed(FileError),
 }
 
-/// Where the log is written.
+/// Writes the log of one shard.
 pub struct Writer {
     /// The directory of the segments.
     pub directory: PathBuf,
@@ -56,7 +57,7 @@ pub struct Writer {
     pub spare: Arc<Spare>,
     /// The most that the segments take.
     pub max_log_bytes: Option<u64>,
-    /// With what new segments are encrypted.
+    /// The keys that encrypt new segments.
     pub keys: Arc<KeyRing>,
 }
 
@@ -66,7 +67,7 @@ pub struct Active {
     pub segment: Arc<Segment>,
     /// Where in the file the next record goes.
     pub position: u64,
-    /// Whether it was told that it goes on with a key that is not for new segments any more.
+    /// Whether it was logged that the segment keeps a key that is not for new segments any more.
     pub is_key_kept: bool,
 }
 
@@ -101,8 +102,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether a record goes where the last one went, as there is no space for a segment with another key: it has room there, is encrypted
-    /// there, and the key is known still. The next record tries again to begin a segment.
+    /// Whether a record goes into the last segment because there is no space for one with another key: that segment has room, is
+    /// encrypted, and its key is still known. The next record tries again to begin a segment.
     fn keeps_key(&mut self, payload_bytes: usize) -> bool {
         let Some(active) = &mut self.active else { return false };
         let Some(envelope) = active.segment.header.envelope.as_ref() else { return false };
@@ -166,8 +167,8 @@ impl Active {
         self.position == SEGMENT_HEADER_BYTES
     }
 
-    /// Whether the next record may go here: there is room for it, and it is to be encrypted as those before it are. If there are none
-    /// before it, it has to: another segment would have the same name.
+    /// Whether the next record may go here: there is room for it, and it is to be encrypted as those before it are. A first record has to
+    /// go here: another segment would have the same name.
     fn takes(&self, payload_bytes: usize, keys: &KeyRing) -> bool {
         let envelope = self.segment.header.envelope.as_ref();
         let is_for_new = || keys.is_for_new(envelope.map(|envelope| envelope.key_id.as_str()));
@@ -181,8 +182,8 @@ impl Active {
     }
 }
 
-/// Writes and syncs a batch as a record that follows one with the running checksum `previous`. Answers its header, which is `header` with its
-/// checksums.
+/// Writes and syncs a batch as a record that follows one with the running checksum `previous`. Returns its header: `header` with the
+/// checksums filled in.
 fn write_plain(
     segment: &Segment,
     position: u64,

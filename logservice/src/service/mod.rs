@@ -1,0 +1,298 @@
+//! The shards of one directory: opened when the service starts, made by their first nodes, looked up by each command.
+//!
+//! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, and [`engine_work`] passes
+//! what takes an engine on to the [snapshotter](crate::snapshotter).
+
+mod directory_lock;
+pub mod engine_work;
+mod removal;
+pub mod status_fields;
+mod unserved;
+
+pub use directory_lock::DirectoryError;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use durability_protocol::{is_valid_name, Code, Refusal};
+use tokio::sync::{broadcast, mpsc, watch, Semaphore};
+
+use self::directory_lock::take_lock;
+use self::engine_work::EngineRequest;
+use self::unserved::Unserved;
+use crate::access::guesses::Guesses;
+use crate::access::login::TokensWatch;
+use crate::access::tokens::Tokens;
+use crate::base::private;
+use crate::shard::{Shard, Status, Switch, Switches};
+use crate::snapshots::SnapshotStore;
+use crate::store::{Listed, StoreFactory};
+
+/// Changes of primaries, of all shards together, that a subscriber may be behind by.
+const MAX_SWITCHES: usize = 1024;
+
+/// Shards that are opened at a time when the service starts.
+const OPENED_AT_A_TIME: usize = 32;
+
+/// Shards that are searched for left-over snapshots at a time.
+const CLEANED_AT_A_TIME: usize = 4;
+
+/// What a service needs.
+pub struct ServiceOptions {
+    /// Where everything is kept.
+    pub directory: PathBuf,
+    /// Where shards are stored.
+    pub stores: Arc<dyn StoreFactory>,
+    /// Where snapshots are kept.
+    pub snapshots: Arc<SnapshotStore>,
+    /// Takes requests for work that needs an engine.
+    pub engine_requests: mpsc::Sender<EngineRequest>,
+    /// The most shards that may exist.
+    pub max_shards: usize,
+    /// Whether `LOG.DEBUG` is allowed.
+    pub debug_command: bool,
+    /// Where leaders send snapshots, on the address by which they reach this service.
+    pub http_port: u16,
+}
+
+/// The shards of one directory.
+pub struct Service {
+    options: ServiceOptions,
+    tokens: Option<watch::Sender<Arc<Tokens>>>,
+    guesses: Guesses,
+    shards: Mutex<BTreeMap<String, Arc<Slot>>>,
+    switches: Switches,
+    /// Taken while left-over snapshots are searched for.
+    cleaning: Arc<Semaphore>,
+    /// Held while a shard is dropped.
+    dropping: tokio::sync::Mutex<()>,
+    _lock: File,
+}
+
+/// A shard, once it is open, or why it is not served.
+type Slot = OnceLock<Result<Arc<Shard>, Unserved>>;
+
+impl Service {
+    /// Takes the directory for this process and opens the shards in it. Without tokens every client may use every shard. Must run within
+    /// the runtime. Blocks while the ends of logs are verified.
+    pub fn open(options: ServiceOptions, tokens: Option<Tokens>) -> Result<Arc<Self>, DirectoryError> {
+        let directory = options.directory.clone();
+        let not_writable = |source| DirectoryError::NotWritable { directory: directory.clone(), source };
+        std::fs::create_dir_all(&directory).map_err(not_writable)?;
+        let lock = take_lock(&directory)?;
+        for kept in ["snapshots", "drafts"] {
+            private::take_back(&directory.join(kept)).map_err(not_writable)?;
+        }
+        let listed = options.stores.list();
+        let Listed { shards: names, removed } =
+            listed.map_err(|source| DirectoryError::Stores { directory: directory.clone(), source })?;
+        // Not before the lock is held, as they may be another service's.
+        options.snapshots.remove_unnamed_drafts()?;
+        let slots = names.iter().map(|name| (name.clone(), Arc::new(Slot::new()))).collect();
+        let switches = Switches::new(MAX_SWITCHES);
+        let tokens = tokens.map(|tokens| watch::Sender::new(Arc::new(tokens)));
+        let cleaning = Arc::new(Semaphore::new(CLEANED_AT_A_TIME));
+        let (shards, dropping, guesses) = (Mutex::new(slots), tokio::sync::Mutex::default(), Guesses::default());
+        let service = Arc::new(Service { options, tokens, guesses, shards, switches, cleaning, dropping, _lock: lock });
+        service.open_all(&names);
+        removed.into_iter().for_each(|removed| service.finish_drop(removed, Weak::new()));
+        Ok(service)
+    }
+
+    /// Opens shards in parallel, as each waits for the disk several times.
+    fn open_all(&self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..OPENED_AT_A_TIME.min(names.len()) {
+                scope.spawn(|| {
+                    let _runtime = runtime.enter();
+                    while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let slot = self.lock().get(name).cloned();
+                        // The reason has been logged, and is the answer to every command on the shard.
+                        let _ = slot.map(|slot| self.open_slot(name, &slot));
+                    }
+                });
+            }
+        });
+    }
+
+    /// The tokens; `None` if none are needed.
+    pub fn tokens(&self) -> Option<Arc<Tokens>> {
+        self.tokens.as_ref().map(|tokens| tokens.borrow().clone())
+    }
+
+    /// The tokens with every later change of them; `None` if none are needed.
+    pub fn watch_tokens(&self) -> Option<TokensWatch> {
+        self.tokens.as_ref().map(watch::Sender::subscribe)
+    }
+
+    /// The wrong tokens that were tried.
+    pub fn guesses(&self) -> &Guesses {
+        &self.guesses
+    }
+
+    /// Whether clients have to log in.
+    pub fn needs_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Replaces the tokens, if any are needed. From now on nothing is done for a client whose token is gone or has another role. If the
+    /// tokens are the same as before, no connection is disturbed.
+    pub fn set_tokens(&self, new: Tokens) {
+        if let Some(tokens) = &self.tokens {
+            tokens.send_if_modified(|now| {
+                let has_changed = !now.says_the_same(&new);
+                if has_changed {
+                    *now = Arc::new(new);
+                }
+                has_changed
+            });
+        }
+    }
+
+    /// Where everything is kept.
+    pub fn directory(&self) -> &Path {
+        &self.options.directory
+    }
+
+    /// Where leaders send snapshots.
+    pub fn http_port(&self) -> u16 {
+        self.options.http_port
+    }
+
+    /// Whether `LOG.DEBUG` is allowed.
+    pub fn debug_command(&self) -> bool {
+        self.options.debug_command
+    }
+
+    /// The shard of that name.
+    ///
+    /// # Errors
+    /// [`Code::NoShard`] if there is none, [`Code::LogFailed`] if it is not served.
+    pub async fn shard(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
+        check_name(name)?;
+        let slot = self.lock().get(name).cloned().ok_or_else(|| Refusal::no_shard(name))?;
+        self.opened(name, slot).await.map_err(Refusal::from)
+    }
+
+    /// The shard of that name, made if there is none.
+    ///
+    /// # Errors
+    /// There are as many shards as are allowed, or this one is not served.
+    pub async fn shard_or_new(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
+        check_name(name)?;
+        let slot = {
+            let mut shards = self.lock();
+            if !shards.contains_key(name) && shards.len() >= self.options.max_shards {
+                let text = format!("there are {} shards, as many as --max-shards allows", shards.len());
+                return Err(Refusal::new(Code::Err, text));
+            }
+            shards.entry(name.to_owned()).or_default().clone()
+        };
+        self.opened(name, slot).await.map_err(Refusal::from)
+    }
+
+    /// The content of `slot`, once it is opened.
+    async fn opened(self: &Arc<Self>, name: &str, slot: Arc<Slot>) -> Result<Arc<Shard>, Unserved> {
+        if let Some(opened) = slot.get() {
+            return opened.clone();
+        }
+        let (service, name) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || service.open_slot(&name, &slot)).await.unwrap_or_else(|error| {
+            Err(Unserved::new(format!("opening the shard did not finish: {error}"), String::new()))
+        })
+    }
+
+    fn open_slot(&self, name: &str, slot: &Slot) -> Result<Arc<Shard>, Unserved> {
+        let opened = slot.get_or_init(|| {
+            let unserved = match self.open_shard(name) {
+                Ok(shard) => return Ok(shard),
+                Err(unserved) => unserved,
+            };
+            tracing::error!("shard {name} is not served: {}", unserved.reason);
+            let manifest = self.options.stores.manifest(name);
+            Err(Unserved { log_id: manifest.map(|manifest| manifest.id).unwrap_or_default(), ..unserved })
+        });
+        opened.clone()
+    }
+
+    fn open_shard(&self, name: &str) -> Result<Arc<Shard>, Unserved> {
+        let (snapshots, switches) = (self.options.snapshots.clone(), self.switches.clone());
+        let opened = Shard::open(name, snapshots, switches, |events| self.options.stores.open(name, events));
+        let shard = Arc::new(opened?);
+        let removed = shard.snapshots().remove_drafts(&shard.store().manifest());
+        removed.map_err(|error| Unserved::new(error.to_string(), String::new()))?;
+        // Not waited for: an object store may be far away.
+        let (opened, cleaning) = (shard.clone(), self.cleaning.clone());
+        tokio::spawn(async move {
+            // The semaphore is never closed.
+            let _turn = cleaning.acquire().await;
+            opened.clean_up_snapshots().await;
+        });
+        Ok(shard)
+    }
+
+    /// The shard of that name, if it is served. None is created.
+    pub fn served_shard(&self, name: &str) -> Option<Arc<Shard>> {
+        self.lock().get(name)?.get()?.as_ref().ok().cloned()
+    }
+
+    /// Every later change of a primary's address, of all shards.
+    pub fn switches(&self) -> broadcast::Receiver<Arc<Switch>> {
+        self.switches.subscribe()
+    }
+
+    /// The shards that are served now.
+    pub fn open_shards(&self) -> Vec<Arc<Shard>> {
+        self.lock().values().filter_map(|slot| slot.get()?.as_ref().ok().cloned()).collect()
+    }
+
+    /// The shards that are served now and whose names `may_see` allows. It must be quick, as it runs under a lock.
+    pub fn open_shards_if(&self, may_see: impl Fn(&str) -> bool) -> Vec<Arc<Shard>> {
+        let shards = self.lock();
+        let seen = shards.iter().filter(|(name, _)| may_see(name));
+        seen.filter_map(|(_, slot)| slot.get()?.as_ref().ok().cloned()).collect()
+    }
+
+    /// The names of all shards, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// The status of all opened shards whose names `may_see` allows, in order of the names.
+    pub fn statuses(&self, may_see: impl Fn(&str) -> bool) -> Vec<Status> {
+        let mut slots: Vec<_> = self.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        slots.retain(|(name, _)| may_see(name));
+        let status = |(name, slot): (String, Arc<Slot>)| match slot.get()? {
+            Ok(shard) => Some(shard.status()),
+            Err(unserved) => Some(unserved.clone().status(name)),
+        };
+        slots.into_iter().filter_map(status).collect()
+    }
+
+    /// Waits until everything that was accepted is durable.
+    pub async fn drain(&self) {
+        let slots: Vec<_> = self.lock().values().cloned().collect();
+        for shard in slots.iter().filter_map(|slot| slot.get()?.as_ref().ok()) {
+            shard.notifier().wait_durable(shard.accepted()).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Slot>>> {
+        self.shards.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    if is_valid_name(name) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::Err, "not a valid shard name: 1 to 64 of A-Z a-z 0-9 . _ : -"))
+}

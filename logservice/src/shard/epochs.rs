@@ -1,0 +1,509 @@
+//! Who may append, and where: epochs, the lease, conditional append. Plain logic: no socket, no file, no clock of its
+//! own. A change is made on a copy, stored, and only then takes the place of the original.
+
+use std::time::{Duration, Instant};
+
+use durability_protocol::{is_valid_replid, Code, EngineVersion, Known, Refusal};
+
+use super::lease::{expiry, later_expiry, whole_ms, LeaseLeft};
+use super::rule_switches::{self, Rule};
+use crate::store::{Leader, Manifest, Term};
+
+/// Terms that are remembered. A node that comes back with the replication id of an older one is given a full copy.
+const MAX_TERMS: usize = 256;
+
+/// The terms of leadership of a shard and the lease on the current one.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    history: Vec<Term>,
+    leader: Option<Leader>,
+    /// When the lease ends; none when it does not expire.
+    expires: Option<Instant>,
+    /// For whom the last leader left it. Not stored.
+    reserved: Option<Reservation>,
+    /// The leader's appends at or above this offset were its own.
+    own_from: Option<u64>,
+    /// The operator takes the lease from the leader, which can do nothing any more but resign. Not stored: after a restart of the
+    /// service it leads on, unless it was told.
+    revoked: Option<Revoked>,
+}
+
+/// What an operator has said who takes the lease.
+#[derive(Debug, Clone)]
+struct Revoked {
+    successor: Option<Successor>,
+}
+
+/// The only node that may lead next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Successor {
+    /// Its name.
+    pub node_id: String,
+    /// Where it is reached.
+    pub address: String,
+    /// For how long, from when the lease is free.
+    pub time: Duration,
+}
+
+/// Only this node may lead next.
+#[derive(Debug, Clone)]
+struct Reservation {
+    node_id: String,
+    address: String,
+    until: Instant,
+}
+
+/// What nodes are to learn of when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    /// The number of the newest term.
+    pub epoch: u64,
+    /// Node id and address of who leads.
+    pub leader: Option<(String, String)>,
+    /// Where its term began to write, if it did.
+    pub began_at: Option<u64>,
+    /// Whether the lease can be taken: nobody holds it, or it has expired.
+    pub is_free: bool,
+    /// The only node that can take it.
+    pub reserved_for: Option<String>,
+    /// Whether it is being taken from the leader.
+    pub is_revoked: bool,
+}
+
+/// A node that wants to lead.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a> {
+    /// Its name.
+    pub node_id: &'a str,
+    /// Where it is reached.
+    pub address: &'a str,
+    /// What it runs, if it tells.
+    pub engine: Option<EngineVersion>,
+    /// Which process it is, if it tells; see `durability_protocol::process`.
+    pub process: Option<&'a str>,
+    /// How many databases it can write to, if it tells.
+    pub databases: Option<u32>,
+}
+
+/// What a node holds that wants to lead: it must be all of the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// Where it ends.
+    pub end: u64,
+    /// Its replication id, if the node tells.
+    pub replid: Option<&'a str>,
+}
+
+/// What to do with an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Its first `bytes` lie below the log's end, so it was sent before: if the log has the same bytes there, which is to be seen,
+    /// acknowledge them when they are durable, and write the rest.
+    Overlap {
+        /// At least one, unless the append is empty; at most all.
+        bytes: usize,
+    },
+    /// It comes next.
+    Write,
+}
+
+impl Terms {
+    /// The terms that a manifest records. The holder may have renewed just before the service went down, so its lease
+    /// counts from `now` in full, margin included.
+    pub fn from_manifest(manifest: &Manifest, now: Instant) -> Self {
+        let leader = manifest.leader.clone();
+        let mut expires = leader.as_ref().and_then(|leader| expiry(leader.lease_ms, now));
+        if !rule_switches::holds(Rule::CountsAnewAfterRestart) {
+            expires = expires.map(|_| now);
+        }
+        let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
+        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from, revoked: None }
+    }
+
+    /// Puts these terms into a manifest.
+    pub fn store_in(&self, manifest: &mut Manifest) {
+        manifest.epochs = self.history.clone();
+        manifest.leader = self.leader.clone();
+    }
+
+    /// The number of the newest term.
+    pub fn epoch(&self) -> u64 {
+        self.history.last().map_or(0, |term| term.epoch)
+    }
+
+    /// Who leads.
+    pub fn leader(&self) -> Option<&Leader> {
+        self.leader.as_ref()
+    }
+
+    /// The newest term that has begun to write. Its leader is the primary to clients, until the next term begins: a node that was
+    /// only granted the lease does not serve yet.
+    pub fn newest_begun(&self) -> Option<&Term> {
+        self.history.iter().rev().find(|term| term.replid.is_some())
+    }
+
+    /// The replication id under which the log continues.
+    pub fn replid(&self) -> &str {
+        self.history.iter().rev().find_map(|term| term.replid.as_deref()).unwrap_or_default()
+    }
+
+    /// Version of the engine of the newest term.
+    pub fn engine(&self) -> Option<EngineVersion> {
+        self.history.last().and_then(|term| term.engine)
+    }
+
+    /// Length of the lease in milliseconds; 0 if there is none or it does not expire.
+    pub fn lease_ms(&self) -> u64 {
+        self.leader.as_ref().map_or(0, |leader| leader.lease_ms)
+    }
+
+    /// What is left until another node may have the lease: of its length and of the margin for clocks that drift apart.
+    pub fn lease_left(&self, now: Instant) -> LeaseLeft {
+        match (&self.leader, self.expires) {
+            (None, _) => LeaseLeft::Nobody,
+            (Some(_), None) => LeaseLeft::Forever,
+            (Some(_), Some(expires)) => LeaseLeft::For(expires.saturating_duration_since(now)),
+        }
+    }
+
+    /// The node for which the lease is reserved.
+    pub fn reserved_for(&self, now: Instant) -> Option<&str> {
+        self.reservation(now).map(|reserved| reserved.node_id.as_str())
+    }
+
+    fn reservation(&self, now: Instant) -> Option<&Reservation> {
+        self.reserved.as_ref().filter(|reserved| reserved.until > now)
+    }
+
+    /// What nodes are to know at that time.
+    pub fn leadership(&self, now: Instant) -> Leadership {
+        Leadership {
+            epoch: self.epoch(),
+            leader: self.leader.as_ref().map(|leader| (leader.node_id.clone(), leader.address.clone())),
+            began_at: self.history.last().and_then(|term| term.first_offset),
+            is_free: match self.lease_left(now) {
+                LeaseLeft::Nobody => true,
+                LeaseLeft::Forever => false,
+                LeaseLeft::For(left) => left.is_zero(),
+            },
+            reserved_for: self.reserved_for(now).map(str::to_owned),
+            is_revoked: self.revoked.is_some(),
+        }
+    }
+
+    /// When [`Terms::leadership`] changes by time alone: the lease expires, or a reservation ends.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        let expires = self.expires.filter(|expires| self.leader.is_some() && *expires > now);
+        let reserved_until = self.reservation(now).map(|reserved| reserved.until);
+        expires.into_iter().chain(reserved_until).min()
+    }
+
+    /// Whether `node_id` may take the lease: it is reserved for nobody else, and nobody holds it, it has expired, or the same
+    /// node holds it and it never does. One that expires is waited for by the same node as by any other: what holds it may be
+    /// another process of that name, and still answer.
+    pub fn check_free(&self, shard: &str, node_id: &str, now: Instant) -> Result<(), Refusal> {
+        if let Some(reserved) = self.reservation(now).filter(|reserved| reserved.node_id != node_id) {
+            let Reservation { node_id: node, address, until } = reserved;
+            let left_ms = whole_ms(until.saturating_duration_since(now));
+            let text = format!(
+                "{node} {address} {left_ms} is to lead shard {shard} next: reserved for {node} for {left_ms} ms"
+            );
+            return Err(Refusal::new(Code::Leased, text));
+        }
+        let is_own_for_ever = |leader: &Leader| leader.node_id == node_id && self.expires.is_none();
+        let Some(leader) = self.leader.as_ref().filter(|leader| !is_own_for_ever(leader)) else { return Ok(()) };
+        let (node, address, epoch) = (&leader.node_id, &leader.address, self.epoch());
+        match self.lease_left(now) {
+            LeaseLeft::For(left) if left.is_zero() || !rule_switches::holds(Rule::WaitsForLease) => Ok(()),
+            LeaseLeft::For(left) => Err(Refusal::new(
+                Code::Leased,
+                format!("{node} {address} {} leads shard {shard} in epoch {epoch}", whole_ms(left)),
+            )),
+            LeaseLeft::Nobody | LeaseLeft::Forever => Err(Refusal::new(
+                Code::Leased,
+                format!(
+                    "{node} {address} -1 leads shard {shard} in epoch {epoch} with a lease that never expires; \
+                     when that node is gone for good, free it with: LOG.RELEASE {shard} {epoch} FORCE"
+                ),
+            )),
+        }
+    }
+
+    /// Whether `held` is the log, which ends at `end`. The end alone does not say so: a node that was stopped for a while may hold
+    /// other data up to there than the log, which was begun anew meanwhile.
+    pub fn check_held(&self, held: Held<'_>, end: u64) -> Result<(), Refusal> {
+        if held.end != end {
+            return Err(gap(end, "is the end of the log, not", held.end));
+        }
+        match held.replid {
+            Some(replid) if replid != self.replid() => {
+                let text = format!("{end} is the end of the log under replication id {}, not {replid}", self.replid());
+                Err(Refusal::new(Code::Gap, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the current leader's right to append; its lease stays until the next term is stored.
+    pub fn close(&mut self) {
+        self.history.push(Term {
+            epoch: self.epoch() + 1,
+            node_id: String::new(),
+            address: String::new(),
+            replid: None,
+            first_offset: None,
+            engine: None,
+            databases: None,
+        });
+        self.leader = None;
+    }
+
+    /// A new term for `node_id`.
+    pub fn grant(&mut self, epoch: u64, node: Node<'_>, lease_ms: u64, now: Instant) {
+        let Node { node_id, address, engine, process, databases } = node;
+        self.history.retain(|term| term.replid.is_some());
+        self.history.drain(..self.history.len().saturating_sub(MAX_TERMS - 1));
+        self.history.push(Term {
+            epoch,
+            node_id: node_id.to_owned(),
+            address: address.to_owned(),
+            replid: None,
+            first_offset: None,
+            engine,
+            databases,
+        });
+        self.leader = Some(Leader {
+            node_id: node_id.to_owned(),
+            address: address.to_owned(),
+            lease_ms,
+            process: process.map(str::to_owned),
+        });
+        self.expires = expiry(lease_ms, now);
+        self.reserved = None;
+        self.own_from = None;
+        self.revoked = None;
+    }
+
+    /// Whether `epoch` is the current one and led by somebody.
+    pub fn check_leading(&self, epoch: u64) -> Result<&Leader, Refusal> {
+        match &self.leader {
+            Some(_) if self.is_revoked(epoch) => Err(Refusal::new(
+                Code::Fenced,
+                format!("epoch {epoch} is over: an operator has taken the lease from its leader"),
+            )),
+            Some(leader) if epoch == self.epoch() => Ok(leader),
+            Some(leader) => Err(Refusal::new(
+                Code::Fenced,
+                format!("epoch {epoch} is over: {} leads in epoch {}", leader.node_id, self.epoch()),
+            )),
+            None if epoch == self.epoch() => Err(Refusal::new(Code::Fenced, format!("epoch {epoch} was released"))),
+            None => {
+                Err(Refusal::new(Code::Fenced, format!("epoch {epoch} is over: the log is at epoch {}", self.epoch())))
+            }
+        }
+    }
+
+    /// Extends the lease from `now`; a shorter one ends sooner. True when its length has changed, which has to be stored. That
+    /// renewals come in the order in which they were sent is for the caller to know.
+    pub fn renew(&mut self, epoch: u64, lease_ms: u64, now: Instant) -> Result<bool, Refusal> {
+        self.check_renewable(epoch)?;
+        self.expires = expiry(lease_ms, now);
+        let leader = self.leader.as_mut();
+        Ok(leader.is_some_and(|leader| std::mem::replace(&mut leader.lease_ms, lease_ms) != lease_ms))
+    }
+
+    /// Whether a renewal for so long only moves the end of the lease of `epoch`.
+    pub fn is_leased_as(&self, epoch: u64, lease_ms: u64) -> bool {
+        self.check_renewable(epoch).is_ok_and(|leader| leader.lease_ms == lease_ms)
+    }
+
+    fn check_renewable(&self, epoch: u64) -> Result<&Leader, Refusal> {
+        self.check_leading(if rule_switches::holds(Rule::FencesRenewals) { epoch } else { self.epoch() })
+    }
+
+    /// Takes over from `in_force`, of which these are a changed copy, what has come since it was copied: how long the lease was renewed,
+    /// and that it is being taken from its leader. A lease that another holds now, or nobody, has nothing to do with either; but one
+    /// that its leader gives back to an operator is left to whom that one has named.
+    pub fn keep_changes_since(&mut self, in_force: &Terms, now: Instant) {
+        if self.epoch() != in_force.epoch() || in_force.leader.is_none() {
+            return;
+        }
+        if self.leader.is_some() {
+            self.expires = later_expiry(self.expires, in_force.expires);
+            self.revoked = in_force.revoked.clone();
+        } else if let Some(successor) = in_force.revoked.as_ref().and_then(|revoked| revoked.successor.as_ref()) {
+            self.reserve(successor, now);
+        }
+    }
+
+    /// Frees the lease for everybody: its leader answers nobody any more, or an operator says so. Releasing the current epoch twice is
+    /// no error, and ends a reservation.
+    pub fn release(&mut self, epoch: u64) -> Result<(), Refusal> {
+        self.check_newest(epoch)?;
+        self.leader = None;
+        self.reserved = None;
+        self.revoked = None;
+        Ok(())
+    }
+
+    /// Takes from the leader of `epoch`, which may still answer its clients, the right to append and to renew its lease. The lease stays
+    /// its own until it resigns ([`Terms::release`]) or the lease has passed. When it resigns, the lease is left to `successor`; see
+    /// [`Terms::keep_changes_since`]. Revoking the current epoch twice is no error; the successor that was named last counts.
+    pub fn revoke(&mut self, epoch: u64, successor: Option<&Successor>) -> Result<(), Refusal> {
+        self.check_newest(epoch)?;
+        self.revoked = self.leader.as_ref().map(|_| Revoked { successor: successor.cloned() });
+        Ok(())
+    }
+
+    /// Whether the lease is being taken from the leader of `epoch`.
+    pub fn is_revoked(&self, epoch: u64) -> bool {
+        self.revoked.is_some() && epoch == self.epoch()
+    }
+
+    /// Refuses if `node_id` leads and the lease is being taken from it.
+    pub fn check_not_taken_from(&self, node_id: &str) -> Result<(), Refusal> {
+        match &self.leader {
+            Some(leader) if self.revoked.is_some() && leader.node_id == node_id => {
+                self.check_leading(self.epoch()).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `epoch` is the current one, led by somebody or not.
+    fn check_newest(&self, epoch: u64) -> Result<(), Refusal> {
+        if epoch == self.epoch() && epoch > 0 {
+            return Ok(());
+        }
+        self.check_leading(epoch).map(drop)
+    }
+
+    /// Leaves the lease, which was released, to `successor` alone for the time being.
+    pub fn reserve(&mut self, successor: &Successor, now: Instant) {
+        let Successor { node_id, address, time } = successor;
+        self.reserved = Some(Reservation { node_id: node_id.clone(), address: address.clone(), until: now + *time });
+    }
+
+    /// The leader begins to write at `offset`, the log's end, under `replid`. False when it had begun just so already.
+    pub fn begin(&mut self, epoch: u64, replid: &str, offset: u64, end: u64) -> Result<bool, Refusal> {
+        self.check_leading(epoch)?;
+        if !is_valid_replid(replid) {
+            return Err(Refusal::new(Code::Err, "a replication id has 40 lower-case hexadecimal digits"));
+        }
+        let Some(term) = self.history.last_mut() else { return Err(no_term()) };
+        if let (Some(began_as), Some(began_at)) = (&term.replid, term.first_offset) {
+            if began_as == replid && began_at == offset {
+                return Ok(false);
+            }
+            let text = format!("epoch {epoch} began at {began_at} with replication id {began_as} already");
+            return Err(Refusal::new(Code::Err, text));
+        }
+        if offset != end {
+            return Err(gap(end, "is the end of the log", offset));
+        }
+        term.replid = Some(replid.to_owned());
+        term.first_offset = Some(offset);
+        self.own_from = Some(offset);
+        Ok(true)
+    }
+
+    /// The leader replaces everything by its own data at `offset`. The history before it is not that of the new log,
+    /// so nobody can continue from it.
+    pub fn seed(&mut self, epoch: u64, replid: &str, offset: u64, end: u64) -> Result<(), Refusal> {
+        self.check_leading(epoch)?;
+        if !is_valid_replid(replid) {
+            return Err(Refusal::new(Code::Err, "a replication id has 40 lower-case hexadecimal digits"));
+        }
+        if offset < end {
+            return Err(gap(end, "is the end of the log; a seed cannot stand before it, at", offset));
+        }
+        let Some(mut term) = self.history.pop() else { return Err(no_term()) };
+        self.own_from = Some(self.own_from.unwrap_or(offset));
+        term.replid = Some(replid.to_owned());
+        term.first_offset = Some(offset);
+        self.history = vec![term];
+        Ok(())
+    }
+
+    /// What to do with `bytes` bytes at `offset` from the leader of `epoch` when the log ends at `end`.
+    pub fn admit(&self, epoch: u64, offset: u64, bytes: usize, end: u64) -> Result<Admission, Refusal> {
+        if rule_switches::holds(Rule::FencesAppends) {
+            self.check_leading(epoch)?;
+        }
+        let Some(own_from) = self.own_from else {
+            return Err(Refusal::new(Code::Err, format!("epoch {epoch} has not begun: send LOG.BEGIN first")));
+        };
+        let Some(append_end) = offset.checked_add(bytes as u64) else {
+            return Err(Refusal::new(Code::Err, "offset out of range"));
+        };
+        if offset > end || offset < own_from {
+            return Err(gap(end, "is the end of the log, the append is at", offset));
+        }
+        if offset == end && bytes > 0 {
+            return Ok(Admission::Write);
+        }
+        Ok(Admission::Overlap { bytes: (append_end.min(end) - offset) as usize })
+    }
+
+    /// Whether this log, which has the id `log_id` and ends at `end`, still is what a node knows: no healthy log ever goes back, nor goes
+    /// on otherwise from below what was durable in it. Its leader may start it anew from a seed; then nothing is known of the
+    /// history before.
+    pub fn check_known(&self, known: &Known, log_id: &str, end: u64) -> Result<(), Refusal> {
+        let Known { log, epoch, replid, durable } = known;
+        if log != log_id {
+            let text =
+                format!("{log_id} is the id of this log, which is another than the one that the node knows, {log}");
+            return Err(Refusal::new(Code::OtherLog, text));
+        }
+        if *durable > end {
+            return Err(gap(end, "is the end of the log, which has lost what was durable in it up to", *durable));
+        }
+        // Not the newest epoch, which may be taken back while it is being granted.
+        let begun = self.newest_begun().map_or(0, |term| term.epoch);
+        if *epoch > begun {
+            let text = format!("{end} is the end of the log, in which epoch {begun} was the last to write, and was epoch {epoch} before");
+            return Err(Refusal::new(Code::Gap, text));
+        }
+        if replid.is_empty() || self.continues(replid, *durable, 0, end) {
+            return Ok(());
+        }
+        let is_its_term = |term: &Term| term.replid.as_ref() == Some(replid);
+        let oldest = self.history.first().map_or(0, |term| term.epoch);
+        if self.history.iter().any(is_its_term) || *epoch > oldest {
+            let text = format!(
+                "{end} is the end of the log, which goes on otherwise than it did from below {durable}, where it was durable as \
+                 {replid} in epoch {epoch}"
+            );
+            return Err(Refusal::new(Code::Gap, text));
+        }
+        Ok(())
+    }
+
+    /// Whether somebody who holds the stream of `replid` up to `position` (exclusive) holds the beginning of this log,
+    /// which goes from `base` to `end`, and can simply go on from there.
+    ///
+    /// A replication id stands for a history up to where the next leader began, all of what was before it included: a
+    /// replica that is still behind when it learns a new id is told that id and keeps its position. So there is no
+    /// lower bound but the base.
+    pub fn continues(&self, replid: &str, position: u64, base: u64, end: u64) -> bool {
+        if position < base || position > end {
+            return false;
+        }
+        let began = self.history.iter().filter_map(|term| Some((term.replid.as_deref()?, term.first_offset?)));
+        let ends = began.clone().skip(1).map(|(_, first_offset)| first_offset).chain([end]);
+        let is_within = |term_end| position <= term_end || !rule_switches::holds(Rule::ChecksHistory);
+        began.zip(ends).any(|((id, _), term_end)| id == replid && is_within(term_end))
+    }
+}
+
+fn gap(end: u64, what: &str, offset: u64) -> Refusal {
+    Refusal::new(Code::Gap, format!("{end} {what} {offset}"))
+}
+
+fn no_term() -> Refusal {
+    Refusal::new(Code::Fenced, "nobody ever led this shard")
+}
+
+#[cfg(test)]
+#[path = "epochs_tests.rs"]
+mod tests;

@@ -1,0 +1,75 @@
+//! The rules of a shard that a test can take out, one at a time, to show that it notices. Only a build with the feature `broken-rules`
+//! can; in any other, [`holds`] is a constant.
+
+/// A rule that keeps what is acknowledged, or the lease, safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// An append of an epoch that is over is refused.
+    FencesAppends,
+    /// A renewal of an epoch that is over is refused.
+    FencesRenewals,
+    /// An append below the end is acknowledged only if the log has the same bytes there.
+    ComparesOverlaps,
+    /// An append is acknowledged when the store says that it is durable.
+    AcknowledgesWhatIsDurable,
+    /// An append that was refused for want of space is not acknowledged when other bytes stand in its place.
+    CountsRefusals,
+    /// A change of leadership is answered when it is stored.
+    AnswersWhatIsStored,
+    /// A change that is being stored keeps the renewals that were answered meanwhile.
+    KeepsRenewals,
+    /// No lease is renewed when a restart may find another leader.
+    DoubtsUnknownOutcomes,
+    /// A renewal that arrives after one that was sent later is refused.
+    OrdersRenewals,
+    /// A lease that has not passed is granted to nobody else.
+    WaitsForLease,
+    /// A lease is kept from others for longer than its leader counts it.
+    AddsMargin,
+    /// After a restart the lease counts anew.
+    CountsAnewAfterRestart,
+    /// A leader is granted the lease when what the one before had in flight is durable.
+    DrainsBeforeGrant,
+    /// While the lease is being granted, the leader before can append no more.
+    ClosesBeforeGrant,
+    /// A leader holds all of the log.
+    ChecksHeld,
+    /// The lease that an operator takes is free when its leader answers nobody any more.
+    WaitsForResignation,
+    /// A snapshot of a log that was begun anew meanwhile, or of an older place, does not count.
+    RecordsOnlyNewest,
+    /// Log that somebody still reads is kept.
+    KeepsPinned,
+    /// Log is dropped only below the oldest snapshot.
+    TrimsBelowSnapshots,
+    /// A replica goes on only if what it holds is the log's.
+    ChecksHistory,
+    /// A snapshot that is recorded is not removed.
+    KeepsRecordedSnapshots,
+    /// While a log is replaced by a seed, nothing is appended to it.
+    PausesForSeed,
+}
+
+#[cfg(feature = "broken-rules")]
+thread_local! {
+    static BROKEN: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
+}
+
+/// Takes out `rule`, or none, for all shards that are used by this thread. For tests only.
+#[cfg(feature = "broken-rules")]
+pub fn break_rule(rule: Option<Rule>) {
+    BROKEN.set(rule);
+}
+
+/// Whether `rule` is in force.
+#[cfg(feature = "broken-rules")]
+pub(super) fn holds(rule: Rule) -> bool {
+    BROKEN.get() != Some(rule)
+}
+
+/// Whether `rule` is in force: it is.
+#[cfg(not(feature = "broken-rules"))]
+#[inline(always)]
+pub(super) const fn holds(_: Rule) -> bool {
+    true
+}
