@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// this much.
 const RESOLUTION: Duration = Duration::from_millis(10);
 
-/// When writes happened, for those that are not durable. Main thread only.
+/// When the writes that are not durable happened. Main thread only.
 ///
 /// It counts from the moment a write ran in the server, so it includes writes that nothing has shipped yet.
 #[derive(Default)]

@@ -1,7 +1,6 @@
-//! The shipper: takes bytes from the tap, appends them to the log with many appends in flight, and takes the
-//! acknowledgements. One loop on the agent's thread waits for all of it, so no byte changes hands between threads.
+//! The shipper: takes bytes from the tap, appends them to the log with many appends in flight, and takes the acknowledgements. One loop on
+//! the agent's thread waits for all of it, so bytes change threads at most once.
 
-use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
@@ -13,123 +12,110 @@ use rustix::io::Errno;
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::interrupt::Interrupt;
+use crate::agent::server_acks::ServerAcks;
+use crate::agent::state::Agent;
 use crate::agent::tap::Tap;
-use crate::agent::uplink::{self, Line, Log, SharedLine};
-use crate::agent::Agent;
-use crate::decide::known_log::Contradiction;
+use crate::agent::uplink::{SharedUplink, Uplink, UplinkState};
+use crate::base::locks::lock;
 use crate::decide::unacked::Backlog;
-use crate::exchange::{Link, Task};
-use crate::log::append_link::{LinkError, LogLink};
-use crate::log::control::encode;
+use crate::exchange::pipe::SendNow;
+use crate::exchange::LinkStatus;
+use crate::log::append_link::{AppendLink, LinkError};
 use crate::settings::{self, Mode};
 
-/// The server is told how far the log is this often.
-const ACK_INTERVAL: Duration = Duration::from_secs(1);
-/// While the server asks how far its replicas are, it is looked this often whether it does so to shut down.
-const SHUTDOWN_LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// A log that acknowledges nothing of what it was sent for so long is connected to anew.
+/// A log that owes acknowledgements and sends none for this long is connected to again.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// In async mode, nobody waits for the log: bytes gather for so long before they are read.
+/// In async mode no client waits for the log, so bytes accumulate for this long before they are read.
 const ASYNC_GATHER: Duration = Duration::from_millis(2);
-/// At the end, what is left is shipped until so long before the node is to have ended: the lease is still to be given back.
+/// At the end, shipping stops this long before the node has to have ended: it still has to give its lease back.
 const RELEASE_TIME: Duration = Duration::from_millis(800);
 
 /// Why shipping ended.
 pub enum Ended {
-    /// The connection to the server is gone; what was read from it is in the backlog.
+    /// The connection to the server is gone. What was read from it is in the backlog.
     TapLost(String),
-    /// Another leader has taken over.
-    Fenced(String),
-    /// This node gave the lease to another one.
-    HandedOver,
-    /// The server was taken away from its log, so what the tap brings may be another one's data.
-    LostItsLog,
-    /// The log is not what this node knows.
-    Contradicted(Contradiction),
-    /// The operator says that the log of that id is right; see [`Interrupt::LogAccepted`].
-    LogAccepted { log_id: String, seeds: bool },
-    /// The log answers what it cannot know.
-    Broken(String),
-    /// The node is to have no log any more; what was written before could be shipped, or time ran out.
-    ModeChanged,
-    /// The module ends; what could be shipped is shipped.
-    Stop,
+    /// Something else is to be done first.
+    Interrupted(Interrupt),
+}
+
+impl From<Interrupt> for Ended {
+    fn from(interrupt: Interrupt) -> Self {
+        Ended::Interrupted(interrupt)
+    }
 }
 
 struct Shipper<'a> {
     agent: &'a mut Agent,
     tap: &'a Tap,
-    /// Memory that changes places with the pipe's.
+    /// Memory that is swapped with the pipe's.
     taken: Vec<u8>,
-    line: Arc<SharedLine>,
-    /// What the log had acknowledged when the server was last told.
-    told: u64,
-    next_ack: Instant,
-    next_look: Instant,
-    /// [`Line::ack_wanted_for`] when it was last looked whether the server shuts down.
-    looked_for: u64,
-    was_shutting_down: bool,
-    /// The tap's connection has ended while shipping was to end anyway.
+    uplink: Arc<SharedUplink>,
+    acks: ServerAcks,
+    /// Whether the tap's connection ended while shipping was to end anyway.
     is_tap_gone: bool,
-    /// In async mode: until then bytes gather in the socket.
+    /// In async mode: until then bytes accumulate in the socket.
     gather_until: Instant,
     ending: Option<Ending>,
 }
 
 /// Shipping is to end soon.
 struct Ending {
-    /// At the latest then.
+    /// The latest moment.
     at: Instant,
-    /// For what reason; if the mode changed, as soon as this offset is durable.
+    /// If the mode changed: as soon as everything up to this offset (exclusive) is durable, and whatever was
+    /// sent with it. `None`: the module ends.
     until: Option<u64>,
 }
 
 impl Ending {
     fn ended(&self) -> Ended {
-        match self.until {
-            Some(_) => Ended::ModeChanged,
-            None => Ended::Stop,
-        }
+        Ended::Interrupted(match self.until {
+            Some(_) => Interrupt::ModeChanged,
+            None => Interrupt::Stop,
+        })
     }
 }
 
-/// Ships from `tap` to the log until something ends it. `backlog` ends where the tap goes on.
+/// What woke the loop.
+struct Woken {
+    by_waker: bool,
+    by_tap: bool,
+    by_log: bool,
+}
+
+/// Ships from `tap` to the log until something ends it. `backlog` ends where the tap goes on. Agent's thread.
 pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog) -> Ended {
     if let Err(error) = tap.stream.set_nonblocking(true) {
         return Ended::TapLost(error.to_string());
     }
     let now = Instant::now();
-    // Where nothing is left behind, nothing can be taken for what was.
+    // The uplink takes the backlog. An empty one that is left behind cannot be mistaken for it.
     let whole = std::mem::replace(backlog, Backlog::new(0));
-    let mut line = Line::new(epoch, whole);
-    line.tapped(&std::mem::take(&mut tap.first));
-    let line = Arc::new(SharedLine::new(line));
+    let mut uplink = Uplink::new(epoch, whole);
+    uplink.tapped(&std::mem::take(&mut tap.first));
+    let uplink = Arc::new(SharedUplink::new(uplink));
     let mut shipper = Shipper {
         agent,
         tap,
         taken: Vec::new(),
-        line: Arc::clone(&line),
-        told: 0,
-        next_ack: now,
-        next_look: now,
-        looked_for: 0,
-        was_shutting_down: false,
+        uplink: Arc::clone(&uplink),
+        acks: ServerAcks::new(now),
         is_tap_gone: false,
         gather_until: now,
         ending: None,
     };
     let ended = shipper.run();
-    *backlog = std::mem::replace(&mut uplink::lock(&line).backlog, Backlog::new(0));
+    *backlog = std::mem::replace(&mut lock(&uplink).backlog, Backlog::new(0));
     ended
 }
 
 impl Shipper<'_> {
     fn run(&mut self) -> Ended {
         if let Some(pipe) = &self.tap.pipe {
-            pipe.connect(Some(Arc::clone(&self.line)));
+            pipe.connect(Some(Arc::clone(&self.uplink) as Arc<dyn SendNow>));
         }
-        // Commands may have come while nobody listened to the bell.
-        let mut turned = self.obey();
+        // Commands may have arrived while nothing watched the waker.
+        let mut turned = self.read_mailbox();
         let ended = loop {
             match turned {
                 Ok(()) => turned = self.turn(),
@@ -139,11 +125,11 @@ impl Shipper<'_> {
         if let Some(pipe) = &self.tap.pipe {
             pipe.connect(None);
             // What came through the pipe before the connection ended belongs to the stream.
-            let line = Arc::clone(&self.line);
-            self.read_pipe(&mut uplink::lock(&line));
+            let uplink = Arc::clone(&self.uplink);
+            self.read_pipe(&mut lock(&uplink));
         }
         match (ended, &self.ending) {
-            // Nothing is left to be opened again for.
+            // The tap need not be opened again.
             (Ended::TapLost(_), Some(ending)) => ending.ended(),
             (ended, _) => ended,
         }
@@ -151,54 +137,33 @@ impl Shipper<'_> {
 
     /// Waits until something can be done, and does it.
     fn turn(&mut self) -> Result<(), Ended> {
-        if self.ending.is_none() && self.agent.is_seed_due() {
+        if self.ending.is_none() && self.agent.is_snapshot_due() {
             return Err(Ended::TapLost("something was written that is not in the stream".to_owned()));
         }
         let now = Instant::now();
-        let shared_line = Arc::clone(&self.line);
-        let mut line = uplink::lock(&shared_line);
-        self.connect_if_due(now, &mut line);
-        let has_room = line.backlog.pending_bytes() < settings::MAX_PENDING_BYTES.load(Ordering::Relaxed) as u64;
-        let takes_more = has_room && self.gather_until <= now;
-        line.may_send_directly = takes_more && self.agent.mode() == Mode::Sync && self.ending.is_none();
-        let (bell, tap, log) = self.wait(now, takes_more, line).map_err(Ended::TapLost)?;
-        let mut line = uplink::lock(&shared_line);
-        if bell {
-            self.agent.shared.agent_bell.silence();
-            self.obey()?;
+        let shared_uplink = Arc::clone(&self.uplink);
+        let mut uplink = lock(&shared_uplink);
+        self.connect_if_due(now, &mut uplink);
+        let has_room = uplink.backlog.pending_bytes() < settings::MAX_PENDING_BYTES.value();
+        let takes_more = has_room && self.gather_until <= now && self.wants_more(&uplink);
+        uplink.may_send_directly = takes_more && self.agent.control.mode() == Mode::Sync && self.ending.is_none();
+        let woken = self.wait(now, takes_more, uplink).map_err(Ended::TapLost)?;
+        let mut uplink = lock(&shared_uplink);
+        if woken.by_waker {
+            self.agent.shared.agent_waker.clear();
+            self.read_mailbox()?;
         }
-        // At the end, whatever was written before belongs to it.
-        let is_ending = self.ending.is_some();
-        if takes_more || is_ending {
-            self.read_pipe(&mut line);
+        self.take_stream(&woken, takes_more, &mut uplink)?;
+        if let Err(error) = self.serve_link(woken.by_log, &mut uplink) {
+            self.link_failed(error, &mut uplink)?;
         }
-        let mut has_more = tap || is_ending && self.tap.pipe.is_none();
-        while has_more && !self.is_tap_gone {
-            has_more = match self.read_tap(&mut line) {
-                Ok(has_more) => has_more && is_ending,
-                // What was read is shipped all the same.
-                Err(Ended::TapLost(_)) if is_ending => {
-                    self.is_tap_gone = true;
-                    false
-                }
-                Err(ended) => return Err(ended),
-            }
-        }
-        if let Err(error) = self.serve_link(log, &mut line) {
-            self.link_failed(error, &mut line)?;
-        }
-        if let Err(error) = self.acknowledge(&mut line) {
-            if !is_ending {
-                return Err(Ended::TapLost(error.to_string()));
-            }
-            self.is_tap_gone = true;
-        }
-        self.check_stop(&line)
+        self.acknowledge(&uplink)?;
+        self.check_end(&uplink)
     }
 
-    /// Lets go of the line and sleeps. Returns whether the bell rang, and whether the tap and the log have something.
-    fn wait(&self, now: Instant, takes_more: bool, line: MutexGuard<'_, Line>) -> Result<(bool, bool, bool), String> {
-        let mut wake = self.next_ack;
+    /// Releases the uplink and sleeps.
+    fn wait(&self, now: Instant, takes_more: bool, uplink: MutexGuard<'_, Uplink>) -> Result<Woken, String> {
+        let mut wake = self.acks.next(&uplink);
         let pipe = self.tap.pipe.as_deref();
         if self.gather_until > now {
             wake = wake.min(self.gather_until);
@@ -206,52 +171,45 @@ impl Shipper<'_> {
         if let Some(ending) = &self.ending {
             wake = wake.min(ending.at);
         }
-        if self.is_to_look(&line) {
-            wake = wake.min(self.next_look);
-        }
         let mut socket = None;
         let mut log_flags = PollFlags::IN;
-        match &line.log {
-            Log::Down { retry } => wake = wake.min(*retry),
-            Log::Up(link) => {
-                if link.wants_to_send(&line.backlog) {
+        match &uplink.connection {
+            UplinkState::Down { retry } => wake = wake.min(*retry),
+            UplinkState::Up(link) => {
+                if link.wants_to_send(&uplink.backlog) {
                     log_flags |= PollFlags::OUT;
                 }
                 socket = Some(link.socket());
             }
         }
-        drop(line);
-        if takes_more && pipe.is_some_and(|pipe| !pipe.await_ring()) {
+        drop(uplink);
+        if takes_more && pipe.is_some_and(|pipe| !pipe.await_push()) {
             wake = now;
         }
-        // Beside a pipe, the socket only tells that the connection has ended.
+        // With a pipe, the socket only shows that the connection has ended.
         let tap_flags = if takes_more || pipe.is_some() { PollFlags::IN } else { PollFlags::empty() };
-        let bell = PollFd::new(&self.agent.shared.agent_bell, PollFlags::IN);
+        let agent_waker = &self.agent.shared.agent_waker;
+        let waker = PollFd::new(agent_waker, PollFlags::IN);
         let tap = match self.is_tap_gone {
-            true => PollFd::new(&self.agent.shared.agent_bell, PollFlags::empty()),
+            true => PollFd::new(agent_waker, PollFlags::empty()),
             false => PollFd::from_borrowed_fd(self.tap.stream.as_fd(), tap_flags),
         };
         let timeout = Timespec::try_from(wake.saturating_duration_since(now)).map_err(|error| error.to_string())?;
         let polled = match &socket {
-            Some(socket) => poll_all([bell, tap, PollFd::new(socket, log_flags)], &timeout),
-            None => poll_all([bell, tap], &timeout).map(|[bell, tap]| [bell, tap, false]),
+            Some(socket) => poll_all([waker, tap, PollFd::new(socket, log_flags)], &timeout),
+            None => poll_all([waker, tap], &timeout).map(|[waker, tap]| [waker, tap, false]),
         };
-        let [bell, tap, log] = polled.map_err(|error| error.to_string())?;
-        Ok((bell, tap, log))
+        let [by_waker, by_tap, by_log] = polled.map_err(|error| error.to_string())?;
+        Ok(Woken { by_waker, by_tap, by_log })
     }
 
-    fn obey(&mut self) -> Result<(), Ended> {
-        match self.agent.look_at_commands() {
-            // A node that had to pass over something never gets here.
+    fn read_mailbox(&mut self) -> Result<(), Ended> {
+        match self.agent.control.read_mailbox() {
+            // A node that passed over something never ships.
             Ok(())
             | Err(Interrupt::Failed(_) | Interrupt::Hopeless(_) | Interrupt::PassedOver(_) | Interrupt::CopyFailed) => {
                 Ok(())
             }
-            Err(Interrupt::Fenced(why)) => Err(Ended::Fenced(why)),
-            Err(Interrupt::Contradicted(contradiction)) => Err(Ended::Contradicted(contradiction)),
-            Err(Interrupt::LogAccepted { log_id, seeds }) => Err(Ended::LogAccepted { log_id, seeds }),
-            Err(Interrupt::HandedOver) => Err(Ended::HandedOver),
-            Err(Interrupt::LostItsLog) => Err(Ended::LostItsLog),
             Err(Interrupt::ModeChanged) => {
                 let until = self.agent.shared.leave_offset.load(Ordering::Acquire);
                 let at = self.ending_at();
@@ -262,20 +220,22 @@ impl Shipper<'_> {
                 self.ending = Some(Ending { at: self.ending_at(), until: None });
                 Ok(())
             }
+            Err(interrupt) => Err(interrupt.into()),
         }
     }
 
     fn ending_at(&self) -> Instant {
         let now = Instant::now();
-        // Whoever has it end has said by when.
+        // The main thread has set the end before it sent the command.
         self.agent.shared.end.get().and_then(|end| end.checked_sub(RELEASE_TIME)).unwrap_or(now)
     }
 
-    fn check_stop(&self, line: &Line) -> Result<(), Ended> {
+    fn check_end(&self, uplink: &Uplink) -> Result<(), Ended> {
         let Some(ending) = &self.ending else { return Ok(()) };
         let is_done = match ending.until {
-            Some(offset) => line.backlog.durable() >= offset,
-            None => line.backlog.pending_bytes() == 0,
+            // What is still on its way would move the log's end after the lease is given back, when this node may be asking for it again.
+            Some(offset) => uplink.backlog.durable() >= offset && uplink.backlog.pending_bytes() == 0,
+            None => uplink.backlog.pending_bytes() == 0,
         };
         if is_done || Instant::now() >= ending.at {
             return Err(ending.ended());
@@ -283,22 +243,48 @@ impl Shipper<'_> {
         Ok(())
     }
 
+    /// Whether what the server writes is still to be shipped: after a change of the mode, only up to the offset at which that was.
+    fn wants_more(&self, uplink: &Uplink) -> bool {
+        self.ending.as_ref().and_then(|ending| ending.until).is_none_or(|until| uplink.backlog.end() < until)
+    }
+
+    /// Takes what the server has written. At the end, everything that was written before belongs to it.
+    fn take_stream(&mut self, woken: &Woken, takes_more: bool, uplink: &mut Uplink) -> Result<(), Ended> {
+        let is_ending = self.ending.is_some();
+        if takes_more || is_ending && self.wants_more(uplink) {
+            self.read_pipe(uplink);
+        }
+        let mut has_more = woken.by_tap || is_ending && self.tap.pipe.is_none() && self.wants_more(uplink);
+        while has_more && !self.is_tap_gone {
+            has_more = match self.read_tap(uplink) {
+                Ok(has_more) => has_more && is_ending && self.wants_more(uplink),
+                // What was read is shipped all the same.
+                Err(Ended::TapLost(_)) if is_ending => {
+                    self.is_tap_gone = true;
+                    false
+                }
+                Err(ended) => return Err(ended),
+            }
+        }
+        Ok(())
+    }
+
     /// Takes what waits in the pipe, if there is one.
-    fn read_pipe(&mut self, line: &mut Line) {
+    fn read_pipe(&mut self, uplink: &mut Uplink) {
         let Some(pipe) = &self.tap.pipe else { return };
         pipe.take(&mut self.taken);
         if self.taken.is_empty() {
             return;
         }
-        line.tapped(&self.taken);
+        uplink.tapped(&self.taken);
         self.taken.clear();
-        self.came_in();
+        self.gather();
     }
 
-    /// Takes what the tap's socket has, a block at most. Returns whether that was anything.
-    fn read_tap(&mut self, line: &mut Line) -> Result<bool, Ended> {
+    /// Takes what the tap's socket has, one block at most. Returns whether that was anything.
+    fn read_tap(&mut self, uplink: &mut Uplink) -> Result<bool, Ended> {
         let lost = |why: String| Err(Ended::TapLost(why));
-        let room = line.backlog.room();
+        let room = uplink.backlog.room();
         let start = room.len();
         match rustix::io::read(&self.tap.stream, spare_capacity(room)) {
             Ok(0) => return lost("the server closed it".to_owned()),
@@ -310,61 +296,63 @@ impl Shipper<'_> {
             Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
             Err(error) => return lost(error.to_string()),
         }
-        line.filled();
-        self.came_in();
+        uplink.filled();
+        self.gather();
         Ok(true)
     }
 
-    fn came_in(&mut self) {
-        if self.agent.mode() == Mode::Async && self.ending.is_none() {
+    /// Something was read. In async mode, the next bytes accumulate before they are read.
+    fn gather(&mut self) {
+        if self.agent.control.mode() == Mode::Async && self.ending.is_none() {
             self.gather_until = Instant::now() + ASYNC_GATHER;
         }
     }
 
-    fn connect_if_due(&mut self, now: Instant, line: &mut Line) {
-        let Log::Down { retry } = &line.log else { return };
+    fn connect_if_due(&mut self, now: Instant, uplink: &mut Uplink) {
+        let UplinkState::Down { retry } = &uplink.connection else { return };
         if now < *retry {
             return;
         }
-        match LogLink::open(&self.agent.shared) {
+        match AppendLink::open(&*self.agent.shared) {
             Ok(link) => {
-                line.connected(link);
-                self.agent.shared.set_link(Link::Up);
+                uplink.connected(link);
+                self.agent.shared.set_link(LinkStatus::Up);
             }
             Err(why) => {
                 self.agent.shared.try_again_after(&why);
-                line.disconnected();
+                uplink.disconnected();
             }
         }
     }
 
-    fn link_failed(&mut self, error: LinkError, line: &mut Line) -> Result<(), Ended> {
-        match error {
-            LinkError::Ended(ended) => Err(ended),
-            LinkError::Lost(why) => {
-                if self.agent.shared.set_last_error(&why) {
-                    log_warning(format!("durability: {why}; {} bytes wait", line.backlog.pending_bytes()));
-                }
-                self.agent.shared.set_link(Link::Down);
-                self.agent.shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
-                line.disconnected();
-                Ok(())
-            }
+    fn link_failed(&mut self, error: LinkError, uplink: &mut Uplink) -> Result<(), Ended> {
+        let why = match error {
+            LinkError::Lost(why) => why,
+            LinkError::Fenced(detail) => return Err(Interrupt::Fenced(detail).into()),
+            LinkError::Contradicted(contradiction) => return Err(Interrupt::Contradicted(contradiction).into()),
+            LinkError::Broken(why) => return Err(Interrupt::Hopeless(why).into()),
+        };
+        if self.agent.shared.set_last_error(&why) {
+            log_warning(format!("durability: {why}; {} bytes wait", uplink.backlog.pending_bytes()));
         }
+        self.agent.shared.set_link(LinkStatus::Down);
+        self.agent.shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
+        uplink.disconnected();
+        Ok(())
     }
 
-    fn serve_link(&mut self, has_replies: bool, line: &mut Line) -> Result<(), LinkError> {
-        let Log::Up(link) = &mut line.log else { return Ok(()) };
-        if has_replies && link.read_replies(&mut line.backlog)? {
-            // First, as who is answered by what is published may ask for it.
+    fn serve_link(&mut self, has_replies: bool, uplink: &mut Uplink) -> Result<(), LinkError> {
+        let UplinkState::Up(link) = &mut uplink.connection else { return Ok(()) };
+        if has_replies && link.read_replies(&mut uplink.backlog)? {
+            // The error is cleared first: a client that is answered because of what is published may ask for it.
             if !self.agent.shared.last_error().is_empty() {
-                log_notice(format!("durability: the log acknowledges again, at offset {}", line.backlog.durable()));
+                log_notice(format!("durability: the log acknowledges again, at offset {}", uplink.backlog.durable()));
                 self.agent.shared.set_last_error("");
             }
-            self.agent.publish(&line.backlog);
+            self.agent.publish(&uplink.backlog);
         }
         let (owed_for, is_handshaking) = (link.owed_for(), link.is_handshaking());
-        line.send()?;
+        uplink.send()?;
         if owed_for > STALL_TIMEOUT {
             let seconds = STALL_TIMEOUT.as_secs();
             let what = if is_handshaking { "not finished the TLS handshake" } else { "acknowledged nothing" };
@@ -373,47 +361,16 @@ impl Shipper<'_> {
         Ok(())
     }
 
-    fn is_to_look(&self, line: &Line) -> bool {
-        line.ack_wanted_for > self.looked_for || self.was_shutting_down
-    }
-
-    /// Tells the server how far the log is, as a replica does that holds nothing in memory: WAIT counts replicas as ever, and
-    /// WAITAOF as well unless the log is to count there. When the server shuts down it waits for what replicas hold, and the
-    /// log counts.
-    fn acknowledge(&mut self, line: &mut Line) -> std::io::Result<()> {
+    fn acknowledge(&mut self, uplink: &Uplink) -> Result<(), Ended> {
         if self.is_tap_gone {
             return Ok(());
         }
-        let now = Instant::now();
-        if self.is_to_look(line) && now >= self.next_look {
-            self.next_look = now + SHUTDOWN_LOOK_INTERVAL;
-            self.looked_for = line.ack_wanted_for;
-            self.agent.shared.send(Task::LookForShutdown);
+        match self.acks.send(&self.agent.shared, self.tap, uplink) {
+            Ok(()) => {}
+            Err(_) if self.ending.is_some() => self.is_tap_gone = true,
+            Err(error) => return Err(Ended::TapLost(error.to_string())),
         }
-        let is_shutting_down = self.agent.shared.is_shutting_down.load(Ordering::Relaxed);
-        // Nothing is durable while the log lacks what was written past the stream. A server that shuts down does not wait for that.
-        let lacks_something = self.agent.shared.must_seed() && !is_shutting_down;
-        let durable = if lacks_something { self.told } else { line.backlog.durable() };
-        let is_wanted = is_shutting_down || self.told < line.ack_wanted_for;
-        let is_news = durable > self.told || is_shutting_down != self.was_shutting_down;
-        if !(is_wanted && is_news) && now < self.next_ack {
-            return Ok(());
-        }
-        self.told = durable;
-        self.was_shutting_down = is_shutting_down;
-        self.next_ack = now + ACK_INTERVAL;
-        let (durable, nothing) = (durable.to_string(), "0".to_owned());
-        let in_memory = if is_shutting_down { &durable } else { &nothing };
-        let on_disk = if settings::COUNT_IN_WAITAOF.load(Ordering::Relaxed) { &durable } else { &nothing };
-        let bytes = encode(&["REPLCONF", "ACK", in_memory, "FACK", on_disk]);
-        let mut socket = &self.tap.stream;
-        match socket.write(&bytes) {
-            Ok(count) if count == bytes.len() => Ok(()),
-            // A part of a command would be followed by another command.
-            Ok(_) => Err(ErrorKind::WriteZero.into()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error),
-        }
+        Ok(())
     }
 }
 

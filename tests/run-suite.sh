@@ -6,6 +6,7 @@
 #   VALKEY_BIN_DIR  directory of valkey-server and valkey-cli (default: what scripts/valkey.sh finds)
 #   VALKEY_SOURCE   Valkey's source tree (default: what scripts/valkey.sh --source finds)
 #   BASE_PORT       first port to use (default: 31000)
+#   SUITE_ARGUMENTS further arguments for the framework, separated by blanks
 #   KEEP            set: the working directory, with all logs, stays
 # The last line is "N passed, N failed". Fails if a test failed, or if none ran.
 set -euo pipefail
@@ -55,9 +56,10 @@ done
 
 # Job control gives the framework a process group of its own.
 export TERM=dumb
+read -ra further <<<"${SUITE_ARGUMENTS:-}"
 set -m
 (cd "$WORK" && exec tclsh tests/test_helper.tcl --clients 2 --durable --skip-leaks --dont-clean --timeout 120 \
-    --baseport "${BASE_PORT:-31000}" --portcount 1000 "${units[@]}") >"$WORK/output" 2>&1 </dev/null &
+    --baseport "${BASE_PORT:-31000}" --portcount 1000 "${further[@]}" "${units[@]}") >"$WORK/output" 2>&1 </dev/null &
 runner=$!
 set +m
 tail --pid="$runner" --lines=+1 --follow --sleep-interval=0.2 "$WORK/output" &

@@ -1,24 +1,25 @@
-//! What the log service may have granted to this node, which gives it back when it ends or leaves its log. Agent.
+//! The lease that the log service may have granted to this node. The node gives it back when it ends or leaves its log. Agent's thread.
 
 use std::time::{Duration, Instant};
 
 use crate::base::process_identity;
-use crate::log::control::{LogConnection, LogError};
+use crate::log::control::LogConnection;
+use crate::log::error::LogError;
 use crate::log::reply::LogStatus;
 
-/// The log service may still grant a lease for which it was asked so long ago: it lets what was accepted before become durable, twice.
+/// The log service may still grant a lease that was requested this long ago: it waits, twice, until what it accepted before is durable.
 const GRANT_TIME: Duration = Duration::from_secs(25);
-/// How often it is looked whether it has.
+/// How often to check whether it has.
 const GRANT_POLL: Duration = Duration::from_millis(50);
 
-/// What the log service may have granted to this node, and this node has not given back.
+/// What the log service may have granted to this node, and the node has not given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
     /// Nothing.
     None,
     /// The lease of that epoch.
     Epoch(u64),
-    /// It was asked for a lease, last at that time, and did not answer.
+    /// A lease was requested, last at that time, and the log service did not answer.
     Unknown(Instant),
 }
 
@@ -27,7 +28,8 @@ impl Grant {
     fn is_in_force(self, status: &LogStatus, node_id: &str) -> bool {
         let is_own_process = match self {
             Grant::None => false,
-            // It was answered, so this process need not be seen where it was then. If the system does not tell which it is, no name is given.
+            // The request was answered, so the service may see this process at another address by now. On a system that does not identify
+            // processes the name is empty.
             Grant::Epoch(epoch) => {
                 let name = &status.leader_process;
                 status.epoch == epoch
@@ -38,23 +40,23 @@ impl Grant {
         is_own_process && status.leader == node_id
     }
 
-    /// Whether the log service may grant a lease yet.
+    /// Whether the log service may still grant a lease.
     pub fn may_come(self) -> bool {
         matches!(self, Grant::Unknown(asked) if asked.elapsed() < GRANT_TIME)
     }
 
-    /// Forgets a lease that the log service says is over, or another's.
+    /// Forgets the lease if the log service says that it is over, or another node's.
     pub fn compare(&mut self, status: &LogStatus, node_id: &str) {
         if matches!(*self, Grant::Epoch(epoch) if status.epoch != epoch || status.leader != node_id) {
             *self = Grant::None;
         }
     }
 
-    /// Gives back the lease on that connection, until `end` at the latest. Answers the epoch whose lease was freed; none if the service has
-    /// none for this process. The log may have been exchanged since it was granted: what counts is who leads now.
+    /// Gives back the lease on that connection, until `end` at the latest. Returns the epoch whose lease was freed; `None` if the service
+    /// has no lease of this process. The log may have been exchanged since the grant, so what counts is who leads now.
     ///
     /// # Errors
-    /// As every question; the lease may be this node's as before.
+    /// A question to the log service failed. It may still hold the lease.
     pub fn resign(self, log: &mut LogConnection, node_id: &str, end: Option<Instant>) -> Result<Option<u64>, LogError> {
         loop {
             let status = log.status()?;
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_is_given_back_only_if_it_is_still_that_of_this_process() {
+    fn a_lease_is_given_back_only_if_it_still_belongs_to_this_process() {
         const IP: &str = "10.0.0.5";
         let granted = LogStatus {
             epoch: 5,
@@ -87,9 +89,9 @@ mod tests {
         let other = |leader: &str| LogStatus { leader: leader.to_owned(), ..granted.clone() };
         let cases = [
             (granted.clone(), true, true),
-            // The log went back, and gave the same epoch to another node.
+            // The log was rolled back, and granted the same epoch to another node.
             (other("n1"), false, false),
-            // It is reached on another way.
+            // The log service sees this node at another address.
             (LogStatus { client_ip: "10.0.0.6".to_owned(), ..granted.clone() }, true, false),
             (other(""), false, false),
             (LogStatus { leader_process: String::new(), ..granted.clone() }, false, false),

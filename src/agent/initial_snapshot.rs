@@ -1,4 +1,5 @@
-//! Seeding: the log starts from a snapshot of this node, when it is empty or when the tap lost its place in the stream.
+//! The initial snapshot: the log starts from a snapshot of this node when it is empty, and anew when the tap lost its place in the stream
+//! or the log lacks something that this node wrote. Agent's thread.
 
 use std::io::{Read, Take};
 use std::sync::atomic::Ordering;
@@ -9,9 +10,11 @@ use reqwest::redirect::Policy;
 use valkey_module::logging::log_notice;
 
 use crate::agent::own_server::Stream;
+use crate::agent::tap::Tap;
 use crate::base::time_limit::{AtEnd, TimeLimit};
 use crate::exchange::Shared;
 use crate::log::address;
+use crate::log::control::LogConnection;
 use crate::log::reply::LogStatus;
 use crate::settings;
 use crate::settings::tls::{TlsError, TlsSettings};
@@ -19,17 +22,17 @@ use crate::settings::token::{self, TokenError};
 
 /// How long connecting may take, the TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For so long the log may take nothing of what it is sent: then the kernel ends the connection. A link may be as slow as it is.
+/// If the log takes nothing of what it is sent for this long, the kernel ends the connection. There is no limit on how slow a link is.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long storing a snapshot may take beside its way there. Bounds a log that has taken everything and never answers, which
-/// no stall shows; so it counts from the beginning, and is far from what any link needs.
+/// How long storing a snapshot may take, beside sending it. A log that has taken everything and never answers is no stall, so this bounds
+/// it. It counts from the beginning, and is far more than any link needs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// See [`ANSWER_TIMEOUT`].
+/// The slowest link, for [`ANSWER_TIMEOUT`].
 const LEAST_BYTES_PER_SECOND: u64 = 16 << 10;
-/// How much of a refusal is read.
+/// How many bytes of a refusal are read.
 const MAX_DETAIL_BYTES: u64 = 4096;
 
-/// The bytes of the snapshot. Breaks off when the module is to end.
+/// The bytes of the snapshot. Breaks off when the module is to end or the node is to have no log.
 struct Snapshot {
     stream: Take<Stream>,
     shared: Arc<Shared>,
@@ -49,26 +52,26 @@ impl Read for Snapshot {
 
 /// Why the log did not take the snapshot.
 #[derive(Debug, thiserror::Error)]
-pub enum SeedError {
-    /// The service does not say where it takes snapshots.
+pub enum SnapshotError {
+    /// The service does not say where it accepts snapshots.
     #[error("the log service has no HTTP port, and snapshots go there: start it with --http")]
     NoHttp,
-    /// The configured address is none, or stands for none.
+    /// The configured address is invalid, or has no IP address.
     #[error("{0}")]
     Address(String),
     /// TLS cannot be used as it is configured.
     #[error("sending the snapshot to the log service failed: {0}")]
     Tls(#[from] TlsError),
-    /// The token cannot be had.
+    /// There is no token to send.
     #[error("sending the snapshot to the log service failed: {0}")]
     Token(#[from] TokenError),
-    /// The connection to the service failed, or that to the server, whose snapshot it carries.
+    /// The connection to the service failed, or the connection to the server that the snapshot comes from.
     #[error("sending the snapshot to the log service failed: {}", with_causes(.0))]
     Http(#[from] reqwest::Error),
     /// The connection to the server failed.
     #[error("reading the snapshot from the server failed: {0}")]
     Io(#[from] std::io::Error),
-    /// It answered with an error.
+    /// The service answered with an error.
     #[error("the log service does not take the snapshot: {status}: {detail}")]
     Refused {
         /// HTTP status.
@@ -78,18 +81,30 @@ pub enum SeedError {
     },
 }
 
-/// What failed, and why: the error itself says only what.
+/// The error's text with its causes, as it omits them.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Sends the `bytes` bytes of snapshot that come next on `stream` to the log as its new beginning at `offset`. When this
+/// The log starts anew at `offset` (exclusive) from the snapshot with which the tap begins.
+///
+/// # Errors
+/// The log is as it was before.
+pub fn start_log(shared: &Arc<Shared>, tap: &Tap, epoch: u64, replid: &str, offset: u64) -> Result<(), String> {
+    let bytes = tap.snapshot_bytes(shared).map_err(|error| error.to_string())?;
+    let status = LogConnection::open(shared).and_then(|mut log| log.status()).map_err(|error| error.to_string())?;
+    send(shared, &tap.stream, &status, epoch, replid, offset, bytes).map_err(|error| error.to_string())?;
+    shared.awaits_snapshot.store(false, Ordering::Release);
+    Ok(())
+}
+
+/// Sends the `bytes` bytes of snapshot that come next on `stream` to the log as its new beginning at `offset` (exclusive). When this
 /// returns, the log holds it durably, and everything up to `offset` with it.
 ///
 /// # Errors
 /// The log is as it was before.
-pub fn send(
+fn send(
     shared: &Arc<Shared>,
     stream: &Stream,
     status: &LogStatus,
@@ -97,24 +112,24 @@ pub fn send(
     replid: &str,
     offset: u64,
     bytes: u64,
-) -> Result<(), SeedError> {
+) -> Result<(), SnapshotError> {
     if status.http_port == 0 {
-        return Err(SeedError::NoHttp);
+        return Err(SnapshotError::NoHttp);
     }
-    let (host, log_port) = settings::parse_address(&settings::LOG.value()).map_err(SeedError::Address)?;
+    let (host, log_port) = settings::parse_address(&settings::LOG.value()).map_err(SnapshotError::Address)?;
     let limit = TimeLimit::within(CONNECT_TIMEOUT, AtEnd::BreaksOff, &shared.end);
-    let addresses = address::resolve(&host, log_port, &limit).map_err(|error| SeedError::Address(error.to_string()))?;
+    let addresses =
+        address::resolve(&host, log_port, &limit).map_err(|error| SnapshotError::Address(error.to_string()))?;
     let name = host.clone();
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let shard = settings::SHARD.value();
-    log_notice(format!("durability: seeding the log with a snapshot of {bytes} bytes at offset {offset}"));
-    // The token and all data go to the log and to nobody else: no proxy that the environment names, and nowhere that an
-    // answer may send them.
+    log_notice(format!("durability: the log starts from a snapshot of this node: {bytes} bytes, at offset {offset}"));
+    // The token and the data go to the log only: not through a proxy that the environment names, and not where a redirect points to.
     let mut builder = reqwest::blocking::Client::builder()
         .no_proxy()
         .redirect(Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
-        // Of these only the addresses count, not the port.
+        // The port of these addresses is ignored.
         .resolve_to_addrs(&name, &addresses)
         .tcp_user_timeout(STALL_TIMEOUT)
         .tcp_keepalive(STALL_TIMEOUT / 3)
@@ -140,11 +155,14 @@ pub fn send(
         .send()?;
     let status = response.status();
     if status.is_success() {
-        shared.seeds.fetch_add(1, Ordering::Relaxed);
+        shared.initial_snapshots.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     }
     let mut detail = Vec::new();
-    // What was read until it broke off says more than nothing.
+    // A part of the text says more than nothing.
     let _ = response.take(MAX_DETAIL_BYTES).read_to_end(&mut detail);
-    Err(SeedError::Refused { status: status.as_u16(), detail: String::from_utf8_lossy(&detail).trim_end().to_owned() })
+    Err(SnapshotError::Refused {
+        status: status.as_u16(),
+        detail: String::from_utf8_lossy(&detail).trim_end().to_owned(),
+    })
 }

@@ -1,34 +1,34 @@
-//! Why the agent does something else.
+//! Why the agent stops what it does.
 
 use crate::decide::known_log::Contradiction;
 use crate::exchange::passed_over::PassedOver;
-use crate::log::control::LogError;
+use crate::log::error::LogError;
 
 /// Why the agent's current work ends before it is done.
 #[derive(Debug)]
 pub enum Interrupt {
     /// The module is to end.
     Stop,
-    /// The mode became off, or ceased to be.
+    /// The node is to have no log any more, or to have one again.
     ModeChanged,
-    /// Something failed; to be tried again.
+    /// Something failed. Another attempt may succeed.
     Failed(String),
     /// Another leader has taken over, or may.
     Fenced(String),
     /// This node gave the lease to another one.
     HandedOver,
-    /// The server was taken away from its log; to be attached to it again.
+    /// The server was made a primary while it followed its log. It is to be attached again.
     LostItsLog,
-    /// The server had to pass over something of its log.
+    /// The server passed over something of its log.
     PassedOver(PassedOver),
     /// The server could not load a full copy of its log.
     CopyFailed,
-    /// Something failed that trying again does not mend.
+    /// Something failed. Another attempt cannot succeed.
     Hopeless(String),
     /// The log is not what this node knows.
     Contradicted(Contradiction),
-    /// The operator says that the log of that id is right. With `seeds`, it is to start anew from this node's data.
-    LogAccepted { log_id: String, seeds: bool },
+    /// The operator says that the log of that id is right. With `keeps_own_data`, it starts anew from this node's data.
+    LogAccepted { log_id: String, keeps_own_data: bool },
 }
 
 impl<E: std::error::Error + 'static> From<E> for Interrupt {

@@ -1,9 +1,9 @@
 //! How the agent reaches its own server.
 //!
-//! The server is handed one end of a pair of connected sockets, as if it had accepted it. So nothing that operators do to its
-//! addresses concerns the module, no client can take its place, and its secrets do not leave the process. Where the server is of
-//! a version whose internals are not known, it is reached at its address, as any client reaches it; a secret that somebody else got
-//! there would open nothing.
+//! The agent hands the server one end of a pair of connected sockets, as if the server had accepted it. So the server's addresses do not
+//! matter, no client can take the module's place, and the module's secrets do not leave the process. A server whose internals are not
+//! known is reached at its address, as any client reaches it. A secret that another process received there would open nothing.
+//! Agent's thread.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -14,25 +14,23 @@ use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 
+use crate::agent::control::Control;
 use crate::agent::interrupt::Interrupt;
-use crate::agent::Agent;
+use crate::exchange::mailbox::Task;
 use crate::exchange::own_logins::{random_secret, Origin};
-use crate::exchange::server_facts::Facts;
-use crate::exchange::Task;
-use crate::log::control::encode;
-use crate::node;
-use crate::server::read_pause;
+use crate::exchange::server_facts::ServerFacts;
+use crate::log::request::encode;
 
 /// How long the server may take to answer a step of a handshake.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to this server and logs in, so many times, without waiting for the answers. The agent's thread.
+/// Connects to this server and logs in `times` times, without waiting for the answers.
 ///
 /// # Errors
 /// The server cannot be reached, or something else is to be done first.
-pub fn log_in(agent: &mut Agent, user: &str, times: usize) -> Result<Stream, Interrupt> {
+pub fn log_in(control: &mut Control, user: &str, times: usize) -> Result<Stream, Interrupt> {
     let secrets = (0..times).map(|_| random_secret()).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-    let stream = connect(agent, &secrets)?;
+    let stream = connect(control, &secrets)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
     for secret in &secrets {
         (&stream).write_all(&encode(&["AUTH", user, secret])).map_err(failed)?;
@@ -44,35 +42,36 @@ fn failed(error: io::Error) -> Interrupt {
     Interrupt::Failed(format!("the module cannot connect to its own server: {error}"))
 }
 
-fn connect(agent: &mut Agent, secrets: &[String]) -> Result<Stream, Interrupt> {
-    if node::why_sync_is_impossible().is_none() {
+fn connect(control: &mut Control, secrets: &[String]) -> Result<Stream, Interrupt> {
+    if control.support.why_no_sync.is_none() {
         let (own, servers) = UnixStream::pair().map_err(failed)?;
         servers.set_nonblocking(true).map_err(failed)?;
-        let taken = agent.ask(|reply| Task::TakeConnection(servers.into(), secrets.to_vec(), reply))?;
+        let taken = control.ask(|reply| Task::TakeConnection(servers.into(), secrets.to_vec(), reply))?;
         taken.map_err(|why| failed(io::Error::other(why)))?;
         return Ok(Stream::Unix(own));
     }
-    // Asked each time: operators change where a server listens.
-    let facts = agent.ask(Task::Describe)?;
+    // Ask each time: operators change where a server listens.
+    let facts = control.ask(Task::Describe)?;
     match Address::of(&facts).map_err(Interrupt::Failed)? {
         Address::Tcp(address) => {
             let socket = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT).map_err(failed)?;
             socket.set_nodelay(true).map_err(failed)?;
             let own = socket.local_addr().map_err(failed)?;
-            read_pause::expect_own(own.port());
-            agent.ask(|reply| Task::ExpectLogins(Origin::Tcp(own), secrets.to_vec(), reply))?;
+            (control.support.expect_own_port)(own.port());
+            control.ask(|reply| Task::ExpectLogins(Origin::Tcp(own), secrets.to_vec(), reply))?;
             Ok(Stream::Tcp(socket))
         }
         Address::Unix(path) => {
             let socket = UnixStream::connect(&path).map_err(failed)?;
             check_listens_here(&socket, &path).map_err(failed)?;
-            agent.ask(|reply| Task::ExpectLogins(Origin::Unix, secrets.to_vec(), reply))?;
+            control.ask(|reply| Task::ExpectLogins(Origin::Unix, secrets.to_vec(), reply))?;
             Ok(Stream::Unix(socket))
         }
     }
 }
 
-/// Of a client of a unix socket the server does not say who it is, so it has to be sure before a secret is sent that nobody else gets it.
+/// The server does not identify the clients of its unix socket. So no secret is sent before it is certain that no other process receives
+/// it.
 fn check_listens_here(socket: &UnixStream, path: &Path) -> io::Result<()> {
     let listener = socket_peercred(socket)?.pid;
     if listener == rustix::process::getpid() {
@@ -92,11 +91,11 @@ enum Address {
 }
 
 impl Address {
-    /// The best of the server's addresses: its unix socket, else its TCP port.
+    /// The best of the server's addresses: its unix socket, or else its TCP port.
     ///
     /// # Errors
     /// The server listens on neither.
-    fn of(facts: &Facts) -> Result<Address, String> {
+    fn of(facts: &ServerFacts) -> Result<Address, String> {
         if !facts.unix_socket.is_empty() {
             return Ok(Address::Unix(PathBuf::from(&facts.unix_socket)));
         }
@@ -113,7 +112,7 @@ impl Address {
                 Ok(IpAddr::V4(ip)) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
                 Ok(IpAddr::V6(ip)) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
                 Ok(ip) => ip,
-                // Somebody else may listen at what the name stands for, and would be sent the secret.
+                // Another process may listen where the name points to, and would receive the secret.
                 Err(_) => {
                     return Err(format!(
                         "the server listens on '{bind}', which is no IP address, so the module does not connect to it there: \
@@ -144,7 +143,7 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// How long a read may wait; `None` for ever.
+    /// How long a read may wait; `None`: for ever.
     ///
     /// # Errors
     /// As the system says.
@@ -152,7 +151,7 @@ impl Stream {
         either!(self, socket => socket.set_read_timeout(timeout))
     }
 
-    /// Whether reads and writes return at once when they cannot go on.
+    /// Whether reads and writes return at once when they cannot proceed.
     ///
     /// # Errors
     /// As the system says.
@@ -160,7 +159,7 @@ impl Stream {
         either!(self, socket => socket.set_nonblocking(nonblocking))
     }
 
-    /// The same connection a second time.
+    /// A second handle of the same connection.
     ///
     /// # Errors
     /// As the system says.
@@ -204,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unix_socket_at_which_another_process_listens_gets_no_secret() {
+    fn a_unix_socket_of_another_process_gets_no_secret() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let own = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -227,12 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn the_module_reaches_its_server_by_the_shortest_way() {
-        let facts = |port, bind: &str, unix: &str| Facts {
+    fn the_module_reaches_its_server_at_the_best_address() {
+        let facts = |port, bind: &str, unix: &str| ServerFacts {
             port,
             bind: bind.to_owned(),
             unix_socket: unix.to_owned(),
-            ..Facts::default()
+            ..ServerFacts::default()
         };
         let tcp = |facts| match Address::of(&facts) {
             Ok(Address::Tcp(address)) => address.to_string(),

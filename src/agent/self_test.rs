@@ -1,31 +1,30 @@
-//! Tries whether this server's replies can be held, before sync mode relies on it.
+//! Tests whether this server's replies can be held, before sync mode relies on it.
 //!
-//! The module opens a connection to its own server, and has it held from its login on. Then it sees that the server
-//! offered the answers to the login and to a second one, that neither arrived, and that both arrive once it lets go.
+//! The module opens a connection to its own server that is held from its login on. It checks that the server wrote the answers to two
+//! logins, that neither arrived, and that both arrive once the connection is released. Agent's thread.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use valkey_module::logging::log_notice;
 
+use crate::agent::control::Control;
 use crate::agent::interrupt::Interrupt;
 use crate::agent::own_server::{self, Stream};
-use crate::agent::Agent;
-use crate::exchange::Task;
-use crate::log::control::encode;
-use crate::node::login_check;
-use crate::server::running_client;
+use crate::exchange::mailbox::Task;
+use crate::exchange::own_logins;
+use crate::log::request::encode;
 
 const ANSWERS: &[u8] = b"+OK\r\n+OK\r\n";
 const OK: &[u8] = b"+OK\r\n";
-/// How often it is looked how far the server is.
+/// How often the test checks how far the server is.
 const STEP_POLL: Duration = Duration::from_millis(1);
 /// How long the server may take for each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the test did not pass.
 pub enum Unfinished {
-    /// That does not work in this server.
+    /// This server does not work as it must.
     Failed(String),
     /// Something else is to be done first.
     Interrupted(Interrupt),
@@ -46,17 +45,17 @@ impl From<Interrupt> for Unfinished {
 /// Runs the test.
 ///
 /// # Errors
-/// What did not work, or what is to be done first.
-pub fn run(agent: &mut Agent) -> Result<(), Unfinished> {
+/// Something did not work, or something else is to be done first.
+pub fn run(control: &mut Control) -> Result<(), Unfinished> {
     let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    // Twice, not PING: operators rename commands, and without AUTH there would be no module.
-    let mut stream = match own_server::log_in(agent, login_check::SELF_TEST, 2) {
+    // Two logins instead of a PING: operators rename commands, and without AUTH the module could not log in at all.
+    let mut stream = match own_server::log_in(control, own_logins::SELF_TEST, 2) {
         Err(Interrupt::Failed(why)) => return Err(why.into()),
         opened => opened?,
     };
     let deadline = Instant::now() + STEP_TIMEOUT;
     loop {
-        let waiting = agent.ask(Task::SelfTestPending)?;
+        let waiting = control.ask(Task::SelfTestPending)?;
         if waiting == ANSWERS.len() as u64 {
             break;
         }
@@ -65,7 +64,7 @@ pub fn run(agent: &mut Agent) -> Result<(), Unfinished> {
                 format!("the server offered {waiting} bytes of held replies instead of {}", ANSWERS.len()).into()
             );
         }
-        agent.pause(STEP_POLL)?;
+        control.pause(STEP_POLL)?;
     }
     stream.set_nonblocking(true).map_err(|error| failed("the connection failed", error))?;
     let mut early = [0; 64];
@@ -76,36 +75,36 @@ pub fn run(agent: &mut Agent) -> Result<(), Unfinished> {
         Err(error) => return Err(failed("reading failed", error).into()),
     }
 
-    agent.ask(Task::SelfTestRelease)?;
+    control.ask(Task::SelfTestRelease)?;
     stream.set_nonblocking(false).map_err(|error| failed("the connection failed", error))?;
     let mut answers = [0; ANSWERS.len()];
     stream.read_exact(&mut answers).map_err(|error| failed("a released reply did not arrive", error))?;
     if answers != ANSWERS {
         return Err(format!("released replies arrived as '{}'", answers.escape_ascii()).into());
     }
-    learn_databases(agent, &mut stream).map_err(|error| failed("selecting a database failed", error))?;
-    if !running_client::has_learned() {
+    learn_databases(control, &mut stream).map_err(|error| failed("selecting a database failed", error))?;
+    if !(control.support.knows_clients)() {
         return Err("where the server's clients keep a command's arguments was not found".to_owned().into());
     }
     Ok(())
 }
 
-/// Has the main thread find where a client's database stands. If it does not, a key that is dirty in one database is so in
-/// any, which only makes some reads wait.
-fn learn_databases(agent: &mut Agent, stream: &mut Stream) -> std::io::Result<()> {
+/// Makes the main thread find where clients keep the number of their database. If it does not find that, a key that is dirty in one
+/// database counts as dirty in all. That only makes some reads wait.
+fn learn_databases(control: &mut Control, stream: &mut Stream) -> std::io::Result<()> {
     let mut is_known = false;
     for number in [0, 1, 0, 1] {
         (&*stream).write_all(&encode(&["SELECT", &number.to_string()]))?;
         let mut answer = [0; OK.len()];
         stream.read_exact(&mut answer)?;
         if answer != OK {
-            // An error, of which more is still to be read.
+            // An error, which is longer than this.
             if number == 1 {
-                agent.shared.send(Task::OneDatabase);
+                control.shared.send(Task::OneDatabase);
             }
             return Ok(());
         }
-        match agent.ask(|reply| Task::LearnDatabase(number, reply)) {
+        match control.ask(|reply| Task::LearnDatabase(number, reply)) {
             Ok(known) => is_known = known,
             Err(_) => return Ok(()),
         }

@@ -1,4 +1,4 @@
-//! The tap: the module's connection to its own server, as a replica that takes the replication stream.
+//! The tap: the module's connection to its own server, as a replica that receives the replication stream. Agent's thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::atomic::Ordering;
@@ -8,31 +8,32 @@ use std::time::{Duration, Instant};
 use durability_protocol::is_valid_replid;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
+use crate::agent::control::Control;
 use crate::agent::interrupt::Interrupt;
 use crate::agent::own_server::{self, Stream, ANSWER_TIMEOUT};
-use crate::agent::Agent;
+use crate::exchange::mailbox::Task;
+use crate::exchange::own_logins;
 use crate::exchange::pipe::Pipe;
-use crate::exchange::waker::Bell;
-use crate::exchange::{Shared, Task};
-use crate::log::control::encode;
-use crate::node::login_check;
+use crate::exchange::waker::Waker;
+use crate::exchange::Shared;
+use crate::log::request::encode;
 
-/// While the server prepares a full sync it sends a newline every few seconds. Longer silence means that it is gone.
+/// While the server prepares a full sync, it sends a newline every few seconds. After a longer silence it counts as gone.
 const FULL_SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest line of the server's answers in bytes.
+/// The longest line of the server's answers, in bytes.
 const MAX_LINE_BYTES: usize = 1024;
 
 /// Where in the stream a tap begins.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With the byte that was asked for.
+    /// With the requested byte.
     Continue,
-    /// With a snapshot, which is still being made: see [`Tap::snapshot_bytes`]. Then the stream comes from `offset` on.
+    /// With a snapshot that is still being made: see [`Tap::snapshot_bytes`]. The stream from `offset` on follows it.
     Snapshot {
         /// The server's replication id.
         replid: String,
-        /// What the snapshot contains.
+        /// Up to where the snapshot contains the stream (exclusive).
         offset: u64,
     },
 }
@@ -43,28 +44,28 @@ pub enum TapError {
     /// The connection failed.
     #[error("the module's connection to its own server failed: {0}")]
     Io(#[from] io::Error),
-    /// The server answered something else than it should.
+    /// The server gave an unexpected answer.
     #[error("the server answered '{answer}' to the module's {step}")]
     Answer {
-        /// What was asked.
+        /// The request.
         step: &'static str,
-        /// What came.
+        /// The answer.
         answer: String,
     },
 }
 
-/// The tap, once it is open.
+/// An open tap.
 pub struct Tap {
-    /// The connection. The stream comes on it, unless there is a pipe.
+    /// The connection. The stream arrives on it, unless there is a pipe.
     pub stream: Stream,
-    /// Where the stream comes, if the server's writes can be diverted.
+    /// Where the stream arrives, if the server's writes can be diverted.
     pub pipe: Option<Arc<Pipe>>,
-    /// The beginning of the stream, as far as it came with the server's answer.
+    /// The beginning of the stream, as far as it arrived with the server's answer.
     pub first: Vec<u8>,
 }
 
 impl Tap {
-    /// Waits for the snapshot with which the tap begins, up to its first byte. Returns its length.
+    /// Waits until the first byte of the snapshot with which the tap begins is next. Returns the snapshot's length.
     ///
     /// # Errors
     /// The server breaks off.
@@ -74,43 +75,43 @@ impl Tap {
     }
 }
 
-/// Opens the tap. With `position` (replication id and offset) the stream goes on from there if the server still has
-/// it; without, or if it does not, it begins with a snapshot, which is the next thing to be read from the connection.
+/// Opens the tap. With `position` (replication id and offset), the stream goes on from there if the server still has the next byte.
+/// Otherwise the tap begins with a snapshot, which is to be read from the connection next.
 ///
 /// # Errors
-/// The server cannot be reached or does not serve replicas now; or something else is to be done first.
-pub fn open(agent: &mut Agent, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
-    open_behind(agent, position, 0)
+/// The server cannot be reached or does not serve replicas now, or something else is to be done first.
+pub fn open(control: &mut Control, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
+    open_behind(control, position, 0)
 }
 
-/// As [`open`], after a command without effect was put into the stream: a snapshot with which the tap begins stands behind all that the
-/// log holds. So nobody who follows the log takes it for the continuation of what they have, which may lack what was written past the
+/// As [`open`], after a command without effect was put into the stream. So a snapshot with which the tap begins stands behind everything
+/// that the log holds, and no follower of the log takes it for the continuation of its own data, which may lack what was written past the
 /// stream.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_anew(agent: &mut Agent, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
-    // Before the server is asked for the stream: if it does not have that any more, it begins with the snapshot at once.
-    let mark = agent.ask(Task::MarkStream)?.map_err(Interrupt::Failed)?;
-    open_behind(agent, position, mark)
+pub fn open_anew(control: &mut Control, position: Option<(&str, u64)>) -> Result<(Tap, Start), Interrupt> {
+    // This comes before the request for the stream: a server that does not have the stream any more begins with the snapshot at once.
+    let mark = control.ask(Task::MarkStream)?.map_err(Interrupt::Failed)?;
+    open_behind(control, position, mark)
 }
 
-fn open_behind(agent: &mut Agent, position: Option<(&str, u64)>, mark: u64) -> Result<(Tap, Start), Interrupt> {
+fn open_behind(control: &mut Control, position: Option<(&str, u64)>, mark: u64) -> Result<(Tap, Start), Interrupt> {
     if let Some(position) = position {
-        if let Some(tap) = resume(agent, position)? {
+        if let Some(tap) = resume(control, position)? {
             return Ok((tap, Start::Continue));
         }
     }
-    // A snapshot comes through the socket, where it can wait.
-    let stream = introduce(agent)?;
+    // A snapshot comes through the socket, where its bytes can wait.
+    let stream = introduce(control)?;
     (&stream).write_all(&encode(&["PSYNC", "?", "-1"]))?;
-    // If the server is busy with another snapshot, it first finishes that.
-    let answer = read_answer(&stream, &agent.shared)?;
+    // A server that is busy with another snapshot finishes that one first.
+    let answer = read_answer(&stream, &control.shared)?;
     let Some((replid, offset)) = parse_full_sync(&answer) else {
         return Err(TapError::Answer { step: "PSYNC", answer }.into());
     };
     if offset < mark {
-        // The server was in the middle of one for another replica, from before.
+        // The server was already making this snapshot for another replica.
         return Err(Interrupt::Failed(format!(
             "the server sends a snapshot of offset {offset}, from before offset {mark}"
         )));
@@ -119,26 +120,29 @@ fn open_behind(agent: &mut Agent, position: Option<(&str, u64)>, mark: u64) -> R
     Ok((Tap { stream, pipe: None, first: Vec::new() }, Start::Snapshot { replid, offset }))
 }
 
-/// Logs in and introduces the connection as a replica's.
-fn introduce(agent: &mut Agent) -> Result<Stream, Interrupt> {
-    let stream = own_server::log_in(agent, login_check::TAP, 1)?;
+/// Logs in, and introduces the connection as a replica's.
+fn introduce(control: &mut Control) -> Result<Stream, Interrupt> {
+    let stream = own_server::log_in(control, own_logins::TAP, 1)?;
     expect(&stream, "AUTH", "+OK")?;
-    // No "eof": a snapshot then comes with its length, and without the delay that diskless syncs begin with.
+    // Without "eof", a snapshot comes with its length, and without the delay with which diskless syncs begin.
     (&stream).write_all(&encode(&["REPLCONF", "capa", "psync2"]))?;
     expect(&stream, "REPLCONF", "+OK")?;
     Ok(stream)
 }
 
 /// Asks for the stream from `position` on. `None` if the server does not have it any more.
-fn resume(agent: &mut Agent, (replid, offset): (&str, u64)) -> Result<Option<Tap>, Interrupt> {
-    let stream = introduce(agent)?;
+fn resume(control: &mut Control, (replid, offset): (&str, u64)) -> Result<Option<Tap>, Interrupt> {
+    let stream = introduce(control)?;
     let pipe = Arc::new(Pipe::default());
-    // Every answer so far was read, so the next byte that the server writes is the first of its answer to PSYNC.
-    let is_diverted = agent.ask(|reply| Task::Divert(Arc::clone(&pipe), reply))?;
+    // Every answer so far was read, so the next byte that the server writes begins its answer to PSYNC.
+    let is_diverted = control.ask(|reply| Task::Divert(Arc::clone(&pipe), reply))?;
     // PSYNC counts from one and asks for the next byte.
     (&stream).write_all(&encode(&["PSYNC", replid, &(offset + 1).to_string()]))?;
-    let (answer, first) =
-        if is_diverted { read_line_from(&pipe, &agent.shared.agent_bell)? } else { (read_line(&stream)?, Vec::new()) };
+    let (answer, first) = if is_diverted {
+        read_line_from(&pipe, &control.shared.agent_waker)?
+    } else {
+        (read_line(&stream)?, Vec::new())
+    };
     if parse_full_sync(&answer).is_some() {
         return Ok(None);
     }
@@ -149,8 +153,8 @@ fn resume(agent: &mut Agent, (replid, offset): (&str, u64)) -> Result<Option<Tap
     Ok(Some(Tap { stream, pipe: is_diverted.then_some(pipe), first }))
 }
 
-/// Reads a line from the pipe. Returns what came after it as well.
-fn read_line_from(pipe: &Pipe, bell: &Bell) -> Result<(String, Vec<u8>), TapError> {
+/// Reads a line from the pipe. Returns the line, and what came after it.
+fn read_line_from(pipe: &Pipe, waker: &Waker) -> Result<(String, Vec<u8>), TapError> {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let (mut all, mut taken) = (Vec::new(), Vec::new());
     loop {
@@ -167,8 +171,8 @@ fn read_line_from(pipe: &Pipe, bell: &Bell) -> Result<(String, Vec<u8>), TapErro
         if left.is_zero() {
             return Err(io::Error::from(ErrorKind::TimedOut).into());
         }
-        if pipe.await_ring() {
-            bell.wait(left)?;
+        if pipe.await_push() {
+            waker.wait(left)?;
         }
     }
 }
@@ -191,7 +195,7 @@ fn expect(stream: &Stream, step: &'static str, wanted: &str) -> Result<(), TapEr
     }
 }
 
-/// Reads a line that is not empty: empty ones keep the connection alive while the server makes a snapshot.
+/// Reads a line that is not empty: empty lines keep the connection alive while the server makes a snapshot.
 fn read_answer(stream: &Stream, shared: &Shared) -> io::Result<String> {
     loop {
         await_input(stream, shared)?;
@@ -202,7 +206,7 @@ fn read_answer(stream: &Stream, shared: &Shared) -> io::Result<String> {
     }
 }
 
-/// Waits for the server's next sign of life. A server that shuts down gives none: it waits for this thread.
+/// Waits until the server sends anything. A server that shuts down sends nothing: it waits for this thread.
 fn await_input(stream: &Stream, shared: &Shared) -> io::Result<()> {
     const LOOK_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
     let deadline = Instant::now() + FULL_SYNC_TIMEOUT;
@@ -217,7 +221,7 @@ fn await_input(stream: &Stream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a line byte by byte, so that nothing after it is taken from the socket.
+/// Reads a line byte by byte, so that what follows it stays in the socket.
 fn read_line(mut stream: impl Read) -> io::Result<String> {
     let mut line = Vec::new();
     loop {
@@ -256,7 +260,7 @@ mod tests {
             allocation::within(8 * MAX_LINE_BYTES, || {
                 let mut rest = &bytes[..];
                 while let Ok(line) = read_line(&mut rest) {
-                    // Bytes that are no text become longer.
+                    // Bytes that are not text become longer.
                     assert!(line.len() <= 3 * MAX_LINE_BYTES);
                     if let Some((replid, _)) = parse_full_sync(&line) {
                         assert!(is_valid_replid(&replid));

@@ -1,29 +1,30 @@
-//! The line to the log: what was tapped and is not acknowledged, and the connection on which it goes.
+//! The uplink: what was tapped and is not acknowledged, and the connection to the log on which it goes out.
 //!
-//! The agent works on it. While the agent sleeps, the thread that writes the stream sends little things itself: to wake the
-//! agent for each would cost every held reply a change of threads. It never waits: what it cannot do at once it leaves to
-//! the agent.
+//! The agent works on it. While the agent sleeps, the thread that writes the stream sends small amounts itself: waking the agent for each
+//! would cost every held reply a change of threads. That thread never waits. What it cannot do at once, it leaves to the agent.
 
-use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::Instant;
 
 use memchr::memmem;
 
-use crate::agent::{BACKOFF_FROM, BACKOFF_TO};
+use crate::agent::retry::retry_waits;
+use crate::base::backoff::Backoff;
 use crate::decide::unacked::Backlog;
-use crate::log::append_link::{LinkError, LogLink};
+use crate::exchange::pipe::SendNow;
+use crate::log::append_link::{AppendLink, LinkError};
 use crate::settings;
 
-/// More than this at once is sent by the agent: copying it into a socket would keep the server's main thread from clients.
+/// Larger amounts are sent by the agent: copying them into a socket would keep the server's main thread from its clients.
 const MOST_DIRECT_BYTES: usize = 16 << 10;
-/// The server asks for an acknowledgement, in the stream.
+/// How the server asks for an acknowledgement, in the stream.
 const GETACK: &[u8] = b"REPLCONF\r\n$6\r\nGETACK\r\n";
 
-/// The connection.
-pub enum Log {
-    /// It is there.
-    Up(LogLink),
-    /// It is to be made anew.
+/// The connection to the log.
+pub enum UplinkState {
+    /// It is open.
+    Up(AppendLink),
+    /// It is to be opened again.
     Down {
         /// When.
         retry: Instant,
@@ -31,40 +32,35 @@ pub enum Log {
 }
 
 /// See the module's documentation.
-pub struct Line {
+pub struct Uplink {
     /// What was tapped and is not acknowledged.
     pub backlog: Backlog,
     /// The connection.
-    pub log: Log,
-    /// How long to wait when the connection fails next.
-    wait: Duration,
-    /// The server waits for an acknowledgement of everything up to this offset.
+    pub connection: UplinkState,
+    /// The waits after failures of the connection.
+    waits: Backoff,
+    /// The server waits for an acknowledgement of everything up to this offset (exclusive).
     pub ack_wanted_for: u64,
     /// Whether the thread that writes the stream may send: replies wait for the log.
     pub may_send_directly: bool,
-    /// What went wrong when it did, for the agent to deal with.
+    /// What went wrong when that thread sent. The agent deals with it.
     trouble: Option<LinkError>,
     epoch: u64,
     shard: String,
 }
 
-/// A line that two threads work on.
-pub type SharedLine = Mutex<Line>;
+/// An uplink that two threads work on.
+pub type SharedUplink = Mutex<Uplink>;
 
-/// Takes the line, or waits for it. Agent.
-pub fn lock(line: &SharedLine) -> MutexGuard<'_, Line> {
-    line.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-impl Line {
+impl Uplink {
     /// Not connected; to be connected now.
     pub fn new(epoch: u64, backlog: Backlog) -> Self {
-        Line {
-            // The server may have asked while there was no line.
+        Uplink {
+            // The server may have asked while there was no uplink.
             ack_wanted_for: backlog.end(),
             backlog,
-            log: Log::Down { retry: Instant::now() },
-            wait: BACKOFF_FROM,
+            connection: UplinkState::Down { retry: Instant::now() },
+            waits: retry_waits(),
             may_send_directly: false,
             trouble: None,
             epoch,
@@ -72,21 +68,20 @@ impl Line {
         }
     }
 
-    /// The connection is a new one: everything that is not acknowledged is sent on it.
-    pub fn connected(&mut self, link: LogLink) {
+    /// The connection is a new one: everything that is not acknowledged is sent on it. Agent.
+    pub fn connected(&mut self, link: AppendLink) {
         self.backlog.rewind();
         self.trouble = None;
-        self.log = Log::Up(link);
+        self.connection = UplinkState::Up(link);
     }
 
-    /// The connection failed, or could not be made. A log that has answered the login on it is back soon, as a rule; one that
-    /// has not (its certificate has expired, it does not take the token) is asked ever more rarely.
+    /// The connection failed, or could not be opened. A log that has accepted the login on it usually is back soon. A log that has not,
+    /// because its certificate has expired or it refuses the token, is tried ever more rarely. Agent.
     pub fn disconnected(&mut self) {
-        if matches!(&self.log, Log::Up(link) if link.is_logged_in()) {
-            self.wait = BACKOFF_FROM;
+        if matches!(&self.connection, UplinkState::Up(link) if link.is_logged_in()) {
+            self.waits.reset();
         }
-        self.log = Log::Down { retry: Instant::now() + self.wait };
-        self.wait = (self.wait * 2).min(BACKOFF_TO);
+        self.connection = UplinkState::Down { retry: Instant::now() + self.waits.next() };
     }
 
     /// Adds what was tapped. Returns whether the server asks for an acknowledgement in it.
@@ -97,7 +92,7 @@ impl Line {
         asks
     }
 
-    /// Bytes were read into the backlog's own memory.
+    /// Bytes were read into the backlog's own memory. Agent.
     pub fn filled(&mut self) {
         let asks = asks_for_ack(self.backlog.filled());
         self.note_question(asks);
@@ -109,27 +104,26 @@ impl Line {
         }
     }
 
-    /// Sends as much as window and socket take, and says what went wrong, here or when the other thread sent.
+    /// Sends as much as window and socket take.
     ///
     /// # Errors
-    /// The connection is of no more use.
+    /// The connection is of no more use, since now or since the other thread sent.
     pub fn send(&mut self) -> Result<(), LinkError> {
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
-        match &mut self.log {
-            Log::Up(link) => link.send(&self.shard, self.epoch, &mut self.backlog),
-            Log::Down { .. } => Ok(()),
+        match &mut self.connection {
+            UplinkState::Up(link) => link.send(&self.shard, self.epoch, &mut self.backlog),
+            UplinkState::Down { .. } => Ok(()),
         }
     }
 
-    /// Takes `tapped`, and leaves it empty, if this thread may send it instead of the agent. Returns whether the agent has
-    /// nothing to do because of it.
-    pub fn send_directly(&mut self, tapped: &mut Vec<u8>) -> bool {
+    /// See [`SendNow::send_now`].
+    fn send_directly(&mut self, tapped: &mut Vec<u8>) -> bool {
         if !self.may_send_directly || tapped.len() > MOST_DIRECT_BYTES || self.trouble.is_some() {
             return false;
         }
-        // What came before has to go before.
+        // Earlier bytes go first.
         if !self.is_ready() {
             return false;
         }
@@ -139,18 +133,25 @@ impl Line {
             self.trouble = Some(error);
             return false;
         }
-        // The agent acknowledges to the server, and waits for the socket to take the rest.
+        // The agent acknowledges to the server, and waits until the socket takes the rest.
         !asks && self.is_ready()
     }
 
-    /// Whether all that there was to send is in the socket, and more can be sent.
+    /// Whether the socket has taken everything there was to send, and more can be sent.
     fn is_ready(&self) -> bool {
-        matches!(&self.log, Log::Up(link) if link.is_ready(&self.backlog))
+        matches!(&self.connection, UplinkState::Up(link) if link.is_ready(&self.backlog))
     }
 }
 
-/// Whether the server asks, in these bytes of the stream, how far its replicas are. A value may look the same; the
-/// answer then is one too many. One that is cut in two is answered within a second all the same.
+impl SendNow for SharedUplink {
+    fn send_now(&self, bytes: &mut Vec<u8>) -> bool {
+        // An agent that holds the uplink is awake.
+        self.try_lock().is_ok_and(|mut uplink| uplink.send_directly(bytes))
+    }
+}
+
+/// Whether the server asks, in these bytes of the stream, how far its replicas are. A value that looks the same costs one answer too many.
+/// A question that is cut in two is answered within a second all the same.
 fn asks_for_ack(bytes: &[u8]) -> bool {
     memmem::find(bytes, GETACK).is_some()
 }

@@ -10,8 +10,8 @@ use crate::decide::gate::ClientId;
 pub struct ClientLookup<C> {
     /// The client that was looked up last.
     recent: Cell<Option<(ClientId, *mut C)>>,
-    /// A client of which the disconnection was reported since the event loop last went round. The server may be in the middle of freeing
-    /// it, and has it in its index until it is done.
+    /// A client whose disconnection was reported since the event loop last went round. The server may be in the middle of freeing it, and has
+    /// it in its index until it is done.
     leaving: Cell<Option<ClientId>>,
 }
 
@@ -21,8 +21,8 @@ impl<C> ClientLookup<C> {
         ClientLookup { recent: Cell::new(None), leaving: Cell::new(None) }
     }
 
-    /// The client with that id: the one that was found last, or what `look_up` finds. What is found while another client is being freed
-    /// is not remembered: that one's end may come within this one's.
+    /// The client with that id: the client that was found last, or what `look_up` finds. What is found while another client is being freed is
+    /// not remembered: its own end may come before that one's is done.
     #[inline]
     pub fn find(&self, id: ClientId, look_up: impl FnOnce() -> Option<*mut C>) -> Option<*mut C> {
         match (self.recent.get(), self.leaving.get()) {

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use crate::decide::dirty_keys::{Database, DirtyKeys, KeyHash};
 use crate::decide::valve::Group;
-use crate::server::held_table::LateHold;
 
 /// A client of the server, by the id that `CLIENT ID` shows.
 pub type ClientId = u64;
@@ -22,10 +21,24 @@ pub enum Held {
     NoConnection,
 }
 
+/// A connection that was held because of a message or a late answer, by the thread that wrote to it.
+pub struct LateHold {
+    /// The connection's client.
+    pub client: ClientId,
+    /// The connection is held until this group is released. [`Group::MAX`]: it is shut for good, and has to be closed.
+    pub group: Group,
+    /// The connection was not held before.
+    pub is_new: bool,
+    /// The hold is for an answer that the client waits for, not for a message.
+    pub is_answer: bool,
+}
+
 /// The connections of the server, as the gate sees them. Main thread only.
 pub trait Connections {
     /// From now on, nothing that is pending on the client's connection, or comes, leaves before `group` is released.
     fn hold(&mut self, client: ClientId, group: Group) -> Held;
+    /// Groups are counted from the beginning: none has written, and none is released.
+    fn begin_counting(&mut self);
     /// Groups up to `group` may leave. Takes effect on a connection when it is next flushed or written to.
     fn set_released(&mut self, group: Group);
     /// `group` is the newest that wrote anything. Messages that are written from now on are held for it.
@@ -41,7 +54,7 @@ pub trait Connections {
     fn database(&self, client: ClientId) -> Database;
     /// The newest group that the client's connection holds or held for; `None` if it never did, or is gone.
     fn mark(&self, client: ClientId) -> Option<Group>;
-    /// The clients to which anything may be written that is no reply to their last command: messages, late answers.
+    /// The clients to which something may be written that is no reply to their last command: messages, late answers.
     fn receivers(&self) -> Vec<ClientId>;
     /// Holds nothing on the client's connection any more, whatever it was held for.
     fn reset(&mut self, client: ClientId);
@@ -94,7 +107,7 @@ const SPARE_GROUPS: usize = 64;
 impl<C: Connections> Gate<C> {
     /// A gate that holds nothing.
     pub fn new(mut connections: C) -> Self {
-        connections.set_released(0);
+        connections.begin_counting();
         Gate {
             connections,
             dirty: DirtyKeys::default(),
@@ -224,8 +237,8 @@ impl<C: Connections> Gate<C> {
         }
     }
 
-    /// Has the server offer again what waits of the clients that wait for a group up to `newest`: replies may have come behind
-    /// those that were offered, of which nobody is told. Returns how many clients that were.
+    /// Has the server offer again what waits for the clients that wait for a group up to `newest`: more replies may have come behind those that
+    /// were offered, without an event. Returns how many clients that are.
     pub fn offer_again(&mut self, newest: Group) -> usize {
         let groups = newest.saturating_sub(self.released) as usize;
         let clients = self.waiting.iter().take(groups).flat_map(|group| &group.clients);
@@ -291,7 +304,7 @@ impl<C: Connections> Gate<C> {
         closed
     }
 
-    /// The clients of which an answer waits that was written by the way, with its group; each once.
+    /// The clients with a late answer that waits, each with its group. Returns each once.
     pub fn late_answers(&mut self) -> Vec<(ClientId, Group)> {
         std::mem::take(&mut self.late_answers)
     }
@@ -314,8 +327,8 @@ impl<C: Connections> Gate<C> {
         self.held_clients += usize::from(is_held && !was_held);
     }
 
-    /// What waits will never be acknowledged under this leader: closes every held client without an answer, and every one to
-    /// which a message may be on its way that tells of what waits; forgets groups and dirty keys.
+    /// What waits will never be acknowledged under this leader: closes without an answer every held client, and every client that may be sent a
+    /// message about what waits; forgets groups and dirty keys.
     pub fn abandon(&mut self) {
         self.take_late_holds();
         if !self.is_idle() {
@@ -347,7 +360,7 @@ impl<C: Connections> Gate<C> {
         self.released
     }
 
-    /// The clients that wait, each with a group that one of its replies waits for; some more than once, some that are gone.
+    /// The clients that wait, each with a group that one of its replies waits for. Some appear more than once, and some are gone.
     pub fn waiting_clients(&self) -> impl Iterator<Item = (ClientId, Group)> + '_ {
         let groups = self.waiting.iter().zip(self.released + 1..);
         groups.flat_map(|(waiting, group)| waiting.clients.iter().map(move |client| (*client, group)))
@@ -375,4 +388,4 @@ impl<C: Connections> Gate<C> {
 
 #[cfg(test)]
 #[path = "gate_tests.rs"]
-mod tests;
+pub mod tests;

@@ -4,7 +4,9 @@ use super::*;
 
 /// Connections that only remember what they were told.
 #[derive(Default)]
-struct Fake {
+pub struct Fake {
+    /// The database that a client has selected; the first if none is given.
+    pub databases: HashMap<ClientId, u32>,
     marks: HashMap<ClientId, Group>,
     released: Group,
     flushed: Vec<ClientId>,
@@ -29,6 +31,9 @@ impl Connections for Fake {
             _ => Held::Now,
         }
     }
+    fn begin_counting(&mut self) {
+        self.released = 0;
+    }
     fn set_released(&mut self, group: Group) {
         self.released = group;
     }
@@ -43,8 +48,8 @@ impl Connections for Fake {
         self.flushed.push(client);
         self.mark(client) == Some(group)
     }
-    fn database(&self, _: ClientId) -> Database {
-        Database::new(0)
+    fn database(&self, client: ClientId) -> Database {
+        Database::new(self.databases.get(&client).copied().unwrap_or(0))
     }
     fn mark(&self, client: ClientId) -> Option<Group> {
         // Who gets messages has a connection that is known.

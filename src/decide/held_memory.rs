@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use crate::decide::gate::ClientId;
 use crate::decide::valve::Group;
 
-/// The server's limits for the output of one client are applied this often, as the server applies them to clients that get no output.
+/// How often the server's limits for the output of one client are applied, as the server does for clients that get no output.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A log that takes longer is slow: what clients are to get is then taken from the server, and they are asked this often for what has come
-/// behind it.
+/// A log that takes longer to acknowledge is slow: the module then takes replies from the server, and asks this often for what has come behind
+/// them.
 const OFFER_INTERVAL: Duration = Duration::from_millis(2);
 /// As asking one takes about a microsecond, that is a twentieth of the time.
 const OFFER_INTERVAL_EACH: Duration = Duration::from_micros(20);
-/// Closed clients are logged this often at most.
+/// How often closed clients are logged at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A class of clients in `client-output-buffer-limit`.
@@ -37,16 +37,16 @@ pub fn class(is_subscriber: bool) -> Class {
 /// How much the server keeps for one client of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct OutputLimit {
-    /// A client that reaches it is closed. 0: there is none.
+    /// A client that reaches this is closed. 0: there is no such limit.
     hard_bytes: u64,
-    /// So is one that has been at this for longer than that. 0: there is none.
+    /// A client that has been at this for longer than `soft_time` is closed. 0: there is no such limit.
     soft_bytes: u64,
     soft_time: Duration,
 }
 
 /// What waits of one client.
 #[derive(Debug, Clone, Copy)]
-pub struct Held {
+pub struct HeldReplies {
     /// Whose it is.
     pub client: ClientId,
     /// Bytes in the module's memory.
@@ -57,17 +57,17 @@ pub struct Held {
 
 /// Decides who is closed. Main thread only.
 #[derive(Default)]
-pub struct HeldBound {
+pub struct HeldMemory {
     /// How many clients were closed.
     pub closed: u64,
     normal: OutputLimit,
     pubsub: OutputLimit,
-    /// Since when clients have been at the soft limit of their class.
+    /// When clients reached the soft limit of their class, for those that are still at it.
     soft_since: HashMap<ClientId, Instant>,
     looked: Option<Instant>,
-    /// They are about to be looked at.
+    /// They are about to be looked at: [`Self::looked`] follows.
     is_looking: bool,
-    /// When the server is to offer again what waits, of whoever waits for this group or an older one.
+    /// When the server is to offer again what waits for a group up to `offers_of`.
     next_offers: Option<Instant>,
     offers_of: Group,
     logged: Option<Instant>,
@@ -75,7 +75,7 @@ pub struct HeldBound {
     unlogged: u64,
 }
 
-impl HeldBound {
+impl HeldMemory {
     /// Whether clients are to be looked at: once in a while, and at once if they have too much together, which `is_too_much` says. To be asked
     /// only while anything waits. Once it has said so it waits to be told, by [`Self::looked`], that this was done.
     pub fn is_time_to_look(&mut self, now: Instant, is_too_much: bool) -> bool {
@@ -103,7 +103,7 @@ impl HeldBound {
         Some(std::mem::replace(&mut self.offers_of, newest))
     }
 
-    /// So many were asked `now`.
+    /// `count` clients were asked `now`.
     pub fn offered_again(&mut self, now: Instant, count: usize) {
         let interval = OFFER_INTERVAL_EACH.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
         self.next_offers = Some(now + interval.max(OFFER_INTERVAL));
@@ -126,7 +126,7 @@ impl HeldBound {
 
     /// All that waits. Returns who is to be closed: those that have reached the limit of their class, then those with most, until the
     /// others have at most `limit` bytes together.
-    pub fn closing(&mut self, now: Instant, held: &[Held], limit: u64) -> Vec<ClientId> {
+    pub fn closing(&mut self, now: Instant, held: &[HeldReplies], limit: u64) -> Vec<ClientId> {
         if !self.soft_since.is_empty() {
             let waiting: HashSet<ClientId> = held.iter().map(|held| held.client).collect();
             self.soft_since.retain(|client, _| waiting.contains(client));
@@ -134,7 +134,7 @@ impl HeldBound {
         let mut held = held.to_vec();
         held.sort_unstable_by_key(|held| std::cmp::Reverse(held.bytes));
         let mut total: u64 = held.iter().map(|held| held.bytes).sum();
-        let (mut closing, others): (Vec<Held>, Vec<Held>) =
+        let (mut closing, others): (Vec<HeldReplies>, Vec<HeldReplies>) =
             held.into_iter().partition(|held| self.is_over_its_limit(now, held));
         total -= closing.iter().map(|held| held.bytes).sum::<u64>();
         for held in others {
@@ -149,7 +149,7 @@ impl HeldBound {
         closing.into_iter().map(|held| held.client).collect()
     }
 
-    fn is_over_its_limit(&mut self, now: Instant, held: &Held) -> bool {
+    fn is_over_its_limit(&mut self, now: Instant, held: &HeldReplies) -> bool {
         let limit = match held.class {
             Class::Normal => self.normal,
             Class::PubSub => self.pubsub,
@@ -182,57 +182,57 @@ mod tests {
 
     const MB: u64 = 1 << 20;
 
-    fn held(client: ClientId, bytes: u64) -> Held {
-        Held { client, bytes, class: Class::Normal }
+    fn held(client: ClientId, bytes: u64) -> HeldReplies {
+        HeldReplies { client, bytes, class: Class::Normal }
     }
 
     #[test]
     fn those_with_most_are_closed_until_the_others_are_below_the_limit() {
-        let (mut bound, now) = (HeldBound::default(), Instant::now());
+        let (mut memory, now) = (HeldMemory::default(), Instant::now());
         let all = [held(1, 3 * MB), held(2, 5 * MB), held(3, MB), held(4, 4 * MB)];
-        assert_eq!(bound.closing(now, &all, 13 * MB), []);
-        assert_eq!(bound.closing(now, &all, 7 * MB), [2, 4]);
-        assert_eq!(bound.closing(now, &all, 4 * MB), [2, 4], "exactly the limit is left");
-        assert_eq!(bound.closed, 4);
+        assert_eq!(memory.closing(now, &all, 13 * MB), []);
+        assert_eq!(memory.closing(now, &all, 7 * MB), [2, 4]);
+        assert_eq!(memory.closing(now, &all, 4 * MB), [2, 4], "exactly the limit is left");
+        assert_eq!(memory.closed, 4);
     }
 
     #[test]
     fn the_limits_of_the_server_apply_to_each_client() {
-        let (mut bound, now) = (HeldBound::default(), Instant::now());
-        bound.set_output_limits("normal 2097152 0 0 slave 1 1 1 pubsub 0 1048576 60");
-        let subscriber = Held { class: Class::PubSub, ..held(9, 8 * MB) };
+        let (mut memory, now) = (HeldMemory::default(), Instant::now());
+        memory.set_output_limits("normal 2097152 0 0 slave 1 1 1 pubsub 0 1048576 60");
+        let subscriber = HeldReplies { class: Class::PubSub, ..held(9, 8 * MB) };
         let all = [held(1, 2 * MB), held(2, 2 * MB - 1), subscriber];
-        assert_eq!(bound.closing(now, &all, u64::MAX), [1]);
-        assert_eq!(bound.closing(now + Duration::from_secs(60), &[subscriber], u64::MAX), []);
-        let less = Held { bytes: MB - 1, ..subscriber };
-        assert_eq!(bound.closing(now + Duration::from_secs(61), &[less], u64::MAX), [], "it has read");
-        assert_eq!(bound.closing(now + Duration::from_secs(62), &[subscriber], u64::MAX), []);
-        assert_eq!(bound.closing(now + Duration::from_secs(123), &[subscriber], u64::MAX), [9]);
-        bound.set_output_limits("normal 0 0 0 slave 1 1 1 pubsub x y z");
-        assert_eq!(bound.closing(now, &all, u64::MAX), []);
+        assert_eq!(memory.closing(now, &all, u64::MAX), [1]);
+        assert_eq!(memory.closing(now + Duration::from_secs(60), &[subscriber], u64::MAX), []);
+        let less = HeldReplies { bytes: MB - 1, ..subscriber };
+        assert_eq!(memory.closing(now + Duration::from_secs(61), &[less], u64::MAX), [], "it has read");
+        assert_eq!(memory.closing(now + Duration::from_secs(62), &[subscriber], u64::MAX), []);
+        assert_eq!(memory.closing(now + Duration::from_secs(123), &[subscriber], u64::MAX), [9]);
+        memory.set_output_limits("normal 0 0 0 slave 1 1 1 pubsub x y z");
+        assert_eq!(memory.closing(now, &all, u64::MAX), []);
     }
 
     #[test]
     fn who_has_waited_since_the_last_time_is_asked_again() {
-        let (mut bound, now) = (HeldBound::default(), Instant::now());
-        assert_eq!(bound.offers_again(now, 5), Some(0));
-        assert_eq!(bound.offers_again(now + OFFER_INTERVAL / 2, 7), None);
-        assert_eq!(bound.offers_again(now + OFFER_INTERVAL, 8), Some(5));
+        let (mut memory, now) = (HeldMemory::default(), Instant::now());
+        assert_eq!(memory.offers_again(now, 5), Some(0));
+        assert_eq!(memory.offers_again(now + OFFER_INTERVAL / 2, 7), None);
+        assert_eq!(memory.offers_again(now + OFFER_INTERVAL, 8), Some(5));
         let later = now + OFFER_INTERVAL;
-        bound.offered_again(later, 10_000);
-        assert_eq!(bound.offers_again(later + OFFER_INTERVAL_EACH * 9_999, 9), None, "many take their time");
-        assert_eq!(bound.offers_again(later + OFFER_INTERVAL_EACH * 10_000, 9), Some(8));
+        memory.offered_again(later, 10_000);
+        assert_eq!(memory.offers_again(later + OFFER_INTERVAL_EACH * 9_999, 9), None, "many take their time");
+        assert_eq!(memory.offers_again(later + OFFER_INTERVAL_EACH * 10_000, 9), Some(8));
     }
 
     #[test]
     fn closed_clients_are_logged_every_ten_seconds_at_most() {
-        let (mut bound, now) = (HeldBound::default(), Instant::now());
-        assert_eq!(bound.count_to_log(now), None);
-        bound.closing(now, &[held(1, 2), held(2, 2)], 1);
-        assert_eq!(bound.count_to_log(now), Some(2));
-        bound.closing(now, &[held(3, 2)], 1);
-        assert_eq!(bound.count_to_log(now + LOG_INTERVAL / 2), None);
-        assert_eq!(bound.count_to_log(now + LOG_INTERVAL), Some(1));
-        assert_eq!(bound.count_to_log(now + LOG_INTERVAL * 3), None);
+        let (mut memory, now) = (HeldMemory::default(), Instant::now());
+        assert_eq!(memory.count_to_log(now), None);
+        memory.closing(now, &[held(1, 2), held(2, 2)], 1);
+        assert_eq!(memory.count_to_log(now), Some(2));
+        memory.closing(now, &[held(3, 2)], 1);
+        assert_eq!(memory.count_to_log(now + LOG_INTERVAL / 2), None);
+        assert_eq!(memory.count_to_log(now + LOG_INTERVAL), Some(1));
+        assert_eq!(memory.count_to_log(now + LOG_INTERVAL * 3), None);
     }
 }

@@ -21,7 +21,7 @@ impl Memory {
         Some(known)
     }
 
-    /// The node attaches to the log of that id, of which it knew nothing, or which is the one that it knows.
+    /// The node attaches to the log of that id: it knew none, or it knows that one.
     pub fn attached(&mut self, log_id: &str) {
         self.known.get_or_insert_with(|| Known::new(log_id));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub const SECONDS: usize = 600;
 
 /// A ring of one-second maxima. Main thread only.
-pub struct History {
+pub struct LagHistory {
     start: Instant,
     /// The newest second that has a value, counted from `start`.
     newest: u64,
@@ -14,10 +14,10 @@ pub struct History {
     maxima_ms: Box<[u32; SECONDS]>,
 }
 
-impl History {
+impl LagHistory {
     /// The first second begins at `start`.
     pub fn new(start: Instant) -> Self {
-        History { start, newest: 0, maxima_ms: Box::new([0; SECONDS]) }
+        LagHistory { start, newest: 0, maxima_ms: Box::new([0; SECONDS]) }
     }
 
     /// The lag is `lag` now. If nothing was recorded for some seconds it has grown all the while, or there was none.
@@ -44,7 +44,7 @@ impl History {
     }
 
     /// The maxima in milliseconds with the age of their second in seconds, oldest first. The last has the age 0: it is the
-    /// second that is not over yet. To be asked after [`History::record`] at the same moment.
+    /// second that is not over yet. To be asked after [`LagHistory::record`] at the same moment.
     pub fn maxima(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         let oldest = self.newest.saturating_sub(SECONDS as u64 - 1);
         (oldest..=self.newest).map(|second| (self.newest - second, self.maxima_ms[second as usize % SECONDS]))
@@ -59,14 +59,14 @@ mod tests {
         Duration::from_millis(count)
     }
 
-    fn values(history: &History) -> Vec<u32> {
+    fn values(history: &LagHistory) -> Vec<u32> {
         history.maxima().map(|(_, lag_ms)| lag_ms).collect()
     }
 
     #[test]
     fn each_second_shows_its_greatest_lag() {
         let start = Instant::now();
-        let mut history = History::new(start);
+        let mut history = LagHistory::new(start);
         history.record(start + ms(100), ms(5));
         history.record(start + ms(200), ms(3));
         history.record(start + ms(1100), ms(0));
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn seconds_in_which_nobody_looked_show_what_the_lag_was_at_their_end() {
         let start = Instant::now();
-        let mut history = History::new(start);
+        let mut history = LagHistory::new(start);
         history.record(start + ms(500), ms(0));
         // Written at 0.7 s; the main thread was busy until 3.2 s.
         history.record(start + ms(3200), ms(2500));
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn seconds_without_lag_show_none() {
         let start = Instant::now();
-        let mut history = History::new(start);
+        let mut history = LagHistory::new(start);
         history.record(start + ms(500), ms(40));
         history.record(start + ms(4900), ms(0));
         assert_eq!(values(&history), [40, 0, 0, 0, 0]);
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn ten_minutes_are_kept() {
         let start = Instant::now();
-        let mut history = History::new(start);
+        let mut history = LagHistory::new(start);
         for second in 0..1000 {
             history.record(start + ms(second * 1000 + 1), ms(second));
         }

@@ -1,11 +1,27 @@
-//! The decisions, in plain Rust: no server, no socket and no clock, so each is tested without one.
+//! The decisions, in plain Rust: no server, no socket and no clock. Time, limits and facts are passed in, so each decision is tested
+//! without a server. Nearly all of it belongs to the main thread; `valve.rs` and `push_messages.rs` also run on the I/O thread that
+//! writes to a connection.
+//!
+//! Read `dependency.rs` first: what a command dirties, and what its reply waits for. Then by subject:
+//!
+//! - Which replies wait for which writes: `gate.rs` (groups of writes, and who waits for them), `valve.rs` (which bytes of one
+//!   connection may leave), `dirty_keys.rs`, `watched_keys.rs`, `push_messages.rs`, `client_lookup.rs`; `command_properties.rs` says what
+//!   follows from a command's name and flags.
+//! - What waiting replies cost: `taken_replies.rs`, `held_memory.rs`, `reply_timeouts.rs`.
+//! - What the stream must hold: `omitted_effects.rs`, `command_arguments.rs`, `silent_writes.rs`, `unlogged.rs`.
+//! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up.
+//! - What the log has, and is: `unacked.rs`, `known_log.rs`.
 
 pub mod client_lookup;
+pub mod command_arguments;
+pub mod command_properties;
+pub mod dependency;
 pub mod dirty_keys;
 pub mod gate;
 pub mod held_memory;
 pub mod known_log;
 pub mod lag_history;
+pub mod omitted_effects;
 pub mod push_messages;
 pub mod queued_writes;
 pub mod reply_timeouts;

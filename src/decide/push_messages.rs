@@ -4,14 +4,14 @@
 /// look the same; they are then taken for messages, which makes them wait.
 const NAME: &[u8] = b"message\r\n";
 
-/// How the channels begin by which the server notifies of keys.
+/// The beginning of the channels of keyspace notifications.
 const KEY_CHANNEL: &[u8] = b"__key";
 /// The channel of invalidations, for clients that speak RESP2.
 const INVALIDATION_CHANNEL: &[u8] = b"__redis__:invalidate";
 /// An invalidation in RESP3, which is no message.
 const INVALIDATION: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
 
-/// Whoever passes bytes piece by piece, passes so many of the last ones again.
+/// A caller that passes bytes piece by piece has to pass this many of the last ones again.
 pub const LONGEST_NAME_BYTES: usize = INVALIDATION.len();
 const _: () = assert!(LONGEST_NAME_BYTES >= INVALIDATION_CHANNEL.len() && LONGEST_NAME_BYTES >= NAME.len());
 
@@ -20,8 +20,8 @@ pub fn contain_one<'a>(buffers: impl Iterator<Item = &'a [u8]>, seen: u64) -> bo
     contain(NAME, buffers, seen)
 }
 
-/// Whether the bytes contain a message by which the server tells of keys: a keyspace notification, or an invalidation. A message
-/// of another kind counts as well if it looks like one. The first `seen` bytes were looked at before.
+/// Whether the bytes contain a message about keys: a keyspace notification, or an invalidation. A message of another kind counts as well if it
+/// looks like one. The first `seen` bytes were looked at before.
 pub fn tell_of_keys<'a>(buffers: impl Iterator<Item = &'a [u8]> + Clone, seen: u64) -> bool {
     let has = |what| contain(what, buffers.clone(), seen);
     has(INVALIDATION) || (has(NAME) && (has(KEY_CHANNEL) || has(INVALIDATION_CHANNEL)))

@@ -8,15 +8,15 @@ use crate::decide::valve::Group;
 
 /// When clients began to wait, oldest first. Main thread only.
 #[derive(Default)]
-pub struct Timeouts {
+pub struct ReplyTimeouts {
     /// Held in this round of the event loop, whose time is not known yet.
     fresh: Vec<(ClientId, Group)>,
     waiting: VecDeque<(Instant, ClientId, Group)>,
     is_kept: bool,
 }
 
-impl Timeouts {
-    /// Whether this is the first time that it is asked since [`Timeouts::forget`].
+impl ReplyTimeouts {
+    /// Whether this is the first time that it is asked since [`ReplyTimeouts::forget`].
     pub fn is_new(&mut self) -> bool {
         !std::mem::replace(&mut self.is_kept, true)
     }
@@ -42,12 +42,12 @@ impl Timeouts {
     /// Nothing is kept any more.
     pub fn forget(&mut self) {
         if self.is_kept {
-            *self = Timeouts::default();
+            *self = ReplyTimeouts::default();
         }
     }
 
-    /// The round of the event loop ends `now`. Returns the clients, once, of which a reply has waited for at least `timeout`;
-    /// groups up to `released` are acknowledged.
+    /// The round of the event loop ends `now`. Returns the clients that have a reply which has waited for at least `timeout`, each
+    /// once; groups up to `released` are acknowledged.
     pub fn late(&mut self, now: Instant, timeout: Duration, released: Group) -> HashSet<ClientId> {
         self.waiting.extend(self.fresh.drain(..).map(|(client, group)| (now, client, group)));
         let mut late = HashSet::new();
@@ -73,7 +73,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_millis(100);
 
-    fn late(timeouts: &mut Timeouts, now: Instant, released: Group) -> Vec<ClientId> {
+    fn late(timeouts: &mut ReplyTimeouts, now: Instant, released: Group) -> Vec<ClientId> {
         let mut clients: Vec<_> = timeouts.late(now, TIMEOUT, released).into_iter().collect();
         clients.sort_unstable();
         clients
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_client_is_late_when_its_own_reply_has_waited_for_too_long() {
-        let (start, mut timeouts) = (Instant::now(), Timeouts::default());
+        let (start, mut timeouts) = (Instant::now(), ReplyTimeouts::default());
         timeouts.held(1, 5);
         timeouts.held(2, 5);
         assert_eq!(late(&mut timeouts, start, 4), []);
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn who_was_answered_is_not_late() {
-        let (start, mut timeouts) = (Instant::now(), Timeouts::default());
+        let (start, mut timeouts) = (Instant::now(), ReplyTimeouts::default());
         timeouts.held(1, 5);
         timeouts.held(1, 6);
         late(&mut timeouts, start, 4);

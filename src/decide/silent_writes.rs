@@ -12,7 +12,7 @@ pub type Queued = Option<u32>;
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     queued: Queued,
-    /// Of the stream's end.
+    /// The end of the stream.
     offset: u64,
     /// Number of changes that the called commands made.
     changes: i64,
@@ -25,7 +25,7 @@ pub struct SilentWrites {
 }
 
 impl SilentWrites {
-    /// A module called a command that made so many changes: at that command's event.
+    /// A module called a command that made `changes` changes. At that command's event.
     pub fn called(&mut self, queued: Queued, offset: u64, changes: i64, is_module: bool) {
         match &mut self.mark {
             // What the command called has been counted.
@@ -41,8 +41,8 @@ impl SilentWrites {
         self.mark.is_some()
     }
 
-    /// A command that no module called has ended, with so many changes: at its event. Returns whether what modules wrote within it
-    /// is not put into the stream. If that has moved to `offset` meanwhile, what they wrote before the command is in it.
+    /// A command that no module called has ended, with `changes` changes. At its event. Returns whether what modules wrote within it is not put
+    /// into the stream. If that has moved to `offset` meanwhile, what they wrote before the command is in it.
     pub fn command_ended(&mut self, queued: Queued, offset: u64, changes: i64, is_module: bool) -> bool {
         let Some(Mark { queued: Some(before), offset: stood, changes: called }) = self.mark else { return false };
         self.mark = None;
@@ -73,7 +73,7 @@ mod tests {
         assert!(after_call(Some(3)).command_ended(Some(3), 100, 1, true), "in a transaction, behind other writes");
         assert!(
             after_call(Some(0)).command_ended(Some(0), 100, 2, false),
-            "a module that is told of a change, within a plain command"
+            "a module that responds to a change, within a plain command"
         );
     }
 

@@ -11,7 +11,7 @@ const WORTH_BYTES: usize = 16 << 10;
 /// The server shows no further buffer in one attempt to write once it has shown more than this. There may be more then.
 pub const SHOWN_BYTES: usize = 64 << 10;
 
-/// At most so much is taken in one attempt: the server is told of less than 2 GB.
+/// The most that is taken in one attempt: the server counts what is written as an `int`, which ends at 2 GB.
 const MOST_BYTES: usize = 1 << 30;
 
 /// How many bytes of all connections are taken.
@@ -23,8 +23,8 @@ pub fn total() -> u64 {
     TOTAL.load(Ordering::Relaxed)
 }
 
-/// While the log is fast, what waits is soon sent, and to copy it would cost more than it saves. But no more than so many large replies
-/// are left to the server until the log acknowledges something: they may be much larger than what it shows.
+/// How many large replies are left to the server until the log acknowledges something. While the log is fast, what waits is soon sent, and to
+/// copy it would cost more than it saves; but replies may be much larger than what the server shows.
 const LEFT: u32 = 16;
 
 static LOG_IS_SLOW: AtomicBool = AtomicBool::new(false);
@@ -47,8 +47,8 @@ pub fn acknowledged() {
     LEFT_SINCE.store(0, Ordering::Relaxed);
 }
 
-/// Of the bytes that the server offers in buffers of these lengths, and that may not leave: how many are to be taken. Never all: a
-/// server that has nothing to write would close a client that said QUIT, and would not write when it may.
+/// How many bytes to take of those that the server offers, in buffers of these lengths, and that may not leave. Never all: a server that
+/// has nothing to write would close a client that said QUIT, and would not write when it may.
 ///
 /// `is_reference`: the last three buffers are a value that the server does not copy, which costs it nothing.
 pub fn worth_taking(lengths: impl DoubleEndedIterator<Item = usize> + Clone, is_reference: bool) -> Option<usize> {
@@ -81,7 +81,7 @@ pub fn append<'a>(to: &mut Vec<u8>, buffers: impl Iterator<Item = &'a [u8]>, byt
 #[derive(Debug, Default)]
 pub struct Taken {
     chunks: VecDeque<Vec<u8>>,
-    /// So many bytes of the first chunk are sent.
+    /// How many bytes of the first chunk are sent.
     sent: usize,
     bytes: usize,
 }
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(worth(&[64 << 10, 1], false), Some(64 << 10), "there may be more");
         assert_eq!(worth(&[1 << 20], false), Some((1 << 20) - 1));
         assert_eq!(worth(&[5, 1 << 20, 2], true), Some((1 << 20) + 6), "there may be more behind it");
-        assert_eq!(worth(&[5, 3 << 30, 2], false), Some(1 << 30), "the server is told of less than 2 GB");
+        assert_eq!(worth(&[5, 3 << 30, 2], false), Some(1 << 30), "the server counts less than 2 GB");
     }
 
     #[test]

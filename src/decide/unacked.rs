@@ -56,7 +56,7 @@ impl Backlog {
         self.end - self.durable
     }
 
-    /// Room for reading into: at least one byte, at most a block. What was read is told by [`Backlog::filled`].
+    /// Room for reading into: at least one byte, at most a block. [`Backlog::filled`] takes in what was read.
     pub fn room(&mut self) -> &mut Vec<u8> {
         let is_full = self.blocks.back().is_none_or(|block| block.bytes.len() == block.bytes.capacity());
         if is_full {

@@ -1,4 +1,4 @@
-//! What EXEC tells of the keys that its client watches: whether it executed anything says whether somebody wrote them.
+//! What EXEC reveals about the keys that its client watches: whether it executed anything says whether somebody wrote them.
 //!
 //! A transaction that ran says that the keys are as they were when they were watched, so it waits for what they were dirty
 //! with then. One that was aborted says that something was written since. What, the server does not tell: it waits for all.
@@ -23,7 +23,7 @@ pub enum Executed {
 /// The transactions of all clients, as far as replies depend on watched keys. Main thread only.
 #[derive(Default)]
 pub struct Watching {
-    /// The command that ran last, of whichever client.
+    /// The command that ran last, of any client.
     last: Ran,
     /// For each client that watches a key which was dirty: the newest group among those keys. What UNWATCH makes void stays
     /// until the client's next EXEC, which may so wait for longer than it has to.
@@ -37,7 +37,7 @@ impl Watching {
         std::mem::replace(&mut self.last, ran)
     }
 
-    /// The client watches keys from now on, of which the newest depends on `group`; up to `released` they are durable.
+    /// The client watches keys from now on; the newest write to one of them is in `group`. Groups up to `released` are durable.
     pub fn watched(&mut self, client: ClientId, group: Group, released: Group) {
         if group > released {
             let newest = self.watched.entry(client).or_default();
@@ -64,7 +64,7 @@ impl Watching {
         }
     }
 
-    /// Groups are counted anew, or commands ran that were not told.
+    /// Groups are counted from the beginning, or commands ran without an event.
     pub fn forget(&mut self) {
         *self = Watching::default();
     }
@@ -78,7 +78,7 @@ mod tests {
     const GET: usize = 2;
     const EXEC: usize = 3;
 
-    /// Runs commands of clients; the last is an EXEC, of which the outcome is returned.
+    /// Runs commands of clients; the last is an EXEC. Returns its outcome.
     fn run(watching: &mut Watching, commands: &[Ran]) -> Executed {
         let before = commands.iter().map(|ran| watching.ran(*ran)).last().unwrap();
         watching.executed(commands.last().unwrap().0, before, |command| command == MULTI)

@@ -1,12 +1,12 @@
-//! Whether this node may answer its clients: as long as its lease lasts. Every write of the server to a connection passes here
-//! (`server/write_path.rs`), on the main thread or on an I/O thread, so that a process which stood still cannot answer when it goes on,
-//! whatever it was in the middle of.
+//! Whether this node may answer its clients: for as long as its lease lasts. Every write of the server to a connection asks here
+//! (`server/intercepted_writes.rs`), on the main thread or on an I/O thread. So a process that stood still cannot answer when it goes on, whatever it
+//! was in the middle of.
 //!
-//! Once the lease has passed, nobody who was connected until then is ever answered: those clients are closed, and read and wrote
-//! at a node that did not lead any more. Clients that come later are told what the node has become.
+//! Once the lease has passed, no client that was connected until then is ever answered: those clients are closed, and read and wrote at a
+//! node that did not lead any more. Clients that come later are told what the node has become.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use durability_leadership::Moment;
@@ -14,26 +14,25 @@ use rustix::time::{clock_gettime, ClockId};
 
 use crate::decide::gate::ClientId;
 use crate::exchange::Shared;
-use crate::server::internals::Connection;
 
-/// What this node was granted.
+/// The lease that this node was granted.
 #[derive(Default)]
-struct Term {
-    /// Until when; none if nothing was, or it is over.
+struct Lease {
+    /// When it ends; `None` if none was granted, or it is over.
     granted: Option<Moment>,
-    /// Whether the node leads by it, so that it may answer only as long as that lasts.
+    /// Whether the node leads by it, so that it may answer only for as long as the lease lasts.
     is_kept: bool,
 }
 
-static TERM: Mutex<Term> = Mutex::new(Term { granted: None, is_kept: false });
-/// The [`Moment`] at which the lease passes.
+static LEASE: Mutex<Lease> = Mutex::new(Lease { granted: None, is_kept: false });
+/// The [`Moment`] at which the lease passes. Changes only while [`LEASE`] is locked, but for a forked child.
 static UNTIL: AtomicU64 = AtomicU64::new(Moment::NEVER.0);
 /// Once it has passed, clients with an id beyond this are answered.
 static LAST_CLIENT: AtomicU64 = AtomicU64::new(ClientId::MAX);
 
-/// A reply did not leave, so its client is to be closed whatever becomes of the lease.
+/// A reply did not leave, so its client must be closed whatever becomes of the lease.
 static WAS_REFUSED: AtomicBool = AtomicBool::new(false);
-/// Whose main thread is told.
+/// Has what wakes the main thread.
 static SHARED: Mutex<Option<Arc<Shared>>> = Mutex::new(None);
 
 /// Now. The clock goes on while the machine is suspended.
@@ -43,61 +42,60 @@ pub fn now() -> Moment {
     Moment((time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64))
 }
 
-/// So long ago.
+/// The moment that lies `age` before now.
 pub fn before(age: Duration) -> Moment {
     Moment(now().0.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)))
 }
 
-/// A lease was granted to this node, until then. It is kept to it once it leads ([`keep_to_it`]). Any thread.
+/// A lease was granted to this node, until then. The node is bound by it once it leads ([`keep_to_it`]). Any thread.
 pub fn begin(until: Moment) {
-    *term() = Term { granted: Some(until), is_kept: false };
+    *lease() = Lease { granted: Some(until), is_kept: false };
 }
 
-/// From now on nothing leaves once the lease has passed: this node leads. If it was lost on the way there, nothing leaves at all.
+/// This node leads: from now on nothing leaves once the lease has passed. If the lease was lost on the way there, nothing leaves at all.
 /// Main thread.
 pub fn keep_to_it() {
-    let mut term = term();
-    term.is_kept = true;
-    UNTIL.store(term.granted.unwrap_or(Moment::ALWAYS).0, Ordering::Release);
+    let mut lease = lease();
+    lease.is_kept = true;
+    UNTIL.store(lease.granted.unwrap_or(Moment::ALWAYS).0, Ordering::Release);
 }
 
-/// The lease goes on until then; nothing happens if the node has none any more. Any thread.
+/// The lease is extended to `until`; nothing happens if the node has none any more. Any thread.
 pub fn set(until: Moment) {
-    let mut term = term();
-    if let Some(granted) = &mut term.granted {
+    let mut lease = lease();
+    if let Some(granted) = &mut lease.granted {
         *granted = until;
-        if term.is_kept {
+        if lease.is_kept {
             UNTIL.store(until.0, Ordering::Release);
         }
     }
 }
 
-/// Another node leads, or may: nothing leaves any more, if this one led. Any thread.
+/// Another node leads, or may lead: if this one led, nothing leaves any more. Any thread.
 pub fn lost() {
-    let mut term = term();
-    if std::mem::take(&mut *term).is_kept {
+    let mut lease = lease();
+    if std::mem::take(&mut *lease).is_kept {
         UNTIL.store(Moment::ALWAYS.0, Ordering::Release);
     }
 }
 
 /// This node does not come to lead after all. Any thread.
 pub fn put_off() {
-    let mut term = term();
-    if !term.is_kept {
-        term.granted = None;
+    let mut lease = lease();
+    if !lease.is_kept {
+        lease.granted = None;
     }
 }
 
 /// What this node serves has nothing to do with the log any more. Any thread.
 pub fn not_needed() {
-    let mut term = term();
-    *term = Term::default();
+    let mut lease = lease();
+    *lease = Lease::default();
     UNTIL.store(Moment::NEVER.0, Ordering::Release);
 }
 
-/// Held while [`UNTIL`] changes.
-fn term() -> MutexGuard<'static, Term> {
-    TERM.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn lease() -> MutexGuard<'static, Lease> {
+    LEASE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// What tests/failover must notice: a lease that never passes.
@@ -110,7 +108,7 @@ pub fn has_passed() -> bool {
     until != Moment::NEVER.0 && now().0 >= until && !IS_BROKEN
 }
 
-/// In how many milliseconds it passes; 0 once it has, -1 if this node needs none or has one that does not expire.
+/// In how many milliseconds the lease passes; 0 once it has, -1 if this node needs none or has one that does not expire. Any thread.
 pub fn left_ms() -> i64 {
     match UNTIL.load(Ordering::Acquire) {
         until if until == Moment::NEVER.0 => -1,
@@ -129,50 +127,31 @@ pub fn answer_nobody_beyond_it() {
     WAS_REFUSED.store(false, Ordering::Release);
 }
 
-/// A child that the server forks to send a full copy to a replica does not lead, and nobody renews its copy of the lease.
-extern "C" fn child_needs_none() {
+/// This process is a child that the server has forked to send a full copy to a replica. It does not lead, and nobody renews its copy of the
+/// lease. Only stores to an atomic, as a forked child may.
+pub fn child_needs_none() {
     UNTIL.store(Moment::NEVER.0, Ordering::Release);
 }
 
-/// The server may fork from now on. Once in a process, as that is kept for good.
-pub fn watch_forks() {
-    static ONCE: Once = Once::new();
-    // SAFETY: the function only stores to an atomic, which a forked child may, and stays mapped when the module is unloaded.
-    ONCE.call_once(|| unsafe {
-        // It fails for want of memory alone; then a full copy that takes longer than a lease does.
-        libc::pthread_atfork(None, None, Some(child_needs_none));
-    });
-}
-
-/// The main thread of `shared` is told when a reply was refused. Main thread, when the module is loaded.
+/// The main thread of `shared` is woken when a reply is refused. Main thread, when the module is loaded.
 pub fn tell(shared: Option<Arc<Shared>>) {
     *SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = shared;
 }
 
-/// Whether anything may be written to that connection now. If not, the main thread learns that.
-///
-/// # Safety
-/// The server is about to write to it, so it is live.
-#[inline]
-pub unsafe fn lets_write(connection: *const Connection) -> bool {
-    let until = UNTIL.load(Ordering::Acquire);
-    // SAFETY: by contract of this function.
-    until == Moment::NEVER.0 || now().0 < until || IS_BROKEN || unsafe { lets_write_beyond(connection) }
-}
-
+/// Whether that client may be answered although the lease has passed. If not, the main thread is woken. Any thread.
 #[cold]
-unsafe fn lets_write_beyond(connection: *const Connection) -> bool {
-    // SAFETY: a live connection. What it belongs to is a client, or not known yet.
-    let client = unsafe { (*connection).private_data.as_ref() };
-    let Some(client) = client.filter(|client| client.id <= LAST_CLIENT.load(Ordering::Acquire)) else { return true };
+pub fn lets_answer_beyond(client: ClientId) -> bool {
+    if client > LAST_CLIENT.load(Ordering::Acquire) {
+        return true;
+    }
     let shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let Some(shared) = &*shared else { return false };
-    if client.id == shared.tap_client.load(Ordering::Relaxed) {
+    if client == shared.tap_client.load(Ordering::Relaxed) {
         // The log judges by itself what it takes.
         return true;
     }
     if !WAS_REFUSED.swap(true, Ordering::AcqRel) {
-        shared.main_bell.ring();
+        shared.main_waker.wake();
     }
     false
 }
@@ -184,18 +163,10 @@ pub fn has_refused() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::MaybeUninit;
-
     use super::*;
-    use crate::server::internals::Client;
 
-    fn lets_answer(id: ClientId) -> bool {
-        let mut client = Client { id };
-        // SAFETY: all zeros are a connection without anything.
-        let mut connection: Connection = unsafe { MaybeUninit::zeroed().assume_init() };
-        connection.private_data = &raw mut client;
-        // SAFETY: it lives through the call.
-        unsafe { lets_write(&raw const connection) }
+    fn lets_answer(client: ClientId) -> bool {
+        !has_passed() || lets_answer_beyond(client)
     }
 
     /// All in one, as there is one lease in a process.
@@ -238,6 +209,6 @@ mod tests {
         assert!(lets_answer(1));
         lost();
         set(behind);
-        assert!(lets_answer(1), "what comes late from a term that is over changes nothing");
+        assert!(lets_answer(1), "what comes late from an epoch that is over changes nothing");
     }
 }

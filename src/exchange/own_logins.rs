@@ -1,6 +1,5 @@
-//! The logins that the module announces to itself before it sends them: each secret opens one connection, once. So whoever gets to know
-//! one, from a dump of the memory or because somebody else listens where this server should, can do nothing with it. Plain logic; main
-//! thread.
+//! The logins that the module announces to itself before it sends them: each secret opens one connection, once. So a secret is of no use to
+//! anybody who learns it, from a dump of the memory or because somebody else listens where this server should. Plain logic; main thread.
 
 use std::net::SocketAddr;
 
@@ -8,21 +7,26 @@ use subtle::ConstantTimeEq;
 
 use crate::decide::gate::ClientId;
 
+/// The tap logs in under this name.
+pub const TAP: &str = "durability-tap";
+/// The self-test logs in under this name, and is held from then on.
+pub const SELF_TEST: &str = "durability-self-test";
+
 /// The most logins that are expected. One that never comes, as its connection broke, is forgotten when there are more.
 const MAX_EXPECTED: usize = 16;
 
 /// Which connection a login comes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// That of this client, which the server was handed.
+    /// The connection of this client, which the server was handed.
     Client(ClientId),
-    /// One that comes from that address.
+    /// A connection from that address.
     Tcp(SocketAddr),
-    /// One to the server's unix socket. Which one is not known.
+    /// A connection to the server's unix socket; the server does not say which.
     Unix,
 }
 
-/// The logins that are to come.
+/// The logins that are expected.
 #[derive(Debug, Default)]
 pub struct OwnLogins(Vec<(Origin, String)>);
 
@@ -34,12 +38,12 @@ impl OwnLogins {
         self.0.drain(..surplus);
     }
 
-    /// Whether any comes from an address or a unix socket.
+    /// Whether any is expected from an address or a unix socket.
     pub fn expects_any_from_outside(&self) -> bool {
         self.0.iter().any(|(origin, _)| !matches!(origin, Origin::Client(_)))
     }
 
-    /// Whether `secret` on the connection from `origin` is one that is expected. It is not any more then.
+    /// Whether `secret` is expected on the connection from `origin`. If so, it is not expected any more.
     pub fn take(&mut self, origin: Origin, secret: &[u8]) -> bool {
         let is_it =
             |(expected, right): &(Origin, String)| *expected == origin && bool::from(right.as_bytes().ct_eq(secret));

@@ -1,22 +1,23 @@
-//! A node that had to pass over anything of its log lacks it for good: it neither leads nor serves. It starts over from a full
-//! copy by itself, where that can help.
+//! What a node could not apply of its log. Such a node lacks it for good, so it neither leads nor serves. It starts over from a full
+//! copy by itself where that can help.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::base::backoff::Backoff;
 use crate::settings;
 
-/// Waits before a node starts over: doubled from the first to the second, as long as failures follow one another.
+/// The first wait before a node starts over. Waits double while failures follow one another.
 const WAIT_FROM: Duration = Duration::from_secs(1);
-/// See [`WAIT_FROM`].
+/// The longest wait before a node starts over.
 const WAIT_TO: Duration = Duration::from_secs(60);
-/// A failure so long after the one before has nothing to do with it.
+/// A failure this long after the previous one is unrelated to it.
 const CALM: Duration = Duration::from_secs(600);
 
 /// What a node could not apply of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
-    /// Where the command begins in the stream (exclusive end of what was applied); of a transaction, where that begins.
+    /// Where the command, or its transaction, begins in the stream: the exclusive end of what was applied.
     pub offset: u64,
     /// The command.
     pub command: String,
@@ -27,7 +28,7 @@ pub struct PassedOver {
 /// Why a command of the log had no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// It ran and failed, which the server's log tells of.
+    /// It ran and failed. The server's log says why.
     Failed,
     /// The server refused it before it ran, with that error.
     Refused(String),
@@ -62,33 +63,41 @@ impl fmt::Display for PassedOver {
     }
 }
 
-/// When to start over.
+/// When to take the next full copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum NextCopy {
     /// After that time, from whatever the log has.
     After(Duration),
-    /// Once the log has a snapshot that stands behind this offset: from the one that it has, the same command fails again.
+    /// Once the log has a snapshot behind this offset (exclusive): from its present one, the same command fails again.
     WithSnapshotBehind(u64),
 }
 
-/// Bounds how often a node takes a full copy because it had to pass over something.
-#[derive(Debug, Default)]
+/// Bounds how often a node takes a full copy because it passed over something. Plain logic; agent.
+#[derive(Debug)]
 pub struct StartingOver {
+    /// Where it last passed over something, and when.
     last: Option<(u64, Instant)>,
-    wait: Duration,
+    waits: Backoff,
+}
+
+impl Default for StartingOver {
+    fn default() -> Self {
+        StartingOver { last: None, waits: Backoff::new(WAIT_FROM, WAIT_TO) }
+    }
 }
 
 impl StartingOver {
-    /// Something was passed over at `offset`. It may have failed for a reason that passes, so it is tried once more; the second time
-    /// it is known to fail.
-    pub fn next(&mut self, offset: u64, now: Instant) -> Step {
+    /// The node passed over something at `offset`. The reason may pass, so the same offset is tried once more. After the second failure a
+    /// full copy of the same snapshot cannot help.
+    pub fn next(&mut self, offset: u64, now: Instant) -> NextCopy {
         let last = self.last.replace((offset, now));
         if last.is_some_and(|(at, _)| at == offset) {
-            return Step::WithSnapshotBehind(offset);
+            return NextCopy::WithSnapshotBehind(offset);
         }
-        let is_calm = last.is_none_or(|(_, at)| now.duration_since(at) > CALM);
-        self.wait = if is_calm { WAIT_FROM } else { (self.wait * 2).min(WAIT_TO) };
-        Step::After(self.wait)
+        if last.is_none_or(|(_, at)| now.duration_since(at) > CALM) {
+            self.waits.reset();
+        }
+        NextCopy::After(self.waits.next())
     }
 }
 
@@ -97,28 +106,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_byte_is_tried_twice_and_then_only_from_another_snapshot() {
+    fn the_same_offset_is_tried_twice_and_then_only_from_another_snapshot() {
         let (mut starting_over, now) = (StartingOver::default(), Instant::now());
-        assert_eq!(starting_over.next(7, now), Step::After(WAIT_FROM));
-        assert_eq!(starting_over.next(7, now), Step::WithSnapshotBehind(7));
-        assert_eq!(starting_over.next(7, now + CALM * 2), Step::WithSnapshotBehind(7));
+        assert_eq!(starting_over.next(7, now), NextCopy::After(WAIT_FROM));
+        assert_eq!(starting_over.next(7, now), NextCopy::WithSnapshotBehind(7));
+        assert_eq!(starting_over.next(7, now + CALM * 2), NextCopy::WithSnapshotBehind(7));
     }
 
     #[test]
-    fn one_failure_after_another_is_tried_more_and_more_rarely() {
+    fn failures_that_follow_one_another_are_tried_ever_more_rarely() {
         let (mut starting_over, mut now) = (StartingOver::default(), Instant::now());
         let mut waits = Vec::new();
         for offset in 0..9 {
-            let Step::After(wait) = starting_over.next(offset, now) else { panic!("another byte") };
+            let NextCopy::After(wait) = starting_over.next(offset, now) else { panic!("another offset") };
             now += wait;
             waits.push(wait.as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(starting_over.next(9, now + CALM * 2), Step::After(WAIT_FROM));
+        assert_eq!(starting_over.next(9, now + CALM * 2), NextCopy::After(WAIT_FROM));
     }
 
     #[test]
-    fn the_operator_is_told_byte_command_and_what_to_do() {
+    fn the_operator_learns_offset_command_and_what_to_do() {
         let why = Why::Refused("ERR unknown command".to_owned());
         let text = PassedOver { offset: 7, command: "nosuch".to_owned(), why }.to_string();
         assert!(text.contains("at offset 7 the command 'nosuch' was refused (ERR unknown command)"), "{text}");

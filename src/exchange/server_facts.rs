@@ -1,39 +1,39 @@
-//! What a server says of itself.
+//! What the server reports about itself.
 
 /// How the agent reaches its own server, and what the server holds.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub struct ServerFacts {
     /// TCP port; 0 if it does not listen there.
     pub port: u16,
     /// TCP port for TLS; 0 if it does not listen there.
     pub tls_port: u16,
-    /// Address that it listens on for TCP; empty if all that are configured may be missing.
+    /// Address that it listens on for TCP; empty if each of the configured ones may be missing.
     pub bind: String,
     /// Path of the unix socket; empty if there is none.
     pub unix_socket: String,
     /// Its version, as `9.1.2`.
     pub engine: String,
-    /// How many databases it has; 0 if it does not tell.
+    /// How many databases it has; 0 if it does not report that.
     pub databases: u32,
     /// Whether there is any key or function.
     pub has_data: bool,
-    /// Whether it is a replica, and not because this module made it one.
+    /// Whether it is a replica that this module did not make one.
     pub is_others_replica: bool,
     /// Whether it is a replica of its log.
     pub follows_log: bool,
-    /// Whether nothing came into its stream since the mode became off.
+    /// Whether nothing was added to its stream since the mode became off.
     pub is_as_left: bool,
 }
 
-impl Facts {
-    /// Takes in a line of `INFO server` such as `name=tcp,bind=127.0.0.1,bind=::1,port=6379`.
+impl ServerFacts {
+    /// Reads a line of `INFO server` such as `name=tcp,bind=127.0.0.1,bind=::1,port=6379`.
     pub fn add_listener(&mut self, line: &str) {
         let values = |name: &'static str| {
             line.split(',')
                 .filter_map(move |field| field.split_once('=').filter(|(key, _)| *key == name))
                 .map(|(_, v)| v)
         };
-        // A leading '-' says that the address may be missing: then somebody else may have it.
+        // A leading '-' allows the address to be missing: another process may listen there then.
         let bind = values("bind").find(|bind| !bind.starts_with('-')).unwrap_or("");
         let port = values("port").next().and_then(|port| port.parse().ok()).unwrap_or(0);
         match values("name").next() {
@@ -47,7 +47,7 @@ impl Facts {
         }
     }
 
-    /// The port at which clients reach the server unless an operator says otherwise; 0 if it has none.
+    /// The port at which clients reach the server unless an operator configures another; 0 if it has none.
     pub fn clients_port(&self) -> u16 {
         if self.port == 0 {
             self.tls_port
@@ -62,8 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_tells_where_it_listens() {
-        let mut facts = Facts::default();
+    fn the_lines_of_info_show_where_the_server_listens() {
+        let mut facts = ServerFacts::default();
         for line in
             ["name=unix,bind=/run/valkey.sock", "name=tcp,bind=-::1,bind=10.0.0.5,port=6379", "name=tls,bind=*,port=1"]
         {

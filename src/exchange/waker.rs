@@ -7,31 +7,32 @@ use std::time::Duration;
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-/// Rings another thread out of its sleep. Ringing twice before the other wakes is ringing once.
-pub struct Bell {
+/// Wakes one thread. Two calls of [`Waker::wake`] before that thread runs count as one.
+pub struct Waker {
     event: OwnedFd,
-    is_rung: AtomicBool,
+    /// Whether the thread was woken and has not run yet. Saves the system call of a second wake.
+    is_set: AtomicBool,
 }
 
-impl Bell {
-    /// Silent.
+impl Waker {
+    /// A waker that is not set.
     ///
     /// # Errors
     /// The process has no more file descriptors.
     pub fn new() -> std::io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Bell { event, is_rung: AtomicBool::new(false) })
+        Ok(Waker { event, is_set: AtomicBool::new(false) })
     }
 
-    /// Wakes the sleeper. Any thread.
-    pub fn ring(&self) {
-        if !self.is_rung.swap(true, Ordering::AcqRel) {
-            // The counter of an eventfd takes 2^64 - 2 rings before a write could fail; this makes at most one.
+    /// Wakes the sleeping thread. Any thread.
+    pub fn wake(&self) {
+        if !self.is_set.swap(true, Ordering::AcqRel) {
+            // A write to an eventfd fails only after 2^64 - 2 wakes, and at most one is outstanding.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
 
-    /// Sleeps until it is rung, at most `time`; then it is silent.
+    /// Sleeps until the waker is set, at most `time`, and clears it. The thread that the waker belongs to.
     ///
     /// # Errors
     /// The system cannot wait.
@@ -41,21 +42,22 @@ impl Bell {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        self.silence();
+        self.clear();
         Ok(())
     }
 
-    /// The sleeper is awake, and looks at its mailbox after this.
-    pub fn silence(&self) {
+    /// The thread is awake. It reads its mailbox after this call, so that no message is missed. The thread that the waker belongs to.
+    pub fn clear(&self) {
         let mut count = [0; 8];
-        // Nothing to read means that it was not rung.
+        // Nothing to read means that the waker was not set.
         let _ = rustix::io::read(&self.event, &mut count);
-        // Not a plain store: what the mailbox held before a ring that found this set must be seen by who looks next.
-        self.is_rung.swap(false, Ordering::AcqRel);
+        // A plain store would not do. A thread that finds the waker set writes nothing, and what it put into the mailbox before must be
+        // visible to the read that follows.
+        self.is_set.swap(false, Ordering::AcqRel);
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }

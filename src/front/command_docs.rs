@@ -1,19 +1,19 @@
 //! What `COMMAND DOCS` and `ACL CAT` show of the module's commands.
 
 use std::ffi::c_int;
-use std::ptr;
 
-use valkey_module::{raw, Context};
+use valkey_module::Context;
 
 use crate::front::start::c_string;
-use crate::node::command_filter::REFUSED;
+use crate::node::command_filter::answer::REFUSED;
+use crate::server;
 use crate::server::debug_command::POPULATE;
 
 struct Doc {
     name: &'static str,
     summary: &'static str,
     complexity: &'static str,
-    /// With the command's name; negative: at least.
+    /// Number of words, the command's name included. Negative: at least that many.
     arity: c_int,
     /// ACL categories.
     categories: &'static str,
@@ -42,7 +42,7 @@ const DOCS: [Doc; 8] = [
         summary: "Shows mode, role, offsets, lag and counters of the durability module.",
         complexity: "O(1)",
         arity: 1,
-        // Those of INFO, which shows the same.
+        // The same as those of INFO, which shows the same.
         categories: "durability dangerous slow",
     },
     Doc {
@@ -82,46 +82,25 @@ const DOCS: [Doc; 8] = [
     },
 ];
 
-/// Tells the server about the commands. While the module loads.
+/// Gives the server the documentation and the ACL categories of the commands. Main thread, while the module loads.
 ///
 /// # Errors
-/// The server does not take what it is told.
+/// The server does not take them.
 pub fn register(ctx: &Context) -> Result<(), String> {
     let since = c_string("0.1.0")?;
     for doc in DOCS {
         let (name, summary, complexity) = (c_string(doc.name)?, c_string(doc.summary)?, c_string(doc.complexity)?);
-        let version = raw::RedisModuleCommandInfoVersion {
-            version: 1,
-            sizeof_historyentry: std::mem::size_of::<raw::RedisModuleCommandHistoryEntry>(),
-            sizeof_keyspec: std::mem::size_of::<raw::RedisModuleCommandKeySpec>(),
-            sizeof_arg: std::mem::size_of::<raw::RedisModuleCommandArg>(),
-        };
-        let info = raw::RedisModuleCommandInfo {
-            version: &raw const version,
-            summary: summary.as_ptr(),
-            complexity: complexity.as_ptr(),
-            since: since.as_ptr(),
-            history: ptr::null_mut(),
-            tips: ptr::null(),
-            arity: doc.arity,
-            key_specs: ptr::null_mut(),
-            args: ptr::null_mut(),
-        };
-        // SAFETY: set while the module loads; all pointers live through the calls, and the server copies what it keeps.
-        let status = unsafe {
-            let command = raw::RedisModule_GetCommand.map(|get| get(ctx.ctx, name.as_ptr()));
-            match (command, raw::RedisModule_SetCommandInfo) {
-                (Some(command), Some(set)) if !command.is_null() => set(command, &raw const info),
-                _ => raw::REDISMODULE_ERR as c_int,
-            }
-        };
-        if status != raw::REDISMODULE_OK as c_int {
-            return Err(format!("the server does not take the documentation of {}", doc.name));
-        }
         let categories = c_string(doc.categories)?;
-        if ctx.set_acl_category(name.as_ptr(), categories.as_ptr()) != raw::Status::Ok {
-            return Err(format!("the server does not take the ACL categories of {}", doc.name));
-        }
+        let told = server::command_docs::Doc {
+            name: &name,
+            summary: &summary,
+            complexity: &complexity,
+            since: &since,
+            arity: doc.arity,
+            categories: &categories,
+        };
+        server::command_docs::describe(ctx, &told)
+            .map_err(|what| format!("the server does not take the {what} of {}", doc.name))?;
     }
     Ok(())
 }

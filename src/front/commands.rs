@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use valkey_module::redisvalue::ValkeyValueKey;
-use valkey_module::{raw, CallReply, Context, InfoContext, ValkeyError, ValkeyResult, ValkeyString, ValkeyValue};
+use valkey_module::{CallReply, Context, InfoContext, ValkeyError, ValkeyResult, ValkeyString, ValkeyValue};
 
 use crate::base::panic_guard::guard;
 use crate::decide::known_log::Kind;
-use crate::exchange::Command;
+use crate::exchange::mailbox::Command;
 use crate::front::info::{figures, Figure};
-use crate::node::{self, command_filter, Module};
+use crate::node::command_filter::refusal;
+use crate::node::{self, Module};
 use crate::server::api;
+use crate::server::events::InfoSection;
 
 const HELP: [&str; 18] = [
     "DURABILITY.MODE",
@@ -53,7 +55,7 @@ pub fn mode(ctx: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
         [_, mode] => {
             let mode = mode.try_as_str()?.to_ascii_lowercase();
             if !api::may_run(ctx, &["config", "set", "durability.mode", &mode]) {
-                // A CONFIG that goes by another name is no question of permissions.
+                // If CONFIG was renamed, permissions are not the reason.
                 return Err(node::why_the_log_is_impossible(ctx).map_or(
                     ValkeyError::Str("NOPERM changing the mode needs the permission to run CONFIG SET"),
                     |why| ValkeyError::String(format!("ERR {why}")),
@@ -83,7 +85,7 @@ pub fn lag(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
                     ValkeyValue::Integer(i64::from(lag_ms)),
                 ])
             };
-            ValkeyValue::Array(module.bound.history().maxima().map(pair).collect())
+            ValkeyValue::Array(module.limits.writes.history().maxima().map(pair).collect())
         }),
         [_, _] => Err(ValkeyError::Str("ERR usage: DURABILITY.LAG [HISTORY]")),
         _ => Err(ValkeyError::WrongArity),
@@ -123,7 +125,7 @@ fn begin_to_accept(module: &mut Module, log_id: &str, seeds: bool) -> ValkeyResu
             "ERR nothing is to be accepted: the log does not contradict what this node knows",
         ));
     };
-    // Whoever sends this is to have seen of which log it is said.
+    // The operator has to have seen which log this is about.
     if contradiction.log_id != log_id {
         return Err(ValkeyError::String(format!("ERR the log has another id: {}", contradiction.log_id)));
     }
@@ -132,7 +134,7 @@ fn begin_to_accept(module: &mut Module, log_id: &str, seeds: bool) -> ValkeyResu
             "ERR the log cannot start anew from this node's data: others have led it since. Without SEED this node takes the log's",
         ));
     }
-    module.tell_agent(Command::AcceptLog { log_id: log_id.to_owned(), seeds });
+    module.tell_agent(Command::AcceptLog { log_id: log_id.to_owned(), keeps_own_data: seeds });
     Ok(ValkeyValue::SimpleStringStatic("OK"))
 }
 
@@ -142,9 +144,9 @@ pub fn help(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
     Ok(ValkeyValue::Array(HELP.iter().map(|line| ValkeyValue::SimpleStringStatic(line)).collect()))
 }
 
-/// Takes the place of a command that the filter refuses, and answers the reason.
+/// `DURABILITY.REFUSED`: runs instead of a command that the filter refuses, and answers why.
 pub fn refused(_: &Context, _: Vec<ValkeyString>) -> ValkeyResult {
-    match command_filter::error() {
+    match refusal::take_next_error() {
         error if error.is_empty() => Err(ValkeyError::Str("ERR this command is for the durability module itself")),
         error => Err(ValkeyError::String(error)),
     }
@@ -161,15 +163,13 @@ fn section(ctx: &InfoContext, figures: Vec<(&'static str, Figure)>) -> Result<()
     section.build_section()?.build_info().map(drop)
 }
 
-/// The section of `INFO`. Shown in crash reports as well, where nothing may be borrowed for long.
-pub unsafe extern "C" fn info(ctx: *mut raw::RedisModuleInfoCtx, for_crash_report: std::ffi::c_int) {
-    if for_crash_report != 0 {
-        return;
-    }
-    guard("showing INFO", (), || {
-        let ctx = InfoContext::new(ctx);
+/// The section of `INFO`.
+pub struct Section;
+
+impl InfoSection for Section {
+    fn show(ctx: &InfoContext) {
         let Some(figures) = node::with(figures) else { return };
         // The section has the module's name. An error means that the client asked for other sections only.
-        let _ = section(&ctx, figures);
-    });
+        let _ = section(ctx, figures);
+    }
 }

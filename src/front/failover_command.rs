@@ -6,12 +6,12 @@ use durability_leadership::Handover;
 use valkey_module::{Context, ValkeyError, ValkeyResult, ValkeyString, ValkeyValue};
 
 use crate::exchange::lease_clock;
-use crate::lead::planned_failover::Request;
+use crate::lead::planned_failover::FailoverRequest;
 use crate::node::{self, Module, Role};
 
-/// How long a planned failover may take unless told.
+/// How long a planned failover may take unless TIMEOUT is given.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that it may be told to take.
+/// The largest TIMEOUT.
 const MOST_TIMEOUT_MS: u64 = 3_600_000;
 
 /// `DURABILITY.FAILOVER [TO node-id] [TIMEOUT milliseconds]`
@@ -21,9 +21,9 @@ pub fn failover(_: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
     begun.unwrap_or(Err(ValkeyError::Str("ERR the durability module is not running")))
 }
 
-fn parse(mut options: &[ValkeyString]) -> Result<Request, ValkeyError> {
+fn parse(mut options: &[ValkeyString]) -> Result<FailoverRequest, ValkeyError> {
     const USAGE: &str = "ERR usage: DURABILITY.FAILOVER [TO node-id] [TIMEOUT milliseconds]";
-    let mut request = Request { to: None, asked: lease_clock::now(), timeout: DEFAULT_TIMEOUT };
+    let mut request = FailoverRequest { to: None, asked: lease_clock::now(), timeout: DEFAULT_TIMEOUT };
     while let [name, value, rest @ ..] = options {
         let value = value.try_as_str()?;
         match name.to_string_lossy().to_ascii_lowercase().as_str() {
@@ -44,7 +44,7 @@ fn parse(mut options: &[ValkeyString]) -> Result<Request, ValkeyError> {
     }
 }
 
-fn begin(module: &mut Module, request: Request) -> ValkeyResult {
+fn begin(module: &mut Module, request: FailoverRequest) -> ValkeyResult {
     if module.role != Role::Leader {
         let role = module.role.name();
         let leader = module.shared.view().map(|view| format!(" ({} at {})", view.leader, view.leader_address));
@@ -54,9 +54,9 @@ fn begin(module: &mut Module, request: Request) -> ValkeyResult {
         )));
     }
     let Some(view) = module.shared.view() else {
-        return Err(ValkeyError::Str("ERR the log service has not told of any nodes yet"));
+        return Err(ValkeyError::Str("ERR the log service has not reported any nodes yet"));
     };
-    // What is wrong already is told at once.
+    // Answers at once what is wrong already.
     let node_id = module.shared.node_id();
     Handover::begin(lease_clock::now(), &node_id, request.to.as_deref(), request.timeout, &view.peers())
         .map_err(|why| ValkeyError::String(format!("ERR {why}")))?;

@@ -1,14 +1,14 @@
-//! The figures that `DURABILITY.STATUS` and `INFO durability` show.
+//! The fields that `DURABILITY.STATUS` and `INFO durability` show, each declared once. Main thread only.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::decide::taken_replies;
-use crate::decide::write_limit::Verdict;
-use crate::exchange::{lease_clock, Link};
-use crate::node::command_filter::REFUSED_COMMANDS;
+use crate::decide::write_limit::{Behind, Verdict};
+use crate::exchange::{lease_clock, LinkStatus};
+use crate::node::command_filter::refusal::REFUSED_COMMANDS;
 use crate::node::{Module, Role};
-use crate::server::api;
+use crate::server::{api, support};
 use crate::settings;
 
 /// A value as it is shown.
@@ -49,85 +49,196 @@ impl From<&str> for Figure {
     }
 }
 
-/// All figures, in the order in which they are shown.
+/// What fields are computed from: the module, and what several fields share, so that all of them belong to one moment.
+struct Source<'a> {
+    module: &'a Module,
+    now: Instant,
+    behind: Behind,
+    is_leader: bool,
+    /// The epoch that the log service reports; none if it has not reported any.
+    reported_epoch: Option<u64>,
+    /// Name and address of the leader; empty if they are not known.
+    leader: (String, String),
+}
+
+/// A field that is always shown.
+struct Field {
+    name: &'static str,
+    value: fn(&Source<'_>) -> Figure,
+    /// What it means, as the comment above its declaration says.
+    #[cfg(test)]
+    meaning: &'static str,
+}
+
+/// Declares fields. The comment above each says what it means to an operator.
+macro_rules! fields {
+    ($($(#[doc = $meaning:literal])+ $name:ident: |$it:ident| $value:expr;)+) => {
+        /// All fields that are always shown, in the order in which they are shown.
+        static FIELDS: &[Field] = &[$(Field {
+            name: stringify!($name),
+            value: |$it| Figure::from($value),
+            #[cfg(test)]
+            meaning: concat!($($meaning),+),
+        }),+];
+    };
+}
+
+fields! {
+    /// The mode in force: sync, async or off.
+    mode: |it| it.module.mode.name();
+    /// What this node is to its shard: off, attaching, follower, leader, suspended, replica or refused.
+    role: |it| it.module.role.name();
+    /// The shard of the log service that this node belongs to.
+    shard: |_it| settings::SHARD.value();
+    /// The name of this node among those of its shard.
+    node_id: |it| it.module.shared.node_id.get().cloned().unwrap_or_else(|| settings::NODE_ID.value());
+    /// The configured address of the log service.
+    log: |_it| settings::LOG.value();
+    /// Whether the connection to the log is up or down.
+    link: |it| link(it.module.shared.link());
+    /// The id of the log that this node knows; empty if it knows none.
+    log_id: |it| it.module.shared.known().map_or_else(String::new, |known| known.log);
+    /// How the log contradicts what this node knows; empty if it does not.
+    log_contradiction: |it| it.module.shared.contradiction().map_or_else(String::new, |it| it.detail);
+    /// The name of the node that leads; empty if it is not known.
+    leader: |it| it.leader.0.as_str();
+    /// Where clients reach the node that leads; empty if it is not known.
+    leader_address: |it| it.leader.1.as_str();
+    /// The epoch that this node leads, or that it follows; 0 if there is none.
+    epoch: |it| epoch(it);
+    /// The end of the replication stream, exclusive.
+    current_offset: |it| api::replication_offset(&it.module.ctx);
+    /// The end of what the log has acknowledged, exclusive; 0 unless this node leads.
+    durable_offset: |it| if it.is_leader { it.module.shared.durable().unwrap_or(0) } else { 0 };
+    /// Age in milliseconds of the oldest write that the log has not acknowledged; 0 if there is none.
+    lag_ms: |it| it.behind.lag.as_millis() as u64;
+    /// Bytes of the stream that the log has not acknowledged.
+    pending_bytes: |it| it.behind.pending_bytes;
+    /// Clients whose replies wait for the log.
+    held_clients: |it| it.module.gate.as_ref().map_or(0, |gate| gate.held_clients());
+    /// Clients that have ended their sending and still get what waits for the log.
+    half_closed_clients: |it| it.module.gate.as_ref().map_or(0, |gate| gate.connections.half_closed.borrow().len());
+    /// Bytes of replies that wait in the module's memory.
+    held_bytes: |_it| taken_replies::total();
+    /// Clients that were closed for the memory that their replies took.
+    held_clients_closed: |it| it.module.limits.held_memory.closed;
+    /// Keys that were written and that the log has not acknowledged.
+    dirty_keys: |it| it.module.gate.as_ref().map_or(0, |gate| gate.dirty_keys());
+    /// Groups of writes that the log has not acknowledged.
+    waiting_groups: |it| it.module.gate.as_ref().map_or(0, |gate| gate.waiting_groups());
+    /// 1 while writes are refused because the log is too far behind, else 0.
+    refusing_writes: |it| u64::from(it.module.limits.writes.verdict() == Verdict::Refused);
+    /// Times that writes began to be refused because the log was too far behind.
+    refusals: |it| it.module.limits.writes.refusals();
+    /// Total time in milliseconds for which writes were refused, including a refusal still in progress.
+    refused_time_ms: |it| it.module.limits.writes.refused_for(it.now).as_millis() as u64;
+    /// Commands that were refused, for any reason.
+    refused_commands: |_it| REFUSED_COMMANDS.load(Ordering::Relaxed);
+    /// Clients that were closed because their replies waited longer than durability.sync-timeout-ms.
+    sync_timeouts: |it| it.module.limits.timed_out_clients;
+    /// When writes were last not sent to the log, in milliseconds since 1970: the beginning of that time; 0 if there was none.
+    unlogged_from_ms: |it| it.module.unlogged.time.from_ms;
+    /// The end of that time; 0 while it goes on.
+    unlogged_until_ms: |it| it.module.unlogged.time.until_ms;
+    /// Writes that were found not to be in the replication stream.
+    unlogged_writes: |it| it.module.unlogged.writes.count;
+    /// The command that made the last of these writes; empty if no command did.
+    last_unlogged_command: |it| it.module.unlogged.writes.last_command.as_str();
+    /// Times that the connection to the log was made anew.
+    log_reconnects: |it| it.module.shared.log_reconnects.load(Ordering::Relaxed);
+    /// Times that the module's own replication connection to the server was made anew.
+    tap_reconnects: |it| it.module.shared.tap_reconnects.load(Ordering::Relaxed);
+    /// Times that the log was started anew from a snapshot of this node.
+    seeds: |it| it.module.shared.initial_snapshots.load(Ordering::Relaxed);
+    /// Milliseconds until the lease passes; 0 once it has, -1 if this node needs none or has one that does not expire.
+    lease_left_ms: |_it| lease_clock::left_ms();
+    /// Times that the lease passed without being renewed, so that all clients were closed.
+    suspensions: |it| it.module.shared.suspensions.load(Ordering::Relaxed);
+    /// Times that another node took over from this one.
+    depositions: |it| it.module.shared.depositions.load(Ordering::Relaxed);
+    /// The most bytes that this node may have written and given up because another node took over.
+    discarded_bytes: |it| it.module.shared.discarded_bytes.load(Ordering::Relaxed);
+    /// What keeps the lease from being renewed; empty if nothing does.
+    lease_error: |it| it.module.shared.lease_error();
+    /// Why the last planned failover did not take place; empty if it did, or none was asked for.
+    failover_error: |it| it.module.shared.failover_error();
+    /// Whether holding replies works in this server: not run (and why, if it cannot), passed, or failed and why.
+    self_test: |it| self_test(it.module.self_test.as_ref(), support::why_sync_is_impossible());
+    /// Why this node refuses clients, or else the last thing that went wrong; empty if nothing has since all was well.
+    last_error: |it| last_error(it.module);
+}
+
+/// Milliseconds since the log service last reported the shard's nodes. Shown once it has.
+const NODES_HEARD_MS: &str = "nodes_heard_ms";
+
+/// The shard's nodes as the log service reports them, one each. Shown as far as there are nodes; a shard may have more, and `LOG.STATUS`
+/// shows them all.
+const NODES: [&str; 8] = ["node0", "node1", "node2", "node3", "node4", "node5", "node6", "node7"];
+
+/// All fields with their values, in the order in which they are shown.
 pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
     let behind = module.behind();
-    let now = Instant::now();
-    let shared = &module.shared;
-    let current = api::replication_offset(&module.ctx);
-    let is_leader = matches!(module.role, Role::Leader | Role::Suspended);
-    let durable = if is_leader { shared.durable().unwrap_or(0) } else { 0 };
-    let gate = module.gate.as_ref();
-    let link = match shared.link() {
-        Link::Up => "up",
-        Link::Down => "down",
+    let view = module.shared.view();
+    let source = Source {
+        module,
+        now: Instant::now(),
+        behind,
+        is_leader: module.role.leads(),
+        reported_epoch: view.as_ref().map(|view| view.epoch),
+        leader: view.as_ref().map(|view| (view.leader.clone(), view.leader_address.clone())).unwrap_or_default(),
     };
-    let self_test = match &module.self_test {
-        None => "not run".to_owned(),
-        Some(Ok(())) => "passed".to_owned(),
-        Some(Err(why)) => format!("failed: {why}"),
-    };
-    let error = match &module.role {
-        Role::Refused(why) => why.clone(),
-        _ => shared.last_error(),
-    };
-    let view = shared.view();
-    let epoch = match (shared.epoch.load(Ordering::Relaxed), &view) {
-        (0, Some(view)) if module.role == Role::Follower => view.epoch,
-        (epoch, _) => epoch,
-    };
-    let mut figures = vec![
-        ("mode", module.mode.name().into()),
-        ("role", module.role.name().into()),
-        ("shard", settings::SHARD.value().into()),
-        ("node_id", shared.node_id.get().cloned().unwrap_or_else(|| settings::NODE_ID.value()).into()),
-        ("log", settings::LOG.value().into()),
-        ("link", link.into()),
-        ("log_id", shared.known().map_or_else(String::new, |known| known.log).into()),
-        ("log_contradiction", shared.contradiction().map_or_else(String::new, |it| it.detail).into()),
-        ("leader", view.as_ref().map_or_else(String::new, |view| view.leader.clone()).into()),
-        ("leader_address", view.as_ref().map_or_else(String::new, |view| view.leader_address.clone()).into()),
-        ("epoch", epoch.into()),
-        ("current_offset", current.into()),
-        ("durable_offset", durable.into()),
-        ("lag_ms", (behind.lag.as_millis() as u64).into()),
-        ("pending_bytes", behind.pending_bytes.into()),
-        ("held_clients", gate.map_or(0, |gate| gate.held_clients()).into()),
-        ("half_closed_clients", gate.map_or(0, |gate| gate.connections.half_closed.borrow().len()).into()),
-        ("held_bytes", taken_replies::total().into()),
-        ("held_clients_closed", module.held_bound.closed.into()),
-        ("dirty_keys", gate.map_or(0, |gate| gate.dirty_keys()).into()),
-        ("waiting_groups", gate.map_or(0, |gate| gate.waiting_groups()).into()),
-        ("refusing_writes", u64::from(module.bound.verdict() == Verdict::Refused).into()),
-        ("refusals", module.bound.refusals().into()),
-        ("refused_time_ms", (module.bound.refused_for(now).as_millis() as u64).into()),
-        ("refused_commands", REFUSED_COMMANDS.load(Ordering::Relaxed).into()),
-        ("sync_timeouts", module.timed_out_clients.into()),
-        ("unlogged_from_ms", module.unlogged.from_ms.into()),
-        ("unlogged_until_ms", module.unlogged.until_ms.into()),
-        ("unlogged_writes", module.unlogged_writes.count.into()),
-        ("last_unlogged_command", module.unlogged_writes.last_command.as_str().into()),
-        ("log_reconnects", shared.log_reconnects.load(Ordering::Relaxed).into()),
-        ("tap_reconnects", shared.tap_reconnects.load(Ordering::Relaxed).into()),
-        ("seeds", shared.seeds.load(Ordering::Relaxed).into()),
-        ("lease_left_ms", lease_clock::left_ms().into()),
-        ("suspensions", shared.suspensions.load(Ordering::Relaxed).into()),
-        ("depositions", shared.depositions.load(Ordering::Relaxed).into()),
-        ("discarded_bytes", shared.discarded_bytes.load(Ordering::Relaxed).into()),
-        ("lease_error", shared.keeper_error().into()),
-        ("failover_error", shared.failover_error().into()),
-        ("self_test", self_test.into()),
-        ("last_error", error.into()),
-    ];
+    let mut figures: Vec<_> = FIELDS.iter().map(|field| (field.name, (field.value)(&source))).collect();
     if let Some(view) = view {
         let age_ms = view.at.elapsed().as_millis() as u64;
-        figures.push(("nodes_heard_ms", age_ms.into()));
-        for (name, node) in NODES.into_iter().zip(&view.nodes) {
-            figures.push((name, node.text.as_str().into()));
-        }
+        figures.push((NODES_HEARD_MS, age_ms.into()));
+        figures.extend(NODES.into_iter().zip(&view.nodes).map(|(name, node)| (name, node.text.as_str().into())));
     }
     figures
 }
 
-/// Names of the figures that show nodes. A shard may have more; `LOG.STATUS` shows them all.
-const NODES: [&str; 8] = ["node0", "node1", "node2", "node3", "node4", "node5", "node6", "node7"];
+fn link(link: LinkStatus) -> &'static str {
+    match link {
+        LinkStatus::Up => "up",
+        LinkStatus::Down => "down",
+    }
+}
+
+/// Its own while this node leads; as a follower, the one that the log service reports.
+fn epoch(it: &Source<'_>) -> u64 {
+    match (it.module.shared.epoch.load(Ordering::Relaxed), it.reported_epoch) {
+        (0, Some(reported)) if it.module.role == Role::Follower => reported,
+        (epoch, _) => epoch,
+    }
+}
+
+fn self_test(result: Option<&Result<(), String>>, impossible: Option<String>) -> String {
+    match result {
+        None => impossible.map_or_else(|| "not run".to_owned(), |why| format!("not run: {why}")),
+        Some(Ok(())) => "passed".to_owned(),
+        Some(Err(why)) => format!("failed: {why}"),
+    }
+}
+
+fn last_error(module: &Module) -> String {
+    match &module.role {
+        Role::Refused(why) => why.clone(),
+        _ => module.shared.last_error(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_field_has_one_name_and_a_meaning() {
+        let mut names: HashSet<_> = NODES.into_iter().chain([NODES_HEARD_MS]).collect();
+        for field in FIELDS {
+            assert!(names.insert(field.name), "{} is declared twice", field.name);
+            assert!(field.meaning.trim().ends_with('.'), "{}: {}", field.name, field.meaning);
+        }
+        assert_eq!(names.len(), FIELDS.len() + NODES.len() + 1);
+    }
+}

@@ -1,26 +1,29 @@
 //! Loading and unloading the module.
 
-use std::ffi::{c_int, CString};
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::Ordering;
+use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use valkey_module::logging::log_warning;
-use valkey_module::{raw, Context, Status, ValkeyString};
+use valkey_module::{Context, Status, ValkeyString};
 
 use crate::agent::{self, Started};
 use crate::base::panic_guard::guard;
 use crate::decide::gate::{Connections, Gate};
-use crate::decide::taken_replies;
+use crate::exchange::server_support::ServerSupport;
 use crate::exchange::{lease_clock, Shared};
-use crate::front::{command_docs, commands};
-use crate::hooks;
-use crate::node::{self, command_filter, login_check, tasks, Module, Parts};
+use crate::front::{command_docs, commands, config_registration, reset};
+use crate::hooks::ModuleHooks;
+use crate::node::{self, tasks, Module, Parts};
 use crate::server::api::{self, TapUser};
 use crate::server::command_table::CommandTable;
 use crate::server::connections::ServerConnections;
-use crate::server::internals::{self, Internals};
-use crate::server::{config_apply, held_table, named_link, propagation, running_client, write_path};
+use crate::server::events::CommandEvents;
+use crate::server::internals::Internals;
+use crate::server::{
+    events, forks, intercepted_writes, module_load, module_options, named_link, read_pause, running_client, version,
+};
+use crate::settings::arguments::Arguments;
 use crate::settings::{self, tls, token, Mode};
 
 /// Checks what can be checked before anything is registered.
@@ -33,29 +36,27 @@ pub fn before_load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
         ));
         return Status::Err;
     }
-    let texts: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
-    if let Err(why) = settings::check_arguments(texts.iter().map(String::as_str)) {
+    if let Err(why) = parse(arguments) {
         ctx.log_warning(&why);
         return Status::Err;
     }
-    config_apply::check_configs(settings::CONNECTION_CHECK);
     // Refused if the module was loaded before: a category outlives its module. If there is no room for it, its use fails.
     let _ = ctx.add_acl_category(command_docs::CATEGORY);
-    // The server reads this before it calls `load`: with diskless loading, a replica keeps serving while it loads.
-    let options = raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD
-        | raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS
-        | raw::VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;
-    // SAFETY: set while the module loads, before this is called.
-    if let Some(set_options) = unsafe { raw::RedisModule_SetModuleOptions } {
-        // SAFETY: a valid context.
-        unsafe { set_options(ctx.ctx, options as c_int) };
-    }
+    module_options::declare(ctx);
     Status::Ok
 }
 
-/// Starts the module. Its configuration is known by now.
-pub fn load(ctx: &Context, _: &[ValkeyString]) -> Status {
-    let started = guard("loading", Err("an internal error".to_owned()), || start(ctx));
+fn parse(arguments: &[ValkeyString]) -> Result<Arguments, String> {
+    let words: Result<Vec<&str>, _> = arguments.iter().map(ValkeyString::try_as_str).collect();
+    Arguments::parse(&words.map_err(|_| "an argument of loadmodule is not UTF-8".to_owned())?)
+}
+
+/// Reads the module's configuration, and starts it.
+pub fn load(ctx: &Context, arguments: &[ValkeyString]) -> Status {
+    let started = guard("loading", Err("an internal error".to_owned()), || {
+        config_registration::register(ctx, &parse(arguments)?)?;
+        start(ctx)
+    });
     match started {
         Ok(()) => Status::Ok,
         Err(why) => {
@@ -84,26 +85,16 @@ fn start(ctx: &Context) -> Result<(), String> {
             return Err(why);
         }
     }
-    give_large_memory_back();
-    forget_earlier_life();
-    // SAFETY: set while the module loads, before this is called; the context is valid.
-    let lasting = unsafe { raw::RedisModule_GetDetachedThreadSafeContext.map(|get| get(ctx.ctx)) };
-    let lasting = Context::new(lasting.ok_or("the server has no thread-safe contexts")?);
+    if let Some(notice) = version::notice() {
+        log_warning(format!("durability: {notice}"));
+    }
+    module_load::give_large_memory_back();
+    reset::forget_earlier_life();
+    let lasting = module_load::lasting_context(ctx).ok_or("the server has no thread-safe contexts")?;
 
     command_docs::register(ctx)?;
-    raw::register_info_function(ctx.ctx, Some(commands::info));
-    api::subscribe(ctx, internals::EVENT_EVENTLOOP, Some(hooks::on_event_loop))?;
-    api::subscribe(ctx, internals::EVENT_CLIENT_CHANGE, Some(hooks::on_client_change))?;
-    api::subscribe(ctx, internals::EVENT_MODULE_CHANGE, Some(hooks::on_module_change))?;
-    api::subscribe(ctx, internals::EVENT_SHUTDOWN, Some(hooks::on_shutdown))?;
-    api::subscribe(ctx, internals::EVENT_REPLICATION_ROLE_CHANGED, Some(hooks::on_role_change))?;
-    api::subscribe(ctx, internals::EVENT_LOADING, Some(hooks::on_loading))?;
-    api::subscribe(ctx, internals::EVENT_LOADING_PROGRESS, Some(hooks::on_loading_progress))?;
-
-    api::watch_evictions(ctx, hooks::on_eviction)?;
-    api::watch_streams(ctx, hooks::on_stream)?;
-    api::add_filter(ctx, command_filter::filter)?;
-    api::add_login(ctx, login_check::authenticate);
+    events::show_in_info::<commands::Section>(ctx);
+    events::subscribe::<ModuleHooks>(ctx)?;
 
     let commands = match CommandTable::of_server(ctx, None) {
         // Where COMMAND was renamed, the module is never switched on.
@@ -113,52 +104,49 @@ fn start(ctx: &Context) -> Result<(), String> {
     let tap_user = TapUser::new()?;
     let (shared, receiver) = Shared::new().map_err(|error| format!("no descriptors or randomness: {error}"))?;
     let shared = Arc::new(shared);
-    api::watch(shared.main_bell.as_fd().as_raw_fd(), hooks::on_bell)?;
+    events::watch_agent::<ModuleHooks>(shared.main_waker.as_fd())?;
     tasks::receive_from(receiver);
 
     let gate = match Internals::get() {
         Ok(internals) if node::why_sync_is_impossible().is_none() => {
-            write_path::install(internals);
-            named_link::install(internals);
+            intercepted_writes::install(internals);
+            named_link::install();
             Some(Gate::new(ServerConnections::new(internals, Arc::clone(&shared))))
         }
-        _ => None,
+        _ => {
+            module_options::declare_without_internals(ctx);
+            None
+        }
     };
-    // At a server's start there is no data yet. Where there is, clients have written it without this module.
+    // At a server's start there is no data yet. If there is some, clients have written it without this module.
     let was_off = tasks::has_data(ctx);
-    let is_replica = settings::ALLOW_REPLICAOF.load(Ordering::Relaxed) && api::is_replica(ctx);
+    let is_replica = settings::ALLOW_REPLICAOF.is_on() && api::is_replica(ctx);
     lease_clock::tell(Some(Arc::clone(&shared)));
-    lease_clock::watch_forks();
+    forks::watch();
+    let support = ServerSupport {
+        why_no_sync: node::why_sync_is_impossible(),
+        expect_own_port: read_pause::expect_own,
+        knows_clients: running_client::has_learned,
+    };
     let Started { to_agent, ended: agent, keeper } =
-        agent::start(Arc::clone(&shared), settings::MODE.mode(), is_replica, was_off)
+        agent::start(Arc::clone(&shared), support, settings::MODE.mode(), is_replica, was_off)
             .map_err(|error| format!("no thread: {error}"))?;
-    let parts = Parts { ctx: lasting, shared, gate, tap_user, to_agent, agent, keeper, commands, is_replica, was_off };
+    let command_events = CommandEvents::of::<ModuleHooks>();
+    let parts = Parts {
+        ctx: lasting,
+        shared,
+        gate,
+        tap_user,
+        to_agent,
+        agent,
+        keeper,
+        commands,
+        command_events,
+        is_replica,
+        was_off,
+    };
     node::loaded(Module::new(parts));
     Ok(())
-}
-
-/// The library stays mapped when the module is unloaded, and with it all that is static. Whatever is not so any more when the module is
-/// loaded again is named here. Not the server's settings that could not be set back ([`crate::server::follow_settings`]), nor that a callback has
-/// panicked, which lasts until a restart.
-fn forget_earlier_life() {
-    held_table::forget_all();
-    taken_replies::set_log_is_slow(false);
-    command_filter::forget_all();
-    propagation::wait_for_cause(false);
-    running_client::forget_all();
-    lease_clock::not_needed();
-    lease_clock::answer_nobody_beyond_it();
-}
-
-/// What waited for the log is large blocks. By default glibc stops giving those back to the system once the first was freed,
-/// so that memory would stay with the process after an outage of the log.
-fn give_large_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: only sets a number of this process's allocator, which is not the server's own.
-    unsafe {
-        const LARGE_BYTES: c_int = 128 << 10;
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
-    }
 }
 
 /// Ends the module, if that loses nothing.
@@ -172,14 +160,15 @@ pub fn unload(ctx: &Context) -> Status {
             return Status::Err;
         }
         if let Some(mut module) = node::unloaded() {
-            module.end_settling();
+            module.end_read_pause();
             module.stop_agent();
             lease_clock::tell(None);
-            api::unwatch(module.shared.main_bell.as_fd().as_raw_fd());
+            events::unwatch_agent(module.shared.main_waker.as_fd());
             if let Some(gate) = &mut module.gate {
                 gate.connections.abandon_half_closed();
-                write_path::uninstall();
+                intercepted_writes::uninstall();
                 named_link::uninstall();
+                reset::forget_connections();
             }
         }
         Status::Ok

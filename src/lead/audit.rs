@@ -1,7 +1,7 @@
-//! Sends keys of this node, which leads, to the log service when that wants to compare them with the log (`LOG.AUDIT`).
+//! Sends keys of this node, which leads, to the log service when the service compares them with the log (`LOG.AUDIT`).
 //!
-//! A thread of its own has the main thread read a few keys at a time ([`crate::node::audit_reads`]), rests for a hundred times as long as
-//! that took, and folds and sends what was read meanwhile: so the main thread is at it for less than 1 % of the time.
+//! A thread of its own asks the main thread to read a few keys at a time (`node/audit_reads.rs`). It rests for a hundred times as long as
+//! that took, and folds and sends what was read meanwhile. So audits take less than 1 % of the main thread's time.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -14,49 +14,51 @@ use crossbeam_channel::{bounded, RecvTimeoutError};
 use durability_protocol::audit::{facts, AuditOrder, Batch, Found, Sample};
 use valkey_module::logging::{log_notice, log_warning};
 
+use crate::base::locks::lock;
 use crate::base::panic_guard::guard;
-use crate::exchange::{Shared, Task};
+use crate::exchange::audit_step::{AuditStep, KeyRead};
+use crate::exchange::mailbox::Task;
+use crate::exchange::Shared;
 use crate::log::control::LogConnection;
-use crate::node::audit_reads::{Read, Step};
 
-/// The main thread rests for so many times as long as it was busy.
+/// The main thread rests for this many times as long as it was busy.
 const REST: u32 = 100;
-/// The least that it rests: in a pause of its event loop nothing is read twice.
+/// The least that it rests, so that one turn of its event loop holds one step at most.
 const LEAST_REST: Duration = Duration::from_millis(2);
-/// How long the main thread may take until it gets round to it.
+/// How long the main thread may take to begin a step and do it.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is looked at whether the thread is to end.
+/// How often the thread checks whether it is to end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct State {
-    /// The newest order that was taken.
+    /// The newest order that was accepted.
     last_id: u64,
     is_stopping: bool,
     is_running: bool,
-    /// What the thread waits for an answer on.
+    /// The connection on which the thread waits for an answer.
     socket: Option<Arc<TcpStream>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Takes orders, one at a time.
+/// Carries out orders, one at a time.
 #[derive(Clone, Default)]
 pub struct Auditor(Arc<(Mutex<State>, Condvar)>);
 
 impl Auditor {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0 .0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.0 .0)
     }
 
-    /// The log service wants keys of this node, which leads `epoch`. Nothing happens if it said so before, or if another order is
-    /// being carried out. Keeper's thread.
+    /// The log service wants keys of this node, which leads `epoch`. Does nothing if this order was accepted before, or if another one is
+    /// being carried out. Lease keeper.
     pub fn order(&self, shared: &Arc<Shared>, order: AuditOrder, epoch: u64) {
         let mut state = self.lock();
         if state.is_stopping || state.is_running || state.last_id == order.id {
             return;
         }
         if let Some(thread) = state.thread.take() {
-            // It is over, and catches its own panics.
+            // The thread has ended. It catches its own panics.
             let _ = thread.join();
         }
         let work = Work { auditor: self.clone(), shared: Arc::clone(shared), order, epoch };
@@ -73,13 +75,13 @@ impl Auditor {
         }
     }
 
-    /// Ends the thread, and waits for that. No order is taken any more.
+    /// Ends the thread, and waits for its end. No order is accepted any more. Agent.
     pub fn stop(&self) {
         let thread = {
             let mut state = self.lock();
             state.is_stopping = true;
             if let Some(socket) = state.socket.take() {
-                // It may have ended by itself.
+                // The connection may have ended by itself.
                 let _ = socket.shutdown(Shutdown::Both);
             }
             state.thread.take()
@@ -90,7 +92,7 @@ impl Auditor {
         }
     }
 
-    /// Waits for that time. Answers whether the thread is to go on.
+    /// Waits for that time. Returns whether the thread is to go on.
     fn rest(&self, time: Duration) -> bool {
         let waited = self.0 .1.wait_timeout_while(self.lock(), time, |state| !state.is_stopping);
         let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -125,9 +127,9 @@ impl Work {
             sent += batch.samples.len();
             log.audit_result(id, self.epoch, &batch.to_bytes()).map_err(|error| error.to_string())
         };
-        let mut step = Box::new(Step { epoch: self.epoch, keys, counts: true, ..Step::default() });
+        let mut step = Box::new(AuditStep { epoch: self.epoch, keys, counts: true, ..AuditStep::default() });
         step.random = (0..64).map(|_| RandomState::new().build_hasher().finish()).collect();
-        // The names of keys that the service wants to know of come as answers.
+        // Each answer names further keys that the service asks for.
         step.names.extend(send(&Batch::default())?);
         loop {
             step = self.on_main_thread(step)?;
@@ -140,7 +142,7 @@ impl Work {
                 send(&batch)?;
                 return Err(why);
             }
-            // Counted once more when all is read, and then it is over, unless there are other names by then.
+            // When all is read, the keys are counted once more. Then the audit is over, unless the service asks for more keys.
             batch.is_last = was_done && was_counted;
             let names = send(&batch)?;
             if batch.is_last && names.is_empty() {
@@ -153,7 +155,7 @@ impl Work {
         }
     }
 
-    fn on_main_thread(&self, step: Box<Step>) -> Result<Box<Step>, String> {
+    fn on_main_thread(&self, step: Box<AuditStep>) -> Result<Box<AuditStep>, String> {
         let (reply, done) = bounded(1);
         self.shared.send(Task::ReadKeys(step, reply));
         let deadline = Instant::now() + STEP_WITHIN;
@@ -173,14 +175,14 @@ impl Work {
     }
 }
 
-/// Takes what was read out of `step`, as it is sent.
-fn fold(step: &mut Step, failure: Option<String>) -> Result<Batch, String> {
+/// Takes what was read out of `step`, in the form in which it is sent.
+fn fold(step: &mut AuditStep, failure: Option<String>) -> Result<Batch, String> {
     let mut samples = Vec::with_capacity(step.read.len());
     for ((database, key), read) in step.read.drain(..) {
         let found = match read {
-            Read::Nothing => Found::Nothing,
-            Read::OtherType => Found::OtherType,
-            Read::Key(reading) => Found::Key(facts(&reading, step.time_ms)?),
+            KeyRead::Nothing => Found::Nothing,
+            KeyRead::OtherType => Found::OtherType,
+            KeyRead::Key(reading) => Found::Key(facts(&reading, step.time_ms)?),
         };
         samples.push(Sample { database, key, found });
     }

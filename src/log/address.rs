@@ -1,21 +1,22 @@
-//! The addresses of the log service. The system may take many seconds to resolve a name, and nobody can break that off, so it is
-//! done on a thread of its own: who asks waits for as long as it may, and then takes what the name stood for before. Any thread.
+//! The addresses of the log service. The system may take many seconds to resolve a name, and cannot be interrupted, so a thread of its own
+//! does that. The caller waits as long as its limit allows, and then takes the addresses from before. Any thread.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+use crate::base::locks::lock;
 use crate::base::time_limit::TimeLimit;
 
-/// So much of the time there is goes into resolving a name of which addresses are known from before: one part of these.
+/// If addresses are known from before, resolving the name gets one of this many parts of the time.
 const PARTS: u32 = 3;
 
-/// What the system does for a name and a port.
+/// How the system resolves a name and a port.
 type Resolve = fn(&str, u16) -> Result<Vec<SocketAddr>>;
-/// Of a look-up that has ended.
+/// The result of a look-up.
 type Found = std::result::Result<Vec<SocketAddr>, (ErrorKind, String)>;
 
-/// One look-up at a time, for which everybody waits who asks meanwhile: however slow the system is, there is one thread.
+/// Does one look-up at a time. All callers that come meanwhile wait for it, so a slow system costs one thread.
 struct Resolver {
     resolve: Resolve,
     state: Mutex<State>,
@@ -24,31 +25,31 @@ struct Resolver {
 
 #[derive(Default)]
 struct State {
-    /// How many look-ups were begun. If more than have ended, one is under way.
+    /// How many look-ups were begun. If that is more than have ended, one is under way.
     begun: u64,
     ended: u64,
-    /// What the last one found.
+    /// What the last look-up found.
     last: Option<Found>,
-    /// What the last one found that found anything.
+    /// The addresses of the last look-up that found any.
     known: Vec<SocketAddr>,
-    /// For which name and port all of this is.
+    /// The name and the port.
     place: (String, u16),
 }
 
-/// The addresses of that host, in the order in which the system prefers them. One that is an address itself is not looked up.
+/// The addresses of that host, in the order in which the system prefers them. A host that is an address is not looked up.
 ///
 /// # Errors
-/// It has none, or they are not known within the limit.
+/// The host has no addresses, or they are not known within the limit.
 pub fn resolve(host: &str, port: u16, limit: &TimeLimit<'_>) -> Result<Vec<SocketAddr>> {
     static SYSTEM: Mutex<Option<Arc<Resolver>>> = Mutex::new(None);
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     let system = {
-        let mut system = SYSTEM.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut system = lock(&SYSTEM);
         match &*system {
             Some(resolver) if resolver.is_for(host, port) => Arc::clone(resolver),
-            // The first, or that of an earlier life of the module, of another log.
+            // There is none yet, or the module was loaded before, with another log.
             _ => Arc::clone(
                 system.insert(Resolver::new((host, port), |host, port| Ok((host, port).to_socket_addrs()?.collect()))),
             ),
@@ -73,7 +74,7 @@ impl Resolver {
         if state.begun == state.ended {
             match self.start(state.place.clone()) {
                 Ok(()) => state.begun += 1,
-                // No thread can be made.
+                // The system gives no thread.
                 Err(_) if !state.known.is_empty() => return Ok(state.known.clone()),
                 Err(error) => return Err(error),
             }
@@ -113,7 +114,7 @@ impl Resolver {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 }
 
@@ -128,7 +129,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn an_address_needs_no_look_up_and_a_name_one() {
+    fn an_address_needs_no_look_up_and_a_name_needs_one() {
         let end = EndTime::default();
         let resolve = |host| resolve(host, 7379, &TimeLimit::within(LONG, AtEnd::BreaksOff, &end)).unwrap();
         assert_eq!(resolve("10.0.0.5"), ["10.0.0.5:7379".parse().unwrap()]);
@@ -137,7 +138,7 @@ mod tests {
         assert!(!found.is_empty() && found.iter().all(|address| address.ip().is_loopback() && address.port() == 7379));
     }
 
-    /// A system that answers when it is let.
+    /// A system that answers when the test allows it.
     static MAY_ANSWER: AtomicBool = AtomicBool::new(false);
     static FAILS: AtomicBool = AtomicBool::new(false);
     static ASKED: AtomicUsize = AtomicUsize::new(0);
@@ -154,23 +155,27 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_longer_than_it_may_and_what_is_known_from_before_is_taken_then() {
+    fn callers_wait_no_longer_than_their_limit_and_then_take_the_addresses_from_before() {
         let end = EndTime::default();
         let resolver = Resolver::new(("log", 1), slow);
         let ask = |time| resolver.addresses(&TimeLimit::within(time, AtEnd::BreaksOff, &end));
         let found: Vec<SocketAddr> = vec!["127.0.0.9:1".parse().unwrap()];
         for _ in 0..2 {
             let late = ask(Duration::from_millis(20)).unwrap_err();
-            assert_eq!((late.kind(), ASKED.load(Ordering::Relaxed)), (ErrorKind::TimedOut, 1), "both wait for one");
+            assert_eq!(
+                (late.kind(), ASKED.load(Ordering::Relaxed)),
+                (ErrorKind::TimedOut, 1),
+                "both wait for one look-up"
+            );
             assert!(late.to_string().contains("the name log"), "{late}");
         }
         MAY_ANSWER.store(true, Ordering::Relaxed);
         assert_eq!(ask(LONG).unwrap(), found);
         let asked = ASKED.load(Ordering::Relaxed);
         assert_eq!(ask(LONG).unwrap(), found);
-        assert_eq!(ASKED.load(Ordering::Relaxed), asked + 1, "it is asked anew each time");
+        assert_eq!(ASKED.load(Ordering::Relaxed), asked + 1, "every call looks the name up");
         FAILS.store(true, Ordering::Relaxed);
-        assert_eq!(ask(LONG).unwrap(), found, "that there is an error now takes nothing away");
+        assert_eq!(ask(LONG).unwrap(), found, "an error does not take the known addresses away");
         assert_eq!(
             Resolver::new(("log", 1), slow)
                 .addresses(&TimeLimit::within(LONG, AtEnd::BreaksOff, &end))

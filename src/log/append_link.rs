@@ -1,4 +1,4 @@
-//! The shipper's connection to the log: many appends in flight, and nothing here ever waits.
+//! The shipper's connection to the log: many appends in flight. Nothing here waits but connecting.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Read, Write};
@@ -13,18 +13,18 @@ use redis_protocol::resp2::types::OwnedFrame;
 use crate::base::time_limit::{AtEnd, TimeLimit};
 use crate::decide::known_log::{Contradiction, Kind};
 use crate::decide::unacked::Backlog;
-use crate::exchange::Shared;
-use crate::log::control::{self, encode};
+use crate::log::connect::connect;
+use crate::log::local_node::LocalNode;
 use crate::log::reply::take_reply;
+use crate::log::request::{encode, login, other_build};
 use crate::log::socket::LogSocket;
 use crate::settings;
-use crate::shipper::Ended;
 
-/// Bytes that are sent and not acknowledged, at most.
+/// The most bytes that are sent and not acknowledged.
 const WINDOW_BYTES: u64 = 8 << 20;
-/// Appends that are sent and not acknowledged, at most.
+/// The most appends that are sent and not acknowledged.
 const WINDOW_APPENDS: usize = 512;
-/// How long connecting may take, the name included. Nothing else is shipped or acknowledged meanwhile.
+/// How long connecting may take, resolving the name included. The agent ships and acknowledges nothing meanwhile.
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 
 /// A reply that the log owes.
@@ -38,14 +38,14 @@ enum Expected {
 struct Outgoing {
     header: Vec<u8>,
     payload: Range<u64>,
-    /// Of header, payload and the closing line end.
+    /// How many bytes of header, payload and the closing line end are written.
     written: usize,
 }
 
 const LINE_END: &[u8] = b"\r\n";
 
-/// A connection to the log that never makes the loop wait.
-pub struct LogLink {
+/// A connection to the log on which the agent's loop never waits. Agent, or the thread that writes the stream in its place.
+pub struct AppendLink {
     socket: LogSocket,
     expected: VecDeque<Expected>,
     outgoing: Option<Outgoing>,
@@ -53,16 +53,21 @@ pub struct LogLink {
     is_logged_in: bool,
     /// What this node knew of the log when it connected.
     known: Option<Known>,
-    /// When the log last acknowledged something, or was first owed to.
+    /// When the log last acknowledged something, or began to owe an acknowledgement.
     progress: Instant,
 }
 
-/// What went wrong on the link to the log.
+/// What went wrong on the connection.
+#[derive(Debug)]
 pub enum LinkError {
-    /// To be connected to anew.
+    /// The connection is of no more use. A new one may work.
     Lost(String),
-    /// Shipping ends.
-    Ended(Ended),
+    /// Another leader has taken over.
+    Fenced(String),
+    /// The log is not what this node knows.
+    Contradicted(Contradiction),
+    /// The log acknowledges what it cannot have.
+    Broken(String),
 }
 
 impl From<std::io::Error> for LinkError {
@@ -71,23 +76,23 @@ impl From<std::io::Error> for LinkError {
     }
 }
 
-impl LogLink {
-    /// Connects, and sends the login, and what this node knows of the log, without waiting for an answer. With TLS not even for the handshake: it is done along
-    /// with what is sent and read, and [`LogLink::owed_for`] bounds it.
+impl AppendLink {
+    /// Connects, and sends the login and what this node knows of the log, without waiting for an answer. The TLS handshake is done along
+    /// with what is sent and read, and [`AppendLink::owed_for`] bounds it.
     ///
     /// # Errors
-    /// What to tell the operator.
-    pub fn open(shared: &Shared) -> Result<Self, String> {
-        let limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, &shared.end);
-        let mut socket = control::connect(&limit).map_err(|error| error.to_string())?;
+    /// What went wrong, for the operator.
+    pub fn open(node: &dyn LocalNode) -> Result<Self, String> {
+        let limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, node.end());
+        let mut socket = connect(&limit).map_err(|error| error.to_string())?;
         let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
-        let login = control::login().map_err(|error| error.to_string())?;
-        let known = shared.known();
+        let login = login().map_err(|error| error.to_string())?;
+        let known = node.known();
         let (shard, text) = (settings::SHARD.value(), Known::text(known.as_ref()));
-        let check = encode(&[CHECK, &shard, &shared.node_id(), &shared.address(), &text]);
+        let check = encode(&[CHECK, &shard, &node.node_id(), &node.address(), &text]);
         socket.write_all(&[encode(&[&login[0], &login[1], &login[2]]), check].concat()).map_err(failed)?;
         socket.tcp().set_nonblocking(true).map_err(failed)?;
-        Ok(LogLink {
+        Ok(AppendLink {
             socket,
             expected: VecDeque::from([Expected::Login, Expected::Check]),
             outgoing: None,
@@ -98,17 +103,17 @@ impl LogLink {
         })
     }
 
-    /// Whether the log has taken the login, and is the one that this node knows.
+    /// Whether the log has accepted the login, and is the one that this node knows.
     pub fn is_logged_in(&self) -> bool {
         self.is_logged_in
     }
 
-    /// The connection itself, to wait for.
+    /// The connection itself, to poll.
     pub fn socket(&self) -> Arc<TcpStream> {
         Arc::clone(self.socket.tcp())
     }
 
-    /// For how long the log has acknowledged nothing of what it was sent; zero if it owes nothing.
+    /// How long ago the log last acknowledged something, if it owes an acknowledgement; zero if it owes nothing.
     pub fn owed_for(&self) -> Duration {
         if self.expected.is_empty() {
             return Duration::ZERO;
@@ -128,7 +133,7 @@ impl LogLink {
             || (self.has_window(backlog) && backlog.sent() < backlog.end())
     }
 
-    /// Whether all that there was to send is in the socket, and more can be sent.
+    /// Whether the socket has taken everything there was to send, and more can be sent.
     pub fn is_ready(&self, backlog: &Backlog) -> bool {
         self.outgoing.is_none()
             && !self.socket.wants_write()
@@ -136,14 +141,17 @@ impl LogLink {
             && backlog.sent() == backlog.end()
     }
 
-    /// Not before the log is known to be the right one: another would take the appends, or take them for such that it has. Nor before
-    /// the login is answered: a log that stands still would otherwise be sent the same appends on each connection that is tried
-    /// meanwhile.
+    /// There is no window before the login is answered: a log that stands still would otherwise be sent the same appends on each connection
+    /// that is tried meanwhile. Nor is there one before the log is known to be the right one: another log would accept the appends, or
+    /// mistake them for ones that it has.
     fn has_window(&self, backlog: &Backlog) -> bool {
         self.is_logged_in && self.expected.len() < WINDOW_APPENDS && backlog.sent() - backlog.durable() < WINDOW_BYTES
     }
 
     /// Sends as much as the window and the socket take.
+    ///
+    /// # Errors
+    /// The connection has failed.
     pub fn send(&mut self, shard: &str, epoch: u64, backlog: &mut Backlog) -> Result<(), LinkError> {
         if !self.socket.try_flush()? {
             return Ok(());
@@ -193,7 +201,10 @@ impl LogLink {
         Ok(true)
     }
 
-    /// Reads the replies that are there. Returns whether something more is durable.
+    /// Reads the replies that have arrived. Returns whether something more is durable.
+    ///
+    /// # Errors
+    /// The connection has failed, or the log refuses, or it answers what it cannot know.
     pub fn read_replies(&mut self, backlog: &mut Backlog) -> Result<bool, LinkError> {
         let mut bytes = [0; 16 << 10];
         loop {
@@ -205,68 +216,77 @@ impl LogLink {
                 }
                 Err(error) => return Err(error.into()),
             }
-            // Nothing would wake the loop for what is decrypted already.
+            // The poll does not report what is decrypted already.
             if !self.socket.has_received() {
                 break;
             }
         }
         let mut is_news = false;
         while let Some(reply) = take_reply(&mut self.replies).map_err(LinkError::Lost)? {
-            let Some(expected) = self.expected.pop_front() else {
-                return Err(LinkError::Lost("the log service answered what nobody asked".to_owned()));
-            };
-            match (expected, reply) {
-                (Expected::Login, OwnedFrame::SimpleString(_)) => {}
-                (Expected::Check, OwnedFrame::BulkString(_)) => self.is_logged_in = true,
-                (Expected::Check, OwnedFrame::Error(line)) => {
-                    return Err(contradicted(&Refusal::parse(&line), self.known.as_ref()))
-                }
-                (Expected::Append { end }, OwnedFrame::Integer(durable)) => {
-                    let durable = u64::try_from(durable).unwrap_or(0);
-                    if durable < end {
-                        let why = format!("the log service acknowledged offset {durable} for an append up to {end}");
-                        return Err(LinkError::Ended(Ended::Broken(why)));
-                    }
-                    // The log may already have had, by an earlier connection, what is just being written on this one. That has
-                    // to stay until it is written: its own reply tells of it again.
-                    let kept_from = self.outgoing.as_ref().map_or(u64::MAX, |outgoing| outgoing.payload.start);
-                    if durable > backlog.end() {
-                        let why = format!("the log service acknowledged offset {durable}, beyond what it was sent");
-                        return Err(LinkError::Ended(Ended::Broken(why)));
-                    }
-                    let acknowledged = backlog.acknowledge(durable.min(kept_from));
-                    is_news |= acknowledged.map_err(|why| LinkError::Ended(Ended::Broken(why.to_string())))?;
-                    self.progress = Instant::now();
-                }
-                (_, OwnedFrame::Error(line)) => {
-                    return Err(refused(Refusal::parse(&line), backlog, self.known.as_ref()))
-                }
-                (_, other) => return Err(LinkError::Lost(format!("the log service answered {other:?}"))),
-            }
+            is_news |= self.take(reply, backlog)?;
         }
+        Ok(is_news)
+    }
+
+    /// Returns whether something more is durable.
+    fn take(&mut self, reply: OwnedFrame, backlog: &mut Backlog) -> Result<bool, LinkError> {
+        let Some(expected) = self.expected.pop_front() else {
+            return Err(LinkError::Lost("the log service answered what nobody asked".to_owned()));
+        };
+        match (expected, reply) {
+            (Expected::Login, OwnedFrame::SimpleString(_)) => {}
+            (Expected::Check, OwnedFrame::BulkString(_)) => self.is_logged_in = true,
+            (Expected::Check, OwnedFrame::Error(line)) => {
+                return Err(contradicted(&Refusal::parse(&line), self.known.as_ref()))
+            }
+            (Expected::Append { end }, OwnedFrame::Integer(durable)) => {
+                return self.acknowledged(end, u64::try_from(durable).unwrap_or(0), backlog);
+            }
+            (_, OwnedFrame::Error(line)) => return Err(refused(Refusal::parse(&line), backlog, self.known.as_ref())),
+            (_, other) => return Err(LinkError::Lost(format!("the log service answered {other:?}"))),
+        }
+        Ok(false)
+    }
+
+    /// The log answers the append that ends at `end` with the offset up to which it is durable (both exclusive).
+    fn acknowledged(&mut self, end: u64, durable: u64, backlog: &mut Backlog) -> Result<bool, LinkError> {
+        if durable < end {
+            let why = format!("the log service acknowledged offset {durable} for an append up to {end}");
+            return Err(LinkError::Broken(why));
+        }
+        if durable > backlog.end() {
+            let why = format!("the log service acknowledged offset {durable}, beyond what it was sent");
+            return Err(LinkError::Broken(why));
+        }
+        // The log may have received on an earlier connection what is now being written on this one. Those bytes stay in the backlog until
+        // they are written: the reply to that append acknowledges them again.
+        let kept_from = self.outgoing.as_ref().map_or(u64::MAX, |outgoing| outgoing.payload.start);
+        let acknowledged = backlog.acknowledge(durable.min(kept_from));
+        let is_news = acknowledged.map_err(|why| LinkError::Broken(why.to_string()))?;
+        self.progress = Instant::now();
         Ok(is_news)
     }
 }
 
-/// The log is refused, or refuses, before anything is appended.
+/// The log refuses the comparison, before anything is appended.
 fn contradicted(refusal: &Refusal, known: Option<&Known>) -> LinkError {
     match known.and_then(|known| Contradiction::of(refusal, known)) {
-        Some(contradiction) => LinkError::Ended(Ended::Contradicted(contradiction)),
-        None if refusal.code == Code::Err => LinkError::Lost(control::other_build(refusal)),
+        Some(contradiction) => LinkError::Contradicted(contradiction),
+        None if refusal.code == Code::Err => LinkError::Lost(other_build(refusal)),
         None => LinkError::Lost(format!("the log service refuses: {refusal}")),
     }
 }
 
 fn refused(refusal: Refusal, backlog: &Backlog, known: Option<&Known>) -> LinkError {
     match refusal.code {
-        Code::Fenced => LinkError::Ended(Ended::Fenced(refusal.detail)),
-        // Nobody else appends in this epoch, so the log has lost what it acknowledged.
-        // What this node knows may be true of it all the same, so to compare that again shows nothing.
-        Code::Gap => LinkError::Ended(Ended::Contradicted(Contradiction {
+        Code::Fenced => LinkError::Fenced(refusal.detail),
+        // Only this node appends in this epoch, so the log has lost what it acknowledged. Another comparison would not show that: what
+        // this node knows may still be true of the log.
+        Code::Gap => LinkError::Contradicted(Contradiction {
             log_id: known.map(|known| known.log.clone()).unwrap_or_default(),
             detail: format!("it has acknowledged offset {}; {refusal}", backlog.durable()),
             kind: Kind::Lasting,
-        })),
+        }),
         _ => LinkError::Lost(format!("the log service refuses: {refusal}")),
     }
 }
@@ -280,20 +300,18 @@ mod tests {
         let backlog = Backlog::new(7);
         let known = Known::new("id");
         let of = |code| refused(Refusal::new(code, "x"), &backlog, Some(&known));
-        assert!(matches!(of(Code::Fenced), LinkError::Ended(Ended::Fenced(_))));
-        assert!(
-            matches!(of(Code::Gap), LinkError::Ended(Ended::Contradicted(it)) if it.is_lasting() && it.log_id == "id")
-        );
+        assert!(matches!(of(Code::Fenced), LinkError::Fenced(_)));
+        assert!(matches!(of(Code::Gap), LinkError::Contradicted(it) if it.is_lasting() && it.log_id == "id"));
         for code in [Code::Gap, Code::OtherLog] {
             let before = contradicted(&Refusal::new(code, "x"), Some(&known));
-            assert!(matches!(before, LinkError::Ended(Ended::Contradicted(it)) if !it.is_lasting()));
+            assert!(matches!(before, LinkError::Contradicted(it) if !it.is_lasting()));
         }
         for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::NoPerm, Code::Err] {
             assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");
         }
     }
 
-    /// The log has, by an earlier connection, what this one is in the middle of sending, and says so in its first reply.
+    /// The log received on an earlier connection what this one is in the middle of sending, and its first reply says so.
     #[test]
     fn what_is_being_written_stays_until_it_is_written() {
         const BYTES: usize = 7 * MAX_APPEND_BYTES;
@@ -305,7 +323,7 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let (expected, replies) = (VecDeque::new(), Vec::new());
         let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
-        let mut link = LogLink {
+        let mut link = AppendLink {
             socket,
             expected,
             outgoing: None,
@@ -317,7 +335,7 @@ mod tests {
         let stream: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
         let mut backlog = Backlog::new(0);
         backlog.append(&stream);
-        // The log takes the first append, and the second in part.
+        // The log reads the first append, and a part of the second.
         let mut sent = vec![0; MAX_APPEND_BYTES + MAX_APPEND_BYTES / 3];
         log.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let mut taken = 0;

@@ -2,15 +2,41 @@ use std::net::TcpListener;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use durability_protocol::RESIGN;
+
 use super::*;
 use crate::agent::grant::Grant;
+use crate::base::process_identity;
+use crate::base::time_limit::EndTime;
+use crate::log::control_commands::{Engine, LogPosition};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Opens a connection to a log that sends each of these after that time.
+/// A node that knows nothing of its log.
+#[derive(Default)]
+struct TestNode(EndTime);
+
+impl LocalNode for TestNode {
+    fn node_id(&self) -> String {
+        "n0".to_owned()
+    }
+
+    fn address(&self) -> String {
+        "n0:1".to_owned()
+    }
+
+    fn known(&self) -> Option<Known> {
+        None
+    }
+
+    fn end(&self) -> &EndTime {
+        &self.0
+    }
+}
+
+/// Opens a connection to a log that sends each reply after its time.
 fn open(within: Duration, replies: &'static [(&'static str, Duration)]) -> Result<LogConnection, LogError> {
-    let (shared, _tasks) = Shared::new().unwrap();
-    let shared = Arc::new(shared);
+    let node = Arc::new(TestNode::default());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     std::thread::spawn(move || {
@@ -23,16 +49,16 @@ fn open(within: Duration, replies: &'static [(&'static str, Duration)]) -> Resul
         }
     });
     let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
-    let limit = TimeLimit::within(within, AtEnd::BreaksOff, &shared.end);
-    LogConnection::open_on(socket, &shared, within, AtEnd::BreaksOff, &limit)
+    let limit = TimeLimit::within(within, AtEnd::BreaksOff, node.end());
+    LogConnection::open_on(socket, &node, within, AtEnd::BreaksOff, &limit)
 }
 
 #[track_caller]
 fn assert_takes_too_long(within: Duration, replies: &'static [(&'static str, Duration)]) {
     let began = Instant::now();
-    let error = open(within, replies).err().expect("it takes longer than it may");
+    let error = open(within, replies).err().expect("it takes too long");
     assert!(error.to_string().contains("no answer in time"), "{error}");
-    assert!(began.elapsed() < LONG / 2, "it is given up when its time is over");
+    assert!(began.elapsed() < LONG / 2, "the limit ends it");
 }
 
 #[test]
@@ -40,7 +66,7 @@ fn login_and_comparison_share_one_limit() {
     const PAUSE: Duration = Duration::from_millis(300);
     const REPLIES: &[(&str, Duration)] = &[("+OK\r\n", PAUSE), ("$2\r\nid\r\n", PAUSE)];
     assert_eq!(open(LONG, REPLIES).ok().map(|log| log.log_id), Some("id".to_owned()));
-    // Each of them comes within it.
+    // Each of the two comes in time by itself.
     assert_takes_too_long(PAUSE + PAUSE / 2, REPLIES);
 }
 
@@ -51,12 +77,11 @@ fn an_answer_that_trickles_in_ends_at_the_limit() {
 }
 
 #[test]
-fn the_answer_to_acquire_is_awaited_by_a_node_that_is_told_to_end_and_nothing_else_is_asked() {
-    let (shared, _tasks) = Shared::new().unwrap();
-    let shared = Arc::new(shared);
+fn a_node_that_is_to_end_waits_for_the_answer_to_acquire_and_asks_nothing_else() {
+    let node = Arc::new(TestNode::default());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let ending = Arc::clone(&shared);
+    let ending = Arc::clone(&node);
     let log = std::thread::spawn(move || {
         let (mut log, _) = listener.accept().unwrap();
         let mut answers = log.try_clone().unwrap();
@@ -64,31 +89,29 @@ fn the_answer_to_acquire_is_awaited_by_a_node_that_is_told_to_end_and_nothing_el
         assert!(receives());
         answers.write_all(b"+OK\r\n").unwrap();
         assert!(receives());
-        ending.end.stop(Instant::now() + LONG);
-        // Longer than it takes to find that the node is to end.
+        ending.end().stop(Instant::now() + LONG);
+        // Longer than the node needs to notice that it is to end.
         std::thread::sleep(Duration::from_millis(300));
         answers.write_all(b"*2\r\n:7\r\n:0\r\n").unwrap();
-        assert!(!receives(), "a question was sent whose answer nobody waits for");
+        assert!(!receives(), "a question was sent although nobody waits for its answer");
     });
     let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
-    let limit = TimeLimit::within(LONG, AtEnd::BreaksOff, &shared.end);
-    let mut connection = LogConnection::log_in(socket, &shared, LONG, AtEnd::BreaksOff, &limit).unwrap();
-    let (node, position) = (Node { id: "n0", address: "n0:1" }, LogPosition { end: 0, replid: None });
+    let limit = TimeLimit::within(LONG, AtEnd::BreaksOff, node.end());
+    let mut connection = LogConnection::log_in(socket, &node, LONG, AtEnd::BreaksOff, &limit).unwrap();
+    let (own, position) = (Node { id: "n0", address: "n0:1" }, LogPosition { end: 0, replid: None });
     let engine = Engine { version: "9.1.0".to_owned(), databases: 0 };
     connection.may_ask().unwrap();
-    assert_eq!(connection.acquire(&node, &position, Duration::ZERO, &engine).unwrap(), 7);
-    let told = [connection.may_ask(), connection.status().map(drop)];
-    for error in told.map(Result::unwrap_err) {
+    assert_eq!(connection.acquire(&own, &position, Duration::ZERO, &engine).unwrap(), 7);
+    let refused = [connection.may_ask(), connection.status().map(drop)];
+    for error in refused.map(Result::unwrap_err) {
         assert!(error.to_string().contains("before this node ended"), "{error}");
-        shared.try_again_after(&error.to_string());
-        assert_eq!(shared.last_error(), "", "it tries nothing again");
     }
     drop(connection);
     log.join().unwrap();
 }
 
-/// A log that answers the login, and then one question after the other.
-fn log_that_answers(shared: &Arc<Shared>, answers: Vec<Vec<u8>>) -> (LogConnection, JoinHandle<Vec<String>>) {
+/// A log that answers the login, and then one question after another.
+fn log_that_answers(node: &Arc<TestNode>, answers: Vec<Vec<u8>>) -> (LogConnection, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let log = std::thread::spawn(move || {
@@ -103,29 +126,28 @@ fn log_that_answers(shared: &Arc<Shared>, answers: Vec<Vec<u8>>) -> (LogConnecti
         asked
     });
     let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
-    let limit = TimeLimit::within(LONG, AtEnd::GoesOn, &shared.end);
-    (LogConnection::log_in(socket, shared, LONG, AtEnd::GoesOn, &limit).unwrap(), log)
+    let limit = TimeLimit::within(LONG, AtEnd::GoesOn, node.end());
+    (LogConnection::log_in(socket, node, LONG, AtEnd::GoesOn, &limit).unwrap(), log)
 }
 
 #[test]
 fn a_lease_that_is_granted_late_is_given_back_as_long_as_there_is_time() {
     const IP: &str = "127.0.0.1";
-    let (shared, _tasks) = Shared::new().unwrap();
-    let shared = Arc::new(shared);
+    let node = Arc::new(TestNode::default());
     let own = process_identity::own_name(IP);
     let status = |epoch: &str, leader: &str, process: &str| {
         encode(&["end", "0", "epoch", epoch, "leader", leader, "leader_process", process, "client_ip", IP])
     };
     let before = || status("4", "", "");
     let answers = vec![before(), before(), status("5", "n0", &own), b"+OK\r\n".to_vec()];
-    let (mut connection, log) = log_that_answers(&shared, answers);
+    let (mut connection, log) = log_that_answers(&node, answers);
     let end = Some(Instant::now() + LONG);
     assert_eq!(Grant::Unknown(Instant::now()).resign(&mut connection, "n0", end).unwrap(), Some(5));
     assert!(log.join().unwrap().last().unwrap().contains(RESIGN));
-    // The lease of another process, and none for as long as there is time.
+    // The lease belongs to another process; or no lease comes in time.
     for (answer, grant) in [(status("5", "n1", &own), Grant::Epoch(5)), (before(), Grant::Unknown(Instant::now()))] {
-        let (mut connection, log) = log_that_answers(&shared, vec![answer]);
+        let (mut connection, log) = log_that_answers(&node, vec![answer]);
         assert_eq!(grant.resign(&mut connection, "n0", Some(Instant::now())).unwrap(), None);
-        assert_eq!(log.join().unwrap().len(), 2, "nothing is asked but who leads");
+        assert_eq!(log.join().unwrap().len(), 2, "the only question is who leads");
     }
 }

@@ -1,6 +1,7 @@
-//! What the log service answers. It is not believed: a reply has a bounded length, and an array no arrays in it, as the
-//! decoder recurses on those.
+//! Replies of the log service, which is not trusted: [`RespParser`] finds where a reply ends, within [`LIMITS`] and without nested arrays,
+//! before it is decoded by a decoder that recurses on those.
 
+use durability_protocol::{Grammar, RespLimits, RespParser};
 use redis_protocol::resp2::decode::decode;
 use redis_protocol::resp2::types::OwnedFrame;
 
@@ -8,8 +9,7 @@ use crate::log::shard_view::LeaseState;
 
 /// Longest reply in bytes.
 const MAX_REPLY_BYTES: usize = 64 << 10;
-/// Most items of an array.
-const MAX_ITEMS: usize = 256;
+const LIMITS: RespLimits = RespLimits { items: 256, item_bytes: MAX_REPLY_BYTES, frame_bytes: MAX_REPLY_BYTES };
 
 /// What `LOG.STATUS` says, as far as a node needs it.
 #[derive(Debug, Clone, Default)]
@@ -18,56 +18,57 @@ pub struct LogStatus {
     pub end: u64,
     /// The newest epoch.
     pub epoch: u64,
-    /// Who leads; empty if nobody does.
+    /// The node that leads, or led last; empty if there is none.
     pub leader: String,
     /// Which process it is; empty if that is not known. See `base/process_identity.rs`.
     pub leader_process: String,
-    /// The IP address from which the service sees this node; empty if it does not tell.
+    /// The IP address from which the service sees this node; empty if it does not say.
     pub client_ip: String,
     /// Whether anybody leads, and for how long.
     pub lease: LeaseState,
-    /// The epoch whose leader began to write last.
+    /// The epoch of the leader that last began to write.
     pub stream_epoch: u64,
-    /// The replication id under which it goes on: that of this leader.
+    /// The replication id of that leader.
     pub replid: String,
-    /// Whether any leader ever began.
-    pub is_seeded: bool,
-    /// Port of the service's HTTP side.
+    /// Whether any leader ever began to write. The service calls that `seeded`.
+    pub has_begun: bool,
+    /// The service's HTTP port; 0 if it has none.
     pub http_port: u16,
-    /// `ok`, or what keeps the shard from being served.
+    /// `ok`, or what is wrong with the shard.
     pub state: String,
-    /// Says more about the state.
+    /// Details of the state.
     pub error: String,
-    /// Newest version of the server that wrote the log; empty if it is not known.
+    /// The newest version among the servers that wrote the log; empty if it is not known.
     pub engine: String,
     /// The most databases that a leader of the log could write to; 0 if it is not known.
     pub databases: u32,
-    /// Where its newest snapshot stands (exclusive); none if it has none.
+    /// The offset of its newest snapshot (exclusive); `None` if it has none.
     pub snapshot_offset: Option<u64>,
-    /// The modules' types that a server has to know to load the newest snapshot, as far as that is known.
+    /// The module types that a server must know to load the newest snapshot, as far as that is known.
     pub module_types: Vec<String>,
-    /// Why nodes that ask for a full copy are given none; empty if they are.
+    /// Why nodes that ask for a full copy get none; empty if they get one.
     pub full_copy_error: String,
 }
 
 impl LogStatus {
-    /// Why nobody is given anything of the log of `shard`, until it is repaired; `None` if that is not so.
+    /// Why the log of `shard` is not served until it is repaired; `None` if it is served.
     pub fn why_closed(&self, shard: &str) -> Option<String> {
         let is_closed = matches!(self.state.as_str(), "failed" | "damaged");
         is_closed.then(|| format!("the log of shard {shard} is {}: {}", self.state, self.error))
     }
 
-    /// Why a node that asks for a full copy of `shard` is given none; `None` if that is not so.
+    /// Why a node that asks for a full copy of `shard` gets none; `None` if it gets one.
     pub fn why_no_copy(&self, shard: &str) -> Option<String> {
         let why = &self.full_copy_error;
         let text =
             || format!("the log service has no full copy of shard {shard} for this node, which waits for one: {why}");
         self.why_closed(shard).or_else(|| (!why.is_empty()).then(text))
     }
+
     /// Reads the answer to `LOG.STATUS`: names and values in turn.
     ///
     /// # Errors
-    /// It is no such answer.
+    /// The reply is no such answer.
     pub fn read(reply: &OwnedFrame) -> Result<Self, String> {
         let mut status = LogStatus::default();
         let mut has_end = false;
@@ -88,7 +89,7 @@ impl LogStatus {
                 "lease_remaining_ms" => status.lease = LeaseState::parse(&value)?,
                 "stream_epoch" => status.stream_epoch = number.unwrap_or(0),
                 "replid" => status.replid = value,
-                "seeded" => status.is_seeded = value == "1",
+                "seeded" => status.has_begun = value == "1",
                 "http_port" => status.http_port = value.parse().unwrap_or(0),
                 "state" => status.state = value,
                 "error" => status.error = value,
@@ -108,10 +109,10 @@ impl LogStatus {
     }
 }
 
-/// The names and values that `command` was answered with, in turn.
+/// The alternating names and values in the answer to `command`.
 ///
 /// # Errors
-/// It answered something else.
+/// The answer is something else.
 pub fn fields<'a>(command: &str, reply: &'a OwnedFrame) -> Result<impl Iterator<Item = (String, String)> + 'a, String> {
     let OwnedFrame::Array(fields) = reply else { return Err(format!("{command} answered no array")) };
     Ok(fields.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))))
@@ -128,70 +129,15 @@ fn text(frame: &OwnedFrame) -> String {
 /// Takes the first complete reply from `buffer`. `None` if there is none yet.
 ///
 /// # Errors
-/// What is in the buffer is no reply of the log service.
+/// The buffer holds something else than a reply of the log service.
 pub fn take_reply(buffer: &mut Vec<u8>) -> Result<Option<OwnedFrame>, String> {
-    match reply_bytes(buffer)? {
-        Some(bytes) => {
-            let decoded = decode(&buffer[..bytes]).map_err(|error| error.to_string())?;
-            buffer.drain(..bytes);
-            match decoded {
-                Some((frame, used)) if used == bytes => Ok(Some(frame)),
-                _ => Err("a reply of another length than it says".to_owned()),
-            }
-        }
-        None if buffer.len() > MAX_REPLY_BYTES => Err(format!("a reply of more than {MAX_REPLY_BYTES} bytes")),
-        None => Ok(None),
-    }
-}
-
-/// The length of the first reply; `None` if it has not arrived as a whole.
-fn reply_bytes(input: &[u8]) -> Result<Option<usize>, String> {
-    let input = &input[..input.len().min(MAX_REPLY_BYTES)];
-    if input.first() != Some(&b'*') {
-        return item_end(input, 0);
-    }
-    let Some(mut at) = line_end(input, 0) else { return Ok(None) };
-    let items = length(&input[1..at], MAX_ITEMS)?;
-    for _ in 0..items.unwrap_or(0) {
-        match item_end(input, at)? {
-            Some(end) => at = end,
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(at))
-}
-
-/// Where the item that begins at `at`, which is no array, ends.
-fn item_end(input: &[u8], at: usize) -> Result<Option<usize>, String> {
-    let Some(kind) = input.get(at) else { return Ok(None) };
-    if !b"+-:$".contains(kind) {
-        return Err(format!("a reply that begins with {kind:#04x}"));
-    }
-    let Some(end) = line_end(input, at) else { return Ok(None) };
-    if *kind != b'$' {
-        return Ok(Some(end));
-    }
-    Ok(match length(&input[at + 1..end], MAX_REPLY_BYTES)? {
-        Some(bytes) => Some(end + bytes + 2).filter(|end| *end <= input.len()),
-        None => Some(end),
-    })
-}
-
-/// The position behind the line that begins at `at`.
-fn line_end(input: &[u8], at: usize) -> Option<usize> {
-    memchr::memmem::find(&input[at..], b"\r\n").map(|end| at + end + 2)
-}
-
-/// A length line without its first byte; `None` for -1, which stands for nothing.
-fn length(line: &[u8], most: usize) -> Result<Option<usize>, String> {
-    let number = std::str::from_utf8(line).ok().and_then(|line| line.trim_end().parse::<i64>().ok());
-    match number {
-        Some(-1) => Ok(None),
-        Some(number) => match usize::try_from(number) {
-            Ok(number) if number <= most => Ok(Some(number)),
-            _ => Err(format!("a length of {number}")),
-        },
-        None => Err("a length that is no number".to_owned()),
+    let length = RespParser::new(Grammar::Replies).next(buffer, &LIMITS).map_err(|error| error.to_string())?;
+    let Some(length) = length else { return Ok(None) };
+    let decoded = decode(&buffer[..length]).map_err(|error| error.to_string())?;
+    buffer.drain(..length);
+    match decoded {
+        Some((frame, used)) if used == length => Ok(Some(frame)),
+        _ => Err("a reply of another length than it says".to_owned()),
     }
 }
 
@@ -222,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_answers_something_else_is_not_listened_to() {
+    fn a_service_that_answers_something_else_is_refused() {
         for bad in
             ["*1\r\n*1\r\n", "*257\r\n", "$65537\r\n", "$-2\r\n", "$x\r\n", "HTTP/1.1 400 Bad Request\r\n", "%1\r\n"]
         {
@@ -234,20 +180,12 @@ mod tests {
         assert!(take_all(&[&endless]).is_err());
     }
 
+    /// Where replies begin and end is fuzzed with the parser; this is what is read from them.
     #[test]
-    fn any_bytes_are_the_same_replies_however_they_arrive() {
-        bolero::check!().with_type::<(Vec<u8>, Vec<u8>)>().for_each(|(bytes, cuts)| {
-            let (mut rest, mut chunks) = (&bytes[..], Vec::with_capacity(cuts.len() + 1));
-            for cut in cuts.iter().take(bytes.len()) {
-                let (chunk, after) = rest.split_at(usize::from(*cut).min(rest.len()));
-                chunks.push(chunk);
-                rest = after;
-            }
-            chunks.push(rest);
+    fn any_bytes_are_a_status_or_an_error() {
+        bolero::check!().with_type::<Vec<u8>>().for_each(|bytes| {
             allocation::within(128 * bytes.len() + 8192, || {
-                let whole = take_all(&[bytes]);
-                assert_eq!(take_all(&chunks).is_ok(), whole.is_ok());
-                for reply in whole.iter().flatten() {
+                for reply in take_all(&[bytes]).iter().flatten() {
                     let _ = LogStatus::read(reply);
                 }
             });

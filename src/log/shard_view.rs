@@ -11,19 +11,18 @@ use crate::log::reply::fields;
 /// Whether anybody leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LeaseState {
-    /// Nobody does, or the lease has passed.
+    /// Nobody leads, or the lease has passed.
     #[default]
     Free,
-    /// Somebody does, with a lease that lasts at least so long, or does not expire.
+    /// A node leads. Its lease lasts at least that long, or does not expire.
     Held(Option<Duration>),
 }
 
 impl LeaseState {
-    /// Reads what `LOG.NODE` and `LOG.STATUS` tell as `lease_remaining_ms`: 0 for one that has passed, -1 for none, -2 for one that
-    /// does not expire.
+    /// Reads `lease_remaining_ms` of `LOG.NODE` and `LOG.STATUS`: 0 if the lease has passed, -1 if there is none, -2 if it does not expire.
     ///
     /// # Errors
-    /// It is no such number.
+    /// The text is no such number.
     pub fn parse(remaining_ms: &str) -> Result<Self, String> {
         match remaining_ms.parse::<i64>() {
             Ok(0 | -1) => Ok(LeaseState::Free),
@@ -34,7 +33,7 @@ impl LeaseState {
     }
 }
 
-/// A node of the shard, as the log service knows it.
+/// A node of the shard, as the log service sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeView {
     /// As the service shows it, for people: `id=n1,address=...`.
@@ -43,17 +42,17 @@ pub struct NodeView {
     pub id: String,
     /// Where clients reach it.
     pub address: String,
-    /// Among those that can take over, the highest does; 0: never.
+    /// Of the nodes that can take over, the one with the highest priority does. 0: this one never does.
     pub priority: u32,
     /// What it has applied (exclusive end).
     pub applied: u64,
-    /// How long ago it was heard of.
+    /// How long ago the log service heard from it.
     pub contact: Duration,
 }
 
 /// The answer to `LOG.NODE`.
 #[derive(Debug, Clone)]
-pub struct View {
+pub struct ShardView {
     /// When it came.
     pub at: Instant,
     /// Grows with each change of leadership.
@@ -66,47 +65,48 @@ pub struct View {
     pub leader_address: String,
     /// Which process it is; empty if that is not known. See `base/process_identity.rs`.
     pub leader_process: String,
-    /// Whether it still does.
+    /// Whether it still leads.
     pub lease: LeaseState,
-    /// For whom the lease is kept; empty if for nobody.
+    /// The node that the lease is reserved for; empty if it is reserved for none.
     pub reserved_for: String,
-    /// The epoch whose leader began to write last.
+    /// The epoch of the leader that last began to write.
     pub stream_epoch: u64,
-    /// The replication id under which it does.
+    /// The replication id under which that leader writes.
     pub replid: String,
     /// The log's end (exclusive).
     pub end: u64,
-    /// What it wants to compare with the log.
+    /// The audit that the log service wants; `None` if it wants none.
     pub audit: Option<AuditOrder>,
-    /// All nodes that are known.
+    /// All nodes that the log service knows.
     pub nodes: Vec<NodeView>,
-    /// When the log service was heard of again after it had not been for [`OUTAGE`]; none if it never was away.
+    /// When the log service answered again after an [`OUTAGE`]; `None` if there was none.
     pub heard_again: Option<Instant>,
 }
 
-/// An answer that comes so long after the one before says that the log service was away, or this process stood still.
+/// If two answers are further apart than this, the log service was away, or this process stood still.
 const OUTAGE: Duration = Duration::from_millis(500);
-/// For so long after an outage, whoever led before it goes first: it has all that was written, and asks for its lease again within
-/// this time. That lease may have passed only because it could not be renewed.
+/// For this long after an outage, the previous leader goes first. It has all that was written, and asks for its lease again within this
+/// time. The lease may have passed only because it could not be renewed.
 const OLD_LEADER_FIRST: Duration = Duration::from_secs(1);
 
-impl View {
-    /// This view comes after `before`.
-    pub fn follow(&mut self, before: &View) {
+impl ShardView {
+    /// This view comes after the view `before`.
+    pub fn follow(&mut self, before: &ShardView) {
         let was_away = self.at.saturating_duration_since(before.at) > OUTAGE;
         let is_as_before = (self.epoch, self.lease) == (before.epoch, before.lease) && self.leader == before.leader;
-        // Once for each time that the lease is free, however bad the connection is.
+        // The previous leader gets this time once for each time that the lease is free, however bad the connection is.
         let is_waited_for = before.heard_again.is_some() && self.lease == LeaseState::Free && is_as_before;
         self.heard_again = if was_away && !is_waited_for { Some(self.at) } else { before.heard_again };
     }
 
-    /// For how long yet the lease, which is free, is to be left to the node that held it; none if that is nobody, or `node_id`.
+    /// How much longer to leave a free lease to its previous holder; `None` if there is no such node, or it is `node_id`.
     pub fn left_to_old_leader(&self, node_id: &str, now: Instant) -> Option<Duration> {
         let is_for_it = self.leader.is_empty() || self.leader == node_id || self.reserved_for == node_id;
         let heard_again = self.heard_again.filter(|_| self.lease == LeaseState::Free && !is_for_it)?;
         OLD_LEADER_FIRST.checked_sub(now.saturating_duration_since(heard_again)).filter(|left| !left.is_zero())
     }
-    /// The nodes, as decisions look at them.
+
+    /// The nodes, as the election sees them.
     pub fn peers(&self) -> Vec<Peer<'_>> {
         let age = self.at.elapsed();
         let peer = |node| {
@@ -119,9 +119,9 @@ impl View {
     /// Reads the answer: names and values in turn.
     ///
     /// # Errors
-    /// It is no such answer.
+    /// The reply is no such answer.
     pub fn read(reply: &OwnedFrame) -> Result<Self, String> {
-        let mut view = View {
+        let mut view = ShardView {
             at: Instant::now(),
             version: 0,
             epoch: 0,
@@ -201,7 +201,7 @@ mod tests {
             "id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12";
         let fields =
             [("version", "7"), ("leader", "n2"), ("lease_remaining_ms", "1500"), ("end", "123"), ("node0", node)];
-        let view = View::read(&reply(&fields)).expect("a view");
+        let view = ShardView::read(&reply(&fields)).expect("a view");
         assert_eq!((view.version, view.end, view.leader.as_str()), (7, 123, "n2"));
         assert_eq!(view.lease, LeaseState::Held(Some(Duration::from_millis(1500))));
         let expected = NodeView {
@@ -226,10 +226,10 @@ mod tests {
     #[test]
     fn after_an_outage_the_lease_is_left_to_who_held_it_for_a_while() {
         let fields = [("leader", "n2"), ("lease_remaining_ms", "0"), ("end", "123")];
-        let first = View::read(&reply(&fields)).expect("a view");
+        let first = ShardView::read(&reply(&fields)).expect("a view");
         let later = |ms| first.at + Duration::from_millis(ms);
-        let next = |before: &View, ms| {
-            let mut view = View { at: later(ms), ..first.clone() };
+        let next = |before: &ShardView, ms| {
+            let mut view = ShardView { at: later(ms), ..first.clone() };
             view.follow(before);
             view
         };
@@ -245,9 +245,9 @@ mod tests {
             assert_eq!(view.left_to_old_leader("n2", later(2400)), None, "this is the one that held it");
         }
         for view in [
-            View { leader: String::new(), ..third.clone() },
-            View { reserved_for: "n1".to_owned(), ..third.clone() },
-            View { lease: LeaseState::Held(None), ..third.clone() },
+            ShardView { leader: String::new(), ..third.clone() },
+            ShardView { reserved_for: "n1".to_owned(), ..third.clone() },
+            ShardView { lease: LeaseState::Held(None), ..third.clone() },
         ] {
             assert_eq!(view.left_to_old_leader("n1", later(2400)), None);
         }
@@ -255,8 +255,8 @@ mod tests {
 
     #[test]
     fn an_answer_without_an_end_is_none() {
-        assert!(View::read(&reply(&[("version", "1")])).is_err());
-        assert!(View::read(&reply(&[("version", "1"), ("end", "-1")])).is_err());
-        assert!(View::read(&OwnedFrame::Integer(1)).is_err());
+        assert!(ShardView::read(&reply(&[("version", "1")])).is_err());
+        assert!(ShardView::read(&reply(&[("version", "1"), ("end", "-1")])).is_err());
+        assert!(ShardView::read(&OwnedFrame::Integer(1)).is_err());
     }
 }

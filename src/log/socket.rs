@@ -9,7 +9,7 @@ use durability_tls::rustls::{self, ClientConnection};
 use crate::base::time_limit::TimeLimit;
 use crate::settings::tls::TlsSettings;
 
-/// A connection to the log. Whether it waits is up to the TCP connection: see [`LogSocket::tcp`].
+/// A connection to the log. The TCP connection decides whether it waits: see [`LogSocket::tcp`].
 pub struct LogSocket {
     tcp: Arc<TcpStream>,
     session: Option<Box<Session>>,
@@ -22,8 +22,7 @@ struct Session {
 }
 
 impl LogSocket {
-    /// On a TCP connection to `host`. With TLS the handshake is done along with what is first written and read, or by
-    /// [`LogSocket::handshake`].
+    /// Uses a TCP connection to `host`. With TLS, the first writes and reads do the handshake, or [`LogSocket::handshake`] does.
     ///
     /// # Errors
     /// TLS cannot be used as it is configured.
@@ -38,15 +37,15 @@ impl LogSocket {
         Ok(LogSocket { tcp: Arc::new(tcp), session })
     }
 
-    /// The connection itself, to wait for.
+    /// The TCP connection itself, to poll or to set timeouts on.
     pub fn tcp(&self) -> &Arc<TcpStream> {
         &self.tcp
     }
 
-    /// Does the handshake, if there is one to do, on a TCP connection that waits; its read timeout is another after this.
+    /// Does the handshake, if there is one to do, on a TCP connection that waits. Changes the connection's timeouts.
     ///
     /// # Errors
-    /// It is not done within the limit, or fails.
+    /// It does not end within the limit, or fails.
     pub fn handshake(&mut self, limit: &TimeLimit<'_>) -> io::Result<()> {
         while self.is_handshaking() {
             let step = limit.next_step().map_err(|_| late())?;
@@ -66,12 +65,12 @@ impl LogSocket {
         self.session.as_ref().is_some_and(|session| session.tls.is_handshaking())
     }
 
-    /// Whether something was taken by a write and is not sent yet.
+    /// Whether a write took something that is not sent yet.
     pub fn wants_write(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.tls.wants_write())
     }
 
-    /// Sends what writes took and is not sent yet, as far as that goes. Returns whether nothing is left.
+    /// Sends what writes took and is not sent yet, as much as the socket takes. Returns whether nothing is left.
     ///
     /// # Errors
     /// The connection has failed.
@@ -80,13 +79,13 @@ impl LogSocket {
         durability_tls::flush(&mut session.tls, &mut &*self.tcp)
     }
 
-    /// Takes bytes from the TCP connection into the TLS session. Returns whether there were any.
+    /// Reads bytes from the TCP connection into the TLS session. Returns whether there were any.
     fn receive(&mut self) -> io::Result<bool> {
         let Some(session) = &mut self.session else { return Ok(false) };
         let bytes = session.tls.read_tls(&mut &*self.tcp)?;
         if let Err(error) = session.tls.process_new_packets() {
             let why = session.explain(&error);
-            // The alert that tells the other side.
+            // Sends the alert that says so.
             let _ = self.try_flush();
             return Err(why);
         }
@@ -96,10 +95,10 @@ impl LogSocket {
         Ok(bytes > 0)
     }
 
-    /// Whether something was received that no read has given yet: the TCP connection says nothing of that.
+    /// Whether something was received that no read has returned yet. A poll of the TCP connection does not show that.
     pub fn has_received(&mut self) -> bool {
         let Some(session) = &mut self.session else { return false };
-        // An error was returned by the read that received it.
+        // The read that received an error has returned it.
         session.tls.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
     }
 }
@@ -123,7 +122,7 @@ impl Read for LogSocket {
             let Some(session) = &mut self.session else { return (&*self.tcp).read(buffer) };
             match session.tls.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // Ended without the closing alert: what is missing then, the protocol above notices.
+                // The connection ended without the closing alert. The protocol above notices what is missing.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
             }
@@ -137,8 +136,7 @@ impl Write for LogSocket {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
 
-    /// With TLS, bytes may be taken without being sent yet; they are sent before the next ones, and by
-    /// [`LogSocket::try_flush`].
+    /// With TLS, bytes may be taken and not sent yet. They are sent before the next ones, and by [`LogSocket::try_flush`].
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if self.session.is_some() && !self.try_flush()? {
             return Err(ErrorKind::WouldBlock.into());

@@ -45,7 +45,7 @@ impl Files {
     }
 }
 
-/// A server for one connection, which sends back what it is sent. Returns a connection to it.
+/// A server that echoes what it receives on one connection. Returns that connection's other end.
 fn echo_server(shown: &Pair, client_ca: Option<&Path>, versions: &[&'static SupportedProtocolVersion]) -> TcpStream {
     let provider = durability_tls::provider();
     let verifier = match client_ca {
@@ -65,7 +65,7 @@ fn echo_server(shown: &Pair, client_ca: Option<&Path>, versions: &[&'static Supp
         while let Ok(count @ 1..) = stream.read(&mut bytes) {
             stream.write_all(&bytes[..count]).unwrap();
         }
-        // Until the client goes: closing with unread bytes would take back the alert that says why.
+        // Read until the client closes: closing with unread bytes would discard the alert that says why.
         let _ = stream.sock.read_to_end(&mut Vec::new());
     })
 }
@@ -77,7 +77,7 @@ fn serve(work: impl FnOnce(TcpStream) + Send + 'static) -> TcpStream {
     client
 }
 
-/// Handshake, and a byte there and back: by TLS 1.3 a server judges the client's certificate when that is done already.
+/// Does the handshake, and sends a byte there and back: in TLS 1.3 a server checks the client's certificate after the client's handshake.
 fn talk(tcp: TcpStream, host: &str, settings: TlsSettings) -> Result<(), String> {
     let mut socket = LogSocket::new(tcp, host, Some(settings)).map_err(|error| error.to_string())?;
     let mut talk = || {
@@ -97,7 +97,7 @@ fn assert_says(talked: Result<(), String>, expected: &[&str]) {
 }
 
 #[test]
-fn a_log_whose_certificate_names_its_host_is_talked_to() {
+fn a_log_whose_certificate_names_its_host_is_trusted() {
     let files = Files::new();
     let shown = files.issue(&["127.0.0.1", "::1", "log.example"]);
     for host in ["127.0.0.1", "::1", "log.example"] {
@@ -106,7 +106,7 @@ fn a_log_whose_certificate_names_its_host_is_talked_to() {
 }
 
 #[test]
-fn what_is_wrong_with_the_logs_certificate_is_said() {
+fn the_error_says_what_is_wrong_with_the_logs_certificate() {
     let (files, others) = (Files::new(), Files::new());
     let ca = files.ca_file.to_str().unwrap();
     let talk_to = |shown: &Pair| talk(echo_server(shown, None, VERSIONS), "127.0.0.1", files.settings(None));
@@ -120,7 +120,7 @@ fn what_is_wrong_with_the_logs_certificate_is_said() {
 }
 
 #[test]
-fn a_log_whose_certificate_is_revoked_is_not_talked_to() {
+fn a_log_whose_certificate_is_revoked_is_not_trusted() {
     let files = Files::new();
     let list = files.path().join("list.crl");
     let (good, bad) = (files.issue(&["127.0.0.1"]), files.ca.issue(files.path(), "bad", &["127.0.0.1"]));
@@ -135,7 +135,7 @@ fn a_log_whose_certificate_is_revoked_is_not_talked_to() {
 }
 
 #[test]
-fn a_log_that_wants_a_certificate_of_this_node_gets_it_or_it_is_said() {
+fn a_log_that_wants_a_certificate_of_this_node_gets_it_or_the_error_says_so() {
     let (files, others) = (Files::new(), Files::new());
     let shown = files.issue(&["127.0.0.1"]);
     let (good, wrong) = (files.ca.issue(files.path(), "good", &["node"]), others.issue(&["node"]));
@@ -153,7 +153,7 @@ fn a_log_that_wants_a_certificate_of_this_node_gets_it_or_it_is_said() {
 }
 
 #[test]
-fn a_server_without_tls_is_told_apart() {
+fn a_server_without_tls_is_recognized() {
     let files = Files::new();
     let plain = serve(|mut tcp| {
         tcp.write_all(b"-ERR Protocol error: expected an array of bulk strings\r\n").unwrap();
@@ -166,13 +166,13 @@ fn a_server_without_tls_is_told_apart() {
     assert_says(talk(closing, "127.0.0.1", files.settings(None)), &["closed the connection during the TLS handshake"]);
 }
 
-/// One that sends a byte now and then as well: the deadline is that of the whole.
+/// The deadline is that of the whole handshake, even if the other side sends a byte now and then.
 #[test]
 fn a_handshake_ends_at_its_deadline() {
     let files = Files::new();
     let started = Instant::now();
     let slow = serve(|mut tcp| {
-        // The beginning of a record that never becomes whole.
+        // The beginning of a record that never ends.
         let mut bytes = [22, 3, 3, 40, 0].into_iter().chain(std::iter::repeat(0));
         while tcp.write_all(&[bytes.next().unwrap_or(0)]).is_ok() {
             std::thread::sleep(Duration::from_millis(10));
@@ -199,7 +199,7 @@ fn certificates_are_read_for_each_connection() {
     assert_says(talk_to(&theirs), &["cannot read the CA file", files.ca_file.to_str().unwrap()]);
 }
 
-/// As the agent does it: nothing waits, and what the socket does not take at once goes out later.
+/// As in the agent: nothing waits, and what the socket does not take at once is sent later.
 #[test]
 fn without_waiting_everything_arrives_in_order() {
     const BYTES: usize = 8 << 20;
@@ -227,7 +227,7 @@ fn without_waiting_everything_arrives_in_order() {
             }
         }
         socket.try_flush().unwrap();
-        // The other side does not read either, until it is read.
+        // The echo server reads nothing more until its echo is read.
         if !socket.is_handshaking() && !waited_to_write {
             continue;
         }

@@ -3,7 +3,6 @@
 //! Nothing is pending then: every command that ran has put its effects into the replication stream, whose end is the offset that
 //! the keys belong to. A key that turns out to have expired is deleted as for any reader, which is in the stream as well.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use durability_protocol::audit::{
@@ -11,6 +10,7 @@ use durability_protocol::audit::{
 };
 use valkey_module::{CallOptionsBuilder, CallReply, CallResult, Context};
 
+use crate::exchange::audit_step::{AuditStep, KeyName, KeyRead};
 use crate::node::{self, Role};
 use crate::server::api;
 
@@ -19,57 +19,12 @@ const STEP_TIME: Duration = Duration::from_micros(400);
 /// The most bytes of replies in a step.
 const STEP_BYTES: usize = 256 << 10;
 
-/// A database's number and a key's name.
-pub type KeyName = (u32, Vec<u8>);
-
-/// What was read under a name.
-pub enum Read {
-    /// No key.
-    Nothing,
-    /// A key of a module's type.
-    OtherType,
-    /// A key.
-    Key(Reading),
-}
-
-/// What the main thread is to do, and then what it has done.
-#[derive(Default)]
-pub struct Step {
-    /// The epoch that this node is to lead.
-    pub epoch: u64,
-    /// Picks keys. None before the first step.
-    pub picker: Option<Picker>,
-    /// How many keys it is to pick.
-    pub keys: u64,
-    /// Numbers that nobody can guess the next of, for the picker.
-    pub random: VecDeque<u64>,
-    /// Keys that the log service wants to know of.
-    pub names: VecDeque<KeyName>,
-    /// Whether the keys of each database are to be counted.
-    pub counts: bool,
-
-    /// How many keys each database had, if they were counted.
-    pub databases: Option<Vec<(u32, u64)>>,
-    /// What was read.
-    pub read: Vec<(KeyName, Read)>,
-    /// The end of the replication stream (exclusive) when that was so.
-    pub offset: u64,
-    /// The clock after it was read, in milliseconds since 1970.
-    pub time_ms: u64,
-    /// What it took of a core.
-    pub took: Duration,
-    /// Everything is picked and there are no more names.
-    pub is_done: bool,
-    /// Why the node cannot go on.
-    pub failure: Option<String>,
-}
-
 /// Does what `step` says. Main thread, outside of any command and of any server event.
-pub fn run(ctx: &Context, step: &mut Step) {
+pub fn run(ctx: &Context, step: &mut AuditStep) {
     let (begin, busy) = (Instant::now(), cpu_time());
     step.failure = why_not(step.epoch);
     if step.failure.is_none() && !is_handing_over() {
-        // Counted last, as looking at keys deletes those that have expired.
+        // Keys are counted last, as reading them deletes those that have expired.
         let read =
             read_keys(ctx, step, begin).and_then(|()| if step.counts { count_keys(ctx).map(Some) } else { Ok(None) });
         match read {
@@ -84,8 +39,8 @@ pub fn run(ctx: &Context, step: &mut Step) {
     step.took = cpu_time().saturating_sub(busy);
 }
 
-/// What this thread has had of a core. Between two of these the time does not count in which others had it: on a machine that is short
-/// of cores the rest, which is a hundred times as long, would be a matter of minutes.
+/// The processor time that this thread has used. Elapsed time would count the time of other threads as well, and the pause that follows is a
+/// hundred times as long: on a machine that is short of cores it would last minutes.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
@@ -100,12 +55,12 @@ fn why_not(epoch: u64) -> Option<String> {
     }
 }
 
-/// Nothing expires then, so what has expired looks gone and is not deleted.
+/// Whether a planned failover goes on. Nothing expires then: a key that has expired looks gone, and is not deleted.
 fn is_handing_over() -> bool {
-    node::with(|module| module.is_pausing) == Some(true)
+    node::with(|module| module.read_pauses.is_for_failover()) == Some(true)
 }
 
-fn read_keys(ctx: &Context, step: &mut Step, begin: Instant) -> Result<(), String> {
+fn read_keys(ctx: &Context, step: &mut AuditStep, begin: Instant) -> Result<(), String> {
     if step.picker.is_none() {
         let (databases, random) = (count_keys(ctx)?, &mut step.random);
         step.picker = Some(Picker::new(step.keys, &databases, || random.pop_front().unwrap_or(0)));
@@ -120,7 +75,7 @@ fn read_keys(ctx: &Context, step: &mut Step, begin: Instant) -> Result<(), Strin
             return Err(format!("the server has no database {database}"));
         }
         let read = read_key(ctx, &key)?;
-        if let Read::Key(Reading { value: Some(value), .. }) = &read {
+        if let KeyRead::Key(Reading { value: Some(value), .. }) = &read {
             bytes += size(value);
         }
         step.read.push(((database, key), read));
@@ -129,7 +84,7 @@ fn read_keys(ctx: &Context, step: &mut Step, begin: Instant) -> Result<(), Strin
 }
 
 /// The next key to look at: one that was asked for, then one that is picked.
-fn next_name(ctx: &Context, step: &mut Step) -> Result<Option<KeyName>, String> {
+fn next_name(ctx: &Context, step: &mut AuditStep) -> Result<Option<KeyName>, String> {
     if let Some(name) = step.names.pop_front() {
         return Ok(Some(name));
     }
@@ -151,16 +106,16 @@ fn next_name(ctx: &Context, step: &mut Step) -> Result<Option<KeyName>, String> 
     }
 }
 
-fn read_key(ctx: &Context, key: &[u8]) -> Result<Read, String> {
+fn read_key(ctx: &Context, key: &[u8]) -> Result<KeyRead, String> {
     let Value::Bytes(word) = call(ctx, "TYPE", &[key])? else { return Err("TYPE has another answer".to_owned()) };
     let Some(kind) = Kind::from_word(&word) else {
-        return Ok(if word == b"none" { Read::Nothing } else { Read::OtherType });
+        return Ok(if word == b"none" { KeyRead::Nothing } else { KeyRead::OtherType });
     };
     let length = number(&call(ctx, kind.length_command(), &[key])?)?;
-    // No element is looked at but those that would be read.
+    // Looks at no more elements than would be read.
     let memory = match call(ctx, "MEMORY", &[b"USAGE", key, b"SAMPLES", b"256"])? {
         // It has expired in between.
-        Value::Nil => return Ok(Read::Nothing),
+        Value::Nil => return Ok(KeyRead::Nothing),
         memory => number(&memory)?,
     };
     let mut parts = Parts::of(kind, length, memory);
@@ -178,12 +133,12 @@ fn read_key(ctx: &Context, key: &[u8]) -> Result<Read, String> {
         }
         value = Some(reply);
     }
-    // Last: if it is still there now, it was when it was read.
+    // This comes last: if the key is there now, it was there when it was read.
     let expire_time_ms = call(ctx, "PEXPIRETIME", &[key])?.number()?;
     if expire_time_ms == -2 {
-        return Ok(Read::Nothing);
+        return Ok(KeyRead::Nothing);
     }
-    Ok(Read::Key(Reading { kind, length, expire_time_ms, parts, value, field_times }))
+    Ok(KeyRead::Key(Reading { kind, length, expire_time_ms, parts, value, field_times }))
 }
 
 fn with_groups(ctx: &Context, key: &[u8], parts: Parts) -> Result<Parts, String> {
@@ -219,7 +174,7 @@ fn number(value: &Value) -> Result<u64, String> {
     u64::try_from(value.number()?).map_err(|error| error.to_string())
 }
 
-/// How many keys each database has that has any.
+/// How many keys each database has; databases without keys are left out.
 fn count_keys(ctx: &Context) -> Result<Vec<(u32, u64)>, String> {
     match call(ctx, "INFO", &[b"keyspace"])? {
         Value::Bytes(text) => Ok(parse_keyspace(&String::from_utf8_lossy(&text))),
@@ -227,9 +182,9 @@ fn count_keys(ctx: &Context) -> Result<Vec<(u32, u64)>, String> {
     }
 }
 
-/// A command that only reads. It is run as one that is replicated: the server would otherwise drop the deletion of a key that it finds
-/// to have expired, and the log would keep that key for good. (Outside of any command, the server sends what a call has brought about
-/// while the call still says what may be sent.)
+/// Runs a command that only reads, as one that is replicated. The server would otherwise drop the deletion of a key that it finds to have
+/// expired, and the log would keep that key for good. (Outside of any command, the server replicates the effects of a call by the options of
+/// that call.)
 fn call(ctx: &Context, command: &str, arguments: &[&[u8]]) -> Result<Value, String> {
     let options = CallOptionsBuilder::new().replicate().errors_as_replies().build();
     let result: CallResult<'static> = ctx.call_ext(command, &options, arguments);

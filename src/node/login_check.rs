@@ -1,49 +1,28 @@
 //! Lets the module's own connections into its server, whatever users and passwords that has. Each login is announced before it comes
 //! (`exchange/own_logins.rs`), and taken from that connection only, once.
 
-use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 
-use valkey_module::{raw, Context, AUTH_HANDLED, AUTH_NOT_HANDLED};
+use valkey_module::Context;
 
-use crate::base::panic_guard::guard;
 use crate::decide::gate::Held;
-use crate::exchange::own_logins::Origin;
-use crate::node::{self, Module};
+use crate::exchange::own_logins::{Origin, SELF_TEST, TAP};
+use crate::node::Module;
 use crate::server::api;
 
-/// The tap logs in under this name.
-pub const TAP: &str = "durability-tap";
-/// The self-test logs in under this name, and is held from then on.
-pub const SELF_TEST: &str = "durability-self-test";
-
-/// The server asks whether a client may log in.
-pub unsafe extern "C" fn authenticate(
-    ctx: *mut raw::RedisModuleCtx,
-    user: *mut raw::RedisModuleString,
-    password: *mut raw::RedisModuleString,
-    _: *mut *mut raw::RedisModuleString,
-) -> c_int {
-    let answer = guard("checking a login", None, || {
-        // SAFETY: the server's own strings, used only during this callback.
-        let (user, password) = unsafe { (api::bytes(user), api::bytes(password)) };
-        node::with(|module| log_in(module, &Context::new(ctx), user, password)).flatten()
-    });
-    if answer.is_some() {
-        AUTH_HANDLED
-    } else {
-        AUTH_NOT_HANDLED
-    }
+/// A client logs in, as that user with that password. Returns whether that is an own connection, which is logged in now.
+pub fn log_in(module: &mut Module, ctx: &Context, user: &[u8], password: &[u8]) -> bool {
+    take_login(module, ctx, user, password).is_some()
 }
 
-fn log_in(module: &mut Module, ctx: &Context, user: &[u8], password: &[u8]) -> Option<()> {
+fn take_login(module: &mut Module, ctx: &Context, user: &[u8], password: &[u8]) -> Option<()> {
     let is_self_test = user == SELF_TEST.as_bytes();
     if !is_self_test && user != TAP.as_bytes() {
         return None;
     }
     let id = ctx.get_client_id();
     let logins = &mut module.own_logins;
-    // Where a client comes from is asked only where it counts: in a server of a version whose internals are not known.
+    // Where a client comes from matters only in a server whose internals are not known.
     let is_own = logins.take(Origin::Client(id), password)
         || (logins.expects_any_from_outside()
             && api::client_place(id).is_some_and(|place| logins.take(place, password)));

@@ -1,18 +1,18 @@
-//! Clients that announced `CLIENT CAPA redirect`: on a node that follows, they are told where the leader is. The server would send
-//! them to the log service, which is what it replicates from. Main thread only.
+//! Clients that announced `CLIENT CAPA redirect`: on a node that follows, they are sent to the leader. The server would send them to the log
+//! service, which it replicates from. Main thread only.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use crate::decide::command_properties::{Properties, Sees};
 use crate::decide::gate::ClientId;
-use crate::server::command_table::{Properties, Sees};
 
 thread_local! {
-    /// Those clients, and whether they have said `READONLY`: then they read here.
+    /// Those clients, and whether each has sent `READONLY` and so reads here.
     static CLIENTS: RefCell<HashMap<ClientId, bool>> = RefCell::default();
 }
 
-/// A command in which a client says something of itself.
+/// A command by which a client says what it can do, or wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Word {
     /// `CLIENT`.
@@ -23,7 +23,7 @@ pub enum Word {
     ReadWrite,
 }
 
-/// Which of those it is. Asked before every command, so it compares lengths first.
+/// The [`Word`] that a command's name is, if it is one. Called before every command, so it compares lengths first.
 #[inline]
 pub fn word(name: &[u8]) -> Option<Word> {
     match name.len() {
@@ -34,7 +34,7 @@ pub fn word(name: &[u8]) -> Option<Word> {
     }
 }
 
-/// Notes what a client says of itself.
+/// Notes what a client says it can do, or wants.
 pub fn note<'a>(client: ClientId, word: Word, arguments: impl Iterator<Item = &'a [u8]>) {
     match word {
         Word::Client => note_capabilities(client, arguments),
@@ -60,11 +60,11 @@ fn reads_here(client: ClientId, is_so: bool) {
     });
 }
 
-/// Whether a client of a node that follows is to be sent to the leader with that command.
+/// Whether a client of a node that follows is sent to the leader with that command.
 pub fn applies(client: ClientId, properties: Properties) -> bool {
     let Some(reads_here) = CLIENTS.with_borrow(|clients| clients.get(&client).copied()) else { return false };
     let reads = properties.sees != Sees::Nothing || properties.runs_others;
-    // EXEC does what was queued, and nothing was that is sent away.
+    // EXEC runs what was queued, and nothing is queued that would be sent away.
     properties.is_write || (reads && !reads_here)
 }
 

@@ -1,99 +1,75 @@
-//! Notices what a node had to pass over of the stream that it follows, and that it could not load a full copy. Main thread.
-
-use std::ffi::CStr;
+//! Notices what a node had to pass over in the stream that it follows, and full copies that it could not load. Main thread only.
 
 use valkey_module::logging::log_warning;
 
+use crate::exchange::mailbox::{Command, Task};
 use crate::exchange::passed_over::{PassedOver, Why};
-use crate::exchange::{Command, Task};
-use crate::node::{command_filter, Module, Role};
+use crate::node::command_filter::{decode, primary};
+use crate::node::{role_changes, Module, Role};
 use crate::server::api;
+use crate::server::command_result::CommandResult;
 use crate::server::follow_settings::{self, Owner};
-use crate::server::internals::CommandResult;
 
-/// So much of an error is shown.
+/// Bytes of an error that are shown at most.
 const MAX_WHY_BYTES: usize = 128;
 
-impl Role {
-    /// Whether the server may be a replica of the log.
-    pub fn may_follow(&self) -> bool {
-        matches!(self, Role::Attaching | Role::Follower | Role::Refused(_))
+/// A command failed, or was refused before it ran. Called from a server event, in which nothing can be subscribed to.
+///
+/// These events tell of every error that a command of the stream can end with: the server lets no command of its primary block, so none
+/// fails later.
+pub fn failed_while_following(module: &mut Module, result: &CommandResult) {
+    // A command that another one called is judged by that one's own event.
+    if result.is_called_by_module() || !module.role.may_follow() || follow_settings::owner() != Owner::Log {
+        return;
+    }
+    if !primary::is_last_primary(result.client()) && !api::is_connected_primary(result.client()) {
+        return;
+    }
+    let offset = api::replication_offset(&module.ctx);
+    pass_over(module, PassedOver { offset, command: name_of(result), why: why_refused(result) });
+}
+
+/// The server could not load the full copy that its log sent, and holds nothing any more. It asks for another at once, so it is taken away
+/// from its log until the agent has waited. Called from a server event, in which nothing can be subscribed to.
+pub fn copy_failed(module: &mut Module) {
+    if follow_settings::owner() != Owner::Log || !module.role.may_follow() {
+        return;
+    }
+    module.shared.send(Task::StopFollowing);
+    // A node that refuses its clients for another reason keeps on doing so.
+    if matches!(module.role, Role::Attaching | Role::Follower) {
+        role_changes::stop_serving(module, Role::Attaching);
+        module.tell_agent(Command::CopyFailed);
     }
 }
 
-impl Module {
-    /// A command failed, or was refused before it ran. Called from a server event, in which nothing can be subscribed to.
-    ///
-    /// These events tell of every error that a command of the stream can end with: the server lets no command of its primary block, so
-    /// none fails later.
-    pub fn failed_while_following(&mut self, result: &CommandResult) {
-        // What another command called is for that one to judge.
-        if result.is_module_client != 0 || !self.role.may_follow() || follow_settings::owner() != Owner::Log {
-            return;
-        }
-        if !command_filter::is_last_primary(result.client_id) && !api::is_connected_primary(result.client_id) {
-            return;
-        }
-        self.pass_over(PassedOver {
-            offset: api::replication_offset(&self.ctx),
-            command: name_of(result),
-            why: why_refused(result),
-        });
+/// From now on nobody is served, and this node does not lead. The server is taken out of the log's history, so that nothing that it holds is
+/// taken for that later, neither by itself nor from what it saves.
+pub fn pass_over(module: &mut Module, passed_over: PassedOver) {
+    if !matches!(module.role, Role::Attaching | Role::Follower) {
+        // It refuses its clients for another reason. What it holds is not to be used then either.
+        return module.shared.send(Task::StopFollowing);
     }
-
-    /// The server could not load the full copy that its log sent, and holds nothing any more. It asks for another at once, so it is
-    /// taken away from its log until the agent has waited. Called from a server event, in which nothing can be subscribed to.
-    pub fn copy_failed(&mut self) {
-        if follow_settings::owner() != Owner::Log || !self.role.may_follow() {
-            return;
-        }
-        self.shared.send(Task::StopFollowing);
-        // One that refuses for another reason goes on doing so.
-        if matches!(self.role, Role::Attaching | Role::Follower) {
-            self.stop_serving(Role::Attaching);
-            self.tell_agent(Command::CopyFailed);
-        }
-    }
-
-    /// From now on nobody is served, and this node does not lead. The server is taken out of the log's history, so that nothing of what
-    /// it holds is taken for that later, by itself or from what it saves.
-    pub fn pass_over(&mut self, passed_over: PassedOver) {
-        if !matches!(self.role, Role::Attaching | Role::Follower) {
-            // It refuses for another reason. What it holds is not to be used then either.
-            return self.shared.send(Task::StopFollowing);
-        }
-        let why = passed_over.to_string();
-        log_warning(format!("durability: {why}"));
-        self.stop_serving(Role::Refused(why));
-        self.end_settling();
-        self.shared.send(Task::StopFollowing);
-        self.tell_agent(Command::PassedOver(passed_over));
-    }
+    let why = passed_over.to_string();
+    log_warning(format!("durability: {why}"));
+    role_changes::stop_serving(module, Role::Refused(why));
+    module.end_read_pause();
+    module.shared.send(Task::StopFollowing);
+    module.tell_agent(Command::PassedOver(passed_over));
 }
 
-/// As the server calls it, or as it stands in the stream if the server does not know it.
+/// The name by which the server knows the command, or else the one in the stream.
 fn name_of(result: &CommandResult) -> String {
-    if !result.command_name.is_null() {
-        // SAFETY: the server's own name of the command.
-        return unsafe { CStr::from_ptr(result.command_name) }.to_string_lossy().into_owned();
-    }
-    if result.argc < 1 {
-        return String::new();
-    }
-    // SAFETY: the server's own arguments, of which there is one, as they were passed to the event's callback.
-    let name = unsafe { api::bytes(*result.argv) };
-    let name = &name[..name.len().min(command_filter::MAX_NAME_BYTES)];
-    name.to_ascii_lowercase().escape_ascii().to_string()
+    result.name().unwrap_or_else(|| {
+        let name = result.texts().next().unwrap_or_default();
+        let name = &name[..name.len().min(decode::MAX_NAME_BYTES)];
+        name.to_ascii_lowercase().escape_ascii().to_string()
+    })
 }
 
-/// The error with which it was refused before it ran. Without what the command was given, which is data.
+/// The error with which the command was refused before it ran, without the command's arguments, which are data.
 fn why_refused(result: &CommandResult) -> Why {
-    if result.rejection_context.is_null() {
-        return Why::Failed;
-    }
-    // SAFETY: the server's error, a C string that lives during the event's callback.
-    let error = unsafe { CStr::from_ptr(result.rejection_context) }.to_bytes();
-    Why::Refused(shown(error))
+    result.refusal().map_or(Why::Failed, |error| Why::Refused(shown(error)))
 }
 
 /// One line, not too long, without the arguments with which an unknown command began.

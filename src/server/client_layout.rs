@@ -1,4 +1,5 @@
-//! Where things stand in the server's clients: found in the running server, as their struct differs between builds.
+//! Where a client of the server keeps its connection, its database and its arguments: found in the running server, because the struct
+//! differs between builds.
 
 use std::ffi::c_int;
 use std::ptr;
@@ -6,15 +7,16 @@ use std::ptr;
 use valkey_module::raw::RedisModuleString;
 
 use crate::decide::dirty_keys::Database;
-use crate::server::internals::Client;
+use crate::server::foreign_memory::read_foreign;
+use crate::server::structs::{Client, Connection, ConnectionType};
 
 /// How far into a client a search goes, in bytes.
-pub const SEARCH_BYTES: usize = 512;
+const SEARCH_BYTES: usize = 512;
 
-/// How far into a database the search for its number goes, in words of four bytes.
+/// The words of a database that are searched for its number.
 type DatabaseWords = [[u32; 32]; 2];
 
-/// Where the number of the selected database stands: in a client, the pointer to it; behind that, the number.
+/// Where the number of the selected database stands: the client holds a pointer, and behind that stands the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     pointer_offset: usize,
@@ -25,7 +27,7 @@ struct Place {
 #[derive(Default)]
 pub struct DatabaseLayout {
     known: Option<Place>,
-    /// Places that all facts so far allow.
+    /// The places that all facts so far allow.
     candidates: Vec<Place>,
     facts: u32,
     /// The server has one database.
@@ -33,11 +35,10 @@ pub struct DatabaseLayout {
 }
 
 impl DatabaseLayout {
-    /// So many facts make a place certain.
+    /// How many facts make a place certain.
     const ENOUGH_FACTS: u32 = 4;
 
-    /// The client has selected the database with that number. Returns whether it is known now where clients say so: after
-    /// four facts that leave one place.
+    /// The client has selected the database with that number. Returns whether the place is known now: after four facts that leave one.
     pub fn learn(&mut self, client: *mut Client, number: u32) -> bool {
         let words = |place: &Place| words_behind(client, place.pointer_offset);
         if self.facts == 0 {
@@ -65,7 +66,7 @@ impl DatabaseLayout {
             return Database::new(0);
         }
         let Some(place) = self.known else { return Database::ANY };
-        // SAFETY: the place was found in clients of this server, of which each has a database at any time.
+        // SAFETY: the place was found in clients of this server, and each of them has a database at any time.
         let number = unsafe {
             let database = *client.byte_add(place.pointer_offset).cast::<*const u32>();
             *database.add(place.word)
@@ -77,23 +78,23 @@ impl DatabaseLayout {
 /// The arguments of a command, as a client keeps them.
 pub type Arguments = *mut *mut RedisModuleString;
 
-/// Finds the arguments of the command that a client runs, as the server will put them into the stream: where a command was
-/// rewritten (SET with a relative time, say), the event tells what the client sent.
+/// Finds the arguments of the command that a client runs, as the server will put them into the stream. Where the server has rewritten a
+/// command (SET with a relative time, say), the event still shows what the client sent.
 #[derive(Default)]
 pub struct ArgumentLayout {
-    /// Of the pointer to the arguments, in bytes; their number stands behind it.
+    /// The offset of the pointer to the arguments, in bytes; their number stands behind it.
     known: Option<usize>,
     candidates: Vec<usize>,
     facts: u32,
-    /// Numbers of arguments that were seen, a bit each.
+    /// The numbers of arguments that were seen, a bit each.
     counts: u64,
 }
 
 impl ArgumentLayout {
     const ENOUGH_FACTS: u32 = 3;
 
-    /// The client is about to run a command with these arguments. Returns whether it is known now where a client keeps them:
-    /// after three facts, with different numbers of arguments, that leave one place.
+    /// The client is about to run a command with these arguments. Returns whether the place is known now: after three facts, with different
+    /// numbers of arguments, that leave one.
     pub fn learn(&mut self, client: *mut Client, arguments: Arguments, count: c_int) -> bool {
         let is_there = |offset: &usize| {
             let place = client.wrapping_byte_add(*offset);
@@ -121,7 +122,7 @@ impl ArgumentLayout {
     /// The client lives.
     pub unsafe fn arguments(&self, client: *mut Client) -> Option<(Arguments, usize)> {
         let offset = self.known?;
-        // SAFETY: the place was found in clients of this server, all of which are one struct; this one lives, by contract.
+        // SAFETY: the place was found in clients of this server, which all have the same struct; this one lives, by contract.
         unsafe {
             let place = client.byte_add(offset);
             let count = *place.byte_add(size_of::<usize>()).cast::<c_int>();
@@ -148,21 +149,22 @@ fn words_behind(client: *mut Client, pointer_offset: usize) -> Option<DatabaseWo
     read_foreign(ptr::with_exposed_provenance(address))
 }
 
-/// Reads a value from an address that may not be readable, by having the kernel look: a bad address fails the system
-/// call instead of the process.
-pub fn read_foreign<T: Copy + Default>(address: *const T) -> Option<T> {
-    let (reader, writer) = rustix::pipe::pipe().ok()?;
-    let mut value = T::default();
-    let size = std::mem::size_of::<T>();
-    // SAFETY: `write` only reads `size` bytes at `address`, and answers EFAULT where it cannot; `read` fills `value`,
-    // a plain number of that size.
-    unsafe {
-        use std::os::fd::AsRawFd;
-        let written = libc::write(writer.as_raw_fd(), address.cast(), size);
-        (usize::try_from(written) == Ok(size)
-            && libc::read(reader.as_raw_fd(), (&raw mut value).cast(), size) == written)
-            .then_some(value)
-    }
+/// Finds where a client keeps the pointer to its connection: the word that points to something whose type is one of the
+/// server's and which points back to the client.
+pub fn find_connection(types: &[*mut ConnectionType], client: *mut Client) -> Option<usize> {
+    let word = std::mem::size_of::<usize>();
+    (word..SEARCH_BYTES).step_by(word).find(|offset| {
+        let Some(candidate) = read_foreign::<usize>(client.wrapping_byte_add(*offset).cast()) else { return false };
+        if candidate == 0 || candidate % std::mem::align_of::<Connection>() != 0 {
+            return false;
+        }
+        let candidate = ptr::with_exposed_provenance::<Connection>(candidate);
+        let kind = candidate.wrapping_byte_add(std::mem::offset_of!(Connection, kind));
+        let owner = candidate.wrapping_byte_add(std::mem::offset_of!(Connection, private_data));
+        read_foreign::<usize>(kind.cast())
+            .is_some_and(|kind| kind != 0 && types.iter().any(|known| known.expose_provenance() == kind))
+            && read_foreign::<usize>(owner.cast()) == Some(client.expose_provenance())
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Names of commands that must not be changed: the stream holds commands by the names that this server has for them, and
-//! whoever applies it, this module included, knows only their own.
+//! Names of commands that must not be changed: the stream holds commands by the names that this server has for them, and every node that
+//! applies it, this module included, knows only the original ones.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,8 @@ use crate::server::api;
 /// Commands of the stream that change no data.
 const IN_STREAM: [&str; 8] = ["select", "multi", "exec", "publish", "spublish", "pfcount", "ping", "replconf"];
 
-/// What the module itself runs, on the server or by a connection of its own. Not what audits read by: an audit says what it lacks.
+/// What the module itself runs, on the server or by a connection of its own. Commands by which audits read are not among them: an audit
+/// reports what it lacks.
 const NEEDED: [&str; 12] =
     ["acl", "auth", "client", "command", "config", "dump", "info", "psync", "replicaof", "role", "xpending", "xrange"];
 
@@ -40,7 +41,7 @@ fn renamed(ctx: &Context) -> Result<Vec<String>, String> {
                 .extend(names.iter().flatten().filter_map(|name| text(&name)).map(|name| top_level(&name).to_owned()));
         }
         Ok(_) => return Err("the server's answer to ACL CAT has an unknown form".to_owned()),
-        // It is renamed itself.
+        // ACL itself is renamed.
         Err(_) => return Ok(vec!["acl".to_owned()]),
     }
     wanted.sort_unstable();
@@ -53,12 +54,12 @@ fn renamed(ctx: &Context) -> Result<Vec<String>, String> {
     if found.len() != wanted.len() {
         return Err("the server's answer to COMMAND INFO has an unknown form".to_owned());
     }
-    // One may go by the name of another.
+    // A command may go by the name of another.
     let is_itself = |(wanted, found): &(String, Option<String>)| found.as_ref() == Some(wanted);
     Ok(wanted.into_iter().zip(found).filter(|pair| !is_itself(pair)).map(|(wanted, _)| wanted).collect())
 }
 
-/// Of a subcommand, which goes by its container's name.
+/// The name under which a command can be renamed: for a subcommand, that of its container.
 fn top_level(name: &str) -> &str {
     name.split_once('|').map_or(name, |(container, _)| container)
 }

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 use std::mem::ManuallyDrop;
 use std::sync::{Mutex, OnceLock};
 
-use valkey_module::{raw, ValkeyString};
+use valkey_module::{raw, Context, ValkeyString};
 
 use crate::base::panic_guard::guard;
 
@@ -58,6 +58,13 @@ pub fn check_configs(check: ConfigCheck) {
         raw::RedisModule_RegisterBoolConfig = Some(register_bool);
         raw::RedisModule_RegisterStringConfig = Some(register_string);
     }
+}
+
+/// Has the server set all configs that were registered, to what its configuration file says or else to their defaults. If a value is not
+/// valid, the server says so, and gives up on the module once that has loaded.
+pub fn load_configs(ctx: &Context) {
+    // SAFETY: set at the beginning of each load; the context is valid.
+    unsafe { raw::RedisModule_LoadConfigs.expect(PRESENT)(ctx.ctx) };
 }
 
 fn originals() -> Option<(RegisterBool, RegisterString)> {

@@ -1,32 +1,34 @@
-//! The server's connections as the gate sees them: finds a client's connection, and has it held, let go or closed.
+//! The server's connections as the gate sees them: finds a client's connection, and holds it, lets it go or closes it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ptr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::decide::client_lookup::ClientLookup;
 use crate::decide::dirty_keys::Database;
-use crate::decide::gate::{ClientId, Connections, Held};
+use crate::decide::gate::{ClientId, Connections, Held, LateHold};
 use crate::decide::taken_replies;
 use crate::decide::valve::Group;
 use crate::exchange::Shared;
-use crate::server::api;
-use crate::server::client_layout::{read_foreign, ArgumentLayout, DatabaseLayout, SEARCH_BYTES};
-use crate::server::half_closed::HalfClosed;
+use crate::server::client_layout::{find_connection, ArgumentLayout, DatabaseLayout};
+use crate::server::diversion::Diversion;
+use crate::server::groups::GROUPS;
+use crate::server::half_closed::{self, HalfClosed};
 use crate::server::handed_over::Told;
-use crate::server::held_table::{
-    entry, entry_or_new, held, take_late_holds, Diversion, HeldConnection, LateHold, NEWEST, RELEASED,
-};
-use crate::server::internals::{Client, Connection, ConnectionHandler, ConnectionType, Internals};
+use crate::server::held_table::{entry, entry_or_new, held, HeldConnection};
+use crate::server::internals::Internals;
+use crate::server::structs::{Client, Connection, ConnectionHandler, ConnectionType};
+use crate::server::{api, late_holds};
 
 /// The server's connections. Main thread only.
 pub struct ServerConnections {
     internals: &'static Internals,
     /// The types of connections that can be held.
     types: [*mut ConnectionType; 3],
-    /// Where in a client its connection stands, in bytes; found once.
+    /// The offset of a client's connection in its struct, in bytes; found once.
     connection_offset: Cell<Option<usize>>,
     /// Where a client's database stands; found by the self-test.
     pub layout: DatabaseLayout,
@@ -35,16 +37,16 @@ pub struct ServerConnections {
     lookup: ClientLookup<Client>,
     /// The clients that get messages.
     receivers: RefCell<HashSet<ClientId>>,
-    /// The clients that another module blocked, until their next command.
+    /// The clients that another module has blocked, until their next command.
     awaiting: RefCell<HashSet<ClientId>>,
     /// Connections that outlive their clients until what is held on them has left.
-    pub half_closed: RefCell<HalfClosed>,
-    /// Has the main thread's bell.
+    pub half_closed: Rc<RefCell<HalfClosed>>,
+    /// Has what wakes the main thread.
     shared: Arc<Shared>,
 }
 
 impl ServerConnections {
-    /// The connections of the running server, whose functions are decorated.
+    /// The connections of the running server, whose writing functions are the module's.
     pub fn new(internals: &'static Internals, shared: Arc<Shared>) -> Self {
         ServerConnections {
             internals,
@@ -55,7 +57,7 @@ impl ServerConnections {
             lookup: ClientLookup::new(),
             receivers: RefCell::default(),
             awaiting: RefCell::default(),
-            half_closed: RefCell::default(),
+            half_closed: half_closed::of_module(),
             shared,
         }
     }
@@ -96,7 +98,7 @@ impl ServerConnections {
         self.connection_of(self.client(id)?)
     }
 
-    /// As [`ServerConnections::connection`], of a client that was just looked up.
+    /// As [`ServerConnections::connection`], for a client that was just looked up.
     fn connection_of(&self, client: *mut Client) -> Option<*mut Connection> {
         let offset = match self.connection_offset.get() {
             Some(offset) => offset,
@@ -169,8 +171,8 @@ impl ServerConnections {
         }
     }
 
-    /// The client runs commands again: if it was blocked by another module, that has answered. Returns whether the answer may
-    /// be pending and nobody has looked at it yet.
+    /// The client runs commands again: if another module had blocked it, that module has answered. Returns whether the answer may be pending
+    /// and nobody has looked at it yet.
     #[inline]
     pub fn has_unseen_answer(&self, id: ClientId) -> bool {
         if self.awaiting.borrow().is_empty() || !self.awaiting.borrow_mut().remove(&id) {
@@ -191,7 +193,7 @@ impl ServerConnections {
 
     /// Whether the client, one of the network's, is blocked.
     pub fn is_blocked(&self, id: ClientId) -> bool {
-        // The server would look into the connection of one that has none.
+        // The server would look into the connection of a client that has none.
         self.connection(id).is_some() && api::client_flags(id).is_blocked
     }
 
@@ -212,7 +214,7 @@ impl ServerConnections {
         self.held(id).map_or(0, |held| held.state().valve.waiting_bytes())
     }
 
-    /// Has the server read from the client again, which it was made not to.
+    /// Has the server read from the client again, after a pause.
     pub fn read_again(&self, id: ClientId, handler: ConnectionHandler) {
         let Some(connection) = self.connection(id) else { return };
         // SAFETY: a live connection on the main thread, and the function of its own type.
@@ -245,7 +247,7 @@ impl Connections for ServerConnections {
             self.close_by_id(client);
             return Held::NoConnection;
         };
-        let released = RELEASED.load(Ordering::Acquire);
+        let released = GROUPS.released();
         let mut state = held.state();
         let before = state.valve.mark();
         if !state.valve.hold(group) {
@@ -267,17 +269,22 @@ impl Connections for ServerConnections {
         }
     }
 
+    fn begin_counting(&mut self) {
+        GROUPS.reset();
+        taken_replies::acknowledged();
+    }
+
     fn set_released(&mut self, group: Group) {
-        RELEASED.store(group, Ordering::Release);
+        GROUPS.set_released(group);
         taken_replies::acknowledged();
     }
 
     fn set_newest(&mut self, group: Group) {
-        NEWEST.store(group, Ordering::Release);
+        GROUPS.set_newest(group);
     }
 
     fn late_holds(&mut self) -> Vec<LateHold> {
-        take_late_holds()
+        late_holds::take()
     }
 
     fn flush(&mut self, client: ClientId) {
@@ -341,7 +348,7 @@ impl Connections for ServerConnections {
             let is_kept = unsafe { self.half_closed.borrow_mut().keep(self.internals, client, connection, held) };
             if is_kept {
                 // What is released already is not to wait for something else to wake the server.
-                self.shared.main_bell.ring();
+                self.shared.main_waker.wake();
             }
         }
         // SAFETY: a live connection, on the main thread.
@@ -357,22 +364,4 @@ impl Connections for ServerConnections {
         let mark = held.state().valve.mark();
         Some(mark)
     }
-}
-
-/// Finds where a client keeps the pointer to its connection: the word that points to something whose type is one of the
-/// server's and which points back to the client.
-fn find_connection(types: &[*mut ConnectionType], client: *mut Client) -> Option<usize> {
-    let word = std::mem::size_of::<usize>();
-    (word..SEARCH_BYTES).step_by(word).find(|offset| {
-        let Some(candidate) = read_foreign::<usize>(client.wrapping_byte_add(*offset).cast()) else { return false };
-        if candidate == 0 || candidate % std::mem::align_of::<Connection>() != 0 {
-            return false;
-        }
-        let candidate = ptr::with_exposed_provenance::<Connection>(candidate);
-        let kind = candidate.wrapping_byte_add(std::mem::offset_of!(Connection, kind));
-        let owner = candidate.wrapping_byte_add(std::mem::offset_of!(Connection, private_data));
-        read_foreign::<usize>(kind.cast())
-            .is_some_and(|kind| kind != 0 && types.iter().any(|known| known.expose_provenance() == kind))
-            && read_foreign::<usize>(owner.cast()) == Some(client.expose_provenance())
-    })
 }

@@ -46,7 +46,7 @@ struct Retry {
     wait: Duration,
 }
 
-/// Whose the settings are.
+/// Whose values the settings have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Owner {
@@ -54,7 +54,7 @@ pub enum Owner {
     Operator,
     /// The log's, as long as the node follows it.
     Log,
-    /// The operator's, but for some that the server has not taken back yet.
+    /// The operator's, except for some that the server has not taken back yet.
     Mixed,
 }
 
@@ -62,7 +62,7 @@ thread_local! {
     static CHANGED: RefCell<Option<Changed>> = const { RefCell::new(None) };
 }
 
-/// The [`Owner`], for who asks before every command.
+/// The [`Owner`], for a check before every command.
 static OWNER: AtomicU8 = AtomicU8::new(Owner::Operator as u8);
 
 /// Whose the settings are now.
@@ -142,12 +142,12 @@ fn operators_value(changed: &[Setting], name: &str, current: String) -> String {
     }
 }
 
-/// Those that nobody has set since.
+/// Those of the settings that nobody has set since.
 fn still_the_logs(ctx: &Context, changed: &[Setting]) -> Vec<Setting> {
     changed.iter().filter(|setting| api::config(ctx, setting.name) == setting.logs).cloned().collect()
 }
 
-/// What the server has of its own stays: it may listen with it.
+/// The server's own certificates stay: it may listen with them.
 fn add_certificates(
     operators: &impl Fn(&str) -> String,
     tls: &TlsSettings,
@@ -178,8 +178,8 @@ fn add_certificates(
     Ok(())
 }
 
-/// A server does not connect by TLS without a certificate of its own, although it shows it to nobody who does not ask for
-/// one. So it gets one that nobody trusts, in files that only this process has.
+/// A server does not connect over TLS without a certificate of its own, although it shows that only to a peer that asks for one. So it gets a
+/// certificate that nobody trusts, in files that only this process has.
 fn nameless_pair() -> Result<(OwnedFd, OwnedFd), String> {
     let made = rcgen::generate_simple_self_signed(Vec::new()).map_err(|error| error.to_string())?;
     let file = |text: String| {

@@ -1,32 +1,32 @@
-//! Writes that the server has handed to an I/O thread, and of which it has not taken in what became of them. It frees a client that was
-//! closed meanwhile without doing so: then it may offer again some of what the thread was told is written. How much is in the server's
-//! internals; so it is noted at which place in its memory it has to go on.
+//! Writes that the server has handed to an I/O thread, and whose outcome it has not taken in yet. If the client is closed meanwhile, the
+//! server frees it without taking the outcome in, and may offer again some of what the thread was told is written. How much is written only
+//! the server's internals know, so this file notes at which place in the server's memory it has to go on.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::server::held_table::{held, MOST_SOCKETS};
-use crate::server::internals::{Connection, POSTPONE_READ, POSTPONE_WRITE};
-use crate::server::write_path::is_main_thread;
+use crate::server::main_thread;
+use crate::server::structs::{Connection, POSTPONE_READ, POSTPONE_WRITE};
 
+/// Sockets with this number or a larger one are not tracked, and their connections cannot be held.
+pub const MOST_SOCKETS: usize = 4 << 20;
 const BITS: usize = u64::BITS as usize;
 const WORDS: usize = MOST_SOCKETS / BITS;
 
-/// A bit for each socket number: a read is handed over. Main thread only, as the next.
+/// A bit for each socket number: a read is handed over. Main thread only.
 static READS: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
-/// A bit for each socket number: a write is handed over.
+/// A bit for each socket number: a write is handed over. Main thread only.
 static WRITES: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
-/// There was such a write since the module was loaded.
+/// A write was handed over since the module was loaded.
 static IS_USED: AtomicBool = AtomicBool::new(false);
 
-/// What I/O threads were told of a connection. It is one that is held, or was.
+/// What I/O threads were told of writes to a connection that is held, or was.
 #[derive(Debug, Default)]
 pub struct Told {
-    /// The address of the byte behind those of which a write has told that they are written; 0: it has told of none. Only compared, never
-    /// followed.
+    /// The address of the byte behind those that a write has reported as written; 0: it has reported none. Only compared, never followed.
     next: AtomicUsize,
-    /// A write has told of some bytes.
+    /// A write has reported some bytes.
     has_told: AtomicBool,
     /// The connection was not looked at when the write began.
     is_part: AtomicBool,
@@ -44,9 +44,28 @@ pub enum Next {
 }
 
 impl Told {
-    /// Of a connection that is looked at from now on. Main thread.
+    /// For a connection whose writes are looked at from now on. Main thread.
     pub fn new(fd: c_int) -> Self {
         Told { next: AtomicUsize::new(0), has_told: AtomicBool::new(false), is_part: AtomicBool::new(is_under_way(fd)) }
+    }
+
+    /// A write is handed to an I/O thread, and is looked at from its first byte on. Main thread.
+    fn begin(&self) {
+        self.next.store(0, Ordering::Relaxed);
+        self.has_told.store(false, Ordering::Relaxed);
+        self.is_part.store(false, Ordering::Relaxed);
+    }
+
+    /// An I/O thread that writes these vectors is told that their first `bytes` bytes are written. The server writes without vectors only
+    /// from its first buffer.
+    pub fn told(&self, vectors: &[libc::iovec], bytes: usize) {
+        // The server hands over the next write, or frees the client, after it has heard that this one is done.
+        let is_first = !self.has_told.swap(true, Ordering::Relaxed);
+        // Within the first of its buffers the server goes on at the right place by itself.
+        let is_within_first = is_first && vectors.first().is_some_and(|first| bytes <= first.iov_len);
+        if !is_within_first {
+            self.next.store(behind(vectors, bytes), Ordering::Relaxed);
+        }
     }
 
     /// Where the server has to go on. Main thread, when no I/O thread works for the client.
@@ -78,16 +97,18 @@ fn is_under_way(fd: c_int) -> bool {
     place(fd).is_some_and(|(index, bit)| WRITES[index].load(Ordering::Relaxed) & bit != 0)
 }
 
-/// The server says what of the connection's state is to wait for I/O threads: as it hands over a read or a write, and as it takes in what
-/// became of one. Of a read it says so without heed to a write that is under way; of a write with heed to the read.
+/// The server says which part of the connection's state has to wait for I/O threads: when it hands over a read or a write, and when it takes
+/// in the outcome of one. Of a read it says so without regard to a write that is under way; of a write with regard to the read.
+///
+/// `held`: the connection's entry among those that are held, if it has one; asked for only when a write begins.
 ///
 /// # Safety
 /// A live connection.
 #[inline]
-pub unsafe fn postponed(connection: *const Connection, mask: c_int) {
+pub unsafe fn postponed<'a>(connection: *const Connection, mask: c_int, held: impl FnOnce() -> Option<&'a Told>) {
     let (reads, writes) = (mask & POSTPONE_READ != 0, mask & POSTPONE_WRITE != 0);
     // An I/O thread that parses says nothing new.
-    if (!writes && !IS_USED.load(Ordering::Relaxed)) || !is_main_thread() {
+    if (!writes && !is_used()) || !main_thread::is_it() {
         return;
     }
     // SAFETY: by contract.
@@ -100,23 +121,26 @@ pub unsafe fn postponed(connection: *const Connection, mask: c_int) {
         }
     } else if !set(&WRITES[index], bit, true) {
         IS_USED.store(true, Ordering::Relaxed);
-        // SAFETY: on the main thread, and the reference ends here.
-        if let Some(held) = unsafe { held(connection) } {
-            held.told.next.store(0, Ordering::Relaxed);
-            held.told.has_told.store(false, Ordering::Relaxed);
-            held.told.is_part.store(false, Ordering::Relaxed);
+        if let Some(told) = held() {
+            told.begin();
         }
     }
 }
 
-/// The module is unloaded, and does not hear of sockets any more. Main thread.
+/// Whether the server has handed over any write.
+#[inline]
+pub fn is_used() -> bool {
+    IS_USED.load(Ordering::Relaxed)
+}
+
+/// Forgets which reads and writes are under way: a module that is unloaded is not told about them. Main thread.
 pub fn forget_all() {
     if IS_USED.swap(false, Ordering::Relaxed) {
         READS.iter().chain(&WRITES).for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 
-/// The socket is closed: its number is another one's next. Main thread.
+/// The socket is closed, and another one may get its number. Main thread.
 ///
 /// # Safety
 /// A live connection.
@@ -125,27 +149,6 @@ pub unsafe fn closed(connection: *const Connection) {
     if let Some((index, bit)) = place(unsafe { (*connection).fd }) {
         set(&READS[index], bit, false);
         set(&WRITES[index], bit, false);
-    }
-}
-
-/// Who writes these vectors to the connection is told `answer`: how many bytes of them are written, or that none are. The server writes
-/// without vectors only from its first buffer.
-///
-/// # Safety
-/// As [`held`].
-#[inline]
-pub unsafe fn answered(connection: *const Connection, vectors: &[libc::iovec], answer: c_int) {
-    if IS_USED.load(Ordering::Relaxed) && answer > 0 && !is_main_thread() {
-        // SAFETY: by contract.
-        if let Some(held) = unsafe { held(connection) } {
-            // The server hands over the next write, or frees the client, after it has heard that this one is done.
-            let bytes = answer.unsigned_abs() as usize;
-            let is_first = !held.told.has_told.swap(true, Ordering::Relaxed);
-            // Within the first of the server's buffers it goes on at the right place by itself.
-            if !(is_first && vectors.first().is_some_and(|first| bytes <= first.iov_len)) {
-                held.told.next.store(behind(vectors, bytes), Ordering::Relaxed);
-            }
-        }
     }
 }
 

@@ -2,17 +2,16 @@
 
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::decide::gate::ClientId;
 use crate::decide::taken_replies::Taken;
 use crate::decide::valve::{Group, Valve};
-use crate::exchange::pipe::Pipe;
-use crate::exchange::Shared;
-use crate::server::half_closed::Gathered;
-use crate::server::handed_over::Told;
-use crate::server::internals::Connection;
+use crate::server::diversion::Diversion;
+use crate::server::half_closed::gathered::Gathered;
+use crate::server::handed_over::{Told, MOST_SOCKETS};
+use crate::server::structs::Connection;
 
 /// A connection that is held, or was: it stays known until its client disconnects.
 pub struct HeldConnection {
@@ -22,8 +21,9 @@ pub struct HeldConnection {
     pub client: ClientId,
     /// Whether writes have to look at `state`. Changed only under its lock.
     pub is_closed: AtomicBool,
+    /// What a write has to look at.
     pub state: Mutex<State>,
-    /// What the server was told of writes that it has not taken in.
+    /// What the server was told about writes whose outcome it has not taken in.
     pub told: Told,
 }
 
@@ -34,9 +34,9 @@ pub struct State {
     pub valve: Valve,
     /// What was taken from the server because it may not leave. While there is anything, the server has more to write.
     pub taken: Taken,
-    /// The server is to offer what it has so many times more, although nothing may leave: there may be more to take.
+    /// How many more times the server is to offer what it has although nothing may leave: there may be more to take.
     pub wanted_offers: u8,
-    /// Of a client that gets messages: the end of what the server has written, in which one may begin.
+    /// For a client that gets messages: the end of what the server has written, in which one may begin.
     pub end: Vec<u8>,
     /// For the tap's own connection: what is written goes there, not into the socket.
     pub diversion: Option<Diversion>,
@@ -69,63 +69,6 @@ impl State {
     }
 }
 
-/// A connection that was held because of a message or a late answer, by the thread that wrote to it.
-pub struct LateHold {
-    /// Whose connection.
-    pub client: ClientId,
-    /// Until this group is released. [`Group::MAX`]: it is shut for good, and to be closed.
-    pub group: Group,
-    /// It was not held before.
-    pub is_new: bool,
-    /// For an answer that the client waits for, not a message.
-    pub is_answer: bool,
-}
-
-/// For the main thread to take in.
-static LATE_HOLDS: Mutex<Vec<LateHold>> = Mutex::new(Vec::new());
-static HAS_LATE_HOLDS: AtomicBool = AtomicBool::new(false);
-
-/// Tells the main thread. Any thread.
-pub fn report_late_hold(hold: LateHold) {
-    LATE_HOLDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(hold);
-    HAS_LATE_HOLDS.store(true, Ordering::Release);
-}
-
-/// What was reported since the last time. Main thread.
-pub fn take_late_holds() -> Vec<LateHold> {
-    if !HAS_LATE_HOLDS.load(Ordering::Relaxed) || !HAS_LATE_HOLDS.swap(false, Ordering::AcqRel) {
-        return Vec::new();
-    }
-    std::mem::take(&mut *LATE_HOLDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
-}
-
-/// Where the stream goes instead of the tap's socket.
-pub struct Diversion {
-    /// Into this.
-    pub pipe: Arc<Pipe>,
-    /// Has the agent's bell.
-    pub shared: Arc<Shared>,
-    /// How much of what the server writes is taken in one of its turns.
-    pub turn: Turn,
-}
-
-/// A socket takes less than it is offered, and nothing at the next attempt, before the server gives up a turn.
-#[derive(Default)]
-pub struct Turn {
-    is_over: bool,
-}
-
-impl Turn {
-    /// How many of the `offered` bytes are taken, at most `most`. `None`: nothing now, as a part was taken the last time.
-    pub fn take(&mut self, offered: usize, most: usize) -> Option<usize> {
-        if std::mem::take(&mut self.is_over) {
-            return None;
-        }
-        self.is_over = offered > most;
-        Some(offered.min(most))
-    }
-}
-
 impl HeldConnection {
     /// Its state, locked.
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -134,20 +77,12 @@ impl HeldConnection {
 }
 
 const PAGE_ENTRIES: usize = 4096;
-const PAGES: usize = 1024;
-/// Connections with larger socket numbers cannot be held.
-pub const MOST_SOCKETS: usize = PAGE_ENTRIES * PAGES;
+const PAGES: usize = MOST_SOCKETS / PAGE_ENTRIES;
 type Page = [AtomicPtr<HeldConnection>; PAGE_ENTRIES];
 
 /// Held connections by socket number. Entries are written by the main thread only, and read by every thread that
 /// writes to sockets. A page, once made, stays.
 static TABLE: [AtomicPtr<Page>; PAGES] = [const { AtomicPtr::new(ptr::null_mut()) }; PAGES];
-/// The newest group that may leave.
-pub static RELEASED: AtomicU64 = AtomicU64::new(0);
-/// The newest group that wrote anything. A message that is written now tells of nothing newer.
-pub static NEWEST: AtomicU64 = AtomicU64::new(0);
-/// This node holds data that its log has not confirmed, so nobody is to be notified of keys.
-pub static WITHHOLDS_NOTIFICATIONS: AtomicBool = AtomicBool::new(false);
 
 /// The entry of a socket number, if its page was made.
 pub fn entry(fd: c_int) -> Option<&'static AtomicPtr<HeldConnection>> {
@@ -191,8 +126,7 @@ pub unsafe fn gated<'a>(connection: *const Connection) -> Option<&'a HeldConnect
     unsafe { held(connection) }.filter(|held| held.is_closed.load(Ordering::Acquire))
 }
 
-/// Forgets all connections and groups. They outlive an unloaded module, as its library stays mapped, and the next one counts groups
-/// from the beginning. Main thread, when no reply is held and none will be.
+/// Forgets all connections. Main thread, when no reply is held and none will be.
 pub fn forget_all() {
     for page in &TABLE {
         // SAFETY: a page that is not null was leaked by `entry_or_new` and stays.
@@ -210,13 +144,9 @@ pub fn forget_all() {
             }
         }
     }
-    // Last: to a thread that is on its way through an entry, what was released before would be held.
-    RELEASED.store(0, Ordering::Release);
-    NEWEST.store(0, Ordering::Release);
-    take_late_holds();
 }
 
-/// The clients from which replies were taken that are not sent yet, each with their number of bytes. Main thread.
+/// The clients whose replies were taken and are not sent yet, each with how many bytes. Main thread.
 pub fn taken_bytes() -> Vec<(ClientId, u64)> {
     let mut clients = Vec::new();
     for page in &TABLE {

@@ -1,230 +1,21 @@
-//! What the module knows of the server beyond its module API: symbols, two structs, and events that the
-//! `valkey-module` crate does not declare. Mirrors `connection.h` and `valkeymodule.h` of Valkey 9.1.
+//! Functions of the server that it exports to modules only by accident. Mirrors Valkey 9.1.
 //!
-//! Nothing here is trusted before the self-test (`agent/self_test.rs`) has seen it work in the running server.
+//! The self-test (`agent/self_test.rs`) sees them work in the running server before anything relies on them.
 
-use std::ffi::{c_char, c_int, c_longlong, c_short, c_ulong, c_ushort, c_void};
+use std::ffi::{c_int, c_longlong, c_ulong, c_void};
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::OnceLock;
 
 use libloading::os::unix::Library;
 use valkey_module::raw;
 
-use crate::server::client_layout::read_foreign;
-
-/// The server is a version whose structs this file mirrors.
-pub fn is_verified_version(major: u32, minor: u32) -> bool {
-    (major, minor) == (9, 1)
-}
-
-// Server events (`valkeymodule.h`).
-/// The server became a replica, or a primary.
-pub const EVENT_REPLICATION_ROLE_CHANGED: u64 = 0;
-/// A database, or all of them, were emptied.
-pub const EVENT_FLUSHDB: u64 = 2;
-/// Data begins to be loaded, or was, or could not be.
-pub const EVENT_LOADING: u64 = 3;
-/// A client connected or disconnected.
-pub const EVENT_CLIENT_CHANGE: u64 = 4;
-/// The server shuts down.
-pub const EVENT_SHUTDOWN: u64 = 5;
-/// A module was loaded or unloaded.
-pub const EVENT_MODULE_CHANGE: u64 = 9;
-/// Data is being loaded; reported now and then.
-pub const EVENT_LOADING_PROGRESS: u64 = 10;
-/// The event loop is about to sleep, or woke up.
-pub const EVENT_EVENTLOOP: u64 = 15;
-/// A command ran and did not fail.
-pub const EVENT_COMMAND_RESULT_SUCCESS: u64 = 20;
-/// A command ran and failed.
-pub const EVENT_COMMAND_RESULT_FAILURE: u64 = 21;
-/// A command was refused before it ran: it does not exist, has too few arguments, or may not run now.
-pub const EVENT_COMMAND_RESULT_REJECTED: u64 = 22;
-/// A command was refused before it ran, by the permissions of its user.
-pub const EVENT_COMMAND_RESULT_ACL_REJECTED: u64 = 23;
-/// Sub-event of [`EVENT_REPLICATION_ROLE_CHANGED`].
-pub const SUBEVENT_NOW_REPLICA: u64 = 1;
-/// Sub-event of [`EVENT_LOADING`].
-pub const SUBEVENT_LOADING_FAILED: u64 = 4;
-/// Sub-event of [`EVENT_CLIENT_CHANGE`].
-pub const SUBEVENT_CLIENT_DISCONNECTED: u64 = 1;
-/// Sub-event of [`EVENT_MODULE_CHANGE`].
-pub const SUBEVENT_MODULE_UNLOADED: u64 = 1;
-/// Sub-event of [`EVENT_FLUSHDB`].
-pub const SUBEVENT_FLUSHDB_END: u64 = 1;
-/// Sub-event of [`EVENT_EVENTLOOP`]: replies are written to sockets right after it.
-pub const SUBEVENT_BEFORE_SLEEP: u64 = 0;
-/// Sub-event of [`EVENT_EVENTLOOP`]: something is to be done.
-pub const SUBEVENT_AFTER_SLEEP: u64 = 1;
-
-/// `ValkeyModuleCommandResultInfoV1`.
-#[repr(C)]
-pub struct CommandResult {
-    /// Of this struct.
-    pub version: u64,
-    /// The command's full name in lower case, `config|get` for a subcommand. The same pointer each time the command runs. Null if
-    /// there is no such command.
-    pub command_name: *const c_char,
-    /// How long the command ran.
-    pub duration_us: c_longlong,
-    /// By how much the command advanced the server's count of changes.
-    pub dirty: c_longlong,
-    /// Who ran it. For a command that a script calls, the id of the script engine's own client.
-    pub client_id: u64,
-    /// Not 0 if a module called the command.
-    pub is_module_client: c_int,
-    /// Length of `argv`.
-    pub argc: c_int,
-    /// The command as the client sent it.
-    pub argv: *mut *mut raw::RedisModuleString,
-    /// Of a command that was refused before it ran: the error, or what its user may not touch. Else null.
-    pub rejection_context: *const c_char,
-}
-
-/// The version of [`CommandResult`] that this file mirrors.
-pub const COMMAND_RESULT_VERSION: u64 = 1;
-
-/// `client`: never looked into beyond its first field, but for the search of `server/connections.rs`.
-#[repr(C)]
-pub struct Client {
-    /// As `CLIENT ID` shows it.
-    pub id: u64,
-}
-
-/// `ConnectionCallbackFunc`.
-pub type ConnectionHandler = Option<unsafe extern "C" fn(*mut Connection)>;
-
-/// `struct connection`. A TLS connection begins with it.
-#[repr(C)]
-pub struct Connection {
-    /// The table of functions of its type.
-    pub kind: *mut ConnectionType,
-    /// [`CONNECTED`], [`CLOSED`] …
-    pub state: c_int,
-    last_errno: c_int,
-    /// The socket.
-    pub fd: c_int,
-    /// Of which the module knows [`CLIENT_IS_CHECKED`].
-    pub flags: c_short,
-    refs: c_short,
-    iovcnt: c_ushort,
-    /// The client.
-    pub private_data: *mut Client,
-    connect_handler: ConnectionHandler,
-    /// Not null while the server waits for the socket to take more.
-    pub write_handler: ConnectionHandler,
-    /// Not null while the server reads what the socket receives.
-    pub read_handler: ConnectionHandler,
-}
-
-/// `CONN_STATE_CONNECTED`, a [`Connection::state`]: it can be written to.
-pub const CONNECTED: c_int = 3;
-/// `CONN_STATE_CLOSED`, a [`Connection::state`]: a read has found that the other end sends nothing any more.
-pub const CLOSED: c_int = 4;
-
-/// `CONN_FLAG_ALLOW_ACCEPT_OFFLOAD`, of [`Connection::flags`]. Behind this flag the server's own assertions look into the client.
-pub const CLIENT_IS_CHECKED: c_short = 1 << 2;
-
-/// `ConnectionType.shutdown` and `ConnectionType.close`.
-pub type CloseFunction = unsafe extern "C" fn(*mut Connection);
-/// `tls_connection`.
-#[repr(C)]
-pub struct TlsConnection {
-    connection: Connection,
-    flags: c_int,
-    session: *mut c_void,
-    error: *mut c_char,
-    pending_node: *mut c_void,
-    /// How many bytes OpenSSL was given when it could not send them: it wants them, and as many, the next time. 0 if it sent something.
-    last_failed_write_bytes: usize,
-}
-
-impl TlsConnection {
-    /// OpenSSL's session (`SSL`); null if the server could not make one.
-    ///
-    /// # Safety
-    /// It is a live connection of the server's TLS type, which no other thread uses.
-    pub unsafe fn session(connection: *const Connection) -> *mut c_void {
-        // SAFETY: by contract, this is the struct.
-        unsafe { (*connection.cast::<TlsConnection>()).session }
-    }
-
-    /// How many bytes are to be offered to OpenSSL again, the same ones in one piece, as the socket did not take them.
-    ///
-    /// # Safety
-    /// It is a live connection of the server's TLS type, to which the calling thread is writing.
-    pub unsafe fn unfinished_bytes(connection: *const Connection) -> usize {
-        // SAFETY: by contract, this is the struct; only who writes to the connection uses the field.
-        unsafe { (*connection.cast::<TlsConnection>()).last_failed_write_bytes }
-    }
-}
-
-/// `ConnectionType.write`.
-pub type WriteFunction = unsafe extern "C" fn(*mut Connection, *const c_void, usize) -> c_int;
-/// `ConnectionType.writev`.
-pub type WritevFunction = unsafe extern "C" fn(*mut Connection, *const libc::iovec, c_int) -> c_int;
-/// `ConnectionType.read`.
-pub type ReadFunction = unsafe extern "C" fn(*mut Connection, *mut c_void, usize) -> c_int;
-/// `ConnectionType.set_read_handler`.
-pub type SetReadHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler) -> c_int;
-/// `ConnectionType.set_write_handler`.
-pub type SetWriteHandlerFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler, c_int) -> c_int;
-
-/// `CONN_POSTPONE_READ`: an I/O thread reads, or the server has not taken in what became of it.
-pub const POSTPONE_READ: c_int = 1 << 0;
-/// `CONN_POSTPONE_WRITE`: an I/O thread writes, or the server has not taken in what became of it.
-pub const POSTPONE_WRITE: c_int = 1 << 1;
-
-/// `ConnectionType.postpone_update_state`.
-pub type PostponeFunction = unsafe extern "C" fn(*mut Connection, c_int);
-
-/// `ConnectionType.connect`.
-pub type ConnectFunction =
-    unsafe extern "C" fn(*mut Connection, *const c_char, c_int, *const c_char, c_int, ConnectionHandler) -> c_int;
-/// `ConnectionType.conn_create_accepted`.
-pub type CreateAcceptedFunction = unsafe extern "C" fn(c_int, *mut c_void) -> *mut Connection;
-/// `ConnectionType.accept`.
-pub type AcceptFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandler) -> c_int;
-
-/// `ConnectionType`, up to the last function that the module uses.
-#[repr(C)]
-pub struct ConnectionType {
-    get_type: *const c_void,
-    /// init, cleanup, configure, ae_handler, accept_handler, addr, is_local, listen, closeListener, conn_create.
-    before_create_accepted: [*const c_void; 10],
-    /// Makes a connection of a socket that was accepted.
-    pub create_accepted: CreateAcceptedFunction,
-    /// Ends the connection in both directions, also for processes that share its socket.
-    pub shutdown: CloseFunction,
-    /// Closes the socket, and frees the connection.
-    pub close: CloseFunction,
-    /// Begins to connect to another server.
-    pub connect: ConnectFunction,
-    blocking_connect: *const c_void,
-    /// Ends what accepting takes, and calls the handler.
-    pub accept: AcceptFunction,
-    /// Writes from one buffer.
-    pub write: WriteFunction,
-    /// Writes from many.
-    pub writev: WritevFunction,
-    /// Reads what the socket has received.
-    pub read: ReadFunction,
-    /// Asks for a call when the socket takes more, or ends that.
-    pub set_write_handler: SetWriteHandlerFunction,
-    /// Asks for a call when the socket has received something, or ends that.
-    pub set_read_handler: SetReadHandlerFunction,
-    /// get_last_error, sync_write, sync_read, sync_readline, has_pending_data, process_pending_data.
-    before_postpone: [*const c_void; 6],
-    /// Whether the two functions above leave the event loop as it is (1), as they do while an I/O thread works for the connection. Only
-    /// of types that I/O threads do more for than to read and write the socket.
-    pub postpone_update_state: Option<PostponeFunction>,
-}
+use crate::server::stream_queue::{StreamQueue, NO_SLOT, PROPAGATE_ALL};
+use crate::server::structs::{Client, Connection, ConnectionType, KeyValue};
 
 type TypeFunction = unsafe extern "C" fn() -> *mut ConnectionType;
 type LookupFunction = unsafe extern "C" fn(u64) -> *mut Client;
 type ClientFunction = unsafe extern "C" fn(*mut Client);
-/// Of `writeToClient` and `clientHasPendingReplies`.
+/// `writeToClient` and `clientHasPendingReplies`.
 type ClientResultFunction = unsafe extern "C" fn(*mut Client) -> c_int;
 type OffsetFunction = unsafe extern "C" fn() -> c_longlong;
 type ActionFunction = unsafe extern "C" fn();
@@ -236,56 +27,7 @@ type ReclaimFunction = unsafe extern "C" fn(*mut c_void, *mut c_void, c_longlong
 type FlagFunction = unsafe extern "C" fn() -> c_int;
 type PropagateFunction = unsafe extern "C" fn(c_int, *mut *mut raw::RedisModuleString, c_int, c_int, c_int);
 
-/// `ValkeyModuleCommandFilterCtx`: what a command filter is passed.
-#[repr(C)]
-pub struct FilterContext {
-    /// The command's arguments. While no filter has changed them, those of `client`.
-    pub argv: *mut *mut raw::RedisModuleString,
-    argv_len: c_int,
-    /// How many there are.
-    pub argc: c_int,
-    /// Who is about to run the command. For a command that a script calls, the script engine's own client.
-    pub client: *mut Client,
-}
-
-/// `ValkeyModuleKey`: a key that was opened.
-#[repr(C)]
-pub struct OpenedKey {
-    ctx: *mut raw::RedisModuleCtx,
-    database: *mut c_void,
-    name: *mut raw::RedisModuleString,
-    value: *mut c_void,
-}
-
-/// A key's value, found by opening the key. It lives until the key is written.
-pub struct KeyValue {
-    database: *mut c_void,
-    value: *mut c_void,
-}
-
-impl OpenedKey {
-    /// The value, if this is the key of that name, opened in that context. `None` means that the server's struct is another one.
-    ///
-    /// # Safety
-    /// `key` was opened by the server, and is not closed yet.
-    pub unsafe fn value(
-        key: *const OpenedKey,
-        ctx: *mut raw::RedisModuleCtx,
-        name: *mut raw::RedisModuleString,
-    ) -> Option<KeyValue> {
-        // SAFETY: by contract; the server's struct is longer.
-        let key = unsafe { &*key };
-        let is_known = key.ctx == ctx && key.name == name && !key.database.is_null() && !key.value.is_null();
-        is_known.then_some(KeyValue { database: key.database, value: key.value })
-    }
-}
-
-/// `PROPAGATE_AOF | PROPAGATE_REPL`: what is propagated goes to the AOF and to replicas.
-const PROPAGATE_ALL: c_int = 1 | 2;
-/// Stands for no cluster slot.
-const NO_SLOT: c_int = -1;
-
-/// Functions of the server that are exported to modules only by accident.
+/// See the module's documentation.
 pub struct Internals {
     connection_type_tcp: TypeFunction,
     connection_type_tls: TypeFunction,
@@ -306,37 +48,13 @@ pub struct Internals {
     hash_type_has_volatile_fields: ValueFunction,
     db_reclaim_expired_fields: ReclaimFunction,
     events_while_blocked: *const c_int,
-    /// `server`, of which nothing is known but that it holds [`OperationQueue`].
-    server: *const c_void,
-    /// [`OperationQueue::count`] in it, once it was found.
-    queued: AtomicPtr<c_int>,
+    queue: StreamQueue,
 }
 
 // SAFETY: the pointers lead into statics of the server; what is behind them is read on the main thread only.
 unsafe impl Send for Internals {}
 // SAFETY: as above.
 unsafe impl Sync for Internals {}
-
-/// `serverOpArray`: what is put into the stream when the command that runs is done.
-#[repr(C)]
-struct OperationQueue {
-    operations: *const Operation,
-    count: c_int,
-    capacity: c_int,
-}
-
-/// `serverOp`.
-#[repr(C)]
-struct Operation {
-    argv: *const *mut raw::RedisModuleString,
-    argc: c_int,
-    database: c_int,
-    target: c_int,
-    slot: c_int,
-}
-
-/// How far into `server` the search for [`OperationQueue`] goes, in words.
-const SERVER_WORDS: usize = 16 << 10;
 
 static INTERNALS: OnceLock<Result<Internals, String>> = OnceLock::new();
 
@@ -379,8 +97,7 @@ impl Internals {
             hash_type_has_volatile_fields: symbol(&server, "hashTypeHasVolatileFields")?,
             db_reclaim_expired_fields: symbol(&server, "dbReclaimExpiredFields")?,
             events_while_blocked: symbol(&server, "ProcessingEventsWhileBlocked")?,
-            server: symbol(&server, "server")?,
-            queued: AtomicPtr::default(),
+            queue: StreamQueue::new(symbol(&server, "server")?),
         })
     }
 
@@ -463,6 +180,10 @@ impl Internals {
                 return Err("the server makes no client of the module's connection".to_owned());
             }
             let id = (*client).id;
+            if self.lookup_client(id) != Some(client) {
+                (self.free_client_async)(client);
+                return Err("the server's clients do not begin with their id, as those of Valkey 9.1 do".to_owned());
+            }
             if ((*tcp).accept)(connection, Some(accepted)) != 0 {
                 (self.free_client_async)(client);
                 return Err("the server does not accept the module's connection".to_owned());
@@ -514,43 +235,22 @@ impl Internals {
         }
     }
 
-    /// How many commands the server is to put into the stream when the one that runs is done; `None` if that was not found out.
-    /// Main thread only.
+    /// How many commands the server will put into the stream when the one that runs is done; `None` until [`Internals::find_queue`] has
+    /// found that out. Main thread only.
     pub fn queued(&self) -> Option<u32> {
-        let queued = self.queued.load(Ordering::Relaxed);
-        // SAFETY: null, or found in the server's static.
-        (!queued.is_null()).then(|| unsafe { *queued } as u32)
+        self.queue.len()
     }
 
-    /// Finds out where [`Internals::queued`] stands: puts a command without effect into the stream (PING), and looks what has
-    /// changed. Main thread only, outside of commands and of server events, while the server is a primary that keeps its
-    /// stream, and replicas are not paused. Returns whether it is known now.
+    /// Finds out where [`Internals::queued`] stands, by putting a command without effect (PING) into the stream. Returns whether it is
+    /// known now. Main thread only.
     ///
     /// # Safety
-    /// `ping` is a live string of the server.
+    /// As [`Internals::put_into_stream`].
     pub unsafe fn find_queue(&self, ping: *mut raw::RedisModuleString) -> bool {
-        if self.queued().is_some() {
-            return true;
-        }
-        let before = self.server_words();
-        // SAFETY: by contract.
-        unsafe { self.propagate(0, &[ping]) };
-        let after = self.server_words();
-        let is_queue = |word: &usize| {
-            before[word + 1] as u32 == 0 && after[word + 1] as u32 == 1 && holds_only(after[*word], ping)
-        };
-        let found: Vec<usize> = (0..before.len().min(after.len()).saturating_sub(1)).filter(is_queue).collect();
-        // SAFETY: nothing runs, so this only puts into the stream what was just queued.
-        unsafe { (self.post_execution_unit_operations)() };
-        if let [word] = found[..] {
-            let queue = self.server.cast::<u64>().wrapping_add(word).cast::<OperationQueue>();
-            let count = queue.wrapping_byte_add(std::mem::offset_of!(OperationQueue, count)).cast::<c_int>();
-            // It is empty again.
-            if read_foreign(count) == Some(0) {
-                self.queued.store(count.cast_mut(), Ordering::Relaxed);
-            }
-        }
-        self.queued().is_some()
+        // SAFETY: by contract. Nothing runs, so the second function only puts into the stream what the first has queued.
+        let (put, flush) =
+            (|| unsafe { self.propagate(0, &[ping]) }, || unsafe { (self.post_execution_unit_operations)() });
+        self.queue.find(ping, put, flush)
     }
 
     /// Puts a command of one word into the stream, if there is one. Main thread only.
@@ -563,13 +263,6 @@ impl Internals {
             self.propagate(0, &[word]);
             (self.post_execution_unit_operations)();
         }
-    }
-
-    /// What stands in `server` and behind it, as far as that can be read.
-    fn server_words(&self) -> Vec<u64> {
-        const AT_ONCE: usize = 32;
-        let words = self.server.cast::<[u64; AT_ONCE]>();
-        (0..SERVER_WORDS / AT_ONCE).map_while(|at| read_foreign(words.wrapping_add(at))).flatten().collect()
     }
 
     /// Deletes the fields of a hash that have expired, and the hash if no other is left, as the server does sooner or later: that goes
@@ -604,20 +297,4 @@ impl Internals {
         let offset = unsafe { (self.get_psync_initial_offset)() };
         u64::try_from(offset).unwrap_or(0)
     }
-}
-
-/// Whether at that address stands one [`Operation`], with no argument but `ping`.
-fn holds_only(address: u64, ping: *mut raw::RedisModuleString) -> bool {
-    let address = address as usize;
-    if address == 0 || address % align_of::<Operation>() != 0 {
-        return false;
-    }
-    let operation = std::ptr::with_exposed_provenance::<Operation>(address);
-    let field = |offset: usize| read_foreign::<c_int>(operation.wrapping_byte_add(offset).cast());
-    let argv = read_foreign::<usize>(operation.cast()).map(std::ptr::with_exposed_provenance::<usize>);
-    field(std::mem::offset_of!(Operation, argc)) == Some(1)
-        && field(std::mem::offset_of!(Operation, database)) == Some(0)
-        && field(std::mem::offset_of!(Operation, target)) == Some(PROPAGATE_ALL)
-        && field(std::mem::offset_of!(Operation, slot)) == Some(NO_SLOT)
-        && argv.and_then(read_foreign) == Some(ping.expose_provenance())
 }

@@ -1,24 +1,52 @@
-//! What is held because of what the server writes, not of a command: messages, and late answers of modules. On the thread that writes.
+//! Holds that follow from what the server writes, not from a command that ran: of messages, and of late answers of modules. The thread that
+//! writes decides them, and reports them to the main thread.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 
+use crate::decide::gate::LateHold;
 use crate::decide::push_messages;
 use crate::decide::valve::Group;
-use crate::server::held_table::{
-    report_late_hold, HeldConnection, LateHold, State, NEWEST, RELEASED, WITHHOLDS_NOTIFICATIONS,
-};
+use crate::server::groups::GROUPS;
+use crate::server::held_table::{HeldConnection, State};
+use crate::server::vectors::{buffers, byte_at};
 
-/// What stands in the server's vectors.
-pub fn buffers(vectors: &[libc::iovec]) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
-    // SAFETY: the server passes readable buffers of that length, which live as long as its call.
-    vectors.iter().map(|vector| unsafe { std::slice::from_raw_parts(vector.iov_base.cast(), vector.iov_len) })
+/// Late holds that the main thread has not taken in yet.
+static LATE_HOLDS: Mutex<Vec<LateHold>> = Mutex::new(Vec::new());
+static HAS_LATE_HOLDS: AtomicBool = AtomicBool::new(false);
+
+/// This node holds data that its log has not confirmed, so nobody may be notified of keys.
+static WITHHOLDS_NOTIFICATIONS: AtomicBool = AtomicBool::new(false);
+
+/// Whether nobody may be notified of keys: while this node holds data that its log has not confirmed. Any thread.
+pub fn withholds_notifications() -> bool {
+    WITHHOLDS_NOTIFICATIONS.load(Ordering::Acquire)
+}
+
+/// See [`withholds_notifications`]. Main thread.
+pub fn withhold_notifications(withholds: bool) {
+    WITHHOLDS_NOTIFICATIONS.store(withholds, Ordering::Release);
+}
+
+/// The main thread is to take in that a connection was held. Any thread.
+fn report(hold: LateHold) {
+    LATE_HOLDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(hold);
+    HAS_LATE_HOLDS.store(true, Ordering::Release);
+}
+
+/// What was reported since the last time. Main thread.
+pub fn take() -> Vec<LateHold> {
+    if !HAS_LATE_HOLDS.load(Ordering::Relaxed) || !HAS_LATE_HOLDS.swap(false, Ordering::AcqRel) {
+        return Vec::new();
+    }
+    std::mem::take(&mut *LATE_HOLDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 /// Holds what is pending if a part of it that was not seen before is a message: keyspace notifications tell of writes, and any
 /// message may.
 pub fn hold_messages(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec]) {
-    let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
-    let withholds = WITHHOLDS_NOTIFICATIONS.load(Ordering::Acquire) && state.valve.mark() != Group::MAX;
+    let (newest, released) = (GROUPS.newest(), GROUPS.released());
+    let withholds = withholds_notifications() && state.valve.mark() != Group::MAX;
     if newest <= released.max(state.valve.mark()) && !withholds {
         return;
     }
@@ -33,16 +61,16 @@ pub fn hold_messages(held: &HeldConnection, state: &mut State, vectors: &[libc::
     };
     if is_shut {
         state.shut();
-        report_late_hold(LateHold { client: held.client, group: Group::MAX, is_new, is_answer: false });
+        report(LateHold { client: held.client, group: Group::MAX, is_new, is_answer: false });
     } else if is_held {
         state.valve.hold(newest);
-        report_late_hold(LateHold { client: held.client, group: newest, is_new, is_answer: false });
+        report(LateHold { client: held.client, group: newest, is_new, is_answer: false });
     }
 }
 
-/// Holds what is pending if a part of it was not seen before: a module answers, and what it tells of is not known.
+/// Holds what is pending if a part of it was not seen before: a module answers, and nobody knows what the answer depends on.
 pub fn hold_answer(held: &HeldConnection, state: &mut State, vectors: &[libc::iovec], pending: u64) {
-    let (newest, released) = (NEWEST.load(Ordering::Acquire), RELEASED.load(Ordering::Acquire));
+    let (newest, released) = (GROUPS.newest(), GROUPS.released());
     let seen = state.valve.seen_bytes();
     if pending <= seen {
         return;
@@ -52,20 +80,8 @@ pub fn hold_answer(held: &HeldConnection, state: &mut State, vectors: &[libc::io
     if newest > released.max(state.valve.mark()) {
         let is_new = state.valve.mark() <= released;
         state.valve.hold(newest);
-        report_late_hold(LateHold { client: held.client, group: newest, is_new, is_answer: true });
+        report(LateHold { client: held.client, group: newest, is_new, is_answer: true });
     }
-}
-
-/// What stands at that position of the buffers together.
-fn byte_at(vectors: &[libc::iovec], position: u64) -> Option<u8> {
-    let mut position = usize::try_from(position).ok()?;
-    for buffer in buffers(vectors) {
-        match buffer.get(position) {
-            Some(byte) => return Some(*byte),
-            None => position -= buffer.len(),
-        }
-    }
-    None
 }
 
 /// Notes the end of the first `bytes` bytes of the vectors, which the server does not offer again, for a client that gets messages.
@@ -88,8 +104,6 @@ pub fn remember_end(state: &mut State, vectors: &[libc::iovec], bytes: usize) {
 #[cfg(test)]
 mod tests {
     use std::ptr;
-    use std::sync::atomic::AtomicBool;
-    use std::sync::Mutex;
 
     use super::*;
     use crate::server::handed_over::Told;
@@ -108,7 +122,7 @@ mod tests {
             told: Told::default(),
         };
         let mut state = held.state();
-        NEWEST.store(5, Ordering::Release);
+        GROUPS.set_newest(5);
         let first = [vector(b"+OK\r\n*3\r\n$7\r\n"), vector(b"me"), vector(b"s")];
         hold_messages(&held, &mut state, &first);
         assert_eq!(state.valve.mark(), 0);
@@ -120,6 +134,6 @@ mod tests {
         remember_end(&mut state, &second, 21);
         assert_eq!(state.end.len(), push_messages::LONGEST_NAME_BYTES);
         assert!(state.end.ends_with(b"sage\r\n$1\r\nc\r\n$1\r\nm\r\n"));
-        NEWEST.store(0, Ordering::Release);
+        GROUPS.set_newest(0);
     }
 }

@@ -1,9 +1,9 @@
 //! The server's own link to its log checks that the log's certificate names the host in `durability.log`, as the module's connections do.
 //!
-//! By itself Valkey checks only of which CA a certificate is, so anybody with one of that CA, another node say, could send a node its data.
-//! The function by which the server connects by TLS is decorated. Of a link to the log it tells OpenSSL, before the handshake, which name
-//! the certificate has to have, and which one to ask for (SNI); the handshake then fails by itself. In a server whose
-//! OpenSSL is not found, as it is linked statically, the CA alone counts, and the server's log says so. Main thread only.
+//! By itself Valkey checks only which CA has signed a certificate, so anybody with one of that CA, another node say, could send a node its
+//! data. So the server connects over TLS through this file (`server/connection_functions.rs`). For a link to the log, it tells OpenSSL before the
+//! handshake which name the certificate must have, and which one to ask for (SNI); the handshake then fails by itself. In a server whose
+//! OpenSSL is not found, because it is linked statically, the CA alone counts, and the server's log says so. Main thread only.
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr, CString};
@@ -14,10 +14,9 @@ use libloading::os::unix::Library;
 use valkey_module::logging::log_warning;
 
 use crate::base::panic_guard::guard;
+use crate::server::connection_functions::{self, original, TLS};
 use crate::server::follow_settings::{self, Owner};
-use crate::server::internals::{
-    ConnectFunction, Connection, ConnectionHandler, ConnectionType, Internals, TlsConnection,
-};
+use crate::server::structs::{Connection, ConnectionHandler, TlsConnection};
 
 /// `X509_CHECK_FLAG_NEVER_CHECK_SUBJECT` and `X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS`: names as the module's own connections take them.
 const HOST_FLAGS: c_uint = 0x20 | 0x4;
@@ -30,28 +29,17 @@ const FAILED: c_int = -1;
 /// A link to the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Where the server is told to connect to, as it is told.
+    /// The address that the server is told to connect to, as written there.
     pub address: String,
     /// The port there.
     pub port: u16,
-    /// What the certificate has to name.
+    /// The name that the certificate must have.
     pub host: String,
 }
 
 thread_local! {
     static LINK: RefCell<Option<Link>> = const { RefCell::new(None) };
 }
-
-struct Original {
-    table: *mut ConnectionType,
-    connect: ConnectFunction,
-}
-// SAFETY: written and read on the main thread; the pointer is to a static of the server.
-unsafe impl Send for Original {}
-// SAFETY: as above.
-unsafe impl Sync for Original {}
-
-static ORIGINAL: OnceLock<Original> = OnceLock::new();
 
 /// The server is about to be told to follow its log there, and connects meanwhile. Returns what it follows if it refuses: for [`restore`].
 pub fn expect(link: Link) -> Option<Link> {
@@ -63,25 +51,19 @@ pub fn restore(link: Option<Link>) {
     LINK.set(link);
 }
 
-/// Decorates the function by which the server connects by TLS, if it has one.
-pub fn install(internals: &Internals) {
-    let [_, tls, _] = internals.types();
-    if tls.is_null() {
-        return;
-    }
-    // SAFETY: the server's live table of that type, which is never freed; the main thread alone connects by it.
-    unsafe {
-        ORIGINAL.get_or_init(|| Original { table: tls, connect: (*tls).connect });
-        (*tls).connect = named_connect;
-    }
+/// Has the server connect over TLS through this file. Main thread, once the server's own functions are kept.
+pub fn install() {
+    connection_functions::put_tls_connect_function(named_connect);
 }
 
-/// Puts the server's own function back.
+/// Has the server connect over TLS by itself. Main thread.
 pub fn uninstall() {
-    if let Some(original) = ORIGINAL.get() {
-        // SAFETY: as in `install`.
-        unsafe { (*original.table).connect = original.connect };
-    }
+    connection_functions::restore_tls_connect_function();
+}
+
+/// The server is not told to follow a log. Main thread.
+pub fn forget_all() {
+    LINK.set(None);
 }
 
 unsafe extern "C" fn named_connect(
@@ -92,7 +74,6 @@ unsafe extern "C" fn named_connect(
     multipath: c_int,
     handler: ConnectionHandler,
 ) -> c_int {
-    let Some(original) = ORIGINAL.get() else { std::process::abort() };
     let named = guard("naming the log to its server", Err(String::from("a panic")), || {
         // SAFETY: null, or a C string of the server's.
         let address = (!address.is_null()).then(|| unsafe { CStr::from_ptr(address) });
@@ -109,7 +90,7 @@ unsafe extern "C" fn named_connect(
         return FAILED;
     }
     // SAFETY: the server's own arguments to its own function.
-    unsafe { (original.connect)(connection, address, port, source, multipath, handler) }
+    unsafe { (original::<TLS>().connect)(connection, address, port, source, multipath, handler) }
 }
 
 /// What the certificate has to name there; `None` if the link leads elsewhere.

@@ -1,10 +1,10 @@
-//! Commands that mean something else to a replica than to the leader, so that other commands stand in the stream in their place: the
-//! server decides by what has expired or is in no order, and a replica, which lets nothing expire by itself, decides otherwise.
+//! Commands that mean something else to a replica than to the leader, so that other commands stand in the stream in their place. The server
+//! decides by what has expired, or by what is in no order; a replica, which lets nothing expire by itself, would decide otherwise.
 
 use valkey_module::{raw, Context};
 
+use crate::decide::omitted_effects::Omits;
 use crate::server::keys::{self, Unserialized};
-use crate::server::propagation::Omits;
 
 /// The version of values that this server serializes (`RDB_VERSION`), and those before it that other nodes take as well.
 const OWN_VERSION: u16 = 80;
@@ -30,7 +30,7 @@ impl Instead {
     /// Main thread only, at the command's event. A key that the command found may have expired since.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// The server does not tell what the key holds.
     pub fn of(
         ctx: &Context,
         database: u16,
@@ -72,7 +72,7 @@ impl Instead {
     }
 }
 
-/// Where SORT is told under which key to store what it finds, if it looks at other keys for that: their fields may have expired, and
+/// The position of the key under which SORT stores what it finds, if it looks at other keys for that: their fields may have expired, and
 /// elements of a set that are equal by what stands there are in no order.
 fn sorted_by_pattern(arguments: &[&[u8]]) -> Option<usize> {
     let (mut at, mut destination, mut has_pattern) = (2, None, false);
@@ -94,14 +94,14 @@ fn sorted_by_pattern(arguments: &[&[u8]]) -> Option<usize> {
     destination.filter(|at| has_pattern && *at < arguments.len())
 }
 
-/// How many fields HSETEX KEEPTTL names. `None` without KEEPTTL.
+/// How many fields HSETEX KEEPTTL names; `None` without KEEPTTL.
 fn fields_keeping_expiry(arguments: &[&[u8]]) -> Option<usize> {
     let fields = arguments.iter().skip(2).position(|word| word.eq_ignore_ascii_case(b"FIELDS"))? + 2;
     let keeps = arguments[2..fields].iter().any(|word| word.eq_ignore_ascii_case(b"KEEPTTL"));
     keeps.then(|| arguments.len().saturating_sub(fields + 2) / 2)
 }
 
-/// Where MSETEX says XX, if it names a time, which may be over.
+/// The position of XX in MSETEX, if the command names a time, which may be over.
 fn condition_position(arguments: &[&[u8]]) -> Option<usize> {
     let keys: usize = std::str::from_utf8(arguments.get(1)?).ok()?.parse().ok()?;
     let first = keys.checked_mul(2)?.checked_add(2)?;
@@ -110,14 +110,15 @@ fn condition_position(arguments: &[&[u8]]) -> Option<usize> {
     (find("EXAT").is_some() || find("PXAT").is_some()).then(|| find("XX").map(|at| first + at))?
 }
 
-/// Where ZRANGESTORE with BYLEX says where it stores and of what. Only among members of equal score is it specified what that is: else it
+/// The positions of destination and source in ZRANGESTORE with BYLEX. Its result is specified only among members of equal score: otherwise it
 /// follows from how a sorted set happens to be linked.
 fn lex_range_stored(arguments: &[&[u8]]) -> Option<(usize, usize)> {
     let options = arguments.get(5..)?;
     options.iter().any(|option| option.eq_ignore_ascii_case(b"BYLEX")).then_some((1, 2))
 }
 
-/// Where RESTORE names a value in another version than all nodes take: this server has `rdb-version-check relaxed`.
+/// The position of the value in RESTORE, if it is serialized in a version that not all nodes take: this server has `rdb-version-check
+/// relaxed`.
 fn foreign_payload(arguments: &[&[u8]]) -> Option<usize> {
     const AT: usize = 3;
     const CHECKSUM_BYTES: usize = 8;

@@ -1,7 +1,7 @@
 //! Which client runs a command, as the server's struct: the clients of scripts and of modules are in no index.
 //!
-//! The command filter sees each of them before its command, so it notes them. One alone is not enough where other modules are loaded:
-//! they may call commands as they hear of what a command does, before that command's event.
+//! The command filter sees each of them before its command, so it notes them. One alone is not enough where other modules are loaded: they
+//! may call commands because of what a command does, before that command's event.
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
@@ -10,17 +10,17 @@ use valkey_module::raw;
 
 use crate::decide::gate::ClientId;
 use crate::server::connections::ServerConnections;
-use crate::server::internals::{Client, FilterContext};
+use crate::server::structs::{Client, FilterContext};
 
-/// How many clients are known, the last one first. A command whose client is not among them counts as one that is not in the stream, so
-/// they are more than modules hear of each other's commands one within another.
+/// How many clients are known, the last one first. A command whose client is not among them counts as one that is not in the stream, so these
+/// are more than commands that modules call one within another.
 const KEPT: usize = 16;
 
 /// Whether what the filter is passed is known to be what [`FilterContext`] describes.
 static KNOWS_CLIENTS: AtomicBool = AtomicBool::new(false);
 /// Whether other modules are loaded, so that more than the last client is kept.
 static KEEPS_MANY: AtomicBool = AtomicBool::new(false);
-/// The clients of which the filter saw commands last. By whoever holds the server's lock.
+/// The clients whose commands the filter saw last. Used by the thread that holds the server's lock.
 static CLIENTS: [Noted; KEPT] =
     [const { Noted { id: AtomicU64::new(0), client: AtomicPtr::new(ptr::null_mut()) } }; KEPT];
 
@@ -41,7 +41,7 @@ impl Noted {
     }
 }
 
-/// What an earlier life of the module knew, whose library stays mapped, is not so any more. Main thread.
+/// Forgets what an earlier life of the module knew. Main thread.
 pub fn forget_all() {
     KNOWS_CLIENTS.store(false, Ordering::Relaxed);
     for noted in &CLIENTS {
@@ -86,7 +86,7 @@ pub fn note(ctx: *mut raw::RedisModuleCommandFilterCtx) {
     }
 }
 
-/// Moves those before `id`, or all if it is not among them, one further: so what is lost is who has run nothing for longest.
+/// Moves those before `id`, or all if it is not among them, one further: so the one that has run nothing for longest is lost.
 fn make_room(clients: &[Noted], id: ClientId) {
     let found = clients.iter().position(|noted| noted.id.load(Ordering::Relaxed) == id);
     for at in (1..=found.unwrap_or(clients.len() - 1)).rev() {

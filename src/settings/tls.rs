@@ -12,15 +12,16 @@ use durability_tls::rustls::{self, AlertDescription, CertificateError, ClientCon
 use durability_tls::{FileError, VERSIONS};
 use valkey_module::logging::log_warning;
 
-use crate::settings::{self, token};
+use crate::settings::config_kinds::Text;
+use crate::settings::{configs, token};
 
-/// That a revocation list is out of date is logged at most this often.
+/// A revocation list that is out of date is logged at most this often.
 const OUTDATED_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Whether this server can connect by TLS, as it has to for following its log.
+/// Whether this server can connect by TLS, which it needs to follow a log that uses TLS.
 static SERVER_HAS_TLS: AtomicBool = AtomicBool::new(true);
 
-/// TLS is configured so that it cannot work. One line that says what to do.
+/// Why TLS cannot work as it is configured: one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Nothing is trusted.
@@ -47,9 +48,9 @@ pub enum TlsError {
 pub struct TlsSettings {
     /// File of the CAs that the log's certificate may be of.
     pub ca: PathBuf,
-    /// File of what those have revoked, if that is known.
+    /// File of the revocation lists of those CAs, if there is one.
     pub crl: Option<PathBuf>,
-    /// Files of this node's own certificate and its key, if it is to show one.
+    /// Files of this node's own certificate and its key, if it shows one.
     pub pair: Option<(PathBuf, PathBuf)>,
 }
 
@@ -59,7 +60,7 @@ impl TlsSettings {
     /// # Errors
     /// They do not fit together.
     pub fn configured() -> Result<Option<Self>, TlsError> {
-        if settings::TLS.is_on() {
+        if configs::TLS.is_on() {
             Self::from_configs().map(Some)
         } else {
             Ok(None)
@@ -67,25 +68,24 @@ impl TlsSettings {
     }
 
     fn from_configs() -> Result<Self, TlsError> {
-        let file =
-            |text: &settings::Text| Some(PathBuf::from(text.value())).filter(|path| !path.as_os_str().is_empty());
-        let ca = file(&settings::TLS_CA).ok_or(TlsError::NoCa)?;
-        let pair = match (file(&settings::TLS_CERT), file(&settings::TLS_KEY)) {
+        let file = |text: &Text| Some(PathBuf::from(text.value())).filter(|path| !path.as_os_str().is_empty());
+        let ca = file(&configs::TLS_CA).ok_or(TlsError::NoCa)?;
+        let pair = match (file(&configs::TLS_CERT), file(&configs::TLS_KEY)) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
             _ => return Err(TlsError::Half),
         };
-        Ok(TlsSettings { ca, crl: file(&settings::TLS_CRL), pair })
+        Ok(TlsSettings { ca, crl: file(&configs::TLS_CRL), pair })
     }
 
-    /// Reads the files. They are read for each connection, so that certificates can be exchanged at any time.
+    /// Reads the files. Each connection reads them again, so that certificates can be replaced at any time.
     ///
     /// # Errors
     /// A file cannot be used.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let builder = ClientConfig::builder_with_provider(durability_tls::provider())
             .with_protocol_versions(VERSIONS)?
-            // Not a verifier of its own kind: what else rustls would build here, with the revocation lists.
+            // The verifier that rustls would build by itself, with the revocation lists added.
             .dangerous()
             .with_custom_certificate_verifier(durability_tls::server_verifier(
                 &self.ca,
@@ -102,7 +102,7 @@ impl TlsSettings {
         }))
     }
 
-    /// A session with the log on `host`, which its certificate has to name. Nothing is sent yet.
+    /// A session with the log on `host`, which the log's certificate has to name. Sends nothing yet.
     ///
     /// # Errors
     /// A file cannot be used, or a certificate cannot name such a host.
@@ -116,7 +116,7 @@ impl TlsSettings {
         ClientConnection::new(config, name).map_err(io::Error::other)
     }
 
-    /// What to tell the operator if the other side's answers are wrong.
+    /// What the operator is to do about an error of the TLS connection to `host`.
     pub fn explain(&self, host: &str, error: &rustls::Error) -> String {
         let ca = self.ca.display();
         match error {
@@ -159,7 +159,7 @@ impl TlsSettings {
         }
     }
 
-    /// In brackets, to be put behind the config's name.
+    /// The file of the revocation lists in brackets, for a message that has just named the config.
     fn crl(&self) -> String {
         self.crl.as_ref().map(|path| format!(" ({})", path.display())).unwrap_or_default()
     }
@@ -191,7 +191,7 @@ impl TlsSettings {
     }
 }
 
-/// Any thread that connects to the log.
+/// Called by any thread that connects to the log.
 fn warn_of_outdated_list(path: &Path) {
     static LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
     let mut logged = LOGGED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -213,10 +213,10 @@ fn not_for(host: &str, presented: &[String]) -> String {
     )
 }
 
-/// Checks what a running server, or one that starts, is to use from now on.
+/// Checks that the configs of TLS fit together and their files can be used.
 ///
 /// # Errors
-/// It cannot work.
+/// Why they cannot.
 pub fn check() -> Result<(), TlsError> {
     if !SERVER_HAS_TLS.load(Ordering::Relaxed) {
         return Err(TlsError::ServerWithout);
@@ -224,7 +224,7 @@ pub fn check() -> Result<(), TlsError> {
     TlsSettings::from_configs()?.client_config().map(drop)
 }
 
-/// Notes whether the server was built with TLS.
+/// Sets whether the server was built with TLS. Main thread, while the module loads.
 pub fn server_has_tls(has_tls: bool) {
     SERVER_HAS_TLS.store(has_tls, Ordering::Relaxed);
 }

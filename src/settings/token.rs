@@ -9,16 +9,16 @@ use std::sync::Mutex;
 use durability_tls::open_to_others;
 use valkey_module::logging::log_warning;
 
-use crate::settings;
+use crate::settings::configs;
 
-/// Longest token in bytes, as the log service takes it.
+/// Longest token in bytes that the log service takes.
 const MAX_TOKEN_BYTES: usize = 1024;
-/// What is read of the file at most. What is around a token is small.
+/// Bytes of the file that are read at most: a token and the white space around it.
 const MAX_FILE_BYTES: u64 = 4096;
-/// What is sent where no token is configured. A log without tokens takes any, but it may not be empty.
+/// Sent if no token is configured: a log service without tokens takes any that is not empty.
 const NO_TOKEN: &str = "none";
 
-/// The token cannot be had. One line that says what to do. Nothing of the file is shown.
+/// Why there is no token to send: one line that says what to do, and shows nothing of the file.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// Both configs are set.
@@ -42,12 +42,12 @@ pub enum TokenError {
     },
 }
 
-/// The token as it is to be sent now. Reads the file, so not for the main thread but where an operator waits for it.
+/// The token to send now. Reads the file, so the main thread calls this only where an operator waits for the answer.
 ///
 /// # Errors
 /// Both configs are set, or the file cannot be used.
 pub fn current() -> Result<String, TokenError> {
-    let (token, file) = (settings::AUTH.value(), settings::AUTH_FILE.value());
+    let (token, file) = (configs::AUTH.value(), configs::AUTH_FILE.value());
     match (token.is_empty(), file.is_empty()) {
         (true, true) => Ok(NO_TOKEN.to_owned()),
         (false, true) => Ok(token),
@@ -61,7 +61,7 @@ pub fn current() -> Result<String, TokenError> {
 /// # Errors
 /// They do.
 pub fn check() -> Result<(), TokenError> {
-    if settings::AUTH.value().is_empty() || settings::AUTH_FILE.value().is_empty() {
+    if configs::AUTH.value().is_empty() || configs::AUTH_FILE.value().is_empty() {
         return Ok(());
     }
     Err(TokenError::Both)
@@ -70,18 +70,18 @@ pub fn check() -> Result<(), TokenError> {
 /// Checks a file for `durability.auth-file`; an empty path names none.
 ///
 /// # Errors
-/// It cannot be used.
-pub fn check_file(path: &str) -> Result<(), TokenError> {
+/// Why it cannot be used, for the user to read.
+pub fn check_file(path: &str) -> Result<(), String> {
     if path.is_empty() {
         return Ok(());
     }
-    read(Path::new(path)).map(drop)
+    read(Path::new(path)).map(drop).map_err(|error| error.to_string())
 }
 
 fn read(path: &Path) -> Result<String, TokenError> {
     let unreadable = |source| TokenError::Read { path: path.to_owned(), source };
     let malformed = |reason| Err(TokenError::Malformed { path: path.to_owned(), reason });
-    // Without waiting, in case it is a pipe that nobody writes to.
+    // To open a pipe that nobody writes to would wait.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {
@@ -104,10 +104,10 @@ fn read(path: &Path) -> Result<String, TokenError> {
     Ok(token.to_owned())
 }
 
-/// Warns of a file with a secret that other users of the machine can use: once, until it is another file, or another mode.
+/// Warns of a file with a secret that other users of the machine can read or write: once, until its path or its mode changes.
 pub fn warn_if_open_to_others(what: &str, path: &Path) {
     static WARNED_OF: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
-    // Whoever needs the file says why it cannot be read.
+    // A file that cannot be read is reported by what needs it.
     let warning = open_to_others(path).ok().flatten();
     let mut warned_of = WARNED_OF.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let is_known = warned_of.iter().any(|(file, before)| file == path && warning.as_ref() == Some(before));

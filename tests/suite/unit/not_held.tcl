@@ -1,4 +1,4 @@
-# What is not held, as README lists it: what operators look at while the log is stuck, and copies of the dataset that leave the
+# What is not held, as docs/guarantees.md lists it: what operators look at while the log is stuck, and copies of the dataset that leave the
 # node by another way than a reply. And what looks like these, and is held.
 
 source $::env(SUITE_SUPPORT)/durability.tcl

@@ -1,0 +1,251 @@
+//! What the lease keeper's thread works with: its duty, its connection to the log service, and the lease. Other threads change the duty,
+//! and break off what the thread waits for.
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{fence, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use durability_leadership::{Lease, Moment};
+
+use crate::base::backoff::Backoff;
+use crate::base::locks::lock;
+use crate::base::time_limit::AtEnd;
+use crate::exchange::mailbox::{Command, Task};
+use crate::exchange::{lease_clock, Shared};
+use crate::lead::planned_failover::FailoverRequest;
+use crate::log::control::LogConnection;
+use crate::log::control_commands::Report;
+use crate::log::error::LogError;
+use crate::log::local_node::Node;
+use crate::log::shard_view::ShardView;
+use crate::settings;
+
+/// How much longer than it waits for news an answer may take.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+/// The longest that an answer to a renewal may take, if a third of the lease is longer.
+const RENEWAL_TIME: Duration = Duration::from_secs(1);
+/// The first wait after a failure.
+const RETRY_FROM: Duration = Duration::from_millis(50);
+/// The longest wait after a failure.
+const RETRY_TO: Duration = Duration::from_millis(500);
+
+/// What the lease keeper does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Duty {
+    /// Nothing: the node has no log, or is not connected to it yet.
+    Nothing,
+    /// Hear who leads.
+    Follow,
+    /// Renew the lease of that epoch.
+    Lead {
+        /// The epoch.
+        epoch: u64,
+        /// The lease as it was granted.
+        lease: Lease,
+    },
+}
+
+/// What other threads change. Held for moments only.
+pub(super) struct State {
+    pub(super) duty: Duty,
+    pub(super) is_stopping: bool,
+    /// The connection on which the thread waits for an answer.
+    pub(super) socket: Option<Arc<TcpStream>>,
+    /// Whether that connection was broken off.
+    pub(super) is_broken_off: bool,
+    /// A planned failover that was requested and is not begun.
+    pub(super) handover: Option<FailoverRequest>,
+}
+
+impl State {
+    fn leads(&self, epoch: u64) -> bool {
+        !self.is_stopping && matches!(self.duty, Duty::Lead { epoch: current, .. } if current == epoch)
+    }
+}
+
+/// What the lease keeper's thread shares with the threads that direct it.
+pub(super) struct KeeperState {
+    pub(super) shared: Arc<Shared>,
+    pub(super) to_agent: Sender<Command>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What the lease keeper's thread keeps from one question to the next.
+pub(super) struct Session {
+    pub(super) log: Option<LogConnection>,
+    /// The version of the leadership that it saw last.
+    version: u64,
+    /// An epoch, and its lease.
+    pub(super) lease: Option<(u64, Lease)>,
+    pub(super) retry: Backoff,
+    /// The last failure while following, if it was reported and is not over.
+    pub(super) reported: String,
+}
+
+impl Session {
+    pub(super) fn new() -> Self {
+        let retry = Backoff::new(RETRY_FROM, RETRY_TO);
+        Session { log: None, version: 0, lease: None, retry, reported: String::new() }
+    }
+
+    /// The next question goes out on a new connection.
+    pub(super) fn disconnect(&mut self) {
+        self.log = None;
+    }
+}
+
+impl KeeperState {
+    /// There is nothing to do yet.
+    pub(super) fn new(shared: Arc<Shared>, to_agent: Sender<Command>) -> Self {
+        let state = Mutex::new(State {
+            duty: Duty::Nothing,
+            is_stopping: false,
+            socket: None,
+            is_broken_off: false,
+            handover: None,
+        });
+        KeeperState { shared, to_agent, state, changed: Condvar::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Makes the thread look at `state` again, whatever it waits for. Any thread.
+    pub(super) fn interrupt(&self, state: &mut State) {
+        if let Some(socket) = state.socket.take() {
+            // The connection may have ended by itself.
+            let _ = socket.shutdown(Shutdown::Both);
+            state.is_broken_off = true;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits for a duty. `None` at the end.
+    pub(super) fn next_duty(&self) -> Option<Duty> {
+        let has_nothing = |state: &mut State| state.duty == Duty::Nothing && !state.is_stopping;
+        let state = self.changed.wait_while(self.lock(), has_nothing);
+        let state = state.unwrap_or_else(|poisoned| poisoned.into_inner());
+        (!state.is_stopping).then(|| state.duty.clone())
+    }
+
+    /// Waits until the duty is another than `duty`, at most `time`. With `heeds_requests`, a requested failover ends the wait as well.
+    pub(super) fn pause(&self, duty: &Duty, time: Duration, heeds_requests: bool) {
+        let is_same = |state: &mut State| {
+            state.duty == *duty && !state.is_stopping && !(heeds_requests && state.handover.is_some())
+        };
+        drop(self.changed.wait_timeout_while(self.lock(), time, is_same));
+    }
+
+    /// A connection for one question that is answered within `time`. Another thread can break it off. Opening a connection takes several
+    /// round trips, and has a limit of its own.
+    pub(super) fn connection<'a>(
+        &self,
+        session: &'a mut Session,
+        time: Duration,
+    ) -> Result<&'a mut LogConnection, LogError> {
+        if std::mem::take(&mut self.lock().is_broken_off) {
+            session.log = None;
+        }
+        let log = match &mut session.log {
+            Some(log) => log,
+            none => {
+                let log = LogConnection::open_within(&self.shared, time.max(opening_time()), AtEnd::GoesOn)?;
+                self.shared.set_log_address(log.reached()?);
+                none.insert(log)
+            }
+        };
+        log.answers_within(time);
+        self.lock().socket = Some(log.tcp());
+        Ok(log)
+    }
+
+    /// Reports this node, and hears who leads.
+    pub(super) fn report(
+        &self,
+        session: &mut Session,
+        role: &str,
+        applied: u64,
+        wait: Duration,
+    ) -> Result<Arc<ShardView>, LogError> {
+        let version = session.version;
+        // A leader that waits long for the answer renews its lease late.
+        let time = if wait.is_zero() { renewal_time() } else { wait + ANSWER_TIME };
+        let log = self.connection(session, time)?;
+        let (id, address) = (self.shared.node_id(), self.shared.address());
+        let report = Report { role, priority: self.shared.priority(), applied, version };
+        let view = log.node(&Node { id: &id, address: &address }, &report, wait)?;
+        session.version = view.version;
+        Ok(self.shared.set_view(view))
+    }
+
+    /// Renews the lease of `epoch` if that is due, or if leases are to have another length than before.
+    pub(super) fn renew(&self, session: &mut Session, epoch: u64) -> Result<(), LogError> {
+        let length = settings::lease();
+        let sent = lease_clock::now();
+        let Some((_, lease)) = &mut session.lease else { return Ok(()) };
+        let is_over = !lease.observe(sent);
+        let has_other_length = lease.length().unwrap_or_default() != length;
+        let is_due = is_over || has_other_length || lease.next_renewal() <= sent;
+        if !is_due {
+            return Ok(());
+        }
+        if !is_over {
+            lease.renewal_sent(sent, length);
+            // A shorter length counts from now on.
+            self.publish(epoch, lease.valid_until());
+        }
+        let renewed = self.connection(session, renewal_time()).and_then(|log| log.renew(epoch, length, sent));
+        let Some((_, lease)) = &mut session.lease else { return Ok(()) };
+        if let Err(error) = renewed {
+            lease.renewal_failed(lease_clock::now());
+            return Err(error);
+        }
+        if is_over || !lease.renewed(sent) {
+            // The log service would have refused if another node had led. The clients of the lease that is over are closed.
+            *lease = Lease::acquired(sent, length);
+        }
+        self.shared.set_lease_error("");
+        let is_published = self.publish(epoch, lease.valid_until());
+        // See `Module::suspend`.
+        fence(Ordering::SeqCst);
+        if is_published && self.shared.is_suspended.load(Ordering::Acquire) {
+            self.shared.send(Task::Resume(epoch));
+        }
+        Ok(())
+    }
+
+    /// Whether the thread is still to lead that epoch.
+    pub(super) fn leads(&self, epoch: u64) -> bool {
+        self.lock().leads(epoch)
+    }
+
+    /// Publishes that the lease of `epoch` lasts until then. Returns whether that counts: not if another duty has come meanwhile.
+    fn publish(&self, epoch: u64, until: Moment) -> bool {
+        let state = self.lock();
+        let counts = state.leads(epoch);
+        if counts {
+            lease_clock::set(until);
+        }
+        counts
+    }
+}
+
+/// How long an answer to a leader may take.
+fn renewal_time() -> Duration {
+    let length = settings::lease();
+    if length.is_zero() {
+        RENEWAL_TIME
+    } else {
+        RENEWAL_TIME.min(length / 3)
+    }
+}
+
+/// How long connecting, the TLS handshake, the login and the comparison of logs may take. They are several round trips, so a short lease
+/// does not shorten this.
+fn opening_time() -> Duration {
+    RENEWAL_TIME.max(settings::lease() / 3)
+}

@@ -1,0 +1,133 @@
+//! What the agent asks of the main thread, carried out.
+//!
+//! The module is not borrowed while a command of the server runs: the command makes the server call back.
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | takes tasks from the mailbox, one after the other |
+//! | `serving.rs` | what the node becomes: leader, follower, or nothing |
+//! | `following.rs` | makes the server a replica of its log, or a primary again |
+//! | `stream.rs` | the server's replication stream |
+//! | `own_connections.rs` | connections of the module's own: the tap and the self-test |
+//! | `description.rs` | what the server says about itself |
+
+mod description;
+mod following;
+mod own_connections;
+mod serving;
+mod stream;
+
+use std::cell::RefCell;
+
+use crossbeam_channel::{Receiver, Sender};
+use valkey_module::Context;
+
+use crate::exchange::mailbox::Task;
+use crate::node::role_changes::{epoch_ended, serve_reads};
+use crate::node::{self, audit_reads, leading, Role};
+use crate::server::{api, data_types};
+
+pub use crate::node::tasks::description::has_data;
+pub use crate::node::tasks::following::is_changing_role;
+
+thread_local! {
+    static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
+}
+
+/// Tasks come from `tasks` from now on. Main thread.
+pub fn receive_from(tasks: Receiver<Task>) {
+    TASKS.set(Some(tasks));
+}
+
+/// Runs the tasks that wait. Main thread, outside of any command and of any server event.
+pub fn run() {
+    let Some(ctx) = node::with(|module| Context::new(module.ctx.ctx)) else { return };
+    while let Some(task) = TASKS.with_borrow(|tasks| tasks.as_ref().and_then(|tasks| tasks.try_recv().ok())) {
+        carry_out(&ctx, task);
+    }
+}
+
+/// The agent may have stopped waiting.
+fn answer<T>(reply: Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+/// Hands a task to the file that it is about.
+fn carry_out(ctx: &Context, task: Task) {
+    match task {
+        // What the node becomes.
+        Task::Lead { epoch, stage } => serving::lead(ctx, epoch, stage),
+        Task::ServeReads { stage } => {
+            if serving::is_attaching_in(stage) && api::is_replica(ctx) {
+                node::with(serve_reads);
+            }
+        }
+        Task::Resume(epoch) => serving::change_role("leading again", |module| leading::resume(module, epoch)),
+        Task::CloseClients => serving::stop_answering(ctx),
+        Task::PauseWrites(reply) => {
+            if let Some(offset) = node::with(leading::pause_writes).flatten() {
+                answer(reply, offset);
+            }
+        }
+        Task::GoOn => serving::change(leading::resume_writes),
+        Task::StepDown { end, is_decided, reply } => {
+            if let Some(has_stepped_down) = serving::hand_over(ctx, end, &is_decided) {
+                answer(reply, has_stepped_down);
+            }
+        }
+        Task::Hold(why) => serving::hold(ctx, &why),
+        Task::Refuse(why) => serving::refuse(ctx, why),
+        Task::StartOver(why) => serving::attach_again("starting over", |role| *role == Role::Refused(why)),
+        Task::AttachAnew => serving::attach_again("attaching", |role| matches!(role, Role::Refused(_))),
+        Task::ShippingEnded => serving::change(epoch_ended),
+
+        // The server as a replica of its log.
+        Task::Follow { address, user, password, reply } => {
+            answer(reply, following::follow(ctx, address, &user, &password));
+        }
+        Task::FollowAt(address, reply) => answer(reply, following::follow_at(ctx, address)),
+        Task::Promote(reply) => answer(reply, following::promote(ctx)),
+        Task::StopFollowing => following::stop_following(ctx),
+        Task::StandAside => following::stand_aside(ctx),
+        Task::RestoreSettings => following::restore_settings(ctx),
+        Task::Progress(reply) => answer(reply, following::progress(ctx)),
+        Task::LacksLink(reply) => answer(reply, following::lacks_link(ctx)),
+        Task::FollowsWhole(user, reply) => answer(reply, following::follows_whole(ctx, &user)),
+        Task::Held(reply) => answer(reply, following::held(ctx)),
+
+        // The server's stream.
+        Task::StartStream(offset, reply) => answer(reply, stream::start(ctx, offset)),
+        Task::Advance(end, reply) => answer(reply, stream::advance(ctx, end)),
+        Task::MarkStream(reply) => answer(reply, stream::mark(ctx)),
+        Task::WatchModules => stream::watch_modules(ctx),
+
+        // The module's own connections.
+        Task::TakeConnection(socket, secrets, reply) => answer(reply, own_connections::take(socket, secrets)),
+        Task::ExpectLogins(origin, secrets, reply) => {
+            own_connections::expect_logins(origin, secrets);
+            answer(reply, ());
+        }
+        Task::Divert(pipe, reply) => answer(reply, own_connections::divert(pipe)),
+        Task::SelfTestPending(reply) => answer(reply, own_connections::pending_bytes()),
+        Task::SelfTestRelease(reply) => {
+            own_connections::release();
+            answer(reply, ());
+        }
+        Task::LearnDatabase(number, reply) => answer(reply, own_connections::learn_database(number)),
+        Task::OneDatabase => own_connections::there_is_one_database(),
+        Task::SelfTestDone(result) => own_connections::self_test_done(result),
+
+        // What the server says.
+        Task::Describe(reply) => answer(reply, description::describe(ctx)),
+        Task::UnknownTypes(names, reply) => answer(reply, data_types::unknown(names)),
+        Task::LookForShutdown => description::look_for_shutdown(ctx),
+        Task::LookAtHeldBytes => {
+            let limits = api::config(ctx, "client-output-buffer-limit");
+            node::with(|module| module.limits.close_those_with_most(module.gate.as_mut(), &limits));
+        }
+        Task::ReadKeys(mut step, reply) => {
+            audit_reads::run(ctx, &mut step);
+            answer(reply, step);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the node becomes to its clients. Main thread, outside of any command and of any server event.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use valkey_module::logging::{log_notice, log_warning};
+use valkey_module::Context;
+
+use crate::base::panic_guard::has_failed;
+use crate::exchange::lease_clock;
+use crate::node::listening::listen_to_commands;
+use crate::node::role_changes::serve_nobody;
+use crate::node::{self, leading, Module, Role};
+use crate::server::api;
+
+/// Changes the module, if it is loaded.
+pub fn change(change: impl FnOnce(&mut Module)) {
+    node::with(change);
+}
+
+/// Changes the node's role, and logs why that failed.
+pub fn change_role(what: &str, change: impl FnOnce(&mut Module) -> Result<(), String>) {
+    if let Some(Err(why)) = node::with(change) {
+        log_warning(format!("durability: {what} failed: {why}"));
+    }
+}
+
+/// Whether the node has been attaching ever since the agent saw that stage.
+pub fn is_attaching_in(stage: u64) -> bool {
+    let found =
+        node::with(|module| module.shared.stage.load(Ordering::Relaxed) == stage && module.role == Role::Attaching);
+    found == Some(true)
+}
+
+/// Everything is in place: leads `epoch`.
+pub fn lead(ctx: &Context, epoch: u64, stage: u64) {
+    if is_attaching_in(stage) && !api::is_replica(ctx) {
+        change_role("leading", |module| leading::lead(module, epoch));
+    }
+}
+
+/// The lease has passed: closes all clients that were connected until then.
+pub fn stop_answering(ctx: &Context) {
+    change_role("not leading", listen_to_commands);
+    close_clients(ctx);
+}
+
+/// Steps down for a planned failover, if the stream still ends at `end`. Returns whether this node has stepped down; none if the agent does
+/// not wait for that any more.
+pub fn hand_over(ctx: &Context, end: u64, is_decided: &AtomicBool) -> Option<bool> {
+    if is_decided.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let may = node::with(|module| leading::may_step_down(module, end)) == Some(true);
+    if may {
+        log_notice("durability: everything is in the log; this node leads no more");
+        step_down(ctx, Role::Attaching);
+    }
+    Some(may)
+}
+
+/// The log does not answer, or another node leads: serves nobody until this node is told to lead again. A node that serves reads goes on
+/// doing so.
+pub fn hold(ctx: &Context, why: &str) {
+    // Clients are refused at once instead of waiting for the log.
+    node::with(Module::end_read_pause);
+    if node::with(leading::end_leading) == Some(true) {
+        log_warning(format!("durability: not serving clients: {why}"));
+        node::with(leading::count_discarded);
+        step_down(ctx, Role::Attaching);
+    } else {
+        lease_clock::put_off();
+    }
+}
+
+/// Serves nobody until an operator acts.
+pub fn refuse(ctx: &Context, why: String) {
+    log_warning(format!("durability: refusing clients until an operator acts: {why}"));
+    if node::with(leading::end_leading) == Some(true) {
+        step_down(ctx, Role::Refused(why));
+        return;
+    }
+    lease_clock::put_off();
+    // A node that has left its log serves without it.
+    if node::with(|module| module.role.has_no_log()) == Some(false) {
+        change_role("refusing", |module| serve_nobody(module, Role::Refused(why)));
+    }
+}
+
+/// The reason for which this node refused its clients is gone: attaches to its log again, if its role is still the one that `applies_to`
+/// finds.
+pub fn attach_again(what: &str, applies_to: impl FnOnce(&Role) -> bool) {
+    if node::with(|module| applies_to(&module.role)) == Some(true) && !has_failed() {
+        change_role(what, |module| serve_nobody(module, Role::Attaching));
+    }
+}
+
+/// This node leads no more. Nobody who is connected gets another answer from it.
+fn step_down(ctx: &Context, role: Role) {
+    lease_clock::lost();
+    node::with(|module| lease_clock::answer_beyond(module.newest_client));
+    change_role("ceasing to lead", |module| serve_nobody(module, role));
+    close_clients(ctx);
+    node::with(Module::end_read_pause);
+}
+
+/// Closes all clients without another answer: they look for the node that leads. Replicas are closed as well, but for the tap, whose bytes
+/// the log judges by itself.
+fn close_clients(ctx: &Context) {
+    let close = |arguments: &[&str]| {
+        // A client that is gone already is no error worth logging.
+        if let Err(why) = api::call(ctx, "CLIENT", arguments) {
+            if !why.contains("No such client") {
+                log_warning(format!("durability: clients are not closed, and get no answer: {why}"));
+            }
+        }
+    };
+    close(&["KILL", "TYPE", "normal"]);
+    close(&["KILL", "TYPE", "pubsub"]);
+    let tap = node::with(|module| module.shared.tap_client.load(Ordering::Relaxed)).unwrap_or(0);
+    for line in api::client_list(ctx, "replica").unwrap_or_default() {
+        let id = line.strip_prefix("id=").and_then(|line| line.split_whitespace().next()).unwrap_or("0");
+        if id != tap.to_string() {
+            close(&["KILL", "ID", id]);
+        }
+    }
+}
