@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests: formatting, the crates that are used (scripts/dependencies.sh), lints, README's table of failures, unit tests, integration
-# tests in Valkey's own framework, snapshots in an object store, clients that find the leader, crash test, the oracle that compares a leader with nodes that have only its stream, the
+# Runs all tests: formatting, the crates that are used (scripts/dependencies.sh), the documents (table of failures, reference, links), lints,
+# unit tests, integration tests in Valkey's own framework, snapshots in an object store, clients that find the leader, crash test, the oracle that compares a leader with nodes that have only its stream, the
 # comparison of what clients receive with a plain server, the checker of histories, the harness of faults, and a part of Valkey's own suite
 # with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
@@ -63,12 +63,21 @@ step formatting cargo fmt --all --check
 step dependencies scripts/dependencies.sh
 step "dependencies self-check" scripts/dependencies.sh --self-check
 step "table of failures" python3 tests/failures.py
+step reference python3 tests/reference.py
+step links python3 tests/links.py
+step "paths in documents" python3 tests/paths.py
+step layers python3 tests/layers.py
 # What tests make fail on purpose is not in what is built for use.
 step lints cargo clippy --quiet --workspace --all-targets --features logservice/failpoints -- -D warnings
 step "unit tests" cargo test --quiet --workspace --features logservice/failpoints
 step build cargo build --quiet --release --workspace
+step simulation target/release/durability-simulation --seconds 30
+step "build for the simulation's self-check" cargo build --quiet --release --workspace --features durability-simulation/self-check \
+    --bin durability-simulation
+step "simulation self-check" target/release/durability-simulation --self-check
 step "build with failpoints" cargo build --quiet --release --workspace --features logservice/failpoints --bin logservice-failpoints
 step integration tests/run-suite.sh
+step "versions of Valkey" tests/versions/run.sh --short
 step "object store" tests/s3/run.sh
 step "clients find the leader" tests/sentinel/run.sh
 step crash tests/crash/run.sh --rounds "$rounds"

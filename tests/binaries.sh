@@ -1,11 +1,40 @@
 # What the tests run, sourced by their run.sh: DURABILITY_SO, LOGSERVICE and VALKEY_BIN_DIR, from the environment as absolute paths, or what
-# a release build and scripts/valkey.sh give. Sets HERE, the directory of that run.sh, and ROOT, the project's.
+# a release build and scripts/valkey.sh give. Sets HERE, the directory of that run.sh, ROOT, the project's, TARGET, where cargo builds, and
+# PYTHONPATH, so that Python programs find tests/python.
 HERE=$(cd "$(dirname "$0")" && pwd)
 ROOT=$(dirname "$(dirname "$HERE")")
-export DURABILITY_SO=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
-export LOGSERVICE=${LOGSERVICE:-$ROOT/target/release/logservice}
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/valkey-durability
+export DURABILITY_SO=${DURABILITY_SO:-$TARGET/release/libvalkey_durability.so}
+export LOGSERVICE=${LOGSERVICE:-$TARGET/release/logservice}
 export VALKEY_BIN_DIR=${VALKEY_BIN_DIR:-$("$ROOT/scripts/valkey.sh")}
+export PYTHONPATH=$ROOT/tests/python PYTHONDONTWRITEBYTECODE=1
 
-for file in "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"; do
-    [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
-done
+# need FILE...: ends the test if one is missing.
+need() {
+    local file
+    for file in "$@"; do
+        [ -e "$file" ] || { echo "$file is missing" >&2; exit 1; }
+    done
+}
+need "$DURABILITY_SO" "$LOGSERVICE" "$VALKEY_BIN_DIR/valkey-server"
+
+# fetch DIRECTORY COMMAND...: fills the directory once. The command gets a new directory as its last argument, which takes the place of the
+# named one when the command has succeeded.
+fetch() {
+    local directory=$1 fresh
+    shift
+    [ -d "$directory" ] && return
+    mkdir -p "$(dirname "$directory")"
+    fresh=$(mktemp -d "$directory.XXXXXX")
+    "$@" "$fresh" || { rm -rf "$fresh"; return 1; }
+    mv -T "$fresh" "$directory" 2>/dev/null || rm -rf "$fresh" # another run was faster
+}
+
+# python_packages NAME REQUIREMENT...: fetches packages once, and adds them to PYTHONPATH. NAME stands for this set of requirements.
+python_packages() {
+    local directory=$CACHE/python/$1
+    shift
+    fetch "$directory" python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-warn-conflicts "$@" --target
+    PYTHONPATH=$PYTHONPATH:$directory
+}

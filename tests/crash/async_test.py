@@ -13,7 +13,7 @@ import judge_test
 from client import CONNECTION_ERRORS
 from history import Found, Record
 from judge import Loss, judge, ROUND_MS
-from processes import Cluster, NotReady
+from cluster import Cluster, NotReady
 from trouble import Health, Killed, Trouble, deck
 from violation import Violation
 from writers import Writer, entry, writers

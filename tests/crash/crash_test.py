@@ -18,7 +18,8 @@ import time
 
 import async_test
 from faults import failed_at, killed_at, Nurse
-from processes import Cluster, NotReady, Process
+from child_process import ChildProcess
+from cluster import Cluster, NotReady
 from violation import Violation
 from workloads import Worker, workers
 
@@ -75,7 +76,7 @@ async def verify(cluster: Cluster, crew: list[Worker]) -> None:
             await worker.verify(client)
 
 
-async def crash(cluster: Cluster, victims: list[Process], outage_s: float) -> float:
+async def crash(cluster: Cluster, victims: list[ChildProcess], outage_s: float) -> float:
     """Kills, and starts again in the same order. Returns how long the shard was without its victims, in seconds."""
     started = time.monotonic()
     for victim in victims:

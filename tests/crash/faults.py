@@ -11,7 +11,7 @@ import re
 from valkey.exceptions import ResponseError
 
 from client import CLIENT_ERRORS
-from processes import Cluster
+from cluster import Cluster
 
 POLL_S = 0.02
 LAST_REPLY_S = 2.0

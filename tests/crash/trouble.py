@@ -3,7 +3,7 @@
 import abc
 import random
 
-from processes import Cluster
+from cluster import Cluster
 
 
 class Trouble(abc.ABC):

@@ -12,7 +12,7 @@ from nodes import Node, NotReady
 from play import Client, Play
 from sequences import Action, Sequence
 
-# What the module's sync mode may cut off: a client that another one kills gets no more of what is held (README, "What you will see").
+# What the module's sync mode may cut off: a client that another one kills gets no more of what is held (docs/guarantees.md).
 FEWER_IF_CUT_OFF = ("sync",)
 
 

@@ -7,6 +7,5 @@
 set -euo pipefail
 
 source "$(dirname "$0")/../binaries.sh"
-export PYTHONDONTWRITEBYTECODE=1
 
 exec python3 "$HERE/run.py" --module "$DURABILITY_SO" --logservice "$LOGSERVICE" "$@"

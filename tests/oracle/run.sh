@@ -9,7 +9,6 @@
 set -euo pipefail
 
 source "$(dirname "$0")/../binaries.sh"
-export PYTHONDONTWRITEBYTECODE=1
 
 oracle() { python3 "$HERE/run.py" "$@"; }
 with_module=(--module "$DURABILITY_SO" --logservice "$LOGSERVICE")

@@ -4,12 +4,12 @@ import mmap
 import os
 import pathlib
 import re
-import socket
 import struct
 import subprocess
 import time
 
 import shapes
+from child_process import free_port
 from compare import in_order
 from generate import BASE_MS
 from resp import Connection, ReplyError
@@ -62,12 +62,6 @@ class Clock:
 
 def server_binary() -> pathlib.Path:
     return pathlib.Path(os.environ["VALKEY_BIN_DIR"]) / "valkey-server"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Process:

@@ -14,7 +14,9 @@ import unittest
 
 import valkey
 
-from processes import LogService, Node, ObjectStore, PlainServer, Relay, SHARD, wait_for
+import counted_tests
+from child_process import wait_for
+from services import LogService, Node, ObjectStore, PlainServer, Relay, SHARD
 
 # How long LOG.SNAPSHOT may take to say that the store refuses connections, or answers nothing.
 REFUSED_SECONDS = 30.0
@@ -344,27 +346,5 @@ class SnapshotsInS3(unittest.TestCase):
         self.assertTrue(draft.exists())
 
 
-class Result(unittest.TextTestResult):
-    """Counts what passed as well."""
-
-    passed = 0
-
-    def addSuccess(self, test):
-        super().addSuccess(test)
-        self.passed += 1
-
-
-def main() -> int:
-    loader = unittest.defaultTestLoader
-    if len(sys.argv) > 1:
-        suite = loader.loadTestsFromNames([f"SnapshotsInS3.{name}" for name in sys.argv[1:]], sys.modules[__name__])
-    else:
-        suite = loader.loadTestsFromTestCase(SnapshotsInS3)
-    result = unittest.TextTestRunner(verbosity=2, resultclass=Result, stream=sys.stdout).run(suite)
-    failed = result.testsRun - result.passed
-    print(f"{result.passed} passed, {failed} failed")
-    return 0 if result.passed and not failed else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(counted_tests.run(SnapshotsInS3))

@@ -8,4 +8,4 @@ set -euo pipefail
 
 source "$(dirname "$0")/../binaries.sh"
 
-PYTHONDONTWRITEBYTECODE=1 exec python3 "$HERE/strangers_test.py" "$@"
+exec python3 "$HERE/strangers_test.py" "$@"

@@ -18,8 +18,10 @@ import tempfile
 import threading
 import time
 
+from child_process import HOST, free_port
+
 HERE = pathlib.Path(__file__).parent
-HOST, SHARD, TOKEN = "127.0.0.1", "orders", "4f7a0c51e2b94d0fa5d1c7b3e8a26f90"
+SHARD, TOKEN = "orders", "4f7a0c51e2b94d0fa5d1c7b3e8a26f90"
 LEASE_MS = 3000
 # It is renewed every third, and the log's clock and the node's may each be a little late.
 LATE_BELOW_MS = LEASE_MS // 3
@@ -27,12 +29,6 @@ LEADS_WITHIN_S = 2.0
 P99_FACTOR, P99_SLACK_MS = 1.5, 0.5
 WAIT_S = 30.0
 CROWD_PROCESSES = 4
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]
 
 
 class Client:

@@ -1,4 +1,4 @@
-"""The object store, the log service and the server under test, as processes that can be killed and started again."""
+"""The object store, the log service and the server under test."""
 
 import contextlib
 import os
@@ -7,64 +7,17 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import boto3
 import valkey
+from child_process import HOST, ChildProcess, free_port, wait_for
 
-HOST = "127.0.0.1"
 SHARD = "s3"
-WAIT_S = 20.0
 # A node waits for a full copy for so long, and a little longer, before it is tried again to give it one.
 LEADING_S = 60.0
-POLL_S = 0.02
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 # Of other programs; none of the log service's business.
 OTHER_VARIABLES = {"TOKEN": "other", "REGION": "nowhere", "BUCKET": "other", "TIMEOUT": "soon", "ENDPOINT": "http://127.0.0.1:1"}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]
-
-
-def wait_for(what: str, condition, seconds: float = WAIT_S):
-    """Waits until the condition holds, and returns what it answers."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds} s")
-        time.sleep(POLL_S)
-
-
-class Process:
-    """A program with an output file of its own."""
-
-    def __init__(self, command: list[str], output: pathlib.Path, environment: dict[str, str]):
-        self._command = command
-        self.output = output
-        self._environment = os.environ | environment
-        self._child: subprocess.Popen | None = None
-
-    def spawn(self) -> None:
-        with self.output.open("ab") as output:
-            self._child = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
-            )
-
-    def kill(self) -> None:
-        """As a crash: kill -9. Returns when it is gone."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
-
-    def printed(self) -> str:
-        return self.output.read_text(errors="replace")
 
 
 def answers(client: valkey.Valkey) -> bool:
@@ -83,8 +36,8 @@ class ObjectStore:
         port = free_port()
         self.url = f"http://{HOST}:{port}"
         command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
-        self.process = Process(command, directory / "moto.output", {})
-        self.process.spawn()
+        self.process = ChildProcess(command, directory / "moto.output")
+        self.process.start()
         wait_for("the object store starts", lambda: _connects(port))
         self.s3 = boto3.client(
             "s3",
@@ -171,11 +124,11 @@ class LogService:
         self.engine = os.environ["VALKEY_BIN_DIR"] + "/valkey-server"
         command = [os.environ["LOGSERVICE"], "--dir", str(self.directory), "--listen", f"{HOST}:{self.port}"]
         command += ["--http", f"{HOST}:{free_port()}", "--snapshots", url, "--valkey-server", self.engine, *arguments]
-        self.process = Process(command, directory / "log.output", self.environment)
+        self.process = ChildProcess(command, directory / "log.output", self.environment)
         self.client = valkey.Valkey(HOST, self.port)
 
     def start(self) -> None:
-        self.process.spawn()
+        self.process.start()
         wait_for("the log service starts", lambda: answers(self.client))
 
     def status(self) -> dict[str, str]:
@@ -202,11 +155,11 @@ class Node:
         home.mkdir()
         command = [log.engine, "--port", str(self.port), "--dir", str(home), "--save", "", "--enable-debug-command", "yes"]
         command += ["--loadmodule", os.environ["DURABILITY_SO"], "log", f"{HOST}:{log.port}", "shard", SHARD]
-        self.process = Process(command, directory / "node.output", {})
+        self.process = ChildProcess(command, directory / "node.output")
         self.client = valkey.Valkey(HOST, self.port)
 
     def start(self) -> None:
-        self.process.spawn()
+        self.process.start()
         wait_for("the server starts", lambda: answers(self.client))
 
     def role(self) -> str:
@@ -234,7 +187,7 @@ class PlainServer:
         port = free_port()
         command = [os.environ["VALKEY_BIN_DIR"] + "/valkey-server", "--port", str(port), "--dir", str(file.parent)]
         command += ["--dbfilename", file.name, "--save", "", "--enable-debug-command", "yes"]
-        self.process = Process(command, directory / "plain.output", {})
-        self.process.spawn()
+        self.process = ChildProcess(command, directory / "plain.output")
+        self.process.start()
         self.client = valkey.Valkey(HOST, port)
         wait_for("the server starts", lambda: answers(self.client))

@@ -1,67 +1,19 @@
-"""The server and the log service under test, as processes that can be killed and started again."""
+"""The server and the log service under test."""
 
 import asyncio
 import os
 import pathlib
-import signal
-import socket
-import subprocess
 import time
 
+from child_process import HOST, POLL_S, ChildProcess, free_port
 from client import Client, CLIENT_ERRORS
 
-HOST = "127.0.0.1"
 SHARD = "crash"
 START_TIMEOUT_S = 20.0
-POLL_S = 0.01
 
 
 class NotReady(Exception):
     """A process did not come to serve in time."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]
-
-
-class Process:
-    """A program with an output file of its own."""
-
-    def __init__(self, name: str, command: list[str], output: pathlib.Path):
-        self.name = name
-        self._command = command
-        self._output = output
-        self._child: subprocess.Popen | None = None
-
-    def start(self, environment: dict[str, str] | None = None) -> None:
-        with self._output.open("ab") as output:
-            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                           env=os.environ | (environment or {}))
-
-    def kill(self) -> None:
-        """As a crash: kill -9. Returns when it is gone."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
-
-    def freeze(self) -> None:
-        """It stands still until it is killed or thawed."""
-        if self._child is not None:
-            self._child.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        if self._child is not None:
-            self._child.send_signal(signal.SIGCONT)
-
-    def output(self) -> str:
-        """Everything it has written so far."""
-        return self._output.read_text(errors="replace")
-
-    def is_running(self) -> bool:
-        return self._child is not None and self._child.poll() is None
 
 
 class Cluster:
@@ -80,9 +32,8 @@ class Cluster:
             f"durability.log {HOST}:{self.log_port}\ndurability.shard {SHARD}\ndurability.mode {mode}\n"
         )
         server = os.path.join(os.environ["VALKEY_BIN_DIR"], "valkey-server")
-        self.server = Process("server", [server, str(config)], directory / "server.output")
-        self.log = Process(
-            "log service",
+        self.server = ChildProcess([server, str(config)], directory / "server.output")
+        self.log = ChildProcess(
             [
                 os.environ["LOGSERVICE_FAILPOINTS" if has_failpoints else "LOGSERVICE"],
                 "--dir", str(directory / "log"),

@@ -1,0 +1,69 @@
+"""Programs under test, as processes that can be killed and started again. Found by PYTHONPATH, see tests/binaries.sh."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+
+HOST = "127.0.0.1"
+WAIT_S = 20.0
+POLL_S = 0.01
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(what: str, condition, seconds: float = WAIT_S):
+    """Waits until the condition holds, and returns its answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds} s")
+        time.sleep(POLL_S)
+
+
+class ChildProcess:
+    """A program whose output goes to a file."""
+
+    def __init__(self, command: list[str], output: pathlib.Path, environment: dict[str, str] | None = None):
+        self._command = command
+        self._output = output
+        self._environment = os.environ | (environment or {})
+        self._child: subprocess.Popen | None = None
+
+    def start(self, environment: dict[str, str] | None = None) -> None:
+        """Starts it, with more variables in its environment if some are given."""
+        with self._output.open("ab") as output:
+            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                           env=self._environment | (environment or {}))
+
+    def kill(self) -> None:
+        """As a crash: kill -9. Returns when it is gone."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+
+    def freeze(self) -> None:
+        """Stops it until it is killed or thawed."""
+        if self._child is not None:
+            self._child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self._child is not None:
+            self._child.send_signal(signal.SIGCONT)
+
+    def output(self) -> str:
+        """Everything that it has written so far."""
+        return self._output.read_text(errors="replace")
+
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
