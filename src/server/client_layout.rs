@@ -13,8 +13,9 @@ use crate::server::structs::{Client, Connection, ConnectionType};
 /// How far into a client a search goes, in bytes.
 const SEARCH_BYTES: usize = 512;
 
-/// The words of a database that are searched for its number.
-type DatabaseWords = [[u32; 32]; 2];
+/// What a database of Valkey 9.1 consists of (`serverDb`), as the words that are searched for its number. What stands behind it is other
+/// memory: some word there may be 0 behind one database and 1 behind the other, in one run of the server and not in the next.
+type DatabaseWords = [u32; 24];
 
 /// Where the number of the selected database stands: the client holds a pointer, and behind that stands the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +46,7 @@ impl DatabaseLayout {
             let offsets = (0..SEARCH_BYTES).step_by(size_of::<usize>());
             self.candidates = offsets.flat_map(places_behind(client, number)).collect();
         } else {
-            self.candidates
-                .retain(|place| words(place).is_some_and(|words| words.as_flattened()[place.word] == number));
+            self.candidates.retain(|place| words(place).is_some_and(|words| words[place.word] == number));
         }
         self.facts += 1;
         if let ([place], true) = (&self.candidates[..], self.facts >= Self::ENOUGH_FACTS) {
@@ -135,7 +135,7 @@ impl ArgumentLayout {
 fn places_behind(client: *mut Client, number: u32) -> impl Fn(usize) -> Vec<Place> {
     move |pointer_offset| {
         let Some(words) = words_behind(client, pointer_offset) else { return Vec::new() };
-        let found = words.as_flattened().iter().enumerate().filter(|(_, word)| **word == number);
+        let found = words.iter().enumerate().filter(|(_, word)| **word == number);
         found.map(|(word, _)| Place { pointer_offset, word }).collect()
     }
 }
@@ -180,6 +180,37 @@ mod tests {
         arguments: usize,
         count: c_int,
         rest: [usize; 64],
+    }
+
+    /// A database, and what happens to stand behind it.
+    #[repr(C)]
+    struct FakeDatabase {
+        tables: [usize; 7],
+        number: u32,
+        padding: u32,
+        expiry: [u64; 4],
+        behind: [u32; 40],
+    }
+
+    #[test]
+    fn what_stands_behind_a_database_is_not_taken_for_its_number() {
+        let databases = [0, 1].map(|number| {
+            // The size of some table, say.
+            let mut behind = [7; 40];
+            behind[14] = number;
+            FakeDatabase { tables: [0x1000; 7], number, padding: 7, expiry: [0; 4], behind }
+        });
+        let client_of = |number: u32| {
+            let mut client = [0_usize; SEARCH_BYTES / size_of::<usize>()];
+            client[17] = (&raw const databases[number as usize]).expose_provenance();
+            client
+        };
+        let mut layout = DatabaseLayout::default();
+        let learned = [0, 1, 0, 1].map(|number| layout.learn(client_of(number).as_mut_ptr().cast(), number));
+        assert_eq!(learned, [false, false, false, true]);
+        for number in [0, 1] {
+            assert_eq!(layout.database(client_of(number).as_mut_ptr().cast()), Database::new(number));
+        }
     }
 
     #[test]
