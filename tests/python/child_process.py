@@ -39,6 +39,11 @@ class ChildProcess:
         self._environment = os.environ | (environment or {})
         self._child: subprocess.Popen | None = None
 
+    @property
+    def name(self) -> str:
+        """What its output is named after."""
+        return self._output.stem
+
     def start(self, environment: dict[str, str] | None = None) -> None:
         """Starts it, with more variables in its environment if some are given."""
         with self._output.open("ab") as output:

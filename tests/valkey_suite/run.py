@@ -20,7 +20,7 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "oracle"))
+sys.path[:0] = [str(HERE.parent / "oracle"), str(HERE.parent / "python")]
 import suite as oracle  # noqa: E402
 PORTS_FROM, PORTS_PER_LANE = 21000, 2000
 # A unit in which nothing happens for this long is ended. The longest tests that pass take about a minute.
