@@ -12,8 +12,8 @@ use crate::exchange::mailbox::Command;
 use crate::front::info::{figures, Figure};
 use crate::node::command_filter::refusal;
 use crate::node::{self, Module};
-use crate::server::api;
 use crate::server::events::InfoSection;
+use crate::server::{api, support};
 
 const HELP: [&str; 18] = [
     "DURABILITY.MODE",
@@ -56,7 +56,7 @@ pub fn mode(ctx: &Context, arguments: Vec<ValkeyString>) -> ValkeyResult {
             let mode = mode.try_as_str()?.to_ascii_lowercase();
             if !api::may_run(ctx, &["config", "set", "durability.mode", &mode]) {
                 // If CONFIG was renamed, permissions are not the reason.
-                return Err(node::why_the_log_is_impossible(ctx).map_or(
+                return Err(support::why_the_log_is_impossible(ctx).map_or(
                     ValkeyError::Str("NOPERM changing the mode needs the permission to run CONFIG SET"),
                     |why| ValkeyError::String(format!("ERR {why}")),
                 ));

@@ -21,7 +21,8 @@ use crate::server::connections::ServerConnections;
 use crate::server::events::CommandEvents;
 use crate::server::internals::Internals;
 use crate::server::{
-    events, forks, intercepted_writes, module_load, module_options, named_link, read_pause, running_client, version,
+    events, forks, intercepted_writes, module_load, module_options, named_link, read_pause, running_client, support,
+    version,
 };
 use crate::settings::arguments::Arguments;
 use crate::settings::{self, tls, token, Mode};
@@ -76,14 +77,13 @@ fn start(ctx: &Context) -> Result<(), String> {
     }
     token::check().map_err(|error| error.to_string())?;
     if settings::MODE.mode() != Mode::Off {
-        if let Some(why) = node::why_the_log_is_impossible(ctx) {
+        if let Some(why) = support::why_the_log_is_impossible(ctx) {
             return Err(why);
         }
     }
-    if settings::MODE.mode() == Mode::Sync {
-        if let Some(why) = node::why_sync_is_impossible() {
-            return Err(why);
-        }
+    let why_no_sync = support::why_sync_is_impossible();
+    if let (Mode::Sync, Some(why)) = (settings::MODE.mode(), &why_no_sync) {
+        return Err(why.clone());
     }
     if let Some(notice) = version::notice() {
         log_warning(format!("durability: {notice}"));
@@ -108,7 +108,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     tasks::receive_from(receiver);
 
     let gate = match Internals::get() {
-        Ok(internals) if node::why_sync_is_impossible().is_none() => {
+        Ok(internals) if why_no_sync.is_none() => {
             intercepted_writes::install(internals);
             named_link::install();
             Some(Gate::new(ServerConnections::new(internals, Arc::clone(&shared))))
@@ -124,7 +124,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     lease_clock::tell(Some(Arc::clone(&shared)));
     forks::watch();
     let support = ServerSupport {
-        why_no_sync: node::why_sync_is_impossible(),
+        why_no_sync,
         expect_own_port: read_pause::expect_own,
         knows_clients: running_client::has_learned,
     };

@@ -51,4 +51,3 @@ mod unlogged_writes;
 
 pub use crate::node::module::{is_in_use, loaded, must, unloaded, with, Module, Parts};
 pub use crate::node::role::Role;
-pub use crate::server::support::{why_sync_is_impossible, why_the_log_is_impossible};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a connection that is over stays open for the other end.
-pub const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(10);
 /// How many connections may linger for each place for strangers. Each costs an open file, and nothing is read from it.
 pub const LINGERING_FOR_EACH_PLACE: u32 = 4;
 
@@ -21,7 +21,7 @@ const AT_ONCE: u32 = 200;
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// The time between two accepts while as many connections linger as may.
-pub const PACE: Duration = Duration::from_micros(500);
+const PACE: Duration = Duration::from_micros(500);
 /// How far accepts may catch up with that pace: timers are a millisecond or two late.
 const CATCH_UP: Duration = Duration::from_millis(10);
 
