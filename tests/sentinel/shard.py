@@ -36,9 +36,9 @@ class Node(ChildProcess):
     """A server with the module."""
 
     def __init__(self, directory: pathlib.Path, number: int, log: LogService):
-        self.name = f"n{number}"
+        name = f"n{number}"
         self.port = free_port()
-        home = directory / self.name
+        home = directory / name
         home.mkdir()
         token = home / "token"
         token.touch(mode=0o600)
@@ -47,10 +47,10 @@ class Node(ChildProcess):
         config.write_text(
             f'bind {HOST}\nport {self.port}\ndir {home}\nsave ""\nloadmodule {os.environ["DURABILITY_SO"]}\n'
             f"durability.log {HOST}:{log.port}\ndurability.shard {SHARD}\ndurability.auth-file {token}\n"
-            f"durability.node-id {self.name}\ndurability.announce {HOST}:{self.port}\n"
+            f"durability.node-id {name}\ndurability.announce {HOST}:{self.port}\n"
             f"durability.failover yes\ndurability.lease-ms {LEASE_MS}\ndurability.mode sync\n"
         )
-        super().__init__([os.environ["VALKEY_BIN_DIR"] + "/valkey-server", str(config)], directory / f"{self.name}.output")
+        super().__init__([os.environ["VALKEY_BIN_DIR"] + "/valkey-server", str(config)], directory / f"{name}.output")
 
     def connect(self) -> valkey.Valkey:
         return valkey.Valkey(HOST, self.port, socket_timeout=2, decode_responses=True)
