@@ -26,6 +26,8 @@ pub enum Code {
     LogFailed,
     /// A replica cannot be given the stream at the moment. This is Valkey's own word, after which a server tries again and keeps its data.
     NoMasterLink,
+    /// Another log service decides over this shard's log for the moment. The detail begins with that one's address, `-` if it is unknown.
+    NotLeader,
     /// There is no shard of that name, or the shard of this connection was dropped.
     NoShard,
     /// The client has not logged in, or its token is wrong or was removed.
@@ -37,7 +39,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 12] = [
+    const ALL: [Code; 13] = [
         Code::Fenced,
         Code::Gap,
         Code::OtherLog,
@@ -46,6 +48,7 @@ impl Code {
         Code::NoSpace,
         Code::LogFailed,
         Code::NoMasterLink,
+        Code::NotLeader,
         Code::NoShard,
         Code::NoAuth,
         Code::NoPerm,
@@ -63,6 +66,7 @@ impl Code {
             Code::NoSpace => "NOSPACE",
             Code::LogFailed => "LOGFAILED",
             Code::NoMasterLink => "NOMASTERLINK",
+            Code::NotLeader => "NOTLEADER",
             Code::NoShard => "NOSHARD",
             Code::NoAuth => "NOAUTH",
             Code::NoPerm => "NOPERM",

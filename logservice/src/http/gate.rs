@@ -122,6 +122,7 @@ impl IntoResponse for Refused {
             Code::Fenced | Code::Gap | Code::OtherLog | Code::Leased | Code::OldEngine => StatusCode::CONFLICT,
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::LogFailed | Code::NoMasterLink => StatusCode::SERVICE_UNAVAILABLE,
+            Code::NotLeader => StatusCode::MISDIRECTED_REQUEST,
             Code::NoShard => StatusCode::NOT_FOUND,
             Code::NoAuth => StatusCode::UNAUTHORIZED,
             Code::NoPerm => StatusCode::FORBIDDEN,
