@@ -16,6 +16,7 @@
 //! | [`audit`] | compares keys of a leader with the log |
 //! | [`shard`] | what the bytes mean: epochs, leases, conditional append, durability |
 //! | [`engine`] | valkey-servers that apply a log for snapshots, audits and restores |
+//! | [`replica`] | a log on several services, kept equal by consensus |
 //! | [`snapshots`] | where snapshots are kept |
 //! | [`store`] | where logs and manifests are kept |
 //! | [`encryption`] | keys, and the frames in which encrypted data is stored |
@@ -31,6 +32,7 @@ pub mod encryption;
 pub mod engine;
 pub mod http;
 pub mod program;
+pub mod replica;
 pub mod resp;
 pub mod service;
 pub mod shard;

@@ -1,0 +1,214 @@
+//! The entries of a copy, as the consensus crate reads them: the newest from memory, older ones from the disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+
+use super::install;
+use crate::replica::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Vote};
+
+/// Bytes of entries that stay in memory after they are persisted, for members that are a little behind.
+const CACHED_BYTES: usize = 16 << 20;
+
+/// The entries of a copy, and its vote when it was opened.
+pub struct Entries {
+    disk: Arc<dyn CopyDisk>,
+    found: RaftState,
+    base: Base,
+    /// What a member gets that needs what lies below the base: the newest state.
+    checkpoint: Checkpoint,
+    /// The newest entries, without a gap up to the last one.
+    cached: VecDeque<Entry>,
+    cached_bytes: usize,
+    /// Index of the first that is cached; one more than the last entry's if none is.
+    first_cached: u64,
+    /// Up to here they are on the disk.
+    persisted: u64,
+    /// The index of the first entry of each term, and the term. Ascending; those below the base but for the newest of them are gone.
+    terms: VecDeque<(u64, u64)>,
+}
+
+impl Entries {
+    /// Those of a copy as it was found.
+    pub fn new(disk: Arc<dyn CopyDisk>, found: &FoundCopy) -> Self {
+        let commit = found.checkpoint.position.index;
+        // A copy that was just made has voted for nobody, not even in the term of its base.
+        let term = found.vote.term.max(found.base.position.term);
+        let hard_state = HardState { term, vote: found.vote.member, commit, ..HardState::default() };
+        let members = found.checkpoint.members.last().map(|(_, members)| members.clone()).unwrap_or_default();
+        Entries {
+            disk,
+            found: RaftState::new(hard_state, members),
+            base: found.base.clone(),
+            checkpoint: found.checkpoint.clone(),
+            cached: VecDeque::new(),
+            cached_bytes: 0,
+            first_cached: found.last_index + 1,
+            persisted: found.last_index,
+            terms: found.terms.iter().copied().collect(),
+        }
+    }
+
+    /// Adds entries. The first may be in the place of an older one, which is gone then with all after it.
+    pub fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(first.index > self.base.position.index && first.index <= self.last() + 1, "entries without a gap");
+        while self.cached.back().is_some_and(|last| last.index >= first.index) {
+            let dropped = self.cached.pop_back();
+            self.cached_bytes -= dropped.map_or(0, |entry| entry.data.len());
+        }
+        while self.terms.back().is_some_and(|&(index, _)| index >= first.index) {
+            self.terms.pop_back();
+        }
+        self.first_cached = self.first_cached.min(first.index);
+        self.persisted = self.persisted.min(first.index - 1);
+        for entry in entries {
+            let newest = self.terms.back().map_or(self.base.position.term, |&(_, term)| term);
+            if entry.term != newest || self.terms.is_empty() {
+                self.terms.push_back((entry.index, entry.term));
+            }
+            self.cached_bytes += entry.data.len();
+            self.cached.push_back(entry.clone());
+        }
+    }
+
+    /// Up to `index` they are on the disk, of `term`. If others are in their place by now, that tells nothing of these.
+    pub fn note_persisted(&mut self, index: u64, term: u64) {
+        if index > self.persisted && self.term_of(index) == Some(term) {
+            self.persisted = index;
+        }
+    }
+
+    /// Forgets what is on the disk, was applied, and is not of the newest.
+    pub fn shrink(&mut self, applied: u64) {
+        let keep_from = self.persisted.min(applied);
+        while self.cached_bytes > CACHED_BYTES && self.cached.front().is_some_and(|first| first.index <= keep_from) {
+            let dropped = self.cached.pop_front();
+            self.cached_bytes -= dropped.map_or(0, |entry| entry.data.len());
+            self.first_cached += 1;
+        }
+    }
+
+    /// The state that a member gets that needs what lies below the base.
+    pub fn set_checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.checkpoint = checkpoint;
+    }
+
+    /// The copy begins later than before.
+    pub fn set_base(&mut self, base: Base) {
+        if base.position.index <= self.base.position.index {
+            return;
+        }
+        self.base = base;
+        let (index, first) = (self.base.position.index, self.base.position.index + 1);
+        while self.cached.front().is_some_and(|entry| entry.index < first) {
+            let dropped = self.cached.pop_front();
+            self.cached_bytes -= dropped.map_or(0, |entry| entry.data.len());
+        }
+        self.first_cached = self.first_cached.max(first);
+        while self.terms.get(1).is_some_and(|&(next, _)| next <= index) {
+            self.terms.pop_front();
+        }
+    }
+
+    /// Begins anew after a base, without entries.
+    pub fn install(&mut self, base: Base, checkpoint: Checkpoint) {
+        let index = base.position.index;
+        self.cached.clear();
+        self.terms.clear();
+        (self.cached_bytes, self.first_cached, self.persisted) = (0, index + 1, index);
+        (self.base, self.checkpoint) = (base, checkpoint);
+    }
+
+    /// Where the copy begins.
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// The index of the last entry.
+    pub fn last(&self) -> u64 {
+        self.first_cached + self.cached.len() as u64 - 1
+    }
+
+    fn term_of(&self, index: u64) -> Option<u64> {
+        if index == self.base.position.index {
+            return Some(self.base.position.term);
+        }
+        if index < self.base.position.index || index > self.last() {
+            return None;
+        }
+        let after = self.terms.partition_point(|&(first, _)| first <= index);
+        Some(self.terms.get(after.checked_sub(1)?)?.1)
+    }
+}
+
+impl Storage for Entries {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.found.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.base.position.index {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if high > self.last() + 1 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        let max_bytes = max_size.into().unwrap_or(u64::MAX);
+        if low < self.first_cached {
+            let read = self.disk.entries(low, high.min(self.first_cached), max_bytes);
+            return read.map_err(|error| Error::Store(StorageError::Other(Box::new(error))));
+        }
+        let mut bytes = 0;
+        let skipped = (low - self.first_cached) as usize;
+        let wanted = self.cached.iter().skip(skipped).take((high - low) as usize);
+        let fits = |entry: &&Entry| {
+            let is_first = bytes == 0;
+            bytes += entry.data.len() as u64 + 1;
+            is_first || bytes <= max_bytes
+        };
+        Ok(wanted.take_while(fits).cloned().collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index < self.base.position.index {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        self.term_of(index).ok_or(Error::Store(StorageError::Unavailable))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.base.position.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    /// Where this copy begins, with the newest state: no bytes of the log.
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        if self.base.position.index < request_index {
+            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        Ok(install::encode(&self.base, &self.checkpoint))
+    }
+}
+
+/// The vote in a state of the consensus crate.
+pub fn vote_of(state: &HardState) -> Vote {
+    Vote { term: state.term, member: state.vote }
+}
+
+/// The members that were in force after `index`.
+pub fn members_at(members: &[(u64, ConfState)], index: u64) -> ConfState {
+    let after = members.partition_point(|&(from, _)| from <= index);
+    members.get(after.saturating_sub(1)).map(|(_, members)| members.clone()).unwrap_or_default()
+}

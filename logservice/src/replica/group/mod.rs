@@ -1,0 +1,448 @@
+//! One copy of a group's log: what it knows, and what is to be done next. Plain logic: no thread, clock, socket or file, so that a
+//! simulation can drive it.
+//!
+//! Whoever has a [`Group`] tells it what happens (messages, ticks, what is persisted, what is to be proposed), and then does what
+//! [`Group::work`] says. Votes, terms, commit and changes of members are the consensus crate's.
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | a copy's life: what happens to it, and what it does then |
+//! | `leading.rs` | what is proposed and confirmed while its service decides over the log |
+//! | `machine.rs` | what committed entries add up to |
+//! | `entries.rs` | entries, as the consensus crate reads them |
+//! | `install.rs` | what a member gets that lacks entries that are gone |
+//!
+//! # Rules
+//!
+//! 1. A message that may only leave when something is persisted waits until the disk has said so, and until the consensus crate has been
+//!    told ([`Group::persisted`]): an answer must not come back before that.
+//! 2. The service of a copy decides over the log ([`Event::Leads`]) from when an entry of its own term is applied: all that is or ever will
+//!    be committed of earlier terms lies before that entry.
+//! 3. What is proposed continues the log's end with all that is not committed yet. So each entry can be applied if it is ever committed,
+//!    and an entry that cannot is a fault of this program or a damaged copy: the group stops here.
+//! 4. Between a base that is installed and its being persisted, nothing else happens to the group.
+
+mod entries;
+mod install;
+mod leading;
+mod machine;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, Snapshot};
+use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+
+pub use self::entries::members_at;
+use self::entries::{vote_of, Entries};
+use self::leading::Leading;
+pub use self::leading::{Outcome, StateChange};
+pub use self::machine::Divergence;
+use self::machine::{Applied, Machine};
+use super::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Persist, Position};
+
+/// Ticks without a leader until a member asks for votes: so many to twice as many.
+pub const ELECTION_TICKS: usize = 10;
+/// Ticks between heartbeats.
+const HEARTBEAT_TICKS: usize = 2;
+/// Bytes of entries in one message, unless a single one is longer.
+const MESSAGE_BYTES: u64 = 1 << 20;
+/// Messages with entries on their way to a member.
+const MESSAGES_IN_FLIGHT: usize = 64;
+/// Bytes of committed entries that are applied at a time.
+const APPLY_BYTES: u64 = 16 << 20;
+/// Ticks after which a base that was sent to a member counts as lost.
+const INSTALL_TICKS: u32 = 100;
+
+/// What a group tells its service, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// This service decides over the log in `term`.
+    Leads {
+        /// The consensus term.
+        term: u64,
+    },
+    /// It does not, or not any more.
+    Follows {
+        /// The newest term that it knows.
+        term: u64,
+        /// The member whose service decides; none if that is not known.
+        leader: Option<u64>,
+    },
+    /// The bytes of the log up to `end` (exclusive) are committed, and persisted here.
+    Committed {
+        /// The end.
+        end: u64,
+    },
+    /// The state is another one. With `restart_at` the log begins and ends there.
+    StateReplaced {
+        /// Its revision.
+        revision: u64,
+        /// The state.
+        state: Bytes,
+        /// Where the log begins anew.
+        restart_at: Option<u64>,
+    },
+    /// What came of a proposal of another state.
+    Proposed {
+        /// Which one.
+        id: u64,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// Whether this service was certainly the only one that decides over the log, at some moment since that was asked.
+    Confirmed {
+        /// Which question.
+        id: u64,
+        /// False if that is not known.
+        is_sole: bool,
+    },
+    /// The copy begins anew after a base that came from another service. What is said of the log before holds no more.
+    Installed {
+        /// Where it begins and ends now.
+        end: u64,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// To other members. They may get lost.
+    pub messages: Vec<Message>,
+    /// For the disk, in order.
+    pub persists: Vec<Persist>,
+    /// For the service, in order.
+    pub events: Vec<Event>,
+}
+
+/// A copy, for a page or a command.
+#[derive(Debug, Clone)]
+pub struct GroupStatus {
+    /// The newest term.
+    pub term: u64,
+    /// Whether this copy's service decides over the log, or is about to.
+    pub is_leader: bool,
+    /// The member whose service does; none if that is not known.
+    pub leader: Option<u64>,
+    /// The last entry that was applied.
+    pub applied: Position,
+    /// The index up to which entries are committed.
+    pub committed: u64,
+    /// The last entry.
+    pub last: u64,
+    /// Where the copy begins.
+    pub base: Position,
+    /// The members.
+    pub members: ConfState,
+    /// What the leader knows of each member: its id, the index up to which it is known to have the entries, and whether it was heard in the
+    /// last election time-out. Empty if this copy does not lead.
+    pub copies: Vec<(u64, u64, bool)>,
+}
+
+/// One copy.
+pub struct Group {
+    member: u64,
+    node: RawNode<Entries>,
+    machine: Machine,
+    /// Messages that wait for what has this number to be persisted, and whether the disk has been given anything under it.
+    unpersisted: VecDeque<Unpersisted>,
+    /// The base that is being installed: nothing else happens meanwhile.
+    installing: Option<u64>,
+    /// What was said last of who leads.
+    told: Option<(u64, Option<u64>)>,
+    leading: Option<Leading>,
+    events: Vec<Event>,
+    messages: Vec<Message>,
+    /// Ticks since each member was sent a base.
+    install_ticks: Vec<(u64, u32)>,
+}
+
+struct Unpersisted {
+    number: u64,
+    is_on_disk: bool,
+    last: Option<(u64, u64)>,
+    messages: Vec<Message>,
+}
+
+impl Group {
+    /// The copy of `member`, as it was found on `disk`.
+    ///
+    /// # Errors
+    /// What was found contradicts itself.
+    pub fn open(member: u64, disk: Arc<dyn CopyDisk>, found: FoundCopy) -> Result<Self, raft::Error> {
+        let config = Config {
+            id: member,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied: found.checkpoint.position.index,
+            max_size_per_msg: MESSAGE_BYTES,
+            max_inflight_msgs: MESSAGES_IN_FLIGHT,
+            max_committed_size_per_ready: APPLY_BYTES,
+            check_quorum: true,
+            pre_vote: true,
+            ..Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config, Entries::new(disk, &found), &logger)?;
+        Ok(Group {
+            member,
+            node,
+            machine: Machine::new(found.checkpoint),
+            unpersisted: VecDeque::new(),
+            installing: None,
+            told: None,
+            leading: None,
+            events: Vec::new(),
+            messages: Vec::new(),
+            install_ticks: Vec::new(),
+        })
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self) {
+        if self.installing.is_some() {
+            return;
+        }
+        self.node.tick();
+        self.give_up_installs();
+    }
+
+    /// A message of another member has come.
+    pub fn step(&mut self, message: Message) {
+        if self.installing.is_none() {
+            // An error means that it is late, or of nobody that counts: as if it were lost.
+            let _ = self.node.step(message);
+        }
+    }
+
+    /// A message to `member` was certainly lost.
+    pub fn unreachable(&mut self, member: u64) {
+        if self.installing.is_none() {
+            self.node.report_unreachable(member);
+        }
+    }
+
+    /// What has that number is persisted, and all before it.
+    pub fn persisted(&mut self, number: u64) {
+        let Some(at) = self.unpersisted.iter().position(|waiting| waiting.number > number && waiting.is_on_disk) else {
+            return self.release(self.unpersisted.len());
+        };
+        self.release(at);
+    }
+
+    fn release(&mut self, count: usize) {
+        let released: Vec<_> = self.unpersisted.drain(..count).collect();
+        let Some(last) = released.last() else { return };
+        self.node.on_persist_ready(last.number);
+        if self.installing.is_some_and(|number| number <= last.number) {
+            self.installing = None;
+            self.node.advance_apply_to(self.machine.position().index);
+        }
+        for waiting in released {
+            if let Some((index, term)) = waiting.last {
+                self.node.mut_store().note_persisted(index, term);
+            }
+            self.messages.extend(waiting.messages);
+        }
+    }
+
+    /// The copy's entries begin later than before.
+    pub fn trimmed(&mut self, base: Base) {
+        self.machine.forget_members_before(base.position.index);
+        self.node.mut_store().set_base(base);
+    }
+
+    /// Asks for votes at once.
+    pub fn campaign(&mut self) {
+        if self.installing.is_none() {
+            let _ = self.node.campaign();
+        }
+    }
+
+    /// Hands leadership to `member` as soon as that has all entries. Gives up after an election time-out.
+    pub fn transfer_to(&mut self, member: u64) {
+        if self.installing.is_none() {
+            self.node.transfer_leader(member);
+        }
+    }
+
+    /// Waits that many ticks before it asks for votes, instead of as many as are drawn. For tests, which draw them themselves.
+    pub fn set_election_ticks(&mut self, ticks: usize) {
+        self.node.raft.set_randomized_election_timeout(ticks);
+    }
+
+    /// What is to be done after all that has happened. `unix_ms` is the time that new entries are given.
+    ///
+    /// # Errors
+    /// A committed entry cannot be applied: the group must stop.
+    pub fn work(&mut self, unix_ms: u64) -> Result<Work, Divergence> {
+        let mut persists = Vec::new();
+        self.propose(unix_ms);
+        while self.installing.is_none() && self.node.has_ready() {
+            let mut ready = self.node.ready();
+            self.messages.extend(ready.take_messages());
+            for read in ready.take_read_states() {
+                self.confirmed(&read.request_ctx);
+            }
+            let committed = ready.take_committed_entries();
+            let persist = self.persist(&mut ready)?;
+            self.node.advance_append_async(ready);
+            if let Some(persist) = persist {
+                persists.push(persist);
+            } else if self.unpersisted.iter().all(|waiting| !waiting.is_on_disk) {
+                self.release(self.unpersisted.len());
+            }
+            self.apply(committed, &mut persists)?;
+            self.note_role();
+        }
+        let (messages, events) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.events));
+        Ok(Work { messages, persists, events })
+    }
+
+    /// Puts what is to be persisted where it can be read, and returns it; none if there is nothing.
+    fn persist(&mut self, ready: &mut Ready) -> Result<Option<Persist>, Divergence> {
+        let number = ready.number();
+        let vote = ready.hs().filter(|_| ready.must_sync()).map(vote_of);
+        let messages = ready.take_persisted_messages();
+        let install = match ready.snapshot().is_empty() {
+            true => None,
+            false => Some(self.install(number, ready.snapshot())?),
+        };
+        let entries = ready.take_entries();
+        self.node.mut_store().append(&entries);
+        let last = entries.last().map(|entry| (entry.index, entry.term));
+        let is_on_disk = install.is_some() || vote.is_some() || last.is_some();
+        self.unpersisted.push_back(Unpersisted { number, is_on_disk, last, messages });
+        Ok(is_on_disk.then_some(Persist { number, install, vote, entries, checkpoint: None }))
+    }
+
+    fn install(&mut self, number: u64, snapshot: &Snapshot) -> Result<super::copy::Install, Divergence> {
+        let index = snapshot.get_metadata().index;
+        let install =
+            install::decode(snapshot).map_err(|reason| Divergence::Bad(super::entry::BadEntry { index, reason }))?;
+        self.node.mut_store().install(install.base.clone(), install.checkpoint.clone());
+        self.machine = Machine::new(install.checkpoint.clone());
+        self.installing = Some(number);
+        self.events.push(Event::Installed { end: install.base.position.end });
+        Ok(install)
+    }
+
+    fn apply(&mut self, committed: Vec<Entry>, persists: &mut Vec<Persist>) -> Result<(), Divergence> {
+        let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
+        let end_before = self.machine.position().end;
+        let mut told_end = end_before;
+        for entry in &committed {
+            let applied = self.machine.apply(entry)?;
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                self.change_members(entry);
+            }
+            if let Applied::StateReplaced { restarted } = applied {
+                self.tell_end(&mut told_end);
+                let checkpoint = self.machine.checkpoint().clone();
+                let (revision, state) = (checkpoint.revision, checkpoint.state.clone());
+                let restart_at = restarted.then_some(checkpoint.position.end);
+                told_end = restart_at.unwrap_or(told_end);
+                self.events.push(Event::StateReplaced { revision, state, restart_at });
+                self.node.mut_store().set_checkpoint(checkpoint.clone());
+                persists.push(Persist { checkpoint: Some(checkpoint), ..Persist::default() });
+            }
+            self.note_applied(entry, &mut told_end);
+        }
+        self.tell_end(&mut told_end);
+        self.node.advance_apply_to(last);
+        self.node.mut_store().shrink(last);
+        Ok(())
+    }
+
+    /// Says how far the log is committed, if it was not said.
+    fn tell_end(&mut self, told: &mut u64) {
+        let end = self.machine.position().end;
+        if end > *told {
+            *told = end;
+            self.events.push(Event::Committed { end });
+        }
+    }
+
+    fn change_members(&mut self, entry: &Entry) {
+        let Ok(change) = ConfChangeV2::parse_from_bytes(&entry.data) else { return };
+        if let Ok(members) = self.node.apply_conf_change(&change) {
+            self.machine.set_members(members);
+            self.node.mut_store().set_checkpoint(self.machine.checkpoint().clone());
+        }
+    }
+
+    /// Notices who leads.
+    fn note_role(&mut self) {
+        let raft = &self.node.raft;
+        let (term, leads) = (raft.term, raft.state == StateRole::Leader);
+        if self.leading.as_ref().is_some_and(|leading| !leads || leading.term() != term) {
+            self.stop_leading();
+        }
+        if leads {
+            if self.leading.is_none() {
+                self.leading = Some(Leading::new(term));
+            }
+            return;
+        }
+        let leader = Some(self.node.raft.leader_id).filter(|&leader| leader != 0);
+        if self.told != Some((term, leader)) {
+            self.told = Some((term, leader));
+            self.events.push(Event::Follows { term, leader });
+        }
+    }
+
+    /// A base that a member was sent may be lost, and nothing else would tell the consensus crate.
+    fn give_up_installs(&mut self) {
+        if self.node.raft.state != StateRole::Leader {
+            return self.install_ticks.clear();
+        }
+        let in_flight = self.node.raft.prs().iter().filter(|(_, progress)| progress.state == ProgressState::Snapshot);
+        let in_flight: Vec<u64> = in_flight.map(|(&member, _)| member).collect();
+        self.install_ticks.retain(|(member, _)| in_flight.contains(member));
+        for member in in_flight {
+            match self.install_ticks.iter_mut().find(|(waiting, _)| *waiting == member) {
+                None => self.install_ticks.push((member, 0)),
+                Some((_, ticks)) if *ticks < INSTALL_TICKS => *ticks += 1,
+                Some((_, ticks)) => {
+                    *ticks = 0;
+                    self.node.report_snapshot(member, SnapshotStatus::Failure);
+                }
+            }
+        }
+    }
+
+    /// The id of this member.
+    pub fn member(&self) -> u64 {
+        self.member
+    }
+
+    /// What the committed entries add up to.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        self.machine.checkpoint()
+    }
+
+    /// Whether the state is that of the log's end: not while entries are missing after a base was installed.
+    pub fn is_whole(&self) -> bool {
+        self.machine.is_whole()
+    }
+
+    /// What there is to tell of it.
+    pub fn status(&self) -> GroupStatus {
+        let raft = &self.node.raft;
+        let is_leader = raft.state == StateRole::Leader;
+        let copies = raft.prs().iter().filter(|_| is_leader);
+        GroupStatus {
+            term: raft.term,
+            is_leader,
+            leader: Some(raft.leader_id).filter(|&leader| leader != 0),
+            applied: self.machine.position(),
+            committed: raft.raft_log.committed,
+            last: raft.raft_log.last_index(),
+            base: self.node.store().base().position,
+            members: raft.prs().conf().to_conf_state(),
+            copies: copies.map(|(&member, progress)| (member, progress.matched, progress.recent_active)).collect(),
+        }
+    }
+}
