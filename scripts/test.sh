@@ -71,7 +71,7 @@ step layers python3 tests/layers.py
 step lints cargo clippy --quiet --workspace --all-targets --features logservice/failpoints -- -D warnings
 step "unit tests" cargo test --quiet --workspace --features logservice/failpoints
 step build cargo build --quiet --release --workspace
-step simulation target/release/durability-simulation --seeds 8000
+step simulation target/release/durability-simulation --seeds 10000
 step "build for the simulation's self-check" cargo build --quiet --release --workspace --features durability-simulation/self-check \
     --bin durability-simulation
 step "simulation self-check" target/release/durability-simulation --self-check

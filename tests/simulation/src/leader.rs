@@ -33,7 +33,9 @@ pub struct Leading {
     /// Everything below is acknowledged by the log.
     pub acknowledged: u64,
     /// Everything below was sent since it connected.
-    shipped: u64,
+    pub shipped: u64,
+    /// Its next append goes out on a new connection, and it hears nothing on the one before.
+    pub connects_anew: bool,
     /// Its lease was over, and it closed its clients.
     is_suspended: bool,
     /// It gave the lease back, or is about to.
@@ -42,6 +44,10 @@ pub struct Leading {
     needs_seed: bool,
     /// Until when an answer to a seed is waited for.
     seeding: Option<Moment>,
+    /// It has asked to begin, and was not answered. Then it seldom asks again: on a new connection, the answer to this one is not heard.
+    is_beginning: bool,
+    /// The same of a renewal.
+    is_renewing: bool,
 }
 
 impl Leading {
@@ -57,10 +63,13 @@ impl Leading {
             has_begun: false,
             acknowledged: end,
             shipped: end,
+            connects_anew: true,
             is_suspended: false,
             has_given_up: false,
             needs_seed: false,
             seeding: None,
+            is_beginning: false,
+            is_renewing: false,
         }
     }
 
@@ -75,6 +84,11 @@ impl Leading {
     fn acknowledge(&mut self, until: u64) {
         self.acknowledged = self.acknowledged.max(until);
         self.shipped = self.shipped.max(self.acknowledged);
+    }
+
+    /// It gives up the connection of its appends: what is not acknowledged is sent again on another one.
+    pub fn connect_anew(&mut self) {
+        (self.shipped, self.connects_anew) = (self.acknowledged, true);
     }
 
     /// It is told what became of a request of its own. True if it leads no more.
@@ -95,6 +109,8 @@ impl Leading {
         if of_epoch != self.epoch {
             return false;
         }
+        self.is_beginning &= !matches!(request, Request::Begin { .. });
+        self.is_renewing &= !matches!(request, Request::Renew { .. });
         match (request, answer) {
             (_, Err(refusal)) if refusal.code == Code::Fenced => return true,
             (Request::Renew { lease_ms, sent, .. }, Ok(_)) => {
@@ -105,7 +121,7 @@ impl Leading {
             (Request::Append { .. }, Ok(Answer::Appended(until))) => self.acknowledge(until),
             // The log has other bytes than this leader wrote: there is a clone of it.
             (Request::Append { .. }, Err(refusal)) if refusal.detail.contains("other bytes") => return true,
-            (Request::Append { .. }, Err(_)) => self.shipped = self.acknowledged,
+            (Request::Append { .. }, Err(_)) => self.connect_anew(),
             (Request::Seed { offset, .. }, Ok(_)) => {
                 (self.has_begun, self.needs_seed, self.seeding) = (true, false, None);
                 self.acknowledge(*offset);
@@ -146,6 +162,8 @@ pub enum Outcome {
     Nothing,
     /// It sends this.
     Sends(Request),
+    /// It sends one after the other.
+    SendsBoth([Request; 2]),
     /// Its clients are told that everything below is durable.
     Acknowledges(u64),
 }
@@ -170,9 +188,13 @@ impl Node {
         let is_due = leading.lease.next_renewal() <= now || leading.is_suspended;
         let is_sending = leads_on && !leading.needs_seed;
         let may_ship = is_sending && begun;
+        // All that it holds is on its way: if it leads again now, that is what it holds of the log.
+        let is_all_in_flight = leading.shipped == length && leading.shipped > leading.acknowledged;
+        let comes_back = if is_all_in_flight && profile.careless > 0 { 12 } else { 0 };
         let seeds = if leading.needs_seed { 50 } else { profile.seeds };
+        let unless = |is_asking: bool, weight: u32| if is_asking { 1 } else { weight };
         let deeds = [
-            (if is_sending && !begun { 6 } else { 0 }, Deed::Begin),
+            (if is_sending && !begun { unless(leading.is_beginning, 6) } else { 0 }, Deed::Begin),
             (if leads_on && begun && has_room { 3 } else { 0 }, Deed::Write),
             (if may_ship && leading.shipped < length { 8 } else { 0 }, Deed::Ship),
             (if may_ship && leading.shipped > leading.acknowledged { 1 } else { 0 }, Deed::ConnectAnew),
@@ -180,7 +202,7 @@ impl Node {
                 if !leads_on {
                     0
                 } else if is_due {
-                    5
+                    unless(leading.is_renewing, 5)
                 } else {
                     profile.early_renewals
                 },
@@ -190,12 +212,13 @@ impl Node {
             (2, Deed::Poll),
             (if leads_on { profile.handovers } else { 0 }, Deed::HandOver),
             (if leads_on && leading.seeding.is_none() { seeds } else { 0 }, Deed::Seed),
-            (if leads_on { 8 * u32::from(leading.is_suspended) } else { 3 }, Deed::StepDown),
+            (if leads_on { 8 * u32::from(leading.is_suspended) } else { 3 } + comes_back, Deed::StepDown),
         ];
         let is_rare = |deed| matches!(deed, Deed::HandOver | Deed::Seed | Deed::StepDown);
         let deeds = deeds.map(|(weight, deed)| (if is_rare(deed) { weight } else { 8 * weight }, deed));
         match draw.weighted(&deeds).unwrap_or(Deed::Poll) {
             Deed::Begin => {
+                leading.is_beginning = true;
                 let (epoch, replid, offset) = (leading.epoch, leading.replid.clone(), leading.began_at);
                 Outcome::Sends(Request::Begin { epoch, replid, offset })
             }
@@ -210,7 +233,7 @@ impl Node {
                 Outcome::Sends(Request::Append { epoch, offset, payload: self.slice(offset, most) })
             }
             Deed::ConnectAnew => {
-                leading.shipped = leading.acknowledged;
+                leading.connect_anew();
                 Outcome::Nothing
             }
             Deed::Renew => {
@@ -218,6 +241,7 @@ impl Node {
                 if lease_ms != leading.lease_ms {
                     (leading.lease_ms, leading.length_since) = (lease_ms, now);
                 }
+                leading.is_renewing = true;
                 leading.lease.renewal_sent(now, Duration::from_millis(lease_ms));
                 Outcome::Sends(Request::Renew { epoch: leading.epoch, lease_ms, sent: now })
             }
@@ -234,14 +258,21 @@ impl Node {
             }
             Deed::Seed => {
                 (leading.needs_seed, leading.seeding) = (true, Some(now.plus(SEED_AT_MOST)));
+                leading.connect_anew();
                 let (epoch, replid) = (leading.epoch, leading.replid.clone());
                 Outcome::Sends(Request::Seed { epoch, replid, offset: length, content: self.data.clone().into() })
             }
             Deed::StepDown => {
+                let epoch = leading.epoch;
                 self.step_down();
-                match draw.chance(10 * profile.careless) {
-                    true => Outcome::Sends(self.acquire(now, self.data.len() as u64, draw, profile)),
-                    false => Outcome::Nothing,
+                if !draw.chance(10 * profile.careless) {
+                    return Outcome::Nothing;
+                }
+                // It comes back at once, with what it still has on its way.
+                let acquire = self.acquire(now, self.data.len() as u64, draw, profile);
+                match draw.chance(500) {
+                    true => Outcome::SendsBoth([Request::Resign { epoch, to: None }, acquire]),
+                    false => Outcome::Sends(acquire),
                 }
             }
         }

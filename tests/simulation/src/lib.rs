@@ -5,6 +5,8 @@
 //!
 //! After every step the invariants of ARCHITECTURE.md are checked ([`promises`]). [`seed::play`] plays one seed; `main.rs` plays many.
 
+pub mod connection;
+mod delivery;
 pub mod disk;
 pub mod draw;
 pub mod environment;

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use durability_leadership::Moment;
-use durability_protocol::Refusal;
 
 /// The place of a node among all.
 pub type NodeIndex = usize;
@@ -148,29 +147,4 @@ pub struct View {
     pub end: u64,
     /// The other nodes: name, priority, what they have applied, milliseconds since they were heard of.
     pub peers: Vec<(String, u16, u64, u64)>,
-}
-
-/// A message that is on its way.
-#[derive(Debug, Clone)]
-pub enum Letter {
-    /// To one life of the service.
-    Request {
-        /// Which: a connection does not outlive it.
-        service_life: u32,
-        /// From whom.
-        caller: Caller,
-        /// The command.
-        request: Request,
-    },
-    /// To a node.
-    Answer {
-        /// Which node.
-        index: NodeIndex,
-        /// Which of its processes asked.
-        life: u32,
-        /// What it asked.
-        request: Request,
-        /// What it is told.
-        answer: Result<Answer, Refusal>,
-    },
 }

@@ -18,10 +18,12 @@ pub struct Profile {
     pub handovers: u32,
     /// Weight of seeds among a leader's deeds.
     pub seeds: u32,
-    /// A thousandth part of messages that is lost.
+    /// A thousandth part of messages that is lost, and the connection with it.
     pub lost: u32,
-    /// A thousandth part of messages that arrives once more.
-    pub duplicated: u32,
+    /// A thousandth part of questions that goes out on a new connection, though the one before works.
+    pub reconnects: u32,
+    /// A thousandth part of questions that is asked again on a new connection.
+    pub asked_again: u32,
     /// Weight of a crash of the service.
     pub crashes: u32,
     /// Weight of a crash of a node.
@@ -51,15 +53,14 @@ impl Profile {
     pub fn draw(draw: &mut Draw) -> Self {
         // Each kind of trouble is there in some seeds, and rare or frequent then.
         let mut some = |weights: &[u32]| draw.pick(weights);
-        let (lost, duplicated) = (some(&[0, 20, 100]), some(&[0, 30, 150]));
+        let (lost, reconnects, asked_again) = (some(&[0, 20, 100]), some(&[20, 300, 800]), some(&[0, 30, 150]));
         let (crashes, node_crashes, standstills) = (some(&[0, 0, 1, 1, 2]), some(&[0, 0, 1]), some(&[0, 1, 2]));
         let (snapshots, seeds, releases) = (some(&[0, 1, 2]), some(&[0, 0, 0, 1, 2]), some(&[0, 0, 1]));
         let (handovers, early_renewals, full_disks) = (some(&[0, 1]), some(&[0, 1, 4]), some(&[0, 0, 0, 1, 2]));
-        // Bytes below a snapshot that were dropped cannot be compared, see `shard/overlap.rs`; a clone may have written them.
-        let clones = if seeds == 0 && snapshots == 0 { some(&[0, 0, 0, 0, 3]) } else { 0 };
+        let clones = some(&[0, 0, 0, 0, 0, 0, 0, 3]);
         let faults = Faults {
             is_full: false,
-            failing: some(&[0, 0, 0, 10]),
+            failing: some(&[0, 0, 0, 20]),
             manifest_no_space: some(&[0, 0, 50]),
             manifest_unknown: some(&[0, 0, 0, 60]),
             busy: some(&[0, 10]),
@@ -74,7 +75,7 @@ impl Profile {
             4 => vec![60, 2000, 200],
             _ => vec![0, 500],
         };
-        Profile {
+        let profile = Profile {
             nodes,
             slowest_clock_ppm: 955_000,
             leases_ms,
@@ -82,7 +83,8 @@ impl Profile {
             handovers,
             seeds,
             lost,
-            duplicated,
+            reconnects,
+            asked_again,
             crashes,
             node_crashes,
             standstills,
@@ -94,7 +96,19 @@ impl Profile {
             careless,
             time,
             faults,
+        };
+        if clones == 0 {
+            return profile;
         }
+        // Bytes below a snapshot that were dropped cannot be compared, see `shard/overlap.rs`; a clone may have written them.
+        let profile = Profile { snapshots: 0, seeds: 0, ..profile };
+        if draw.chance(300) {
+            return profile;
+        }
+        // A leader that lives for long has more that its clone can contradict.
+        let (crashes, node_crashes, standstills) = (0, 0, 0);
+        let (releases, handovers, careless, time, leases_ms) = (0, 0, 0, 1, vec![4000]);
+        Profile { crashes, node_crashes, standstills, releases, handovers, careless, time, leases_ms, ..profile }
     }
 
     /// All is well from now on.
@@ -104,7 +118,8 @@ impl Profile {
             seeds: 0,
             early_renewals: 0,
             lost: 0,
-            duplicated: 0,
+            reconnects: 0,
+            asked_again: 0,
             crashes: 0,
             node_crashes: 0,
             standstills: 0,

@@ -45,6 +45,7 @@ pub struct Seen {
     pub node_crashes: u64,
     pub torn: u64,
     pub unawaited: u64,
+    pub cuts: u64,
     pub acknowledged_bytes: u64,
 }
 
@@ -55,7 +56,7 @@ impl Seen {
         pairs.for_each(|(sum, (_, count))| *sum += count);
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 15] {
+    fn all_mut(&mut self) -> [&mut u64; 16] {
         [
             &mut self.steps,
             &mut self.epochs,
@@ -71,12 +72,13 @@ impl Seen {
             &mut self.node_crashes,
             &mut self.torn,
             &mut self.unawaited,
+            &mut self.cuts,
             &mut self.acknowledged_bytes,
         ]
     }
 
     /// All of it, by name.
-    pub fn all(&self) -> [(&'static str, u64); 15] {
+    pub fn all(&self) -> [(&'static str, u64); 16] {
         [
             ("steps", self.steps),
             ("epochs", self.epochs),
@@ -92,6 +94,7 @@ impl Seen {
             ("crashes of nodes", self.node_crashes),
             ("torn records", self.torn),
             ("whole records that nobody had waited for", self.unawaited),
+            ("connections that broke off", self.cuts),
             ("bytes acknowledged to clients", self.acknowledged_bytes),
         ]
     }
@@ -233,7 +236,7 @@ impl Promises {
     }
 
     /// What has to hold of what the service says.
-    pub fn check_status(&self, service: &Service, nodes: &[Node], end: u64) -> Result<(), Violation> {
+    pub fn check_status(&self, service: &Service, end: u64) -> Result<(), Violation> {
         let status = service.shard.status();
         if status.durable_end > end || status.end > status.durable_end {
             return Err(format!("LOG.STATUS tells of {} and {}, {end} is durable", status.end, status.durable_end));
@@ -241,6 +244,11 @@ impl Promises {
         if status.epoch < self.newest_epoch {
             return Err(format!("epoch {} is in force, and {} was given out", status.epoch, self.newest_epoch));
         }
+        Ok(())
+    }
+
+    /// The log is what its nodes know.
+    pub fn check_known(&self, service: &Service, nodes: &[Node]) -> Result<(), Violation> {
         for node in nodes {
             let Some(known) = &node.known else { continue };
             if let Err(refusal) = service.shard.judge_known(known) {

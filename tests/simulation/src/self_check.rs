@@ -7,8 +7,7 @@ use logservice::shard::{break_rule, Rule};
 use crate::rules::NodeRule;
 use crate::seed::{play, Played};
 
-/// All but `DrainsBeforeGrant`, which no seed has shown yet: see RESULTS.md.
-const SHARD_RULES: [Rule; 21] = [
+const SHARD_RULES: [Rule; 22] = [
     Rule::FencesAppends,
     Rule::FencesRenewals,
     Rule::ComparesOverlaps,
@@ -21,6 +20,7 @@ const SHARD_RULES: [Rule; 21] = [
     Rule::WaitsForLease,
     Rule::AddsMargin,
     Rule::CountsAnewAfterRestart,
+    Rule::DrainsBeforeGrant,
     Rule::ClosesBeforeGrant,
     Rule::ChecksHeld,
     Rule::WaitsForResignation,
@@ -32,8 +32,8 @@ const SHARD_RULES: [Rule; 21] = [
     Rule::PausesForSeed,
 ];
 
-const NODE_RULES: [NodeRule; 3] =
-    [NodeRule::CountsFromSending, NodeRule::TakesLastAnswer, NodeRule::GivesUpBeforeResigning];
+const NODE_RULES: [NodeRule; 4] =
+    [NodeRule::CountsFromSending, NodeRule::TakesLastAnswer, NodeRule::GivesUpBeforeResigning, NodeRule::KeepsOrder];
 
 /// Looks for each rule, or for the one that is named `only`, in at most so many seeds. Prints what was found; how many rules were found, and how many were not.
 pub fn run(only: Option<&str>, from: u64, most: u64, steps: u64) -> (usize, usize) {
@@ -49,7 +49,8 @@ pub fn run(only: Option<&str>, from: u64, most: u64, steps: u64) -> (usize, usiz
     }
     break_rule(None);
     for rule in NODE_RULES.into_iter().filter(|rule| is_wanted(&format!("{rule:?}"))) {
-        count(find(&format!("{rule:?} (node)"), from, most, |seed| play(seed, steps, Some(rule), false)));
+        let whose = if rule == NodeRule::KeepsOrder { "connection" } else { "node" };
+        count(find(&format!("{rule:?} ({whose})"), from, most, |seed| play(seed, steps, Some(rule), false)));
     }
     drop(std::panic::take_hook());
     (found, missed)

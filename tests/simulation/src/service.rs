@@ -1,14 +1,16 @@
 //! One life of the log service: the real shard, and the commands that it is busy with.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
-use logservice::shard::{Heard, Held, Node, Renewal, Role, Shard, Status, Submitted, Switches};
+use logservice::shard::{Heard, Held, Node, Renewal, Role, Shard, Status, Submitted, Switches, Ticket};
 use logservice::snapshots::SnapshotStore;
 use logservice::store::{Blocks, Manifest, Opened, SnapshotRecord};
 use object_store::memory::InMemory;
@@ -18,6 +20,7 @@ use object_store::ObjectStoreExt;
 use crate::disk::Disk;
 use crate::environment::{pause, Clock, Ready, SimulatedEnvironment};
 use crate::message::{Answer, Caller, NodeIndex, Request, View};
+use crate::rules::NodeRule;
 use crate::store::SimulatedStore;
 
 /// The shard's name.
@@ -35,16 +38,21 @@ type Running = Pin<Box<dyn Future<Output = Result<Answer, Refusal>>>>;
 
 /// A command that is being carried out.
 struct Task {
+    /// The number of the connection on which it came.
+    connection: u64,
     caller: Caller,
     request: Request,
     running: Running,
     ready: Arc<Ready>,
+    /// An append that was accepted or refused, and waits to be answered.
+    is_submitted: Rc<Cell<bool>>,
 }
 
 /// One life of the service.
 pub struct Service {
     /// Its number.
     pub life: u32,
+    keeps_order: bool,
     /// The shard.
     pub shard: Arc<Shard>,
     /// What it runs in.
@@ -54,11 +62,14 @@ pub struct Service {
     snapshots: Arc<SnapshotStore>,
     objects: Arc<InMemory>,
     disk: Disk,
+    /// In the order in which they were taken in.
     tasks: Vec<Task>,
 }
 
 /// A command that was answered.
 pub struct Answered {
+    /// The number of the connection on which it came.
+    pub connection: u64,
     /// Who asked.
     pub caller: Caller,
     /// What.
@@ -68,8 +79,9 @@ pub struct Answered {
 }
 
 impl Service {
-    /// Starts on what is on the disk.
-    pub fn start(life: u32, clock: &Clock, disk: &Disk, objects: &Arc<InMemory>) -> Self {
+    /// Starts on what is on the disk. `broken` is a rule that nobody keeps.
+    pub fn start(life: u32, clock: &Clock, disk: &Disk, objects: &Arc<InMemory>, broken: Option<NodeRule>) -> Self {
+        let keeps_order = broken != Some(NodeRule::KeepsOrder);
         let environment = Arc::new(SimulatedEnvironment::new(clock.clone()));
         let snapshots = Arc::new(SnapshotStore::over(objects.clone(), "/nonexistent".into()));
         let mut opened = None;
@@ -80,13 +92,24 @@ impl Service {
         });
         let (Ok(shard), Some(store)) = (shard, opened) else { unreachable!("a simulated store opens") };
         let (disk, objects) = (disk.clone(), objects.clone());
-        Service { life, shard: Arc::new(shard), environment, store, snapshots, objects, disk, tasks: Vec::new() }
+        let (shard, tasks) = (Arc::new(shard), Vec::new());
+        Service { life, keeps_order, shard, environment, store, snapshots, objects, disk, tasks }
+    }
+
+    /// Whether the next command of a connection is taken in: those before it are answered, or are appends that were submitted as it is to be.
+    pub fn may_take_in(&self, connection: u64, request: &Request) -> bool {
+        let mut before = self.tasks.iter().filter(|task| task.connection == connection);
+        match request {
+            Request::Append { .. } => before.all(|task| task.is_submitted.get()),
+            _ => before.next().is_none(),
+        }
     }
 
     /// Takes in a command.
-    pub fn take_in(&mut self, caller: Caller, request: Request, random: u32) {
-        let running = self.run(caller, request.clone(), random);
-        self.tasks.push(Task { caller, request, running, ready: Ready::new() });
+    pub fn take_in(&mut self, connection: u64, caller: Caller, request: Request, random: u32) {
+        let is_submitted = Rc::new(Cell::new(false));
+        let running = self.run(caller, request.clone(), random, &is_submitted);
+        self.tasks.push(Task { connection, caller, request, running, ready: Ready::new(), is_submitted });
     }
 
     /// How many commands are being carried out.
@@ -96,7 +119,14 @@ impl Service {
 
     /// The places of the commands that can go on.
     pub fn ready_tasks(&self) -> Vec<usize> {
-        (0..self.tasks.len()).filter(|&at| self.tasks[at].ready.is_set()).collect()
+        (0..self.tasks.len()).filter(|&at| self.tasks[at].ready.is_set() && self.may_go_on(at)).collect()
+    }
+
+    /// An append that was submitted is answered when those before it on its connection are.
+    fn may_go_on(&self, at: usize) -> bool {
+        let (before, task) = (&self.tasks[..at], &self.tasks[at]);
+        let is_first = || before.iter().all(|before| before.connection != task.connection);
+        !self.keeps_order || !task.is_submitted.get() || is_first()
     }
 
     /// Lets the command at that place go on. What it is answered, if it is over.
@@ -105,11 +135,11 @@ impl Service {
         task.ready.clear();
         let waker = Waker::from(task.ready.clone());
         let Poll::Ready(answer) = task.running.as_mut().poll(&mut Context::from_waker(&waker)) else { return None };
-        let Task { caller, request, .. } = self.tasks.swap_remove(at);
-        Some(Answered { caller, request, answer })
+        let Task { connection, caller, request, .. } = self.tasks.remove(at);
+        Some(Answered { connection, caller, request, answer })
     }
 
-    fn run(&self, caller: Caller, request: Request, random: u32) -> Running {
+    fn run(&self, caller: Caller, request: Request, random: u32, is_submitted: &Rc<Cell<bool>>) -> Running {
         let shard = self.shard.clone();
         match request {
             Request::Poll { leads, priority, applied, seen, wait_ms } => {
@@ -139,7 +169,9 @@ impl Service {
             Request::Begin { epoch, replid, offset } => {
                 Box::pin(async move { shard.begin(epoch, &replid, offset).await.map(|()| Answer::Done) })
             }
-            Request::Append { epoch, offset, payload } => Box::pin(append(shard, epoch, offset, payload)),
+            Request::Append { epoch, offset, payload } => {
+                Box::pin(append(shard, epoch, offset, payload, is_submitted.clone()))
+            }
             Request::Resign { epoch, to } => {
                 Box::pin(async move { shard.resign(epoch, successor(to)).await.map(|()| Answer::Done) })
             }
@@ -278,12 +310,19 @@ pub fn full_copy(shard: &Shard) -> Option<Copied> {
     })
 }
 
-async fn append(shard: Arc<Shard>, epoch: u64, offset: u64, payload: Bytes) -> Result<Answer, Refusal> {
+async fn append(
+    shard: Arc<Shard>,
+    epoch: u64,
+    offset: u64,
+    payload: Bytes,
+    is_submitted: Rc<Cell<bool>>,
+) -> Result<Answer, Refusal> {
     let mut progress = shard.notifier().subscribe();
-    let ticket = match shard.append(epoch, offset, payload)? {
-        Submitted::Accepted(ticket) => ticket,
-        Submitted::Overlaps(overlap) => shard.append_overlapping(overlap).await?,
-    };
+    let submitted = submit(&shard, epoch, offset, payload).await;
+    is_submitted.set(true);
+    // Also a refusal is answered after the appends before it.
+    pause().await;
+    let ticket = submitted?;
     loop {
         let outcome = ticket.outcome(&progress.borrow_and_update());
         if let Some(outcome) = outcome {
@@ -292,6 +331,13 @@ async fn append(shard: Arc<Shard>, epoch: u64, offset: u64, payload: Bytes) -> R
         if progress.changed().await.is_err() {
             return Err(Refusal::new(Code::Err, "the shard is gone"));
         }
+    }
+}
+
+async fn submit(shard: &Shard, epoch: u64, offset: u64, payload: Bytes) -> Result<Ticket, Refusal> {
+    match shard.append(epoch, offset, payload)? {
+        Submitted::Accepted(ticket) => Ok(ticket),
+        Submitted::Overlaps(overlap) => shard.append_overlapping(overlap).await,
     }
 }
 

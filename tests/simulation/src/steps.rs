@@ -32,6 +32,18 @@ pub(crate) enum Step {
     SlowDisk,
 }
 
+impl Step {
+    /// Whether it can change what the service says of the shard.
+    pub(crate) fn is_services(self) -> bool {
+        match self {
+            Step::Task | Step::Work | Step::SlowWork | Step::Store | Step::SlowStore => true,
+            Step::Time | Step::CrashService | Step::StartService => true,
+            Step::Deliver | Step::Node | Step::CrashNode | Step::StandStill | Step::Snapshot | Step::Operator => false,
+            Step::CloneAppends | Step::FullDisk | Step::SlowDisk => false,
+        }
+    }
+}
+
 impl World {
     /// Draws the next step of those that can be taken.
     pub(crate) fn choose(&mut self) -> Step {
@@ -50,9 +62,9 @@ impl World {
             (2 * many(ready), Step::Task),
             (fast(self.has_slow_changes, 4 * many(work)), Step::Work),
             (2 * many(work), Step::SlowWork),
-            (fast(self.has_slow_appends, 5 * store), Step::Store),
+            (fast(self.has_slow_appends, 3 * store), Step::Store),
             (2 * store, Step::SlowStore),
-            (2 * many(self.letters.len()), Step::Deliver),
+            (2 * many(self.deliverable()), Step::Deliver),
             (12, Step::Node),
             (profile.time, Step::Time),
             (up(profile.crashes + 2 * u32::from(is_failed)), Step::CrashService),

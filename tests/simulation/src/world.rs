@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use object_store::memory::InMemory;
 
+use crate::connection::Connections;
 use crate::disk::Disk;
 use crate::draw::Draw;
 use crate::environment::Clock;
 use crate::leader::Outcome;
-use crate::message::{Caller, Letter, NodeIndex, Request};
+use crate::message::{Caller, NodeIndex, Request};
 use crate::node::Node;
 use crate::profile::Profile;
 use crate::promises::{check_recoverable, Promises, Violation};
@@ -17,8 +18,6 @@ use crate::rules::NodeRule;
 use crate::service::{process, Service};
 use crate::steps::{Step, STANDS_AT_MOST};
 
-/// Messages that are on their way at a time: beyond that the oldest are lost.
-const MAX_LETTERS: usize = 64;
 /// How long each step takes at least.
 const STEP: Duration = Duration::from_micros(1);
 /// When all is well, clients are served within so many steps.
@@ -34,7 +33,7 @@ pub struct World {
     pub(crate) service: Option<Service>,
     pub(crate) lives: u32,
     pub(crate) nodes: Vec<Node>,
-    pub(crate) letters: Vec<Letter>,
+    pub(crate) connections: Connections,
     /// What was promised.
     pub promises: Promises,
     pub(crate) broken: Option<NodeRule>,
@@ -63,7 +62,7 @@ impl World {
             service: None,
             lives: 0,
             nodes,
-            letters: Vec::new(),
+            connections: Connections::default(),
             promises: Promises::default(),
             broken,
             has_slow_appends: false,
@@ -113,8 +112,11 @@ impl World {
         let now = self.clock.elapsed_ns();
         self.promises.check(&self.disk, &self.nodes, now)?;
         if let Some(service) = &self.service {
-            let end = self.disk.lock().end();
-            self.promises.check_status(service, &self.nodes, end)?;
+            if step.is_services() {
+                let end = self.disk.lock().end();
+                self.promises.check_status(service, end)?;
+            }
+            self.promises.check_known(service, &self.nodes)?;
         }
         Ok(())
     }
@@ -135,7 +137,7 @@ impl World {
                 self.promises.seen.failed += u64::from(done.contains("failed"));
                 self.trace(|_| done);
             }
-            Step::Deliver => return self.deliver(),
+            Step::Deliver => self.deliver(),
             Step::Node => return self.node_step(),
             Step::Time => self.pass_time(),
             Step::CrashService => self.crash_service(),
@@ -143,6 +145,7 @@ impl World {
             Step::CrashNode => {
                 let index = self.draw.below(self.nodes.len());
                 self.nodes[index].restart(&mut self.draw);
+                self.connections.process_ended(index);
                 self.promises.seen.node_crashes += 1;
                 self.trace(|world| format!("node {index} dies, and comes back with {}", world.nodes[index].data.len()));
             }
@@ -182,46 +185,14 @@ impl World {
         }
         let Some(answered) = service.go_on(self.draw.pick(&ready)) else { return Ok(()) };
         let checked = self.promises.check_answer(&answered, &self.disk.lock());
-        let (request, answer) = (answered.request, answered.answer);
+        let (connection, request, answer) = (answered.connection, answered.request, answered.answer);
         self.trace(|_| format!("answered: {request:?} -> {answer:?}"));
         checked?;
-        if let Caller::Node { index, life } = answered.caller {
+        if let Caller::Node { index, .. } = answered.caller {
             self.make_trouble(index, &request, answer.is_ok());
-            self.send(Letter::Answer { index, life, request, answer });
+            self.answer(connection, (request, answer));
         }
         self.check_recoverable()
-    }
-
-    fn deliver(&mut self) -> Result<(), Violation> {
-        if self.letters.is_empty() {
-            return Ok(());
-        }
-        let at = self.draw.below(self.letters.len());
-        let letter = match self.draw.chance(self.profile.duplicated) {
-            true => self.letters[at].clone(),
-            false => self.letters.swap_remove(at),
-        };
-        match letter {
-            Letter::Request { service_life, caller, request } => {
-                let random = self.draw.number() as u32;
-                let Some(service) = self.service.as_mut().filter(|service| service.life == service_life) else {
-                    return Ok(());
-                };
-                service.take_in(caller, request, random);
-            }
-            Letter::Answer { index, life, request, answer } => {
-                let now = self.clock.elapsed_ns();
-                let node = &mut self.nodes[index];
-                if node.life != life || node.stands_until > now {
-                    return Ok(());
-                }
-                let sends = node.hear(request, answer, now, &mut self.draw, self.broken);
-                if let Some(request) = sends {
-                    self.ask(Caller::Node { index, life }, request);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn node_step(&mut self) -> Result<(), Violation> {
@@ -235,7 +206,17 @@ impl World {
         if node.leading.is_some() {
             match node.lead_step(now, &mut self.draw, &self.profile, count, self.broken) {
                 Outcome::Nothing => {}
-                Outcome::Sends(request) => self.ask(Caller::Node { index, life }, request),
+                Outcome::Sends(request) => {
+                    let is_append = matches!(request, Request::Append { .. });
+                    self.ask(Caller::Node { index, life }, request);
+                    // It goes on from the same moment as the leader, so it writes when that writes.
+                    if is_append && self.profile.clones > 0 && self.draw.chance(100) {
+                        self.clone_appends();
+                    }
+                }
+                Outcome::SendsBoth(requests) => {
+                    requests.into_iter().for_each(|request| self.ask(Caller::Node { index, life }, request));
+                }
                 Outcome::Acknowledges(until) => {
                     self.promises.acknowledge(&self.nodes[index].data[..until as usize])?;
                     self.trace(|_| format!("node {index} acknowledges up to {until}"));
@@ -271,6 +252,7 @@ impl World {
         }
         let mut disk = self.disk.lock();
         disk.crash();
+        self.connections.cut_all();
         [self.promises.seen.torn, self.promises.seen.unawaited] = disk.torn;
         drop(disk);
         self.promises.seen.service_crashes += 1;
@@ -279,7 +261,7 @@ impl World {
 
     fn start_service(&mut self) {
         self.lives += 1;
-        self.service = Some(Service::start(self.lives, &self.clock, &self.disk, &self.objects));
+        self.service = Some(Service::start(self.lives, &self.clock, &self.disk, &self.objects, self.broken));
         self.trace(|world| format!("the service starts, for the {}. time", world.lives));
     }
 
@@ -303,28 +285,17 @@ impl World {
         let node = &self.nodes[self.draw.pick(&leaders)];
         let Some(leading) = node.leading.as_ref().filter(|leading| leading.has_begun) else { return };
         let length = node.data.len() as u64;
-        let offset = leading.acknowledged + self.draw.within(0..length.saturating_sub(leading.acknowledged) + 1);
-        let (epoch, payload) = (leading.epoch, self.draw.within(1..20));
-        let payload = self.draw.bytes(payload as usize).into();
+        let (epoch, acknowledged, in_flight) =
+            (leading.epoch, leading.acknowledged, leading.shipped - leading.acknowledged);
+        // In the place of what the leader has in flight: its next append fits behind either. Or anywhere.
+        let (offset, bytes) = match in_flight > 0 && self.draw.chance(500) {
+            true => (acknowledged, in_flight),
+            false => {
+                (acknowledged + self.draw.within(0..length.saturating_sub(acknowledged) + 1), self.draw.within(1..20))
+            }
+        };
+        let payload = self.draw.bytes(bytes as usize).into();
         self.ask(Caller::Clone, Request::Append { epoch, offset, payload });
-    }
-
-    /// A command is sent to the service, if there is one to connect to.
-    fn ask(&mut self, caller: Caller, request: Request) {
-        self.trace(|_| format!("{caller:?} sends {request:?}"));
-        if let Some(service_life) = self.service.as_ref().map(|service| service.life) {
-            self.send(Letter::Request { service_life, caller, request });
-        }
-    }
-
-    fn send(&mut self, letter: Letter) {
-        if self.draw.chance(self.profile.lost) {
-            return;
-        }
-        if self.letters.len() >= MAX_LETTERS {
-            self.letters.remove(0);
-        }
-        self.letters.push(letter);
     }
 
     fn check_recoverable(&self) -> Result<(), Violation> {
