@@ -96,6 +96,33 @@ fn bytes_sent_again_while_nothing_is_acknowledged_are_acknowledged_with_the_rest
     service.stop();
 }
 
+/// What an answer says holds of all appends before it on that connection: a leader counts on that.
+#[test]
+fn answers_do_not_overtake_each_other_whatever_becomes_of_the_appends() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &["--enable-debug-command"]).expect("starts");
+    let (mut leader, epoch, _) = service.lead("s1", "n1", A);
+    service.connect().ok(&["LOG.DEBUG", "FREEZE-ACKS", "s1"]);
+    leader.send_append("s1", epoch, 0, &pattern(0, 100));
+    // Compared on disk, and refused while the one before waits.
+    leader.send_append("s1", epoch, 50, &[b'x'; 50]);
+    leader.send_append("s1", epoch, 100, &pattern(100, 10));
+    leader.send(&[b"PING"]);
+    let mut other = service.connect();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while other.status("s1", "durable_end") != "110" {
+        assert!(Instant::now() < limit, "not durable");
+    }
+    leader.stream.set_nonblocking(true).expect("set");
+    assert!(std::io::Read::read(&mut leader.stream, &mut [0]).is_err(), "answered before the first append");
+    leader.stream.set_nonblocking(false).expect("set");
+    other.ok(&["LOG.DEBUG", "RESUME-ACKS", "s1"]);
+    assert_eq!(leader.reply(), Reply::Integer(100));
+    assert!(matches!(leader.reply(), Reply::Error(text) if text.starts_with("GAP ") && text.contains("other bytes")));
+    assert_eq!((leader.reply(), leader.reply()), (Reply::Integer(110), Reply::Text("PONG".into())));
+    service.stop();
+}
+
 #[test]
 fn a_second_leader_fences_the_first() {
     let directory = tempfile::tempdir().expect("tempdir");
