@@ -1,4 +1,4 @@
-//! The log service: its own rules ([`Terms`]) over a log that is durable as soon as it is written. The order of writing,
+//! What a log service knows: its own rules ([`Terms`]) over a log that is durable as soon as it is written. The order of writing,
 //! syncing and answering is tested with the service itself.
 
 use std::hash::{Hash, Hasher};
@@ -11,7 +11,7 @@ use logservice::store::Manifest;
 
 use crate::network::{NodeId, Process};
 use crate::search::Rules;
-use crate::time::{instant, Ticks, LEASE, LEASE_MS, MARGIN};
+use crate::time::{instant, lease_ms, Ticks, LEASE, LEASE_MS, LEASE_TICKS, MARGIN};
 
 const SHARD: &str = "s";
 const NAMES: [&str; 2] = ["a", "b"];
@@ -37,6 +37,10 @@ struct Key {
     leader: Option<Process>,
     /// From when the lease counts.
     counts_from: Ticks,
+    /// How long it is.
+    length: Ticks,
+    /// How long it is for whoever knows no more than what is committed.
+    committed_length: Ticks,
     /// Where the epoch began.
     began_at: u8,
     /// Whether the lease is being taken from its leader.
@@ -63,7 +67,15 @@ impl Ledger {
         let terms = Arc::new(Terms::from_manifest(&manifest(), instant(0)));
         Ledger {
             terms,
-            key: Key { epoch: 0, leader: None, counts_from: 0, began_at: 0, is_revoked: false },
+            key: Key {
+                epoch: 0,
+                leader: None,
+                counts_from: 0,
+                length: 0,
+                committed_length: 0,
+                began_at: 0,
+                is_revoked: false,
+            },
             log: Vec::new(),
         }
     }
@@ -100,6 +112,18 @@ impl Ledger {
 
     /// `LOG.ACQUIRE` and `LOG.BEGIN`: the new epoch, if the lease is free and `expected_end` the log's end.
     pub fn acquire(&mut self, process: Process, expected_end: u8, now: Ticks, rules: &Rules) -> Option<u8> {
+        self.acquire_for(LEASE_TICKS, process, expected_end, now, rules)
+    }
+
+    /// As [`Ledger::acquire`], with a lease of that length.
+    pub fn acquire_for(
+        &mut self,
+        length: Ticks,
+        process: Process,
+        expected_end: u8,
+        now: Ticks,
+        rules: &Rules,
+    ) -> Option<u8> {
         let name = name(process.node, rules);
         let is_own = !rules.waits_for_own_name && self.terms.leader().is_some_and(|leader| leader.node_id == name);
         let is_free = is_own || self.terms.check_free(SHARD, name, judged_at(now, rules)).is_ok();
@@ -108,19 +132,37 @@ impl Ledger {
         }
         let epoch = self.terms.epoch() + 1;
         let terms = Arc::make_mut(&mut self.terms);
-        terms.grant(epoch, candidate(name), LEASE_MS, instant(now));
+        terms.grant(epoch, candidate(name), lease_ms(length), instant(now));
         let end = u64::from(expected_end);
         terms.begin(epoch, &format!("{epoch:040x}"), end, end).expect("it leads, at the end");
         let leader = Some(process);
-        self.key = Key { epoch: epoch as u8, leader, counts_from: now, began_at: expected_end, is_revoked: false };
+        self.key = Key {
+            epoch: epoch as u8,
+            leader,
+            counts_from: now,
+            length,
+            committed_length: length,
+            began_at: expected_end,
+            is_revoked: false,
+        };
         Some(epoch as u8)
     }
 
-    /// `LOG.RENEW`: whether it is granted.
-    pub fn renew(&mut self, epoch: u8, now: Ticks) -> bool {
+    /// Whether a renewal, if it is granted, changes the length of the lease: all ask for [`LEASE`].
+    pub fn would_change_length(&self, epoch: u8) -> bool {
+        self.key.epoch == epoch && self.key.leader.is_some() && self.key.length != LEASE_TICKS
+    }
+
+    /// `LOG.RENEW`: whether it is granted. That the length has changed is forgotten with all else that is only in memory, unless it
+    /// `is_committed`.
+    pub fn renew(&mut self, epoch: u8, now: Ticks, is_committed: bool) -> bool {
         let is_renewed = Arc::make_mut(&mut self.terms).renew(u64::from(epoch), LEASE_MS, instant(now)).is_ok();
         if is_renewed {
             self.key.counts_from = now;
+            self.key.length = LEASE_TICKS;
+            if is_committed {
+                self.key.committed_length = LEASE_TICKS;
+            }
         }
         is_renewed
     }
@@ -168,14 +210,18 @@ impl Ledger {
         Some(offset + 1)
     }
 
-    /// The service dies and comes back.
-    pub fn restart(&mut self, now: Ticks, rules: &Rules) {
-        // As if it had been stored when the lease passes, and the time were not known.
-        let counts_from = if rules.counts_anew_after_restart { instant(now) } else { instant(now) - LEASE - MARGIN };
+    /// A service that knows nothing but what is stored, or committed, begins to decide. If `counts_anew`, a whole lease; otherwise as
+    /// if it had been stored when the lease passes, and the time were not known.
+    pub fn open(&mut self, now: Ticks, counts_anew: bool) {
+        let counts_from = if counts_anew { instant(now) } else { instant(now) - LEASE - MARGIN };
         let mut manifest = manifest();
         self.terms.store_in(&mut manifest);
+        if let Some(leader) = &mut manifest.leader {
+            leader.lease_ms = lease_ms(self.key.committed_length);
+        }
         self.terms = Arc::new(Terms::from_manifest(&manifest, counts_from));
         self.key.counts_from = now;
+        self.key.length = self.key.committed_length;
         self.key.is_revoked = false;
     }
 }

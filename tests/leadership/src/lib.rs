@@ -6,6 +6,7 @@
 //! checks show that the search then finds what the rule is there for.
 
 mod ledger;
+mod log_leader;
 mod network;
 mod node;
 pub mod search;
@@ -14,6 +15,8 @@ mod world;
 
 #[cfg(test)]
 mod checks;
+#[cfg(test)]
+mod log_leader_checks;
 
 pub use search::{Bounds, Rules, Shard};
 pub use world::World;

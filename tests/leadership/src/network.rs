@@ -35,3 +35,11 @@ pub enum Message {
     /// `LOG.RESIGN`, whose answer nobody waits for.
     Release { epoch: u8 },
 }
+
+impl Message {
+    /// Whether it goes to a log service.
+    pub fn is_request(&self) -> bool {
+        use Message::{Acquire, Append, Release, Renew};
+        matches!(self, Acquire { .. } | Renew { .. } | Append { .. } | Release { .. })
+    }
+}

@@ -5,7 +5,7 @@ use durability_leadership::{Decision, Election, Lease, Pacing, Standing, View};
 use crate::ledger::{name, Ledger};
 use crate::network::{NodeId, Process};
 use crate::search::Rules;
-use crate::time::{moment, Ticks, LEASE, LEASE_TICKS};
+use crate::time::{moment, Ticks, LEASE, LEASE_TICKS, TICK};
 
 /// A node that stands still is one that is not given a step; its clock goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -134,13 +134,18 @@ impl Node {
 
     /// The log service has granted the lease at `end`, as was asked for at `sent`.
     pub fn acquired(&mut self, epoch: u8, end: u8, sent: Ticks, rules: &Rules) {
+        self.acquired_for(LEASE_TICKS, epoch, end, sent, rules);
+    }
+
+    /// As [`Node::acquired`], with a lease of that length.
+    pub fn acquired_for(&mut self, length: Ticks, epoch: u8, end: u8, sent: Ticks, rules: &Rules) {
         // What it applied since belongs to another leader.
         let is_at_end = self.data.len() as u8 == end || !rules.acquires_at_end;
         if self.leading.is_some() || !is_at_end {
             return;
         }
         self.is_waiting = false;
-        let lease = Lease::acquired(moment(self.counts_from(sent, rules)), LEASE);
+        let lease = Lease::acquired(moment(self.counts_from(sent, rules)), TICK * u32::from(length));
         let durable = self.data.len() as u8;
         self.leading = Some(Leading { epoch, lease, durable, is_suspended: false, has_given_up: false });
     }

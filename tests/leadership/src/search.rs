@@ -2,6 +2,8 @@
 
 use stateright::{Model, Property};
 
+use crate::log_leader::LogLeader;
+use crate::time::{Ticks, LEASE_TICKS};
 use crate::world::{Action, World};
 
 /// How much may happen. Everything may happen at any time, or not at all.
@@ -23,6 +25,14 @@ pub struct Bounds {
     pub restarts: u8,
     /// Log services that do.
     pub service_restarts: u8,
+    /// Whether several log services keep the log, of which one decides over it.
+    pub is_replicated: bool,
+    /// How often another one of them is elected, and the one before does not learn of it.
+    pub elections: u8,
+    /// Whether nodes go by what a deposed log service tells them of the lease.
+    pub has_stale_views: bool,
+    /// Length of the first lease; all others are of [`LEASE_TICKS`].
+    pub first_lease: Ticks,
     /// Leaders that hand over.
     pub releases: u8,
     /// Operators that take the lease from a leader.
@@ -40,6 +50,18 @@ pub struct Rules {
     pub waits_for_margin: bool,
     /// After it was started anew it counts a whole lease.
     pub counts_anew_after_restart: bool,
+    /// As one that is elected to decide over the log does.
+    pub counts_anew_after_election: bool,
+    /// It answers a renewal only after a quorum has confirmed that it decides.
+    pub confirms_renewals: bool,
+    /// In a round that began after the renewal had come.
+    pub confirms_after_receipt: bool,
+    /// It answers who asks for the lease, or gives it back, only after that is committed.
+    pub commits_grants: bool,
+    /// It answers a renewal that changes the lease's length only after that is committed.
+    pub commits_lengths: bool,
+    /// It acknowledges only what is committed.
+    pub commits_appends: bool,
     /// It refuses appends of epochs that are over.
     pub fences_appends: bool,
     /// A leader looks at its lease before each reply.
@@ -68,6 +90,12 @@ impl Rules {
         waits_for_lease: true,
         waits_for_margin: true,
         counts_anew_after_restart: true,
+        counts_anew_after_election: true,
+        confirms_renewals: true,
+        confirms_after_receipt: true,
+        commits_grants: true,
+        commits_lengths: true,
+        commits_appends: true,
         fences_appends: true,
         checks_lease: true,
         counts_from_sending: true,
@@ -79,9 +107,14 @@ impl Rules {
         waits_for_own_name: true,
         names_differ: true,
     };
+
+    /// Whether a service that was deposed does more than to answer renewals that a quorum had confirmed before.
+    pub fn deposed_decides(&self) -> bool {
+        !(self.confirms_renewals && self.confirms_after_receipt && self.commits_grants && self.commits_appends)
+    }
 }
 
-/// Two nodes and the log service of one shard.
+/// Two nodes and the log service of one shard, or those of its log services that believe to decide over the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Shard {
     /// How much may happen.
@@ -102,6 +135,10 @@ pub const LEADER_HAS_SHOWN: &str = "a leader holds what followers showed";
 pub const READS_FRESH: &str = "a read shows what was acknowledged before it";
 /// The search gets so far that both nodes acknowledge.
 pub const BOTH: &str = "a second leader acknowledges";
+/// The search gets so far that another node leads.
+pub const SECOND: &str = "a second node leads";
+/// The search gets so far that a log service grants a renewal that does not decide any more.
+pub const LATE_RENEWAL: &str = "a deposed log service grants a renewal";
 
 impl Model for Shard {
     type State = World;
@@ -125,10 +162,10 @@ impl Model for Shard {
             let may_answer = world.nodes.iter().filter(|node| node.may_answer(&shard.rules));
             may_answer.map(|node| node.data.as_slice())
         }
-        vec![
+        let mut properties = vec![
             Property::always(ONE_ANSWERS, |shard, world| leaders(shard, world).count() < 2),
             Property::always(IN_LOG, |_, world: &World| {
-                !world.seen.is_forked && world.ledger.log.starts_with(&world.seen.acknowledged)
+                !world.seen.is_forked && world.elected.ledger.log.starts_with(&world.seen.acknowledged)
             }),
             Property::always(LEADER_HAS_ALL, |shard, world| {
                 leaders(shard, world).all(|data| data.starts_with(&world.seen.acknowledged))
@@ -137,7 +174,18 @@ impl Model for Shard {
                 leaders(shard, world).all(|data| data.starts_with(&world.seen.followed))
             }),
             Property::always(READS_FRESH, |_, world: &World| !world.seen.is_stale),
-            Property::sometimes(BOTH, |_, world: &World| world.seen.by == [true, true]),
-        ]
+            Property::sometimes(SECOND, |shard: &Shard, world: &World| world.nodes[1].may_answer(&shard.rules)),
+        ];
+        let Bounds { writes, renewals, elections, first_lease, .. } = self.bounds;
+        if writes > 1 {
+            properties.push(Property::sometimes(BOTH, |_, world: &World| world.seen.by == [true, true]));
+        }
+        // A renewal for another length is committed, so no round is waited for.
+        if elections > 0 && renewals > u8::from(first_lease != LEASE_TICKS) {
+            properties.push(Property::sometimes(LATE_RENEWAL, |_, world: &World| {
+                world.deposed.as_ref().is_some_and(LogLeader::is_confirming)
+            }));
+        }
+        properties
     }
 }

@@ -22,6 +22,11 @@ pub const MARGIN: Duration = Duration::from_micros(36_000 / 20 + 10_000);
 /// Length of a lease.
 pub const LEASE: Duration = Duration::from_millis(LEASE_MS);
 
+/// A length in ticks, as it is asked for.
+pub fn lease_ms(length: Ticks) -> u64 {
+    LEASE_MS / u64::from(LEASE_TICKS) * u64::from(length)
+}
+
 /// A node's clock.
 pub fn moment(ticks: Ticks) -> Moment {
     Moment::ALWAYS.plus(TICK * u32::from(ticks))

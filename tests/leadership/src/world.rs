@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::ledger::Ledger;
+use crate::log_leader::{Circumstances, LogLeader, Served, Service};
 use crate::network::{Message, Process};
 use crate::node::{Node, Reply};
 use crate::search::{Bounds, Rules};
@@ -11,10 +12,12 @@ use crate::time::Ticks;
 /// Everything at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct World {
-    /// The log service's clock.
+    /// The log services' clock.
     pub clock: Ticks,
-    /// The log service.
-    pub ledger: Ledger,
+    /// The log service, or the one that was elected last to decide over the log: what it knows is what is committed.
+    pub elected: LogLeader,
+    /// The one that decided before, as long as it does not know better.
+    pub deposed: Option<LogLeader>,
     /// The nodes.
     pub nodes: [Node; 2],
     /// Messages under way.
@@ -45,12 +48,12 @@ pub struct Seen {
 pub enum Action {
     /// Time passes. Clocks of nodes marked slow do not notice.
     Tick { slow: [bool; 2] },
-    /// A message arrives, and perhaps will again.
-    Deliver { message: Message, again: bool },
-    /// A follower asks for the lease.
-    Elect(usize),
-    /// A node that was started again frees the lease that it held before.
-    Free(usize),
+    /// A message arrives, and perhaps will again; a request at that log service.
+    Deliver { message: Message, again: bool, at: Service },
+    /// A follower asks for the lease, after that log service has told it who has it.
+    Elect(usize, Service),
+    /// A node that was started again frees the lease that it held before, as that log service says.
+    Free(usize, Service),
     /// A leader asks for more time.
     Renew(usize),
     /// A leader executes a write.
@@ -71,6 +74,10 @@ pub enum Action {
     Restart(usize),
     /// The log service dies and comes back.
     RestartService,
+    /// Another log service is elected to decide over the log. The one before does not know.
+    ElectService,
+    /// What a log service waits for comes: a quorum has confirmed that it decided when it asked.
+    EndRound(Service),
 }
 
 impl World {
@@ -78,25 +85,42 @@ impl World {
     pub fn new(left: Bounds, rules: &Rules) -> Self {
         let mut ledger = Ledger::new();
         let mut nodes = [Node::new(0), Node::new(1)];
-        let epoch = ledger.acquire(nodes[0].process, 0, 0, rules).expect("the lease is free");
-        nodes[0].acquired(epoch, 0, 0, rules);
-        World { clock: 0, ledger, nodes, network: BTreeSet::new(), left, seen: Seen::default() }
+        let first = left.first_lease;
+        let epoch = ledger.acquire_for(first, nodes[0].process, 0, 0, rules).expect("the lease is free");
+        nodes[0].acquired_for(first, epoch, 0, 0, rules);
+        World {
+            clock: 0,
+            elected: LogLeader::new(ledger),
+            deposed: None,
+            nodes,
+            network: BTreeSet::new(),
+            left,
+            seen: Seen::default(),
+        }
     }
 
     /// What can happen next.
     pub fn actions(&self, actions: &mut Vec<Action>) {
         let left = &self.left;
-        for &message in &self.network {
-            actions.push(Action::Deliver { message, again: false });
-            if left.duplicates > 0 {
-                actions.push(Action::Deliver { message, again: true });
+        for (at, log_leader) in self.services() {
+            for message in self.network.iter().copied().filter(|message| at == Service::Elected || message.is_request())
+            {
+                actions.push(Action::Deliver { message, again: false, at });
+                if left.duplicates > 0 {
+                    actions.push(Action::Deliver { message, again: true, at });
+                }
+            }
+            actions.extend(log_leader.is_confirming().then_some(Action::EndRound(at)));
+            for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.leading.is_none()) {
+                let is_heard = at == Service::Elected || left.has_stale_views;
+                actions.extend((is_heard && left.acquires > 0).then_some(Action::Elect(index, at)));
+                let frees = is_heard && log_leader.ledger.is_led_by_earlier_life_of(node.process);
+                actions.extend(frees.then_some(Action::Free(index, at)));
             }
         }
         for (index, node) in self.nodes.iter().enumerate() {
             let mut offer = |is_possible: bool, action: Action| actions.extend(is_possible.then_some(action));
             let leads = node.leading.is_some();
-            offer(!leads && left.acquires > 0, Action::Elect(index));
-            offer(!leads && self.ledger.is_led_by_earlier_life_of(node.process), Action::Free(index));
             offer(leads && left.renewals > 0, Action::Renew(index));
             offer(leads && left.writes > 0, Action::Write(index));
             offer(leads && left.reads > 0 && node.reply.is_none(), Action::Read(index));
@@ -104,14 +128,17 @@ impl World {
             offer(leads, Action::Answer(index));
             offer(is_suspended, Action::StepDown(index));
             offer(leads && left.releases > 0, Action::Release(index));
-            offer(!leads && node.data.len() < self.ledger.log.len(), Action::Follow(index));
+            offer(!leads && node.data.len() < self.elected.ledger.log.len(), Action::Follow(index));
             offer(left.restarts > 0, Action::Restart(index));
         }
-        if left.revocations > 0 && self.ledger.is_led() {
+        if left.revocations > 0 && self.elected.ledger.is_led() {
             actions.push(Action::Revoke);
         }
         if left.service_restarts > 0 {
             actions.push(Action::RestartService);
+        }
+        if left.elections > 0 {
+            actions.push(Action::ElectService);
         }
         if left.ticks > 0 {
             let may_be_slow = |index: usize| left.is_drifting && self.nodes[index].may_be_slow();
@@ -121,6 +148,21 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The log services that believe that they decide.
+    fn services(&self) -> impl Iterator<Item = (Service, &LogLeader)> {
+        let deposed = self.deposed.iter().map(|deposed| (Service::Deposed, deposed));
+        std::iter::once((Service::Elected, &self.elected)).chain(deposed)
+    }
+
+    /// Nothing is asked of a deposed service when there is none. Beside it the nodes, who ask.
+    fn service_and_nodes(&mut self, service: Service) -> (&mut LogLeader, &mut [Node; 2]) {
+        let log_leader = match service {
+            Service::Elected => &mut self.elected,
+            Service::Deposed => self.deposed.as_mut().expect("one is deposed"),
+        };
+        (log_leader, &mut self.nodes)
     }
 
     /// Takes a step. False if it changes nothing.
@@ -141,25 +183,26 @@ impl World {
                 }
                 true
             }
-            Action::Deliver { message, again } => {
+            Action::Deliver { message, again, at } => {
                 if again {
                     self.left.duplicates -= 1;
                 } else {
                     self.network.remove(&message);
                 }
-                self.deliver(message, rules);
-                true
+                self.deliver(message, at, rules)
             }
-            Action::Elect(index) => {
-                let asks = self.nodes[index].elect(&self.ledger, service_clock, rules);
+            Action::Elect(index, by) => {
+                let (log_leader, nodes) = self.service_and_nodes(by);
+                let asks = nodes[index].elect(&log_leader.ledger, service_clock, rules);
                 let Some((number, expected_end)) = asks else { return false };
                 self.left.acquires -= 1;
                 let Node { process: from, clock: sent, .. } = self.nodes[index];
                 self.network.insert(Message::Acquire { from, number, expected_end, sent })
             }
-            Action::Free(index) => {
-                self.nodes[index].frees_earlier_life(&self.ledger)
-                    && self.network.insert(Message::Release { epoch: self.ledger.epoch() })
+            Action::Free(index, by) => {
+                let (log_leader, nodes) = self.service_and_nodes(by);
+                let epoch = log_leader.ledger.epoch();
+                nodes[index].frees_earlier_life(&log_leader.ledger) && self.network.insert(Message::Release { epoch })
             }
             Action::Renew(index) => {
                 let Some(epoch) = self.nodes[index].renew() else { return false };
@@ -180,7 +223,7 @@ impl World {
             }
             Action::Answer(index) => self.answer(index, rules),
             Action::StepDown(index) => {
-                self.nodes[index].step_down(&self.ledger.log, rules);
+                self.nodes[index].step_down(&self.elected.ledger.log, rules);
                 true
             }
             Action::Release(index) => {
@@ -190,12 +233,12 @@ impl World {
             }
             Action::Revoke => {
                 self.left.revocations -= 1;
-                self.ledger.revoke(rules);
+                self.elected.ledger.revoke(rules);
                 true
             }
             Action::Follow(index) => {
                 let data = &mut self.nodes[index].data;
-                data.push(self.ledger.log[data.len()]);
+                data.push(self.elected.ledger.log[data.len()]);
                 if !self.seen.followed.starts_with(data) {
                     self.seen.followed.clone_from(data);
                 }
@@ -208,34 +251,34 @@ impl World {
             }
             Action::RestartService => {
                 self.left.service_restarts -= 1;
-                self.ledger.restart(service_clock, rules);
+                self.elected.restart(service_clock, rules);
+                true
+            }
+            Action::ElectService => {
+                self.left.elections -= 1;
+                let elected = self.elected.successor(service_clock, rules);
+                // Who was deposed before forgets what it knew: it is the one that is elected, or has learned of this election.
+                self.deposed = Some(std::mem::replace(&mut self.elected, elected));
+                true
+            }
+            Action::EndRound(service) => {
+                let answers = self.service_and_nodes(service).0.end_round();
+                self.network.extend(answers);
                 true
             }
         }
     }
 
-    fn deliver(&mut self, message: Message, rules: &Rules) {
-        let now = self.clock;
+    /// False if nothing comes of it.
+    fn deliver(&mut self, message: Message, at: Service, rules: &Rules) -> bool {
         let answer = match message {
-            Message::Acquire { from, number, expected_end, sent } => {
-                let epoch = self.ledger.acquire(from, expected_end, now, rules);
-                epoch.map(|epoch| Message::Acquired { to: from, number, epoch, end: expected_end, sent })
-            }
-            Message::Renew { from, epoch, .. } | Message::Append { from, epoch, .. }
-                if self.ledger.is_revoked(epoch) =>
-            {
-                Some(Message::Fenced { to: from, epoch })
-            }
-            Message::Renew { from, epoch, sent } => {
-                self.ledger.renew(epoch, now).then_some(Message::Renewed { to: from, epoch, sent })
-            }
-            Message::Append { from, epoch, offset } => {
-                let durable = self.ledger.append(epoch, offset, rules);
-                durable.map(|durable| Message::Appended { to: from, epoch, durable })
-            }
-            Message::Release { epoch } => {
-                self.ledger.release(epoch);
-                None
+            Message::Acquire { .. } | Message::Renew { .. } | Message::Append { .. } | Message::Release { .. } => {
+                let (now, is_replicated) = (self.clock, self.left.is_replicated);
+                let by = Circumstances { service: at, is_replicated, now, rules };
+                match self.service_and_nodes(at).0.serve(message, by) {
+                    Served::NotYet => return false,
+                    Served::Taken(answer) => answer,
+                }
             }
             Message::Fenced { to, epoch } => {
                 let released = self.receiver(to).and_then(|node| node.fenced(epoch, rules));
@@ -261,6 +304,7 @@ impl World {
             }
         };
         self.network.extend(answer);
+        true
     }
 
     fn receiver(&mut self, to: Process) -> Option<&mut Node> {
@@ -294,7 +338,11 @@ impl World {
 
     /// Takes away what makes states differ and has no consequences any more.
     fn forget(&mut self, rules: &Rules) {
-        let World { ledger, nodes, network, .. } = self;
+        let World { elected, deposed, nodes, network, left, .. } = self;
+        // What a deposed service does nothing with matters only to the one that is elected.
+        let deciding = || std::iter::once(&*elected).chain(deposed.iter().filter(|_| rules.deposed_decides()));
+        let end = deciding().map(|service| service.ledger.end()).min().unwrap_or_default();
+        let newest = deciding().map(|service| service.ledger.epoch()).min().unwrap_or_default();
         // Whether `node` may yet be granted the lease: in that epoch, or in any.
         let is_asked = |network: &BTreeSet<Message>, node: &Node, of: Option<u8>| {
             network.iter().any(|message| match *message {
@@ -309,9 +357,9 @@ impl World {
         };
         let can_matter = |network: &BTreeSet<Message>, message: &Message| match *message {
             // Also one that nobody waits for, as the log service does not know.
-            Message::Acquire { expected_end, .. } => expected_end >= ledger.end(),
-            Message::Renew { epoch, .. } | Message::Release { epoch } => epoch >= ledger.epoch(),
-            Message::Append { epoch, .. } => epoch >= ledger.epoch() || !rules.fences_appends,
+            Message::Acquire { expected_end, .. } => expected_end >= end,
+            Message::Renew { epoch, .. } | Message::Release { epoch } => epoch >= newest,
+            Message::Append { epoch, .. } => epoch >= newest || !rules.fences_appends,
             Message::Acquired { to, number, .. } => {
                 let node = &nodes[usize::from(to.node)];
                 node.process == to && node.waits_for(number, rules)
@@ -328,6 +376,10 @@ impl World {
         for message in dead {
             network.remove(&message);
         }
+        for service in std::iter::once(elected).chain(deposed.as_mut()) {
+            service.forget(|answer| can_matter(network, answer));
+        }
+        deposed.take_if(|deposed| !deposed.is_confirming() && !left.has_stale_views && !rules.deposed_decides());
         for node in nodes {
             if node.leading.is_none() && !is_asked(network, node, None) {
                 node.forget_time();
