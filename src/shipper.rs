@@ -14,10 +14,12 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::agent::interrupt::Interrupt;
 use crate::agent::server_acks::ServerAcks;
 use crate::agent::state::Agent;
+use crate::agent::stream_check::StreamCheck;
 use crate::agent::tap::Tap;
 use crate::agent::uplink::{SharedUplink, Uplink, UplinkState};
 use crate::base::locks::lock;
 use crate::decide::unacked::Backlog;
+use crate::exchange::mailbox::Task;
 use crate::exchange::pipe::SendNow;
 use crate::exchange::LinkStatus;
 use crate::log::append_link::{AppendLink, LinkError};
@@ -83,15 +85,17 @@ struct Woken {
     by_log: bool,
 }
 
-/// Ships from `tap` to the log until something ends it. `backlog` ends where the tap goes on. Agent's thread.
-pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog) -> Ended {
+/// Ships from `tap` to the log until something ends it. `backlog` ends where the tap goes on, and `check` has seen what is in it. Agent's
+/// thread.
+pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog, check: &mut StreamCheck) -> Ended {
     if let Err(error) = tap.stream.set_nonblocking(true) {
         return Ended::TapLost(error.to_string());
     }
     let now = Instant::now();
     // The uplink takes the backlog. An empty one that is left behind cannot be mistaken for it.
     let whole = std::mem::replace(backlog, Backlog::new(0));
-    let mut uplink = Uplink::new(epoch, whole);
+    check.tap_opened();
+    let mut uplink = Uplink::new(epoch, whole, std::mem::take(check));
     uplink.tapped(&std::mem::take(&mut tap.first));
     let uplink = Arc::new(SharedUplink::new(uplink));
     let mut shipper = Shipper {
@@ -105,7 +109,10 @@ pub fn ship(agent: &mut Agent, epoch: u64, tap: &mut Tap, backlog: &mut Backlog)
         ending: None,
     };
     let ended = shipper.run();
-    *backlog = std::mem::replace(&mut lock(&uplink).backlog, Backlog::new(0));
+    let mut uplink = lock(&uplink);
+    *backlog = std::mem::replace(&mut uplink.backlog, Backlog::new(0));
+    *check = std::mem::take(&mut uplink.check);
+    drop(uplink);
     ended
 }
 
@@ -154,6 +161,9 @@ impl Shipper<'_> {
             self.read_mailbox()?;
         }
         self.take_stream(&woken, takes_more, &mut uplink)?;
+        if let Some(command) = uplink.check.take_found() {
+            self.agent.shared.send(Task::FoundUnfit(command));
+        }
         if let Err(error) = self.serve_link(woken.by_log, &mut uplink) {
             self.link_failed(error, &mut uplink)?;
         }

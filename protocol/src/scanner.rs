@@ -105,6 +105,11 @@ impl Scanner {
         }
     }
 
+    /// Offset of the byte that it scans next.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Scans the bytes that follow. `find` returns the result of [`is_logged`](crate::is_logged) for the command with that full name.
     ///
     /// # Errors

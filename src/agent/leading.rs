@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Instant;
 
 use valkey_module::logging::log_notice;
@@ -11,6 +12,7 @@ use crate::agent::initial_snapshot;
 use crate::agent::interrupt::Interrupt;
 use crate::agent::retry::{retry_waits, RETRY_TO};
 use crate::agent::state::Agent;
+use crate::agent::stream_check::StreamCheck;
 use crate::agent::tap::{self, Start, Tap};
 use crate::decide::unacked::Backlog;
 use crate::shipper::{self, Ended};
@@ -31,6 +33,7 @@ impl Agent {
         self.publish(&backlog);
         self.shared.set_last_error("");
         self.control.serve_as_leader(epoch);
+        let mut check = StreamCheck::new(Arc::clone(&self.shared.stream_rules));
         let mut tap_is_lost = false;
         if begins_with_snapshot {
             // The node serves meanwhile. Nothing that it writes is durable before the snapshot is.
@@ -47,7 +50,7 @@ impl Agent {
                 if let Some(durable) = self.shared.durable() {
                     self.shared.remember(|memory, _| memory.leads(epoch, &replid, durable));
                 }
-                let why = match shipper::ship(self, epoch, &mut tap, &mut backlog) {
+                let why = match shipper::ship(self, epoch, &mut tap, &mut backlog, &mut check) {
                     Ended::TapLost(why) => why,
                     Ended::Interrupted(interrupt) => return Err(interrupt),
                 };

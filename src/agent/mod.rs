@@ -22,6 +22,7 @@ pub mod right_log;
 pub mod self_test;
 pub mod server_acks;
 pub mod state;
+pub mod stream_check;
 pub mod tap;
 pub mod torn_tail;
 pub mod uplink;

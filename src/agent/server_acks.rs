@@ -92,6 +92,7 @@ mod tests {
 
     use super::*;
     use crate::agent::own_server::Stream;
+    use crate::agent::stream_check::StreamCheck;
     use crate::decide::unacked::Backlog;
 
     /// An uplink with ten bytes, a tap, and what the server at its other end receives.
@@ -100,7 +101,7 @@ mod tests {
         let (own, mut servers) = UnixStream::pair().unwrap();
         servers.set_nonblocking(true).unwrap();
         let tap = Tap { stream: Stream::Unix(own), pipe: None, first: Vec::new() };
-        let mut uplink = Uplink::new(1, Backlog::new(0));
+        let mut uplink = Uplink::new(1, Backlog::new(0), StreamCheck::default());
         uplink.tapped(b"0123456789");
         let received = move || {
             let mut bytes = [0; 256];

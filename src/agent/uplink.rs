@@ -9,6 +9,7 @@ use std::time::Instant;
 use memchr::memmem;
 
 use crate::agent::retry::retry_waits;
+use crate::agent::stream_check::StreamCheck;
 use crate::base::backoff::Backoff;
 use crate::decide::unacked::Backlog;
 use crate::exchange::pipe::SendNow;
@@ -35,6 +36,8 @@ pub enum UplinkState {
 pub struct Uplink {
     /// What was tapped and is not acknowledged.
     pub backlog: Backlog,
+    /// Decides how much of what is tapped goes into the backlog.
+    pub check: StreamCheck,
     /// The connection.
     pub connection: UplinkState,
     /// The waits after failures of the connection.
@@ -54,11 +57,12 @@ pub type SharedUplink = Mutex<Uplink>;
 
 impl Uplink {
     /// Not connected; to be connected now.
-    pub fn new(epoch: u64, backlog: Backlog) -> Self {
+    pub fn new(epoch: u64, backlog: Backlog, check: StreamCheck) -> Self {
         Uplink {
             // The server may have asked while there was no uplink.
             ack_wanted_for: backlog.end(),
             backlog,
+            check,
             connection: UplinkState::Down { retry: Instant::now() },
             waits: retry_waits(),
             may_send_directly: false,
@@ -84,9 +88,10 @@ impl Uplink {
         self.connection = UplinkState::Down { retry: Instant::now() + self.waits.next() };
     }
 
-    /// Adds what was tapped. Returns whether the server asks for an acknowledgement in it.
+    /// Adds what was tapped, as far as the log may have it. Returns whether the server asks for an acknowledgement in it.
     pub fn tapped(&mut self, bytes: &[u8]) -> bool {
-        self.backlog.append(bytes);
+        let fit = self.check.fit(self.backlog.end(), bytes);
+        self.backlog.append(&bytes[..fit]);
         let asks = asks_for_ack(bytes);
         self.note_question(asks);
         asks
@@ -94,7 +99,12 @@ impl Uplink {
 
     /// Bytes were read into the backlog's own memory. Agent.
     pub fn filled(&mut self) {
-        let asks = asks_for_ack(self.backlog.filled());
+        let from = self.backlog.end();
+        let bytes = self.backlog.filled();
+        let (asks, fit) = (asks_for_ack(bytes), self.check.fit(from, bytes));
+        if fit < bytes.len() {
+            self.backlog.cut(from + fit as u64);
+        }
         self.note_question(asks);
     }
 
@@ -134,7 +144,7 @@ impl Uplink {
             return false;
         }
         // The agent acknowledges to the server, and waits until the socket takes the rest.
-        !asks && self.is_ready()
+        !asks && !self.check.has_found() && self.is_ready()
     }
 
     /// Whether the socket has taken everything there was to send, and more can be sent.

@@ -74,6 +74,15 @@ impl Backlog {
         &block.bytes[from..]
     }
 
+    /// Forgets what [`Backlog::filled`] has just taken in from `end` (exclusive) on.
+    pub fn cut(&mut self, end: u64) {
+        if let Some(block) = self.blocks.back_mut() {
+            let end = end.clamp(block.start.max(self.sent), self.end);
+            block.bytes.truncate((end - block.start) as usize);
+            self.end = end;
+        }
+    }
+
     /// Adds bytes that were read elsewhere.
     pub fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -156,6 +165,23 @@ mod tests {
             assert_eq!(backlog.filled(), &rest[..count]);
             rest = &rest[count..];
         }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_never_handed_out_and_what_comes_next_stands_there() {
+        let mut backlog = Backlog::new(100);
+        push(&mut backlog, b"first");
+        assert_eq!(backlog.take(3), Some(100..103));
+        push(&mut backlog, b"second");
+        backlog.cut(107);
+        assert_eq!((backlog.end(), backlog.pending_bytes()), (107, 7));
+        push(&mut backlog, b"third");
+        let range = backlog.take(100).expect("some are left");
+        let mut slices = Vec::new();
+        backlog.slices(range, &mut slices);
+        assert_eq!(slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>(), b"stsethird");
+        backlog.cut(0);
+        assert_eq!(backlog.end(), 112, "what was handed out stays");
     }
 
     fn read(backlog: &Backlog, range: std::ops::Range<u64>) -> Vec<u8> {

@@ -58,6 +58,8 @@ pub enum Task {
     OneDatabase,
     /// Other modules may have commands: find out how to notice writes of theirs that they do not replicate.
     WatchModules,
+    /// Another module has put that command into the stream, which no leader may log. It is not shipped: the log must start anew.
+    FoundUnfit(String),
     /// The self-test's result.
     SelfTestDone(Result<(), String>),
     /// Check the replies in the module's memory against the server's current `client-output-buffer-limit`.

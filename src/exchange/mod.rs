@@ -5,6 +5,7 @@
 //! - `pipe`: the replication stream, on its way from the server to the agent
 //! - `lease_clock`: whether this node may answer its clients
 //! - `server_facts`, `server_support`: what the main thread tells the agent of the server
+//! - `stream_rules`: what a leader may put into its log
 //! - `own_logins`: how the server recognizes the module's own connections
 //! - `audit_step`, `passed_over`, `last_error`: what both sides say of audits, of commands that could not be applied, and of errors
 
@@ -17,6 +18,7 @@ pub mod passed_over;
 pub mod pipe;
 pub mod server_facts;
 pub mod server_support;
+pub mod stream_rules;
 pub mod waker;
 
 use std::net::SocketAddr;
@@ -33,6 +35,7 @@ use crate::base::time_limit::EndTime;
 use crate::decide::known_log::{Contradiction, Memory};
 use crate::exchange::last_error::LastError;
 use crate::exchange::mailbox::Task;
+use crate::exchange::stream_rules::CurrentRules;
 use crate::exchange::waker::Waker;
 use crate::log::local_node::LocalNode;
 use crate::log::shard_view::ShardView;
@@ -111,6 +114,8 @@ pub struct Shared {
     last_error: Mutex<LastError>,
     lease_error: Mutex<LastError>,
     failover: Mutex<String>,
+    /// What may go into the log, where another module is loaded. Written by the main thread.
+    pub stream_rules: Arc<CurrentRules>,
     /// The name of this node, once the server has described itself.
     pub node_id: OnceLock<String>,
     /// Host name and port, once they are known.
@@ -162,6 +167,7 @@ impl Shared {
             last_error: Mutex::default(),
             lease_error: Mutex::default(),
             failover: Mutex::new(String::new()),
+            stream_rules: Arc::default(),
             node_id: OnceLock::new(),
             default_address: OnceLock::new(),
             main_waker: Waker::new()?,

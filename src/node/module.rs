@@ -178,6 +178,9 @@ impl Module {
             unlogged.time.begin();
         }
         running_client::keep_many(commands.has_others());
+        if commands.has_others() {
+            shared.stream_rules.set(0, commands.logged());
+        }
         let module = Module {
             ctx,
             shared,
@@ -234,6 +237,9 @@ impl Module {
     pub fn learn_commands(&mut self, commands: CommandTable) {
         running_client::keep_many(commands.has_others());
         remembered::forget_taken();
+        if commands.has_others() {
+            self.shared.stream_rules.set(api::replication_offset(&self.ctx), commands.logged());
+        }
         self.commands = commands;
     }
 
@@ -264,6 +270,16 @@ impl Module {
     /// start anew from what this node holds, and until it has done so nothing is durable.
     pub fn found_unlogged(&mut self, command: &str) {
         self.unlogged.found(command);
+        self.start_log_anew();
+    }
+
+    /// Another module has put the command of that name into the stream, which is not shipped from there on.
+    pub fn found_unfit(&mut self, command: &str) {
+        self.unlogged.found_unfit(command);
+        self.start_log_anew();
+    }
+
+    fn start_log_anew(&mut self) {
         self.shared.snapshots_wanted.fetch_add(1, Ordering::AcqRel);
         self.tell_agent(Command::SnapshotWanted);
         if let (true, Some(gate)) = (self.is_listening, &mut self.gate) {

@@ -28,4 +28,15 @@ impl NotLogged {
             ));
         }
     }
+
+    /// Another module has put the command of that name into the stream, which no leader may log. Counts it, and logs it at most once a minute.
+    pub fn found_unfit(&mut self, command: &str) {
+        if self.writes.found(command, Instant::now()) {
+            log_warning(format!(
+                "durability: another module has replicated '{command}', which no node would take from its log, so the log does not get \
+                 it, and starts anew from this node's data ({} unlogged writes so far, logged once a minute)",
+                self.writes.count
+            ));
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use durability_protocol::Logged;
 use valkey_module::{CallReply, CallResult, Context};
 
 use crate::decide::command_properties::{Declared, Properties};
@@ -98,6 +99,11 @@ impl CommandTable {
     /// Whether the command whose name stands at `address` may begin a transaction: it does, or was never asked for.
     pub fn may_be_multi(&self, address: usize) -> bool {
         self.by_address.get(&address).is_none_or(|properties| properties.is_multi)
+    }
+
+    /// Which commands a leader may log, by full name, in lower case.
+    pub fn logged(&self) -> HashMap<String, Logged> {
+        self.by_name.iter().map(|(name, properties)| (name.clone(), properties.logged)).collect()
     }
 
     /// Whether other modules are loaded. They may have no commands, and act on what others do.

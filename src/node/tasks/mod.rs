@@ -100,6 +100,9 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::Advance(end, reply) => answer(reply, stream::advance(ctx, end)),
         Task::MarkStream(reply) => answer(reply, stream::mark(ctx)),
         Task::WatchModules => stream::watch_modules(ctx),
+        Task::FoundUnfit(command) => {
+            node::with(|module| module.found_unfit(&command));
+        }
 
         // The module's own connections.
         Task::TakeConnection(socket, secrets, reply) => answer(reply, own_connections::take(socket, secrets)),

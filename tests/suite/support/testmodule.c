@@ -86,6 +86,16 @@ static int call_replicated(Ctx *ctx, String **argv, int argc) {
     return ValkeyModule_ReplyWithCallReply(ctx, reply);
 }
 
+/* tm.replicate command argument ...: puts it into the stream, and does nothing else. */
+static int replicate(Ctx *ctx, String **argv, int argc) {
+    if (argc < 2) return ValkeyModule_WrongArity(ctx);
+    const char *command = ValkeyModule_StringPtrLen(argv[1], NULL);
+    if (ValkeyModule_Replicate(ctx, command, "v", argv + 2, (size_t)(argc - 2)) != VALKEYMODULE_OK) {
+        return ValkeyModule_ReplyWithError(ctx, "ERR not replicated");
+    }
+    return ValkeyModule_ReplyWithSimpleString(ctx, "OK");
+}
+
 /* tm.read_noflags key: reads by RM_Call, though it is registered as neither reading nor writing. */
 static int read_noflags(Ctx *ctx, String **argv, int argc) {
     if (argc != 2) return ValkeyModule_WrongArity(ctx);
@@ -391,6 +401,7 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
         {"tm.write_silent", write_silent, "write", 1},
         {"tm.call_silent", call_silent, "write", 1},
         {"tm.call", call_replicated, "write", 0},
+        {"tm.replicate", replicate, "write", 0},
         {"tm.only_leader", only_leader, "write", 2},
         {"tm.read_noflags", read_noflags, "", 0},
         {"tm.open_noflags", open_noflags, "", 0},

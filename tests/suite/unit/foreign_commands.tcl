@@ -103,6 +103,16 @@ durable_server {} {
     }
 }
 
+# The log has started anew because of that many such commands, of which that was the last.
+proc wait_until_healed {count command} {
+    wait_for_condition 2000 10 {
+        [figure unlogged_writes] == $count && [figure durable_offset] == [figure current_offset]
+    } else {
+        fail "the log does not start anew: [figure unlogged_writes] were found, [figure last_error]"
+    }
+    assert_equal $command [figure last_unlogged_command]
+}
+
 # --- Nor does a leader log one --------------------------------------------------------------------------------------------
 
 foreach mode {sync async} {
@@ -123,6 +133,33 @@ foreach mode {sync async} {
             r select 0
             assert {[r get tm:config] > 0}
             r select 9
+        }
+
+        test "Nor because another module replicates it: the log starts anew from the leader's data, $mode" {
+            assert_equal 0 [figure unlogged_writes]
+            r module load [test_module]
+            r set before v
+            assert_equal OK [r tm.replicate config set maxclients 77]
+            r set behind v
+            wait_until_healed 1 config|set
+            verify_log_message 0 "*another module has replicated 'config|set'*" 0
+            # In a transaction.
+            r multi
+            r set in:multi v
+            r tm.replicate acl setuser evil on nopass
+            assert_equal {OK OK} [r exec]
+            wait_until_healed 2 acl|setuser
+            assert_equal OK [r tm.replicate set other v]
+            wait_until_durable
+            assert_equal 2 [figure unlogged_writes]
+            # An engine can apply the log.
+            lassign [log_service LOG.SNAPSHOT $::shard] offset
+            assert {$offset > 0}
+            crash_and_restart_server
+            wait_until_leading
+            assert_equal {v v v v} [r mget before behind in:multi other]
+            assert_equal 1000 [lindex [r config get maxclients] 1]
+            assert_no_match *evil* [r acl list]
         }
     }
 }
