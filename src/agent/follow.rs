@@ -9,6 +9,7 @@ use durability_leadership::{Decision, Election, Holder, Pacing, Peer, Standing, 
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::acquire::{Candidate, Leadership, LeaseHolder};
+use crate::agent::broken_stream::BrokenStream;
 use crate::agent::interrupt::Interrupt;
 use crate::agent::replica_link::{cannot_follow, replica_user, ReplicaLink};
 use crate::agent::state::Agent;
@@ -38,6 +39,7 @@ struct Following {
     election: Election,
     tail: TornTail,
     link: ReplicaLink,
+    broken: BrokenStream,
     /// The log's end (exclusive) when the node began to follow: once it has applied that, it can serve reads.
     first_end: u64,
     serves_reads: bool,
@@ -109,6 +111,7 @@ impl Candidate {
             election: Election::new(),
             tail: TornTail::default(),
             link: ReplicaLink::new(address),
+            broken: BrokenStream::default(),
             first_end: status.end,
             serves_reads: false,
             next_look: now,
@@ -134,6 +137,12 @@ impl Candidate {
         }
         following.next_look = now + PROGRESS_POLL;
         let progress = agent.control.ask(Task::Progress)?;
+        let goes_on = |progress: &Progress| progress.applied == progress.received || progress.is_paused;
+        if progress.as_ref().is_some_and(goes_on) {
+            following.broken.goes_on();
+        } else {
+            following.broken.look(agent, &self.engine.version)?;
+        }
         following.link.watch(agent, progress.as_ref())?;
         match view {
             Some(view) => self.decide(agent, following, &view, progress),

@@ -7,6 +7,7 @@
 
 pub mod acquire;
 pub mod attach;
+pub mod broken_stream;
 pub mod control;
 pub mod follow;
 pub mod full_copy;

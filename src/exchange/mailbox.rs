@@ -36,6 +36,10 @@ pub enum Task {
     UnknownTypes(Vec<String>, Sender<Vec<String>>),
     /// How far has the server come as a replica of the log?
     Progress(Sender<Option<Progress>>),
+    /// Where does the server stand, whatever it holds?
+    StandsAt(Sender<Position>),
+    /// The server, as a replica of the log, cannot apply what stands there.
+    PassOver(PassedOver),
     /// Does the server, as a replica of the log, have no connection to it, not even one on which it receives a full copy?
     LacksLink(Sender<bool>),
     /// Make the stream at least that long.

@@ -19,7 +19,7 @@ const CALM: Duration = Duration::from_secs(600);
 pub struct PassedOver {
     /// Where the command, or its transaction, begins in the stream: the exclusive end of what was applied.
     pub offset: u64,
-    /// The command.
+    /// The command; empty if what is there is none.
     pub command: String,
     /// Why it had no effect.
     pub why: Why,
@@ -34,23 +34,24 @@ pub enum Why {
     Refused(String),
     /// No leader can have put it into the log.
     NotALeaders,
+    /// It is no command as servers write them.
+    NoCommand,
 }
 
 impl fmt::Display for PassedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("this node cannot apply its log: ")?;
+        if self.why == Why::NoCommand {
+            write!(f, "what stands at offset {} is no command, ", self.offset)?;
+            return self.advise_to_restore(f);
+        }
         write!(f, "at offset {} the command '{}' ", self.offset, self.command)?;
         match &self.why {
             Why::Failed => f.write_str("failed (the server's log says CRITICAL and why)")?,
             Why::Refused(error) => write!(f, "was refused ({error})")?,
-            Why::NotALeaders => {
-                return write!(
-                    f,
-                    "is none that a leader puts there, so it did not run: somebody else has written to this log. This node neither \
-                     leads nor serves with what comes behind it. Give the shard another token, and start it anew from what stands \
-                     before that offset (logservice restore --to {})",
-                    self.offset
-                );
+            Why::NotALeaders | Why::NoCommand => {
+                f.write_str("is none that a leader puts there, ")?;
+                return self.advise_to_restore(f);
             }
         }
         write!(
@@ -59,6 +60,17 @@ impl fmt::Display for PassedOver {
              node; or have the log service make a snapshot beyond it (LOG.SNAPSHOT {}), from which this node starts over by \
              itself",
             settings::SHARD.value()
+        )
+    }
+}
+
+impl PassedOver {
+    fn advise_to_restore(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "so it did not run: somebody else has written to this log. This node neither leads nor serves with what comes behind it. Give \
+             the shard another token, and start it anew from what stands before that offset (logservice restore --to {})",
+            self.offset
         )
     }
 }
@@ -136,6 +148,9 @@ mod tests {
         assert!(text.contains("at offset 7 the command 'incr' failed"), "{text}");
         let text = PassedOver { offset: 7, command: "config|set".to_owned(), why: Why::NotALeaders }.to_string();
         assert!(text.contains("at offset 7 the command 'config|set' is none that a leader puts there"), "{text}");
+        assert!(text.contains("logservice restore --to 7"), "{text}");
+        let text = PassedOver { offset: 7, command: String::new(), why: Why::NoCommand }.to_string();
+        assert!(text.contains("what stands at offset 7 is no command, so it did not run"), "{text}");
         assert!(text.contains("logservice restore --to 7"), "{text}");
     }
 }

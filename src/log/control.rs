@@ -22,6 +22,9 @@ use crate::settings;
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A stream that goes on comes sooner.
+const QUIET: Duration = Duration::from_millis(200);
+
 /// A logged-in connection. Every question blocks its thread, so the main thread has none.
 pub struct LogConnection {
     socket: LogSocket,
@@ -153,6 +156,26 @@ impl LogConnection {
                 Err(error) => return Err(self.unreachable(error)),
             }
         }
+    }
+
+    /// Passes on what comes and is no reply, as [`LogConnection::read_stream`] says.
+    pub(super) fn read_on(&mut self, mut takes: impl FnMut(&[u8]) -> bool) -> Result<(), LogError> {
+        let node = Arc::clone(&self.node);
+        let limit = TimeLimit::within(self.answer_time, self.at_end, node.end());
+        let first = std::mem::take(&mut self.buffer);
+        let mut goes_on = first.is_empty() || takes(&first);
+        while goes_on && limit.next_step().is_ok() {
+            let mut bytes = [0; 4096];
+            let read = self.socket.tcp().set_read_timeout(Some(QUIET));
+            goes_on = match read.and_then(|()| self.socket.read(&mut bytes)) {
+                Ok(0) => false,
+                Ok(count) => takes(&bytes[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+                Err(error) => return Err(self.unreachable(error)),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn protocol(&self, detail: impl Into<String>) -> LogError {

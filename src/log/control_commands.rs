@@ -52,6 +52,27 @@ pub struct Report<'a> {
 }
 
 impl LogConnection {
+    /// Reads the log from `offset` on (exclusive end of what is known), as a server of that version that holds the history of `replid`
+    /// would. Passes on what comes, until `takes` wants no more, nothing has come for a moment, or an answer would take too long. The log
+    /// may not go on from there; then nothing comes. The connection is of no more use after that.
+    ///
+    /// # Errors
+    /// The log cannot be reached, or refuses.
+    pub fn read_stream(
+        &mut self,
+        version: &str,
+        replid: &str,
+        offset: u64,
+        takes: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), LogError> {
+        self.ask(&["REPLCONF", "version", version])?;
+        // PSYNC counts from one and asks for the next byte.
+        match self.ask(&["PSYNC", replid, &(offset + 1).to_string()])? {
+            OwnedFrame::SimpleString(answer) if answer.starts_with(b"CONTINUE") => self.read_on(takes),
+            _ => Ok(()),
+        }
+    }
+
     /// `LOG.STATUS`.
     ///
     /// # Errors

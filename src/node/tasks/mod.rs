@@ -24,7 +24,7 @@ use valkey_module::Context;
 
 use crate::exchange::mailbox::Task;
 use crate::node::role_changes::{epoch_ended, serve_reads};
-use crate::node::{self, audit_reads, leading, Role};
+use crate::node::{self, audit_reads, leading, stream_errors, Role};
 use crate::server::{api, data_types};
 
 pub use crate::node::tasks::description::has_data;
@@ -91,6 +91,10 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::StandAside => following::stand_aside(ctx),
         Task::RestoreSettings => following::restore_settings(ctx),
         Task::Progress(reply) => answer(reply, following::progress(ctx)),
+        Task::StandsAt(reply) => answer(reply, stream::position(ctx)),
+        Task::PassOver(passed_over) => {
+            node::with(|module| stream_errors::pass_over(module, passed_over));
+        }
         Task::LacksLink(reply) => answer(reply, following::lacks_link(ctx)),
         Task::FollowsWhole(user, reply) => answer(reply, following::follows_whole(ctx, &user)),
         Task::Held(reply) => answer(reply, following::held(ctx)),

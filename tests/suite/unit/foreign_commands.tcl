@@ -68,6 +68,27 @@ durable_server {} {
         verify_log_message 0 "*offset $::offset the command 'config|set' is none*" 0
     }
 
+    test "What is no command as servers write them stops a node as well, which its server would only reconnect for" {
+        foreach garbage [list "CONFIG SET maxclients 77\r\n" "*1\r\n:1\r\n"] {
+            kill_hard [srv 0 pid]
+            set epoch [begin_log $::before]
+            restart_from_log
+            wait_until_following
+            log_service LOG.APPEND $::shard $epoch $::offset $garbage[format_command set key behind]
+            wait_for_condition 1000 10 {[figure role] eq "refused"} else {
+                fail "it does not stop the node, its role is [figure role]: [figure last_error]"
+            }
+            assert_match "*what stands at offset $::offset is no command*restore --to $::offset*" [figure last_error]
+            assert_error "ERR durability: *offset $::offset*" {r get key}
+        }
+        # From nothing, the node comes to it with its first full copy.
+        kill_hard [srv 0 pid]
+        begin_log "${::before}CONFIG SET maxclients 77\r\n"
+        restart_from_log
+        wait_for_condition 1000 10 {[figure role] eq "refused"} else {fail "role [figure role]: [figure last_error]"}
+        assert_match "*what stands at offset $::offset is no command*" [figure last_error]
+    }
+
     test "What a leader logs that changes no key is applied" {
         kill_hard [srv 0 pid]
         set epoch [begin_log $::before]
