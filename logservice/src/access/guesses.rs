@@ -2,6 +2,9 @@
 //!
 //! An attempt that tells a guesser nothing does not count: the same wrong token again (hundreds of clients behind one address may hold an
 //! old one), or a token that was right before from the same network. So the guesses of others never keep out a client that has logged in.
+//!
+//! Nor does a token count that is too long to be guessed. It is always judged, so they do not keep out either who has such a token and logs in
+//! for the first time. It is not remembered, and judging it takes no more than a digest.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +27,26 @@ const MAX_NETWORKS: usize = 4096;
 const MAX_WRONG: usize = 256;
 /// Right tokens that are recognised, with the networks from which they came.
 const MAX_RIGHT: usize = 65_536;
+
+/// Tokens of so many bytes cannot be guessed, however often somebody tries: half of what `openssl rand -hex 32` makes.
+const UNGUESSABLE_BYTES: usize = 32;
+
+/// What counts as one guess: a shard with a token.
+#[derive(Debug, Clone, Default)]
+pub struct Credential {
+    bytes: Vec<u8>,
+    is_unguessable: bool,
+}
+
+impl Credential {
+    /// A token that was sent for `shard`, which is empty where none is named.
+    pub fn new(shard: &str, token: &[u8]) -> Self {
+        let is_unguessable = token.len() >= UNGUESSABLE_BYTES;
+        // Nothing looks at what does not count.
+        let bytes = if is_unguessable { Vec::new() } else { [shard.as_bytes(), b" ", token].concat() };
+        Credential { bytes, is_unguessable }
+    }
+}
 
 /// The tokens that were tried, wrong and right.
 #[derive(Debug, Default)]
@@ -79,8 +102,11 @@ impl Guesses {
     ///
     /// # Errors
     /// It is not; the error is the time until the next one is.
-    pub fn may_try(&self, network: Network, credential: &[u8]) -> Result<(), Duration> {
-        self.may_try_at(network, credential, Instant::now())
+    pub fn may_try(&self, network: Network, credential: &Credential) -> Result<(), Duration> {
+        if credential.is_unguessable {
+            return Ok(());
+        }
+        self.may_try_at(network, &credential.bytes, Instant::now())
     }
 
     fn may_try_at(&self, network: Network, credential: &[u8], now: Instant) -> Result<(), Duration> {
@@ -100,8 +126,10 @@ impl Guesses {
     }
 
     /// Records that `credential` was judged.
-    pub fn note(&self, network: Network, credential: &[u8], is_right: bool) {
-        self.note_at(network, credential, is_right, Instant::now());
+    pub fn note(&self, network: Network, credential: &Credential, is_right: bool) {
+        if !credential.is_unguessable {
+            self.note_at(network, &credential.bytes, is_right, Instant::now());
+        }
     }
 
     fn note_at(&self, network: Network, credential: &[u8], is_right: bool, now: Instant) {
@@ -131,11 +159,6 @@ impl Guesses {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-/// What counts as one guess: a shard with a token. The shard is empty where none is named.
-pub fn credential(shard: &str, token: &[u8]) -> Vec<u8> {
-    [shard.as_bytes(), b" ", token].concat()
 }
 
 /// The answer to a client whose token is not judged for so long.
@@ -196,6 +219,24 @@ mod tests {
         let judged: u32 = (0..50).map(|of| guess(&guesses, of, 0, now).0).sum();
         assert_eq!(judged, 1000);
         assert_eq!(guess(&guesses, 99, 0, now), (0, Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_to_be_guessed_is_always_judged_and_takes_nothing_from_others() {
+        let guesses = Guesses::default();
+        for number in 0..2000 {
+            let long = Credential::new("s1", format!("{number:032}").as_bytes());
+            assert_eq!(guesses.may_try(network(1), &long), Ok(()));
+            guesses.note(network(1), &long, false);
+        }
+        assert!(guesses.lock().networks.is_empty(), "nothing of them is kept");
+        for number in 0..100 {
+            let short = Credential::new("s1", format!("{number:031}").as_bytes());
+            assert_eq!(guesses.may_try(network(1), &short), Ok(()), "{number}");
+            guesses.note(network(1), &short, false);
+        }
+        assert!(guesses.may_try(network(1), &Credential::new("s1", &[b'x'; 31])).is_err());
+        assert_eq!(guesses.may_try(network(1), &Credential::new("s1", &[b'x'; 32])), Ok(()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::Extension;
 use durability_protocol::{Code, Refusal};
 
 use super::places::{TooMany, Visitor};
-use crate::access::guesses::{credential, too_many_guesses};
+use crate::access::guesses::{too_many_guesses, Credential};
 use crate::access::login::Login;
 use crate::access::roles::{no_permission, Access, TokenRoles};
 use crate::access::tokens::TokenDigest;
@@ -59,7 +59,7 @@ pub async fn admit(
     if let (Access::Needs(role), Some(watch), Some(tokens)) = (access, service.watch_tokens(), service.tokens()) {
         let token = bearer(request.headers());
         let shard = parameters.iter().find(|(name, _)| *name == "shard").map(|(_, shard)| shard.to_owned());
-        let credential = credential(shard.as_deref().unwrap_or_default(), token);
+        let credential = Credential::new(shard.as_deref().unwrap_or_default(), token);
         if let Err(wait) = service.guesses().may_try(visitor.network(), &credential) {
             return Err(refuse_token(&limits, too_many_guesses(wait)).await);
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use durability_protocol::{Code, Refusal, ReplicaUser};
 
 use super::Connection;
-use crate::access::guesses::too_many_guesses;
+use crate::access::guesses::{too_many_guesses, Credential};
 use crate::resp::arguments::text;
 use crate::resp::reply::{self, failure, Protocol, Reply};
 
@@ -125,14 +125,14 @@ impl Connection {
 }
 
 /// What counts as one guess: the shard and the token. The rest of a replica's user name differs each time.
-fn credential(credentials: &[Bytes]) -> Vec<u8> {
+fn credential(credentials: &[Bytes]) -> Credential {
     let (user, token) = match credentials {
         [user, token] => (text(user).unwrap_or_default(), &token[..]),
         [token] => ("", &token[..]),
-        _ => return Vec::new(),
+        _ => return Credential::default(),
     };
     let shard = ReplicaUser::parse(user).map_or(user, |user| user.shard);
-    crate::access::guesses::credential(shard, token)
+    Credential::new(shard, token)
 }
 
 /// A name that a client gives its connection. Copied, as it would keep a whole buffer otherwise.
