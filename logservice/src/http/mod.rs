@@ -81,7 +81,7 @@ pub(crate) async fn serve_connection(
     limits: &Limits,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let stream = Patient::new(stream, limits.patience.http_stalled);
+    let stream = Patient::new(stream, limits.patience.http_stalled, visitor.clone());
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -114,16 +114,17 @@ pub(crate) async fn serve_connection(
     }
 }
 
-/// A stream that fails if the client takes nothing of what is written for too long.
+/// A stream that fails if the client takes nothing of what is written for too long, and tells the visitor when everything is sent.
 struct Patient<S> {
     stream: S,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    visitor: Arc<Visitor>,
 }
 
 impl<S> Patient<S> {
-    fn new(stream: S, patience: Duration) -> Self {
-        Patient { stream, patience, stalled: None }
+    fn new(stream: S, patience: Duration, visitor: Arc<Visitor>) -> Self {
+        Patient { stream, patience, stalled: None, visitor }
     }
 
     fn watch<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -154,7 +155,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper flushes what it has written, and it has written an answer before it flushes for the first time after the answer is ready:
+        // answers are whole, none is a stream.
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.visitor.all_is_sent();
+        }
         self.watch(flushed, context)
     }
 

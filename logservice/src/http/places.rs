@@ -1,5 +1,6 @@
 //! How many requests the HTTP port answers at a time. A connection counts as a stranger's except while a request is answered that a token
-//! allows. Such requests take places. Queries and uploads have places of their own, so that neither keeps out the other.
+//! allows, until its answer is sent. Such requests take places for as long. Queries and uploads have places of their own, so that neither
+//! keeps out the other.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -24,15 +25,23 @@ pub struct TooMany;
 
 /// The client of a connection.
 pub struct Visitor {
-    guest: Mutex<Guest>,
+    standing: Mutex<Standing>,
     places: Arc<HttpPlaces>,
     network: Network,
 }
 
-/// A request that is being answered. Its connection counts as a stranger's again when this is dropped.
-pub struct Admitted<T> {
+/// What a connection counts as.
+struct Standing {
+    guest: Guest,
+    /// The place of a request whose answer is on its way.
+    unsent: Option<Box<dyn Send>>,
+}
+
+/// A request that is being answered. When this is dropped, the answer is ready: it is sent next.
+pub struct Admitted<T: Send + 'static> {
     visitor: Arc<Visitor>,
-    place: T,
+    /// Until it is dropped.
+    place: Option<T>,
 }
 
 impl HttpPlaces {
@@ -47,7 +56,7 @@ impl HttpPlaces {
 impl Visitor {
     /// The client at the other end of a connection.
     pub fn new(guest: Guest, places: Arc<HttpPlaces>) -> Self {
-        Visitor { network: guest.network(), guest: Mutex::new(guest), places }
+        Visitor { network: guest.network(), standing: Mutex::new(Standing { guest, unsent: None }), places }
     }
 
     /// Where it comes from.
@@ -65,29 +74,99 @@ impl Visitor {
         self.admit(self.places.uploads.begin(shard))
     }
 
-    fn admit<T>(self: &Arc<Self>, place: Option<T>) -> Result<Admitted<T>, TooMany> {
+    fn admit<T: Send + 'static>(self: &Arc<Self>, place: Option<T>) -> Result<Admitted<T>, TooMany> {
         let place = place.ok_or(TooMany)?;
+        let mut standing = self.standing();
         // The connection may have been ended as a stranger's at this moment.
-        if !self.guest().leave() {
+        if !standing.guest.leave() {
             return Err(TooMany);
         }
-        Ok(Admitted { visitor: self.clone(), place })
+        // A client may ask again before it has taken its answer. It has one place then, and no more answers than fit on the connection.
+        standing.unsent = None;
+        drop(standing);
+        Ok(Admitted { visitor: self.clone(), place: Some(place) })
     }
 
-    fn guest(&self) -> MutexGuard<'_, Guest> {
-        self.guest.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// Everything that was written is sent. If an answer was among it, the connection counts as a stranger's again.
+    pub fn all_is_sent(&self) {
+        let mut standing = self.standing();
+        if standing.unsent.take().is_some() {
+            standing.guest.enter_again();
+        }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Admitted<Upload> {
     /// Waits until another upload of the same shard begins.
     pub async fn displaced(&mut self) {
-        self.place.displaced().await;
+        if let Some(place) = &mut self.place {
+            place.displaced().await;
+        }
     }
 }
 
-impl<T> Drop for Admitted<T> {
+impl<T: Send + 'static> Drop for Admitted<T> {
     fn drop(&mut self) {
-        self.visitor.guest().enter_again();
+        self.visitor.standing().unsent = self.place.take().map(|place| Box::new(place) as Box<dyn Send>);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use axum::{Extension, Router};
+    use tokio::io::{duplex, AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::connections::strangers::{Ending, Strangers};
+    use crate::http::serve_connection;
+    use crate::resp::fuzz::shared;
+
+    /// More than the connection takes at once.
+    const ANSWER_BYTES: usize = 64 << 10;
+
+    #[tokio::test]
+    async fn a_client_is_no_stranger_before_its_answer_is_sent() {
+        let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        // Another stranger of its network takes its place if it counts as one.
+        let strangers = Strangers::new(2, 0, "a connection");
+        let (ending, network) = (Arc::new(Ending::default()), Network::of(peer.ip()));
+        let places = Arc::new(HttpPlaces::new(1));
+        let visitor = Arc::new(Visitor::new(strangers.enter(network, ending.clone()), places.clone()));
+        let answer = |Extension(visitor): Extension<Arc<Visitor>>| async move {
+            let _place = visitor.ask().expect("room");
+            "x".repeat(ANSWER_BYTES)
+        };
+        let router = Router::new().route("/", get(answer));
+        let (mut client, server) = duplex(1024);
+        let port = shared(None);
+        let limits = port.limits.clone();
+        let (_shutdown, stopping) = watch::channel(false);
+        let serving =
+            tokio::spawn(async move { serve_connection(server, peer, (router, visitor), &limits, stopping).await });
+        ending.bind(serving.abort_handle());
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        let mut answer = vec![0; 512];
+        client.read_exact(&mut answer).await.expect("it begins");
+        let other = Arc::new(Ending::default());
+        let _guest = strangers.enter(network, other.clone());
+        let waiting = tokio::spawn(std::future::pending::<()>());
+        other.bind(waiting.abort_handle());
+        assert_eq!(places.questions.available_permits(), 0, "the answer takes a place");
+        while answer.iter().rev().take_while(|byte| **byte == b'x').count() < ANSWER_BYTES {
+            assert!(client.read_buf(&mut answer).await.expect("a pipe") > 0, "ended after {} bytes", answer.len());
+        }
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await;
+        assert!(ended.is_ok_and(|ended| ended.is_err()), "it is the youngest stranger now");
+        assert_eq!(places.questions.available_permits(), 1);
+        serving.abort();
+        std::fs::remove_dir_all(port.service.directory()).expect("removed");
     }
 }
