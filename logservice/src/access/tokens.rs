@@ -95,12 +95,12 @@ impl Tokens {
     }
 
     fn read_with(path: &Path, key: [u8; 32]) -> Result<Self, TokensError> {
-        let text = std::fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
+        let bytes = std::fs::read(path).map_err(|source| unreadable(path, source))?;
         let open_to_others = durability_tls::open_to_others(path).map_err(|source| unreadable(path, source))?;
         if let Some(warning) = open_to_others {
             tracing::warn!("the tokens file {warning}");
         }
-        let parsed = Self::parse(&text, key);
+        let parsed = text(&bytes).and_then(|text| Self::parse(text, key));
         let tokens = parsed.map_err(|(line, reason)| TokensError::Malformed { path: path.to_owned(), line, reason })?;
         if let Some(lines) = tokens.short_lines() {
             tracing::warn!(
@@ -194,6 +194,14 @@ impl Tokens {
     }
 }
 
+/// The file's text, or the line that is none.
+fn text(bytes: &[u8]) -> Result<&str, (usize, &'static str)> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        (line, "it is no text in UTF-8")
+    })
+}
+
 fn unreadable(path: &Path, source: std::io::Error) -> TokensError {
     TokensError::Read { path: path.to_owned(), source }
 }
@@ -261,6 +269,29 @@ mod tests {
             assert!(at == line && reason.contains(why), "{text:?}: {at} {reason}");
         }
         assert!(parse("s1 a\ns1 a node\ns2 a discover\n* a follow\n").is_ok());
+    }
+
+    #[test]
+    fn a_file_with_one_line_that_cannot_be_used_is_refused_by_that_line_whatever_is_wrong_with_it() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("tokens");
+        let write = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("written");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
+        };
+        write(b"s1 a-token-of-some-length\n");
+        let tokens = Tokens::read(&path).expect("usable");
+        for (bad, why) in [
+            (&b"s1 secret\xff"[..], "no text in UTF-8"),
+            (b"s1 secret extra more", "two or three"),
+            (b"..x secret", "name"),
+        ] {
+            write(&[b"s1 a-token-of-some-length\n# comment\n", bad, b"\ns2 another-token-of-some-length\n"].concat());
+            for result in [Tokens::read(&path), tokens.read_again(&path)] {
+                let error = result.expect_err("a line of it cannot be used").to_string();
+                assert!(error.contains(" line 3: ") && error.contains(why) && !error.contains("secret"), "{error}");
+            }
+        }
     }
 
     #[test]
