@@ -1,5 +1,6 @@
 //! `LOG.CHECK`, `LOG.ACCEPT`, `LOG.ACQUIRE`, `LOG.RENEW`, `LOG.RESIGN`, `LOG.RELEASE`, `LOG.BEGIN`.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,14 +150,22 @@ pub async fn resign(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Ref
     Ok(reply::ok())
 }
 
-/// `LOG.RELEASE shard epoch [TO node-id reserve-ms] [FORCE]`.
-pub async fn release(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
+/// `LOG.RELEASE shard epoch [TO node-id reserve-ms] [FORCE]`. Nobody waits for the answer any more once `hung_up` has ended.
+pub async fn release(
+    shard: Arc<Shard>,
+    arguments: &[Bytes],
+    hung_up: impl Future<Output = ()>,
+) -> Result<Reply, Refusal> {
     let usage = || failure("usage: LOG.RELEASE shard epoch [TO node-id reserve-ms] [FORCE]");
     let [_, _, epoch, options @ ..] = arguments else { return Err(usage()) };
     let (successor, rest) = successor(options)?;
     let epoch = number(epoch, "epoch")?;
+    let gone = async {
+        hung_up.await;
+        failure("nobody waits for the release any more")
+    };
     match rest {
-        [] => shard.release(epoch, successor).await?,
+        [] => shard.release(epoch, successor, gone).await?,
         [force] if force.eq_ignore_ascii_case(b"FORCE") => shard.force_release(epoch, successor).await?,
         _ => return Err(usage()),
     }

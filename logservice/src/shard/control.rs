@@ -1,5 +1,7 @@
 //! Changes of leadership: stored first, then in force.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use durability_protocol::{Code, Refusal, RELEASE_WAIT_MS};
@@ -130,11 +132,18 @@ impl Shard {
 
     /// Takes the lease of `epoch` from a leader that may live and answer its clients: it can append and renew no more, and its lease is
     /// free when it has resigned, or when that has passed. Waits for either; then it is left to `successor` as in [`Shard::resign`], unless
-    /// somebody leads again already.
+    /// somebody leads again already. The waiting ends when `gone` does, whose refusal is the answer: the lease stays taken, and expires as
+    /// it would have done.
     ///
     /// # Errors
     /// [`Code::Leased`] if the lease never expires and the leader does not resign; it still cannot append.
-    pub async fn release(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
+    pub async fn release(
+        &self,
+        epoch: u64,
+        successor: Option<(&str, Duration)>,
+        gone: impl Future<Output = Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut gone = pin!(gone);
         let mut changes = self.accepting().watch_versions();
         let leader = self.revoke(epoch, successor)?;
         if let Some(leader) = &leader {
@@ -177,6 +186,8 @@ impl Shard {
                 biased;
                 _ = changes.changed() => {}
                 () = self.environment.sleep_until(until) => {}
+                // Only here: what is being stored is stored to its end.
+                refusal = &mut gone => return Err(refusal),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! For how long a lease keeps others out, and whom it is left to.
 
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Reply, Service};
@@ -193,5 +194,24 @@ fn a_restart_ends_a_reservation() {
     service.stop();
     let service = Service::start(directory.path(), &[]).expect("restarts");
     assert_eq!(service.connect().acquire("s1", "n3", 0, 60_000), Ok((2, 0)));
+    service.stop();
+}
+
+#[test]
+fn an_operator_who_hangs_up_while_a_lease_is_taken_keeps_no_connection_and_the_lease_stays_taken() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let mut leader = service.connect();
+    leader.acquire("s1", "n1", 0, 60_000).expect("acquired");
+    let mut operator = service.connect();
+    operator.send(&[b"LOG.RELEASE", b"s1", b"1"]);
+    let begun = Instant::now();
+    while leader.call(&["LOG.RENEW", "s1", "1", "60000"]) == Reply::Text("OK".into()) {
+        assert!(begun.elapsed() < SOON, "the lease is not taken");
+    }
+    operator.stream.shutdown(Shutdown::Write).expect("its half is closed");
+    assert_eq!(operator.line(), "-ERR nobody waits for the release any more");
+    operator.assert_closed();
+    leader.refused(&["LOG.RENEW", "s1", "1", "60000"], "FENCED ");
     service.stop();
 }

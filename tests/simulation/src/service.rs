@@ -178,7 +178,7 @@ impl Service {
             Request::Release { epoch, to, force } => Box::pin(async move {
                 match force {
                     true => shard.force_release(epoch, successor(to)).await,
-                    false => shard.release(epoch, successor(to)).await,
+                    false => shard.release(epoch, successor(to), std::future::pending()).await,
                 }
                 .map(|()| Answer::Done)
             }),

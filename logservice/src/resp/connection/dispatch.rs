@@ -110,7 +110,11 @@ impl Connection {
             }
             Command::Begin => leadership_commands::begin(self.shard(command, arguments).await?, arguments).await?,
             Command::Resign => leadership_commands::resign(self.shard(command, arguments).await?, arguments).await?,
-            Command::Release => leadership_commands::release(self.shard(command, arguments).await?, arguments).await?,
+            Command::Release => {
+                let shard = self.shard(command, arguments).await?;
+                // The lease may last long, and a client that is gone keeps no place for that time.
+                leadership_commands::release(shard, arguments, self.output.socket().hung_up()).await?
+            }
             Command::Drop => admin::drop_shard(&self.service, &self.identity, command, arguments).await?,
             Command::Status => {
                 admin::status(&*self.shard(command, arguments).await?, self.service.http_port(), &self.peer)
