@@ -18,11 +18,13 @@ use crate::agent::stream_check::StreamCheck;
 use crate::agent::tap::Tap;
 use crate::agent::uplink::{SharedUplink, Uplink, UplinkState};
 use crate::base::locks::lock;
+use crate::decide::service_choice::Failure;
 use crate::decide::unacked::Backlog;
 use crate::exchange::mailbox::Task;
 use crate::exchange::pipe::SendNow;
 use crate::exchange::LinkStatus;
 use crate::log::append_link::{AppendLink, LinkError};
+use crate::log::services::time_for_one;
 use crate::settings::{self, Mode};
 
 /// A log that owes acknowledgements and sends none for this long is connected to again.
@@ -189,6 +191,9 @@ impl Shipper<'_> {
                 if link.wants_to_send(&uplink.backlog) {
                     log_flags |= PollFlags::OUT;
                 }
+                if !link.is_logged_in() {
+                    wake = wake.min(now + self.stall_time(false));
+                }
                 socket = Some(link.socket());
             }
         }
@@ -319,8 +324,8 @@ impl Shipper<'_> {
     }
 
     fn connect_if_due(&mut self, now: Instant, uplink: &mut Uplink) {
-        let UplinkState::Down { retry } = &uplink.connection else { return };
-        if now < *retry {
+        let services = &self.agent.shared.services;
+        if !uplink.is_due(now, services.confirmations()) {
             return;
         }
         match AppendLink::open(&*self.agent.shared) {
@@ -330,30 +335,50 @@ impl Shipper<'_> {
             }
             Err(why) => {
                 self.agent.shared.try_again_after(&why);
-                uplink.disconnected();
+                uplink.disconnected(services.has_next());
             }
         }
     }
 
     fn link_failed(&mut self, error: LinkError, uplink: &mut Uplink) -> Result<(), Ended> {
-        let why = match error {
-            LinkError::Lost(why) => why,
+        let shared = Arc::clone(&self.agent.shared);
+        let UplinkState::Up(link) = &uplink.connection else { return Ok(()) };
+        let service = Arc::clone(link.service());
+        let (why, failure) = match error {
+            LinkError::Io(error) => (format!("the connection to {service} failed: {error}"), Some(Failure::Lost)),
+            LinkError::Lost(why) => (why, Some(Failure::Lost)),
+            LinkError::Silent(why) => (why, Some(Failure::Silent)),
+            LinkError::Refused(refusal) => {
+                (format!("{service} refuses: {refusal}"), shared.services.failure_of(&refusal))
+            }
             LinkError::Fenced(detail) => return Err(Interrupt::Fenced(detail).into()),
             LinkError::Contradicted(contradiction) => return Err(Interrupt::Contradicted(contradiction).into()),
             LinkError::Broken(why) => return Err(Interrupt::Hopeless(why).into()),
         };
-        if self.agent.shared.set_last_error(&why) {
+        if let Some(failure) = failure {
+            shared.services.failed(&service, failure);
+        }
+        if shared.set_last_error(&why) {
             log_warning(format!("durability: {why}; {} bytes wait", uplink.backlog.pending_bytes()));
         }
-        self.agent.shared.set_link(LinkStatus::Down);
-        self.agent.shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
-        uplink.disconnected();
+        shared.set_link(LinkStatus::Down);
+        shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
+        // What it acknowledged before counts.
+        self.agent.publish(&uplink.backlog);
+        uplink.disconnected(failure.is_some() && shared.services.has_next());
         Ok(())
     }
 
     fn serve_link(&mut self, has_replies: bool, uplink: &mut Uplink) -> Result<(), LinkError> {
         let UplinkState::Up(link) = &mut uplink.connection else { return Ok(()) };
-        if has_replies && link.read_replies(&mut uplink.backlog)? {
+        let services = &self.agent.shared.services;
+        let was_logged_in = link.is_logged_in();
+        let is_news = has_replies && link.read_replies(&mut uplink.backlog)?;
+        let (is_logged_in, service) = (link.is_logged_in(), Arc::clone(link.service()));
+        if is_logged_in && !was_logged_in {
+            services.decided(&service);
+        }
+        if is_news {
             // The error is cleared first: a client that is answered because of what is published may ask for it.
             if !self.agent.shared.last_error().is_empty() {
                 log_notice(format!("durability: the log acknowledges again, at offset {}", uplink.backlog.durable()));
@@ -362,13 +387,27 @@ impl Shipper<'_> {
             self.agent.publish(&uplink.backlog);
         }
         let (owed_for, is_handshaking) = (link.owed_for(), link.is_handshaking());
+        if is_logged_in && !was_logged_in {
+            uplink.accepted(services.confirmations());
+        }
+        if services.is_out_of_use(&service) {
+            return Err(LinkError::Lost(format!("{service} does not decide over the log any more")));
+        }
         uplink.send()?;
-        if owed_for > STALL_TIMEOUT {
-            let seconds = STALL_TIMEOUT.as_secs();
+        let stall_time = self.stall_time(is_logged_in);
+        if owed_for > stall_time {
             let what = if is_handshaking { "not finished the TLS handshake" } else { "acknowledged nothing" };
-            return Err(LinkError::Lost(format!("the log service has {what} for {seconds} s")));
+            return Err(LinkError::Silent(format!("{service} has {what} for {} s", stall_time.as_secs_f32())));
         }
         Ok(())
+    }
+
+    /// How long the log may owe something. One of several services that does not even accept the login leaves time for another one.
+    fn stall_time(&self, is_logged_in: bool) -> Duration {
+        match is_logged_in || !self.agent.shared.services.are_several() {
+            true => STALL_TIMEOUT,
+            false => time_for_one(),
+        }
     }
 
     fn acknowledge(&mut self, uplink: &Uplink) -> Result<(), Ended> {

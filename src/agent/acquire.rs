@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use durability_leadership::{Lease, Moment};
-use durability_protocol::{Code, EngineVersion, Refusal};
+use durability_protocol::{Code, EngineVersion};
 use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::grant::Grant;
@@ -94,7 +94,7 @@ impl Candidate {
     pub fn acquire(&mut self, agent: &mut Agent, position: &LogPosition<'_>) -> Result<u64, LogError> {
         let length = settings::lease();
         let (mut sent, mut acquired) = self.ask_for_lease(agent, position, length);
-        if matches!(&acquired, Err(LogError::Refused(refusal)) if refusal.code == Code::Leased) {
+        if matches!(&acquired, Err(error) if error.code() == Some(Code::Leased)) {
             let status = self.log.status()?;
             if status.leader == self.node_id && process_identity::is_over(&status.leader_process, &status.client_ip) {
                 log_notice(format!(
@@ -134,7 +134,7 @@ impl Candidate {
         let acquired = self.log.acquire(&node, position, length, &self.engine);
         match &acquired {
             Ok(epoch) => agent.grant = Grant::Epoch(*epoch),
-            Err(LogError::Refused(_)) => agent.grant = before,
+            Err(LogError::Refused { .. }) => agent.grant = before,
             Err(_) => {}
         }
         (sent, acquired)
@@ -146,7 +146,11 @@ impl Candidate {
     /// # Errors
     /// The log cannot be reached, or refuses for another reason.
     pub fn acquire_history(&mut self, agent: &mut Agent, replid: &str, end: u64) -> Result<Option<u64>, Interrupt> {
-        self.log = LogConnection::open_within(&agent.shared, ACQUIRE_TIME, AtEnd::BreaksOff)?;
+        self.log = match LogConnection::open_within(&agent.shared, ACQUIRE_TIME, AtEnd::BreaksOff) {
+            // No service decides for the moment, so nobody can lead.
+            Err(error) if error.is_not_leader() => return Ok(None),
+            opened => opened?,
+        };
         let status = self.log.status()?;
         if status.end != end || status.replid != replid {
             return Ok(None);
@@ -154,9 +158,9 @@ impl Candidate {
         // The log service compares once more: this node may have stood still since its question.
         let epoch = match self.acquire(agent, &LogPosition { end, replid: Some(replid) }) {
             Ok(epoch) => epoch,
-            Err(LogError::Refused(refusal)) if matches!(refusal.code, Code::Gap | Code::Leased) => return Ok(None),
+            Err(error) if matches!(error.code(), Some(Code::Gap | Code::Leased | Code::NotLeader)) => return Ok(None),
             // The log contradicts another node.
-            Err(error @ LogError::Refused(Refusal { code: Code::OtherLog, .. })) => {
+            Err(error) if error.code() == Some(Code::OtherLog) => {
                 agent.shared.try_again_after(&error.to_string());
                 return Ok(None);
             }

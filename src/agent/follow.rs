@@ -88,7 +88,7 @@ impl Candidate {
     /// Makes the server a replica of the log.
     fn begin_to_follow(&mut self, agent: &mut Agent, status: &LogStatus) -> Result<Following, Interrupt> {
         // A server connects only to the first address of a name, so it is given the one that the module reached.
-        let address = self.log.reached()?;
+        let at = self.log.reached()?;
         let &LogStatus { ref leader, ref leader_process, epoch, lease, .. } = status;
         self.check_name_is_its_own(agent, &LeaseHolder { node_id: leader, process: leader_process, epoch, lease })?;
         check_types(agent, status)?;
@@ -98,10 +98,11 @@ impl Candidate {
         agent.holds_all_of = None;
         // The log refuses this login if it lacks anything that was durable: the server's data gives way only to a log that has all of it.
         let (user, password) = (replica_user(&agent.shared, false), token::current().map_err(LogError::from)?);
-        agent.control.ask(|reply| Task::Follow { address, user, password, reply })?.map_err(cannot_follow)?;
+        let follow = |reply| Task::Follow { at: at.clone(), user, password, reply };
+        agent.control.ask(follow)?.map_err(cannot_follow)?;
         // From now on, what the server holds counts as the log's.
         agent.gives_way = false;
-        agent.shared.set_log_address(address);
+        agent.shared.set_log_address(at.clone());
         agent.keeper.set(Duty::Follow);
         if let Some(why) = agent.why_it_keeps_no_lease().filter(|_| settings::FAILOVER.is_on()) {
             log_warning(format!("durability: this node follows and never leads: {why}"));
@@ -110,7 +111,7 @@ impl Candidate {
         Ok(Following {
             election: Election::new(),
             tail: TornTail::default(),
-            link: ReplicaLink::new(address),
+            link: ReplicaLink::new(at),
             broken: BrokenStream::default(),
             first_end: status.end,
             serves_reads: false,
@@ -143,7 +144,7 @@ impl Candidate {
         } else {
             following.broken.look(agent, &self.engine.version)?;
         }
-        following.link.watch(agent, progress.as_ref())?;
+        following.link.watch(agent, progress.as_ref(), view.as_ref().map(|view| view.end))?;
         match view {
             Some(view) => self.decide(agent, following, &view, progress),
             None => Ok(Next::Wait(PROGRESS_POLL)),

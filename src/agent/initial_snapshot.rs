@@ -15,7 +15,7 @@ use crate::base::time_limit::{AtEnd, TimeLimit};
 use crate::exchange::Shared;
 use crate::log::address;
 use crate::log::control::LogConnection;
-use crate::log::reply::LogStatus;
+use crate::log::services::Service;
 use crate::settings;
 use crate::settings::tls::{TlsError, TlsSettings};
 use crate::settings::token::{self, TokenError};
@@ -56,7 +56,7 @@ pub enum SnapshotError {
     /// The service does not say where it accepts snapshots.
     #[error("the log service has no HTTP port, and snapshots go there: start it with --http")]
     NoHttp,
-    /// The configured address is invalid, or has no IP address.
+    /// The service's host has no IP address.
     #[error("{0}")]
     Address(String),
     /// TLS cannot be used as it is configured.
@@ -81,6 +81,13 @@ pub enum SnapshotError {
     },
 }
 
+/// Where the service accepts snapshots that decides over the log.
+struct Place<'a> {
+    service: &'a Service,
+    /// 0 if it has none.
+    http_port: u16,
+}
+
 /// The error's text with its causes, as it omits them.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
@@ -93,8 +100,10 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// The log is as it was before.
 pub fn start_log(shared: &Arc<Shared>, tap: &Tap, epoch: u64, replid: &str, offset: u64) -> Result<(), String> {
     let bytes = tap.snapshot_bytes(shared).map_err(|error| error.to_string())?;
-    let status = LogConnection::open(shared).and_then(|mut log| log.status()).map_err(|error| error.to_string())?;
-    send(shared, &tap.stream, &status, epoch, replid, offset, bytes).map_err(|error| error.to_string())?;
+    let mut log = LogConnection::open(shared).map_err(|error| error.to_string())?;
+    let status = log.status().map_err(|error| error.to_string())?;
+    let place = Place { service: log.service(), http_port: status.http_port };
+    send(shared, &tap.stream, &place, epoch, replid, offset, bytes).map_err(|error| error.to_string())?;
     shared.awaits_snapshot.store(false, Ordering::Release);
     Ok(())
 }
@@ -107,21 +116,20 @@ pub fn start_log(shared: &Arc<Shared>, tap: &Tap, epoch: u64, replid: &str, offs
 fn send(
     shared: &Arc<Shared>,
     stream: &Stream,
-    status: &LogStatus,
+    place: &Place<'_>,
     epoch: u64,
     replid: &str,
     offset: u64,
     bytes: u64,
 ) -> Result<(), SnapshotError> {
-    if status.http_port == 0 {
+    if place.http_port == 0 {
         return Err(SnapshotError::NoHttp);
     }
-    let (host, log_port) = settings::parse_address(&settings::LOG.value()).map_err(SnapshotError::Address)?;
+    let (name, log_port) = (&place.service.host, place.service.port);
     let limit = TimeLimit::within(CONNECT_TIMEOUT, AtEnd::BreaksOff, &shared.end);
     let addresses =
-        address::resolve(&host, log_port, &limit).map_err(|error| SnapshotError::Address(error.to_string()))?;
-    let name = host.clone();
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
+        address::resolve(name, log_port, &limit).map_err(|error| SnapshotError::Address(error.to_string()))?;
+    let host = if name.contains(':') { format!("[{name}]") } else { name.clone() };
     let shard = settings::SHARD.value();
     log_notice(format!("durability: the log starts from a snapshot of this node: {bytes} bytes, at offset {offset}"));
     // The token and the data go to the log only: not through a proxy that the environment names, and not where a redirect points to.
@@ -130,7 +138,7 @@ fn send(
         .redirect(Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         // The port of these addresses is ignored.
-        .resolve_to_addrs(&name, &addresses)
+        .resolve_to_addrs(name, &addresses)
         .tcp_user_timeout(STALL_TIMEOUT)
         .tcp_keepalive(STALL_TIMEOUT / 3)
         .tcp_keepalive_interval(STALL_TIMEOUT / 3)
@@ -143,7 +151,7 @@ fn send(
     let client = builder.build()?;
     let snapshot = Snapshot { stream: stream.try_clone()?.take(bytes), shared: Arc::clone(shared) };
     let body = reqwest::blocking::Body::sized(snapshot, bytes);
-    let port = status.http_port;
+    let port = place.http_port;
     let token = token::current()?;
     let log = shared.known().map(|known| format!("&log={}", known.log)).unwrap_or_default();
     let response = client

@@ -39,7 +39,7 @@ impl Agent {
             // The lease may still be granted, but no time is left.
             Ok(None) if matches!(self.grant, Grant::Unknown(_)) => {}
             Ok(None) => self.grant = Grant::None,
-            Err(LogError::Refused(refusal)) if refusal.code == Code::Fenced => self.grant = Grant::None,
+            Err(error) if error.code() == Some(Code::Fenced) => self.grant = Grant::None,
             Err(error) => log_warning(format!("durability: the lease is not released: {error}")),
         }
     }

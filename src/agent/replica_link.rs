@@ -1,6 +1,5 @@
 //! The server's own replication link to its log, while the node follows. Agent's thread.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::agent::full_copy;
@@ -8,17 +7,22 @@ use crate::agent::interrupt::Interrupt;
 use crate::agent::state::Agent;
 use crate::exchange::mailbox::{Progress, Task};
 use crate::exchange::Shared;
+use crate::log::services::Reached;
 use crate::settings;
 
 /// A link that is younger than this may just be connecting.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// If the server receives nothing for this long of what the log has, another service may give it more.
+const TIME_WITHOUT_BYTES: Duration = Duration::from_secs(3);
 /// If the server has no link to its log for this long, that is an error.
 const TIME_WITHOUT_LINK: Duration = Duration::from_secs(5);
 
 /// The server's link to its log.
 pub struct ReplicaLink {
     /// Where the server follows the log.
-    address: SocketAddr,
+    at: Reached,
+    /// What it had received (exclusive), and since when it has received nothing more although the log has more.
+    received: (u64, Instant),
     /// When it last had a link, or was given that address.
     linked: Instant,
     /// Whether it has ever had a link.
@@ -30,20 +34,22 @@ pub struct ReplicaLink {
 }
 
 impl ReplicaLink {
-    /// The server was just told to follow the log at `address`.
-    pub fn new(address: SocketAddr) -> Self {
-        ReplicaLink { address, linked: Instant::now(), was_linked: false, lacks_copy: false, is_whole: false }
+    /// The server was just told to follow the log there.
+    pub fn new(at: Reached) -> Self {
+        let now = Instant::now();
+        ReplicaLink { at, received: (0, now), linked: now, was_linked: false, lacks_copy: false, is_whole: false }
     }
 
-    /// Takes in how far the server is; `None` without a link.
+    /// Takes in how far the server is; `None` without a link. `end` is the log's end (exclusive), if it is known.
     ///
     /// A server tries again by itself, with the address and the certificates that it has. If the lease keeper reaches the log at another
-    /// address, the server is given that one. After it attaches again, it uses the certificates that the files hold then. If the log
-    /// itself gives it nothing, it need not attach again: the log puts off its answer until it can.
+    /// address, the server is given that one. Any of several services will do: the server stays with one that gives it the log, whichever
+    /// decides. After it attaches again, it uses the certificates that the files hold then. If the log itself gives it nothing, it need not
+    /// attach again: the log puts off its answer until it can.
     ///
     /// # Errors
     /// The link is missing for too long, or something else is to be done first.
-    pub fn watch(&mut self, agent: &mut Agent, progress: Option<&Progress>) -> Result<(), Interrupt> {
+    pub fn watch(&mut self, agent: &mut Agent, progress: Option<&Progress>, end: Option<u64>) -> Result<(), Interrupt> {
         let lacks_link = progress.is_none() && agent.control.ask(Task::LacksLink)?;
         let takes_full_copy = progress.is_none() && !lacks_link;
         if progress.is_some() {
@@ -52,11 +58,18 @@ impl ReplicaLink {
                 agent.shared.set_last_error("");
             }
         }
-        let reached = agent.shared.log_address().filter(|reached| *reached != self.address && !takes_full_copy);
-        if let Some(reached) = reached {
-            agent.control.ask(|reply| Task::FollowAt(reached, reply))?.map_err(cannot_follow)?;
-            self.address = reached;
+        let receives_nothing = self.receives_nothing(progress, end);
+        let is_of_no_use = (lacks_link && self.linked.elapsed() >= CONNECT_TIME) || receives_nothing;
+        let is_better = |reached: &Reached| {
+            let is_elsewhere = *reached != self.at && !takes_full_copy;
+            is_elsewhere && (reached.service == self.at.service || is_of_no_use)
+        };
+        if let Some(reached) = agent.shared.log_address().filter(is_better) {
+            let at = reached.clone();
+            agent.control.ask(|reply| Task::FollowAt(at, reply))?.map_err(cannot_follow)?;
+            self.at = reached;
             self.linked = Instant::now();
+            self.received.1 = self.linked;
         } else if !lacks_link {
             self.linked = Instant::now();
             if !std::mem::replace(&mut self.was_linked, true) {
@@ -69,13 +82,24 @@ impl ReplicaLink {
             agent.shared.try_again_after(&why);
             self.linked = Instant::now();
         } else if self.linked.elapsed() > TIME_WITHOUT_LINK {
-            return Err(Interrupt::Failed(no_link(self.address)));
+            return Err(Interrupt::Failed(no_link(&self.at)));
         }
         if progress.is_some() && !self.is_whole {
             let user = replica_user(&agent.shared, true);
             self.is_whole = agent.control.ask(|reply| Task::FollowsWhole(user, reply))?;
         }
         Ok(())
+    }
+
+    /// Whether the server has a link on which nothing more comes of what the log has. The server itself would notice a service that stands
+    /// still only after its `repl-timeout`.
+    fn receives_nothing(&mut self, progress: Option<&Progress>, end: Option<u64>) -> bool {
+        let lacks_some = progress.zip(end).is_some_and(|(progress, end)| progress.received < end);
+        let received = progress.map_or(0, |progress| progress.received);
+        if !lacks_some || received != self.received.0 {
+            self.received = (received, Instant::now());
+        }
+        self.received.1.elapsed() > TIME_WITHOUT_BYTES
     }
 }
 
@@ -93,16 +117,16 @@ pub fn cannot_follow(why: String) -> Interrupt {
     Interrupt::Failed(format!("the server cannot follow the log: {why}"))
 }
 
-/// What to tell an operator whose server cannot follow a log that the module reaches at `address`.
-fn no_link(address: SocketAddr) -> String {
+/// What to tell an operator whose server cannot follow a log that the module reaches there.
+fn no_link(at: &Reached) -> String {
     let hint = if settings::TLS.is_on() {
         "; by TLS it trusts the CAs in its own tls-ca-cert-file if it has one, so that has to hold the log's as well"
     } else {
         ""
     };
     format!(
-        "the server's replication link to the log is not up: it connects to {address}, where this module reaches the log \
+        "the server's replication link to the log is not up: it connects to {}, where this module reaches the log \
          (durability.log {}), and its own log says why that fails{hint}",
-        settings::LOG.value()
+        at.address, at.service.address
     )
 }

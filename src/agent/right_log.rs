@@ -11,13 +11,35 @@ use crate::agent::state::Agent;
 use crate::decide::known_log::{Contradiction, Kind};
 use crate::exchange::mailbox::Task;
 use crate::log::control::LogConnection;
+use crate::log::error::LogError;
 use crate::log::local_node::Node;
+use crate::log::reply::LogStatus;
 use crate::settings;
 
 /// While the log contradicts this node, it checks this often whether the right log is back.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the log may take to answer whether it is the right one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no connection to the log.
+enum Unopened {
+    /// The log service did not do what it was asked.
+    Log(LogError),
+    /// Something else is to be done first.
+    Interrupted(Interrupt),
+}
+
+impl From<LogError> for Unopened {
+    fn from(error: LogError) -> Self {
+        Unopened::Log(error)
+    }
+}
+
+impl From<Interrupt> for Unopened {
+    fn from(interrupt: Interrupt) -> Self {
+        Unopened::Interrupted(interrupt)
+    }
+}
 
 impl Agent {
     /// Connects to the log and compares it with what this node knows, and with what its server holds of it. Returns the end of the latter
@@ -26,13 +48,25 @@ impl Agent {
     /// # Errors
     /// The log cannot be reached, or is not what this node knows, or something else is to be done first.
     pub fn open_checked(&mut self) -> Result<(LogConnection, Option<u64>), Interrupt> {
+        loop {
+            match self.try_open_checked() {
+                // The service takes the token, and another one decides over the log.
+                Err(Unopened::Log(error)) if error.is_not_leader() && self.shared.services.has_next() => {}
+                Err(Unopened::Log(error)) => return Err(error.into()),
+                Err(Unopened::Interrupted(interrupt)) => return Err(interrupt),
+                Ok(opened) => return Ok(opened),
+            }
+        }
+    }
+
+    fn try_open_checked(&mut self) -> Result<(LogConnection, Option<u64>), Unopened> {
         let (id, address) = (self.shared.node_id(), self.shared.address());
         let node = Node { id: &id, address: &address };
         if let Some(lasting) = self.lasting.clone() {
             // No other node is to lead this log either.
             let mut log = LogConnection::open_unchecked(&self.shared, ANSWER_TIMEOUT)?;
             log.contradict(&node, self.shared.known().as_ref())?;
-            return Err(Interrupt::Contradicted(lasting));
+            return Err(Interrupt::Contradicted(lasting).into());
         }
         if self.gives_way {
             return Ok((LogConnection::open(&self.shared)?, None));
@@ -88,6 +122,20 @@ impl Agent {
         }
     }
 
+    /// Has the service that decides take the log of that id for the right one.
+    fn accept_at_leader(&self, log_id: &str) -> Result<LogStatus, LogError> {
+        loop {
+            let accepted = LogConnection::open_unchecked(&self.shared, ANSWER_TIMEOUT).and_then(|mut log| {
+                log.accept(log_id)?;
+                log.status()
+            });
+            match accepted {
+                Err(error) if error.is_not_leader() && self.shared.services.has_next() => {}
+                accepted => return accepted,
+            }
+        }
+    }
+
     fn refuse_for(&mut self, contradiction: &Contradiction) {
         let why = contradiction.text(&settings::SHARD.value());
         self.shared.set_last_error(&why);
@@ -109,11 +157,7 @@ impl Agent {
             self.was_off = false;
             return true;
         }
-        let accepted = LogConnection::open_unchecked(&self.shared, ANSWER_TIMEOUT).and_then(|mut log| {
-            log.accept(log_id)?;
-            log.status()
-        });
-        match accepted {
+        match self.accept_at_leader(log_id) {
             Ok(status) => {
                 log_warning(format!(
                     "durability: an operator has accepted the log {log_id}: {}",

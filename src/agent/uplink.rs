@@ -4,7 +4,7 @@
 //! would cost every held reply a change of threads. That thread never waits. What it cannot do at once, it leaves to the agent.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
@@ -42,6 +42,8 @@ pub struct Uplink {
     pub connection: UplinkState,
     /// The waits after failures of the connection.
     waits: Backoff,
+    /// As of [`Services::confirmations`](crate::log::services::Services::confirmations), when a connection was last tried or accepted.
+    confirmations: u64,
     /// The server waits for an acknowledgement of everything up to this offset (exclusive).
     pub ack_wanted_for: u64,
     /// Whether the thread that writes the stream may send: replies wait for the log.
@@ -65,11 +67,23 @@ impl Uplink {
             check,
             connection: UplinkState::Down { retry: Instant::now() },
             waits: retry_waits(),
+            confirmations: 0,
             may_send_directly: false,
             trouble: None,
             epoch,
             shard: settings::SHARD.value(),
         }
+    }
+
+    /// Whether a connection is to be opened now: it is time to, or another thread has found the service that decides. Agent.
+    pub fn is_due(&mut self, now: Instant, confirmations: u64) -> bool {
+        let has_news = std::mem::replace(&mut self.confirmations, confirmations) != confirmations;
+        matches!(self.connection, UplinkState::Down { retry } if retry <= now || has_news)
+    }
+
+    /// The connection was accepted, which is no news to this uplink. Agent.
+    pub fn accepted(&mut self, confirmations: u64) {
+        self.confirmations = confirmations;
     }
 
     /// The connection is a new one: everything that is not acknowledged is sent on it. Agent.
@@ -80,12 +94,14 @@ impl Uplink {
     }
 
     /// The connection failed, or could not be opened. A log that has accepted the login on it usually is back soon. A log that has not,
-    /// because its certificate has expired or it refuses the token, is tried ever more rarely. Agent.
-    pub fn disconnected(&mut self) {
+    /// because its certificate has expired or it refuses the token, is tried ever more rarely. With `has_next`, another service is tried at
+    /// once. Agent.
+    pub fn disconnected(&mut self, has_next: bool) {
         if matches!(&self.connection, UplinkState::Up(link) if link.is_logged_in()) {
             self.waits.reset();
         }
-        self.connection = UplinkState::Down { retry: Instant::now() + self.waits.next() };
+        let wait = if has_next { Duration::ZERO } else { self.waits.next() };
+        self.connection = UplinkState::Down { retry: Instant::now() + wait };
     }
 
     /// Adds what was tapped, as far as the log may have it. Returns whether the server asks for an acknowledgement in it.

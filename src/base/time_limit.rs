@@ -86,6 +86,12 @@ impl<'a> TimeLimit<'a> {
         TimeLimit { until: Instant::now() + self.left() / parts.max(1), ..*self }
     }
 
+    /// As this one, but for no more than `time` from now on.
+    #[must_use]
+    pub fn at_most(&self, time: Duration) -> Self {
+        TimeLimit { until: self.until.min(Instant::now() + time), ..*self }
+    }
+
     /// For so long something may wait before it asks again. More than zero.
     ///
     /// # Errors
@@ -115,6 +121,7 @@ mod tests {
         for limit in [work, last, settles] {
             assert!(limit.left() > HOUR / 2 && limit.next_step().unwrap() == STEP);
             assert!(limit.part(4).left() <= HOUR / 4);
+            assert!(limit.at_most(HOUR / 4).left() <= HOUR / 4 && limit.at_most(2 * HOUR).left() <= HOUR);
         }
         end.leave(Some(Instant::now() + HOUR / 2));
         assert_eq!(work.left(), Duration::ZERO, "it was told while something waited");

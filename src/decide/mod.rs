@@ -10,7 +10,7 @@
 //! - What waiting replies cost: `taken_replies.rs`, `held_memory.rs`, `reply_timeouts.rs`.
 //! - What the stream must hold: `omitted_effects.rs`, `command_arguments.rs`, `silent_writes.rs`, `unlogged.rs`.
 //! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up.
-//! - What the log has, and is: `unacked.rs`, `known_log.rs`.
+//! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`.
 
 pub mod client_lookup;
 pub mod command_arguments;
@@ -25,6 +25,7 @@ pub mod omitted_effects;
 pub mod push_messages;
 pub mod queued_writes;
 pub mod reply_timeouts;
+pub mod service_choice;
 pub mod silent_writes;
 pub mod taken_replies;
 pub mod unacked;

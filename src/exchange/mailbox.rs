@@ -1,7 +1,6 @@
 //! The messages between the main thread and the agent's threads. The sender puts a message into the mailbox, and then wakes the reader:
 //! [`Shared::send`](crate::exchange::Shared::send) does both.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use crate::exchange::own_logins::Origin;
 use crate::exchange::passed_over::PassedOver;
 use crate::exchange::pipe::Pipe;
 use crate::exchange::server_facts::ServerFacts;
+use crate::log::services::Reached;
 use crate::settings::Mode;
 
 /// A replication id and an offset in its stream (exclusive), or why there is none.
@@ -24,9 +24,9 @@ pub enum Task {
     /// How can this server be reached, and does it hold data?
     Describe(Sender<ServerFacts>),
     /// Become a replica of the log service.
-    Follow { address: SocketAddr, user: String, password: String, reply: Sender<Result<(), String>> },
-    /// As a replica of the log service, follow it at that address from now on.
-    FollowAt(SocketAddr, Sender<Result<(), String>>),
+    Follow { at: Reached, user: String, password: String, reply: Sender<Result<(), String>> },
+    /// As a replica of the log service, follow that one, at that address, from now on.
+    FollowAt(Reached, Sender<Result<(), String>>),
     /// Become a primary. Answers the replication id and offset from which the stream goes on.
     Promote(Sender<Position>),
     /// Keep the replication stream from here on. Answers the position, or `None` unless the server is a primary without replicas that

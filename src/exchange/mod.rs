@@ -21,7 +21,6 @@ pub mod server_support;
 pub mod stream_rules;
 pub mod waker;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -38,6 +37,7 @@ use crate::exchange::mailbox::Task;
 use crate::exchange::stream_rules::CurrentRules;
 use crate::exchange::waker::Waker;
 use crate::log::local_node::LocalNode;
+use crate::log::services::{Reached, Services};
 use crate::log::shard_view::ShardView;
 use crate::settings;
 
@@ -109,11 +109,13 @@ pub struct Shared {
     /// What this node knows of its log.
     memory: Mutex<Memory>,
     contradiction: Mutex<Option<Contradiction>>,
-    log_address: Mutex<Option<SocketAddr>>,
+    log_address: Mutex<Option<Reached>>,
     view: Mutex<Option<Arc<ShardView>>>,
     last_error: Mutex<LastError>,
     lease_error: Mutex<LastError>,
     failover: Mutex<String>,
+    /// The log services, and which of them is in use.
+    pub services: Services,
     /// What may go into the log, where another module is loaded. Written by the main thread.
     pub stream_rules: Arc<CurrentRules>,
     /// The name of this node, once the server has described itself.
@@ -167,6 +169,7 @@ impl Shared {
             last_error: Mutex::default(),
             lease_error: Mutex::default(),
             failover: Mutex::new(String::new()),
+            services: Services::configured(),
             stream_rules: Arc::default(),
             node_id: OnceLock::new(),
             default_address: OnceLock::new(),
@@ -274,13 +277,13 @@ impl Shared {
     }
 
     /// Where a lasting connection last reached the log; `None` if none has. Any thread.
-    pub fn log_address(&self) -> Option<SocketAddr> {
-        *lock(&self.log_address)
+    pub fn log_address(&self) -> Option<Reached> {
+        lock(&self.log_address).clone()
     }
 
     /// Sets [`Shared::log_address`]. Agent and lease keeper.
-    pub fn set_log_address(&self, address: SocketAddr) {
-        *lock(&self.log_address) = Some(address);
+    pub fn set_log_address(&self, reached: Reached) {
+        *lock(&self.log_address) = Some(reached);
     }
 
     /// What the log service last said of the shard's nodes. Any thread.
@@ -353,6 +356,10 @@ impl LocalNode for Shared {
 
     fn known(&self) -> Option<Known> {
         self.known()
+    }
+
+    fn services(&self) -> &Services {
+        &self.services
     }
 
     fn end(&self) -> &EndTime {

@@ -92,8 +92,10 @@ fields! {
     shard: |_it| settings::SHARD.value();
     /// The name of this node among those of its shard.
     node_id: |it| it.module.shared.node_id.get().cloned().unwrap_or_else(|| settings::NODE_ID.value());
-    /// The configured address of the log service.
+    /// The configured address of the log service, or those of all of them.
     log: |_it| settings::LOG.value();
+    /// The address of the log service in use, of those that are configured.
+    log_service: |it| it.module.shared.services.in_use().address.as_str();
     /// Whether the connection to the log is up or down.
     link: |it| link(it.module.shared.link());
     /// The id of the log that this node knows; empty if it knows none.

@@ -5,7 +5,6 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use crate::base::panic_guard::guard;
 use crate::exchange::audit_step::{AuditStep, KeyRead};
 use crate::exchange::mailbox::Task;
 use crate::exchange::Shared;
-use crate::log::control::LogConnection;
+use crate::log::control::{Breaker, LogConnection};
 
 /// The main thread rests for this many times as long as it was busy.
 const REST: u32 = 100;
@@ -36,8 +35,8 @@ struct State {
     last_id: u64,
     is_stopping: bool,
     is_running: bool,
-    /// The connection on which the thread waits for an answer.
-    socket: Option<Arc<TcpStream>>,
+    /// Of the connection on which the thread waits for an answer.
+    breaker: Option<Arc<Breaker>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,9 +79,8 @@ impl Auditor {
         let thread = {
             let mut state = self.lock();
             state.is_stopping = true;
-            if let Some(socket) = state.socket.take() {
-                // The connection may have ended by itself.
-                let _ = socket.shutdown(Shutdown::Both);
+            if let Some(breaker) = state.breaker.take() {
+                breaker.break_off();
             }
             state.thread.take()
         };
@@ -115,13 +113,13 @@ impl Work {
             Ok(sent) => log_notice(format!("durability: {sent} keys sent for audit {id}")),
             Err(why) => log_warning(format!("durability: audit {id} is given up: {why}")),
         }
-        self.auditor.lock().socket = None;
+        self.auditor.lock().breaker = None;
     }
 
     fn carry_out(&self) -> Result<usize, String> {
         let AuditOrder { id, keys } = self.order;
         let mut log = LogConnection::open(&self.shared).map_err(|error| error.to_string())?;
-        self.auditor.lock().socket = Some(log.tcp());
+        self.auditor.lock().breaker = Some(log.breaker());
         let mut sent = 0;
         let mut send = |batch: &Batch| {
             sent += batch.samples.len();

@@ -1,7 +1,6 @@
 //! What the lease keeper's thread works with: its duty, its connection to the log service, and the lease. Other threads change the duty,
 //! and break off what the thread waits for.
 
-use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{fence, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,10 +14,11 @@ use crate::base::time_limit::AtEnd;
 use crate::exchange::mailbox::{Command, Task};
 use crate::exchange::{lease_clock, Shared};
 use crate::lead::planned_failover::FailoverRequest;
-use crate::log::control::LogConnection;
+use crate::log::control::{Breaker, LogConnection};
 use crate::log::control_commands::Report;
 use crate::log::error::LogError;
 use crate::log::local_node::Node;
+use crate::log::services::{time_for_one, Services};
 use crate::log::shard_view::ShardView;
 use crate::settings;
 
@@ -30,6 +30,8 @@ const RENEWAL_TIME: Duration = Duration::from_secs(1);
 const RETRY_FROM: Duration = Duration::from_millis(50);
 /// The longest wait after a failure.
 const RETRY_TO: Duration = Duration::from_millis(500);
+/// The same among several services.
+const RETRY_TO_AMONG_SEVERAL: Duration = Duration::from_millis(150);
 
 /// What the lease keeper does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +53,8 @@ pub enum Duty {
 pub(super) struct State {
     pub(super) duty: Duty,
     pub(super) is_stopping: bool,
-    /// The connection on which the thread waits for an answer.
-    pub(super) socket: Option<Arc<TcpStream>>,
+    /// Of the connection on which the thread waits for an answer.
+    pub(super) breaker: Option<Arc<Breaker>>,
     /// Whether that connection was broken off.
     pub(super) is_broken_off: bool,
     /// A planned failover that was requested and is not begun.
@@ -83,12 +85,14 @@ pub(super) struct Session {
     pub(super) retry: Backoff,
     /// The last failure while following, if it was reported and is not over.
     pub(super) reported: String,
+    /// As of [`Services::confirmations`], when the thread last told the agent.
+    confirmations: u64,
 }
 
 impl Session {
     pub(super) fn new() -> Self {
         let retry = Backoff::new(RETRY_FROM, RETRY_TO);
-        Session { log: None, version: 0, lease: None, retry, reported: String::new() }
+        Session { log: None, version: 0, lease: None, retry, reported: String::new(), confirmations: 0 }
     }
 
     /// The next question goes out on a new connection.
@@ -103,7 +107,7 @@ impl KeeperState {
         let state = Mutex::new(State {
             duty: Duty::Nothing,
             is_stopping: false,
-            socket: None,
+            breaker: None,
             is_broken_off: false,
             handover: None,
         });
@@ -116,9 +120,8 @@ impl KeeperState {
 
     /// Makes the thread look at `state` again, whatever it waits for. Any thread.
     pub(super) fn interrupt(&self, state: &mut State) {
-        if let Some(socket) = state.socket.take() {
-            // The connection may have ended by itself.
-            let _ = socket.shutdown(Shutdown::Both);
+        if let Some(breaker) = state.breaker.take() {
+            breaker.break_off();
             state.is_broken_off = true;
         }
         self.changed.notify_all();
@@ -153,13 +156,14 @@ impl KeeperState {
         let log = match &mut session.log {
             Some(log) => log,
             none => {
-                let log = LogConnection::open_within(&self.shared, time.max(opening_time()), AtEnd::GoesOn)?;
+                let time = time.max(opening_time(&self.shared.services));
+                let log = LogConnection::open_within(&self.shared, time, AtEnd::GoesOn)?;
                 self.shared.set_log_address(log.reached()?);
                 none.insert(log)
             }
         };
         log.answers_within(time);
-        self.lock().socket = Some(log.tcp());
+        self.lock().breaker = Some(log.breaker());
         Ok(log)
     }
 
@@ -173,7 +177,10 @@ impl KeeperState {
     ) -> Result<Arc<ShardView>, LogError> {
         let version = session.version;
         // A leader that waits long for the answer renews its lease late.
-        let time = if wait.is_zero() { renewal_time() } else { wait + ANSWER_TIME };
+        let time = match wait.is_zero() {
+            true => renewal_time(&self.shared.services),
+            false => wait + answer_time(&self.shared.services),
+        };
         let log = self.connection(session, time)?;
         let (id, address) = (self.shared.node_id(), self.shared.address());
         let report = Report { role, priority: self.shared.priority(), applied, version };
@@ -185,20 +192,26 @@ impl KeeperState {
     /// Renews the lease of `epoch` if that is due, or if leases are to have another length than before.
     pub(super) fn renew(&self, session: &mut Session, epoch: u64) -> Result<(), LogError> {
         let length = settings::lease();
-        let sent = lease_clock::now();
+        let now = lease_clock::now();
         let Some((_, lease)) = &mut session.lease else { return Ok(()) };
-        let is_over = !lease.observe(sent);
         let has_other_length = lease.length().unwrap_or_default() != length;
-        let is_due = is_over || has_other_length || lease.next_renewal() <= sent;
+        let is_due = !lease.observe(now) || has_other_length || lease.next_renewal() <= now;
         if !is_due {
             return Ok(());
         }
+        // The lease counts from when the renewal is sent, and to find the service that takes it may need a while.
+        let time = renewal_time(&self.shared.services);
+        let opened = self.connection(session, time).map(drop);
+        let sent = lease_clock::now();
+        let Some((_, lease)) = &mut session.lease else { return Ok(()) };
+        let is_over = !lease.observe(sent);
         if !is_over {
             lease.renewal_sent(sent, length);
             // A shorter length counts from now on.
             self.publish(epoch, lease.valid_until());
         }
-        let renewed = self.connection(session, renewal_time()).and_then(|log| log.renew(epoch, length, sent));
+        let renewed =
+            opened.and_then(|()| self.connection(session, time)).and_then(|log| log.renew(epoch, length, sent));
         let Some((_, lease)) = &mut session.lease else { return Ok(()) };
         if let Err(error) = renewed {
             lease.renewal_failed(lease_clock::now());
@@ -218,6 +231,29 @@ impl KeeperState {
         Ok(())
     }
 
+    /// A question was answered. If that is news of which service decides, the agent, which may wait to try it again, hears of it.
+    pub(super) fn answered(&self, session: &mut Session) {
+        let confirmations = self.shared.services.confirmations();
+        if std::mem::replace(&mut session.confirmations, confirmations) != confirmations {
+            self.shared.agent_waker.wake();
+        }
+    }
+
+    /// How long to wait after that failure: not at all if another service is to be tried.
+    pub(super) fn wait_after(&self, session: &mut Session, error: &LogError) -> Duration {
+        let services = &self.shared.services;
+        if error.failure(services).is_some() && services.has_next() {
+            return Duration::ZERO;
+        }
+        let wait = session.retry.next();
+        if services.are_several() {
+            // Another one may decide by now, and the lease is to last until it is found.
+            wait.min(RETRY_TO_AMONG_SEVERAL)
+        } else {
+            wait
+        }
+    }
+
     /// Whether the thread is still to lead that epoch.
     pub(super) fn leads(&self, epoch: u64) -> bool {
         self.lock().leads(epoch)
@@ -234,10 +270,21 @@ impl KeeperState {
     }
 }
 
+/// How much longer than it waits for news an answer to a follower may take.
+fn answer_time(services: &Services) -> Duration {
+    if services.are_several() {
+        time_for_one()
+    } else {
+        ANSWER_TIME
+    }
+}
+
 /// How long an answer to a leader may take.
-fn renewal_time() -> Duration {
+fn renewal_time(services: &Services) -> Duration {
     let length = settings::lease();
-    if length.is_zero() {
+    if services.are_several() {
+        time_for_one()
+    } else if length.is_zero() {
         RENEWAL_TIME
     } else {
         RENEWAL_TIME.min(length / 3)
@@ -245,7 +292,12 @@ fn renewal_time() -> Duration {
 }
 
 /// How long connecting, the TLS handshake, the login and the comparison of logs may take. They are several round trips, so a short lease
-/// does not shorten this.
-fn opening_time() -> Duration {
-    RENEWAL_TIME.max(settings::lease() / 3)
+/// does not shorten this. Among several services, each has its time, and all are tried.
+fn opening_time(services: &Services) -> Duration {
+    if services.are_several() {
+        // The last one gets half of what is left.
+        time_for_one() * (services.count() + 1)
+    } else {
+        RENEWAL_TIME.max(settings::lease() / 3)
+    }
 }

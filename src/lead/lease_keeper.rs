@@ -109,12 +109,14 @@ impl Renewer {
             match done {
                 Ok(wait) => {
                     session.retry.reset();
+                    self.state.answered(&mut session);
                     self.state.pause(&duty, wait, true);
                 }
                 Err(error) => {
                     session.disconnect();
                     self.failed(&mut session, &duty, &error);
-                    self.state.pause(&duty, session.retry.next(), false);
+                    let wait = self.state.wait_after(&mut session, &error);
+                    self.state.pause(&duty, wait, false);
                 }
             }
         }
@@ -152,7 +154,8 @@ impl Renewer {
         let view = self.state.report(session, "leader", durable, Duration::ZERO)?;
         if view.epoch > epoch && !view.leader.is_empty() {
             let detail = format!("epoch {epoch} is over: {} leads in epoch {}", view.leader, view.epoch);
-            return Err(Refusal::new(Code::Fenced, detail).into());
+            let by = self.state.shared.services.in_use();
+            return Err(LogError::Refused { refusal: Refusal::new(Code::Fenced, detail), by });
         }
         if let Some(order) = view.audit {
             self.auditor.order(&self.state.shared, order, epoch);
@@ -186,7 +189,7 @@ impl Renewer {
     fn failed(&self, session: &mut Session, duty: &Duty, error: &LogError) {
         let KeeperState { shared, to_agent, .. } = &*self.state;
         let mut state = self.state.lock();
-        state.socket = None;
+        state.breaker = None;
         if state.duty != *duty || state.is_stopping || std::mem::take(&mut state.is_broken_off) {
             // Another thread broke it off.
             return;
@@ -207,7 +210,7 @@ impl Renewer {
             return;
         };
         match error {
-            LogError::Refused(refusal) if refusal.code == Code::Fenced => {
+            LogError::Refused { refusal, .. } if refusal.code == Code::Fenced => {
                 lease_clock::lost();
                 state.duty = Duty::Follow;
                 // An agent that is gone does not lead.

@@ -148,7 +148,7 @@ fn release_to(keeper: &KeeperState, session: &mut Session, epoch: u64, to: &str)
     }
     match released {
         // The first release arrived, and its answer did not.
-        Err(LogError::Refused(refusal)) if refusal.code == Code::Fenced => Ok(()),
+        Err(error) if error.code() == Some(Code::Fenced) => Ok(()),
         other => other,
     }
 }

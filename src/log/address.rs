@@ -16,7 +16,7 @@ type Resolve = fn(&str, u16) -> Result<Vec<SocketAddr>>;
 /// The result of a look-up.
 type Found = std::result::Result<Vec<SocketAddr>, (ErrorKind, String)>;
 
-/// Does one look-up at a time. All callers that come meanwhile wait for it, so a slow system costs one thread.
+/// Does one look-up of its name at a time. All callers that come meanwhile wait for it, so a slow system costs one thread.
 struct Resolver {
     resolve: Resolve,
     state: Mutex<State>,
@@ -36,23 +36,31 @@ struct State {
     place: (String, u16),
 }
 
+/// The most names that are remembered at a time: those of all log services that a node can have, and some of before.
+const MAX_NAMES: usize = 16;
+
 /// The addresses of that host, in the order in which the system prefers them. A host that is an address is not looked up.
 ///
 /// # Errors
 /// The host has no addresses, or they are not known within the limit.
 pub fn resolve(host: &str, port: u16, limit: &TimeLimit<'_>) -> Result<Vec<SocketAddr>> {
-    static SYSTEM: Mutex<Option<Arc<Resolver>>> = Mutex::new(None);
+    static SYSTEM: Mutex<Vec<Arc<Resolver>>> = Mutex::new(Vec::new());
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     let system = {
         let mut system = lock(&SYSTEM);
-        match &*system {
-            Some(resolver) if resolver.is_for(host, port) => Arc::clone(resolver),
-            // There is none yet, or the module was loaded before, with another log.
-            _ => Arc::clone(
-                system.insert(Resolver::new((host, port), |host, port| Ok((host, port).to_socket_addrs()?.collect()))),
-            ),
+        match system.iter().find(|resolver| resolver.is_for(host, port)) {
+            Some(resolver) => Arc::clone(resolver),
+            None => {
+                if system.len() == MAX_NAMES {
+                    // The module was loaded before, with other logs.
+                    system.remove(0);
+                }
+                let resolver = Resolver::new((host, port), |host, port| Ok((host, port).to_socket_addrs()?.collect()));
+                system.push(Arc::clone(&resolver));
+                resolver
+            }
         }
     };
     system.addresses(limit)

@@ -12,11 +12,13 @@ use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::base::time_limit::{AtEnd, TimeLimit};
 use crate::decide::known_log::{Contradiction, Kind};
+use crate::decide::service_choice::Failure;
 use crate::decide::unacked::Backlog;
 use crate::log::connect::connect;
 use crate::log::local_node::LocalNode;
 use crate::log::reply::take_reply;
 use crate::log::request::{encode, login, other_build};
+use crate::log::services::{time_for_one, Service};
 use crate::log::socket::LogSocket;
 use crate::settings;
 
@@ -47,6 +49,7 @@ const LINE_END: &[u8] = b"\r\n";
 /// A connection to the log on which the agent's loop never waits. Agent, or the thread that writes the stream in its place.
 pub struct AppendLink {
     socket: LogSocket,
+    service: Arc<Service>,
     expected: VecDeque<Expected>,
     outgoing: Option<Outgoing>,
     replies: Vec<u8>,
@@ -60,8 +63,14 @@ pub struct AppendLink {
 /// What went wrong on the connection.
 #[derive(Debug)]
 pub enum LinkError {
+    /// The connection failed.
+    Io(std::io::Error),
     /// The connection is of no more use. A new one may work.
     Lost(String),
+    /// The log has not answered for too long.
+    Silent(String),
+    /// The log refuses, and another connection may work: to another service, if that one decides.
+    Refused(Refusal),
     /// Another leader has taken over.
     Fenced(String),
     /// The log is not what this node knows.
@@ -72,7 +81,7 @@ pub enum LinkError {
 
 impl From<std::io::Error> for LinkError {
     fn from(error: std::io::Error) -> Self {
-        LinkError::Lost(format!("the connection to the log service failed: {error}"))
+        LinkError::Io(error)
     }
 }
 
@@ -83,10 +92,23 @@ impl AppendLink {
     /// # Errors
     /// What went wrong, for the operator.
     pub fn open(node: &dyn LocalNode) -> Result<Self, String> {
-        let limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, node.end());
-        let mut socket = connect(&limit).map_err(|error| error.to_string())?;
-        let failed = |error: std::io::Error| format!("the connection to the log service failed: {error}");
+        let services = node.services();
+        let service = services.in_use();
+        let mut limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, node.end());
+        if services.are_several() {
+            limit = limit.at_most(time_for_one());
+        }
         let login = login().map_err(|error| error.to_string())?;
+        let mut socket = connect(&service, &limit).map_err(|error| {
+            if let Some(failure) = error.failure(services) {
+                services.failed(&service, failure);
+            }
+            error.to_string()
+        })?;
+        let failed = |error: std::io::Error| {
+            services.failed(&service, Failure::Lost);
+            format!("the connection to {service} failed: {error}")
+        };
         let known = node.known();
         let (shard, text) = (settings::SHARD.value(), Known::text(known.as_ref()));
         let check = encode(&[CHECK, &shard, &node.node_id(), &node.address(), &text]);
@@ -94,6 +116,7 @@ impl AppendLink {
         socket.tcp().set_nonblocking(true).map_err(failed)?;
         Ok(AppendLink {
             socket,
+            service,
             expected: VecDeque::from([Expected::Login, Expected::Check]),
             outgoing: None,
             replies: Vec::new(),
@@ -106,6 +129,11 @@ impl AppendLink {
     /// Whether the log has accepted the login, and is the one that this node knows.
     pub fn is_logged_in(&self) -> bool {
         self.is_logged_in
+    }
+
+    /// The service that it leads to.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
     }
 
     /// The connection itself, to poll.
@@ -209,7 +237,7 @@ impl AppendLink {
         let mut bytes = [0; 16 << 10];
         loop {
             match self.socket.read(&mut bytes) {
-                Ok(0) => return Err(LinkError::Lost("the log service closed the connection".to_owned())),
+                Ok(0) => return Err(LinkError::Lost(format!("{} closed the connection", self.service))),
                 Ok(count) => self.replies.extend_from_slice(&bytes[..count]),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     return Ok(false)
@@ -231,7 +259,7 @@ impl AppendLink {
     /// Returns whether something more is durable.
     fn take(&mut self, reply: OwnedFrame, backlog: &mut Backlog) -> Result<bool, LinkError> {
         let Some(expected) = self.expected.pop_front() else {
-            return Err(LinkError::Lost("the log service answered what nobody asked".to_owned()));
+            return Err(LinkError::Lost(format!("{} answered what nobody asked", self.service)));
         };
         match (expected, reply) {
             (Expected::Login, OwnedFrame::SimpleString(_)) => {}
@@ -243,7 +271,7 @@ impl AppendLink {
                 return self.acknowledged(end, u64::try_from(durable).unwrap_or(0), backlog);
             }
             (_, OwnedFrame::Error(line)) => return Err(refused(Refusal::parse(&line), backlog, self.known.as_ref())),
-            (_, other) => return Err(LinkError::Lost(format!("the log service answered {other:?}"))),
+            (_, other) => return Err(LinkError::Lost(format!("{} answered {other:?}", self.service))),
         }
         Ok(false)
     }
@@ -251,11 +279,11 @@ impl AppendLink {
     /// The log answers the append that ends at `end` with the offset up to which it is durable (both exclusive).
     fn acknowledged(&mut self, end: u64, durable: u64, backlog: &mut Backlog) -> Result<bool, LinkError> {
         if durable < end {
-            let why = format!("the log service acknowledged offset {durable} for an append up to {end}");
+            let why = format!("{} acknowledged offset {durable} for an append up to {end}", self.service);
             return Err(LinkError::Broken(why));
         }
         if durable > backlog.end() {
-            let why = format!("the log service acknowledged offset {durable}, beyond what it was sent");
+            let why = format!("{} acknowledged offset {durable}, beyond what it was sent", self.service);
             return Err(LinkError::Broken(why));
         }
         // The log may have received on an earlier connection what is now being written on this one. Those bytes stay in the backlog until
@@ -273,7 +301,7 @@ fn contradicted(refusal: &Refusal, known: Option<&Known>) -> LinkError {
     match known.and_then(|known| Contradiction::of(refusal, known)) {
         Some(contradiction) => LinkError::Contradicted(contradiction),
         None if refusal.code == Code::Err => LinkError::Lost(other_build(refusal)),
-        None => LinkError::Lost(format!("the log service refuses: {refusal}")),
+        None => LinkError::Refused(refusal.clone()),
     }
 }
 
@@ -287,7 +315,7 @@ fn refused(refusal: Refusal, backlog: &Backlog, known: Option<&Known>) -> LinkEr
             detail: format!("it has acknowledged offset {}; {refusal}", backlog.durable()),
             kind: Kind::Lasting,
         }),
-        _ => LinkError::Lost(format!("the log service refuses: {refusal}")),
+        _ => LinkError::Refused(refusal),
     }
 }
 
@@ -306,9 +334,11 @@ mod tests {
             let before = contradicted(&Refusal::new(code, "x"), Some(&known));
             assert!(matches!(before, LinkError::Contradicted(it) if !it.is_lasting()));
         }
-        for code in [Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::NoPerm, Code::Err] {
-            assert!(matches!(of(code), LinkError::Lost(_)), "{code:?}");
+        for code in [Code::NotLeader, Code::NoSpace, Code::LogFailed, Code::NoAuth, Code::NoPerm, Code::Err] {
+            assert!(matches!(of(code), LinkError::Refused(refusal) if refusal.code == code), "{code:?}");
         }
+        let before = contradicted(&Refusal::new(Code::NotLeader, "x"), Some(&known));
+        assert!(matches!(before, LinkError::Refused(refusal) if refusal.code == Code::NotLeader));
     }
 
     /// A connection that is logged in, and its other end.
@@ -323,6 +353,7 @@ mod tests {
         let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
         let link = AppendLink {
             socket,
+            service: crate::log::services::Services::of("127.0.0.1:1").in_use(),
             expected,
             outgoing: None,
             replies,

@@ -2,7 +2,8 @@
 //! has a connection of its own, which never waits.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,13 @@ use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::base::time_limit::{AtEnd, TimeLimit};
 use crate::decide::known_log::Contradiction;
+use crate::decide::service_choice::Failure;
 use crate::log::connect::connect;
 use crate::log::error::LogError;
 use crate::log::local_node::{LocalNode, Node};
 use crate::log::reply::take_reply;
 use crate::log::request::{encode, login, other_build, read_log_id};
+use crate::log::services::{time_for_one, Reached, Service};
 use crate::log::socket::LogSocket;
 use crate::settings;
 
@@ -28,7 +31,8 @@ const QUIET: Duration = Duration::from_millis(200);
 /// A logged-in connection. Every question blocks its thread, so the main thread has none.
 pub struct LogConnection {
     socket: LogSocket,
-    address: String,
+    service: Arc<Service>,
+    breaker: Arc<Breaker>,
     buffer: Vec<u8>,
     /// The id of the log.
     log_id: String,
@@ -41,9 +45,24 @@ pub struct LogConnection {
     pub(super) node: Arc<dyn LocalNode>,
 }
 
+/// With this another thread breaks off a question.
+pub struct Breaker {
+    tcp: Arc<TcpStream>,
+    is_broken_off: AtomicBool,
+}
+
+impl Breaker {
+    /// Ends the connection. That says nothing of the service.
+    pub fn break_off(&self) {
+        self.is_broken_off.store(true, Ordering::Release);
+        // The connection may have ended by itself.
+        let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+}
+
 impl LogConnection {
-    /// Connects, logs in to this node's shard, and compares what this node knows with the log. So the connection is one to the right log:
-    /// the storage does not change while the service runs.
+    /// Connects to the log service in use, logs in to this node's shard, and compares what this node knows with the log. So the connection is
+    /// one to the right log: the storage does not change while the service runs. Of several services, each is tried until one does that.
     ///
     /// # Errors
     /// The log cannot be reached, does not take the token, or is not what this node knows.
@@ -57,18 +76,21 @@ impl LogConnection {
     /// # Errors
     /// As [`LogConnection::open`].
     pub fn open_within(node: &Arc<impl LocalNode + 'static>, time: Duration, at_end: AtEnd) -> Result<Self, LogError> {
-        let limit = TimeLimit::within(time, at_end, node.end());
-        LogConnection::open_on(connect(&limit)?, node, time, at_end, &limit)
+        try_services(node, time, at_end, |socket, service, limit| {
+            LogConnection::open_on(socket, service, node, time, at_end, limit)
+        })
+        .inspect(|connection| node.services().decided(&connection.service))
     }
 
     fn open_on(
         socket: LogSocket,
+        service: Arc<Service>,
         node: &Arc<impl LocalNode + 'static>,
         answer_time: Duration,
         at_end: AtEnd,
         limit: &TimeLimit<'_>,
     ) -> Result<Self, LogError> {
-        let mut connection = LogConnection::log_in(socket, node, answer_time, at_end, limit)?;
+        let mut connection = LogConnection::log_in(socket, service, node, answer_time, at_end, limit)?;
         let (id, address) = (node.node_id(), node.address());
         connection.check_within(&Node { id: &id, address: &address }, node.known().as_ref(), limit)?;
         Ok(connection)
@@ -80,20 +102,24 @@ impl LogConnection {
     /// The log cannot be reached, or does not take the token.
     pub fn open_unchecked(node: &Arc<impl LocalNode + 'static>, time: Duration) -> Result<Self, LogError> {
         let at_end = AtEnd::BreaksOff;
-        let limit = TimeLimit::within(time, at_end, node.end());
-        LogConnection::log_in(connect(&limit)?, node, time, at_end, &limit)
+        try_services(node, time, at_end, |socket, service, limit| {
+            LogConnection::log_in(socket, service, node, time, at_end, limit)
+        })
     }
 
     fn log_in(
         socket: LogSocket,
+        service: Arc<Service>,
         node: &Arc<impl LocalNode + 'static>,
         answer_time: Duration,
         at_end: AtEnd,
         limit: &TimeLimit<'_>,
     ) -> Result<Self, LogError> {
+        let breaker = Arc::new(Breaker { tcp: Arc::clone(socket.tcp()), is_broken_off: AtomicBool::new(false) });
         let mut connection = LogConnection {
             socket,
-            address: settings::LOG.value(),
+            service,
+            breaker,
             buffer: Vec::new(),
             log_id: String::new(),
             client_ip: String::new(),
@@ -112,16 +138,47 @@ impl LogConnection {
             ErrorKind::WouldBlock => std::io::Error::new(ErrorKind::TimedOut, "no answer in time"),
             _ => source,
         };
-        LogError::Unreachable { address: self.address.clone(), source }
+        LogError::Unreachable { address: self.service.address.clone(), source }
     }
 
     pub(super) fn ask(&mut self, arguments: &[&str]) -> Result<OwnedFrame, LogError> {
         self.ask_bytes(&encode(arguments))
     }
 
+    /// Asks what only the service answers that decides over the log.
     pub(super) fn ask_bytes(&mut self, command: &[u8]) -> Result<OwnedFrame, LogError> {
         let node = Arc::clone(&self.node);
-        self.exchange(command, &TimeLimit::within(self.answer_time, self.at_end, node.end()))
+        self.decide(command, &TimeLimit::within(self.answer_time, self.at_end, node.end()))
+    }
+
+    /// Asks what any service answers.
+    pub(super) fn ask_any(&mut self, arguments: &[&str]) -> Result<OwnedFrame, LogError> {
+        let node = Arc::clone(&self.node);
+        let limit = TimeLimit::within(self.answer_time, self.at_end, node.end());
+        self.exchange(&encode(arguments), &limit).inspect_err(|error| self.failed(error))
+    }
+
+    /// As [`LogConnection::ask_bytes`], within `limit`.
+    pub(super) fn decide(&mut self, command: &[u8], limit: &TimeLimit<'_>) -> Result<OwnedFrame, LogError> {
+        let answer = self.exchange(command, limit);
+        self.note(&answer);
+        answer
+    }
+
+    /// What a decision, or a failure, shows of the service.
+    fn note<T>(&self, answer: &Result<T, LogError>) {
+        match answer {
+            Ok(_) => self.node.services().decided(&self.service),
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn failed(&self, error: &LogError) {
+        let services = self.node.services();
+        let was_given_up = self.breaker.is_broken_off.load(Ordering::Acquire) || self.node.end().get().is_some();
+        if let Some(failure) = error.failure(services).filter(|_| !was_given_up) {
+            services.failed(&self.service, failure);
+        }
     }
 
     /// Whether a question that breaks off when the node is to end may still be asked.
@@ -133,7 +190,7 @@ impl LogConnection {
         limit.next_step().map(drop).map_err(|error| self.unreachable(error))
     }
 
-    pub(super) fn exchange(&mut self, command: &[u8], limit: &TimeLimit<'_>) -> Result<OwnedFrame, LogError> {
+    fn exchange(&mut self, command: &[u8], limit: &TimeLimit<'_>) -> Result<OwnedFrame, LogError> {
         // A question is not sent if nobody would wait for its answer.
         limit.next_step().map_err(|error| self.unreachable(error))?;
         let left = limit.left().max(Duration::from_millis(1));
@@ -142,9 +199,12 @@ impl LogConnection {
         loop {
             let reply = take_reply(&mut self.buffer).map_err(|detail| self.protocol(detail))?;
             match reply {
-                Some(OwnedFrame::Error(line)) => return Err(Refusal::parse(&line).into()),
+                Some(OwnedFrame::Error(line)) => return Err(self.refused(Refusal::parse(&line))),
                 Some(frame) => return Ok(frame),
                 None => {}
+            }
+            if self.node.services().is_out_of_use(&self.service) {
+                return Err(self.unreachable(std::io::Error::other("no answer, and another one decides by now")));
             }
             let mut bytes = [0; 4096];
             let step = limit.next_step();
@@ -179,7 +239,11 @@ impl LogConnection {
     }
 
     pub(super) fn protocol(&self, detail: impl Into<String>) -> LogError {
-        LogError::Protocol { address: self.address.clone(), detail: detail.into() }
+        LogError::Protocol { address: self.service.address.clone(), detail: detail.into() }
+    }
+
+    fn refused(&self, refusal: Refusal) -> LogError {
+        LogError::Refused { refusal, by: Arc::clone(&self.service) }
     }
 
     /// Compares the log with what this node knows.
@@ -188,7 +252,9 @@ impl LogConnection {
     /// The log is not what this node knows, cannot be reached, refuses, or does not speak the protocol.
     pub fn check(&mut self, node: &Node<'_>, known: Option<&Known>) -> Result<(), LogError> {
         let local = Arc::clone(&self.node);
-        self.check_within(node, known, &TimeLimit::within(self.answer_time, self.at_end, local.end()))
+        let checked = self.check_within(node, known, &TimeLimit::within(self.answer_time, self.at_end, local.end()));
+        self.note(&checked);
+        checked
     }
 
     fn check_within(&mut self, node: &Node<'_>, known: Option<&Known>, limit: &TimeLimit<'_>) -> Result<(), LogError> {
@@ -199,11 +265,11 @@ impl LogConnection {
                 self.log_id = read_log_id(&reply).map_err(|detail| self.protocol(detail))?;
                 Ok(())
             }
-            (Err(LogError::Refused(refusal)), known) => {
+            (Err(LogError::Refused { refusal, .. }), known) => {
                 Err(match known.and_then(|known| Contradiction::of(&refusal, known)) {
                     Some(contradiction) => LogError::Contradicted(contradiction),
                     None if refusal.code == Code::Err => self.protocol(other_build(&refusal)),
-                    None => refusal.into(),
+                    None => self.refused(refusal),
                 })
             }
             (Err(error), _) => Err(error),
@@ -216,7 +282,7 @@ impl LogConnection {
     /// As every question. The refusal that this report causes is no error.
     pub fn contradict(&mut self, node: &Node<'_>, known: Option<&Known>) -> Result<(), LogError> {
         match self.ask(&[CHECK, &settings::SHARD.value(), node.id, node.address, &Known::text(known), DIFFERS]) {
-            Err(LogError::Refused(refusal)) if matches!(refusal.code, Code::Gap | Code::OtherLog) => Ok(()),
+            Err(error) if matches!(error.code(), Some(Code::Gap | Code::OtherLog)) => Ok(()),
             answer => answer.map(drop),
         }
     }
@@ -239,17 +305,55 @@ impl LogConnection {
         self.answer_time = time;
     }
 
-    /// The address that was reached, among those of the configured name.
+    /// The service, and the address that was reached among those of its name.
     ///
     /// # Errors
     /// The connection is gone.
-    pub fn reached(&self) -> Result<SocketAddr, LogError> {
-        self.socket.tcp().peer_addr().map_err(|error| self.unreachable(error))
+    pub fn reached(&self) -> Result<Reached, LogError> {
+        let address = self.socket.tcp().peer_addr().map_err(|error| self.unreachable(error))?;
+        Ok(Reached { address, service: Arc::clone(&self.service) })
     }
 
-    /// The connection itself, so that another thread can break off a question.
-    pub fn tcp(&self) -> Arc<TcpStream> {
-        Arc::clone(self.socket.tcp())
+    /// The service.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// With which another thread can break off a question.
+    pub fn breaker(&self) -> Arc<Breaker> {
+        Arc::clone(&self.breaker)
+    }
+}
+
+/// Has the service in use opened, and one after another of several if it fails, until none is left that was not tried.
+fn try_services(
+    node: &Arc<impl LocalNode + 'static>,
+    time: Duration,
+    at_end: AtEnd,
+    open: impl Fn(LogSocket, Arc<Service>, &TimeLimit<'_>) -> Result<LogConnection, LogError>,
+) -> Result<LogConnection, LogError> {
+    let services = node.services();
+    let limit = TimeLimit::within(time, at_end, node.end());
+    loop {
+        let service = services.in_use();
+        // One that is silent leaves time for another one.
+        let own = if services.are_several() { limit.part(2).at_most(time_for_one()) } else { limit };
+        let opened = connect(&service, &own).and_then(|socket| open(socket, Arc::clone(&service), &own));
+        let Err(error) = opened else { return opened };
+        let failure = match error.failure(services) {
+            // It does not take the token, say, and another one may.
+            None if error.code() == Some(Code::Err) => Failure::Lost,
+            None => return Err(error),
+            Some(failure) => failure,
+        };
+        if node.end().get().is_some() && limit.left().is_zero() {
+            // The node ends. That says nothing of the service.
+            return Err(error);
+        }
+        services.failed(&service, failure);
+        if !services.has_next() || limit.left().is_zero() {
+            return Err(error);
+        }
     }
 }
 

@@ -78,7 +78,7 @@ impl LogConnection {
     /// # Errors
     /// As every question: the log cannot be reached, refuses, or does not speak the protocol.
     pub fn status(&mut self) -> Result<LogStatus, LogError> {
-        let reply = self.ask(&[STATUS, &settings::SHARD.value()])?;
+        let reply = self.ask_any(&[STATUS, &settings::SHARD.value()])?;
         let status = LogStatus::read(&reply).map_err(|detail| self.protocol(detail))?;
         self.client_ip.clone_from(&status.client_ip);
         Ok(status)
@@ -116,7 +116,7 @@ impl LogConnection {
         }
         let local = Arc::clone(&self.node);
         let limit = TimeLimit::within(self.answer_time, AtEnd::Settles, local.end());
-        let reply = self.exchange(&encode(&command), &limit)?;
+        let reply = self.decide(&encode(&command), &limit)?;
         match &reply {
             OwnedFrame::Array(fields) => match fields.first() {
                 Some(OwnedFrame::Integer(epoch)) if *epoch > 0 => Ok(*epoch as u64),

@@ -9,12 +9,18 @@ use crate::agent::grant::Grant;
 use crate::base::process_identity;
 use crate::base::time_limit::EndTime;
 use crate::log::control_commands::{Engine, LogPosition};
+use crate::log::services::Services;
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// A node that knows nothing of its log.
-#[derive(Default)]
-struct TestNode(EndTime);
+struct TestNode(EndTime, Services);
+
+impl Default for TestNode {
+    fn default() -> Self {
+        TestNode(EndTime::default(), Services::of("127.0.0.1:1"))
+    }
+}
 
 impl LocalNode for TestNode {
     fn node_id(&self) -> String {
@@ -27,6 +33,10 @@ impl LocalNode for TestNode {
 
     fn known(&self) -> Option<Known> {
         None
+    }
+
+    fn services(&self) -> &Services {
+        &self.1
     }
 
     fn end(&self) -> &EndTime {
@@ -50,7 +60,7 @@ fn open(within: Duration, replies: &'static [(&'static str, Duration)]) -> Resul
     });
     let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
     let limit = TimeLimit::within(within, AtEnd::BreaksOff, node.end());
-    LogConnection::open_on(socket, &node, within, AtEnd::BreaksOff, &limit)
+    LogConnection::open_on(socket, node.services().in_use(), &node, within, AtEnd::BreaksOff, &limit)
 }
 
 #[track_caller]
@@ -97,7 +107,8 @@ fn a_node_that_is_to_end_waits_for_the_answer_to_acquire_and_asks_nothing_else()
     });
     let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
     let limit = TimeLimit::within(LONG, AtEnd::BreaksOff, node.end());
-    let mut connection = LogConnection::log_in(socket, &node, LONG, AtEnd::BreaksOff, &limit).unwrap();
+    let mut connection =
+        LogConnection::log_in(socket, node.services().in_use(), &node, LONG, AtEnd::BreaksOff, &limit).unwrap();
     let (own, position) = (Node { id: "n0", address: "n0:1" }, LogPosition { end: 0, replid: None });
     let engine = Engine { version: "9.1.0".to_owned(), databases: 0 };
     connection.may_ask().unwrap();
@@ -127,7 +138,7 @@ fn log_that_answers(node: &Arc<TestNode>, answers: Vec<Vec<u8>>) -> (LogConnecti
     });
     let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
     let limit = TimeLimit::within(LONG, AtEnd::GoesOn, node.end());
-    (LogConnection::log_in(socket, node, LONG, AtEnd::GoesOn, &limit).unwrap(), log)
+    (LogConnection::log_in(socket, node.services().in_use(), node, LONG, AtEnd::GoesOn, &limit).unwrap(), log)
 }
 
 #[test]

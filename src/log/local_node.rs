@@ -3,6 +3,7 @@
 use durability_protocol::Known;
 
 use crate::base::time_limit::EndTime;
+use crate::log::services::Services;
 
 /// What a connection needs to know of this node. It asks when it needs the answer, as answers change while it waits. Any thread.
 pub trait LocalNode: Send + Sync {
@@ -14,6 +15,9 @@ pub trait LocalNode: Send + Sync {
 
     /// What this node knows of its log; `None` if it has seen none.
     fn known(&self) -> Option<Known>;
+
+    /// The log services, and which of them is in use.
+    fn services(&self) -> &Services;
 
     /// By when this node ends, or leaves its log: a connection waits no longer.
     fn end(&self) -> &EndTime;

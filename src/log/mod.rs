@@ -3,6 +3,7 @@
 //!
 //! - `append_link`: the shipper's connection, on which appends and acknowledgements never wait
 //! - `control`, `control_commands`: a connection for single questions, and the questions
+//! - `services`: which of several log services is in use
 //! - `connect`, `address`, `socket`: how both reach the service: its addresses, and TLS
 //! - `request`, `reply`, `shard_view`, `error`: what is sent, and what is answered
 //! - `local_node`: what a connection needs to know of this node
@@ -16,6 +17,7 @@ pub mod error;
 pub mod local_node;
 pub mod reply;
 pub mod request;
+pub mod services;
 pub mod shard_view;
 pub mod socket;
 #[cfg(test)]

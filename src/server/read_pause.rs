@@ -117,10 +117,11 @@ unsafe fn pause(connection: *mut Connection) -> bool {
     true
 }
 
-/// Whether the other end of the socket has the log's port.
+/// Whether the other end of the socket has the port of a log service.
 fn is_link_to_log(fd: c_int) -> bool {
-    let log_port = settings::parse_address(&settings::LOG.value()).ok().map(|(_, port)| port);
-    matches!(peer(fd), Some(Peer::Tcp(port)) if Some(port) == log_port)
+    let Some(Peer::Tcp(port)) = peer(fd) else { return false };
+    let services = settings::parse_services(&settings::LOG.value());
+    services.is_ok_and(|services| services.iter().any(|(_, _, log_port)| *log_port == port))
 }
 
 /// Whether the other end of the socket is this process.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::settings::checks::{check_address, check_announce, check_node_id, check_shard, DEFAULT_LOG};
+use crate::settings::checks::{check_announce, check_node_id, check_services, check_shard, DEFAULT_LOG};
 use crate::settings::config_kinds::{anything, Change, Choice, Config, Number, Switch, Text};
 use crate::settings::mode::Mode;
 use crate::settings::{tls, token};
@@ -20,8 +20,8 @@ macro_rules! configs {
 }
 
 configs! {
-    /// host:port of the log service.
-    LOG: Text = Text::changed_by("log", DEFAULT_LOG, check_address, Change::Restart);
+    /// host:port of the log service, or of each of those that replicate the log among them, separated by commas.
+    LOG: Text = Text::changed_by("log", DEFAULT_LOG, check_services, Change::Restart);
     /// The name of this node's shard in the log service.
     SHARD: Text = Text::changed_by("shard", "default", check_shard, Change::Restart);
     /// The name of this node among those of its shard. Empty: host name and port.

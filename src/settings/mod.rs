@@ -19,6 +19,6 @@ pub mod mode;
 pub mod tls;
 pub mod token;
 
-pub use crate::settings::checks::parse_address;
+pub use crate::settings::checks::{is_same_place, parse_address, parse_services};
 pub use crate::settings::configs::*;
 pub use crate::settings::mode::Mode;

@@ -8,6 +8,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::Context;
 
 use crate::exchange::mailbox::{Position, Progress};
+use crate::log::services::Reached;
 use crate::node::left_log::StreamPosition;
 use crate::node::tasks::serving::change_role;
 use crate::node::tasks::stream::{kept_position, position};
@@ -15,7 +16,6 @@ use crate::node::{self, listening, role_changes, Role};
 use crate::server::api;
 use crate::server::follow_settings::{self, Owner};
 use crate::server::named_link::{self, Link};
-use crate::settings;
 
 thread_local! {
     static IS_CHANGING_ROLE: Cell<bool> = const { Cell::new(false) };
@@ -43,38 +43,37 @@ fn replicaof_while_following(ctx: &Context, arguments: &[&str]) -> Result<(), St
 }
 
 /// Makes the server a replica of its log, which it logs in to with that user name and password.
-pub fn follow(ctx: &Context, address: SocketAddr, user: &str, password: &str) -> Result<(), String> {
+pub fn follow(ctx: &Context, at: &Reached, user: &str, password: &str) -> Result<(), String> {
     // Before the first byte of the stream arrives.
     node::with(listening::listen_to_commands).unwrap_or(Ok(()))?;
     follow_settings::set(ctx, user, password)?;
     if !api::is_replica(ctx) && node::with(|module| module.may_hold_untold_writes()) == Some(true) {
         // A server that ceases to be a replica gets a replication id that its log does not know, and so a full copy.
-        replicate_from(ctx, address)?;
+        replicate_from(ctx, at)?;
         replicaof_while_following(ctx, &["NO", "ONE"])?;
     }
-    follow_at(ctx, address)
+    follow_at(ctx, at)
 }
 
 /// The server follows its log at that address from now on.
-pub fn follow_at(ctx: &Context, address: SocketAddr) -> Result<(), String> {
+pub fn follow_at(ctx: &Context, at: &Reached) -> Result<(), String> {
     if follow_settings::owner() != Owner::Log {
         return Err("this node does not follow its log any more".to_owned());
     }
-    replicate_from(ctx, address)?;
-    log_notice(format!("durability: following the log at {address}"));
+    replicate_from(ctx, at)?;
+    log_notice(format!("durability: following the log at {}", at.address));
     Ok(())
 }
 
-fn replicate_from(ctx: &Context, address: SocketAddr) -> Result<(), String> {
-    let host = match address {
+fn replicate_from(ctx: &Context, at: &Reached) -> Result<(), String> {
+    let host = match at.address {
         // The scope belongs to an address that is valid on one link only.
         SocketAddr::V6(address) if address.scope_id() > 0 => format!("{}%{}", address.ip(), address.scope_id()),
         address => address.ip().to_string(),
     };
-    let log = settings::LOG.value();
-    let (name, _) = settings::parse_address(&log)?;
-    let before = named_link::expect(Link { address: host.clone(), port: address.port(), host: name });
-    let port = address.port().to_string();
+    let (name, port) = (at.service.host.clone(), at.address.port());
+    let before = named_link::expect(Link { address: host.clone(), port, host: name });
+    let port = port.to_string();
     replicaof_while_following(ctx, &[&host, &port]).inspect_err(|_| named_link::restore(before))
 }
 

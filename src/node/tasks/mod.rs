@@ -82,10 +82,10 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::ShippingEnded => serving::change(epoch_ended),
 
         // The server as a replica of its log.
-        Task::Follow { address, user, password, reply } => {
-            answer(reply, following::follow(ctx, address, &user, &password));
+        Task::Follow { at, user, password, reply } => {
+            answer(reply, following::follow(ctx, &at, &user, &password));
         }
-        Task::FollowAt(address, reply) => answer(reply, following::follow_at(ctx, address)),
+        Task::FollowAt(at, reply) => answer(reply, following::follow_at(ctx, &at)),
         Task::Promote(reply) => answer(reply, following::promote(ctx)),
         Task::StopFollowing => following::stop_following(ctx),
         Task::StandAside => following::stand_aside(ctx),
