@@ -1,4 +1,5 @@
 use std::net::TcpListener;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -161,4 +162,97 @@ fn a_lease_that_is_granted_late_is_given_back_as_long_as_there_is_time() {
         assert_eq!(grant.resign(&mut connection, "n0", Some(Instant::now())).unwrap(), None);
         assert_eq!(log.join().unwrap().len(), 2, "the only question is who leads");
     }
+}
+
+/// A log service on a port of its own that answers each command on each connection by the next of `answers`, and stays silent after the
+/// last. Returns its address, and how often it was connected to.
+fn service(answers: &'static [&'static str]) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut socket = socket.unwrap();
+            std::thread::spawn(move || {
+                let mut answers = answers.iter();
+                while socket.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
+                    if let Some(answer) = answers.next() {
+                        let _ = socket.write_all(answer.as_bytes());
+                    }
+                }
+            });
+        }
+    });
+    (address, connections)
+}
+
+/// The address of a port at which nothing listens.
+fn nothing() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+const DECIDES: &[&str] = &["+OK\r\n", "$2\r\nid\r\n"];
+
+#[test]
+fn the_service_that_decides_is_found_behind_others_of_every_kind() {
+    let (decides, _) = service(DECIDES);
+    let (silent, _) = service(&[]);
+    let (knows_no_leader, _) = service(&["+OK\r\n", "-NOTLEADER - nobody decides\r\n"]);
+    let (takes_no_token, _) = service(&["-WRONGPASS no\r\n"]);
+    for other in [silent, knows_no_leader, takes_no_token, nothing()] {
+        for list in [format!("{other},{decides}"), format!("{other},{},{decides}", nothing())] {
+            let node = Arc::new(TestNode(EndTime::default(), Services::of(&list)));
+            let log = LogConnection::open_within(&node, LONG, AtEnd::BreaksOff).unwrap();
+            assert_eq!((log.log_id(), log.service().address.as_str()), ("id", decides.as_str()));
+            assert_eq!(node.services().in_use().address, decides);
+        }
+    }
+}
+
+#[test]
+fn a_stranger_that_a_service_names_is_not_connected_to() {
+    let (stranger, connections) = service(DECIDES);
+    let answer = format!("-NOTLEADER {stranger} decides\r\n").leak();
+    let (names_stranger, asked) = service(vec!["+OK\r\n", answer].leak());
+    let node = Arc::new(TestNode(EndTime::default(), Services::of(&format!("{names_stranger},{}", nothing()))));
+    for round in 1..=2 {
+        let error = LogConnection::open_within(&node, LONG, AtEnd::BreaksOff).err().unwrap();
+        assert!(error.to_string().contains("cannot be reached"), "the other one of the list was tried: {error}");
+        assert_eq!((connections.load(Ordering::Relaxed), asked.load(Ordering::Relaxed)), (0, round));
+    }
+}
+
+#[test]
+fn a_question_to_a_silent_service_ends_when_another_one_is_found_to_decide() {
+    let (falls_silent, _) = service(DECIDES);
+    let list = format!("{falls_silent},{}", nothing());
+    let node = Arc::new(TestNode(EndTime::default(), Services::of(&list)));
+    let mut log = LogConnection::open_within(&node, LONG, AtEnd::BreaksOff).unwrap();
+    let other = Arc::clone(&node);
+    let finds = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        // As another thread does whose connection was lost.
+        other.services().failed(&other.services().in_use(), Failure::Lost);
+        other.services().decided(&other.services().in_use());
+    });
+    let began = Instant::now();
+    let error = log.status().err().unwrap();
+    finds.join().unwrap();
+    assert!(error.to_string().contains("another one decides by now"), "{error}");
+    assert!(began.elapsed() < LONG / 2);
+    assert_ne!(node.services().in_use().address, falls_silent);
+}
+
+#[test]
+fn what_is_broken_off_says_nothing_of_the_service() {
+    let (falls_silent, _) = service(DECIDES);
+    let node = Arc::new(TestNode(EndTime::default(), Services::of(&format!("{falls_silent},{}", nothing()))));
+    let mut log = LogConnection::open_within(&node, LONG, AtEnd::BreaksOff).unwrap();
+    let breaker = log.breaker();
+    let breaks = std::thread::spawn(move || breaker.break_off());
+    assert!(log.status().is_err());
+    breaks.join().unwrap();
+    assert_eq!(node.services().in_use().address, falls_silent);
 }
