@@ -381,3 +381,31 @@ tls_log no {
     }
     set ::shard s1
 }
+
+tls_log no {
+    test "By TLS, the certificate of each of several services has to name the host of its own address" {
+        # The certificate does not name localhost, which is the same service.
+        set list localhost:[log_option port],[log_address]
+        start_server [server_options [list log $list tls yes tls-ca $::certificates/ca.crt]] {
+            wait_until_leading
+            assert_equal [log_address] [figure log_service]
+            assert_equal OK [r set key value]
+            # A snapshot goes there by HTTP.
+            r durability.mode off
+            r set unlogged value
+            r durability.mode sync
+            wait_for_condition 1000 10 {[figure seeds] > 0 && [figure role] eq "leader"} else {
+                fail "the log is not seeded: [figure last_error]"
+            }
+            # The server itself follows there.
+            kill_hard [srv 0 pid]
+            hold_lease
+            restart_server 0 true false
+            wait_until_following
+            assert_equal value [r get unlogged]
+            release_lease
+            wait_until_leading
+            assert_equal OK [r set key other]
+        }
+    }
+}
