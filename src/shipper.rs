@@ -335,7 +335,7 @@ impl Shipper<'_> {
             }
             Err(why) => {
                 self.agent.shared.try_again_after(&why);
-                uplink.disconnected(services.has_next());
+                uplink.disconnected(services, services.has_next());
             }
         }
     }
@@ -365,7 +365,7 @@ impl Shipper<'_> {
         shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
         // What it acknowledged before counts.
         self.agent.publish(&uplink.backlog);
-        uplink.disconnected(failure.is_some() && shared.services.has_next());
+        uplink.disconnected(&shared.services, failure.is_some() && shared.services.has_next());
         Ok(())
     }
 

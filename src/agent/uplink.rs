@@ -14,10 +14,13 @@ use crate::base::backoff::Backoff;
 use crate::decide::unacked::Backlog;
 use crate::exchange::pipe::SendNow;
 use crate::log::append_link::{AppendLink, LinkError};
+use crate::log::services::Services;
 use crate::settings;
 
 /// Larger amounts are sent by the agent: copying them into a socket would keep the server's main thread from its clients.
 const MOST_DIRECT_BYTES: usize = 16 << 10;
+/// The longest wait before all of several services are tried again.
+const RETRY_TO_AMONG_SEVERAL: Duration = Duration::from_millis(500);
 /// How the server asks for an acknowledgement, in the stream.
 const GETACK: &[u8] = b"REPLCONF\r\n$6\r\nGETACK\r\n";
 
@@ -42,7 +45,7 @@ pub struct Uplink {
     pub connection: UplinkState,
     /// The waits after failures of the connection.
     waits: Backoff,
-    /// As of [`Services::confirmations`](crate::log::services::Services::confirmations), when a connection was last tried or accepted.
+    /// As of [`Services::confirmations`], when a connection was last tried or accepted.
     confirmations: u64,
     /// The server waits for an acknowledgement of everything up to this offset (exclusive).
     pub ack_wanted_for: u64,
@@ -94,13 +97,17 @@ impl Uplink {
     }
 
     /// The connection failed, or could not be opened. A log that has accepted the login on it usually is back soon. A log that has not,
-    /// because its certificate has expired or it refuses the token, is tried ever more rarely. With `has_next`, another service is tried at
-    /// once. Agent.
-    pub fn disconnected(&mut self, has_next: bool) {
+    /// because its certificate has expired or it refuses the token, is tried ever more rarely. Of several services, another one is tried at
+    /// once, or all of them again soon: one may decide by then. Agent.
+    pub fn disconnected(&mut self, services: &Services, has_next: bool) {
         if matches!(&self.connection, UplinkState::Up(link) if link.is_logged_in()) {
             self.waits.reset();
         }
-        let wait = if has_next { Duration::ZERO } else { self.waits.next() };
+        let wait = match (has_next, services.are_several()) {
+            (true, _) => Duration::ZERO,
+            (false, true) => self.waits.next().min(RETRY_TO_AMONG_SEVERAL),
+            (false, false) => self.waits.next(),
+        };
         self.connection = UplinkState::Down { retry: Instant::now() + wait };
     }
 

@@ -38,6 +38,8 @@ pub struct ServiceChoice {
 struct Tried {
     /// Whether it was tried in this round, in vain.
     in_vain: bool,
+    /// Whether it has answered in this round that another one decides.
+    has_answered: bool,
     /// Whether it was chosen in this round because another one said that it decides. That counts once, so services that name each other
     /// end the round as well.
     was_named: bool,
@@ -99,6 +101,7 @@ impl ServiceChoice {
             self.begin_round();
         }
         self.services[which].in_vain = true;
+        self.services[which].has_answered |= matches!(failure, Failure::DecidesNot(_));
         let named = match failure {
             Failure::DecidesNot(Some(named)) if named != which && !self.is_doubted(named, now) => Some(named),
             _ => None,
@@ -117,16 +120,17 @@ impl ServiceChoice {
     fn begin_round(&mut self) {
         self.is_round_over = false;
         for service in &mut self.services {
-            (service.in_vain, service.was_named) = (false, false);
+            *service = Tried { silent: service.silent, ..Tried::default() };
         }
     }
 
-    /// The next service that was not tried in this round. One that was silent is passed over, unless all were.
+    /// The next service that was not tried in this round. One that was silent comes last, and only if no other one has answered: another
+    /// one that answers comes to know which one decides.
     fn next_to_try(&self, now: Instant) -> Option<usize> {
         let is_silent = |which: &usize| self.services[*which].was_silent_within(PASSED_OVER, now);
-        let all_are_silent = (0..self.services.len()).all(|which| is_silent(&which));
-        let is_left = |which: &usize| !self.services[*which].in_vain && (all_are_silent || !is_silent(which));
-        self.behind(self.in_use).find(is_left)
+        let left = self.behind(self.in_use).filter(|which| !self.services[*which].in_vain);
+        let has_answer = self.services.iter().any(|service| service.has_answered);
+        left.clone().find(|which| !is_silent(which)).or_else(|| left.clone().find(|_| !has_answer))
     }
 
     /// All services, from the one behind `which` on, and that one last.
@@ -233,7 +237,11 @@ mod tests {
         assert_eq!(round(&mut choice, start + MOMENT, elects), [1, 2]);
         assert_eq!(round(&mut choice, start + 2 * MOMENT, elects), [1, 2]);
         assert_eq!(round(&mut choice, start + PASSED_OVER, elects), [1, 2, 0]);
-        // If all are silent, all are tried.
+        // If none answers, all are tried, and it is the last one.
+        let mut gone = ServiceChoice::among(3);
+        gone.failed(0, Silent, start);
+        assert_eq!(round(&mut gone, start + MOMENT, |_| Lost), [1, 2]);
+        assert_eq!(round(&mut gone, start + MOMENT, |_| Lost), [1, 2, 0]);
         for _ in 0..3 {
             let tried = round(&mut choice, start + PASSED_OVER, |_| Silent);
             assert_eq!(tried.len(), 3, "{tried:?}");

@@ -192,7 +192,7 @@ tags {external:skip tls:skip} {
             start_server [server_options [dict merge $lease [list log [addresses {a b c}]]]] {
                 wait_until_leading
                 wait_until_used a
-                under_load 1000 {
+                under_load 2500 {
                     foreach names {{a b c} {a c b} {b c a} {c b a} {a b c}} {
                         elect $names 0
                         wait_until_used [lindex $names end]
