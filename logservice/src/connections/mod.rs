@@ -1,7 +1,8 @@
 //! Connections of both ports before anything is known of them: accepting them, TLS, and how many there may be.
 //!
 //! - [`port`]: the accept loop.
-//! - [`tls`]: certificates and handshakes; [`handshake_turns`] says whose handshake is next.
+//! - [`tls`]: certificates and handshakes; [`handshake_turns`] says whose handshake is next. [`tls_client`] is for
+//!   connections that the service makes itself.
 //! - [`strangers`]: connections that have not logged in, counted by [`network`]; [`lingering`] keeps a crowd of them from coming back at once.
 //! - [`places`]: connections that have, and the share that is kept for nodes.
 //! - [`limits`]: every number and time that bounds a client.
@@ -14,3 +15,4 @@ pub mod places;
 pub mod port;
 pub mod strangers;
 pub mod tls;
+mod tls_client;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use durability_tls::rustls::server::NoClientAuth;
 use durability_tls::rustls::sign::SingleCertAndKey;
-use durability_tls::rustls::{self, ServerConfig};
+use durability_tls::rustls::{self, ClientConfig, ServerConfig};
 use durability_tls::{FileError, VERSIONS};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -21,6 +21,7 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use super::handshake_turns::HandshakeTurns;
 use super::network::Network;
+use super::tls_client::Outgoing;
 
 /// How long a client may take from connecting to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,7 +93,7 @@ impl Files {
     }
 }
 
-fn warn_of_outdated_list(path: &Path) {
+pub(super) fn warn_of_outdated_list(path: &Path) {
     static LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
     let mut logged = LOGGED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if logged.is_none_or(|logged| logged.elapsed() >= OUTDATED_INTERVAL) {
@@ -109,6 +110,8 @@ fn warn_of_outdated_list(path: &Path) {
 pub struct Tls {
     files: Files,
     config: RwLock<Arc<ServerConfig>>,
+    /// For connections to other services, if this one makes any.
+    outgoing: RwLock<Option<Outgoing>>,
     troubles: Mutex<Troubles>,
 }
 
@@ -198,7 +201,24 @@ impl Tls {
         };
         let files = Files { certificate, key, client_ca, client_crl };
         let config = RwLock::new(files.read()?);
-        Ok(Some(Arc::new(Tls { files, config, troubles: Mutex::default() })))
+        Ok(Some(Arc::new(Tls { files, config, outgoing: RwLock::default(), troubles: Mutex::default() })))
+    }
+
+    /// Reads what connections to other services need besides: the CA of their certificates, and perhaps what it has revoked. This service
+    /// presents its own certificate to them.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn connect_with(&self, ca: PathBuf, crl: Option<PathBuf>) -> Result<(), TlsError> {
+        let outgoing = Outgoing::read(ca, crl, &self.files.certificate, &self.files.key)?;
+        *self.outgoing.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(outgoing);
+        Ok(())
+    }
+
+    /// For connections to other services; `None` before [`Tls::connect_with`].
+    pub fn client_config(&self) -> Option<Arc<ClientConfig>> {
+        let outgoing = self.outgoing.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        outgoing.as_ref().map(Outgoing::config)
     }
 
     /// Reads the files again. Open connections stay as they are.
@@ -207,6 +227,10 @@ impl Tls {
     /// A file cannot be used; then nothing changes.
     pub fn reload(&self) -> Result<(), TlsError> {
         let config = self.files.read()?;
+        let mut outgoing = self.outgoing.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(outgoing) = &mut *outgoing {
+            *outgoing = outgoing.read_again(&self.files.certificate, &self.files.key)?;
+        }
         *self.config.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
         Ok(())
     }
@@ -285,7 +309,7 @@ mod tests {
         let pair = ca.issue(directory, "server", &["127.0.0.1"]);
         let files = Files { certificate: pair.certificate, key: pair.key, client_ca: None, client_crl: None };
         let config = RwLock::new(files.read().expect("a pair"));
-        let tls = Arc::new(Tls { files, config, troubles: Mutex::default() });
+        let tls = Arc::new(Tls { files, config, outgoing: RwLock::default(), troubles: Mutex::default() });
         let port = TlsPort::new(tls, b"no").expect("a thread");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");

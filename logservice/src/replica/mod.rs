@@ -10,8 +10,12 @@
 //! | `copy.rs` | what a group needs of a disk |
 //! | `group/` | one copy: plain logic over the consensus crate |
 //! | `handle.rs` | how the rest of the service reaches a group |
+//! | `peers/` | connections between services |
+//! | `wire/` | what they say, as bytes |
 
 pub mod copy;
 pub mod entry;
 pub mod group;
 pub mod handle;
+pub mod peers;
+pub mod wire;

@@ -1,0 +1,233 @@
+//! What waits to be sent to one peer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use raft::eraftpb::{Message, MessageType};
+use tokio::sync::{oneshot, watch, Notify};
+
+use super::error::PeerError;
+use super::options::PeerAddress;
+use super::queue::{Batch, Queue};
+use super::shared::{Lane, PeerPatience};
+use crate::replica::wire::{wire_bytes, Request, MOST_FRAME_BYTES, MOST_REQUEST_BYTES};
+
+/// Messages are written together until they have so many bytes.
+pub const BATCH_BYTES: usize = 256 << 10;
+/// The longest message: a frame holds it, with all that is written together with it.
+const MOST_MESSAGE_BYTES: usize = MOST_FRAME_BYTES - 2 * BATCH_BYTES;
+/// Bytes of messages that wait for a peer. As many as a group has in flight, so a single one does not exceed it.
+const MOST_LOG_BYTES: usize = 60 << 20;
+/// Of those that are short: a few ten thousand.
+const MOST_CONTROL_BYTES: usize = 4 << 20;
+/// Requests that wait for a peer.
+const MOST_REQUESTS: usize = 64;
+
+/// One peer.
+pub struct Link {
+    /// Its name and address.
+    pub peer: PeerAddress,
+    /// Its id; 0 while it is not known.
+    member: AtomicU64,
+    lanes: [LaneQueue; 2],
+    requests: Mutex<Requests>,
+    is_connected: watch::Sender<bool>,
+    /// What came of the last attempt to connect.
+    trouble: Mutex<String>,
+    /// Told when a message was dropped.
+    pub dropped: Notify,
+}
+
+/// What waits for one of its connections.
+#[derive(Default)]
+struct LaneQueue {
+    state: Mutex<LaneState>,
+    ready: Notify,
+}
+
+#[derive(Default)]
+struct LaneState {
+    queue: Queue,
+    is_connected: bool,
+    /// Messages were dropped since the queue was empty.
+    is_full: bool,
+}
+
+#[derive(Default)]
+struct Requests {
+    last: u64,
+    waiting: VecDeque<Request>,
+    /// By the numbers of their requests.
+    answers: HashMap<u64, oneshot::Sender<Bytes>>,
+}
+
+/// What is to be sent next.
+pub enum Next {
+    /// A request.
+    Request(Request),
+    /// Messages.
+    Messages(Batch),
+}
+
+impl Link {
+    /// A peer that is not connected.
+    pub fn new(peer: PeerAddress) -> Self {
+        Link {
+            peer,
+            member: AtomicU64::new(0),
+            lanes: Default::default(),
+            requests: Mutex::default(),
+            is_connected: watch::Sender::new(false),
+            trouble: Mutex::new("no connection was tried yet".to_owned()),
+            dropped: Notify::new(),
+        }
+    }
+
+    /// Its id, if it has told.
+    pub fn member(&self) -> Option<u64> {
+        Some(self.member.load(Ordering::Acquire)).filter(|&member| member != 0)
+    }
+
+    /// Whether it can be sent all kinds of messages.
+    pub fn is_connected(&self) -> bool {
+        Lane::ALL.into_iter().all(|lane| lock(&self.lane(lane).state).is_connected)
+    }
+
+    /// Queues a message, or drops it.
+    pub fn send(&self, group: &str, message: Message) {
+        let (lane, most_bytes) = match message.msg_type {
+            MessageType::MsgAppend | MessageType::MsgSnapshot => (self.lane(Lane::Log), MOST_LOG_BYTES),
+            _ => (self.lane(Lane::Control), MOST_CONTROL_BYTES),
+        };
+        let mut state = lock(&lane.state);
+        if !state.is_connected {
+            return;
+        }
+        let was_empty = state.queue.is_empty();
+        if was_empty {
+            state.is_full = false;
+        }
+        let fits = wire_bytes(&message) <= MOST_MESSAGE_BYTES;
+        let is_taken = fits && state.queue.push(group, message, most_bytes);
+        let is_news = !is_taken && !std::mem::replace(&mut state.is_full, true);
+        drop(state);
+        if is_taken && was_empty {
+            lane.ready.notify_one();
+        }
+        if is_news {
+            let peer = &self.peer.name;
+            let why = if fits { "too much waits for it" } else { "it is longer than any may be" };
+            tracing::warn!("peer {peer}: a message of group '{group}' is dropped: {why}");
+            self.dropped.notify_one();
+        }
+    }
+
+    /// What is to be sent next on a connection. Cancel-safe.
+    pub async fn next(&self, lane: Lane) -> Next {
+        loop {
+            if lane == Lane::Control {
+                if let Some(request) = lock(&self.requests).waiting.pop_front() {
+                    return Next::Request(request);
+                }
+            }
+            let batch = lock(&self.lane(lane).state).queue.take(BATCH_BYTES);
+            if !batch.messages.is_empty() {
+                return Next::Messages(batch);
+            }
+            self.lane(lane).ready.notified().await;
+        }
+    }
+
+    /// So many bytes of a batch were sent.
+    pub fn sent(&self, lane: Lane, bytes: usize) {
+        lock(&self.lane(lane).state).queue.sent(bytes);
+    }
+
+    /// Bytes of messages that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        Lane::ALL.into_iter().map(|lane| lock(&self.lane(lane).state).queue.bytes()).sum()
+    }
+
+    /// There is a connection to `member`.
+    pub fn connected(&self, lane: Lane, member: u64) {
+        if self.member.swap(member, Ordering::AcqRel) != member {
+            // What waits on another connection is for another one.
+            Lane::ALL.into_iter().for_each(|lane| lock(&self.lane(lane).state).queue.clear());
+        }
+        lock(&self.lane(lane).state).is_connected = true;
+        if lane == Lane::Control {
+            self.is_connected.send_replace(true);
+        }
+    }
+
+    /// There is none any more, or none yet. Drops what waits.
+    pub fn disconnected(&self, lane: Lane, why: &str) {
+        *lock(&self.lane(lane).state) = LaneState::default();
+        if lane == Lane::Control && self.is_connected.send_replace(false) {
+            let mut requests = lock(&self.requests);
+            // Who asked learns by this that there is no answer. Numbers go on, so that no late answer is taken for another one.
+            let last = requests.last;
+            *requests = Requests { last, ..Requests::default() };
+        }
+        self.note(why);
+    }
+
+    fn note(&self, why: &str) {
+        why.clone_into(&mut lock(&self.trouble));
+    }
+
+    /// Asks the peer.
+    pub async fn ask(&self, bytes: Vec<u8>, patience: &PeerPatience) -> Result<Vec<u8>, PeerError> {
+        let name = || self.peer.name.clone();
+        if bytes.len() > MOST_REQUEST_BYTES {
+            return Err(PeerError::TooMuch(name()));
+        }
+        let mut is_connected = self.is_connected.subscribe();
+        if tokio::time::timeout(patience.connection, is_connected.wait_for(|is_connected| *is_connected)).await.is_err()
+        {
+            return Err(PeerError::NotConnected { name: name(), why: lock(&self.trouble).clone() });
+        }
+        let (number, answer) = self.queue_request(bytes.into()).ok_or_else(|| PeerError::TooMuch(name()))?;
+        match tokio::time::timeout(patience.answer, answer).await {
+            Ok(Ok(answer)) => Ok(answer.into()),
+            Ok(Err(_)) => Err(PeerError::Lost(name())),
+            Err(_) => {
+                lock(&self.requests).answers.remove(&number);
+                Err(PeerError::Late(name()))
+            }
+        }
+    }
+
+    fn queue_request(&self, bytes: Bytes) -> Option<(u64, oneshot::Receiver<Bytes>)> {
+        let mut requests = lock(&self.requests);
+        if requests.answers.len() >= MOST_REQUESTS {
+            return None;
+        }
+        requests.last += 1;
+        let (sender, answer) = oneshot::channel();
+        let number = requests.last;
+        requests.answers.insert(number, sender);
+        requests.waiting.push_back(Request { number, bytes });
+        drop(requests);
+        self.lane(Lane::Control).ready.notify_one();
+        Some((number, answer))
+    }
+
+    /// An answer has come.
+    pub fn answered(&self, answer: Request) {
+        if let Some(asked) = lock(&self.requests).answers.remove(&answer.number) {
+            // Nobody may wait any more.
+            let _ = asked.send(answer.bytes);
+        }
+    }
+
+    fn lane(&self, lane: Lane) -> &LaneQueue {
+        &self.lanes[lane as usize]
+    }
+}
+
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,158 @@
+//! Connections between the services of a cluster.
+//!
+//! Each service makes two connections to each peer: one for what is short and must not wait, one for entries of logs ([`shared::Lane`]). Who
+//! makes a connection sends on it; who accepts it answers requests, and says that it is there. A service that is alone makes none, and
+//! none of this runs.
+//!
+//! | file | |
+//! |---|---|
+//! | `options.rs` | what a service is told of its peers |
+//! | `token.rs`, `proof.rs`, `greet.rs` | how two services know each other |
+//! | `registry.rs` | who is there, and that no two pass for one |
+//! | `link.rs`, `queue.rs` | what waits for a peer |
+//! | `outgoing.rs`, `incoming.rs` | the connections |
+//! | `framed.rs` | frames on a connection |
+//! | `shared.rs`, `error.rs` | what they have in common |
+//!
+//! Messages may get lost, and come in order as long as they do not: those of one group that carry entries among themselves, and the others
+//! among themselves.
+
+mod error;
+mod framed;
+mod greet;
+mod incoming;
+mod link;
+mod options;
+mod outgoing;
+mod proof;
+mod queue;
+mod registry;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::sync::Arc;
+
+use raft::eraftpb::Message;
+use tokio::sync::watch;
+
+pub use self::error::{ConnectionError, PeerError, PeersError};
+use self::link::Link;
+pub use self::options::{PeerAddress, PeersOptions};
+use self::registry::Registry;
+pub use self::shared::PeerPatience;
+use self::shared::{Lane, Shared};
+pub use self::token::{PeerToken, PeerTokenError};
+pub use super::wire::Hello;
+
+/// What a peer asks. This code does not look at it.
+pub type PeerRequest = Vec<u8>;
+/// What it is answered.
+pub type PeerReply = Vec<u8>;
+
+/// What comes from peers. Called from the connections' tasks, so all but [`PeerEvents::request`] must return at once.
+pub trait PeerEvents: Send + Sync {
+    /// A peer is connected, in either direction, or tells something else of itself.
+    fn hello(&self, hello: &Hello);
+    /// A message of a group has come from the member `from`. It may name another sender, if that one's message was passed on.
+    fn message(&self, from: u64, group: &str, message: Message);
+    /// A peer asks for something. May block; requests of one peer are answered one after the other.
+    fn request(&self, from: &Hello, request: PeerRequest) -> PeerReply;
+    /// Messages to `member` were lost, or may have been.
+    fn unreachable(&self, member: u64);
+}
+
+/// The connections of a service to and from its peers, until this is dropped.
+pub struct Peers {
+    links: Vec<Arc<Link>>,
+    shared: Arc<Shared>,
+    shutdown: watch::Sender<bool>,
+}
+
+impl Peers {
+    /// Takes and makes connections, in tasks of the runtime in which this is called. `hello` is what this service tells of itself; peers
+    /// are told what changes.
+    ///
+    /// # Errors
+    /// The options cannot be used. Nothing has been done then.
+    pub fn start(
+        options: PeersOptions,
+        hello: watch::Receiver<Hello>,
+        events: Arc<dyn PeerEvents>,
+    ) -> Result<Self, PeersError> {
+        options.check()?;
+        let PeersOptions { listener, peers, token, tls, max_strangers, patience, .. } = options;
+        let mut process = [0; 8];
+        getrandom::fill(&mut process).map_err(std::io::Error::other)?;
+        let process = u64::from_le_bytes(process);
+        let own = hello.borrow().name.clone();
+        let links: Vec<_> =
+            peers.into_iter().filter(|peer| peer.name != own).map(|peer| Arc::new(Link::new(peer))).collect();
+        let registry = Registry::new(hello, links.iter().map(|link| link.peer.name.clone()));
+        let shared = Arc::new(Shared { token, tls, process, registry, events, patience });
+        let (shutdown, stopping) = watch::channel(false);
+        let incoming = incoming::serve(listener, shared.clone(), max_strangers, stopping.clone());
+        tokio::spawn(async move {
+            if let Err(error) = incoming.await {
+                tracing::error!("no connections of peers are taken: {error}");
+            }
+        });
+        for link in &links {
+            for lane in Lane::ALL {
+                let kept = outgoing::keep(link.clone(), lane, shared.clone());
+                let mut stopping = stopping.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = kept => {}
+                        _ = stopping.wait_for(|stopping| *stopping) => {}
+                    }
+                });
+            }
+        }
+        Ok(Peers { links, shared, shutdown })
+    }
+
+    /// Sends a message to the member that it names. Never blocks; any thread may call it. Drops the message if that member is not connected,
+    /// or too much waits for it.
+    pub fn send(&self, group: &str, message: Message) {
+        if let Some(link) = self.link_of(message.to) {
+            link.send(group, message);
+        }
+    }
+
+    /// Asks the peer of that name, and waits for its answer: some seconds at most.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn ask(&self, peer_name: &str, request: PeerRequest) -> Result<PeerReply, PeerError> {
+        let link = self.links.iter().find(|link| link.peer.name == peer_name);
+        let link = link.ok_or_else(|| PeerError::Unknown(peer_name.to_owned()))?;
+        link.ask(request, &self.shared.patience).await
+    }
+
+    /// What each peer has told last of itself, whether it is connected or not.
+    pub fn known(&self) -> Vec<Hello> {
+        self.shared.registry.known()
+    }
+
+    /// Whether messages to a member can be sent now.
+    pub fn is_connected(&self, member: u64) -> bool {
+        self.link_of(member).is_some_and(|link| link.is_connected())
+    }
+
+    /// Bytes of messages that wait to be sent to a member.
+    pub fn waiting_bytes(&self, member: u64) -> usize {
+        self.link_of(member).map_or(0, |link| link.waiting_bytes())
+    }
+
+    fn link_of(&self, member: u64) -> Option<&Arc<Link>> {
+        self.links.iter().find(|link| link.member() == Some(member))
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.shutdown.send_replace(true);
+    }
+}
