@@ -54,7 +54,8 @@ impl Pieces {
         self.bytes += 8;
     }
 
-    pub(super) fn put_slice(&mut self, bytes: &[u8]) {
+    /// Adds bytes as they are.
+    pub fn put_slice(&mut self, bytes: &[u8]) {
         self.last.put_slice(bytes);
         self.bytes += bytes.len();
     }

@@ -15,6 +15,8 @@
 
 mod fields;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod greeting;
 mod message;
 mod messages;

@@ -1,6 +1,9 @@
 //! Services that speak over loopback, in one process.
 
+mod hostile;
 mod messages;
+mod refusals;
+mod with_tls;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -121,6 +124,13 @@ impl Node {
             }
         };
         timeout(PATIENCE, connected).await.expect("connected");
+    }
+
+    /// What is in the way of a connection to that peer.
+    async fn trouble(&self, peer: &str) -> String {
+        let error = self.peers.ask(peer, b"?".to_vec()).await.expect_err("not connected");
+        assert!(matches!(error, PeerError::NotConnected { .. }), "{error}");
+        error.to_string()
     }
 }
 
