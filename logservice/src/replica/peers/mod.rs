@@ -1,6 +1,6 @@
 //! Connections between the services of a cluster.
 //!
-//! Each service makes two connections to each peer: one for what is short and must not wait, one for entries of logs ([`shared::Lane`]). Who
+//! Each service makes two connections to each peer: one for what is short and must not wait, one for entries of logs (`shared.rs`). Who
 //! makes a connection sends on it; who accepts it answers requests, and says that it is there. A service that is alone makes none, and
 //! none of this runs.
 //!
