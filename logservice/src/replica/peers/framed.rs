@@ -44,7 +44,7 @@ impl FrameReader {
     /// The next frame. Cancel-safe. What the other end says last is an error.
     pub async fn next(&mut self) -> Result<Frame, ConnectionError> {
         loop {
-            if let Some(frame) = self.buffer.next()? {
+            if let Some(frame) = self.buffer.take_frame()? {
                 if frame.kind == Kind::Refused {
                     return Err(ConnectionError::Refused(Refusal::decode(frame.body)?.0));
                 }

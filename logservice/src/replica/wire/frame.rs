@@ -149,7 +149,7 @@ impl FrameBuffer {
     ///
     /// # Errors
     /// What came is no frame, or too long a one. Nothing more can be read then.
-    pub fn next(&mut self) -> Result<Option<Frame>, Malformed> {
+    pub fn take_frame(&mut self) -> Result<Option<Frame>, Malformed> {
         let Some(header) = self.header() else { return Ok(None) };
         let body_bytes = header.body_bytes as usize;
         if body_bytes > self.most_bytes {

@@ -8,7 +8,7 @@ use super::*;
 /// What a list takes in memory for each of its bytes on the wire at most: an entry without data has 25 bytes there.
 const MEMORY_FOR_EACH_BYTE: usize = 8;
 
-/// Type, numbers, priority, reject, context, entries, snapshot, whether payloads are long.
+/// Type, numbers, priority, reject, context, entries, snapshot, whether the first entry is long.
 type AnyMessage = (u8, [u64; 10], i64, bool, Vec<u8>, Vec<AnyEntry>, Option<AnySnapshot>, bool);
 /// Type, term, index, data, context.
 type AnyEntry = (u8, u64, u64, Vec<u8>, Vec<u8>);
@@ -50,11 +50,11 @@ fn message(any: &AnyMessage) -> Message {
     let (kind, numbers, priority, reject, context, entries, snapshot, is_long) = any;
     let [to, from, term, log_term, index, commit, commit_term, request_snapshot, reject_hint, deprecated_priority] =
         *numbers;
-    let entries = entries.iter().map(|(kind, term, index, data, context)| {
+    let entries = entries.iter().enumerate().map(|(at, (kind, term, index, data, context))| {
         let kinds = [EntryType::EntryNormal, EntryType::EntryConfChange, EntryType::EntryConfChangeV2];
         let entry_type = kinds[usize::from(*kind) % kinds.len()];
         let mut data = data.clone();
-        data.resize(data.len() + if *is_long { 5000 } else { 0 }, 7);
+        data.resize(data.len() + if *is_long && at == 0 { 5000 } else { 0 }, 7);
         let (data, context) = (data.into(), context.clone().into());
         Entry { entry_type, term: *term, index: *index, data, context, ..Entry::default() }
     });
@@ -105,7 +105,7 @@ fn frames(bytes: &[u8], part: usize, most_bytes: usize) -> Result<Vec<Frame>, Ma
         let (part, later) = rest.split_at(part.clamp(1, rest.len()));
         buffer.room().put_slice(part);
         rest = later;
-        while let Some(frame) = buffer.next()? {
+        while let Some(frame) = buffer.take_frame()? {
             frames.push(frame);
         }
     }
@@ -117,7 +117,7 @@ fn any_message_survives_the_wire() {
     bolero::check!().with_type::<(Vec<(String, AnyMessage)>, u16)>().for_each(|(messages, part)| {
         let mut body = Pieces::default();
         let mut sent = Vec::new();
-        for (group, any) in messages {
+        for (group, any) in messages.iter().take(4) {
             let message = message(any);
             let before = body.len();
             let travels = put_message(group, &message, &mut body);
@@ -237,7 +237,7 @@ fn a_length_alone_takes_no_memory() {
     let take = |most_bytes| {
         let mut buffer = FrameBuffer::new(most_bytes);
         buffer.room().put_slice(&header);
-        let next = buffer.next().map(|frame| frame.is_some());
+        let next = buffer.take_frame().map(|frame| frame.is_some());
         let _ = buffer.room();
         (next, buffer)
     };
