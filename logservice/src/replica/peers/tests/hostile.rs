@@ -165,7 +165,7 @@ async fn a_newer_connection_takes_the_place_of_an_older_one_of_the_same_process(
 async fn who_takes_a_connection_has_to_prove_itself_as_well() {
     let ((to_a, address_a), (impostor, address_b)) = (listener().await, listener().await);
     let mut setup = Setup::new("a", 1);
-    setup.patience.connection = Duration::from_secs(1);
+    setup.patience.connection = Duration::from_millis(20);
     let a = setup.start(to_a, &[peer("a", &address_a), peer("b", &address_b)]);
     tokio::spawn(async move {
         let shared = Arc::new(Shared {

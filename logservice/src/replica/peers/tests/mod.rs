@@ -126,11 +126,18 @@ impl Node {
         timeout(PATIENCE, connected).await.expect("connected");
     }
 
-    /// What is in the way of a connection to that peer.
+    /// What was in the way of the first connection to that peer.
     async fn trouble(&self, peer: &str) -> String {
-        let error = self.peers.ask(peer, b"?".to_vec()).await.expect_err("not connected");
-        assert!(matches!(error, PeerError::NotConnected { .. }), "{error}");
-        error.to_string()
+        let tried = async {
+            loop {
+                let error = self.peers.ask(peer, b"?".to_vec()).await.expect_err("not connected");
+                assert!(matches!(error, PeerError::NotConnected { .. }), "{error}");
+                if !error.to_string().contains("no connection was tried yet") {
+                    return error.to_string();
+                }
+            }
+        };
+        timeout(PATIENCE, tried).await.expect("a connection is tried")
     }
 }
 

@@ -11,7 +11,7 @@ async fn troubles(a: Setup, b: Setup) -> [String; 2] {
 
 /// Does not wait long for a connection that never comes.
 fn hasty(mut setup: Setup) -> Setup {
-    setup.patience.connection = Duration::from_secs(2);
+    setup.patience.connection = Duration::from_millis(20);
     setup
 }
 

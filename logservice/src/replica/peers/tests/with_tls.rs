@@ -25,7 +25,7 @@ fn tls(directory: &Path, (ca, name): (&TestCa, &str), names: &[&str], trusted: &
 
 fn setup(name: &str, member: u64, tls: Arc<Tls>) -> Setup {
     let mut setup = Setup { tls: Some(tls), ..Setup::new(name, member) };
-    setup.patience.connection = Duration::from_secs(2);
+    setup.patience.connection = Duration::from_millis(20);
     setup
 }
 
@@ -42,6 +42,7 @@ async fn services_with_certificates_of_one_ca_reach_each_other() {
         nodes[0].peers.send("s1", append(2, 5, vec![7; 300_000]));
         let length = |heard: &mut Heard| heard.messages.first().map(|(.., message)| message.entries[0].data.len());
         assert_eq!(nodes[1].ear.until(length).await, 300_000);
+        nodes[1].connected_to(1).await;
         assert_eq!(nodes[1].peers.ask("a", b"?".to_vec()).await.expect("an answer"), b"b asks ?");
     }
 }
@@ -80,7 +81,7 @@ async fn a_service_without_tls_and_one_with_it_say_what_is_wrong() {
     let ca = TestCa::default();
     let with = setup("a", 1, tls(directory.path(), (&ca, "a"), HERE, &ca, false));
     let mut without = Setup::new("b", 2);
-    without.patience.connection = Duration::from_secs(2);
+    without.patience.connection = Duration::from_millis(20);
     let nodes = start(vec![with, without]).await;
     let (to_b, to_a) = (nodes[0].trouble("b").await, nodes[1].trouble("a").await);
     assert!(to_a.contains("takes peers with TLS only"), "{to_a}");
