@@ -248,3 +248,18 @@ async fn a_refusal_is_heard() {
     writer.send(Kind::Refused, Refusal("for a test".to_owned()).encode()).await.expect("sent");
     assert!(matches!(end_of(&mut reader).await, ConnectionError::Closed));
 }
+
+/// So that what a service proves to whoever has the address of one peer cannot be passed on to another.
+#[tokio::test]
+async fn a_proof_that_is_meant_for_one_service_does_not_open_another() {
+    let (_nodes, address) = pair(quick()).await;
+    let shared = shared_as("x", 9, &["c"]);
+    let stream = TcpStream::connect(&address).await.expect("connected");
+    let (mut reader, mut writer) = framed::split(Box::new(stream), PATIENCE);
+    let own = shared.registry.own().borrow().clone();
+    let ends = (&mut reader, &mut writer);
+    let greeted = greet::connect(&shared, ends, ("c", Lane::Control), b"", &own).await;
+    let error = greeted.map(drop).expect_err("refused");
+    let is_by_other_end = matches!(&error, ConnectionError::Refused(why) if why.contains("is a, not c"));
+    assert!(is_by_other_end, "{error}");
+}
