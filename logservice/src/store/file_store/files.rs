@@ -153,6 +153,15 @@ pub enum ReplaceError {
     Unknown(FileError),
 }
 
+impl ReplaceError {
+    /// What failed, for whom it makes no difference.
+    pub fn into_error(self) -> FileError {
+        match self {
+            ReplaceError::Unchanged(error) | ReplaceError::Unknown(error) => error,
+        }
+    }
+}
+
 /// Puts `bytes` in place of the manifest `name` so that a crash leaves either the old content or the new.
 pub fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), ReplaceError> {
     let path = directory.join(name);

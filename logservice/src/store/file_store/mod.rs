@@ -25,7 +25,7 @@ pub mod check;
 pub mod checksum_line;
 #[cfg(test)]
 mod conformance_tests;
-mod errors;
+pub(crate) mod errors;
 mod factory;
 pub mod files;
 pub mod format;
@@ -34,17 +34,17 @@ mod fuzz;
 pub mod look;
 mod open;
 mod queue;
-mod quota;
+pub(crate) mod quota;
 mod reader;
 pub mod remove;
 mod scan;
-mod segment;
+pub(crate) mod segment;
 mod segments;
-mod spare;
+pub(crate) mod spare;
 mod steps;
-mod verify;
+pub(crate) mod verify;
 pub mod workers;
-mod writer;
+pub(crate) mod writer;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -81,9 +81,9 @@ const MAX_VERIFIERS: usize = 4;
 
 /// The threads that do the work of all stores of a process.
 pub struct Threads {
-    writers: Workers,
-    spare_makers: Arc<Workers>,
-    verifiers: Workers,
+    pub(crate) writers: Workers,
+    pub(crate) spare_makers: Arc<Workers>,
+    pub(crate) verifiers: Workers,
 }
 
 impl Threads {
@@ -292,7 +292,7 @@ impl Shared {
         let mut released = Ok(());
         for segment in segments {
             let path = segment.path.clone();
-            if Arc::try_unwrap(segment).is_ok_and(|segment| self.spare.recycle(segment)) {
+            if Arc::try_unwrap(segment).is_ok_and(|segment| self.spare.recycle(segment.into_file())) {
                 continue;
             }
             let removed = Step::SegmentRemove.remove_file(&path).in_file("cannot remove", &path);

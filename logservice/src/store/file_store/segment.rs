@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::files::Step;
 use super::format::{RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::spare::UsedFile;
 use crate::base::file_error::{FileError, InFile};
 use crate::encryption::{DataKey, KeyError, KeyRing, Nonce};
 
@@ -136,6 +137,12 @@ impl Segment {
     /// All records that were in it when it was opened are sound.
     pub fn note_verified(&self) {
         self.is_verified.store(true, Ordering::Relaxed);
+    }
+
+    /// The file, to be used for something else.
+    pub fn into_file(self) -> UsedFile {
+        let (path, file_bytes, is_encrypted) = (self.path, self.file_bytes, self.header.envelope.is_some());
+        UsedFile { file: self.file, path, file_bytes, is_encrypted }
     }
 
     /// Notes where a sound record stands. Called for all records, in order, by one thread.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::files::Step;
-use super::segment::{create_zeroed, Segment};
+use super::segment::create_zeroed;
 use super::workers::{is_worker, Job, Workers};
 use crate::encryption::KeyRing;
 
@@ -43,6 +43,19 @@ pub struct SpareFile {
     pub path: PathBuf,
     /// Whether it was a segment that was not encrypted.
     holds_plain: bool,
+}
+
+/// A file that was a segment, has left the log, and that nobody reads.
+#[derive(Debug)]
+pub struct UsedFile {
+    /// Open for reading and writing.
+    pub file: File,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length.
+    pub file_bytes: u64,
+    /// Whether what it holds is encrypted.
+    pub is_encrypted: bool,
 }
 
 /// The prepared files of one shard. Threads that all shards share make more.
@@ -112,24 +125,22 @@ impl Spare {
         }
     }
 
-    /// Makes a spare of a segment that has left the log and that nobody reads. False if none is needed, or it cannot be done: its file
-    /// then stays what it was. The directory is not synced: after a crash the file may have its old name, by which it is a left-over
+    /// Makes a spare of a segment's file. False if none is needed, or it cannot be done: the file then stays what it was. The directory is not synced: after a crash the file may have its old name, by which it is a left-over
     /// whatever it holds.
-    pub fn recycle(&self, segment: Segment) -> bool {
+    pub fn recycle(&self, used: UsedFile) -> bool {
         let mut state = self.shared.lock();
         let has_room = state.ready.len() + usize::from(state.making.is_some()) < MAX_SPARES;
         // Plain data would stay on the disk behind encrypted records.
-        let may_stay = segment.header.envelope.is_some() || self.shared.keys.is_for_new(None);
-        if segment.file_bytes != self.shared.segment_bytes || !has_room || !may_stay {
+        let may_stay = used.is_encrypted || self.shared.keys.is_for_new(None);
+        if used.file_bytes != self.shared.segment_bytes || !has_room || !may_stay {
             return false;
         }
         let path = self.shared.next_path(&mut state);
-        if let Err(error) = Step::SegmentRecycle.rename(&segment.path, &path) {
-            tracing::warn!("{} cannot be used again: {error}", segment.path.display());
+        if let Err(error) = Step::SegmentRecycle.rename(&used.path, &path) {
+            tracing::warn!("{} cannot be used again: {error}", used.path.display());
             return false;
         }
-        let holds_plain = segment.header.envelope.is_none();
-        state.ready.push(SpareFile { file: segment.file, path, holds_plain });
+        state.ready.push(SpareFile { file: used.file, path, holds_plain: !used.is_encrypted });
         self.shared.changed.notify_all();
         true
     }

@@ -84,6 +84,17 @@ steps! {
     /// A file of a shard that was dropped is removed.
     DropRemove = "drop-remove",
 
+    /// The file with the vote of a copy is created.
+    VoteCreate = "vote-create",
+    /// A vote is written.
+    VoteWrite = "vote-write",
+    /// It is synced.
+    VoteSync = "vote-sync",
+    /// A new copy of a log that several services keep gets its name.
+    CopyRename = "copy-rename",
+    /// The directory of all copies is synced after that.
+    CopyDirectorySync = "copy-directory-sync",
+
     /// The last record is written again.
     LastRecordWrite = "last-record-write",
     /// It is synced.

@@ -58,7 +58,7 @@ pub fn ends_otherwise(end: u64) -> String {
 
 /// Whether a thread verifies a store's older segments now. A store that waits for its turn may wait as long as the others take.
 #[derive(Default)]
-pub(super) struct Verifying {
+pub(crate) struct Verifying {
     goes_on: Mutex<bool>,
     over: Condvar,
 }
@@ -70,7 +70,7 @@ impl Verifying {
     }
 
     /// Begins; it is over when the result is dropped. None if the store is being closed.
-    fn begin(&self, is_closing: &AtomicBool) -> Option<GoesOn<'_>> {
+    pub fn begin(&self, is_closing: &AtomicBool) -> Option<GoesOn<'_>> {
         let mut goes_on = lock(&self.goes_on);
         // Under the lock: either closing sees that it has begun, or it does not begin.
         if is_closing.load(Ordering::Relaxed) {
@@ -81,7 +81,8 @@ impl Verifying {
     }
 }
 
-struct GoesOn<'a>(&'a Verifying);
+/// While it is there, somebody is at it.
+pub(crate) struct GoesOn<'a>(&'a Verifying);
 
 impl Drop for GoesOn<'_> {
     fn drop(&mut self) {
@@ -118,7 +119,7 @@ impl Shared {
         let (count, bytes) = self.segments.unverified();
         tracing::info!("shard {shard}: {count} older segments, {bytes} bytes, are verified while it is served");
         let begun = Instant::now();
-        let mut pace = Pace { is_closing: &self.is_closing, since: begun };
+        let mut pace = Pace::new(&self.is_closing);
         let (mut count, mut bytes, mut offset) = (0, 0, 0);
         while let Some((segment, next)) = self.segments.unverified_from(offset) {
             offset = next.first_offset;
@@ -155,17 +156,22 @@ impl Shared {
 
 /// Rests after each read for [`REST_FACTOR`] times as long as the read and the verification of the one before it took. So it takes at
 /// most a fifth of the disk's time and of a core.
-struct Pace<'a> {
+pub(crate) struct Pace<'a> {
     is_closing: &'a AtomicBool,
     since: Instant,
 }
 
-impl Pace<'_> {
+impl<'a> Pace<'a> {
+    /// Begins now. The scan ends when `is_closing` is set.
+    pub fn new(is_closing: &'a AtomicBool) -> Self {
+        Pace { is_closing, since: Instant::now() }
+    }
+
     /// Called after each read.
     ///
     /// # Errors
     /// The store is being closed: the scan ends.
-    fn rest(&mut self) -> io::Result<()> {
+    pub fn rest(&mut self) -> io::Result<()> {
         failpoint()?;
         if !self.is_closing.load(Ordering::Relaxed) {
             thread::sleep((self.since.elapsed() * REST_FACTOR).min(REST_AT_MOST));
