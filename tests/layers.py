@@ -31,8 +31,9 @@ MAY_BE_UNSAFE = {
     "front/entry": "the functions that the server looks for by name when it loads the library",
 }
 
-# The rooms of the log service that may name a kind of store. Tools read a store's files without serving them.
-MAY_NAME_A_STORE = {"store", "tools"}
+# The rooms of the log service that may name a kind of store. Tools read a store's files without serving them, and copies of a log are kept in
+# files of the same kind.
+MAY_NAME_A_STORE = {"store", "tools", "replica"}
 KINDS_OF_STORE = {"file_store", "memory_store"}
 
 

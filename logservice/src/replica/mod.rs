@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `entry.rs` | what an entry says |
 //! | `copy.rs` | what a group needs of a disk |
+//! | `copy_files/` | copies in segment files |
 //! | `group/` | one copy: plain logic over the consensus crate |
 //! | `handle.rs` | how the rest of the service reaches a group |
 //! | `peers/` | connections between services |
 //! | `wire/` | what they say, as bytes |
 
 pub mod copy;
+pub mod copy_files;
 pub mod entry;
 pub mod group;
 pub mod handle;

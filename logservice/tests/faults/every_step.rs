@@ -34,12 +34,12 @@ fn is_of_spare(step: Step) -> bool {
     matches!(step, Step::SpareCreate | Step::SpareWrite | Step::SpareSync)
 }
 
-/// Those of a life: not those that end it, see `dropping.rs`.
+/// Those of a life: not those that end it, see `dropping.rs`, nor those of a copy that several services keep, see `copies.rs`.
 fn steps() -> impl Iterator<Item = Step> {
-    Step::ALL
-        .iter()
-        .copied()
-        .filter(|step| !matches!(step, Step::DropRename | Step::DropDirectorySync | Step::DropRemove))
+    use Step::*;
+    let is_of_end = |step| matches!(step, DropRename | DropDirectorySync | DropRemove);
+    let is_of_copy = |step| matches!(step, VoteCreate | VoteWrite | VoteSync | CopyRename | CopyDirectorySync);
+    Step::ALL.iter().copied().filter(move |&step| !is_of_end(step) && !is_of_copy(step))
 }
 
 fn life_with(step: Step) -> Life {

@@ -1,0 +1,388 @@
+//! The disk of one copy: how its parts work together.
+//!
+//! One thread at a time does what waits, and only while something does. Three kinds of locks, taken in this order: the writer, the head
+//! (held while `COPY` is replaced), and those that are never held across I/O.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::{Duration, Instant};
+
+use raft::eraftpb::{ConfState, Entry};
+
+use super::head::Head;
+use super::log::Log;
+use super::open::{self, Found, LOG};
+use super::queue::{Batch, Queue};
+use super::reader::{self, CopyReader};
+use super::segment::Segment;
+use super::verify::Verification;
+use super::vote::VoteFile;
+use super::writer::{WriteError, Writer};
+use crate::base::file_error::{FileError, InFile};
+use crate::replica::copy::{Base, Checkpoint, CopyDisk, CopyEvents, FoundCopy, Install, Persist};
+use crate::store::file_store::files::{ReplaceError, Step};
+use crate::store::file_store::spare::Spare;
+use crate::store::file_store::verify::Verifying;
+use crate::store::file_store::workers::{is_worker, Job};
+use crate::store::file_store::{quota, FileStoreOptions, Threads};
+use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, Usage};
+
+/// The shortest time from one checkpoint that is written, and need not be, to the next.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// One copy in one directory.
+pub struct CopyFilesDisk {
+    shared: Arc<Shared>,
+    threads: Arc<Threads>,
+}
+
+/// What the threads of one copy share.
+pub struct Shared {
+    /// The group's name.
+    pub group: String,
+    /// The segments.
+    pub log: Arc<Log>,
+    /// The copy is being closed: nothing that takes long may begin.
+    pub is_closing: AtomicBool,
+    /// Whether a thread verifies the older segments.
+    pub verifying: Verifying,
+    directory: PathBuf,
+    segment_bytes: u64,
+    max_log_bytes: Option<u64>,
+    queue: Queue,
+    writer: Mutex<Writing>,
+    /// What `COPY` says. Held while that is replaced, which takes as long as the disk does.
+    head: Mutex<Head>,
+    /// The last checkpoint that was handed over.
+    checkpoint: Mutex<Noted>,
+    /// Whether a thread writes a checkpoint.
+    checkpointing: Verifying,
+    /// Index of the last entry that is persisted, or a lower one.
+    persisted: AtomicU64,
+    spare: Arc<Spare>,
+    /// One call at a time.
+    events: Mutex<Arc<dyn CopyEvents>>,
+    appends: AtomicU64,
+    commits: AtomicU64,
+    /// Whether files may be touched by their names. Held for reading meanwhile.
+    is_open: RwLock<bool>,
+}
+
+struct Writing {
+    writer: Writer,
+    vote: VoteFile,
+}
+
+struct Noted {
+    checkpoint: Checkpoint,
+    /// Whether it is newer than what `COPY` says.
+    is_new: bool,
+    /// A thread was asked to write it.
+    is_requested: bool,
+    written: Instant,
+}
+
+impl CopyFilesDisk {
+    /// Opens the copy in `directory`. A thread verifies its older segments from then on.
+    pub fn open(
+        directory: PathBuf,
+        group: &str,
+        options: &FileStoreOptions,
+        events: Arc<dyn CopyEvents>,
+    ) -> Result<(Self, FoundCopy), OpenError> {
+        let Found { copy, vote, head, log, last, active, next_sequence } =
+            open::open(&directory, group, &options.keys)?;
+        let (log, log_directory, segment_bytes) = (Arc::new(log), directory.join(LOG), options.segment_bytes);
+        let makers = options.threads.spare_makers.clone();
+        let spare = Arc::new(Spare::new(&log_directory, segment_bytes, makers, options.keys.clone()));
+        if active.is_none() {
+            spare.prepare(true);
+        }
+        let writer = Writer {
+            directory: log_directory,
+            group: group.to_owned(),
+            segment_bytes,
+            last,
+            active,
+            next_sequence,
+            log: log.clone(),
+            spare: spare.clone(),
+            keys: options.keys.clone(),
+        };
+        let checkpoint = head.checkpoint.clone();
+        let shared = Arc::new(Shared {
+            group: group.to_owned(),
+            log,
+            is_closing: AtomicBool::new(false),
+            verifying: Verifying::default(),
+            directory,
+            segment_bytes,
+            max_log_bytes: options.max_log_bytes,
+            queue: Queue::default(),
+            writer: Mutex::new(Writing { writer, vote }),
+            head: Mutex::new(head),
+            checkpoint: Mutex::new(Noted { checkpoint, is_new: false, is_requested: false, written: Instant::now() }),
+            checkpointing: Verifying::default(),
+            persisted: AtomicU64::new(last.index),
+            spare,
+            events: Mutex::new(events),
+            appends: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            is_open: RwLock::new(true),
+        });
+        if shared.log.unverified_from(0).is_some() {
+            options.threads.verifiers.run(Arc::new(Verification(shared.clone())));
+        }
+        Ok((CopyFilesDisk { shared, threads: options.threads.clone() }, copy))
+    }
+}
+
+impl Job for Shared {
+    fn run(&self, others_wait: &dyn Fn() -> bool) -> bool {
+        let _unwinding = FailsIfPanicking(self);
+        while let Some(batch) = self.queue.next_batch() {
+            let (number, entries) = (batch.number, batch.entries.len() as u64);
+            if let Err(error) = self.do_batch(batch) {
+                self.queue.fail();
+                lock(&self.events).failed(&error.to_string());
+                return false;
+            }
+            self.appends.fetch_add(entries, Ordering::Relaxed);
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            lock(&self.events).persisted(number);
+            if others_wait() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Shared {
+    fn do_batch(&self, batch: Batch) -> Result<(), WriteError> {
+        let mut writing = lock(&self.writer);
+        if let Some(vote) = batch.vote {
+            writing.vote.replace(vote)?;
+        }
+        if let Some(install) = batch.install {
+            self.install(&mut writing.writer, install)?;
+        }
+        let superseded = writing.writer.write(&batch.entries)?;
+        self.persisted.store(writing.writer.last.index, Ordering::Release);
+        drop(writing);
+        if let Err(error) = self.release(superseded) {
+            tracing::warn!("entries that were replaced are not deleted yet: {error}");
+        }
+        Ok(())
+    }
+
+    /// The copy begins anew: `COPY` says so first, after which the segments that are there are left-overs.
+    fn install(&self, writer: &mut Writer, Install { base, checkpoint }: Install) -> Result<(), WriteError> {
+        let mut head = lock(&self.head);
+        let next = Head { base, checkpoint, first_sequence: writer.next_sequence };
+        next.replace(&self.directory, &self.group).map_err(ReplaceError::into_error)?;
+        self.persisted.store(next.base.position.index, Ordering::Release);
+        let old = self.log.install(next.base.position);
+        (writer.last, writer.active) = (next.base.position, None);
+        let checkpoint = next.checkpoint.clone();
+        *lock(&self.checkpoint) = Noted { checkpoint, is_new: false, is_requested: false, written: Instant::now() };
+        *head = next;
+        drop(head);
+        if let Err(error) = self.release(old) {
+            tracing::warn!("what the copy held before is not deleted yet: {error}");
+        }
+        self.spare.prepare(true);
+        Ok(())
+    }
+
+    /// Notes a checkpoint. Returns whether a thread has to be asked to write it now.
+    fn note_checkpoint(&self, checkpoint: Checkpoint) -> bool {
+        let mut noted = lock(&self.checkpoint);
+        if checkpoint.position.index < noted.checkpoint.position.index {
+            return false;
+        }
+        (noted.checkpoint, noted.is_new) = (checkpoint, true);
+        let is_due = noted.written.elapsed() >= CHECKPOINT_EVERY && !noted.is_requested;
+        noted.is_requested |= is_due;
+        is_due
+    }
+
+    /// Writes the last checkpoint, if `COPY` has an older one.
+    fn write_checkpoint(&self) {
+        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut head = lock(&self.head);
+        let mut noted = lock(&self.checkpoint);
+        (noted.is_requested, noted.written) = (false, Instant::now());
+        // What is not persisted here may be gone after a crash.
+        let is_persisted = noted.checkpoint.position.index <= self.persisted.load(Ordering::Acquire);
+        if !*is_open || !noted.is_new || !is_persisted || self.queue.has_failed() {
+            return;
+        }
+        noted.is_new = false;
+        let next = Head { checkpoint: noted.checkpoint.clone(), ..head.clone() };
+        drop(noted);
+        match next.replace(&self.directory, &self.group) {
+            Ok(()) => *head = next,
+            Err(error) => {
+                let error = error.into_error();
+                // Either is right, and the next one takes its place.
+                tracing::warn!("copy of '{}': the checkpoint was not written: {error}", self.group);
+            }
+        }
+    }
+
+    fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError> {
+        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !*is_open || self.queue.has_failed() {
+            return Err(MediumError::new("the copy is closed"));
+        }
+        let mut head = lock(&self.head);
+        let (checkpoint, line) = {
+            let noted = lock(&self.checkpoint);
+            let is_persisted = noted.checkpoint.position.index <= self.persisted.load(Ordering::Acquire);
+            let checkpoint = if is_persisted { &noted.checkpoint } else { &head.checkpoint };
+            (checkpoint.clone(), self.log.line_of(noted.checkpoint.position.index))
+        };
+        let upto = upto.min(checkpoint.position.index);
+        let droppable = self.log.droppable(|segment, next| {
+            // Bytes of a log that was restarted are not needed.
+            next.before.index <= upto && (segment.line < line || next.before.end <= offset)
+        });
+        let Some((_, position)) = droppable else { return Ok(head.base.clone()) };
+        let base = Base { position, members: members_at(position.index) };
+        let next = Head { base: base.clone(), checkpoint, ..head.clone() };
+        match next.replace(&self.directory, &self.group) {
+            Ok(()) => *head = next,
+            Err(error) => return Err(error.into_error().into()),
+        }
+        let dropped = self.log.drop_before(position);
+        drop(head);
+        drop(is_open);
+        if let Err(error) = self.release(dropped) {
+            tracing::warn!("entries that were trimmed are not deleted yet: {error}");
+        }
+        Ok(base)
+    }
+
+    /// Removes the files of segments that are not needed any more. Those that nobody reads may become spares instead. Continues after an
+    /// error, and returns the first.
+    fn release(&self, segments: Vec<Arc<Segment>>) -> Result<(), FileError> {
+        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !*is_open {
+            return Ok(());
+        }
+        let mut released = Ok(());
+        for segment in segments {
+            let path = segment.path.clone();
+            if Arc::try_unwrap(segment).is_ok_and(|segment| self.spare.recycle(segment.into_file())) {
+                continue;
+            }
+            let removed = Step::SegmentRemove.remove_file(&path).in_file("cannot remove", &path);
+            released = released.and(removed);
+        }
+        released
+    }
+
+    /// Accepts nothing from here on and reports damage in a segment of which the last entry has that index. False if that segment is not
+    /// needed any more.
+    pub fn stop_damaged(&self, damage: &Damage, last_index: u64) -> bool {
+        let head = lock(&self.head);
+        if last_index <= head.base.position.index {
+            return false;
+        }
+        self.queue.close();
+        lock(&self.events).damaged(damage);
+        true
+    }
+}
+
+impl CopyDisk for CopyFilesDisk {
+    fn persist(&self, mut persist: Persist) {
+        if let Some(checkpoint) = persist.checkpoint.take() {
+            if self.shared.note_checkpoint(checkpoint) {
+                self.threads.spare_makers.run(Arc::new(Checkpointing(self.shared.clone())));
+            }
+        }
+        let is_empty = persist.install.is_none() && persist.vote.is_none() && persist.entries.is_empty();
+        if is_empty && persist.number == 0 {
+            return;
+        }
+        if self.shared.queue.push(persist) {
+            self.threads.writers.run(self.shared.clone());
+        }
+    }
+
+    fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, ReadError> {
+        reader::entries(&self.shared.log, low, high, max_bytes)
+    }
+
+    fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
+        let committed = lock(&self.shared.checkpoint).checkpoint.position.index;
+        Ok(Box::new(CopyReader::new(&self.shared.log, offset, committed)?))
+    }
+
+    fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError> {
+        self.shared.trim(offset, upto, members_at)
+    }
+
+    fn usage(&self) -> Usage {
+        let shared = &self.shared;
+        let taken @ (parts, log_bytes) = shared.log.usage();
+        let (appends, commits) = (shared.appends.load(Ordering::Relaxed), shared.commits.load(Ordering::Relaxed));
+        let (_, unverified_bytes) = shared.log.unverified();
+        let max_log_bytes = shared.max_log_bytes;
+        let is_full = quota::check(max_log_bytes, taken, shared.segment_bytes, "").is_err();
+        Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits }
+    }
+
+    fn close(&self) {
+        let shared = &self.shared;
+        shared.is_closing.store(true, Ordering::Relaxed);
+        shared.queue.close();
+        shared.spare.close();
+        // What waits for its turn may wait for this thread.
+        if !is_worker() {
+            shared.queue.wait_until_left();
+            shared.verifying.wait_until_over();
+            shared.checkpointing.wait_until_over();
+        }
+        shared.write_checkpoint();
+        *shared.is_open.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = false;
+    }
+}
+
+impl Drop for CopyFilesDisk {
+    /// Does what is queued.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Writes the last checkpoint of a copy.
+struct Checkpointing(Arc<Shared>);
+
+impl Job for Checkpointing {
+    fn run(&self, _others_wait: &dyn Fn() -> bool) -> bool {
+        if let Some(_goes_on) = self.0.checkpointing.begin(&self.0.is_closing) {
+            self.0.write_checkpoint();
+        }
+        false
+    }
+}
+
+/// A panic of the thread that writes is a failure like any other.
+struct FailsIfPanicking<'a>(&'a Shared);
+
+impl Drop for FailsIfPanicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.queue.fail();
+            lock(&self.0.events).failed("the thread that writes the log has panicked");
+        }
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,164 @@
+//! Copies of logs in segment files, as [`CopyDisk`](super::copy::CopyDisk) wants them.
+//!
+//! The files are those of the log of a single service (`store/file_store/`) as far as they can be: preallocated segments, spares, threads
+//! that all shards share, group commit. What differs is that a copy's entries have an index and a term, that several records are written
+//! under one sync, and that its end may be replaced. A copy's directory:
+//!
+//! | file | |
+//! |---|---|
+//! | `VOTE` | what the member has promised to the others |
+//! | `COPY` | where the copy begins, and what the group was after some prefix |
+//! | `log/` | segments with the entries, and spares |
+//!
+//! | file of the source | |
+//! |---|---|
+//! | `mod.rs` | the directory with all copies |
+//! | `disk.rs` | one copy: how its parts work together |
+//! | `format.rs` | the bytes of segments and records |
+//! | `segment.rs`, `log.rs` | one segment file, and those of a copy |
+//! | `queue.rs`, `writer.rs` | entries on their way into records |
+//! | `records.rs`, `reader.rs` | entries, and bytes of the log, out of records |
+//! | `open.rs`, `tail.rs`, `verify.rs` | recovery, what a crash has torn, and what is verified when |
+//! | `vote.rs`, `head.rs` | the files `VOTE` and `COPY` |
+
+mod disk;
+mod format;
+mod head;
+mod log;
+#[cfg(test)]
+mod model_tests;
+mod open;
+mod queue;
+mod reader;
+mod records;
+mod segment;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod vote;
+mod writer;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use durability_protocol::is_valid_name;
+
+use self::disk::CopyFilesDisk;
+use self::head::Head;
+use self::vote::VoteFile;
+use super::copy::{CopyDisks, CopyEvents, Install, OpenedCopy};
+use crate::base::file_error::{sync_directory, FileError, InFile};
+use crate::base::private;
+use crate::store::file_store::files::{ReplaceError, Step};
+use crate::store::file_store::{remove, FileStoreOptions, MIN_SEGMENT_BYTES};
+use crate::store::{MediumError, OpenError};
+
+/// Directory of the group without a name. No shard may be called so.
+const UNNAMED_GROUP: &str = "_cluster";
+/// Precedes the name of a copy that is being made. No shard's name begins with a dot.
+const IN_THE_MAKING: &str = ".new-";
+
+/// The copies of a service, each in a directory of its own.
+pub struct CopyFiles {
+    directory: PathBuf,
+    options: FileStoreOptions,
+}
+
+impl CopyFiles {
+    /// Copies in directories below `directory`, which need not exist yet.
+    pub fn new(directory: &Path, options: FileStoreOptions) -> Self {
+        CopyFiles { directory: directory.to_owned(), options }
+    }
+
+    /// The name of a group's directory.
+    fn name_of<'a>(&self, group: &'a str) -> Result<&'a str, FileError> {
+        match group {
+            "" => Ok(UNNAMED_GROUP),
+            UNNAMED_GROUP => Err("this name is the cluster's own"),
+            _ if !is_valid_name(group) => Err("it is no name of a shard"),
+            _ => Ok(group),
+        }
+        .map_err(std::io::Error::other)
+        .in_file("cannot keep a copy in", &self.directory.join(group.replace('/', "_")))
+    }
+
+    fn options_of(&self, group: &str) -> FileStoreOptions {
+        // The cluster's own log is small, and stays so.
+        let most = if group.is_empty() { MIN_SEGMENT_BYTES } else { u64::MAX };
+        FileStoreOptions { segment_bytes: self.options.segment_bytes.min(most), ..self.options.clone() }
+    }
+
+    fn make_directory(&self) -> Result<(), FileError> {
+        Step::OpenCreate.create_directories(&self.directory).in_file("cannot create", &self.directory)?;
+        private::take_back(&self.directory).in_file("cannot restrict access to", &self.directory)?;
+        self.directory.parent().map_or(Ok(()), sync_directory)
+    }
+
+    fn list(&self) -> Result<Vec<String>, FileError> {
+        self.make_directory()?;
+        let mut groups = Vec::new();
+        for entry in fs::read_dir(&self.directory).in_file("cannot list", &self.directory)? {
+            let entry = entry.in_file("cannot list", &self.directory)?;
+            match entry.file_name().into_string() {
+                Ok(name) if name == UNNAMED_GROUP => groups.push(String::new()),
+                Ok(name) if is_valid_name(&name) => groups.push(name),
+                Ok(name) if name.starts_with(IN_THE_MAKING) || remove::is_set_aside(&name) => {
+                    remove::remove_rest(&entry.path())?;
+                }
+                _ => tracing::warn!("{} is no copy; left alone", entry.path().display()),
+            }
+        }
+        groups.sort();
+        Ok(groups)
+    }
+
+    fn create(&self, group: &str, install: &Install) -> Result<(), FileError> {
+        let name = self.name_of(group)?;
+        let (path, making) = (self.directory.join(name), self.directory.join(format!("{IN_THE_MAKING}{name}")));
+        if path.is_dir() {
+            return Ok(());
+        }
+        self.make_directory()?;
+        if making.is_dir() {
+            remove::remove_rest(&making)?;
+        }
+        let log = making.join(open::LOG);
+        Step::OpenCreate.create_directories(&log).in_file("cannot create", &log)?;
+        VoteFile::create(&making, group)?;
+        let Install { base, checkpoint } = install.clone();
+        let head = Head { base, checkpoint, first_sequence: 1 };
+        head.replace(&making, group).map_err(ReplaceError::into_error)?;
+        Step::CopyRename.rename(&making, &path).in_file("cannot rename a copy to", &path)?;
+        Step::CopyDirectorySync.sync_directory(&self.directory)
+    }
+
+    fn remove(&self, group: &str) -> Result<(), FileError> {
+        let path = self.directory.join(self.name_of(group)?);
+        remove::remove_rest(&remove::set_aside(&path).map_err(ReplaceError::into_error)?)
+    }
+}
+
+impl CopyDisks for CopyFiles {
+    fn list(&self) -> Result<Vec<String>, MediumError> {
+        Ok(CopyFiles::list(self)?)
+    }
+
+    fn create(&self, group: &str, install: &Install) -> Result<(), MediumError> {
+        Ok(CopyFiles::create(self, group, install)?)
+    }
+
+    fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError> {
+        let path = self.directory.join(self.name_of(group)?);
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        let (disk, found) = CopyFilesDisk::open(path, group, &self.options_of(group), events)?;
+        Ok(Some(OpenedCopy { disk: Arc::new(disk), found }))
+    }
+
+    fn remove(&self, group: &str) -> Result<(), MediumError> {
+        Ok(CopyFiles::remove(self, group)?)
+    }
+}
