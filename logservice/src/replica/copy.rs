@@ -4,6 +4,7 @@
 //! does them in that order. What is handed over can be read at once from the group's own memory (`group/entries.rs`), and from the disk
 //! once it is persisted.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -152,6 +153,11 @@ pub trait CopyDisk: Send + Sync {
 
     /// Counters and sizes.
     fn usage(&self) -> Usage;
+
+    /// The ids of the keys with which parts of the copy are encrypted. None are where nothing is.
+    fn key_ids(&self) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
 
     /// Does what was queued, reports it, and accepts nothing any more. Blocks on I/O.
     fn close(&self);
