@@ -7,6 +7,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod conformance;
+mod copies;
 mod disk;
 mod dropping;
 mod every_step;

@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../faults/copies.rs"]
+mod copies;
 #[path = "../faults/every_step.rs"]
 mod every_step;
 #[allow(dead_code)] // Some of it is for the tests of the store.

@@ -3,6 +3,7 @@
 //! One thread at a time does what waits, and only while something does. Three kinds of locks, taken in this order: the writer, the head
 //! (held while `COPY` is replaced), and those that are never held across I/O.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -334,6 +335,10 @@ impl CopyDisk for CopyFilesDisk {
         let max_log_bytes = shared.max_log_bytes;
         let is_full = quota::check(max_log_bytes, taken, shared.segment_bytes, "").is_err();
         Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits }
+    }
+
+    fn key_ids(&self) -> BTreeSet<String> {
+        self.shared.log.key_ids()
     }
 
     fn close(&self) {

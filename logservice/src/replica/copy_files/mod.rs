@@ -21,8 +21,12 @@
 //! | `open.rs`, `tail.rs`, `verify.rs` | recovery, what a crash has torn, and what is verified when |
 //! | `vote.rs`, `head.rs` | the files `VOTE` and `COPY` |
 
+#[cfg(test)]
+mod damage_tests;
 mod disk;
-mod format;
+pub mod format;
+#[cfg(test)]
+mod harness_tests;
 mod head;
 mod log;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use proptest::sample::Index;
 use raft::eraftpb::Entry;
 
 use super::format::end_after;
-use super::tests::{append, directory, disks, install_at, members, state, Copy};
+use super::harness_tests::{append, directory, disks, install_at, members, state, Copy};
 use super::CopyFiles;
 use crate::encryption::KeyRing;
 use crate::replica::copy::{Base, Checkpoint, FoundCopy, Install, Persist, Position, Vote};

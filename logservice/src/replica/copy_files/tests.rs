@@ -1,180 +1,15 @@
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, Entry, EntryType};
+use raft::eraftpb::{Entry, EntryType};
 
-use super::format::{RecordHeader, SegmentHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
-use super::CopyFiles;
-use crate::encryption::KeyRing;
-use crate::replica::copy::{
-    Base, Checkpoint, CopyDisk, CopyDisks, CopyEvents, FoundCopy, Install, Persist, Position, Vote,
+use super::harness_tests::{
+    append, appends, directory, disks, install_at, made, members, segments, state, Copy, Events,
 };
-use crate::replica::entry::{AppendEntry, StateEntry};
-use crate::store::file_store::{FileStoreOptions, Threads};
-use crate::store::{Damage, OpenError, ReadError};
-
-/// Small, so that a few entries fill several.
-pub const SEGMENT_BYTES: u64 = 16 << 10;
-const WAIT_AT_MOST: Duration = Duration::from_secs(20);
-
-/// What a copy has reported.
-#[derive(Debug, Default, Clone)]
-pub struct Seen {
-    pub persisted: u64,
-    pub failed: Option<String>,
-    pub damaged: Option<Damage>,
-}
-
-#[derive(Default)]
-pub struct Events {
-    seen: Mutex<Seen>,
-    changed: Condvar,
-}
-
-impl Events {
-    fn note(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.seen.lock().expect("lock"));
-        self.changed.notify_all();
-    }
-
-    pub fn wait(&self, until: impl Fn(&Seen) -> bool) -> Seen {
-        let seen = self.seen.lock().expect("lock");
-        let (seen, timeout) = self.changed.wait_timeout_while(seen, WAIT_AT_MOST, |seen| !until(seen)).expect("lock");
-        assert!(!timeout.timed_out(), "{seen:?}");
-        seen.clone()
-    }
-}
-
-impl CopyEvents for Events {
-    fn persisted(&self, number: u64) {
-        self.note(|seen| {
-            assert!(number > seen.persisted, "{number} after {}", seen.persisted);
-            seen.persisted = number;
-        });
-    }
-    fn failed(&self, reason: &str) {
-        self.note(|seen| seen.failed = Some(reason.to_owned()));
-    }
-    fn damaged(&self, damage: &Damage) {
-        self.note(|seen| seen.damaged = Some(damage.clone()));
-    }
-}
-
-/// An open copy.
-pub struct Copy {
-    pub disk: Arc<dyn CopyDisk>,
-    pub found: FoundCopy,
-    pub events: Arc<Events>,
-    number: u64,
-}
-
-pub fn disks(directory: &Path, keys: &Arc<KeyRing>) -> CopyFiles {
-    let threads = Threads::start().expect("threads");
-    let (segment_bytes, keys) = (SEGMENT_BYTES, keys.clone());
-    CopyFiles::new(directory, FileStoreOptions { segment_bytes, max_log_bytes: None, threads, keys })
-}
-
-impl Copy {
-    pub fn open(disks: &CopyFiles) -> Result<Self, OpenError> {
-        let events = Arc::new(Events::default());
-        let opened = disks.open("s1", events.clone())?.expect("a copy");
-        Ok(Copy { disk: opened.disk, found: opened.found, events, number: 0 })
-    }
-
-    pub fn persist(&mut self, persist: Persist) -> u64 {
-        self.number += 1;
-        self.disk.persist(Persist { number: self.number, ..persist });
-        self.number
-    }
-
-    pub fn persisted(&mut self, persist: Persist) {
-        let number = self.persist(persist);
-        let seen = self.events.wait(|seen| seen.persisted >= number || seen.failed.is_some());
-        assert_eq!(seen.failed, None);
-    }
-
-    pub fn write(&mut self, entries: &[Entry]) {
-        self.persisted(Persist { entries: entries.to_vec(), ..Persist::default() });
-    }
-
-    pub fn entries(&self, low: u64, high: u64) -> Result<Vec<Entry>, ReadError> {
-        self.disk.entries(low, high, u64::MAX)
-    }
-}
-
-pub fn directory() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("tempdir")
-}
-
-pub fn members() -> ConfState {
-    ConfState { voters: vec![1, 2, 3], ..ConfState::default() }
-}
-
-/// What a copy begins with: after index 1 of term 1, at offset 100.
-pub fn install_at(index: u64, term: u64, end: u64) -> Install {
-    let position = Position { index, term, end, checksum: index as u32 };
-    let checkpoint = Checkpoint {
-        position,
-        state: Bytes::from_static(b"{}"),
-        state_index: index,
-        members: vec![(index, members())],
-        ..Checkpoint::default()
-    };
-    Install { base: Base { position, members: members() }, checkpoint }
-}
-
-/// A copy in `directory` that was just made.
-pub fn made(disks: &CopyFiles) -> Copy {
-    disks.create("s1", &install_at(1, 1, 100)).expect("created");
-    Copy::open(disks).expect("opened")
-}
-
-/// An entry with `bytes` bytes of log at `offset`.
-pub fn append(index: u64, term: u64, offset: u64, bytes: usize) -> Entry {
-    let payload: Vec<u8> = (offset..offset + bytes as u64).map(|at| (at * 7 + term * 31) as u8).collect();
-    Entry { index, term, data: AppendEntry::encode(term, offset, 5, &[payload.into()]), ..Entry::default() }
-}
-
-/// Entries with 1000 bytes each.
-fn appends(indexes: std::ops::Range<u64>, term: u64) -> Vec<Entry> {
-    indexes.map(|index| append(index, term, 100 + (index - 2) * 1000, 1000)).collect()
-}
-
-pub fn state(index: u64, term: u64, restart_at: Option<u64>) -> Entry {
-    let state = StateEntry { revision: index, epoch: term, time_ms: 1, restart_at, bytes: Bytes::from_static(b"{ }") };
-    Entry { index, term, data: state.encode(), ..Entry::default() }
-}
-
-pub fn segments(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory.join("s1/log")).expect("listed");
-    let mut paths: Vec<_> = entries.map(|entry| entry.expect("entry").path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
-    paths.sort();
-    paths
-}
-
-/// Where the records of a segment stand: position and header.
-pub fn records(path: &Path) -> Vec<(usize, RecordHeader)> {
-    let bytes = fs::read(path).expect("read");
-    let salt = SegmentHeader::decode(&bytes).expect("sound").salt;
-    let mut at = SEGMENT_HEADER_BYTES as usize;
-    std::iter::from_fn(|| {
-        let header = RecordHeader::decode(&bytes[at..(at + RECORD_HEADER_BYTES).min(bytes.len())], salt)?;
-        let record = (at, header);
-        at += header.file_bytes() as usize;
-        Some(record)
-    })
-    .collect()
-}
-
-fn change(path: &Path, at: usize, change: impl FnOnce(&mut [u8])) {
-    let mut bytes = fs::read(path).expect("read");
-    change(&mut bytes[at..]);
-    fs::write(path, bytes).expect("written");
-}
+use crate::encryption::KeyRing;
+use crate::replica::copy::{Checkpoint, CopyDisks, FoundCopy, Install, Persist, Position, Vote};
+use crate::store::{OpenError, ReadError};
 
 #[test]
 fn what_was_persisted_is_found_and_read() {
@@ -359,78 +194,6 @@ fn a_restart_of_the_log_counts_for_readers_when_it_is_committed() {
 }
 
 #[test]
-fn any_part_of_the_last_group_may_be_torn_and_nothing_before_it() {
-    let (directory, keys) = (directory(), Arc::default());
-    let disks = disks(directory.path(), &keys);
-    let mut copy = made(&disks);
-    let entries: Vec<Entry> = (2..8).map(|index| append(index, 1, 100 + (index - 2) * 90, 90)).collect();
-    copy.write(&entries[..2]);
-    // One after the other, so that what is one group is certain.
-    copy.write(&entries[2..]);
-    drop(copy);
-    let path = segments(directory.path()).pop().expect("a segment");
-    let written = fs::read(&path).expect("read");
-    let records = records(&path);
-    assert_eq!(records.iter().map(|(_, header)| header.unsynced).collect::<Vec<_>>(), [0, 1, 0, 1, 2, 3]);
-    for (number, (at, header)) in records.iter().enumerate() {
-        for byte in *at..at + RECORD_HEADER_BYTES + header.stored_bytes() {
-            fs::write(&path, &written).expect("written");
-            change(&path, byte, |bytes| bytes[0] ^= 1);
-            match Copy::open(&disks) {
-                // The group before is damaged, which only damage explains.
-                Err(OpenError::Damaged(_)) => assert!(number < 2, "byte {byte} of record {number}"),
-                Err(error) => panic!("byte {byte}: {error}"),
-                Ok(mut copy) => {
-                    assert!(number >= 2, "byte {byte} of record {number}");
-                    assert_eq!(copy.found.last_index, number as u64 + 1, "byte {byte}");
-                    assert_eq!(copy.entries(2, number as u64 + 2).expect("read"), entries[..number]);
-                    // Of what was cut nothing comes back.
-                    copy.write(&[append(number as u64 + 2, 2, 100 + number as u64 * 90, 90)]);
-                    drop(copy);
-                    assert_eq!(Copy::open(&disks).expect("opened").found.last_index, number as u64 + 2);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn damage_in_an_older_segment_is_found_in_the_background_and_by_who_reads_it() {
-    let (directory, keys) = (directory(), Arc::default());
-    let disks = disks(directory.path(), &keys);
-    let mut copy = made(&disks);
-    copy.write(&appends(2..40, 1));
-    drop(copy);
-    let path = &segments(directory.path())[1];
-    let (at, header) = records(path)[3];
-    change(path, at + RECORD_HEADER_BYTES + 100, |bytes| bytes[0] ^= 1);
-    let copy = Copy::open(&disks).expect("opened");
-    let damage = copy.events.wait(|seen| seen.damaged.is_some()).damaged.expect("damaged");
-    assert_eq!(damage.place, format!("{} at byte {at}", path.display()));
-    let index = header.after.index;
-    assert!(copy.entries(2, index).is_ok());
-    assert!(matches!(copy.entries(2, index + 1), Err(ReadError::Damaged(_))));
-}
-
-#[test]
-fn a_copy_that_ends_before_its_checkpoint_is_damaged() {
-    let (directory, keys) = (directory(), Arc::default());
-    let disks = disks(directory.path(), &keys);
-    let mut copy = made(&disks);
-    copy.write(&appends(2..5, 1));
-    let position = Position { index: 4, ..install_at(1, 1, 100).base.position };
-    let checkpoint = Checkpoint { position, ..install_at(1, 1, 100).checkpoint };
-    copy.disk.persist(Persist { checkpoint: Some(checkpoint.clone()), ..Persist::default() });
-    drop(copy);
-    assert_eq!(Copy::open(&disks).expect("opened").found.checkpoint, checkpoint, "closing writes it");
-    let path = segments(directory.path()).pop().expect("a segment");
-    let last = records(&path)[2].0;
-    change(&path, last + RECORD_HEADER_BYTES, |bytes| bytes[0] ^= 1);
-    let error = Copy::open(&disks).err().expect("refused").to_string();
-    assert!(error.ends_with("the copy ends at index 3, but it was persisted up to 4 at least"), "{error}");
-}
-
-#[test]
 fn what_is_encrypted_is_read_only_with_its_key() {
     let directory = directory();
     let keys = KeyRing::of_text(&format!("k1 01{}\n", "23".repeat(31))).expect("keys");
@@ -439,6 +202,7 @@ fn what_is_encrypted_is_read_only_with_its_key() {
     let entries = [append(2, 1, 100, 500), state(3, 1, None), Entry { index: 4, term: 1, ..Entry::default() }];
     copy.write(&entries);
     assert_eq!(copy.entries(2, 5).expect("read"), entries);
+    assert!(copy.disk.key_ids().iter().eq(["k1"]));
     drop(copy);
     let path = segments(directory.path()).pop().expect("a segment");
     let stored = fs::read(&path).expect("read");
