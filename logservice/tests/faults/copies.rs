@@ -19,6 +19,7 @@ use raft::eraftpb::{ConfState, Entry};
 
 use crate::common::memory_directory;
 use crate::image::Image;
+use crate::lost_sectors;
 
 const SEGMENT_BYTES: u64 = 16 << 10;
 /// Images taken of one step: enough that it stands in each part of a life.
@@ -71,7 +72,7 @@ struct Life {
     spare_is_held: bool,
 }
 
-struct Open {
+struct Opened {
     disk: Arc<dyn CopyDisk>,
     found: FoundCopy,
     events: Arc<Events>,
@@ -102,11 +103,11 @@ fn entries(indexes: std::ops::Range<u64>, term: u64) -> Vec<Entry> {
     indexes.map(|index| Entry { index, term, data: data(index), ..Entry::default() }).collect()
 }
 
-impl Open {
+impl Opened {
     fn open(directory: &Path) -> Result<Option<Self>, String> {
         let events = Arc::new(Events::default());
         let opened = disks(directory).open("s1", events.clone()).map_err(|error| error.to_string())?;
-        Ok(opened.map(|opened| Open { disk: opened.disk, found: opened.found, events, number: 0 }))
+        Ok(opened.map(|opened| Opened { disk: opened.disk, found: opened.found, events, number: 0 }))
     }
 
     fn persist(&mut self, persist: Persist) -> Result<(), String> {
@@ -139,7 +140,7 @@ impl Life {
         Ok(done)
     }
 
-    fn write(&self, copy: &mut Open, entries: Vec<Entry>) -> Result<(), String> {
+    fn write(&self, copy: &mut Opened, entries: Vec<Entry>) -> Result<(), String> {
         let change = |held: &mut Held| {
             held.entries.retain(|entry| entry.index < entries[0].index);
             held.entries.extend_from_slice(&entries);
@@ -147,8 +148,8 @@ impl Life {
         self.step(change, || copy.persist(Persist { entries: entries.clone(), ..Persist::default() }))
     }
 
-    fn open(&self, directory: &Path) -> Result<Open, String> {
-        Ok(Open::open(directory)?.expect("a copy"))
+    fn open(&self, directory: &Path) -> Result<Opened, String> {
+        Ok(Opened::open(directory)?.expect("a copy"))
     }
 
     fn live(&self, directory: &Path) -> Result<(), String> {
@@ -221,7 +222,7 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
 /// Opens what was left, and compares it with what was promised.
 fn assert_kept(directory: &Path, promised: &Promised, what: &str) {
     CopyDisks::list(&disks(directory)).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let opened = Open::open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let opened = Opened::open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
     let Some(mut copy) = opened else {
         assert!(!promised.now.exists || !promised.next.exists, "{what}: there is no copy");
         return;
@@ -238,7 +239,7 @@ fn assert_kept(directory: &Path, promised: &Promised, what: &str) {
     let last = held.entries.last().map_or(held.base, |last| last.index);
     copy.persist(Persist { entries: entries(last + 1..last + 2, 9), ..Persist::default() }).expect("persisted");
     drop(copy);
-    let copy = Open::open(directory).unwrap_or_else(|error| panic!("{what}, second time: {error}")).expect("a copy");
+    let copy = Opened::open(directory).unwrap_or_else(|error| panic!("{what}, second time: {error}")).expect("a copy");
     let again = copy.held();
     assert_eq!(again.entries[..again.entries.len() - 1], held.entries, "{what}, second time");
 }
@@ -331,4 +332,22 @@ fn any_step_of_a_copy_that_fails_is_told_and_leaves_what_was_promised() {
         }
     }
     assert!(told > Step::ALL.len());
+}
+
+#[test]
+fn whatever_sectors_a_crash_leaves_of_a_copy_what_was_promised_is_there() {
+    let _scenario = FailScenario::setup();
+    let pairs = [
+        (Step::RecordWrite, Step::RecordSync),
+        (Step::SegmentHeaderWrite, Step::SegmentHeaderSync),
+        (Step::ManifestWrite, Step::ManifestSync),
+        (Step::VoteWrite, Step::VoteSync),
+        (Step::CutWrite, Step::CutSync),
+        (Step::LastRecordWrite, Step::LastRecordSync),
+    ];
+    let of_life = |pair| {
+        let life = Life { spare_is_held: true, ..Life::default() };
+        lost_sectors::windows(pair, &life.promised, |directory| life.live(directory))
+    };
+    lost_sectors::check(pairs.into_iter().flat_map(of_life).collect(), assert_kept);
 }

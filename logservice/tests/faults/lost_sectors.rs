@@ -1,5 +1,6 @@
 //! A machine that stops before a sync: of what was written since the last one, any sectors may be on the medium.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use fail::FailScenario;
@@ -9,7 +10,7 @@ use proptest::test_runner::TestRunner;
 
 use crate::common::memory_directory;
 use crate::image::Image;
-use crate::life::{assert_kept, Life, Promised};
+use crate::life::{assert_kept, Life};
 
 const SECTOR_BYTES: usize = 512;
 /// Of one pair of steps: the first times that they come in a life.
@@ -25,16 +26,16 @@ const PAIRS: [(Step, Step); 5] = [
 ];
 
 /// What was on the medium, what was written since, and what was promised meanwhile.
-struct Window {
-    write: Step,
-    promised: Promised,
+pub struct Window<P> {
+    pub write: Step,
+    pub promised: P,
     synced: Image,
     written: Image,
 }
 
-impl Window {
+impl<P> Window<P> {
     /// What is on the medium if of the sectors that were written only some came there, in turn as in `kept`.
-    fn image(&self, kept: &[bool]) -> Image {
+    pub fn image(&self, kept: &[bool]) -> Image {
         let mut kept = kept.iter().copied().cycle();
         let mut image = self.synced.clone();
         for (path, new) in self.written.0.iter() {
@@ -54,12 +55,16 @@ impl Window {
     }
 }
 
-fn windows((write, sync): (Step, Step)) -> Vec<Window> {
+/// The first times that a pair of steps comes while something lives, which notes what it has promised.
+pub fn windows<P: Clone + Send + 'static>(
+    (write, sync): (Step, Step),
+    promised: &Arc<Mutex<P>>,
+    live: impl FnOnce(&Path) -> Result<(), String>,
+) -> Vec<Window<P>> {
     let directory = memory_directory();
-    let life = Life { spare_is_held: true, ..Life::default() };
-    let images: Arc<Mutex<Vec<(Promised, Image)>>> = Arc::default();
+    let images: Arc<Mutex<Vec<(P, Image)>>> = Arc::default();
     for (at, step) in [write, sync].into_iter().enumerate() {
-        let (images, promised, live) = (images.clone(), life.promised.clone(), directory.path().to_owned());
+        let (images, promised, live) = (images.clone(), promised.clone(), directory.path().to_owned());
         let callback = move || {
             let mut images = images.lock().expect("lock");
             if images.len() < 2 * MAX_WINDOWS {
@@ -70,12 +75,12 @@ fn windows((write, sync): (Step, Step)) -> Vec<Window> {
         };
         fail::cfg_callback(step.name(), callback).expect("configured");
     }
-    life.live(directory.path()).expect("lives");
+    live(directory.path()).expect("lives");
     fail::remove(write.name());
     fail::remove(sync.name());
     let images = std::mem::take(&mut *images.lock().expect("lock"));
     assert!(images.len() >= 2, "{write:?} was never reached");
-    let mut windows: Vec<Window> = Vec::new();
+    let mut windows: Vec<Window<P>> = Vec::new();
     for (number, (promised, image)) in images.into_iter().enumerate() {
         match windows.last_mut() {
             Some(window) if number % 2 == 1 => window.written = image,
@@ -89,7 +94,15 @@ fn windows((write, sync): (Step, Step)) -> Vec<Window> {
 fn whatever_sectors_a_crash_leaves_everything_acknowledged_is_there() {
     // Also while nothing is to fail: no other test may make it.
     let _scenario = FailScenario::setup();
-    let windows: Vec<Window> = PAIRS.into_iter().flat_map(windows).collect();
+    let of_life = |pair| {
+        let life = Life { spare_is_held: true, ..Life::default() };
+        windows(pair, &life.promised, |directory| life.live(directory))
+    };
+    check(PAIRS.into_iter().flat_map(of_life).collect(), assert_kept);
+}
+
+/// Opens what crashes leave in each window.
+pub fn check<P>(windows: Vec<Window<P>>, assert_kept: impl Fn(&Path, &P, &str)) {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) };
     let kept = proptest::collection::vec(any::<bool>(), 1..40);
     let checked = TestRunner::new(config).run(&(0..windows.len(), kept), |(at, kept)| {

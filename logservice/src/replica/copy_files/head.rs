@@ -175,13 +175,14 @@ impl From<&ConfState> for Members {
 
 impl From<Members> for ConfState {
     fn from(members: Members) -> Self {
-        let mut state = ConfState::default();
-        state.voters = members.voters;
-        state.learners = members.learners;
-        state.voters_outgoing = members.voters_outgoing;
-        state.learners_next = members.learners_next;
-        state.auto_leave = members.auto_leave;
-        state
+        ConfState {
+            voters: members.voters,
+            learners: members.learners,
+            voters_outgoing: members.voters_outgoing,
+            learners_next: members.learners_next,
+            auto_leave: members.auto_leave,
+            ..ConfState::default()
+        }
     }
 }
 

@@ -45,8 +45,7 @@ impl VoteFile {
         let path = directory.join(VOTE);
         let file = Step::VoteCreate.create(&path).in_file("cannot create", &path)?;
         let mut created = VoteFile { path, group: group.to_owned(), file, number: 0, vote: Vote::default() };
-        created.write()?;
-        Step::VoteSync.sync_all(&created.file).in_file("cannot sync", &created.path)
+        created.write()
     }
 
     /// Opens the file and writes again what it says: it may have been read from the page cache, and one slot may be damaged.
