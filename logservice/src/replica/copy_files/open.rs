@@ -60,19 +60,14 @@ pub fn open(directory: &Path, group: &str, keys: &KeyRing) -> Result<Found, Open
     let Listed { segments, mut left_over } = list(&log_directory)?;
     let next_sequence = segments.last().map_or(0, |last| last.0 + 1).max(head.first_sequence);
     let base = head.base.position;
+    let (segments, others) = needed(segments, &head);
+    left_over.extend(others);
     let log = Log::new(base);
     for (sequence, first_index, path) in segments {
-        if sequence < head.first_sequence {
-            left_over.push(path);
-            continue;
-        }
         let mut segment = open_segment(&path, sequence, first_index, group)?;
         segment.unlock(keys).map_err(|source| OpenError::Locked { place: path.display().to_string(), source })?;
         segment.line = log.line_for(&segment.header);
-        left_over.extend(log.push(Arc::new(segment)).into_iter().map(|segment| segment.path.clone()));
-    }
-    if let Some((_, before)) = log.droppable(|_, next| next.before.index <= base.index) {
-        left_over.extend(log.drop_before(before).into_iter().map(|segment| segment.path.clone()));
+        log.push(Arc::new(segment));
     }
     let copy = FoundCopy {
         vote: vote.vote(),
@@ -163,11 +158,33 @@ fn open_segment(path: &Path, sequence: u64, first_index: u64, group: &str) -> Re
     Ok(segment)
 }
 
+/// Sequence, first index and path of a segment.
+type Named = (u64, u64, PathBuf);
+
+/// The segments that count, and the others: of before the copy began anew, replaced by later ones, or wholly below the base. Names alone
+/// tell that. A file that is left over may hold anything: it may have become another segment under a name that a crash has lost.
+fn needed(segments: Vec<Named>, head: &Head) -> (Vec<Named>, Vec<PathBuf>) {
+    let (mut counts, mut others): (Vec<Named>, Vec<PathBuf>) = Default::default();
+    for (sequence, first_index, path) in segments {
+        if sequence < head.first_sequence {
+            others.push(path);
+            continue;
+        }
+        let kept = counts.partition_point(|before| before.1 < first_index);
+        others.extend(counts.drain(kept..).map(|(_, _, path)| path));
+        counts.push((sequence, first_index, path));
+    }
+    let is_below = |pair: &&[Named]| pair[1].1 <= head.base.position.index + 1;
+    let below = counts.windows(2).take_while(is_below).count();
+    others.extend(counts.drain(..below).map(|(_, _, path)| path));
+    (counts, others)
+}
+
 /// The files of a copy's log directory.
 #[derive(Default)]
 struct Listed {
-    /// Sequence, first index and path of each segment, as they were made.
-    segments: Vec<(u64, u64, PathBuf)>,
+    /// As they were made.
+    segments: Vec<Named>,
     /// Files that never became segments.
     left_over: Vec<PathBuf>,
 }

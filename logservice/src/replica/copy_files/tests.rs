@@ -226,3 +226,40 @@ fn an_entry_that_is_longer_than_a_segment_gets_a_longer_one() {
     drop(copy);
     assert_eq!(Copy::open(&disks).expect("opened").entries(2, 5).expect("read"), entries);
 }
+
+#[test]
+fn what_is_left_over_may_hold_anything() {
+    let (directory, keys) = (directory(), Arc::default());
+    let disks = disks(directory.path(), &keys);
+    let mut copy = made(&disks);
+    copy.persisted(Persist { install: Some(install_at(50, 1, 100)), ..Persist::default() });
+    let moved = |indexes: std::ops::Range<u64>, term| -> Vec<Entry> {
+        appends(indexes.start - 49..indexes.end - 49, term)
+            .into_iter()
+            .zip(indexes)
+            .map(|(e, index)| Entry { index, ..e })
+            .collect()
+    };
+    let (old, new) = (moved(51..90, 1), moved(70..75, 2));
+    copy.write(&old);
+    let before = segments(directory.path());
+    copy.write(&new);
+    let position = old[..15]
+        .iter()
+        .fold(install_at(50, 1, 100).base.position, |position, entry| position.after(entry, position.end + 1000));
+    let checkpoint = Checkpoint { position, ..install_at(50, 1, 100).checkpoint };
+    copy.disk.persist(Persist { checkpoint: Some(checkpoint), ..Persist::default() });
+    assert_eq!(copy.disk.trim(u64::MAX, u64::MAX, &|_| members()).expect("trimmed").position.index, 61);
+    drop(copy);
+    let kept = segments(directory.path());
+    let gone: Vec<_> = before.iter().filter(|path| !kept.contains(path)).collect();
+    assert_eq!(gone.len(), 3, "one was trimmed, and two replaced");
+    // The file has become another segment, but of its new name a crash has left nothing.
+    for path in gone {
+        fs::copy(&kept[1], path).expect("copied");
+    }
+    fs::write(directory.path().join("s1/log/000000-00000000000000000002.log"), b"x").expect("written");
+    let copy = Copy::open(&disks).expect("opened");
+    assert_eq!(copy.entries(62, 75).expect("read"), [&old[11..19], &new[..]].concat());
+    assert_eq!(segments(directory.path()), kept);
+}
