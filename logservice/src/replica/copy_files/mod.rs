@@ -43,9 +43,9 @@ mod verify;
 mod vote;
 mod writer;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use durability_protocol::is_valid_name;
 
@@ -56,8 +56,8 @@ use super::copy::{CopyDisks, CopyEvents, Install, OpenedCopy};
 use crate::base::file_error::{sync_directory, FileError, InFile};
 use crate::base::private;
 use crate::store::file_store::files::{ReplaceError, Step};
-use crate::store::file_store::{remove, FileStoreOptions, MIN_SEGMENT_BYTES};
-use crate::store::{MediumError, OpenError};
+use crate::store::file_store::{remove, FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
+use crate::store::{MediumError, OpenError, StoreOptions};
 
 /// Directory of the group without a name. No shard may be called so.
 const UNNAMED_GROUP: &str = "_cluster";
@@ -71,6 +71,20 @@ pub struct CopyFiles {
 }
 
 impl CopyFiles {
+    /// The copies of a service that is configured so. Nothing is read or written yet.
+    ///
+    /// # Errors
+    /// The threads that do their work cannot be started.
+    pub fn start(options: &StoreOptions) -> io::Result<Self> {
+        let options_of_files = FileStoreOptions {
+            segment_bytes: options.segment_mb << 20,
+            max_log_bytes: options.max_log_bytes,
+            threads: Threads::start()?,
+            keys: options.keys.clone(),
+        };
+        Ok(CopyFiles::new(&options.directory.join("replicas"), options_of_files))
+    }
+
     /// Copies in directories below `directory`, which need not exist yet.
     pub fn new(directory: &Path, options: FileStoreOptions) -> Self {
         CopyFiles { directory: directory.to_owned(), options }
@@ -84,7 +98,7 @@ impl CopyFiles {
             _ if !is_valid_name(group) => Err("it is no name of a shard"),
             _ => Ok(group),
         }
-        .map_err(std::io::Error::other)
+        .map_err(io::Error::other)
         .in_file("cannot keep a copy in", &self.directory.join(group.replace('/', "_")))
     }
 

@@ -7,9 +7,10 @@ use raft::eraftpb::{Entry, EntryType};
 use super::harness_tests::{
     append, appends, directory, disks, install_at, made, members, segments, state, Copy, Events,
 };
+use super::CopyFiles;
 use crate::encryption::KeyRing;
 use crate::replica::copy::{Checkpoint, CopyDisks, FoundCopy, Install, Persist, Position, Vote};
-use crate::store::{OpenError, ReadError};
+use crate::store::{OpenError, ReadError, StoreOptions};
 
 #[test]
 fn what_was_persisted_is_found_and_read() {
@@ -52,6 +53,19 @@ fn what_was_persisted_is_found_and_read() {
 
 fn found_of(install: &Install) -> FoundCopy {
     FoundCopy { base: install.base.clone(), checkpoint: install.checkpoint.clone(), ..FoundCopy::default() }
+}
+
+#[test]
+fn a_service_keeps_copies_in_a_directory_of_their_own() {
+    let (directory, keys) = (directory(), Arc::default());
+    let options = StoreOptions { directory: directory.path().to_owned(), segment_mb: 2, max_log_bytes: None, keys };
+    let disks = CopyFiles::start(&options).expect("started");
+    CopyDisks::create(&disks, "", &install_at(1, 1, 0)).expect("created");
+    CopyDisks::create(&disks, "s1", &install_at(1, 1, 0)).expect("created");
+    CopyDisks::create(&disks, "s1", &install_at(9, 1, 0)).expect("is there already");
+    assert_eq!(CopyDisks::list(&disks).expect("listed"), ["", "s1"]);
+    assert!(directory.path().join("replicas/_cluster/VOTE").is_file());
+    assert_eq!(Copy::open(&disks).expect("opened").found.last_index, 1);
 }
 
 #[test]
