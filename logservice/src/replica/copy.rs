@@ -79,7 +79,7 @@ pub struct Base {
 /// What is to be made durable, in this order.
 #[derive(Debug, Clone, Default)]
 pub struct Persist {
-    /// Grows from one to the next.
+    /// Never less than that of the one before.
     pub number: u64,
     /// Replaces everything that the copy holds, if there: it begins anew after this prefix, and has no entries.
     pub install: Option<Install>,

@@ -282,6 +282,7 @@ impl Group {
         self.propose(unix_ms);
         while self.installing.is_none() && self.node.has_ready() {
             let mut ready = self.node.ready();
+            let number = ready.number();
             self.messages.extend(ready.take_messages());
             for read in ready.take_read_states() {
                 self.confirmed(&read.request_ctx);
@@ -294,7 +295,7 @@ impl Group {
             } else if self.unpersisted.iter().all(|waiting| !waiting.is_on_disk) {
                 self.release(self.unpersisted.len());
             }
-            self.apply(committed, &mut persists)?;
+            self.apply(number, committed, &mut persists)?;
             self.note_role();
         }
         let (messages, events) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.events));
@@ -329,7 +330,8 @@ impl Group {
         Ok(install)
     }
 
-    fn apply(&mut self, committed: Vec<Entry>, persists: &mut Vec<Persist>) -> Result<(), Divergence> {
+    /// Applies entries, which a `Ready` of that number has brought.
+    fn apply(&mut self, number: u64, committed: Vec<Entry>, persists: &mut Vec<Persist>) -> Result<(), Divergence> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         let end_before = self.machine.position().end;
         let mut told_end = end_before;
@@ -346,7 +348,7 @@ impl Group {
                 told_end = restart_at.unwrap_or(told_end);
                 self.events.push(Event::StateReplaced { revision, state, restart_at });
                 self.node.mut_store().set_checkpoint(checkpoint.clone());
-                persists.push(Persist { checkpoint: Some(checkpoint), ..Persist::default() });
+                persists.push(Persist { number, checkpoint: Some(checkpoint), ..Persist::default() });
             }
             self.note_applied(entry, &mut told_end);
         }
