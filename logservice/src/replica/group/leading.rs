@@ -7,7 +7,6 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use raft::StateRole;
 
 use super::{Event, Group};
-use crate::replica::copy::Position;
 use crate::replica::entry::{AppendEntry, StateEntry};
 use crate::store::Append;
 
@@ -65,6 +64,7 @@ pub(super) struct Leading {
 struct Tail {
     end: u64,
     revision: u64,
+    epoch: u64,
 }
 
 enum Waiting {
@@ -175,10 +175,10 @@ impl Group {
             self.tell_end(told_end);
         }
         let checkpoint = self.machine.checkpoint();
-        let (Position { end, .. }, revision) = (checkpoint.position, checkpoint.revision);
+        let tail = Tail { end: checkpoint.position.end, revision: checkpoint.revision, epoch: checkpoint.epoch };
         let Some(leading) = &mut self.leading else { return };
         if leading.tail.is_none() && entry.term == leading.term {
-            leading.tail = Some(Tail { end, revision });
+            leading.tail = Some(tail);
             self.told = None;
             self.events.push(Event::Leads { term: leading.term });
         }
@@ -203,6 +203,13 @@ impl Group {
     }
 }
 
+impl Tail {
+    /// Whether an append continues the log, in the epoch that writes.
+    fn admits(&self, append: &Append) -> bool {
+        (append.offset, append.epoch) == (self.end, self.epoch)
+    }
+}
+
 /// The next entry to be proposed.
 struct NextEntry {
     data: Bytes,
@@ -224,11 +231,11 @@ impl Leading {
                 Waiting::State(change) => {
                     let StateChange { id, revision, epoch, restart_at, state } = change;
                     let entry = StateEntry { revision, epoch, time_ms: unix_ms, restart_at, bytes: state };
-                    let tail = Tail { end: restart_at.unwrap_or(tail.end), revision };
+                    let tail = Tail { end: restart_at.unwrap_or(tail.end), revision, epoch };
                     return Some(NextEntry { data: entry.encode(), change: Some(id), tail });
                 }
-                Waiting::Append(first) if first.offset != tail.end => {
-                    // It follows one that was refused, and its sender knows.
+                Waiting::Append(first) if !tail.admits(&first) => {
+                    // It follows one that was refused, or its epoch is over: its sender knows.
                 }
                 Waiting::Append(first) => {
                     let (epoch, offset) = (first.epoch, first.offset);

@@ -18,7 +18,7 @@
 //!    told ([`Group::persisted`]): an answer must not come back before that.
 //! 2. The service of a copy decides over the log ([`Event::Leads`]) from when an entry of its own term is applied: all that is or ever will
 //!    be committed of earlier terms lies before that entry.
-//! 3. What is proposed continues the log's end with all that is not committed yet. So each entry can be applied if it is ever committed,
+//! 3. What is proposed continues the log's end with all that is not committed yet, in the epoch that writes then. So each entry can be applied if it is ever committed,
 //!    and an entry that cannot is a fault of this program or a damaged copy: the group stops here.
 //! 4. Between a base that is installed and its being persisted, nothing else happens to the group.
 
