@@ -139,8 +139,8 @@ pub trait CopyDisk: Send + Sync {
     /// Queues what is to be made durable. Does not block.
     fn persist(&self, persist: Persist);
 
-    /// The entries from `low` (inclusive) to `high` (exclusive), all of which are persisted and not trimmed: at least one, and as many more
-    /// as `max_bytes` of data allow. Blocks on I/O.
+    /// The entries from `low` (inclusive) to `high` (exclusive), all of which are persisted: at least one, and as many more as `max_bytes` of
+    /// data allow. If the first was trimmed, [`ReadError::Trimmed`]. Blocks on I/O.
     fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, ReadError>;
 
     /// Opens a reader of the log's bytes at `offset`. What it reads must be committed, and persisted here. Blocks on I/O.

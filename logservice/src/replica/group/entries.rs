@@ -8,6 +8,7 @@ use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::install;
 use crate::replica::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Vote};
+use crate::store::ReadError;
 
 /// Bytes of entries that stay in memory after they are persisted, for members that are a little behind.
 const CACHED_BYTES: usize = 16 << 20;
@@ -154,7 +155,7 @@ impl Storage for Entries {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if low <= self.base.position.index {
             return Err(Error::Store(StorageError::Compacted));
@@ -165,7 +166,12 @@ impl Storage for Entries {
         let max_bytes = max_size.into().unwrap_or(u64::MAX);
         if low < self.first_cached {
             let read = self.disk.entries(low, high.min(self.first_cached), max_bytes);
-            return read.map_err(|error| Error::Store(StorageError::Other(Box::new(error))));
+            return read.map_err(|error| match error {
+                // The consensus crate goes on without entries that another member lacks, and stops without those that are to be applied.
+                ReadError::Trimmed { .. } if context.can_async() => Error::Store(StorageError::Compacted),
+                _ if context.can_async() => Error::Store(StorageError::LogTemporarilyUnavailable),
+                error => Error::Store(StorageError::Other(Box::new(error))),
+            });
         }
         let mut bytes = 0;
         let skipped = (low - self.first_cached) as usize;
