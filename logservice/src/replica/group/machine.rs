@@ -18,6 +18,8 @@ pub enum Applied {
     Nothing,
     /// The log has more bytes.
     Extended,
+    /// The log is empty, and begins and ends at another place. The state is newer than that, and stays.
+    BegunAnew,
     /// The state is another one.
     StateReplaced {
         /// The log is empty, and begins and ends at another place.
@@ -107,7 +109,9 @@ impl Machine {
                 }
                 end = state.restart_at.unwrap_or(end);
                 // A state that is ahead has taken this one in.
-                if !is_ahead {
+                if is_ahead {
+                    applied = if state.restart_at.is_some() { Applied::BegunAnew } else { Applied::Nothing };
+                } else {
                     self.checkpoint.revision = revision;
                     self.checkpoint.epoch = state.epoch;
                     self.checkpoint.state = state.bytes;

@@ -99,7 +99,8 @@ pub enum Event {
         /// False if that is not known.
         is_sole: bool,
     },
-    /// The copy begins anew after a base that came from another service. What is said of the log before holds no more.
+    /// The copy begins anew after a base that came from another service, or the log begins anew among the entries that lead up to the state
+    /// that came with the base. What is said of the log before holds no more.
     Installed {
         /// Where it begins and ends now.
         end: u64,
@@ -339,6 +340,10 @@ impl Group {
             let applied = self.machine.apply(entry)?;
             if entry.get_entry_type() != EntryType::EntryNormal {
                 self.change_members(entry);
+            }
+            if applied == Applied::BegunAnew {
+                told_end = self.machine.position().end;
+                self.events.push(Event::Installed { end: told_end });
             }
             if let Applied::StateReplaced { restarted } = applied {
                 self.tell_end(&mut told_end);
