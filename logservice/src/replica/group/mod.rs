@@ -41,7 +41,7 @@ use self::leading::Leading;
 pub use self::leading::{Outcome, StateChange};
 pub use self::machine::Divergence;
 use self::machine::{Applied, Machine};
-use super::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Persist, Position};
+use super::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Persist, Position, Vote};
 
 /// Ticks without a leader until a member asks for votes: so many to twice as many.
 pub const ELECTION_TICKS: usize = 10;
@@ -147,6 +147,8 @@ pub struct Group {
     member: u64,
     node: RawNode<Entries>,
     machine: Machine,
+    /// As it was handed to the disk last.
+    vote: Vote,
     /// Messages that wait for what has this number to be persisted, and whether the disk has been given anything under it.
     unpersisted: VecDeque<Unpersisted>,
     /// The base that is being installed: nothing else happens meanwhile.
@@ -190,6 +192,7 @@ impl Group {
         Ok(Group {
             member,
             node,
+            vote: found.vote,
             machine: Machine::new(found.checkpoint),
             unpersisted: VecDeque::new(),
             installing: None,
@@ -306,7 +309,8 @@ impl Group {
     /// Puts what is to be persisted where it can be read, and returns it; none if there is nothing.
     fn persist(&mut self, ready: &mut Ready) -> Result<Option<Persist>, Divergence> {
         let number = ready.number();
-        let vote = ready.hs().filter(|_| ready.must_sync()).map(vote_of);
+        let vote = ready.hs().map(vote_of).filter(|vote| *vote != self.vote);
+        self.vote = vote.unwrap_or(self.vote);
         let messages = ready.take_persisted_messages();
         let install = match ready.snapshot().is_empty() {
             true => None,
