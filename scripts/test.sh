@@ -72,14 +72,18 @@ step lints cargo clippy --quiet --workspace --all-targets --features logservice/
 step "unit tests" cargo test --quiet --workspace --features logservice/failpoints
 step build cargo build --quiet --release --workspace
 step simulation target/release/durability-simulation --seeds 10000
-step "build for the simulation's self-check" cargo build --quiet --release --workspace --features durability-simulation/self-check \
-    --bin durability-simulation
+step "simulation of replication" target/release/durability-replication-simulation --seeds 10000
+step "build for the simulations' self-checks" cargo build --quiet --release --workspace \
+    --features durability-simulation/self-check,durability-replication-simulation/self-check \
+    --bin durability-simulation --bin durability-replication-simulation
 step "simulation self-check" target/release/durability-simulation --self-check
+step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
 step "build with failpoints" cargo build --quiet --release --workspace --features logservice/failpoints --bin logservice-failpoints
 step integration tests/run-suite.sh
 step "versions of Valkey" tests/versions/run.sh --short
 step "object store" tests/s3/run.sh
 step "clients find the leader" tests/sentinel/run.sh
+step "three zones" tests/zones/run.sh
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
 step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10

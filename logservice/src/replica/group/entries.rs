@@ -7,10 +7,11 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::install;
+use super::rule_switches::{holds, Rule};
 use crate::replica::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Vote};
 use crate::store::ReadError;
 
-/// Bytes of entries that stay in memory after they are persisted, for members that are a little behind.
+/// Bytes of entries that stay in memory after they are persisted and applied, for members that are a little behind.
 const CACHED_BYTES: usize = 16 << 20;
 
 /// The entries of a copy, and its vote when it was opened.
@@ -23,6 +24,8 @@ pub struct Entries {
     /// The newest entries, without a gap up to the last one.
     cached: VecDeque<Entry>,
     cached_bytes: usize,
+    /// Bytes of entries that stay in memory after they are persisted and applied.
+    max_cached_bytes: usize,
     /// Index of the first that is cached; one more than the last entry's if none is.
     first_cached: u64,
     /// Up to here they are on the disk.
@@ -46,6 +49,7 @@ impl Entries {
             checkpoint: found.checkpoint.clone(),
             cached: VecDeque::new(),
             cached_bytes: 0,
+            max_cached_bytes: CACHED_BYTES,
             first_cached: found.last_index + 1,
             persisted: found.last_index,
             terms: found.terms.iter().copied().collect(),
@@ -84,12 +88,19 @@ impl Entries {
 
     /// Forgets what is on the disk, was applied, and is not of the newest.
     pub fn shrink(&mut self, applied: u64) {
-        let keep_from = self.persisted.min(applied);
-        while self.cached_bytes > CACHED_BYTES && self.cached.front().is_some_and(|first| first.index <= keep_from) {
+        let keep_from = if holds(Rule::CachesUnpersisted) { self.persisted.min(applied) } else { self.last() };
+        while self.cached_bytes > self.max_cached_bytes
+            && self.cached.front().is_some_and(|first| first.index <= keep_from)
+        {
             let dropped = self.cached.pop_front();
             self.cached_bytes -= dropped.map_or(0, |entry| entry.data.len());
             self.first_cached += 1;
         }
+    }
+
+    /// Keeps so many bytes in memory. For tests, which read from the disk before there is much.
+    pub fn set_max_cached_bytes(&mut self, bytes: usize) {
+        self.max_cached_bytes = bytes;
     }
 
     /// The state that a member gets that needs what lies below the base.
@@ -203,6 +214,10 @@ impl Storage for Entries {
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
         if self.base.position.index < request_index {
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        if !holds(Rule::TellsStateIndex) {
+            let state_index = self.base.position.index;
+            return Ok(install::encode(&self.base, &Checkpoint { state_index, ..self.checkpoint.clone() }));
         }
         Ok(install::encode(&self.base, &self.checkpoint))
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::StateRole;
 
+use super::rule_switches::{holds, Rule};
 use super::{Event, Group};
 use crate::replica::entry::{AppendEntry, StateEntry};
 use crate::store::Append;
@@ -110,6 +111,7 @@ impl Group {
     /// Finds out whether this service is the only one that decides, at some moment after this call. Told by [`Event::Confirmed`].
     pub fn confirm(&mut self, term: u64, id: u64) {
         match self.leading_in(term) {
+            Some(_) if !holds(Rule::ConfirmsByRound) => self.events.push(Event::Confirmed { id, is_sole: true }),
             Some(leading) => leading.unasked.push(id),
             None => self.events.push(Event::Confirmed { id, is_sole: false }),
         }
@@ -170,27 +172,32 @@ impl Group {
 
     /// An entry was applied.
     pub(super) fn note_applied(&mut self, entry: &Entry, told_end: &mut u64) {
-        let Some(leading) = &self.leading else { return };
-        if leading.tail.is_none() && entry.term == leading.term {
+        let waits_for = self.leading.as_ref().filter(|leading| leading.tail.is_none()).map(Leading::term);
+        if waits_for == Some(entry.term) {
             self.tell_end(told_end);
+            self.begin_to_lead();
         }
-        let checkpoint = self.machine.checkpoint();
-        let tail = Tail { end: checkpoint.position.end, revision: checkpoint.revision, epoch: checkpoint.epoch };
         let Some(leading) = &mut self.leading else { return };
-        if leading.tail.is_none() && entry.term == leading.term {
-            leading.tail = Some(tail);
-            self.told = None;
-            self.events.push(Event::Leads { term: leading.term });
-        }
         let done = leading.states.iter().take_while(|(index, _)| *index <= entry.index).count();
         let done = leading.states.drain(..done).map(|(_, id)| Event::Proposed { id, outcome: Outcome::Done });
         self.events.extend(done);
     }
 
+    /// An entry of the copy's own term is applied, so all that earlier leaders have proposed is, or never will be.
+    pub(super) fn begin_to_lead(&mut self) {
+        let checkpoint = self.machine.checkpoint();
+        let tail = Tail { end: checkpoint.position.end, revision: checkpoint.revision, epoch: checkpoint.epoch };
+        let Some(leading) = &mut self.leading else { return };
+        leading.tail = Some(tail);
+        self.told = None;
+        self.events.push(Event::Leads { term: leading.term });
+    }
+
     /// This copy leads no more.
     pub(super) fn stop_leading(&mut self) {
         let Some(leading) = self.leading.take() else { return };
-        let states = leading.states.iter().map(|&(_, id)| Event::Proposed { id, outcome: Outcome::Unknown });
+        let outcome = if holds(Rule::DoubtsProposals) { Outcome::Unknown } else { Outcome::NotLeader };
+        let states = leading.states.iter().map(|&(_, id)| Event::Proposed { id, outcome });
         self.events.extend(states);
         let waiting = leading.waiting.iter().filter_map(|waiting| match waiting {
             Waiting::State(change) => Some(Event::Proposed { id: change.id, outcome: Outcome::NotLeader }),
@@ -206,7 +213,9 @@ impl Group {
 impl Tail {
     /// Whether an append continues the log, in the epoch that writes.
     fn admits(&self, append: &Append) -> bool {
-        (append.offset, append.epoch) == (self.end, self.epoch)
+        let is_at_end = append.offset == self.end || !holds(Rule::AdmitsAtEnd);
+        let is_of_epoch = append.epoch == self.epoch || !holds(Rule::AdmitsEpoch);
+        (is_at_end && is_of_epoch) || !holds(Rule::AppliesWhatContinues)
     }
 }
 
@@ -224,7 +233,7 @@ impl Leading {
         let tail = self.tail?;
         loop {
             match self.waiting.pop_front()? {
-                Waiting::State(change) if change.revision != tail.revision + 1 => {
+                Waiting::State(change) if change.revision != tail.revision + 1 && holds(Rule::AdmitsNextRevision) => {
                     let outcome = Outcome::Conflict { found: tail.revision };
                     events.push(Event::Proposed { id: change.id, outcome });
                 }

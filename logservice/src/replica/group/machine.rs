@@ -2,6 +2,7 @@
 
 use raft::eraftpb::{ConfState, Entry};
 
+use super::rule_switches::{holds, Rule};
 use crate::replica::copy::{Checkpoint, Position};
 use crate::replica::entry::{BadEntry, Content};
 
@@ -90,7 +91,7 @@ impl Machine {
                     true => append.epoch <= self.checkpoint.epoch,
                     false => append.epoch == self.checkpoint.epoch,
                 };
-                if append.offset != last.end || !is_of_epoch {
+                if (append.offset != last.end || !is_of_epoch) && holds(Rule::AppliesWhatContinues) {
                     return Err(Divergence::NoContinuation {
                         index: entry.index,
                         offset: append.offset,
@@ -109,7 +110,7 @@ impl Machine {
                 }
                 end = state.restart_at.unwrap_or(end);
                 // A state that is ahead has taken this one in.
-                if is_ahead {
+                if is_ahead && holds(Rule::KeepsNewerState) {
                     applied = if state.restart_at.is_some() { Applied::BegunAnew } else { Applied::Nothing };
                 } else {
                     self.checkpoint.revision = revision;

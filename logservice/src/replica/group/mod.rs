@@ -11,6 +11,7 @@
 //! | `machine.rs` | what committed entries add up to |
 //! | `entries.rs` | entries, as the consensus crate reads them |
 //! | `install.rs` | what a member gets that lacks entries that are gone |
+//! | `rule_switches.rs` | for tests: which rule is taken out |
 //!
 //! # Rules
 //!
@@ -18,14 +19,15 @@
 //!    told ([`Group::persisted`]): an answer must not come back before that.
 //! 2. The service of a copy decides over the log ([`Event::Leads`]) from when an entry of its own term is applied: all that is or ever will
 //!    be committed of earlier terms lies before that entry.
-//! 3. What is proposed continues the log's end with all that is not committed yet, in the epoch that writes then. So each entry can be applied if it is ever committed,
-//!    and an entry that cannot is a fault of this program or a damaged copy: the group stops here.
+//! 3. What is proposed continues the log's end with all that is not committed yet, in the epoch that writes then. So each entry can be
+//!    applied if it is ever committed, and one that cannot is a fault of this program or a damaged copy: the group stops here.
 //! 4. Between a base that is installed and its being persisted, nothing else happens to the group.
 
 mod entries;
 mod install;
 mod leading;
 mod machine;
+mod rule_switches;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,6 +43,11 @@ use self::leading::Leading;
 pub use self::leading::{Outcome, StateChange};
 pub use self::machine::Divergence;
 use self::machine::{Applied, Machine};
+use self::rule_switches::holds;
+#[cfg(not(feature = "broken-rules"))]
+use self::rule_switches::Rule;
+#[cfg(feature = "broken-rules")]
+pub use self::rule_switches::{break_rule, Rule};
 use super::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Persist, Position, Vote};
 
 /// Ticks without a leader until a member asks for votes: so many to twice as many.
@@ -277,6 +284,11 @@ impl Group {
         self.node.raft.set_randomized_election_timeout(ticks);
     }
 
+    /// Keeps so many bytes of entries in memory. For tests, which read from the disk before there is much.
+    pub fn set_cached_bytes(&mut self, bytes: usize) {
+        self.node.mut_store().set_max_cached_bytes(bytes);
+    }
+
     /// What is to be done after all that has happened. `unix_ms` is the time that new entries are given.
     ///
     /// # Errors
@@ -296,6 +308,9 @@ impl Group {
             self.node.advance_append_async(ready);
             if let Some(persist) = persist {
                 persists.push(persist);
+                if !holds(Rule::AwaitsDisk) {
+                    self.node.on_persist_ready(number);
+                }
             } else if self.unpersisted.iter().all(|waiting| !waiting.is_on_disk) {
                 self.release(self.unpersisted.len());
             }
@@ -309,9 +324,12 @@ impl Group {
     /// Puts what is to be persisted where it can be read, and returns it; none if there is nothing.
     fn persist(&mut self, ready: &mut Ready) -> Result<Option<Persist>, Divergence> {
         let number = ready.number();
-        let vote = ready.hs().map(vote_of).filter(|vote| *vote != self.vote);
+        let vote = ready.hs().map(vote_of).filter(|vote| *vote != self.vote && holds(Rule::StoresVote));
         self.vote = vote.unwrap_or(self.vote);
-        let messages = ready.take_persisted_messages();
+        let mut messages = ready.take_persisted_messages();
+        if !holds(Rule::HoldsMessages) {
+            self.messages.append(&mut messages);
+        }
         let install = match ready.snapshot().is_empty() {
             true => None,
             false => Some(self.install(number, ready.snapshot())?),
@@ -330,7 +348,7 @@ impl Group {
             install::decode(snapshot).map_err(|reason| Divergence::Bad(super::entry::BadEntry { index, reason }))?;
         self.node.mut_store().install(install.base.clone(), install.checkpoint.clone());
         self.machine = Machine::new(install.checkpoint.clone());
-        self.installing = Some(number);
+        self.installing = holds(Rule::WaitsForInstall).then_some(number);
         self.events.push(Event::Installed { end: install.base.position.end });
         Ok(install)
     }
@@ -394,6 +412,9 @@ impl Group {
         if leads {
             if self.leading.is_none() {
                 self.leading = Some(Leading::new(term));
+                if !holds(Rule::AppliesBeforeLeading) {
+                    self.begin_to_lead();
+                }
             }
             return;
         }
@@ -406,7 +427,7 @@ impl Group {
 
     /// A base that a member was sent may be lost, and nothing else would tell the consensus crate.
     fn give_up_installs(&mut self) {
-        if self.node.raft.state != StateRole::Leader {
+        if self.node.raft.state != StateRole::Leader || !holds(Rule::GivesUpInstalls) {
             return self.install_ticks.clear();
         }
         let in_flight = self.node.raft.prs().iter().filter(|(_, progress)| progress.state == ProgressState::Snapshot);

@@ -1,0 +1,61 @@
+//! The rules of a copy that a test can take out, one at a time, to show that it notices. Only a build with the feature `broken-rules` can;
+//! in any other, [`holds`] is a constant.
+
+/// A rule that keeps the copies equal, or what was acknowledged safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// A message leaves when what it tells is persisted.
+    HoldsMessages,
+    /// A vote is stored.
+    StoresVote,
+    /// What is handed to the disk counts when the disk has said that it is persisted.
+    AwaitsDisk,
+    /// A copy leads when it has applied an entry of its own term.
+    AppliesBeforeLeading,
+    /// A question is answered when a quorum has confirmed that this copy leads.
+    ConfirmsByRound,
+    /// An append that is not at the log's end is not taken.
+    AdmitsAtEnd,
+    /// An append of an epoch that is over is not taken.
+    AdmitsEpoch,
+    /// A state that does not follow the one that stands is not taken.
+    AdmitsNextRevision,
+    /// Neither an append at another place nor one of another epoch is taken, and a copy that is asked to apply one stops.
+    AppliesWhatContinues,
+    /// Of a change that is proposed, a leader that leads no more does not know what comes.
+    DoubtsProposals,
+    /// Nothing happens to a copy while a base is being installed.
+    WaitsForInstall,
+    /// A base that was sent and is not answered is sent again.
+    GivesUpInstalls,
+    /// A state that comes with a base says which entries it takes in.
+    TellsStateIndex,
+    /// Entries that lead up to a newer state do not replace it.
+    KeepsNewerState,
+    /// Entries stay in memory until the disk has them.
+    CachesUnpersisted,
+}
+
+#[cfg(feature = "broken-rules")]
+thread_local! {
+    static BROKEN: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
+}
+
+/// Takes out `rule`, or none, for all copies that are used by this thread. For tests only.
+#[cfg(feature = "broken-rules")]
+pub fn break_rule(rule: Option<Rule>) {
+    BROKEN.set(rule);
+}
+
+/// Whether `rule` is in force.
+#[cfg(feature = "broken-rules")]
+pub(super) fn holds(rule: Rule) -> bool {
+    BROKEN.get() != Some(rule)
+}
+
+/// Whether `rule` is in force: it is.
+#[cfg(not(feature = "broken-rules"))]
+#[inline(always)]
+pub(super) const fn holds(_: Rule) -> bool {
+    true
+}
