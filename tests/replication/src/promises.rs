@@ -97,7 +97,10 @@ impl Promises {
                 return Err(format!("member {id} has applied another entry {index} than others"));
             }
         }
-        member.applied = member.applied.max(applied.index);
+        // A base that is being installed may be lost in a crash.
+        if applied.index <= disk.medium.last() {
+            member.applied = member.applied.max(applied.index);
+        }
         let Some(sum) = self.truth.sum(applied.index) else {
             return Err(format!("member {id} has applied {}, and {} was committed", applied.index, self.truth.last()));
         };
