@@ -144,6 +144,9 @@ pub const AUDIT: &str = "LOG.AUDIT";
 pub const AUDIT_RESULT: &str = "LOG.AUDIT-RESULT";
 /// `LOG.SHARDS` → an array of shard names.
 pub const SHARDS: &str = "LOG.SHARDS";
+/// `LOG.CLUSTER INIT` → `+OK`: makes a cluster of the log services that this one was configured with. `LOG.CLUSTER STATUS` → a flat array of
+/// names and values.
+pub const CLUSTER: &str = "LOG.CLUSTER";
 /// `LOG.DEBUG FREEZE-ACKS shard | RESUME-ACKS shard | DELAY-ACKS shard ms`: for tests. Refused unless the service was started with
 /// `--enable-debug-command`.
 pub const DEBUG: &str = "LOG.DEBUG";

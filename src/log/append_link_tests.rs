@@ -51,17 +51,22 @@ fn link_to(socket: TcpStream) -> AppendLink {
     }
 }
 
+/// A connection that is logged in, and its other end.
+fn link_with_log() -> (AppendLink, TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (log, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&socket, 64 << 10).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&log, 64 << 10).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    (link_to(socket), log)
+}
+
 /// The log received on an earlier connection what this one is in the middle of sending, and its first reply says so.
 #[test]
 fn what_is_being_written_stays_until_it_is_written() {
     const BYTES: usize = 7 * MAX_APPEND_BYTES;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (mut log, _) = listener.accept().unwrap();
-    rustix::net::sockopt::set_socket_send_buffer_size(&socket, 64 << 10).unwrap();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&log, 64 << 10).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let mut link = link_to(socket);
+    let (mut link, mut log) = link_with_log();
     let stream: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
     let mut backlog = Backlog::new(0);
     backlog.append(&stream);
@@ -95,4 +100,19 @@ fn what_is_being_written_stays_until_it_is_written() {
         expected.extend_from_slice(LINE_END);
     }
     assert!(sent == expected, "the log was sent other bytes than were written");
+}
+
+/// Another may have written what the first append was refused for, so the answer to the second says nothing of what is before it.
+#[test]
+fn an_acknowledgement_behind_a_refusal_does_not_count() {
+    let (mut link, mut log) = link_with_log();
+    let mut backlog = Backlog::new(0);
+    for bytes in [10, 20] {
+        backlog.append(&vec![b'x'; bytes]);
+        assert!(link.send("s", 1, &mut backlog).is_ok());
+    }
+    log.write_all(b"-GAP 10 is the end of the log, which has other bytes at 0\r\n:30\r\n").unwrap();
+    link.socket.tcp().set_nonblocking(false).unwrap();
+    assert!(matches!(link.read_replies(&mut backlog), Err(LinkError::Contradicted(_))));
+    assert_eq!(backlog.durable(), 0);
 }

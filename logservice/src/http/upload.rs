@@ -48,6 +48,7 @@ pub async fn put_snapshot(
         return Err(Refusal::new(Code::Err, "offset out of range").into());
     }
     let shard = service.shard(&name).await?;
+    shard.check_decides()?;
     if let Some(log) = &snapshot.log {
         shard.judge_known(&Known::new(log.as_str()))?;
     }
@@ -56,7 +57,7 @@ pub async fn put_snapshot(
     let draft = tokio::select! {
         draft = receive(shard.clone(), &snapshot, body, &limits.patience) => draft?,
         () = place.displaced() => return Err(Refused::Displaced),
-        refusal = shard.notifier().dropped() => return Err(refusal.into()),
+        refusal = shard.notifier().ended() => return Err(refusal.into()),
         () = withdrawn(&mut login) => return Err(login::withdrawn().into()),
     };
     // In a task of its own, so that it is finished if the client disconnects now.

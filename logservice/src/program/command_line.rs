@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::cluster_flags::ClusterFlags;
 use super::config::Config;
 use crate::engine::EngineFlags;
 use crate::tools::restore::RestoreFlags;
@@ -22,12 +23,15 @@ pub struct CommandLine {
     /// How engines are started. Not within `config`, as that is optional, and then may hold no others
     #[command(flatten)]
     pub engine: EngineFlags,
+    /// How it is one of a cluster. Not within `config` either
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
 }
 
 impl CommandLine {
     /// How to serve; `None` if no directory is given.
     pub fn serving(self) -> Option<Config> {
-        self.config.map(|config| Config { engine: self.engine, ..config })
+        self.config.map(|config| Config { engine: self.engine, cluster: self.cluster, ..config })
     }
 }
 

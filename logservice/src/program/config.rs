@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::cluster_flags::ClusterFlags;
 use crate::connections::limits::{Limits, Patience};
 use crate::connections::tls::TlsFlags;
 use crate::encryption::KeyRing;
@@ -79,6 +80,9 @@ pub struct Config {
     /// How engines are started
     #[arg(skip)]
     pub engine: EngineFlags,
+    /// How the service is one of a cluster
+    #[arg(skip)]
+    pub cluster: ClusterFlags,
     /// Snapshots and audits that run at a time, of different shards: each takes an engine, which takes as much memory as the data
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub max_engines: u16,

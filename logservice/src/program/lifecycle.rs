@@ -9,14 +9,21 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::cluster_flags::{ClusterConfig, ClusterFlagsError};
 use super::config::{Config, QuotaError};
+use super::replication::{self, ReplicationError};
 use crate::access::tokens::{Tokens, TokensError};
 use crate::connections::limits::OpenFilesError;
 use crate::connections::tls::{Tls, TlsError, TlsPort};
 use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::EngineOptions;
+use crate::replica::cluster::{check_alone, IdentityError, Replicas};
+use crate::replica::copy_files::CopyFiles;
+use crate::replica::groups::Groups;
+use crate::replica::store_factory::ReplicatedStores;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
+use crate::store::StoreFactory;
 use crate::{engine, http, resp, snapshotter};
 
 /// How long stopping waits at most for accepted appends and their acknowledgements.
@@ -64,6 +71,15 @@ pub enum StartError {
     /// A log could not be written at all.
     #[error(transparent)]
     Quota(#[from] QuotaError),
+    /// The flags of three services do not fit together.
+    #[error(transparent)]
+    ClusterFlags(#[from] ClusterFlagsError),
+    /// The directory is of a service of a cluster.
+    #[error(transparent)]
+    NotAlone(#[from] IdentityError),
+    /// The service cannot be one of a cluster.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
     /// The engine is too old.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
@@ -82,6 +98,8 @@ pub struct RunningService {
     /// Address of the HTTP port.
     pub http: SocketAddr,
     service: Arc<Service>,
+    /// The copies of logs that several services keep, if they do.
+    replicas: Option<Arc<Replicas>>,
     tls: Option<Arc<Tls>>,
     tokens: Option<PathBuf>,
     keys: Arc<KeyRing>,
@@ -97,6 +115,10 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
         if !address.ip().is_loopback() && config.tokens.is_none() && !config.insecure {
             return Err(StartError::Unprotected { flag, address });
         }
+    }
+    let cluster = config.cluster.check(config.listen, config.snapshots.as_deref())?;
+    if cluster.is_none() {
+        check_alone(&config.dir)?;
     }
     let limits = Arc::new(config.limits());
     if let Some(warning) = limits.raise_open_files()? {
@@ -115,11 +137,19 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
     let snapshots = SnapshotStore::open(config.snapshots.as_deref(), &config.dir)?;
     let snapshots = Arc::new(snapshots.encrypted_with(keys.clone(), config.encrypt_scratch_dir.as_deref()));
     tell_encryption(&keys);
+    let (stores, replicas) = match cluster {
+        None => (config.store(&keys)?.factory()?, None),
+        Some(cluster) => {
+            let (stores, replicas) = replicated(cluster, config, &keys, tls.clone(), (listen, http)).await?;
+            (stores, Some(replicas))
+        }
+    };
     let options = ServiceOptions {
         snapshots,
         engine_requests,
+        groups: replicas.clone().map(|replicas| replicas as Arc<dyn Groups>),
         directory: config.dir.clone(),
-        stores: config.store(&keys)?.factory()?,
+        stores,
         max_shards: config.max_shards,
         debug_command: config.enable_debug_command,
         http_port: http.port(),
@@ -147,7 +177,32 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
         config.dir.display()
     );
     let tokens = config.tokens.clone();
-    Ok(RunningService { listen, http, service, tls, tokens, keys, shutdown, resp_task, http_task, snapshot_task })
+    Ok(RunningService {
+        listen,
+        http,
+        service,
+        replicas,
+        tls,
+        tokens,
+        keys,
+        shutdown,
+        resp_task,
+        http_task,
+        snapshot_task,
+    })
+}
+
+/// Stores over the logs that this service keeps with others.
+async fn replicated(
+    cluster: ClusterConfig,
+    config: &Config,
+    keys: &Arc<KeyRing>,
+    tls: Option<Arc<Tls>>,
+    addresses: (SocketAddr, SocketAddr),
+) -> Result<(Arc<dyn StoreFactory>, Arc<Replicas>), StartError> {
+    let copies = CopyFiles::new(&config.dir.join("replicas"), config.store(keys)?.files()?);
+    let replicas = replication::start(cluster, config, Arc::new(copies), tls, addresses).await?;
+    Ok((Arc::new(ReplicatedStores::new(replicas.clone())), replicas))
 }
 
 /// Warns early if no snapshots can be made, before the log has grown.
@@ -223,8 +278,9 @@ impl RunningService {
         }
     }
 
-    /// Stops accepting connections, then waits a few seconds at most until accepted appends are durable and acknowledged.
+    /// Has other services decide over the logs, if there are others. Then stops accepting connections, and waits a few seconds at most until accepted appends are durable and acknowledged.
     pub async fn stop(self) {
+        self.service.hand_over().await;
         self.shutdown.send_replace(true);
         let (mut resp_task, mut http_task) = (self.resp_task, self.http_task);
         let stopped = tokio::time::timeout(STOP_AT_MOST, async {
@@ -238,5 +294,11 @@ impl RunningService {
         }
         resp_task.abort();
         http_task.abort();
+        if let Some(replicas) = self.replicas {
+            let closed = tokio::task::spawn_blocking(move || replicas.stop());
+            if tokio::time::timeout(STOP_AT_MOST, closed).await.is_err() {
+                tracing::warn!("not all copies were closed within {} s", STOP_AT_MOST.as_secs());
+            }
+        }
     }
 }

@@ -11,13 +11,28 @@
 //! | `copy_files/` | copies in segment files |
 //! | `group/` | one copy: plain logic over the consensus crate |
 //! | `handle.rs` | how the rest of the service reaches a group |
+//! | `driver/` | the thread that drives all groups |
+//! | `cluster/` | the services of a cluster, and the shards that they keep together |
+//! | `memory_copy/` | for tests: copies in memory |
+//! | `groups.rs` | what the rest of the service needs of all groups |
+//! | `store.rs`, `store_factory.rs` | a shard's store over its group |
+//! | `memory_group/` | for tests: groups whose other members are played by the test |
 //! | `peers/` | connections between services |
 //! | `wire/` | what they say, as bytes |
 
+pub mod cluster;
 pub mod copy;
 pub mod copy_files;
+pub mod driver;
 pub mod entry;
 pub mod group;
+pub mod groups;
 pub mod handle;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory_copy;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory_group;
 pub mod peers;
+pub mod store;
+pub mod store_factory;
 pub mod wire;

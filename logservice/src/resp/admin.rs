@@ -8,6 +8,7 @@ use bytes::Bytes;
 use durability_protocol::Refusal;
 
 use super::arguments::text;
+use super::cluster;
 use super::command_roles::Entry;
 use super::identity::Identity;
 use super::node;
@@ -23,14 +24,15 @@ use crate::shard::{AckMode, Shard};
 const MAX_DELAY_MS: f64 = 600_000.0;
 
 /// `LOG.STATUS shard`: names and values in turn, all bulk strings. Besides the [`FIELDS`] of the shard there are the port to which snapshots
-/// are uploaded, and the address of the client, whose address and port are `peer`.
-pub fn status(shard: &Shard, http_port: u16, peer: &str) -> Reply {
-    let status = shard.status();
+/// are uploaded, the address of the client, whose address and port are `peer`, and the copies of the log if several services keep it.
+pub async fn status(service: &Service, shard: &Shard, peer: &str) -> Reply {
+    let (copies, status, http_port) = (service.copies(shard).await, shard.status(), service.http_port());
     let client_ip = peer.parse::<SocketAddr>().map(|peer| peer.ip().to_canonical().to_string());
     let of_connection = [("http_port", http_port.to_string()), ("client_ip", client_ip.unwrap_or_default())];
     let fields = FIELDS.iter().map(|field| (field.name, field.value(&status).to_string())).chain(of_connection);
     let items = fields.flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
-    reply::array(items.chain(node::fields_of_nodes(&status)).collect())
+    let items = items.chain(node::fields_of_nodes(&status));
+    reply::array(items.chain(cluster::fields_of_copies(&copies)).collect())
 }
 
 /// `LOG.SHARDS`: the names of the shards that this connection may see.

@@ -44,6 +44,8 @@ pub enum Command {
     Status,
     /// `LOG.SHARDS`.
     Shards,
+    /// `LOG.CLUSTER`.
+    Cluster,
     /// `INFO`.
     Info,
     /// `SENTINEL`.
@@ -90,7 +92,7 @@ const OBSERVE: Access = Access::Needs(TokenRole::Observe);
 const DISCOVER: Access = Access::Needs(TokenRole::Discover);
 
 /// All commands. They are looked up in this order, so frequent ones stand first.
-pub const COMMANDS: [Entry; 32] = [
+pub const COMMANDS: [Entry; 33] = [
     entry(protocol::APPEND, Command::Append, NODE),
     entry(protocol::NODE, Command::Node, NODE),
     entry(protocol::RENEW, Command::Renew, NODE),
@@ -109,6 +111,8 @@ pub const COMMANDS: [Entry; 32] = [
     entry("REPLCONF", Command::Replconf, FOLLOW),
     entry(protocol::STATUS, Command::Status, OBSERVE),
     entry(protocol::SHARDS, Command::Shards, OBSERVE),
+    // INIT needs more.
+    entry(protocol::CLUSTER, Command::Cluster, OBSERVE),
     // Of a shard it shows more than clients need only to those who may see its status.
     entry("INFO", Command::Info, DISCOVER),
     entry("SENTINEL", Command::Sentinel, DISCOVER),

@@ -19,12 +19,19 @@ use crate::connections::limits::{Limits, Patience};
 use crate::connections::network::Network;
 use crate::connections::places::Places;
 use crate::connections::strangers::Strangers;
+use crate::replica::groups::Groups;
+use crate::replica::memory_group::MemoryGroups;
+use crate::replica::store_factory::ReplicatedStores;
 use crate::service::{Service, ServiceOptions};
 use crate::snapshots::SnapshotStore;
 use crate::store::memory_store::MemoryStores;
+use crate::store::StoreFactory;
 
 /// Words with a meaning, so that not every input is refused for its first word.
-const WORDS: [&str; 65] = [
+const WORDS: [&str; 68] = [
+    "LOG.CLUSTER",
+    "INIT",
+    "STATUS",
     "LOG.AUDIT",
     "LOG.AUDIT-RESULT",
     "LOG.CHECK",
@@ -108,6 +115,19 @@ fn arguments(words: &[Word]) -> Vec<Bytes> {
 
 /// A service in a directory that lasts as long as the process. In memory, as the disk is not what is fuzzed.
 pub(crate) fn shared(tokens: Option<Tokens>) -> Arc<PortState> {
+    shared_with(Arc::new(MemoryStores::threaded()), None, tokens)
+}
+
+/// The same, of which several services keep the logs.
+pub(crate) fn shared_over(groups: Arc<MemoryGroups>, tokens: Option<Tokens>) -> Arc<PortState> {
+    shared_with(Arc::new(ReplicatedStores::new(groups.clone())), Some(groups), tokens)
+}
+
+fn shared_with(
+    stores: Arc<dyn StoreFactory>,
+    groups: Option<Arc<dyn Groups>>,
+    tokens: Option<Tokens>,
+) -> Arc<PortState> {
     let memory = Path::new("/dev/shm");
     let builder = tempfile::Builder::new();
     let directory = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
@@ -119,7 +139,8 @@ pub(crate) fn shared(tokens: Option<Tokens>) -> Arc<PortState> {
         directory,
         snapshots,
         engine_requests,
-        stores: Arc::new(MemoryStores::threaded()),
+        groups,
+        stores,
         max_shards: 4,
         debug_command: true,
         http_port: 1,

@@ -1,8 +1,9 @@
 //! The RESP port: translates commands into calls on shards. Each connection is one task. Acknowledgements leave on the thread that made
 //! the append durable.
 //!
-//! Read `command_roles.rs` first: every command, and the least role for it. `connection/` is one connection, and `connection/dispatch.rs` what
-//! becomes of a command. A file per group of commands carries them out: `append.rs`, `leadership_commands.rs`, `node.rs`, `audit.rs` and
+//! Read `command_roles.rs` first: every command, and the least role for it; `deciding.rs` says which of them take the service that decides over
+//! the log. `connection/` is one connection, and `connection/dispatch.rs` what
+//! becomes of a command. A file per group of commands carries them out: `append.rs`, `leadership_commands.rs`, `node.rs`, `audit.rs`, `cluster.rs` and
 //! `admin.rs` are the `LOG.*` commands, `replica/` is the log as a Valkey primary, and `sentinel/` is how clients find the leader.
 //! `input.rs` takes what arrives, within a budget that all connections share; `output.rs` and `socket.rs` are the way out. `clock.rs`
 //! ends connections that take too long, and `trial.rs` those that use a node's place without being a node's.
@@ -12,8 +13,12 @@ mod append;
 mod arguments;
 mod audit;
 mod clock;
+mod cluster;
 pub mod command_roles;
 mod connection;
+pub mod deciding;
+#[cfg(test)]
+mod deciding_tests;
 #[cfg(test)]
 pub(crate) mod fuzz;
 #[cfg(test)]

@@ -31,9 +31,9 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
 /// The reply to a poll, by the shard's state now.
 ///
 /// # Errors
-/// The shard was dropped meanwhile.
+/// The shard has ended meanwhile.
 pub fn answer(poll: &Poll) -> Result<Reply, Refusal> {
-    poll.shard().check_not_dropped()?;
+    poll.shard().check_not_ended()?;
     let status = poll.shard().status();
     let audit = poll.shard().wanted_audit().map(|order| ("audit", order.to_string()));
     let fields = for_nodes(&status).map(|(name, value)| (name, value.to_string()));

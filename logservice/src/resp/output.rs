@@ -41,7 +41,7 @@ struct State {
     is_broken: bool,
     /// The client has logged in, or need not.
     is_known: bool,
-    /// A shard that the client appended to was dropped: the connection ends once everything that waits is answered.
+    /// A shard that the client appended to has ended: the connection ends once everything that waits is answered.
     is_over: bool,
     /// Since when the client has taken nothing of `out`.
     stalled_since: Option<Instant>,
@@ -221,7 +221,7 @@ impl ProgressListener for Output {
         }
     }
 
-    fn dropped(&self) {
+    fn ended(&self) {
         let mut state = self.lock();
         state.is_over = true;
         self.send(&mut state);

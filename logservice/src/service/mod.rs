@@ -1,11 +1,12 @@
 //! The shards of one directory: opened when the service starts, made by their first nodes, looked up by each command.
 //!
-//! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, and [`engine_work`] passes
-//! what takes an engine on to the [snapshotter](crate::snapshotter).
+//! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
+//! that several services keep, and [`engine_work`] passes what takes an engine on to the [snapshotter](crate::snapshotter).
 
 mod directory_lock;
 pub mod engine_work;
 mod removal;
+pub mod replication;
 pub mod status_fields;
 mod unserved;
 
@@ -27,6 +28,7 @@ use crate::access::guesses::Guesses;
 use crate::access::login::TokensWatch;
 use crate::access::tokens::Tokens;
 use crate::base::private;
+use crate::replica::groups::Groups;
 use crate::shard::{Shard, Status, Switch, Switches};
 use crate::snapshots::SnapshotStore;
 use crate::store::{Listed, StoreFactory};
@@ -46,6 +48,8 @@ pub struct ServiceOptions {
     pub directory: PathBuf,
     /// Where shards are stored.
     pub stores: Arc<dyn StoreFactory>,
+    /// The groups that keep the shards' logs, if several services do: then `stores` opens stores over these.
+    pub groups: Option<Arc<dyn Groups>>,
     /// Where snapshots are kept.
     pub snapshots: Arc<SnapshotStore>,
     /// Takes requests for work that needs an engine.
@@ -69,6 +73,11 @@ pub struct Service {
     cleaning: Arc<Semaphore>,
     /// Held while a shard is dropped.
     dropping: tokio::sync::Mutex<()>,
+    /// Held while a shard is opened anew.
+    reopening: Mutex<()>,
+    /// Changes when a shard has come that another service has made.
+    appeared: watch::Sender<()>,
+    this: Weak<Service>,
     _lock: File,
 }
 
@@ -95,9 +104,21 @@ impl Service {
         let switches = Switches::new(MAX_SWITCHES);
         let tokens = tokens.map(|tokens| watch::Sender::new(Arc::new(tokens)));
         let cleaning = Arc::new(Semaphore::new(CLEANED_AT_A_TIME));
-        let (shards, dropping, guesses) = (Mutex::new(slots), tokio::sync::Mutex::default(), Guesses::default());
-        let service = Arc::new(Service { options, tokens, guesses, shards, switches, cleaning, dropping, _lock: lock });
+        let service = Arc::new_cyclic(|this| Service {
+            options,
+            tokens,
+            guesses: Guesses::default(),
+            shards: Mutex::new(slots),
+            switches,
+            cleaning,
+            dropping: tokio::sync::Mutex::default(),
+            reopening: Mutex::default(),
+            appeared: watch::Sender::new(()),
+            this: this.clone(),
+            _lock: lock,
+        });
         service.open_all(&names);
+        service.hear_of_groups();
         removed.into_iter().for_each(|removed| service.finish_drop(removed, Weak::new()));
         Ok(service)
     }
@@ -188,15 +209,27 @@ impl Service {
     /// There are as many shards as are allowed, or this one is not served.
     pub async fn shard_or_new(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
         check_name(name)?;
+        let known = self.lock().get(name).cloned();
+        if let (None, Some(groups)) = (&known, self.groups()) {
+            self.check_room_beside(self.lock().len())?;
+            let slot = self.create(groups, name).await?;
+            return self.opened(name, slot).await.map_err(Refusal::from);
+        }
         let slot = {
             let mut shards = self.lock();
-            if !shards.contains_key(name) && shards.len() >= self.options.max_shards {
-                let text = format!("there are {} shards, as many as --max-shards allows", shards.len());
-                return Err(Refusal::new(Code::Err, text));
+            if !shards.contains_key(name) {
+                self.check_room_beside(shards.len())?;
             }
             shards.entry(name.to_owned()).or_default().clone()
         };
         self.opened(name, slot).await.map_err(Refusal::from)
+    }
+
+    fn check_room_beside(&self, shards: usize) -> Result<(), Refusal> {
+        if shards < self.options.max_shards {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::Err, format!("there are {shards} shards, as many as --max-shards allows")))
     }
 
     /// The content of `slot`, once it is opened.
@@ -227,6 +260,11 @@ impl Service {
         let (snapshots, switches) = (self.options.snapshots.clone(), self.switches.clone());
         let opened = Shard::open(name, snapshots, switches, |events| self.options.stores.open(name, events));
         let shard = Arc::new(opened?);
+        self.watch_standing(&shard);
+        if !shard.decides() {
+            // What lies in the place of all services' snapshots is cleaned up by the one that decides.
+            return Ok(shard);
+        }
         let removed = shard.snapshots().remove_drafts(&shard.store().manifest());
         removed.map_err(|error| Unserved::new(error.to_string(), String::new()))?;
         // Not waited for: an object store may be far away.

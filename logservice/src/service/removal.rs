@@ -31,6 +31,9 @@ impl Service {
     /// The shard still exists; or, with [`Code::LogFailed`], only a restart of the service shows whether it does.
     pub async fn drop_shard(self: &Arc<Self>, name: &str, log_id: &str, force: bool) -> Result<(), Refusal> {
         check_name(name)?;
+        if self.groups().is_some() {
+            return Err(Refusal::new(Code::Err, "shards that several services keep cannot be dropped yet"));
+        }
         let _one_at_a_time = self.dropping.lock().await;
         let slot = self.lock().get(name).cloned().ok_or_else(|| Refusal::no_shard(name))?;
         let shard = match self.opened(name, slot).await {

@@ -71,17 +71,19 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 46] = [
+pub const FIELDS: [Field; 48] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
+    field(Http, "standing", |s| text(s.standing), "whether this service decides over the log: alone (no other service has it), decides or follows"),
+    field(Http, "decider", |s| text(&s.decider), "where clients reach the service that decides, if that is another one and known"),
     field(Http, "log_id", |s| text(&s.log_id), "id of the log, drawn at random when it began; a copy has the same"),
     field(Http, "contradicted_by", |s| text(&s.contradicted_by), "nodes that know otherwise than this log is, and what; empty if there are none"),
     field(Http, "epoch", |s| Number(s.epoch), "the newest epoch"),
     field(Http, "leader", |s| text(&s.leader), "node id of the leader; empty if nobody leads"),
     field(Http, "leader_address", |s| text(&s.leader_address), "where clients reach the leader"),
     field(Http, "leader_process", |s| text(&s.leader_process), "which process the leader is; empty if it did not report that"),
-    field(Http, "lease_remaining_ms", |s| Signed(s.lease_remaining_ms), "time until another node may lead, margin included; 0 expired, -1 nobody leads, -2 never expires"),
+    field(Http, "lease_remaining_ms", |s| Signed(s.lease_remaining_ms), "time until another node may lead, margin included; 0 expired, -1 nobody leads, -2 never expires, or only the service that decides knows"),
     field(Http, "lease_ms", |s| Number(s.lease_ms), "length of the lease, without the margin; 0 none, or never expires"),
     field(Http, "version", |s| Number(s.version), "version of leadership: grows with each change of who leads or may lead, and begins anew with the service"),
     field(Http, "reserved_for", |s| text(&s.reserved_for), "the only node that may lead next; empty if any may"),

@@ -63,8 +63,30 @@ impl Shard {
         Ok((epoch, held.end))
     }
 
-    /// Extends the lease from now.
+    /// Extends the lease from now, if no other service has been made to decide over the log since this was asked: that one would count
+    /// the lease from then on only, and the node counts it from when it asked.
+    ///
+    /// A service that has just been made to decide does not know which renewals the one before it has granted. A late one may ask for a
+    /// shorter lease than the node has been granted since. So until that lease is over, it is extended by its whole length instead.
     pub async fn renew(&self, renewal: Renewal) -> Result<(), Refusal> {
+        let renewal = self.with_kept_length(renewal);
+        self.renew_here(renewal).await?;
+        self.confirm().await
+    }
+
+    fn with_kept_length(&self, renewal: Renewal) -> Renewal {
+        let mut accepting = self.accepting();
+        let Some(until) = accepting.keeps_length_until else { return renewal };
+        if self.environment.now() >= until {
+            accepting.keeps_length_until = None;
+            return renewal;
+        }
+        let is_shorter = |&kept: &u64| renewal.lease_ms > 0 && (kept == 0 || renewal.lease_ms < kept);
+        let kept = accepting.terms.lease_ms_of(renewal.epoch).filter(is_shorter);
+        Renewal { lease_ms: kept.unwrap_or(renewal.lease_ms), ..renewal }
+    }
+
+    async fn renew_here(&self, renewal: Renewal) -> Result<(), Refusal> {
         if self.renew_at_once(renewal, false)? {
             return Ok(());
         }
@@ -152,7 +174,7 @@ impl Shard {
         let deadline = self.environment.now() + RELEASE_AT_MOST;
         loop {
             changes.mark_unchanged();
-            self.check_not_dropped()?;
+            self.check_not_ended()?;
             if is_over(self.lease_left_to(epoch)) || !rule_switches::holds(Rule::WaitsForResignation) {
                 // A change may be under way that fails, and leaves the lease as it was.
                 let _changing = self.changing.lock().await;
@@ -258,7 +280,7 @@ impl Shard {
     /// Refuses when a restart might find another leader than the one in force. Not as one who is fenced: nobody is known to have
     /// taken over, so the leader gives nothing up.
     fn check_terms_known(&self, accepting: &Accepting) -> Result<(), Refusal> {
-        self.check_not_dropped()?;
+        self.check_not_ended()?;
         if !accepting.are_terms_in_doubt || !rule_switches::holds(Rule::DoubtsUnknownOutcomes) {
             return Ok(());
         }
@@ -297,6 +319,11 @@ impl Shard {
         self.write_manifest(manifest, change).await
     }
 
+    fn is_superseded_by(&self, error: &ManifestError) -> bool {
+        let is_unknown = matches!(error, ManifestError::Unknown(_));
+        matches!(error, ManifestError::NotLeader) || is_unknown && !self.decides()
+    }
+
     /// Changes the manifest where it may block. After a change whose outcome is not known the shard counts as failed: what it
     /// would answer from then on might not be what a restart finds.
     async fn write_manifest(
@@ -312,6 +339,8 @@ impl Shard {
         let reason = match changed {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(ManifestError::NoSpace(error))) => return Err(Refusal::new(Code::NoSpace, error.to_string())),
+            // Known or not: whoever decides over the log now says which manifest is in force.
+            Ok(Err(error)) if self.is_superseded_by(&error) => return Err(self.not_leader()),
             Ok(Err(error)) => error.to_string(),
             Err(error) => format!("the change of the manifest did not finish: {error}"),
         };

@@ -190,6 +190,7 @@ impl Shard {
     /// The newest snapshot but for those that were `passed_over`, or the empty log's beginning.
     fn next_copy(&self, passed_over: &BTreeSet<String>) -> Result<(Option<Found>, Pin), Refusal> {
         self.check_not_failed()?;
+        self.check_caught_up(self.store.manifest().base, self.notifier().progress().visible)?;
         let stream = self.notifier().progress().stream;
         let replid = self.accepting().terms.replid().to_owned();
         let (pin, found) = self.pins.pin(|| {

@@ -8,14 +8,14 @@ use super::{LeaseLeft, Shard};
 use crate::base::log_throttle::say;
 
 impl Shard {
-    /// Whether the shard was dropped.
-    pub fn is_dropped(&self) -> bool {
-        self.notifier().is_dropped()
+    /// Whether the shard was dropped, or is opened anew.
+    pub fn has_ended(&self) -> bool {
+        self.notifier().has_ended()
     }
 
-    /// Refuses if it was.
-    pub fn check_not_dropped(&self) -> Result<(), Refusal> {
-        if self.is_dropped() {
+    /// Refuses if it has.
+    pub fn check_not_ended(&self) -> Result<(), Refusal> {
+        if self.has_ended() {
             return self.check_not_failed();
         }
         Ok(())

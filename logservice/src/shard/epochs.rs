@@ -9,6 +9,8 @@ use super::lease::{expiry, later_expiry, whole_ms, LeaseLeft};
 use super::rule_switches::{self, Rule};
 use crate::store::{Leader, Manifest, Term};
 
+/// For how long a lease that never expires is kept from being made shorter, in milliseconds: for longer than a request can be on its way.
+const NO_EXPIRY_KEPT_MS: u64 = 60_000;
 /// Terms that are remembered. A node that comes back with the replication id of an older one is given a full copy.
 const MAX_TERMS: usize = 256;
 
@@ -118,6 +120,11 @@ impl Terms {
         }
         let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
         Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from, revoked: None }
+    }
+
+    /// The same, as far as a service knows them that does not decide: not how long the lease lasts, as renewals are not stored.
+    pub fn as_followed(self) -> Self {
+        Terms { expires: None, ..self }
     }
 
     /// Puts these terms into a manifest.
@@ -315,6 +322,17 @@ impl Terms {
     /// Whether a renewal for so long only moves the end of the lease of `epoch`.
     pub fn is_leased_as(&self, epoch: u64, lease_ms: u64) -> bool {
         self.check_renewable(epoch).is_ok_and(|leader| leader.lease_ms == lease_ms)
+    }
+
+    /// The length of the lease of `epoch`, if that holds it.
+    pub fn lease_ms_of(&self, epoch: u64) -> Option<u64> {
+        self.check_leading(epoch).ok().map(|leader| leader.lease_ms)
+    }
+
+    /// When a lease that is counted from `now` is over for certain; none if nobody holds it. One that never expires counts as a minute.
+    pub fn kept_until(&self, now: Instant) -> Option<Instant> {
+        let lease_ms = self.leader.as_ref()?.lease_ms;
+        expiry(if lease_ms == 0 { NO_EXPIRY_KEPT_MS } else { lease_ms }, now)
     }
 
     fn check_renewable(&self, epoch: u64) -> Result<&Leader, Refusal> {

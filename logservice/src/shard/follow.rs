@@ -39,6 +39,7 @@ impl Shard {
     pub fn position_of(&self, replid: &str, held: Option<u64>) -> Result<Position, Refusal> {
         self.check_not_failed()?;
         let progress = self.notifier().progress();
+        self.check_caught_up(self.store.manifest().base, progress.visible)?;
         let accepting = self.accepting();
         let (pin, offset) = self.pins.pin(|| {
             let base = self.store.manifest().base;

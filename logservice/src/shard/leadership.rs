@@ -133,7 +133,7 @@ impl Poll {
         &self.shard
     }
 
-    /// Waits until the version is another than the node has seen, its time is over, or the shard is dropped. May be dropped and called again.
+    /// Waits until the version is another than the node has seen, its time is over, or the shard has ended. May be dropped and called again.
     pub async fn due(&mut self) {
         loop {
             // First, so that no change goes unnoticed after the look.
@@ -143,7 +143,7 @@ impl Poll {
                 let now = self.shard.environment.now();
                 (now, accepting.version(now), accepting.terms.next_change(now))
             };
-            if version != self.seen || now >= self.deadline || self.shard.is_dropped() {
+            if version != self.seen || now >= self.deadline || self.shard.has_ended() {
                 return;
             }
             let until = next_change.map_or(self.deadline, |change| change.min(self.deadline));

@@ -9,6 +9,7 @@
 //!   `arrivals.rs`, `primary.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
 //! - Data as a whole: `seed.rs` (the leader replaces the log), `snapshot.rs` (recorded, and the log below dropped), `copies.rs` and
 //!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `quota.rs`, `audit.rs`.
+//! - A log that several services keep: `standing.rs` (whether this one decides over it), `events.rs` (what a store reports).
 //! - The end: `dropping.rs`.
 
 mod arrivals;
@@ -18,6 +19,7 @@ mod copies;
 mod dropping;
 mod environment;
 mod epochs;
+mod events;
 mod follow;
 mod identity;
 mod leadership;
@@ -31,6 +33,7 @@ mod quota;
 mod rule_switches;
 mod seed;
 mod snapshot;
+mod standing;
 mod status;
 
 pub use audit::{AuditState, AuditStatus, Delivery, Inquiry, KeyName};
@@ -48,14 +51,18 @@ pub use primary::{Primary, Roles, Switch, Switches};
 #[cfg(feature = "broken-rules")]
 pub use rule_switches::{break_rule, Rule};
 pub use snapshot::Origin;
+pub use standing::not_leader;
 pub use status::{LogState, Status};
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
+use tokio::sync::watch;
 
+use self::events::LateEvents;
 use self::identity::Contradictions;
 use self::leadership::Versions;
 use self::nodes::Nodes;
@@ -64,7 +71,7 @@ use self::pins::Pins;
 use self::rule_switches::Rule;
 use crate::base::log_throttle::{say, LineThrottle};
 use crate::snapshots::SnapshotStore;
-use crate::store::{Append, OpenError, Opened, Store, StoreEvents, SubmitError};
+use crate::store::{Append, OpenError, Opened, Standing, Store, StoreEvents, SubmitError};
 
 /// One shard of the log.
 pub struct Shard {
@@ -85,7 +92,6 @@ pub struct Shard {
     replicas: AtomicU64,
     nodes: Mutex<Nodes>,
     contradictions: Mutex<Contradictions>,
-    switches: Switches,
     /// For what whoever has the shard's token can cause as often as they like.
     lines: LineThrottle,
 }
@@ -97,8 +103,14 @@ static OPENED: LineThrottle = LineThrottle::of(2000);
 
 /// What decides over an append. Never held across I/O.
 struct Acceptance {
+    shard: String,
     notifier: Arc<DurabilityNotifier>,
     accepting: Mutex<Accepting>,
+    switches: Switches,
+    /// Whether another service decides over the log.
+    follows: bool,
+    /// The base of the log as another service has moved it.
+    followed_base: watch::Sender<u64>,
 }
 
 struct Accepting {
@@ -121,6 +133,8 @@ struct Accepting {
     /// Whether it is not known if the last change of the terms was stored: a restart may find another leader than these terms
     /// name, and give it the lease at once.
     are_terms_in_doubt: bool,
+    /// Until then no renewal makes the lease shorter; none if that may be at once. See [`Shard::renew`].
+    keeps_length_until: Option<Instant>,
 }
 
 impl Shard {
@@ -152,7 +166,11 @@ impl Shard {
         let Opened { store, end } = open(events.clone())?;
         let manifest = store.manifest();
         let now = environment.now();
+        let follows = matches!(store.standing(), Standing::Follows { .. });
         let terms = Terms::from_manifest(&manifest, now);
+        let terms = if follows { terms.as_followed() } else { terms };
+        let is_replicated = store.standing() != Standing::Alone;
+        let keeps_length_until = terms.kept_until(now).filter(|_| is_replicated);
         let versions = Versions::new(terms.leadership(now), Versions::first_number(&*environment));
         let accepting = Accepting {
             environment: environment.clone(),
@@ -165,9 +183,17 @@ impl Shard {
             fenced: None,
             newest_renewal: None,
             are_terms_in_doubt: false,
+            keeps_length_until,
         };
         let notifier = Arc::new(DurabilityNotifier::new(end, environment.clone()));
-        let acceptance = Arc::new(Acceptance { notifier, accepting: Mutex::new(accepting) });
+        let acceptance = Arc::new(Acceptance {
+            shard: name.to_owned(),
+            notifier,
+            accepting: Mutex::new(accepting),
+            switches,
+            follows,
+            followed_base: watch::Sender::new(manifest.base),
+        });
         events.pass_on_to(acceptance.clone());
         let shard = Shard {
             name: name.to_owned(),
@@ -184,13 +210,13 @@ impl Shard {
             replicas: AtomicU64::new(0),
             nodes: Mutex::default(),
             contradictions: Mutex::default(),
-            switches,
             lines: LineThrottle::of(LINES_AT_ONCE),
         };
         say!(
             OPENED,
             info,
-            "shard {name} opened: base {}, end {end}, epoch {}",
+            "shard {name} opened{}: base {}, end {end}, epoch {}",
+            if follows { " to follow another service" } else { "" },
             manifest.base,
             shard.accepting().terms.epoch()
         );
@@ -302,96 +328,5 @@ impl Drop for ReplicaGuard {
 impl Acceptance {
     fn lock(&self) -> MutexGuard<'_, Accepting> {
         self.accepting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl StoreEvents for Acceptance {
-    fn durable(&self, end: u64) {
-        // First, so that whoever is acknowledged sees a shard that has recovered.
-        if self.notifier.refusals() > 0 {
-            self.lock().no_space = false;
-        }
-        self.notifier.set_durable(end);
-    }
-
-    fn refused(&self, end: u64, reason: &str) {
-        let mut accepting = self.lock();
-        accepting.end = end;
-        if !std::mem::replace(&mut accepting.no_space, true) {
-            tracing::error!("no space for the log, appends are refused until there is: {reason}");
-        }
-        self.notifier.set_refused(end, reason);
-    }
-
-    fn failed(&self, reason: &str) {
-        tracing::error!("the log has failed, nothing is acknowledged until a restart: {reason}");
-        self.notifier.set_failed(reason);
-    }
-
-    fn damaged(&self, reason: &str) {
-        tracing::error!("the log is damaged, and the shard is served no more until its files are repaired: {reason}");
-        // First, so that whoever sees it failed sees why. What failed before is told as that.
-        let mut accepting = self.lock();
-        accepting.is_damaged = self.notifier.progress().failed.is_none();
-        drop(accepting);
-        self.notifier.set_failed(reason);
-    }
-}
-
-/// Events of a store that is opened before there is anybody to hear them. Nothing is submitted before that, so no append is
-/// reported either, but damage may be.
-#[derive(Default)]
-struct LateEvents {
-    hearer: OnceLock<Arc<Acceptance>>,
-    /// Damage that nobody has heard of.
-    damage: Mutex<Option<String>>,
-}
-
-impl LateEvents {
-    /// Whatever happens from now on is told to `hearer`, and so is what has happened.
-    fn pass_on_to(&self, hearer: Arc<Acceptance>) {
-        let damage = {
-            let mut damage = self.lock_damage();
-            let _ = self.hearer.set(hearer.clone());
-            damage.take()
-        };
-        if let Some(reason) = damage {
-            hearer.damaged(&reason);
-        }
-    }
-
-    fn lock_damage(&self) -> MutexGuard<'_, Option<String>> {
-        self.damage.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl StoreEvents for LateEvents {
-    fn durable(&self, end: u64) {
-        if let Some(acceptance) = self.hearer.get() {
-            acceptance.durable(end);
-        }
-    }
-
-    fn refused(&self, end: u64, reason: &str) {
-        if let Some(acceptance) = self.hearer.get() {
-            acceptance.refused(end, reason);
-        }
-    }
-
-    fn failed(&self, reason: &str) {
-        if let Some(acceptance) = self.hearer.get() {
-            acceptance.failed(reason);
-        }
-    }
-
-    fn damaged(&self, reason: &str) {
-        let mut unheard = self.lock_damage();
-        match self.hearer.get() {
-            Some(acceptance) => {
-                drop(unheard);
-                acceptance.damaged(reason);
-            }
-            None => *unheard = Some(reason.to_owned()),
-        }
     }
 }

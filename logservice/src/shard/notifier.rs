@@ -10,10 +10,20 @@ use tokio::sync::watch;
 
 use super::arrivals::Arrivals;
 use super::rule_switches::{self, Rule};
+use super::standing::not_leader;
 use super::Environment;
 
 /// Acknowledgements that wait to be delayed. Beyond this the oldest are delivered early.
 const MAX_DELAYED: usize = 1 << 20;
+
+/// Why a shard ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was dropped.
+    Dropped,
+    /// Who decides over its log has changed: it is opened anew.
+    Superseded,
+}
 
 /// What the outside knows of a shard's progress.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +38,8 @@ pub struct Progress {
     pub refused_reason: Arc<str>,
     /// Why the log has failed, for good.
     pub failed: Option<Arc<str>>,
-    /// Whether that is because the shard was dropped.
-    pub is_dropped: bool,
+    /// Whether that is because the shard ends here: not if its log has failed.
+    pub ending: Option<Ending>,
     /// Goes up whenever replicas must connect again, because the stream goes on under another replication id.
     pub stream: u64,
 }
@@ -37,7 +47,11 @@ pub struct Progress {
 impl Progress {
     /// What is answered to everything if the log has failed.
     pub fn refusal(&self) -> Option<Refusal> {
-        let code = if self.is_dropped { Code::NoShard } else { Code::LogFailed };
+        let code = match self.ending {
+            Some(Ending::Dropped) => Code::NoShard,
+            Some(Ending::Superseded) => Code::NotLeader,
+            None => Code::LogFailed,
+        };
         self.failed.as_ref().map(|reason| Refusal::new(code, reason.to_string()))
     }
 }
@@ -86,8 +100,8 @@ pub trait ProgressListener: Send + Sync {
     /// The progress is another than before. Must not block, nor wait for a lock that is held while a shard is asked for
     /// anything.
     fn progressed(&self);
-    /// The shard was dropped: nothing is to be had of it any more. As [`ProgressListener::progressed`].
-    fn dropped(&self);
+    /// The shard has ended: nothing is to be had of it any more. As [`ProgressListener::progressed`].
+    fn ended(&self);
 }
 
 /// Owns the durable offset of a shard, as it is and as it is shown.
@@ -151,9 +165,19 @@ impl DurabilityNotifier {
         self.progress.borrow().clone()
     }
 
-    /// [`Progress::is_dropped`] now.
+    /// Whether the shard was dropped.
     pub fn is_dropped(&self) -> bool {
-        self.progress.borrow().is_dropped
+        self.progress.borrow().ending == Some(Ending::Dropped)
+    }
+
+    /// Whether who decides over its log has changed.
+    pub fn is_superseded(&self) -> bool {
+        self.progress.borrow().ending == Some(Ending::Superseded)
+    }
+
+    /// Whether it was dropped, or is opened anew.
+    pub fn has_ended(&self) -> bool {
+        self.progress.borrow().ending.is_some()
     }
 
     /// [`Progress::refusals`] now.
@@ -219,22 +243,31 @@ impl DurabilityNotifier {
 
     /// The shard is dropped, whether or not its log has failed before. Whoever waits for it is answered with `reason`.
     pub fn set_dropped(&self, reason: &str) {
+        self.end(Ending::Dropped, reason);
+    }
+
+    /// Who decides over the log has changed. Whoever waits for this shard is told so.
+    pub fn set_superseded(&self) {
+        self.end(Ending::Superseded, &not_leader(None).detail);
+    }
+
+    fn end(&self, ending: Ending, reason: &str) {
         self.progress.send_modify(|progress| {
             progress.failed = Some(reason.into());
-            progress.is_dropped = true;
+            progress.ending = Some(ending);
         });
         self.durable.send_modify(|_| {});
         for listener in self.listeners().iter().filter_map(Weak::upgrade) {
-            listener.dropped();
+            listener.ended();
         }
     }
 
-    /// Waits until the shard is dropped, and answers what is to be told then.
-    pub async fn dropped(&self) -> Refusal {
+    /// Waits until the shard has ended, and answers what is to be told then.
+    pub async fn ended(&self) -> Refusal {
         let mut progress = self.progress.subscribe();
         // Not an error: this has the other end.
-        let dropped = progress.wait_for(|progress| progress.is_dropped).await;
-        dropped.ok().and_then(|progress| progress.refusal()).unwrap_or_else(|| Refusal::new(Code::NoShard, "dropped"))
+        let ended = progress.wait_for(|progress| progress.ending.is_some()).await;
+        ended.ok().and_then(|progress| progress.refusal()).unwrap_or_else(|| Refusal::new(Code::NoShard, "dropped"))
     }
 
     /// Makes replicas connect again.

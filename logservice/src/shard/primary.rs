@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use super::{LeaseLeft, NodeStatus, Shard};
-use crate::base::log_throttle::say;
+use super::{Acceptance, Accepting, LeaseLeft, NodeStatus, Shard};
+use crate::base::log_throttle::{say, LineThrottle};
 
 /// Where the changes of all shards are told. Whoever listens is given each; who is behind by more of them than it holds is told so.
 pub type Switches = broadcast::Sender<Arc<Switch>>;
@@ -71,18 +71,32 @@ impl Shard {
     }
 
     pub(super) fn primary_address(&self) -> Option<String> {
-        self.accepting().terms.newest_begun().map(|term| term.address.clone())
+        self.accepting().primary_address()
     }
 
     /// Tells of it if clients have to go elsewhere than `before`. Called while the terms are being changed, so that the order is that
     /// of the changes; not while the acceptance is locked, as it wakes everybody who listens.
     pub(super) fn announce_switch(&self, before: Option<String>) {
-        let (Some(from), Some(to)) = (before, self.primary_address()) else { return };
+        self.acceptance.announce_switch(before, &self.lines);
+    }
+}
+
+impl Accepting {
+    pub(super) fn primary_address(&self) -> Option<String> {
+        self.terms.newest_begun().map(|term| term.address.clone())
+    }
+}
+
+impl Acceptance {
+    /// As [`Shard::announce_switch`].
+    pub(super) fn announce_switch(&self, before: Option<String>, lines: &LineThrottle) {
+        let after = self.lock().primary_address();
+        let (Some(from), Some(to)) = (before, after) else { return };
         if from != to {
             let instead = if from.is_empty() { String::new() } else { format!(", no longer to {from}") };
-            say!(self.lines, info, "shard {}: clients go to {to}{instead}", self.name);
+            say!(lines, info, "shard {}: clients go to {to}{instead}", self.shard);
             // Fails if nobody listens.
-            let _ = self.switches.send(Arc::new(Switch { shard: self.name.clone(), from, to }));
+            let _ = self.switches.send(Arc::new(Switch { shard: self.shard.clone(), from, to }));
         }
     }
 }

@@ -227,7 +227,8 @@ impl Shard {
                 || rule_switches::holds(Rule::KeepsRecordedSnapshots)
                     && self.store.manifest().snapshots.iter().any(|record| record.file == file)
         };
-        if let Err(error) = self.snapshots.remove_others(&self.store.manifest(), is_needed).await {
+        let may_remove = async { self.confirm().await.is_ok() };
+        if let Err(error) = self.snapshots.remove_others(&self.store.manifest(), is_needed, may_remove).await {
             tracing::warn!("shard {}: snapshots that are not needed stay: {error}", self.name);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::lease::whole_ms;
 use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
+use crate::store::Standing;
 
 /// Whether a shard can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +44,10 @@ pub struct Status {
     pub state: LogState,
     /// Why not, if it cannot.
     pub error: String,
+    /// Whether this service decides over the log: `alone`, `decides` or `follows`.
+    pub standing: &'static str,
+    /// Where clients reach the service that does, if that is another one and known.
+    pub decider: String,
     /// The log's id, drawn at random when it began; a copy has the same.
     pub log_id: String,
     /// The nodes that know otherwise than this log is, and what; empty if there is none.
@@ -135,6 +140,11 @@ impl Shard {
     pub fn status(&self) -> Status {
         let manifest = self.store.manifest();
         let newest = manifest.newest_snapshot();
+        let (standing, decider) = match self.store.standing() {
+            Standing::Alone => ("alone", None),
+            Standing::Decides => ("decides", None),
+            Standing::Follows { address } => ("follows", address),
+        };
         let snapshotting = self.snapshotting();
         let usage = self.store.usage();
         let progress = self.notifier().progress();
@@ -159,6 +169,8 @@ impl Shard {
             shard: self.name.clone(),
             state,
             error,
+            standing,
+            decider: decider.unwrap_or_default(),
             log_id: manifest.id.clone(),
             contradicted_by,
             epoch: accepting.terms.epoch(),

@@ -1,6 +1,9 @@
 //! Removes snapshots and drafts that do not count: left over from a crash, replaced by newer ones, or of a dropped shard.
 
+use std::future::{ready, Future};
+
 use futures_util::{StreamExt, TryStreamExt};
+use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::scratch::Scratch;
@@ -40,24 +43,31 @@ impl SnapshotStore {
     }
 
     /// Removes snapshots of the shard of `manifest` that are not in use and not needed. `is_needed` is called with the name and offset of each
-    /// snapshot after it was found not to be in use.
+    /// snapshot after it was found not to be in use. Nothing is removed if `may_remove`, which is asked after the snapshots were listed,
+    /// says so: another service may have made those that are not known to be needed.
     pub async fn remove_others(
         &self,
         manifest: &Manifest,
         is_needed: impl Fn(&str, u64) -> bool,
+        may_remove: impl Future<Output = bool>,
     ) -> Result<(), SnapshotError> {
         let place = place(manifest);
         let failed = |source| SnapshotError::Object { action: "cannot clean up", file: place.clone(), source };
         let of_shard = self.object_path(&place);
-        let mut found = self.objects.list(Some(&of_shard)).map_ok(|meta| meta.location).boxed();
-        while let Some(path) = found.try_next().await.map_err(failed)? {
-            let Some((name, offset)) = path.filename().and_then(|name| Some((name, snapshot_offset(name)?))) else {
-                continue;
-            };
-            let file = format!("{place}/{name}");
-            if self.in_use.contains(&file) || is_needed(&file, offset) {
-                continue;
-            }
+        let found = self.objects.list(Some(&of_shard)).map_ok(|meta| meta.location);
+        let is_removed = |path: &ObjectPath| {
+            let named = path.filename().and_then(|name| Some((name, snapshot_offset(name)?)));
+            named.is_some_and(|(name, offset)| {
+                let file = format!("{place}/{name}");
+                !self.in_use.contains(&file) && !is_needed(&file, offset)
+            })
+        };
+        let others: Vec<_> = found.try_filter(|path| ready(is_removed(path))).try_collect().await.map_err(failed)?;
+        if others.is_empty() || !may_remove.await {
+            return Ok(());
+        }
+        // Somebody may have begun to use one meanwhile.
+        for path in others.into_iter().filter(is_removed) {
             match self.objects.delete(&path).await {
                 Ok(()) => tracing::debug!("removed {path}, a snapshot that is not needed"),
                 Err(object_store::Error::NotFound { .. }) => {}
@@ -70,7 +80,7 @@ impl SnapshotStore {
     /// Removes all snapshots that are not in use of the shard of `manifest`, which was dropped. If `is_released`, removes drafts as well; then
     /// none may be in progress. Returns whether none is left.
     pub async fn remove_all(&self, manifest: &Manifest, is_released: bool) -> Result<bool, SnapshotError> {
-        self.remove_others(manifest, |_, _| false).await?;
+        self.remove_others(manifest, |_, _| false, ready(true)).await?;
         let place = place(manifest);
         let of_shard = self.object_path(&place);
         let failed = |source| SnapshotError::Object { action: "cannot list", file: place.clone(), source };

@@ -87,7 +87,13 @@ fn most_overdue(
     };
     let grown_bytes = |shard: &Shard| attempts.get(&shard.log_id()).map_or(0, |attempts| attempts.grown_bytes);
     let is_due = |shard: &Arc<Shard>| is_due(shard, options, grown_bytes(shard));
-    let due = service.open_shards().into_iter().filter(is_due).filter(may_try).filter(|shard| !is_busy(shard));
+    let due = service
+        .open_shards()
+        .into_iter()
+        .filter(|shard| shard.decides())
+        .filter(is_due)
+        .filter(may_try)
+        .filter(|shard| !is_busy(shard));
     due.min_by_key(|shard| attempts.get(&shard.log_id()).map(|attempts| attempts.last))
 }
 

@@ -223,7 +223,7 @@ impl Turns {
     fn drop_log_of_full_shards(&mut self) {
         self.dropping.retain(|_, task| !task.is_finished());
         for shard in self.service.open_shards() {
-            if shard.is_over_quota() && !self.is_busy(&shard) {
+            if shard.decides() && shard.is_over_quota() && !self.is_busy(&shard) {
                 let task = self.dropping.entry(shard.log_id());
                 task.or_insert_with(|| tokio::spawn(async move { shard.drop_log_over_quota().await }));
             }
@@ -255,7 +255,7 @@ async fn snapshot(
     let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
     let made = tokio::select! {
         made = make::make(&shard, &options) => made,
-        refusal = shard.notifier().dropped() => Err(refusal.into()),
+        refusal = shard.notifier().ended() => Err(refusal.into()),
         () = told(gave_way) => Err(MakeError::GaveWay { after: began.elapsed() }),
     };
     shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
@@ -284,7 +284,7 @@ async fn audit(
         tokio::select! {
             () = reply.closed() => AuditError::Abandoned,
             () = told(gave_way) => AuditError::GaveWay { after: began.elapsed() },
-            refusal = shard.notifier().dropped() => refusal.into(),
+            refusal = shard.notifier().ended() => refusal.into(),
         }
     };
     let done = audit::run(&shard, &options.engine, keys, given_up).await;

@@ -102,6 +102,9 @@ pub enum ManifestError {
     /// The store is closed. Determinate.
     #[error("the log is closed")]
     Closed,
+    /// This service does not decide over the log. Determinate.
+    #[error("another service decides over the log")]
+    NotLeader,
     /// There was no space for it. Determinate.
     #[error("no space: {0}")]
     NoSpace(MediumError),

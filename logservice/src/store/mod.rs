@@ -72,7 +72,31 @@ pub trait StoreEvents: Send + Sync {
     /// The log is damaged at a place that was not verified when the store was opened; `reason` names it. The store accepts no append
     /// any more. Called at most once, possibly before the call that opens the store returns.
     fn damaged(&self, reason: &str);
+    /// From now on another service decides over the log, or this one has begun to. The store accepts no append any more, and reports nothing
+    /// of those in flight: whether they are in the log is found out where the log is decided over. Only of stores that several services
+    /// share. Called at most once, possibly before the call that opens the store returns.
+    fn superseded(&self) {}
+    /// The service that decides over the log has replaced the manifest by `manifest`; with `begins_at`, the log is another one, which begins
+    /// there. Only of stores that follow, and possibly before the call that opens the store returns.
+    fn replaced(&self, _manifest: &Manifest, _begins_at: Option<u64>) {}
 }
+
+/// Whether this service decides over a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It always does: nobody else has the log.
+    Alone,
+    /// It does until another service does. It may not know yet that one does: see [`Store::confirm`].
+    Decides,
+    /// Another service does: this one takes nothing, and is told what that one does.
+    Follows {
+        /// Where clients reach that one, if it is known.
+        address: Option<String>,
+    },
+}
+
+/// Is told once whether this service was certainly the only one that decided over the log, at some moment since it was asked.
+pub type OnConfirmed = Box<dyn FnOnce(bool) + Send>;
 
 /// How much a store holds, and what it has done since it was opened.
 #[derive(Debug, Clone, Copy, Default)]
@@ -126,6 +150,16 @@ pub trait Store: Send + Sync {
 
     /// Counters and sizes.
     fn usage(&self) -> Usage;
+
+    /// Whether this service decides over the log, as far as it knows. Does not block.
+    fn standing(&self) -> Standing {
+        Standing::Alone
+    }
+
+    /// Finds out whether this service is the only one that decides over the log, at some moment after this call. Does not block.
+    fn confirm(&self, done: OnConfirmed) {
+        done(true);
+    }
 
     /// Writes what was submitted, reports its outcome, and accepts nothing any more. When this returns, the store changes nothing on the
     /// medium, where another store may take its name. Open readers go on reading. Blocks on I/O.

@@ -29,12 +29,20 @@ impl StoreOptions {
     /// # Errors
     /// The store's threads cannot be started.
     pub fn factory(self) -> std::io::Result<Arc<dyn StoreFactory>> {
-        let options = FileStoreOptions {
+        let directory = self.directory.join("shards");
+        Ok(Arc::new(FileStores::new(&directory, self.files()?)))
+    }
+
+    /// How segment files are written, for whatever consists of them.
+    ///
+    /// # Errors
+    /// The threads that write them cannot be started.
+    pub fn files(self) -> std::io::Result<FileStoreOptions> {
+        Ok(FileStoreOptions {
             segment_bytes: self.segment_mb << 20,
             max_log_bytes: self.max_log_bytes,
             threads: Threads::start()?,
             keys: self.keys,
-        };
-        Ok(Arc::new(FileStores::new(&self.directory.join("shards"), options)))
+        })
     }
 }

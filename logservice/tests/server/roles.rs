@@ -14,7 +14,7 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// What everybody may send who has a token at all.
 const CLIENTS: &str =
     "INFO SENTINEL ROLE SUBSCRIBE PSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE COMMAND SELECT CLIENT AUTH HELLO PING QUIT";
-const STATUS: &str = "LOG.STATUS LOG.SHARDS";
+const STATUS: &str = "LOG.STATUS LOG.SHARDS LOG.CLUSTER";
 const STREAM: &str = "PSYNC REPLCONF";
 const OPERATORS: &str = "LOG.ACCEPT LOG.RELEASE LOG.DROP LOG.SNAPSHOT LOG.AUDIT LOG.DEBUG";
 const NODES: &str = "LOG.APPEND LOG.NODE LOG.RENEW LOG.CHECK LOG.ACQUIRE LOG.BEGIN LOG.RESIGN LOG.AUDIT-RESULT";
@@ -46,6 +46,7 @@ fn sample(name: &str, shard: &str) -> Vec<String> {
         "LOG.DEBUG" => format!("RESUME-ACKS {shard}"),
         "PSYNC" => "? -1".to_owned(),
         "REPLCONF" => "listening-port 1".to_owned(),
+        "LOG.CLUSTER" => "STATUS".to_owned(),
         "SENTINEL" => "MASTERS".to_owned(),
         "SUBSCRIBE" | "UNSUBSCRIBE" => "+switch-master".to_owned(),
         "PSUBSCRIBE" | "PUNSUBSCRIBE" => "*".to_owned(),

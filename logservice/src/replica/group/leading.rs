@@ -174,7 +174,7 @@ impl Group {
     pub(super) fn note_applied(&mut self, entry: &Entry, told_end: &mut u64) {
         let waits_for = self.leading.as_ref().filter(|leading| leading.tail.is_none()).map(Leading::term);
         if waits_for == Some(entry.term) {
-            self.tell_end(told_end);
+            self.tell_end(self.machine.position().end, told_end);
             self.begin_to_lead();
         }
         let Some(leading) = &mut self.leading else { return };

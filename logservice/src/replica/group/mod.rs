@@ -154,12 +154,12 @@ pub struct Group {
     member: u64,
     node: RawNode<Entries>,
     machine: Machine,
-    /// As it was handed to the disk last.
-    vote: Vote,
     /// Messages that wait for what has this number to be persisted, and whether the disk has been given anything under it.
     unpersisted: VecDeque<Unpersisted>,
     /// The base that is being installed: nothing else happens meanwhile.
     installing: Option<u64>,
+    /// The vote that the disk was given last.
+    vote: Vote,
     /// What was said last of who leads.
     told: Option<(u64, Option<u64>)>,
     leading: Option<Leading>,
@@ -324,6 +324,7 @@ impl Group {
     /// Puts what is to be persisted where it can be read, and returns it; none if there is nothing.
     fn persist(&mut self, ready: &mut Ready) -> Result<Option<Persist>, Divergence> {
         let number = ready.number();
+        // A commit index alone is not worth a sync: it is told again.
         let vote = ready.hs().map(vote_of).filter(|vote| *vote != self.vote && holds(Rule::StoresVote));
         self.vote = vote.unwrap_or(self.vote);
         let mut messages = ready.take_persisted_messages();
@@ -356,9 +357,9 @@ impl Group {
     /// Applies entries, which a `Ready` of that number has brought.
     fn apply(&mut self, number: u64, committed: Vec<Entry>, persists: &mut Vec<Persist>) -> Result<(), Divergence> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
-        let end_before = self.machine.position().end;
-        let mut told_end = end_before;
+        let mut told_end = self.machine.position().end;
         for entry in &committed {
+            let end_before = self.machine.position().end;
             let applied = self.machine.apply(entry)?;
             if entry.get_entry_type() != EntryType::EntryNormal {
                 self.change_members(entry);
@@ -368,7 +369,8 @@ impl Group {
                 self.events.push(Event::Installed { end: told_end });
             }
             if let Applied::StateReplaced { restarted } = applied {
-                self.tell_end(&mut told_end);
+                // Not the end after a restart.
+                self.tell_end(end_before, &mut told_end);
                 let checkpoint = self.machine.checkpoint().clone();
                 let (revision, state) = (checkpoint.revision, checkpoint.state.clone());
                 let restart_at = restarted.then_some(checkpoint.position.end);
@@ -379,15 +381,14 @@ impl Group {
             }
             self.note_applied(entry, &mut told_end);
         }
-        self.tell_end(&mut told_end);
+        self.tell_end(self.machine.position().end, &mut told_end);
         self.node.advance_apply_to(last);
         self.node.mut_store().shrink(last);
         Ok(())
     }
 
-    /// Says how far the log is committed, if it was not said.
-    fn tell_end(&mut self, told: &mut u64) {
-        let end = self.machine.position().end;
+    /// Says that the log is committed up to `end`, if it was not said.
+    fn tell_end(&mut self, end: u64, told: &mut u64) {
         if end > *told {
             *told = end;
             self.events.push(Event::Committed { end });

@@ -10,7 +10,7 @@ use crate::resp::append::AppendCommand;
 use crate::resp::command_roles::{self, Command, Entry};
 use crate::resp::reply::{self, failure, Protocol};
 use crate::resp::trial::{self, Sign};
-use crate::resp::{admin, audit, leadership_commands, node, replica, sentinel};
+use crate::resp::{admin, audit, cluster, leadership_commands, node, replica, sentinel};
 
 /// What a subscriber may still send in RESP2, where replies cannot be told from messages.
 const LISTENERS_COMMANDS: [Command; 3] = [Command::Subscribe, Command::Ping, Command::Quit];
@@ -31,7 +31,9 @@ impl Connection {
                 next
             }
             // What this connection compared with that shard's log no longer holds.
-            Err(refusal) if refusal.code == Code::NoShard && self.identity.has_checked_any() => {
+            Err(refusal)
+                if matches!(refusal.code, Code::NoShard | Code::NotLeader) && self.identity.has_checked_any() =>
+            {
                 Next::Close(reply::error(&refusal))
             }
             Err(refusal) => Next::Reply(reply::error(&refusal)),
@@ -117,7 +119,8 @@ impl Connection {
             }
             Command::Drop => admin::drop_shard(&self.service, &self.identity, command, arguments).await?,
             Command::Status => {
-                admin::status(&*self.shard(command, arguments).await?, self.service.http_port(), &self.peer)
+                let shard = self.shard(command, arguments).await?;
+                admin::status(&self.service, &shard, &self.peer).await
             }
             Command::Snapshot => {
                 let shard = self.shard(command, arguments).await?;
@@ -139,6 +142,7 @@ impl Connection {
             }
             Command::AuditResult => audit::result(self.shard(command, arguments).await?, arguments).await?,
             Command::Shards => admin::shards(&self.service, &self.identity),
+            Command::Cluster => cluster::run(&self.service, &self.identity, command, arguments).await?,
             Command::Debug => {
                 let (shard, mode) = admin::parse_debug(&self.service, arguments)?;
                 admin::debug(&self.shard_named(command, shard).await?, mode)?

@@ -8,6 +8,7 @@ use durability_protocol::{Code, Refusal};
 use super::Connection;
 use crate::resp::arguments::text;
 use crate::resp::command_roles::Entry;
+use crate::resp::deciding::needs_decider;
 use crate::resp::reply::failure;
 use crate::shard::Shard;
 
@@ -21,7 +22,9 @@ impl Connection {
     pub(super) async fn node_shard(&self, command: &Entry, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
         let name = first_argument(arguments)?;
         self.identity.check(command, name)?;
-        self.service.shard_or_new(name).await
+        let shard = self.service.shard_or_new(name).await?;
+        check_decides(command, &shard)?;
+        Ok(shard)
     }
 
     /// The shard of that name, if `command` is allowed on it.
@@ -30,8 +33,11 @@ impl Connection {
         let shard = self.service.shard(name).await?;
         if self.identity.has_checked_another(&shard) {
             let text = format!("shard '{name}' is another one since this connection compared it: connect anew");
-            return Err(Refusal::new(Code::NoShard, text));
+            let code = if shard.is_replicated() { Code::NotLeader } else { Code::NoShard };
+            let detail = if shard.is_replicated() { format!("- decided anew over the log: {text}") } else { text };
+            return Err(Refusal::new(code, detail));
         }
+        check_decides(command, &shard)?;
         Ok(shard)
     }
 
@@ -43,6 +49,14 @@ impl Connection {
         Err(failure(
             "this connection has not sent LOG.CHECK: module and log service are of different builds; use those of one build",
         ))
+    }
+}
+
+/// Refuses what only the service that decides over the shard's log carries out, if this one does not.
+fn check_decides(command: &Entry, shard: &Shard) -> Result<(), Refusal> {
+    match needs_decider(command.command) {
+        true => shard.check_decides(),
+        false => Ok(()),
     }
 }
 

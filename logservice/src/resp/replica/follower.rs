@@ -76,7 +76,7 @@ impl Follower {
         }
     }
 
-    /// Sends the stream until the connection ends, the replica has to connect again, or the shard is dropped. When a snapshot is made, the
+    /// Sends the stream until the connection ends, the replica has to connect again, or the shard has ended. When a snapshot is made, the
     /// log below it is kept for this replica alone up to `max_pinned_bytes`, or the size of the snapshot if that is more (0: without a
     /// bound), but not while the log takes as much as it may. Returns the offset up to which the stream was sent (exclusive).
     pub async fn serve(
@@ -88,7 +88,7 @@ impl Follower {
         let (notifier, cut) = (self.shard.notifier().clone(), self.cut.clone());
         tokio::select! {
             served = self.serve_until(position, max_pinned_bytes, shutdown) => served,
-            refusal = notifier.dropped() => Err(FollowError::Dropped(refusal)),
+            refusal = notifier.ended() => Err(FollowError::Ended(refusal)),
             () = cut.wait() => Err(FollowError::Behind),
         }
     }

@@ -70,9 +70,9 @@ pub enum FollowError {
     /// It sent something that is no command.
     #[error("it sent no command: {0}")]
     Protocol(#[from] MalformedResp),
-    /// The shard was dropped.
+    /// The shard has ended.
     #[error("{0}")]
-    Dropped(Refusal),
+    Ended(Refusal),
     /// Its login is withdrawn.
     #[error("its token was removed, or has another role now")]
     Withdrawn,

@@ -2,6 +2,7 @@
 //! filter by these flags.
 
 use super::address::Address;
+use crate::replica::groups::ServiceStatus;
 use crate::resp::reply::{bulk, Reply};
 use crate::shard::{NodeStatus, Primary, Role, Roles};
 
@@ -38,8 +39,8 @@ impl<'a> Monitored<'a> {
         others.filter_map(|node| Some((node, Address::parse(&node.address)?)))
     }
 
-    /// The primary with all its fields.
-    pub fn show(&self) -> Reply {
+    /// The primary with all its fields. There are so many `other_sentinels`.
+    pub fn show(&self, other_sentinels: usize) -> Reply {
         let primary = &self.roles.primary;
         let node = self.roles.nodes.iter().find(|node| node.id == primary.node_id);
         let role = node.map_or(Role::Leader, |node| node.role);
@@ -56,8 +57,8 @@ impl<'a> Monitored<'a> {
         fields.add_report(node, if role == Role::Leader { "master" } else { "slave" });
         fields.add("config-epoch", primary.epoch);
         fields.add("num-slaves", self.replicas().count());
-        fields.add("num-other-sentinels", 0);
-        fields.add("quorum", 1);
+        fields.add("num-other-sentinels", other_sentinels);
+        fields.add("quorum", other_sentinels.div_ceil(2) + 1);
         fields.add("failover-timeout", DOWN_AFTER_MS);
         fields.add("parallel-syncs", 1);
         Reply::Map(fields.0)
@@ -90,6 +91,21 @@ impl<'a> Monitored<'a> {
         fields.add("replica-announced", 1);
         Reply::Map(fields.0)
     }
+}
+
+/// Another service as a Sentinel with all its fields; none if no client can connect to it.
+pub fn sentinel(service: &ServiceStatus) -> Option<Reply> {
+    let address = Address::parse(&service.address)?;
+    let mut fields = Fields::default();
+    fields.add("name", &service.name);
+    fields.add_place(address, &format!("{:040x}", service.member));
+    fields.add("flags", if service.is_connected { "sentinel" } else { "s_down,sentinel,disconnected" });
+    fields.add_link(None);
+    fields.add("down-after-milliseconds", DOWN_AFTER_MS);
+    fields.add("last-hello-message", 0);
+    fields.add("voted-leader", "?");
+    fields.add("voted-leader-epoch", 0);
+    Some(Reply::Map(fields.0))
 }
 
 /// Names and values.
@@ -178,6 +194,6 @@ mod tests {
         let roles = roles(nodes);
         let monitored = Monitored::new(&roles).expect("an address");
         assert_eq!(monitored.replicas().map(|(node, _)| node.id.as_str()).collect::<Vec<_>>(), ["n2"]);
-        assert!(fields(monitored.show()).contains(&(bulk("num-slaves"), bulk("1"))));
+        assert!(fields(monitored.show(0)).contains(&(bulk("num-slaves"), bulk("1"))));
     }
 }

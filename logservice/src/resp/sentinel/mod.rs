@@ -1,5 +1,5 @@
 //! The part of the Sentinel protocol that clients use to find the leader of a shard, as they find the primary of servers that Sentinels
-//! watch. The shard's name is the primary's name. This service is the only Sentinel, as it alone decides who leads.
+//! watch. The shard's name is the primary's name. A service alone is the only Sentinel; if several services keep the logs, each is one.
 
 mod address;
 mod instance;
@@ -11,15 +11,16 @@ use bytes::Bytes;
 use durability_protocol::Refusal;
 
 use self::address::Address;
-use self::instance::Monitored;
+use self::instance::{sentinel, Monitored};
 use super::arguments::text;
 use super::identity::Identity;
 use super::reply::{self, failure, Reply};
 use crate::access::roles::TokenRole;
+use crate::replica::groups::ServiceStatus;
 use crate::service::Service;
 use crate::shard::Roles;
 
-/// The answer to `SENTINEL CKQUORUM` while the log has failed and grants nobody a lease.
+/// The answer to `SENTINEL CKQUORUM` while nobody is granted a lease: the log has failed, or too few services are connected.
 const NO_QUORUM: &str =
     "NOQUORUM 0 usable Sentinels. Not enough available Sentinels to reach the specified quorum for this master";
 
@@ -37,13 +38,14 @@ pub fn answer(service: &Service, identity: &Identity, arguments: &[Bytes]) -> Re
     };
     match subcommand.as_str() {
         "get-primary-addr-by-name" | "get-master-addr-by-name" => Ok(view.address(name()?)),
-        "primary" | "master" => view.monitored(name()?, |shard| shard.show()),
+        "primary" | "master" => view.monitored(name()?, |shard| shard.show(view.others().len())),
         "replicas" | "slaves" => view.monitored(name()?, |shard| shard.show_replicas()),
-        "sentinels" => view.monitored(name()?, |_| reply::array(Vec::new())),
+        "sentinels" => view.monitored(name()?, |_| reply::array(view.others().iter().filter_map(sentinel).collect())),
         "ckquorum" => view.check_quorum(name()?),
         "primaries" | "masters" if arguments.len() == 2 => {
             let all = view.all();
-            Ok(reply::array(all.iter().filter_map(Monitored::new).map(|shard| shard.show()).collect()))
+            let others = view.others().len();
+            Ok(reply::array(all.iter().filter_map(Monitored::new).map(|shard| shard.show(others)).collect()))
         }
         "primaries" | "masters" => Err(arity()),
         _ => {
@@ -62,7 +64,8 @@ pub fn role(service: &Service, identity: &Identity) -> Reply {
 
 /// The section of `INFO` in which a Sentinel shows what it watches.
 pub fn info(service: &Service, identity: &Identity) -> String {
-    let all = View { service, identity }.all();
+    let view = View { service, identity };
+    let (all, sentinels) = (view.all(), view.others().len() + 1);
     let monitored: Vec<_> = all.iter().filter_map(Monitored::new).collect();
     let mut out = format!(
         "# Sentinel\r\nsentinel_masters:{}\r\nsentinel_tilt:0\r\nsentinel_tilt_since_seconds:-1\r\nsentinel_total_tilt:0\r\n\
@@ -72,8 +75,9 @@ pub fn info(service: &Service, identity: &Identity) -> String {
     for (at, shard) in monitored.iter().enumerate() {
         let status = if shard.is_down() { "odown" } else { "ok" };
         let (name, address, replicas) = (shard.name(), shard.address, shard.replicas().count());
-        let line =
-            format!("master{at}:name={name},status={status},address={address},slaves={replicas},sentinels=1\r\n");
+        let line = format!(
+            "master{at}:name={name},status={status},address={address},slaves={replicas},sentinels={sentinels}\r\n"
+        );
         out.push_str(&line);
     }
     out
@@ -86,6 +90,14 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    /// The other services that keep the logs.
+    fn others(&self) -> Vec<ServiceStatus> {
+        let Some(groups) = self.service.groups() else { return Vec::new() };
+        let (own, mut services) = (groups.member(), groups.services());
+        services.retain(|service| service.member != own);
+        services
+    }
+
     fn sees(&self, name: &str) -> bool {
         self.identity.may(name, TokenRole::Discover)
     }
@@ -114,10 +126,15 @@ impl View<'_> {
 
     /// Whether leadership can pass to another node, as far as that depends on this service.
     fn check_quorum(&self, name: &str) -> Result<Reply, Refusal> {
-        let can_pass = self.service.served_shard(name).is_some_and(|shard| shard.check_not_failed().is_ok());
-        self.monitored(name, |_| match can_pass {
-            true => reply::simple("OK 1 usable Sentinels. Quorum and failover authorization can be reached"),
-            false => Reply::Error(NO_QUORUM.to_owned()),
+        let is_served = self.service.served_shard(name).is_some_and(|shard| shard.check_not_failed().is_ok());
+        let others = self.others();
+        let usable = 1 + others.iter().filter(|service| service.is_connected).count();
+        let can_pass = is_served && usable > others.len().div_ceil(2);
+        self.monitored(name, |_| match usable {
+            _ if !can_pass => Reply::Error(NO_QUORUM.to_owned()),
+            1 => reply::simple("OK 1 usable Sentinels. Quorum and failover authorization can be reached"),
+            2 => reply::simple("OK 2 usable Sentinels. Quorum and failover authorization can be reached"),
+            _ => reply::simple("OK 3 usable Sentinels. Quorum and failover authorization can be reached"),
         })
     }
 }

@@ -1,0 +1,197 @@
+//! Makes a cluster of the services that are configured: `LOG.CLUSTER INIT`.
+//!
+//! The service that is asked finds out who the others are, and then has each join, itself included, in the order of their names. So of two
+//! that do this at a time, one comes too late at the first name, and has changed nothing. If it is cut off in the middle, it is repeated
+//! at the same service: who has joined does so again without a change.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::{random_id, ClusterRecord, Identity, MemberRecord};
+use super::Replicas;
+use crate::replica::groups::ClusterError;
+
+/// What one service asks another.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Request {
+    /// Who it is.
+    Identify,
+    /// That it joins.
+    Join(ClusterRecord),
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Reply {
+    Identity { record: MemberRecord, cluster: Option<ClusterRecord> },
+    Joined,
+    Refused(String),
+}
+
+fn refused(text: impl Into<String>) -> ClusterError {
+    ClusterError::Refused(text.into())
+}
+
+impl Replicas {
+    /// Answers a peer. Blocks on I/O.
+    pub fn request(&self, request: &[u8]) -> Vec<u8> {
+        let reply = match serde_json::from_slice(request) {
+            Ok(Request::Identify) => {
+                let Identity { cluster, .. } = self.identity();
+                Reply::Identity { record: self.own_record(), cluster }
+            }
+            Ok(Request::Join(record)) => match self.join(record) {
+                Ok(()) => Reply::Joined,
+                Err(reason) => Reply::Refused(reason),
+            },
+            Err(error) => Reply::Refused(format!("not a request that this version knows: {error}")),
+        };
+        // A reply that cannot be written is none that the other one can read.
+        serde_json::to_vec(&reply).unwrap_or_default()
+    }
+
+    async fn ask(&self, peer: &str, request: &Request) -> Result<Reply, ClusterError> {
+        let request = serde_json::to_vec(request).map_err(|error| refused(error.to_string()))?;
+        let reply = self.options.peering.ask(peer, request).await;
+        let reply = reply.map_err(|error| refused(format!("{error}; start all services first")))?;
+        serde_json::from_slice(&reply).map_err(|error| refused(format!("service {peer} answered nonsense: {error}")))
+    }
+
+    /// Makes a cluster of this service and those that it was configured with.
+    pub(super) async fn form(&self) -> Result<(), ClusterError> {
+        let _one_at_a_time = self.forming.lock().await;
+        let (mut members, mut clusters) = (vec![self.own_record()], vec![self.identity().cluster]);
+        for (name, address) in self.options.peers.iter().filter(|(name, _)| *name != self.options.name) {
+            let Reply::Identity { record, cluster } = self.ask(name, &Request::Identify).await? else {
+                return Err(refused(format!("service {name} did not say who it is")));
+            };
+            if record.name != *name {
+                let text = format!("the service at {address} is named {}, not {name}: correct --peers", record.name);
+                return Err(refused(text));
+            }
+            // This service's own word for where the peer is: that is where it is found.
+            members.push(MemberRecord { address: address.clone(), ..record });
+            clusters.push(cluster);
+        }
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        let Some(record) = self.plan(&members, &clusters)? else { return Ok(()) };
+        for member in &record.members {
+            if member.name == self.options.name {
+                self.join_here(record.clone()).await.map_err(refused)?;
+                continue;
+            }
+            match self.ask(&member.name, &Request::Join(record.clone())).await? {
+                Reply::Joined => {}
+                Reply::Refused(reason) => return Err(refused(reason)),
+                Reply::Identity { .. } => {
+                    return Err(refused(format!("service {} did not say whether it joins", member.name)));
+                }
+            }
+        }
+        self.wait_for_leader().await
+    }
+
+    /// The cluster to be made; none if there is nothing left to do.
+    fn plan(
+        &self,
+        members: &[MemberRecord],
+        clusters: &[Option<ClusterRecord>],
+    ) -> Result<Option<ClusterRecord>, ClusterError> {
+        let own = self.identity();
+        if !own.is_in(members) {
+            return Err(refused("two services have the same id: one directory is a copy of the other's"));
+        }
+        let ids: BTreeSet<u64> = clusters.iter().flatten().map(|cluster| cluster.id).collect();
+        let Some(begun) = clusters.iter().flatten().next() else {
+            let id = random_id().map_err(|error| refused(error.to_string()))?;
+            let members = members.to_vec();
+            return Ok(Some(ClusterRecord { id, initiator: own.member, members, is_formed: false }));
+        };
+        if ids.len() > 1 {
+            return Err(refused("the services are of different clusters: correct --peers, or --dir"));
+        }
+        if clusters.iter().all(|cluster| cluster.as_ref().is_some_and(|cluster| cluster.is_formed)) {
+            return Ok(None);
+        }
+        if !self.is_of(&begun.members, members) {
+            return Err(refused(self.of_others(begun, members, clusters)));
+        }
+        let initiator = members.iter().find(|record| record.member == begun.initiator);
+        match initiator {
+            Some(initiator) if initiator.member != own.member => Err(refused(format!(
+                "service {} has begun to make a cluster: repeat LOG.CLUSTER INIT there",
+                initiator.name
+            ))),
+            _ => Ok(Some(ClusterRecord { is_formed: false, ..begun.clone() })),
+        }
+    }
+
+    /// What to do about services of which some are of a cluster of others.
+    fn of_others(&self, begun: &ClusterRecord, members: &[MemberRecord], clusters: &[Option<ClusterRecord>]) -> String {
+        let strangers: Vec<&str> = members
+            .iter()
+            .filter(|now| !begun.members.iter().any(|then| then.member == now.member && then.name == now.name))
+            .map(|stranger| &*stranger.name)
+            .collect();
+        let strangers = strangers.join(", ");
+        if clusters.iter().flatten().any(|cluster| cluster.is_formed) {
+            return format!(
+                "there is a cluster already, and it is not of these directories of {strangers}: start those services with the \
+                 directories that they had; one that is lost cannot be replaced yet"
+            );
+        }
+        format!(
+            "a cluster was begun with other directories of {strangers}: start those services with them, or empty the directories of all \
+             three"
+        )
+    }
+
+    fn is_of(&self, begun: &[MemberRecord], now: &[MemberRecord]) -> bool {
+        let ids = |records: &[MemberRecord]| -> BTreeSet<(u64, String)> {
+            records.iter().map(|record| (record.member, record.name.clone())).collect()
+        };
+        ids(begun) == ids(now)
+    }
+
+    /// Joins a cluster, or does so again. Blocks on I/O.
+    pub(super) fn join(&self, record: ClusterRecord) -> Result<(), String> {
+        let mut identity = self.identity.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let own = &self.options.name;
+        let is_configured = |member: &MemberRecord| self.options.peers.iter().any(|(name, _)| *name == member.name);
+        if !identity.is_in(&record.members)
+            || record.members.len() != self.options.peers.len()
+            || !record.members.iter().all(is_configured)
+        {
+            return Err(format!("service {own} was configured with other peers: give all services the same --peers"));
+        }
+        match &identity.cluster {
+            Some(cluster) if cluster.id != record.id && cluster.is_formed => {
+                return Err(format!("service {own} is of another cluster already"));
+            }
+            Some(cluster) if cluster.id != record.id => {
+                let by = cluster.members.iter().find(|member| member.member == cluster.initiator);
+                let by = by.map_or("another service", |member| &member.name);
+                return Err(format!(
+                    "service {own} is joining another cluster, made by {by}: repeat LOG.CLUSTER INIT there"
+                ));
+            }
+            Some(cluster) if !self.is_of(&cluster.members, &record.members) => {
+                return Err(format!("service {own} has joined this cluster with other services"));
+            }
+            Some(_) => {}
+            None => {
+                let next = Identity { cluster: Some(record), ..identity.clone() };
+                next.store(&self.options.directory).map_err(|error| error.to_string())?;
+                *identity = next;
+            }
+        }
+        self.finish_joining(&mut identity)
+    }
+
+    async fn join_here(&self, record: ClusterRecord) -> Result<(), String> {
+        let this = self.this.upgrade().ok_or("the service is stopping")?;
+        let joined = tokio::task::spawn_blocking(move || this.join(record)).await;
+        joined.map_err(|error| error.to_string())?
+    }
+}

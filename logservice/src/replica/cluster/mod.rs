@@ -1,0 +1,314 @@
+//! The services of a cluster: who they are, and which shards they keep together.
+//!
+//! The cluster has a log of its own, kept by a group as a shard's is ([`state::CLUSTER_GROUP`]). Its state says which services and which
+//! shards there are. A service makes its copy of a shard when it has read there that the shard was made.
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | all groups of a service |
+//! | `identity.rs` | who a service is: `DIR/SERVICE` |
+//! | `forming.rs` | `LOG.CLUSTER INIT` |
+//! | `state.rs` | what the cluster's own log says, and where groups begin |
+//! | `shards.rs` | making shards, and opening their copies |
+//! | `peering.rs`, `connections.rs` | what is needed of the connections to peers, and those that do it |
+//!
+//! # Rules
+//!
+//! 1. An empty directory never joins by itself: a service joins when it is asked to, and only a cluster of the services that it was
+//!    configured with.
+//! 2. The copy of the cluster's own log is made once. If it is gone later, the service does not start, as it may have voted.
+
+mod connections;
+mod forming;
+mod identity;
+#[cfg(test)]
+mod loopback_tests;
+mod peering;
+mod shards;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+pub use self::connections::PeerConnections;
+use self::identity::take_directory;
+pub use self::identity::{check_alone, IdentityError, MemberRecord};
+use self::identity::{ClusterRecord, Identity};
+pub use self::peering::{PeerInfo, Peering};
+use self::shards::StateListener;
+use self::state::{ClusterState, CLUSTER_GROUP};
+use super::copy::CopyDisks;
+use super::driver::{DrivenGroup, Driver, GroupError};
+use super::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
+use super::handle::GroupHandle;
+use crate::store::MediumError;
+
+/// How long whoever waits for a decision of the cluster waits at most.
+const DECISION_AT_MOST: Duration = Duration::from_secs(10);
+
+/// How a service is one of a cluster.
+pub struct ReplicasOptions {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its name.
+    pub name: String,
+    /// Its zone; empty if it has none.
+    pub zone: String,
+    /// All services, this one included: their names, and where their peers reach them.
+    pub peers: Vec<(String, String)>,
+    /// Where clients reach it.
+    pub client_address: String,
+    /// Where its HTTP port is reached.
+    pub http_address: String,
+    /// Where its copies are.
+    pub disks: Arc<dyn CopyDisks>,
+    /// The connections to the others.
+    pub peering: Arc<dyn Peering>,
+}
+
+/// Why a service of a cluster does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicasError {
+    /// The directory is not its own.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its copy of the cluster's own log cannot be used.
+    #[error("this service's copy of the cluster's own log cannot be used: {0}")]
+    ClusterCopy(String),
+    /// The system has no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// All groups of a service.
+pub struct Replicas {
+    options: ReplicasOptions,
+    member: u64,
+    identity: Mutex<Identity>,
+    driver: Driver,
+    cluster_group: Mutex<Option<Arc<DrivenGroup>>>,
+    shards: Mutex<BTreeMap<String, Arc<DrivenGroup>>>,
+    /// Changes when a shard has come.
+    arrived: watch::Sender<()>,
+    listener: Mutex<Option<Arc<dyn GroupsChanged>>>,
+    /// What the cluster's own log says, as far as it is committed.
+    state: watch::Sender<Option<Arc<ClusterState>>>,
+    /// Held while a cluster is made.
+    forming: tokio::sync::Mutex<()>,
+    /// Held while a shard is made.
+    creating: tokio::sync::Mutex<()>,
+    this: Weak<Replicas>,
+    /// The lock on the directory.
+    _directory: File,
+}
+
+impl Replicas {
+    /// The member id of the service in a directory, which is made if there is none, and its cluster. Blocks on I/O.
+    ///
+    /// # Errors
+    /// The directory is not that of this service.
+    pub fn identify(directory: &std::path::Path, name: &str) -> Result<(u64, Option<u64>), IdentityError> {
+        let _directory = take_directory(directory)?;
+        let identity = Identity::open(directory, name)?;
+        Ok((identity.member, identity.cluster.map(|cluster| cluster.id)))
+    }
+
+    /// Opens all copies and drives their groups. Messages of peers have to come from now on. Must run within the runtime, and blocks on I/O.
+    ///
+    /// # Errors
+    /// This service cannot be one of a cluster in this directory.
+    pub fn start(options: ReplicasOptions) -> Result<Arc<Self>, ReplicasError> {
+        let directory = take_directory(&options.directory)?;
+        let identity = Identity::open(&options.directory, &options.name)?;
+        let network = Arc::new(PeerNetwork(options.peering.clone()));
+        let (member, driver) = (identity.member, Driver::start(identity.member, network)?);
+        let replicas = Arc::new_cyclic(|this| Replicas {
+            options,
+            member,
+            identity: Mutex::new(identity),
+            driver,
+            cluster_group: Mutex::default(),
+            shards: Mutex::default(),
+            arrived: watch::Sender::new(()),
+            listener: Mutex::default(),
+            state: watch::Sender::new(None),
+            forming: tokio::sync::Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
+            this: this.clone(),
+            _directory: directory,
+        });
+        {
+            let mut identity = lock(&replicas.identity);
+            if identity.cluster.is_some() {
+                replicas.finish_joining(&mut identity).map_err(ReplicasError::ClusterCopy)?;
+            }
+        }
+        // What changes while shards are opened is not missed.
+        let states = replicas.state.subscribe();
+        replicas.open_shards();
+        replicas.follow_state(states);
+        Ok(replicas)
+    }
+
+    /// Opens the copy of the cluster's own log; makes it if the service was cut off before it did so.
+    fn finish_joining(&self, identity: &mut Identity) -> Result<(), String> {
+        let Some(cluster) = &identity.cluster else { return Ok(()) };
+        let (id, is_formed) = (cluster.id, cluster.is_formed);
+        if !is_formed {
+            let beginning = ClusterState::new(id, cluster.members.clone()).beginning()?;
+            self.options.disks.create(CLUSTER_GROUP, &beginning).map_err(|error: MediumError| error.to_string())?;
+            let formed = ClusterRecord { is_formed: true, ..cluster.clone() };
+            let next = Identity { cluster: Some(formed), ..identity.clone() };
+            next.store(&self.options.directory).map_err(|error| error.to_string())?;
+            *identity = next;
+        }
+        let mut open = lock(&self.cluster_group);
+        if open.is_none() {
+            let opened = self.driver.open(&*self.options.disks, CLUSTER_GROUP).map_err(|error| error.to_string())?;
+            let group = opened.ok_or(
+                "it is gone, and with it what this service has voted: replace the service by one with an empty directory",
+            )?;
+            // What is committed meanwhile is heard, or in the view.
+            let listener = Arc::new(StateListener::new(self.state.clone()));
+            listener.take(&group.listen(listener.clone()));
+            *open = Some(group);
+        }
+        drop(open);
+        self.options.peering.set_cluster(id);
+        Ok(())
+    }
+
+    /// A message of `from` has come. Does not block.
+    pub fn message(&self, from: u64, group: &str, message: raft::eraftpb::Message) {
+        self.driver.message(from, group, message);
+    }
+
+    /// Messages to `member` were lost.
+    pub fn unreachable(&self, member: u64) {
+        self.driver.unreachable(member);
+    }
+
+    /// Drives no groups any more, and closes their copies. Blocks on I/O.
+    pub fn stop(&self) {
+        self.driver.stop();
+        lock(&self.shards).values().for_each(|group| group.close_disk());
+        lock(&self.cluster_group).iter().for_each(|group| group.close_disk());
+    }
+
+    fn identity(&self) -> Identity {
+        lock(&self.identity).clone()
+    }
+
+    fn own_record(&self) -> MemberRecord {
+        let ReplicasOptions { name, zone, peers, .. } = &self.options;
+        let address = peers.iter().find(|(peer, _)| peer == name).map(|(_, address)| address.clone());
+        let address = address.unwrap_or_default();
+        MemberRecord { member: self.member, name: name.clone(), zone: zone.clone(), address }
+    }
+
+    /// Waits until a service decides over the cluster.
+    async fn wait_for_leader(&self) -> Result<(), ClusterError> {
+        let has_leader = async {
+            let mut ticks = tokio::time::interval(super::driver::TICK);
+            loop {
+                ticks.tick().await;
+                let group = lock(&self.cluster_group).clone();
+                let Some(group) = group else { continue };
+                let view = group.view();
+                if view.leads_in.is_some() || view.leader.is_some() {
+                    return;
+                }
+                group.campaign();
+            }
+        };
+        tokio::time::timeout(DECISION_AT_MOST, has_leader).await.map_err(|_| {
+            ClusterError::Refused(
+                "the cluster is made, but its services do not reach each other: see their logs".into(),
+            )
+        })
+    }
+}
+
+impl Groups for Replicas {
+    fn group(&self, shard: &str) -> Option<Arc<dyn GroupHandle>> {
+        lock(&self.shards).get(shard).map(|group| group.clone() as Arc<dyn GroupHandle>)
+    }
+
+    fn names(&self) -> Vec<String> {
+        lock(&self.shards).keys().cloned().collect()
+    }
+
+    fn on_groups(&self, events: Arc<dyn GroupsChanged>) {
+        *lock(&self.listener) = Some(events);
+    }
+
+    fn create<'a>(&'a self, shard: &'a str, first_state: Bytes) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(self.make_shard(shard, first_state))
+    }
+
+    fn init(&self) -> Answer<'_, Result<(), ClusterError>> {
+        Box::pin(self.form())
+    }
+
+    fn services(&self) -> Vec<ServiceStatus> {
+        let known = self.options.peering.known();
+        let members = self.identity().cluster.map(|cluster| cluster.members).unwrap_or_default();
+        let service = |(name, _): &(String, String)| {
+            let ReplicasOptions { zone, client_address, http_address, .. } = &self.options;
+            if *name == self.options.name {
+                return ServiceStatus {
+                    member: self.member,
+                    name: name.clone(),
+                    zone: zone.clone(),
+                    address: client_address.clone(),
+                    http_address: http_address.clone(),
+                    is_connected: true,
+                };
+            }
+            let recorded = members.iter().find(|record| record.name == *name);
+            let (told, zone) = match known.iter().find(|peer| peer.name == *name) {
+                Some(peer) => (peer.clone(), peer.zone.clone()),
+                None => (PeerInfo::default(), recorded.map(|record| record.zone.clone()).unwrap_or_default()),
+            };
+            let member = recorded.map_or(told.member, |record| record.member);
+            ServiceStatus {
+                member,
+                name: name.clone(),
+                zone,
+                address: told.client_address,
+                http_address: told.http_address,
+                is_connected: self.options.peering.is_connected(member),
+            }
+        };
+        self.options.peers.iter().map(service).collect()
+    }
+
+    fn cluster(&self) -> Option<u64> {
+        self.identity().cluster.map(|cluster| cluster.id)
+    }
+
+    fn member(&self) -> u64 {
+        self.member
+    }
+}
+
+/// The connections to peers, as the driver uses them.
+struct PeerNetwork(Arc<dyn Peering>);
+
+impl super::driver::Network for PeerNetwork {
+    fn send(&self, group: &str, message: raft::eraftpb::Message) {
+        self.0.send(group, message);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,207 @@
+//! Making shards, and opening their copies.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use durability_protocol::is_valid_name;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use super::state::{ClusterState, ShardRecord};
+use super::{lock, ClusterError, DrivenGroup, GroupError, GroupHandle, Replicas, DECISION_AT_MOST};
+use crate::replica::driver::TICK;
+use crate::replica::group::{Event, Outcome};
+use crate::replica::groups::Groups;
+use crate::replica::handle::{GroupEvents, Replacement, View};
+
+/// The name under which disks keep the copy of the cluster's own log.
+const RESERVED_NAME: &str = "_cluster";
+/// Ticks for which the service at which a shard was made asks to decide over it: the others may make their copies a little later.
+const CAMPAIGN_TICKS: u32 = 20;
+
+/// Keeps what the cluster's own log says.
+pub(super) struct StateListener {
+    state: watch::Sender<Option<Arc<ClusterState>>>,
+}
+
+impl StateListener {
+    pub fn new(state: watch::Sender<Option<Arc<ClusterState>>>) -> Self {
+        StateListener { state }
+    }
+
+    /// Takes the state of a view, unless a newer one was heard of.
+    pub fn take(&self, view: &View) {
+        match ClusterState::parse(&view.state) {
+            Ok(state) => {
+                // Shards are never removed, so that of two states the one with more of them is the newer.
+                self.state.send_if_modified(|known| {
+                    let is_newer = known.as_ref().is_none_or(|known| known.shards.len() < state.shards.len());
+                    if is_newer {
+                        *known = Some(Arc::new(state));
+                    }
+                    is_newer
+                });
+            }
+            Err(error) => tracing::error!("{error}: upgrade logservice"),
+        }
+    }
+}
+
+impl GroupEvents for StateListener {
+    fn happened(&self, event: &Event, view: &View) {
+        if matches!(event, Event::StateReplaced { .. } | Event::Installed { .. }) {
+            self.take(view);
+        }
+    }
+
+    fn stopped(&self, reason: &str) {
+        tracing::error!("no shards are made here any more: the copy of the cluster's own log has stopped: {reason}");
+    }
+}
+
+impl Replicas {
+    /// Makes copies of shards that the cluster has and this service has not, whenever its state changes.
+    pub(super) fn follow_state(&self, mut states: watch::Receiver<Option<Arc<ClusterState>>>) {
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            while states.changed().await.is_ok() {
+                let Some(replicas) = this.upgrade() else { return };
+                let opened = tokio::task::spawn_blocking(move || replicas.open_shards()).await;
+                if let Err(error) = opened {
+                    tracing::error!("opening shards did not finish: {error}");
+                }
+            }
+        });
+    }
+
+    /// Opens the copies of all shards that are not open; makes those that are not there. Blocks on I/O.
+    pub(super) fn open_shards(&self) {
+        let Some(state) = self.state.borrow().clone() else { return };
+        for (name, record) in &state.shards {
+            if lock(&self.shards).contains_key(name) || !record.members.contains(&self.member) {
+                continue;
+            }
+            match self.open_shard(name, record) {
+                Ok((group, is_new)) => self.note_opened(name, record, group, is_new),
+                // Was told when it was tried first: the driver knows the name.
+                Err(reason) => tracing::error!("the copy of shard '{name}' is not used: {reason}"),
+            }
+        }
+    }
+
+    fn open_shard(&self, name: &str, record: &ShardRecord) -> Result<(Arc<DrivenGroup>, bool), String> {
+        let text = |error: GroupError| error.to_string();
+        if let Some(group) = self.driver.open(&*self.options.disks, name).map_err(text)? {
+            return Ok((group, false));
+        }
+        self.options.disks.create(name, &record.beginning()?).map_err(|error| error.to_string())?;
+        let opened = self.driver.open(&*self.options.disks, name).map_err(text)?;
+        opened.map(|group| (group, true)).ok_or_else(|| "it was made, and is gone".to_owned())
+    }
+
+    fn note_opened(&self, name: &str, record: &ShardRecord, group: Arc<DrivenGroup>, is_new: bool) {
+        lock(&self.shards).insert(name.to_owned(), group.clone());
+        let listener = lock(&self.listener).clone();
+        if let Some(listener) = listener {
+            listener.appeared(name);
+        }
+        self.arrived.send_replace(());
+        if is_new && record.made_by == self.member {
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(lead_first(group));
+            }
+        }
+    }
+
+    /// Makes a shard at all services.
+    pub(super) async fn make_shard(&self, shard: &str, first_state: Bytes) -> Result<(), ClusterError> {
+        let refused = |text: &str| ClusterError::Refused(text.to_owned());
+        if !is_valid_name(shard) || shard == RESERVED_NAME {
+            return Err(ClusterError::Refused(format!("'{shard}' is no name of a shard of a cluster")));
+        }
+        let group = lock(&self.cluster_group).clone();
+        let group = group.ok_or_else(|| refused("this service is of no cluster yet: LOG.CLUSTER INIT makes one"))?;
+        {
+            let _one_at_a_time = self.creating.lock().await;
+            while !self.is_made(shard) {
+                self.propose_shard(&group, shard, &first_state).await?;
+            }
+        }
+        let mut arrived = self.arrived.subscribe();
+        let is_here = async {
+            loop {
+                arrived.mark_unchanged();
+                if lock(&self.shards).contains_key(shard) || arrived.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let is_here = timeout(DECISION_AT_MOST, is_here).await;
+        is_here.map_err(|_| refused("the shard is made, but not here: see the log"))?;
+        // Whoever asked for it finds out next who decides. If nobody does after all, that is what is answered.
+        let group = lock(&self.shards).get(shard).cloned();
+        let mut ticks = tokio::time::interval(TICK);
+        for _ in 0..CAMPAIGN_TICKS {
+            ticks.tick().await;
+            if group.as_ref().is_none_or(|group| has_leader(&group.view())) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_made(&self, shard: &str) -> bool {
+        self.state.borrow().as_ref().is_some_and(|state| state.shards.contains_key(shard))
+    }
+
+    /// Proposes that there is a shard. If another change came first, nothing has happened.
+    async fn propose_shard(&self, group: &DrivenGroup, shard: &str, first_state: &[u8]) -> Result<(), ClusterError> {
+        let view = group.view();
+        let Some(term) = view.leads_in else { return Err(self.not_leader(&view)) };
+        let state = ClusterState::parse(&view.state).map_err(ClusterError::Refused)?;
+        if state.shards.contains_key(shard) {
+            // Heard of a moment later.
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        let next = state.with_shard(shard, self.member, first_state);
+        let beginning = next.shards[shard].beginning();
+        beginning.map_err(|reason| ClusterError::Refused(format!("not a manifest of shard '{shard}': {reason}")))?;
+        let state = next.encode().map_err(ClusterError::Refused)?;
+        let replacement = Replacement { revision: view.revision + 1, epoch: 0, restart_at: None, state };
+        let (sender, outcome) = oneshot::channel();
+        let done = move |outcome| {
+            // Whoever waits may have given up.
+            let _ = sender.send(outcome);
+        };
+        group.replace_state(term, replacement, Box::new(done));
+        match timeout(DECISION_AT_MOST, outcome).await {
+            Ok(Ok(Outcome::Done | Outcome::Conflict { .. })) => Ok(()),
+            Ok(Ok(Outcome::NotLeader)) => Err(self.not_leader(&group.view())),
+            Ok(Ok(Outcome::Unknown) | Err(_)) | Err(_) => Err(ClusterError::Refused(
+                "not known whether the shard is made, as too few services answer: ask again".to_owned(),
+            )),
+        }
+    }
+
+    fn not_leader(&self, view: &View) -> ClusterError {
+        let groups: &dyn Groups = self;
+        ClusterError::NotLeader { address: view.leader.and_then(|leader| groups.address_of(leader)) }
+    }
+}
+
+/// Has this service decide over a new shard's log: whoever had it made is connected here.
+async fn lead_first(group: Arc<DrivenGroup>) {
+    let mut ticks = tokio::time::interval(TICK);
+    for _ in 0..CAMPAIGN_TICKS {
+        ticks.tick().await;
+        if has_leader(&group.view()) {
+            return;
+        }
+        group.campaign();
+    }
+}
+
+fn has_leader(view: &View) -> bool {
+    view.leads_in.is_some() || view.leader.is_some()
+}

@@ -1,0 +1,109 @@
+//! A group, for other threads.
+
+use std::sync::mpsc::sync_channel;
+use std::sync::Arc;
+
+use super::inbox::{Inbox, Input};
+use super::shared::Shared;
+use crate::replica::copy::CopyDisk;
+use crate::replica::group::{members_at, GroupStatus, Outcome};
+use crate::replica::handle::{GroupEvents, GroupHandle, OnConfirmed, OnOutcome, Replacement, View};
+use crate::store::{Append, LogReader, MediumError, ReadError, SubmitError, TrimError, Usage};
+
+/// A group that a thread drives.
+pub struct DrivenGroup {
+    id: u64,
+    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
+    disk: Arc<dyn CopyDisk>,
+}
+
+impl DrivenGroup {
+    pub(super) fn new(id: u64, inbox: Arc<Inbox>, shared: Arc<Shared>, disk: Arc<dyn CopyDisk>) -> Self {
+        DrivenGroup { id, inbox, shared, disk }
+    }
+
+    /// Asks for votes at once.
+    pub fn campaign(&self) {
+        let _ = self.inbox.push(Input::Campaign { id: self.id });
+    }
+
+    /// Has the group driven no more. Waits for the thread.
+    pub(super) fn forget(&self) {
+        let (done, closed) = sync_channel(1);
+        if self.inbox.push(Input::Close { id: self.id, done }).is_ok() {
+            // An error means that the thread has ended.
+            let _ = closed.recv();
+        }
+    }
+
+    /// Closes the copy of a group that is not driven any more. Blocks on I/O.
+    pub fn close_disk(&self) {
+        self.disk.close();
+    }
+}
+
+impl GroupHandle for DrivenGroup {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn listen(&self, events: Arc<dyn GroupEvents>) -> View {
+        self.shared.listen(events)
+    }
+
+    fn view(&self) -> View {
+        self.shared.view()
+    }
+
+    fn append(&self, term: u64, append: Append) -> Result<(), SubmitError> {
+        let payload_bytes = append.payload.len();
+        self.shared.admit(payload_bytes)?;
+        self.inbox.push(Input::Append { id: self.id, term, append }).map_err(|_| {
+            self.shared.release(payload_bytes);
+            SubmitError::Closed
+        })
+    }
+
+    fn replace_state(&self, term: u64, replacement: Replacement, done: OnOutcome) {
+        let input = Input::ReplaceState { id: self.id, term, replacement, done };
+        if let Err(Input::ReplaceState { done, .. }) = self.inbox.push(input) {
+            done(Outcome::NotLeader);
+        }
+    }
+
+    fn confirm(&self, term: u64, done: OnConfirmed) {
+        if let Err(Input::Confirm { done, .. }) = self.inbox.push(Input::Confirm { id: self.id, term, done }) {
+            done(false);
+        }
+    }
+
+    fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
+        self.disk.reader(offset)
+    }
+
+    fn trim(&self, offset: u64) -> Result<(), TrimError> {
+        let gone = || TrimError(MediumError::new("the log is closed"));
+        let (reply, bound) = sync_channel(1);
+        self.inbox.push(Input::TrimBound { id: self.id, reply }).map_err(|_| gone())?;
+        let bound = bound.recv().map_err(|_| gone())?;
+        let base = self.disk.trim(offset, bound.upto, &|index| members_at(&bound.members, index))?;
+        // If the inbox is closed, the service stops.
+        let _ = self.inbox.push(Input::Trimmed { id: self.id, base });
+        Ok(())
+    }
+
+    fn transfer_to(&self, member: u64) {
+        let _ = self.inbox.push(Input::TransferTo { id: self.id, member });
+    }
+
+    fn status(&self) -> Option<GroupStatus> {
+        let (reply, status) = sync_channel(1);
+        self.inbox.push(Input::Status { id: self.id, reply }).ok()?;
+        status.recv().ok()
+    }
+
+    fn usage(&self) -> Usage {
+        self.disk.usage()
+    }
+}

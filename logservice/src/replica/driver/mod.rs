@@ -1,0 +1,163 @@
+//! One thread drives all groups of a service: [`Driver`].
+//!
+//! Nothing waits for the thread but who asks it for a status, and it waits for nobody: disks and connections take what they are given and
+//! tell later what came of it. So a group costs neither a thread nor a timer.
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | starting, opening groups, stopping |
+//! | `inbox.rs` | what the thread is told, and how much of it may wait |
+//! | `thread.rs` | the thread |
+//! | `running.rs` | one group, with its disk and those who wait for it |
+//! | `shared.rs` | what a group shows to other threads |
+//! | `handle.rs` | a group, for other threads |
+//! | `testing.rs` | for tests: three services in one process |
+//!
+//! # Rules
+//!
+//! 1. A group that panics, or whose committed entries cannot be applied, stops alone ([`GroupEvents::stopped`]): the others go on.
+//! 2. A group whose disk has failed hands over the decision first, if it has it, as the other copies may be whole. It stops then.
+//! 3. A group that decides, and whose disk does not answer for a second, hands the decision over and goes on following.
+//! 4. A tick that is late is not made up for: a thread that was held up asks for no votes before it has read what came meanwhile.
+//!
+//! [`GroupEvents::stopped`]: super::handle::GroupEvents::stopped
+
+mod handle;
+mod inbox;
+mod running;
+mod shared;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use raft::eraftpb::{Message, MessageType};
+
+pub use self::handle::DrivenGroup;
+use self::inbox::{Inbox, Input};
+use self::running::Running;
+use self::shared::{DiskEvents, Shared};
+use self::thread::{reason_of, Thread};
+use super::copy::{CopyDisks, OpenedCopy};
+use super::group::Group;
+use crate::store::OpenError;
+
+/// How often groups are told that time passes.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// Takes messages to other members.
+pub trait Network: Send + Sync {
+    /// Sends a message to the member in `message.to`, or drops it. Does not block.
+    fn send(&self, group: &str, message: Message);
+}
+
+/// Why a group could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// Its copy could not.
+    #[error(transparent)]
+    Copy(#[from] OpenError),
+    /// What was found there contradicts itself.
+    #[error("the copy contradicts itself: {0}")]
+    Contradiction(String),
+    /// There is one of that name.
+    #[error("the group is open already")]
+    IsOpen,
+    /// The thread has stopped.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+/// The thread that drives the groups of a service.
+pub struct Driver {
+    member: u64,
+    inbox: Arc<Inbox>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Driver {
+    /// Starts the thread. `member` is this service.
+    ///
+    /// # Errors
+    /// The system has no thread.
+    pub fn start(member: u64, network: Arc<dyn Network>) -> std::io::Result<Self> {
+        let inbox = Arc::new(Inbox::default());
+        let thread = Thread::new(inbox.clone(), network);
+        let name = std::thread::Builder::new().name("log-replicate".to_owned());
+        let thread = Mutex::new(Some(name.spawn(move || thread.run())?));
+        Ok(Driver { member, inbox, thread })
+    }
+
+    /// Opens the copy of a group and drives it from now on; none if there is no copy. Blocks on I/O.
+    ///
+    /// # Errors
+    /// The copy cannot be used, or the group is open.
+    pub fn open(&self, disks: &dyn CopyDisks, name: &str) -> Result<Option<Arc<DrivenGroup>>, GroupError> {
+        let id = self.inbox.reserve(name).ok_or(GroupError::IsOpen)?;
+        let opened = self.open_reserved(disks, name, id);
+        if !matches!(opened, Ok(Some(_))) {
+            self.inbox.forget(id);
+        }
+        opened
+    }
+
+    fn open_reserved(
+        &self,
+        disks: &dyn CopyDisks,
+        name: &str,
+        id: u64,
+    ) -> Result<Option<Arc<DrivenGroup>>, GroupError> {
+        let events = Arc::new(DiskEvents::new(id, self.inbox.clone()));
+        let Some(OpenedCopy { disk, found }) = disks.open(name, events.clone())? else { return Ok(None) };
+        let opened = catch_unwind(AssertUnwindSafe(|| Group::open(self.member, disk.clone(), found)));
+        let group = match opened {
+            Ok(Ok(group)) => group,
+            Ok(Err(error)) => return Err(GroupError::Contradiction(error.to_string())),
+            Err(panic) => return Err(GroupError::Contradiction(reason_of(&*panic))),
+        };
+        let shared = Arc::new(Shared::new(name, &group));
+        let running = Box::new(Running::new(group, disk.clone(), events, shared.clone()));
+        self.inbox.push(Input::Open { id, running }).map_err(|_| GroupError::Stopping)?;
+        Ok(Some(Arc::new(DrivenGroup::new(id, self.inbox.clone(), shared, disk))))
+    }
+
+    /// Drives a group no more, and closes its copy. Blocks on I/O.
+    pub fn close(&self, group: &DrivenGroup) {
+        group.forget();
+        group.close_disk();
+    }
+
+    /// A message of `from` has come. Does not block; drops it if too many wait, or if it is none that members send each other.
+    pub fn message(&self, from: u64, group: &str, message: Message) {
+        let is_of_members = !matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex);
+        if message.from == from && message.to == self.member && is_of_members {
+            self.inbox.push_message(group, message);
+        }
+    }
+
+    /// Messages to `member` were lost.
+    pub fn unreachable(&self, member: u64) {
+        let _ = self.inbox.push(Input::Unreachable { member });
+    }
+
+    /// Ends the thread. Groups take nothing any more; their copies are for the caller to close. Blocks until the thread has ended.
+    pub fn stop(&self) {
+        self.inbox.close();
+        let thread = self.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that replicates logs has panicked");
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

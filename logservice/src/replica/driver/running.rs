@@ -1,0 +1,200 @@
+//! One group, with its disk and those who wait for it. Lives in the thread.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::shared::{DiskEvents, Shared};
+use super::Network;
+use crate::replica::copy::CopyDisk;
+use crate::replica::group::{Divergence, Event, Group, GroupStatus, Outcome, StateChange, ELECTION_TICKS};
+use crate::replica::handle::{OnConfirmed, OnOutcome, Replacement};
+use crate::store::Append;
+
+/// Ticks for which a disk may owe an answer before the decision is handed over: a second.
+const SLOW_DISK_TICKS: u32 = 20;
+/// Ticks between two handovers for a slow disk: the others' may be no better.
+const HANDOVER_PAUSE_TICKS: u32 = 200;
+/// Ticks that a group whose disk has failed has to hand over the decision.
+const LAST_TICKS: u32 = 2 * ELECTION_TICKS as u32;
+
+/// A group that is driven.
+pub(super) struct Running {
+    pub group: Group,
+    disk: Arc<dyn CopyDisk>,
+    disk_events: Arc<DiskEvents>,
+    pub shared: Arc<Shared>,
+    /// Whether something has happened since the group was asked what is to be done.
+    pub is_dirty: bool,
+    last_ask: u64,
+    outcomes: HashMap<u64, OnOutcome>,
+    confirms: HashMap<u64, OnConfirmed>,
+    /// Appends of this term that are not committed: where each ends, and its bytes.
+    in_flight: VecDeque<(u64, usize)>,
+    leads_in: Option<u64>,
+    handed_to_disk: u64,
+    persisted: u64,
+    /// Ticks for which the disk owes an answer.
+    owed_ticks: u32,
+    handover_pause_ticks: u32,
+    /// Ticks until the group stops, if its disk has failed.
+    last_ticks: Option<u32>,
+}
+
+impl Running {
+    pub fn new(group: Group, disk: Arc<dyn CopyDisk>, disk_events: Arc<DiskEvents>, shared: Arc<Shared>) -> Self {
+        Running {
+            group,
+            disk,
+            disk_events,
+            shared,
+            is_dirty: false,
+            last_ask: 0,
+            outcomes: HashMap::new(),
+            confirms: HashMap::new(),
+            in_flight: VecDeque::new(),
+            leads_in: None,
+            handed_to_disk: 0,
+            persisted: 0,
+            owed_ticks: 0,
+            handover_pause_ticks: 0,
+            last_ticks: None,
+        }
+    }
+
+    pub fn append(&mut self, term: u64, append: Append) {
+        let payload_bytes = append.payload.len();
+        if self.leads_in != Some(term) {
+            return self.shared.release(payload_bytes);
+        }
+        self.in_flight.push_back((append.offset.saturating_add(payload_bytes as u64), payload_bytes));
+        self.group.append(term, append);
+    }
+
+    pub fn replace_state(&mut self, term: u64, replacement: Replacement, done: OnOutcome) {
+        self.last_ask += 1;
+        let Replacement { revision, epoch, restart_at, state } = replacement;
+        self.outcomes.insert(self.last_ask, done);
+        self.group.replace_state(term, StateChange { id: self.last_ask, revision, epoch, restart_at, state });
+    }
+
+    pub fn confirm(&mut self, term: u64, done: OnConfirmed) {
+        self.last_ask += 1;
+        self.confirms.insert(self.last_ask, done);
+        self.group.confirm(term, self.last_ask);
+    }
+
+    pub fn persisted(&mut self, number: u64) {
+        (self.persisted, self.owed_ticks) = (self.persisted.max(number), 0);
+        self.group.persisted(number);
+    }
+
+    /// Time passes. Says why the group has to stop, if it has.
+    pub fn tick(&mut self) -> Result<(), String> {
+        self.group.tick();
+        self.note_disk_failure();
+        if let Some(ticks) = &mut self.last_ticks {
+            *ticks -= 1;
+            if *ticks == 0 || self.leads_in.is_none() {
+                return Err(self.disk_events.failure().unwrap_or("its disk has failed").to_owned());
+            }
+            self.hand_over();
+        }
+        self.handover_pause_ticks = self.handover_pause_ticks.saturating_sub(1);
+        self.owed_ticks = if self.handed_to_disk > self.persisted { self.owed_ticks + 1 } else { 0 };
+        let is_slow = self.owed_ticks >= SLOW_DISK_TICKS && self.handover_pause_ticks == 0;
+        if is_slow && self.leads_in.is_some() && self.hand_over() {
+            self.handover_pause_ticks = HANDOVER_PAUSE_TICKS;
+            tracing::warn!(
+                "'{}': the disk has not answered for a second, so another service decides",
+                self.shared.name
+            );
+        }
+        Ok(())
+    }
+
+    /// If the disk has failed, the group stops with one of the next ticks: once another service decides, if it does now.
+    pub fn note_disk_failure(&mut self) {
+        let Some(reason) = self.disk_events.failure().filter(|_| self.last_ticks.is_none()) else { return };
+        tracing::error!("'{}': this copy is not used any more: {reason}", self.shared.name);
+        self.shared.note_failed(reason);
+        self.last_ticks = Some(LAST_TICKS);
+    }
+
+    /// Hands the decision over to the member that has most of those that were heard a moment ago. False if there is none: ask again.
+    fn hand_over(&mut self) -> bool {
+        let GroupStatus { copies, .. } = self.group.status();
+        let others = copies.iter().filter(|&&(member, _, is_heard)| member != self.group.member() && is_heard);
+        let best = others.max_by_key(|&&(_, matched, _)| matched);
+        if let Some(&(member, ..)) = best {
+            self.group.transfer_to(member);
+        }
+        best.is_some()
+    }
+
+    /// Does what is to be done.
+    pub fn work(&mut self, unix_ms: u64, network: &dyn Network) -> Result<(), Divergence> {
+        self.is_dirty = false;
+        let work = self.group.work(unix_ms)?;
+        for message in work.messages {
+            network.send(&self.shared.name, message);
+        }
+        for persist in work.persists {
+            self.handed_to_disk = self.handed_to_disk.max(persist.number);
+            self.disk.persist(persist);
+        }
+        for event in work.events {
+            self.tell(event);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: Event) {
+        match event {
+            Event::Proposed { id, outcome } => {
+                if let Some(done) = self.outcomes.remove(&id) {
+                    done(outcome);
+                }
+                return;
+            }
+            Event::Confirmed { id, is_sole } => {
+                if let Some(done) = self.confirms.remove(&id) {
+                    done(is_sole);
+                }
+                return;
+            }
+            Event::Leads { term } => {
+                self.release(u64::MAX);
+                self.leads_in = Some(term);
+                tracing::info!("'{}': this service decides over the log, in term {term}", self.shared.name);
+            }
+            Event::Follows { term, leader } => {
+                self.release(u64::MAX);
+                if self.leads_in.take().is_some() {
+                    tracing::info!("'{}': this service does not decide any more, in term {term}", self.shared.name);
+                }
+                tracing::debug!("'{}': follows {leader:?} in term {term}", self.shared.name);
+            }
+            Event::Committed { end } => self.release(end),
+            Event::StateReplaced { restart_at: Some(_), .. } | Event::Installed { .. } => self.release(u64::MAX),
+            Event::StateReplaced { restart_at: None, .. } => {}
+        }
+        self.shared.happened(&event, &self.group);
+    }
+
+    /// Appends up to `end` are not in flight any more.
+    fn release(&mut self, end: u64) {
+        while self.in_flight.front().is_some_and(|&(append_end, _)| append_end <= end) {
+            self.shared.release(self.in_flight.pop_front().map_or(0, |(_, payload_bytes)| payload_bytes));
+        }
+    }
+
+    /// Answers all that wait: nothing happens any more. `reason` is told to who listens.
+    pub fn stop(mut self, reason: Option<&str>) {
+        self.release(u64::MAX);
+        if let Some(reason) = reason {
+            self.shared.stopped(reason);
+        }
+        self.outcomes.into_values().for_each(|done| done(Outcome::Unknown));
+        self.confirms.into_values().for_each(|done| done(false));
+    }
+}

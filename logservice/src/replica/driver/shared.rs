@@ -1,0 +1,174 @@
+//! What a group shows to other threads.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use super::inbox::{Inbox, Input};
+use crate::replica::copy::CopyEvents;
+use crate::replica::group::{Event, Group};
+use crate::replica::handle::{GroupEvents, View};
+use crate::store::{Damage, SubmitError};
+
+/// Bytes of appends of a group that may wait for being committed.
+const MAX_WAITING_BYTES: usize = 128 << 20;
+/// What an append costs besides its bytes.
+const APPEND_OVERHEAD_BYTES: usize = 128;
+
+/// What a group shows to other threads.
+pub(super) struct Shared {
+    pub name: Arc<str>,
+    state: Mutex<State>,
+    waiting_bytes: AtomicUsize,
+    is_stopped: AtomicBool,
+}
+
+struct State {
+    view: View,
+    listener: Option<Arc<dyn GroupEvents>>,
+}
+
+impl Shared {
+    pub fn new(name: &str, group: &Group) -> Self {
+        let checkpoint = group.checkpoint();
+        let view = View {
+            end: checkpoint.position.end,
+            revision: checkpoint.revision,
+            state: checkpoint.state.clone(),
+            is_whole: group.is_whole(),
+            ..View::default()
+        };
+        Shared {
+            name: name.into(),
+            state: Mutex::new(State { view, listener: None }),
+            waiting_bytes: AtomicUsize::new(0),
+            is_stopped: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn view(&self) -> View {
+        self.lock().view.clone()
+    }
+
+    pub fn listen(&self, events: Arc<dyn GroupEvents>) -> View {
+        let mut state = self.lock();
+        state.listener = Some(events);
+        state.view.clone()
+    }
+
+    /// Changes the view for `event`, and tells who listens. Whoever begins to listen now knows it from the view, or hears it. He who is
+    /// called holds no lock of this group, so that he may take his own.
+    pub fn happened(&self, event: &Event, group: &Group) {
+        let mut state = self.lock();
+        apply(&mut state.view, event, group);
+        let Some(listener) = state.listener.clone() else { return };
+        let view = state.view.clone();
+        drop(state);
+        listener.happened(event, &view);
+    }
+
+    /// The group will stop, as its disk has failed.
+    pub fn note_failed(&self, reason: &str) {
+        self.lock().view.failed = Some(reason.to_owned());
+    }
+
+    /// The group has stopped.
+    pub fn stopped(&self, reason: &str) {
+        self.is_stopped.store(true, Ordering::Release);
+        let mut state = self.lock();
+        state.view.failed = Some(reason.to_owned());
+        (state.view.leads_in, state.view.leader) = (None, None);
+        let listener = state.listener.clone();
+        drop(state);
+        if let Some(listener) = listener {
+            listener.stopped(reason);
+        }
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// Counts an append that waits, or says why it may not.
+    pub fn admit(&self, payload_bytes: usize) -> Result<(), SubmitError> {
+        if self.is_stopped() {
+            return Err(SubmitError::Closed);
+        }
+        let bytes = cost_of(payload_bytes);
+        let admitted = self.waiting_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
+            (waiting == 0 || waiting + bytes <= MAX_WAITING_BYTES).then_some(waiting + bytes)
+        });
+        admitted.map(drop).map_err(|waiting_bytes| SubmitError::Busy { waiting_bytes })
+    }
+
+    /// An append of so many bytes waits no more.
+    pub fn release(&self, payload_bytes: usize) {
+        self.waiting_bytes.fetch_sub(cost_of(payload_bytes), Ordering::AcqRel);
+    }
+}
+
+fn cost_of(payload_bytes: usize) -> usize {
+    payload_bytes + APPEND_OVERHEAD_BYTES
+}
+
+fn apply(view: &mut View, event: &Event, group: &Group) {
+    view.is_whole = group.is_whole();
+    match event {
+        Event::Leads { term } => (view.leads_in, view.leader) = (Some(*term), None),
+        Event::Follows { leader, .. } => {
+            (view.leads_in, view.leader) = (None, leader.filter(|&leader| leader != group.member()));
+        }
+        Event::Committed { end } => view.end = *end,
+        Event::StateReplaced { revision, state, restart_at } => {
+            (view.revision, view.state) = (*revision, state.clone());
+            view.end = restart_at.unwrap_or(view.end);
+        }
+        Event::Installed { end } => {
+            let checkpoint = group.checkpoint();
+            (view.end, view.revision, view.state) = (*end, checkpoint.revision, checkpoint.state.clone());
+        }
+        Event::Proposed { .. } | Event::Confirmed { .. } => {}
+    }
+}
+
+/// Hears from the disk of one group.
+pub(super) struct DiskEvents {
+    id: u64,
+    inbox: Arc<Inbox>,
+    /// Why the copy is not to be used any more. It may be known before the group is driven.
+    failure: OnceLock<String>,
+}
+
+impl DiskEvents {
+    pub fn new(id: u64, inbox: Arc<Inbox>) -> Self {
+        DiskEvents { id, inbox, failure: OnceLock::new() }
+    }
+
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    fn fail(&self, reason: String) {
+        // The first reason is the one that explains the others.
+        let _ = self.failure.set(reason);
+        let _ = self.inbox.push(Input::DiskFailed { id: self.id });
+    }
+}
+
+impl CopyEvents for DiskEvents {
+    fn persisted(&self, number: u64) {
+        // If the inbox is closed, the service stops.
+        let _ = self.inbox.push(Input::Persisted { id: self.id, number });
+    }
+
+    fn failed(&self, reason: &str) {
+        self.fail(reason.to_owned());
+    }
+
+    fn damaged(&self, damage: &Damage) {
+        self.fail(format!("damaged: {damage}"));
+    }
+}

@@ -1,0 +1,151 @@
+//! The thread that drives all groups.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::inbox::{Inbox, Input, TrimBound};
+use super::running::Running;
+use super::{Network, TICK};
+use crate::replica::group::Outcome;
+
+/// The thread.
+pub(super) struct Thread {
+    inbox: Arc<Inbox>,
+    network: Arc<dyn Network>,
+    groups: HashMap<u64, Box<Running>>,
+    /// Those to which something has happened.
+    dirty: Vec<u64>,
+}
+
+impl Thread {
+    pub fn new(inbox: Arc<Inbox>, network: Arc<dyn Network>) -> Self {
+        Thread { inbox, network, groups: HashMap::new(), dirty: Vec::new() }
+    }
+
+    /// Drives the groups until the inbox is closed.
+    pub fn run(mut self) {
+        let mut inputs = VecDeque::new();
+        let mut next_tick = Instant::now() + TICK;
+        while self.inbox.take(next_tick, &mut inputs) {
+            inputs.drain(..).for_each(|input| self.take(input));
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick += TICK;
+                if next_tick <= now {
+                    next_tick = now + TICK;
+                }
+                self.tick();
+            }
+            self.work();
+        }
+        inputs.drain(..).for_each(|input| self.refuse(input));
+        for (_, running) in self.groups.drain() {
+            running.stop(None);
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Open { id, mut running } => {
+                running.note_disk_failure();
+                self.groups.insert(id, running);
+                self.with(id, |_| {});
+            }
+            Input::Close { id, done } => {
+                self.inbox.forget(id);
+                if let Some(running) = self.groups.remove(&id) {
+                    running.stop(Some("it was closed"));
+                }
+                // Whoever has asked may be gone.
+                let _ = done.send(());
+            }
+            Input::Message { id, message } => self.with(id, |running| running.group.step(message)),
+            Input::Unreachable { member } => {
+                let ids: Vec<u64> = self.groups.keys().copied().collect();
+                ids.into_iter().for_each(|id| self.with(id, |running| running.group.unreachable(member)));
+            }
+            Input::Persisted { id, number } => self.with(id, |running| running.persisted(number)),
+            Input::DiskFailed { id } => self.with(id, Running::note_disk_failure),
+            Input::Trimmed { id, base } => self.with(id, |running| running.group.trimmed(base)),
+            Input::TransferTo { id, member } => self.with(id, |running| running.group.transfer_to(member)),
+            Input::Campaign { id } => self.with(id, |running| running.group.campaign()),
+            input if !self.groups.contains_key(&input.group()) => self.refuse(input),
+            Input::Append { id, term, append } => self.with(id, |running| running.append(term, append)),
+            Input::ReplaceState { id, term, replacement, done } => {
+                self.with(id, |running| running.replace_state(term, replacement, done));
+            }
+            Input::Confirm { id, term, done } => self.with(id, |running| running.confirm(term, done)),
+            Input::Status { id, reply } => self.with(id, |running| {
+                let _ = reply.send(running.group.status());
+            }),
+            Input::TrimBound { id, reply } => self.with(id, |running| {
+                let checkpoint = running.group.checkpoint();
+                let _ = reply.send(TrimBound { upto: checkpoint.position.index, members: checkpoint.members.clone() });
+            }),
+        }
+    }
+
+    /// Answers what nothing comes of: the group, or the thread, has stopped.
+    fn refuse(&self, input: Input) {
+        match input {
+            Input::ReplaceState { done, .. } => done(Outcome::NotLeader),
+            Input::Confirm { done, .. } => done(false),
+            // The others are answered by being dropped.
+            _ => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        let ids: Vec<u64> = self.groups.keys().copied().collect();
+        for id in ids {
+            let mut ticked = Ok(());
+            self.with(id, |running| ticked = running.tick());
+            if let Err(reason) = ticked {
+                self.stop(id, &reason);
+            }
+        }
+    }
+
+    /// Does what is to be done for the groups to which something has happened.
+    fn work(&mut self) {
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        for id in std::mem::take(&mut self.dirty) {
+            let network = self.network.clone();
+            let Some(running) = self.groups.get_mut(&id) else { continue };
+            match catch_unwind(AssertUnwindSafe(|| running.work(unix_ms, &*network))) {
+                Ok(Ok(())) => {}
+                Ok(Err(divergence)) => self.stop(id, &divergence.to_string()),
+                Err(panic) => self.stop(id, &reason_of(&*panic)),
+            }
+        }
+    }
+
+    /// Tells a group something, and remembers that it has to be asked what is to be done. A group that panics is not touched again, so it
+    /// does not matter in which state that has left it.
+    fn with(&mut self, id: u64, tell: impl FnOnce(&mut Running)) {
+        let Some(running) = self.groups.get_mut(&id) else { return };
+        if !std::mem::replace(&mut running.is_dirty, true) {
+            self.dirty.push(id);
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(running))) {
+            self.stop(id, &reason_of(&*panic));
+        }
+    }
+
+    fn stop(&mut self, id: u64, reason: &str) {
+        let Some(running) = self.groups.remove(&id) else { return };
+        tracing::error!("'{}': this copy has stopped: {reason}", running.shared.name);
+        if catch_unwind(AssertUnwindSafe(|| running.stop(Some(reason)))).is_err() {
+            tracing::error!("whoever was told of it has panicked");
+        }
+    }
+}
+
+/// What a panic says.
+pub(super) fn reason_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("a rule of consensus was broken: {}", text.unwrap_or("no reason given"))
+}

@@ -1,0 +1,86 @@
+//! What the service needs of all groups that it has copies of: [`Groups`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::handle::GroupHandle;
+
+/// An answer that may have to come from other services.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The groups of a service, for any thread. A group has the name of its shard.
+pub trait Groups: Send + Sync {
+    /// The group of that shard, if this service has a copy.
+    fn group(&self, shard: &str) -> Option<Arc<dyn GroupHandle>>;
+
+    /// The shards, in no order.
+    fn names(&self) -> Vec<String>;
+
+    /// Whoever `events` is hears of each shard that comes or goes from now on. It takes the place of who heard it before.
+    fn on_groups(&self, events: Arc<dyn GroupsChanged>);
+
+    /// Makes a shard, whose state is `first_state`, at all services. Making one that exists already succeeds and changes nothing.
+    fn create<'a>(&'a self, shard: &'a str, first_state: Bytes) -> Answer<'a, Result<(), ClusterError>>;
+
+    /// Makes a cluster of this service and those that it was configured with. Repeating that succeeds and changes nothing.
+    fn init(&self) -> Answer<'_, Result<(), ClusterError>>;
+
+    /// The services of the cluster, this one included; before there is a cluster, those that this one was configured with.
+    fn services(&self) -> Vec<ServiceStatus>;
+
+    /// The id of the cluster; none before there is one.
+    fn cluster(&self) -> Option<u64>;
+
+    /// The id of this service.
+    fn member(&self) -> u64;
+}
+
+/// Hears of shards. An implementation must return soon.
+pub trait GroupsChanged: Send + Sync {
+    /// There is a copy of the shard now.
+    fn appeared(&self, shard: &str);
+    /// There is none any more.
+    fn disappeared(&self, shard: &str);
+}
+
+/// A service of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceStatus {
+    /// Its id; 0 if it is not known yet.
+    pub member: u64,
+    /// Its name.
+    pub name: String,
+    /// Its zone; empty if it has none.
+    pub zone: String,
+    /// Where clients reach it; empty if it is not known yet.
+    pub address: String,
+    /// Where uploads go; empty if it is not known yet.
+    pub http_address: String,
+    /// Whether it is connected. Always so of this one.
+    pub is_connected: bool,
+}
+
+/// Why a cluster or a shard was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClusterError {
+    /// Another service decides over the cluster.
+    #[error("another service decides over the cluster")]
+    NotLeader {
+        /// Where clients reach it, if it is known.
+        address: Option<String>,
+    },
+    /// It cannot be made; the text says why, and what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl dyn Groups + '_ {
+    /// Where clients reach the service of `member`, if that is known.
+    pub fn address_of(&self, member: u64) -> Option<String> {
+        let service = self.services().into_iter().find(|service| service.member == member)?;
+        Some(service.address).filter(|address| !address.is_empty())
+    }
+}

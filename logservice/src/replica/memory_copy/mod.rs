@@ -1,0 +1,252 @@
+//! Copies in memory, for tests: the contract of `replica/copy.rs` with a disk that can hang, be slow, fail, and lose what was not synced.
+//!
+//! [`MemoryDisks`] stands for the disk of one machine and outlives the copies that are opened on it. One thread does what is queued.
+//!
+//! | file | |
+//! |---|---|
+//! | `mod.rs` | the disk, and what goes wrong with it |
+//! | `kept.rs` | what is on the medium |
+//! | `reader.rs` | readers |
+
+mod kept;
+mod reader;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use raft::eraftpb::{ConfState, Entry};
+
+use self::kept::Kept;
+use self::reader::MemoryCopyReader;
+use super::copy::{Base, CopyDisk, CopyDisks, CopyEvents, Install, OpenedCopy, Persist};
+use crate::store::{LogReader, MediumError, OpenError, ReadError, Usage};
+
+/// The disk of one machine.
+pub struct MemoryDisks {
+    machine: Arc<Machine>,
+}
+
+/// What the disk, its copies and its thread share.
+struct Machine {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    copies: BTreeMap<String, Kept>,
+    queue: VecDeque<Job>,
+    /// Goes up with each crash: copies that were opened before change nothing any more.
+    life: u64,
+    is_frozen: bool,
+    is_gone: bool,
+    delay: Duration,
+    /// A group whose next write fails, and why.
+    failing: Option<(String, String)>,
+    persists: u64,
+    votes: u64,
+}
+
+struct Job {
+    group: Arc<str>,
+    life: u64,
+    persist: Persist,
+    events: Arc<dyn CopyEvents>,
+}
+
+impl Machine {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Does what is queued, until the disk is gone.
+    fn run(&self) {
+        loop {
+            let mut state = self.lock();
+            while !state.is_gone && (state.queue.is_empty() || state.is_frozen) {
+                state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            }
+            if state.is_gone {
+                return;
+            }
+            let delay = state.delay;
+            if !delay.is_zero() {
+                drop(state);
+                // What a slow disk takes.
+                std::thread::sleep(delay);
+                state = self.lock();
+            }
+            let mut done: Vec<(Arc<dyn CopyEvents>, Result<u64, String>)> = Vec::new();
+            for job in std::mem::take(&mut state.queue) {
+                done.extend(state.carry_out(job));
+            }
+            drop(state);
+            self.changed.notify_all();
+            for (events, outcome) in done {
+                match outcome {
+                    Ok(number) => events.persisted(number),
+                    Err(reason) => events.failed(&reason),
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn carry_out(&mut self, job: Job) -> Option<(Arc<dyn CopyEvents>, Result<u64, String>)> {
+        let kept = self.copies.get_mut(&*job.group).filter(|kept| job.life == self.life && !kept.has_failed)?;
+        if let Some((_, reason)) = self.failing.take_if(|(group, _)| **group == *job.group) {
+            kept.has_failed = true;
+            return Some((job.events, Err(reason)));
+        }
+        let number = job.persist.number;
+        self.votes += u64::from(job.persist.vote.is_some());
+        kept.persist(job.persist);
+        self.persists += 1;
+        (number > 0).then_some((job.events, Ok(number)))
+    }
+}
+
+impl MemoryDisks {
+    /// An empty disk.
+    pub fn new() -> Arc<Self> {
+        let machine = Arc::new(Machine { state: Mutex::default(), changed: Condvar::new() });
+        let runs = machine.clone();
+        let thread = std::thread::Builder::new().name("memory-copies".to_owned());
+        thread.spawn(move || runs.run()).expect("a test can have a thread");
+        Arc::new(MemoryDisks { machine })
+    }
+
+    /// From now on nothing becomes durable, until [`MemoryDisks::thaw`].
+    pub fn freeze(&self) {
+        self.machine.lock().is_frozen = true;
+    }
+
+    /// What waits, and all that comes, becomes durable again.
+    pub fn thaw(&self) {
+        self.machine.lock().is_frozen = false;
+        self.machine.changed.notify_all();
+    }
+
+    /// From now on each sync takes so long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.machine.lock().delay = delay;
+    }
+
+    /// The next write to the copy of `group` fails.
+    pub fn fail_next(&self, group: &str, reason: &str) {
+        self.machine.lock().failing = Some((group.to_owned(), reason.to_owned()));
+    }
+
+    /// The machine stops: what is not durable is lost, and copies that are open change and report nothing any more.
+    pub fn crash(&self) {
+        let mut state = self.machine.lock();
+        state.life += 1;
+        state.queue.clear();
+        state.is_frozen = false;
+        state.copies.values_mut().for_each(|kept| kept.has_failed = false);
+    }
+
+    /// How often something became durable.
+    pub fn persists(&self) -> u64 {
+        self.machine.lock().persists
+    }
+
+    /// How often a vote became durable.
+    pub fn votes(&self) -> u64 {
+        self.machine.lock().votes
+    }
+
+    /// The entries of a group that are on the medium.
+    pub fn entries_of(&self, group: &str) -> Vec<Entry> {
+        self.machine.lock().copies.get(group).map(|kept| kept.entries().cloned().collect()).unwrap_or_default()
+    }
+}
+
+impl Drop for MemoryDisks {
+    fn drop(&mut self) {
+        self.machine.lock().is_gone = true;
+        self.machine.changed.notify_all();
+    }
+}
+
+impl CopyDisks for MemoryDisks {
+    fn list(&self) -> Result<Vec<String>, MediumError> {
+        Ok(self.machine.lock().copies.keys().cloned().collect())
+    }
+
+    fn create(&self, group: &str, install: &Install) -> Result<(), MediumError> {
+        self.machine.lock().copies.entry(group.to_owned()).or_insert_with(|| Kept::new(install.clone()));
+        Ok(())
+    }
+
+    fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError> {
+        let state = self.machine.lock();
+        let Some(kept) = state.copies.get(group) else { return Ok(None) };
+        let disk =
+            Arc::new(MemoryCopy { machine: self.machine.clone(), group: group.into(), life: state.life, events });
+        Ok(Some(OpenedCopy { disk, found: kept.found() }))
+    }
+
+    fn remove(&self, group: &str) -> Result<(), MediumError> {
+        self.machine.lock().copies.remove(group);
+        Ok(())
+    }
+}
+
+/// An open copy.
+struct MemoryCopy {
+    machine: Arc<Machine>,
+    group: Arc<str>,
+    life: u64,
+    events: Arc<dyn CopyEvents>,
+}
+
+impl MemoryCopy {
+    fn on_medium<T>(&self, read: impl FnOnce(&mut Kept) -> T) -> Result<T, MediumError> {
+        let mut state = self.machine.lock();
+        let life = state.life;
+        let kept = state.copies.get_mut(&*self.group).filter(|_| life == self.life);
+        kept.map(read).ok_or_else(|| MediumError::new(format!("the copy of '{}' is gone", self.group)))
+    }
+}
+
+impl CopyDisk for MemoryCopy {
+    fn persist(&self, persist: Persist) {
+        let mut state = self.machine.lock();
+        let job = Job { group: self.group.clone(), life: self.life, persist, events: self.events.clone() };
+        state.queue.push_back(job);
+        drop(state);
+        self.machine.changed.notify_all();
+    }
+
+    fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, ReadError> {
+        Ok(self.on_medium(|kept| kept.read_entries(low, high, max_bytes))?)
+    }
+
+    fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
+        self.on_medium(|kept| kept.read_log(offset, 1))??;
+        Ok(Box::new(MemoryCopyReader::new(self.machine.clone(), self.group.clone(), offset)))
+    }
+
+    fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError> {
+        self.on_medium(|kept| kept.trim(offset, upto, members_at))
+    }
+
+    fn usage(&self) -> Usage {
+        let log_bytes = self.on_medium(|kept| kept.entries().map(|entry| entry.data.len() as u64).sum());
+        Usage { parts: 1, log_bytes: log_bytes.unwrap_or(0), ..Usage::default() }
+    }
+
+    fn close(&self) {
+        let mut state = self.machine.lock();
+        let waits = |state: &State| {
+            let is_own = |job: &Job| job.group == self.group && job.life == self.life;
+            !state.is_frozen && !state.is_gone && state.queue.iter().any(is_own)
+        };
+        while waits(&state) {
+            state = self.machine.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+}

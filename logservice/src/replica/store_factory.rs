@@ -1,0 +1,47 @@
+//! The stores of all shards whose logs several services keep.
+
+use std::sync::Arc;
+
+use super::groups::Groups;
+use super::store::ReplicatedStore;
+use crate::store::{
+    Listed, Manifest, MediumError, OpenError, Opened, RemoveError, RemovedStore, StoreEvents, StoreFactory,
+};
+
+/// Opens stores over groups. It makes and removes none: all services do that together ([`Groups::create`]).
+pub struct ReplicatedStores {
+    groups: Arc<dyn Groups>,
+}
+
+impl ReplicatedStores {
+    /// Stores over `groups`.
+    pub fn new(groups: Arc<dyn Groups>) -> Self {
+        ReplicatedStores { groups }
+    }
+}
+
+impl StoreFactory for ReplicatedStores {
+    fn list(&self) -> Result<Listed, MediumError> {
+        Ok(Listed { shards: self.groups.names(), removed: Vec::new() })
+    }
+
+    fn open(&self, shard: &str, events: Arc<dyn StoreEvents>) -> Result<Opened, OpenError> {
+        let Some(group) = self.groups.group(shard) else {
+            return Err(MediumError::new(format!("there is no copy of shard {shard} here")).into());
+        };
+        ReplicatedStore::open(self.groups.clone(), group, events)
+    }
+
+    fn exists(&self, shard: &str) -> bool {
+        self.groups.group(shard).is_some()
+    }
+
+    fn manifest(&self, shard: &str) -> Option<Manifest> {
+        Manifest::parse(&self.groups.group(shard)?.view().state).ok()
+    }
+
+    fn remove(&self, shard: &str) -> Result<Arc<dyn RemovedStore>, RemoveError> {
+        let text = format!("shard {shard} is kept by several services, and cannot be dropped yet");
+        Err(RemoveError::Unchanged(MediumError::new(text)))
+    }
+}

@@ -1,0 +1,225 @@
+//! Shards that several services keep: opened anew when who decides over the log changes, made by all services together.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use durability_protocol::{Code, Refusal};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::{Service, Slot};
+use crate::replica::group::GroupStatus;
+use crate::replica::groups::{ClusterError, Groups, GroupsChanged, ServiceStatus};
+use crate::shard::{not_leader, Shard};
+use crate::store::Manifest;
+
+/// How long whoever makes a shard waits at most until it is here.
+const MADE_AT_MOST: Duration = Duration::from_secs(5);
+/// How long a stop waits at most until other services decide.
+const HAND_OVER_AT_MOST: Duration = Duration::from_secs(2);
+
+/// A copy of a shard's log, as the service that decides over it knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyStatus {
+    /// Whose it is.
+    pub service: ServiceStatus,
+    /// Whether that one decides over the log.
+    pub decides: bool,
+    /// The index of the last entry that it is known to have.
+    pub matched: u64,
+    /// How many entries it is behind.
+    pub lag: u64,
+    /// Whether it was heard of a moment ago.
+    pub is_heard: bool,
+}
+
+/// Tells a service of shards that come and go.
+struct Appearing {
+    service: Weak<Service>,
+    runtime: Handle,
+}
+
+impl GroupsChanged for Appearing {
+    fn appeared(&self, shard: &str) {
+        let Some(service) = self.service.upgrade() else { return };
+        let slot = service.lock().entry(shard.to_owned()).or_default().clone();
+        service.appeared.send_modify(|_| {});
+        let name = shard.to_owned();
+        self.runtime.spawn(async move {
+            // The reason has been logged, and is the answer to every command on the shard.
+            let _ = service.opened(&name, slot).await;
+        });
+    }
+
+    fn disappeared(&self, shard: &str) {
+        let Some(service) = self.service.upgrade() else { return };
+        let slot = service.lock().remove(shard);
+        if let Some(Ok(opened)) = slot.as_ref().and_then(|slot| slot.get()) {
+            opened.notifier().set_dropped(&format!("shard '{shard}' was dropped"));
+        }
+    }
+}
+
+impl Service {
+    /// The groups, if several services keep the logs.
+    pub fn groups(&self) -> Option<&Arc<dyn Groups>> {
+        self.options.groups.as_ref()
+    }
+
+    /// Hears of shards from now on, and of those that are there and that are not known. Must run within the runtime.
+    pub(super) fn hear_of_groups(&self) {
+        let Some(groups) = self.groups() else { return };
+        let appearing = Arc::new(Appearing { service: self.this.clone(), runtime: Handle::current() });
+        groups.on_groups(appearing.clone());
+        let known = self.names();
+        groups.names().iter().filter(|name| !known.contains(name)).for_each(|name| appearing.appeared(name));
+    }
+
+    /// Opens the shard anew when who decides over its log changes, and drops log that the service that decides needs no more. Must run
+    /// within the runtime.
+    pub(super) fn watch_standing(&self, shard: &Arc<Shard>) {
+        if self.groups().is_none() {
+            return;
+        }
+        let (service, shard) = (self.this.clone(), shard.clone());
+        tokio::spawn(async move {
+            let follow = async {
+                let mut bases = shard.followed_base();
+                while !shard.decides() {
+                    let base = *bases.borrow_and_update();
+                    shard.follow_base(base).await;
+                    if bases.changed().await.is_err() {
+                        break;
+                    }
+                }
+                std::future::pending::<()>().await
+            };
+            tokio::select! {
+                biased;
+                _ = shard.notifier().ended() => {}
+                () = follow => {}
+            }
+            let Some(service) = service.upgrade().filter(|_| shard.notifier().is_superseded()) else { return };
+            let reopened = tokio::task::spawn_blocking(move || service.reopen(&shard)).await;
+            if let Err(error) = reopened {
+                tracing::error!("opening a shard anew did not finish: {error}");
+            }
+        });
+    }
+
+    /// Opens `old` anew. Until that is done, commands find the one before, which refuses what only the service that decides may do. Blocks on
+    /// I/O.
+    fn reopen(&self, old: &Arc<Shard>) {
+        let _one_at_a_time = self.reopening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let name = old.name();
+        let is_old = |slot: &Arc<Slot>| matches!(slot.get(), Some(Ok(current)) if Arc::ptr_eq(current, old));
+        if !self.lock().get(name).is_some_and(is_old) {
+            return;
+        }
+        old.store().close();
+        let slot = Arc::new(Slot::new());
+        // The reason has been logged, and is the answer to every command on the shard.
+        let _ = self.open_slot(name, &slot);
+        let mut shards = self.lock();
+        if shards.get(name).is_some_and(is_old) {
+            shards.insert(name.to_owned(), slot);
+        }
+    }
+
+    /// Has all services make a shard, and waits until it is here.
+    pub(super) async fn create(&self, groups: &Arc<dyn Groups>, name: &str) -> Result<Arc<Slot>, Refusal> {
+        let mut appeared = self.appeared.subscribe();
+        groups.create(name, first_state(name)?).await.map_err(refusal)?;
+        let is_here = async {
+            loop {
+                // First, so that none goes unnoticed after the look.
+                appeared.mark_unchanged();
+                if let Some(slot) = self.lock().get(name).cloned() {
+                    return Some(slot);
+                }
+                appeared.changed().await.ok()?;
+            }
+        };
+        let here = timeout(MADE_AT_MOST, is_here).await.ok().flatten();
+        here.ok_or_else(|| Refusal::new(Code::Err, format!("shard '{name}' is being made: ask again")))
+    }
+
+    /// The copies of a shard's log, if this service decides over it.
+    pub async fn copies(&self, shard: &Shard) -> Vec<CopyStatus> {
+        let Some((groups, status)) = self.group_status(shard.name()).await.filter(|(_, status)| status.is_leader)
+        else {
+            return Vec::new();
+        };
+        let services = groups.services();
+        let copy = |(member, matched, is_heard): &(u64, u64, bool)| {
+            let known = services.iter().find(|service| service.member == *member).cloned();
+            CopyStatus {
+                service: known.unwrap_or_else(|| ServiceStatus { member: *member, ..ServiceStatus::default() }),
+                decides: *member == groups.member(),
+                matched: *matched,
+                lag: status.last.saturating_sub(*matched),
+                is_heard: *is_heard || *member == groups.member(),
+            }
+        };
+        status.copies.iter().map(copy).collect()
+    }
+
+    /// What there is to tell of the group of a shard.
+    pub async fn group_status(&self, shard: &str) -> Option<(Arc<dyn Groups>, GroupStatus)> {
+        let groups = self.groups()?.clone();
+        let group = groups.group(shard)?;
+        let status = tokio::task::spawn_blocking(move || group.status()).await.ok().flatten()?;
+        Some((groups, status))
+    }
+
+    /// Has other services decide over the logs over which this one does, before it stops. Waits for that for two seconds at most.
+    pub async fn hand_over(&self) {
+        let Some(groups) = self.groups().cloned() else { return };
+        if timeout(HAND_OVER_AT_MOST, self.hand_over_all(groups)).await.is_err() {
+            let left = self.open_shards().iter().filter(|shard| shard.decides()).count();
+            tracing::warn!("{left} shards were not handed over within {} s", HAND_OVER_AT_MOST.as_secs());
+        }
+    }
+
+    async fn hand_over_all(&self, groups: Arc<dyn Groups>) {
+        let mut handed_over = Vec::new();
+        for shard in self.open_shards().into_iter().filter(|shard| shard.decides()) {
+            let others = self.copies(&shard).await.into_iter();
+            let others = others.filter(|copy| !copy.decides && copy.is_heard && copy.service.is_connected);
+            let best = others.max_by_key(|copy| copy.matched);
+            match (best, groups.group(shard.name())) {
+                (Some(best), Some(group)) => {
+                    group.transfer_to(best.service.member);
+                    handed_over.push(shard);
+                }
+                _ => tracing::warn!("shard {}: no other service can decide over its log now", shard.name()),
+            }
+        }
+        for shard in handed_over {
+            shard.notifier().ended().await;
+        }
+    }
+}
+
+/// The state of a shard that was never written.
+fn first_state(shard: &str) -> Result<Bytes, Refusal> {
+    let failed = |error: String| Refusal::new(Code::Err, format!("shard '{shard}' is not made: {error}"));
+    let mut random = [0; 28];
+    getrandom::fill(&mut random).map_err(|error| failed(format!("no random number: {error}")))?;
+    let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let manifest = Manifest::new(shard, digits(&random[..20]), digits(&random[20..]));
+    serde_json::to_vec(&manifest).map(Bytes::from).map_err(|error| failed(error.to_string()))
+}
+
+/// What is answered to who wanted something of the cluster that was not done.
+pub fn refusal(error: ClusterError) -> Refusal {
+    match error {
+        ClusterError::NotLeader { address } => not_leader(address.as_deref()),
+        ClusterError::Refused(reason) => Refusal::new(Code::Err, reason),
+    }
+}
+
+#[cfg(test)]
+#[path = "replication_tests.rs"]
+mod tests;

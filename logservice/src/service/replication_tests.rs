@@ -1,0 +1,148 @@
+//! A service whose shards several services keep.
+
+use std::time::Instant;
+
+use durability_protocol::NO_LOG_ID;
+use object_store::memory::InMemory;
+use object_store::ObjectStoreExt;
+use tempfile::TempDir;
+
+use super::*;
+use crate::replica::memory_group::MemoryGroups;
+use crate::replica::store_factory::ReplicatedStores;
+use crate::service::ServiceOptions;
+use crate::snapshots::SnapshotStore;
+
+struct Tested {
+    service: Arc<Service>,
+    groups: Arc<MemoryGroups>,
+    objects: Arc<InMemory>,
+    _directory: TempDir,
+}
+
+fn start(groups: Arc<MemoryGroups>) -> Tested {
+    let directory = tempfile::tempdir().expect("a directory");
+    let objects = Arc::new(InMemory::new());
+    let (engine_requests, _) = tokio::sync::mpsc::channel(1);
+    let options = ServiceOptions {
+        directory: directory.path().to_owned(),
+        stores: Arc::new(ReplicatedStores::new(groups.clone())),
+        groups: Some(groups.clone()),
+        snapshots: Arc::new(SnapshotStore::over(objects.clone(), directory.path().join("drafts"))),
+        engine_requests,
+        max_shards: 2,
+        debug_command: false,
+        http_port: 1,
+    };
+    let service = Service::open(options, None).expect("opens");
+    Tested { service, groups, objects, _directory: directory }
+}
+
+/// Waits until `is_so`.
+async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn decides(service: &Service) -> bool {
+    service.served_shard("s1").is_some_and(|shard| shard.decides())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_opened_anew_whenever_who_decides_over_its_log_changes() {
+    let groups = Arc::new(MemoryGroups::default());
+    let group = groups.get_or_make("s1");
+    let Tested { service, _directory, .. } = start(groups);
+    let following = service.shard("s1").await.expect("served");
+    assert_eq!(following.check_decides().expect_err("it follows").code, Code::NotLeader);
+    group.lead(2);
+    until("it decides", async || decides(&service)).await;
+    let deciding = service.shard("s1").await.expect("served");
+    assert_eq!(deciding.check_decides(), Ok(()));
+    assert_eq!(following.check_not_ended().expect_err("it is another").code, Code::NotLeader);
+    // Deposed and decides again, faster than it is opened.
+    group.follow(Some(2), 0);
+    group.lead(5);
+    let is_another = async || service.served_shard("s1").is_some_and(|shard| !Arc::ptr_eq(&shard, &deciding));
+    until("it is opened anew", is_another).await;
+    until("it decides again", async || decides(&service)).await;
+    group.follow(Some(3), 0);
+    until("it follows", async || !decides(&service)).await;
+    until("it is served", async || service.shard("s1").await.is_ok_and(|shard| !shard.has_ended())).await;
+    let shard = service.shard("s1").await.expect("served");
+    assert_eq!(shard.decider().as_deref(), Some("10.0.0.3:7379"));
+    assert_eq!(service.names(), ["s1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_made_by_all_services_or_by_none() {
+    let Tested { service, groups, _directory, .. } = start(Arc::default());
+    let shard = service.shard_or_new("s1").await.expect("made");
+    assert!(!shard.decides(), "who decides is elected afterwards");
+    assert_eq!((groups.names(), shard.log_id().len()), (vec!["s1".to_owned()], 16));
+    assert_eq!(service.shard_or_new("s1").await.expect("there").log_id(), shard.log_id());
+    // Another service makes one.
+    groups.create("s2", first_state("s2").expect("a state")).await.expect("made");
+    until("it is served", async || service.served_shard("s2").is_some()).await;
+    assert!(service.shard_or_new("s3").await.is_err_and(|refusal| refusal.detail.contains("--max-shards")));
+    let refused = service.drop_shard("s1", NO_LOG_ID, true).await.expect_err("not yet");
+    assert!(refused.detail.contains("several services"), "{refused}");
+
+    let Tested { service, groups, _directory, .. } = start(Arc::default());
+    groups.refuse(ClusterError::NotLeader { address: Some("10.0.0.3:7379".to_owned()) });
+    let refusal = service.shard_or_new("s1").await.map(|_| ()).expect_err("refused");
+    assert_eq!(refusal.code, Code::NotLeader);
+    assert!(refusal.detail.starts_with("10.0.0.3:7379 "), "{refusal}");
+    assert!(service.names().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_hands_over_to_the_service_that_has_most_of_the_log_and_is_connected() {
+    let groups = Arc::new(MemoryGroups::default());
+    let group = groups.get_or_make("s1");
+    group.lead(1);
+    let Tested { service, _directory, .. } = start(groups);
+    let copies = service.copies(&service.shard("s1").await.expect("served")).await;
+    let shown: Vec<_> =
+        copies.iter().map(|copy| (copy.service.name.as_str(), copy.decides, copy.matched, copy.lag)).collect();
+    assert_eq!(shown, [("a", true, 9, 0), ("b", false, 9, 0), ("c", false, 7, 2)]);
+    let handing_over = tokio::spawn({
+        let service = service.clone();
+        async move { service.hand_over().await }
+    });
+    until("it was asked", async || !group.transfers().is_empty()).await;
+    assert!(!handing_over.is_finished(), "nobody decides yet");
+    group.follow(Some(2), 0);
+    handing_over.await.expect("no panic");
+    assert_eq!(group.transfers(), [2]);
+    // Nothing is left to hand over.
+    service.hand_over().await;
+    assert_eq!(group.transfers(), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_service_that_decides_removes_snapshots_and_only_if_it_still_does_after_it_listed_them() {
+    let groups = Arc::new(MemoryGroups::default());
+    let group = groups.get_or_make("s1");
+    let Tested { service, objects, _directory, .. } = start(groups);
+    let path = object_store::path::Path::from("s1-id-of-s1/00000000000000000000-0000002a.rdb");
+    objects.put(&path, "a snapshot".into()).await.expect("stored");
+    let is_there = async || objects.head(&path).await.is_ok();
+    let following = service.shard("s1").await.expect("served");
+    following.clean_up_snapshots().await;
+    assert!(is_there().await, "it follows");
+    group.hold(true);
+    group.lead(1);
+    until("it decides", async || decides(&service)).await;
+    until("it has listed them", async || group.waiting() > 0).await;
+    assert!(is_there().await, "it is not confirmed");
+    group.follow(Some(2), 0);
+    until("it follows", async || !decides(&service)).await;
+    assert!(is_there().await, "it did not decide any more");
+    group.hold(false);
+    group.lead(3);
+    until("it is removed", async || !is_there().await).await;
+}
