@@ -32,8 +32,9 @@ def problem(tests):
         if not file.is_file():
             return f"there is no {named[1]}"
         text = file.read_text(encoding="utf-8")
-        # As Tcl and Rust begin a test.
-        if name and f'test "{name}' not in text and f"fn {name}" not in text:
+        # As Tcl, Rust and Python begin a test.
+        begins = (f'test "{name}', f"fn {name}", f"def {name}")
+        if name and not any(begin in text for begin in begins):
             return f"{named[1]} has no test '{name}'"
     return None
 

@@ -1,0 +1,131 @@
+"""Three log services that keep the same log, each in a zone of its own, and a node beside each, as processes that can be killed."""
+
+import os
+import pathlib
+
+import valkey
+from child_process import HOST, ChildProcess, free_port, wait_for
+
+SHARD = "orders"
+ZONES = 3
+LEASE_MS = 3000
+
+
+def pairs(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+class LogService(ChildProcess):
+    """One of the log services. They know each other by their peers' ports."""
+
+    def __init__(self, directory: pathlib.Path, number: int, peer_ports: list[int]):
+        self.port = free_port()
+        self.home = directory / f"log{number}"
+        token = directory / "peer-token"
+        if not token.exists():
+            token.touch(mode=0o600)
+            token.write_text("what the services know of each other\n")
+        peers = ",".join(f"log{peer}={HOST}:{port}" for peer, port in enumerate(peer_ports))
+        command = [os.environ["LOGSERVICE"], "--dir", str(self.home), "--listen", f"{HOST}:{self.port}"]
+        command += ["--http", f"{HOST}:{free_port()}", "--name", f"log{number}", "--zone", f"zone{number}", "--peers", peers]
+        command += ["--peer-token", str(token), "--snapshots", f"file://{directory}/snapshots"]
+        command += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server"]
+        super().__init__(command, directory / f"log{number}.output")
+
+    def connect(self) -> valkey.Valkey:
+        return valkey.Valkey(HOST, self.port, socket_timeout=2, decode_responses=True)
+
+    def status(self) -> dict[str, str]:
+        """LOG.STATUS of the shard; empty if the service does not answer, or has no such shard."""
+        try:
+            with self.connect() as client:
+                return pairs(client.execute_command("LOG.STATUS", SHARD))
+        except valkey.ValkeyError:
+            return {}
+
+    def decides(self) -> bool:
+        return self.status().get("standing") == "decides"
+
+
+class Node(ChildProcess):
+    """A server with the module, which knows all log services."""
+
+    def __init__(self, directory: pathlib.Path, number: int, logs: list[LogService], lease_ms: int):
+        self.port = free_port()
+        self.number = number
+        home = directory / f"node{number}"
+        home.mkdir()
+        config = home / "valkey.conf"
+        # The service of its own zone first.
+        addresses = ",".join(f"{HOST}:{logs[(number + other) % len(logs)].port}" for other in range(len(logs)))
+        config.write_text(
+            f'bind {HOST}\nport {self.port}\ndir {home}\nsave ""\nloadmodule {os.environ["DURABILITY_SO"]}\n'
+            f"durability.log {addresses}\ndurability.shard {SHARD}\ndurability.node-id node{number}\n"
+            f"durability.announce {HOST}:{self.port}\ndurability.failover yes\ndurability.lease-ms {lease_ms}\n"
+            "durability.mode sync\n"
+        )
+        super().__init__([os.environ["VALKEY_BIN_DIR"] + "/valkey-server", str(config)], directory / f"node{number}.output")
+
+    def connect(self, timeout_s: float = 2) -> valkey.Valkey:
+        return valkey.Valkey(HOST, self.port, socket_timeout=timeout_s, decode_responses=True)
+
+    def role(self) -> str:
+        try:
+            with self.connect() as client:
+                return client.info("durability")["durability_role"]
+        except valkey.ValkeyError:
+            return "none"
+
+
+class Cluster:
+    """Three zones with a log service and a node each."""
+
+    def __init__(self, directory: pathlib.Path, lease_ms: int = LEASE_MS):
+        self.directory = directory
+        (directory / "snapshots").mkdir()
+        peer_ports = [free_port() for _ in range(ZONES)]
+        self.logs = [LogService(directory, number, peer_ports) for number in range(ZONES)]
+        self.nodes = [Node(directory, number, self.logs, lease_ms) for number in range(ZONES)]
+
+    def start(self) -> None:
+        for log in self.logs:
+            log.start()
+        wait_for("the log services are a cluster", self._init)
+        for node in self.nodes:
+            node.start()
+        self.wait_until_settled()
+
+    def _init(self) -> bool:
+        try:
+            with self.logs[0].connect() as client:
+                return client.execute_command("LOG.CLUSTER", "INIT") in (True, "OK")
+        except valkey.ValkeyError:
+            return False
+
+    def kill(self) -> None:
+        for process in [*self.nodes, *self.logs]:
+            process.kill()
+
+    def start_what_is_dead(self) -> None:
+        for process in [*self.logs, *self.nodes]:
+            if not process.is_running():
+                process.start()
+
+    def decider(self) -> LogService | None:
+        """The log service that decides over the log."""
+        return next((log for log in self.logs if log.decides()), None)
+
+    def leader(self) -> Node | None:
+        return next((node for node in self.nodes if node.role() == "leader"), None)
+
+    def is_settled(self) -> bool:
+        """Whether all nodes and all copies are there, and one of each leads."""
+        roles = sorted(node.role() for node in self.nodes)
+        decider = self.decider()
+        if roles != ["follower", "follower", "leader"] or decider is None:
+            return False
+        copies = [value for name, value in decider.status().items() if name.startswith("copy")]
+        return len(copies) == ZONES and all(",lag=0," in copy and copy.endswith("heard=1") for copy in copies)
+
+    def wait_until_settled(self) -> None:
+        wait_for("all nodes and copies are there", self.is_settled, seconds=40)
