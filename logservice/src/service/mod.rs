@@ -244,15 +244,20 @@ impl Service {
     }
 
     fn open_slot(&self, name: &str, slot: &Slot) -> Result<Arc<Shard>, Unserved> {
+        let mut fresh = None;
         let opened = slot.get_or_init(|| {
             let unserved = match self.open_shard(name) {
-                Ok(shard) => return Ok(shard),
+                Ok(shard) => return Ok(fresh.insert(shard).clone()),
                 Err(unserved) => unserved,
             };
             tracing::error!("shard {name} is not served: {}", unserved.reason);
             let manifest = self.options.stores.manifest(name);
             Err(Unserved { log_id: manifest.map(|manifest| manifest.id).unwrap_or_default(), ..unserved })
         });
+        // Not before it can be found: what is superseded is looked up, to be opened anew.
+        if let Some(shard) = fresh {
+            self.watch_standing(&shard);
+        }
         opened.clone()
     }
 
@@ -260,13 +265,16 @@ impl Service {
         let (snapshots, switches) = (self.options.snapshots.clone(), self.switches.clone());
         let opened = Shard::open(name, snapshots, switches, |events| self.options.stores.open(name, events));
         let shard = Arc::new(opened?);
-        self.watch_standing(&shard);
         if !shard.decides() {
             // What lies in the place of all services' snapshots is cleaned up by the one that decides.
             return Ok(shard);
         }
         let removed = shard.snapshots().remove_drafts(&shard.store().manifest());
-        removed.map_err(|error| Unserved::new(error.to_string(), String::new()))?;
+        match removed {
+            // Another service may be finishing with one of its own there.
+            Err(error) if shard.is_replicated() => tracing::warn!("shard {name}: a draft of a snapshot stays: {error}"),
+            removed => removed.map_err(|error| Unserved::new(error.to_string(), String::new()))?,
+        }
         // Not waited for: an object store may be far away.
         let (opened, cleaning) = (shard.clone(), self.cleaning.clone());
         tokio::spawn(async move {

@@ -54,7 +54,7 @@ impl Replicas {
     async fn ask(&self, peer: &str, request: &Request) -> Result<Reply, ClusterError> {
         let request = serde_json::to_vec(request).map_err(|error| refused(error.to_string()))?;
         let reply = self.options.peering.ask(peer, request).await;
-        let reply = reply.map_err(|error| refused(format!("{error}; start all services first")))?;
+        let reply = reply.map_err(|error| refused(format!("{error}; all three have to run for LOG.CLUSTER INIT")))?;
         serde_json::from_slice(&reply).map_err(|error| refused(format!("service {peer} answered nonsense: {error}")))
     }
 

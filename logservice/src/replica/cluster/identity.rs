@@ -52,6 +52,9 @@ pub struct Identity {
     pub name: String,
     /// Its cluster; none before there is one.
     pub cluster: Option<ClusterRecord>,
+    /// The shards of which it has made its copy. From then on that is never made again, for the same reason.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub copies_made: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -161,7 +164,8 @@ impl Identity {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Err::<(), _>(error).in_file("cannot list", &shards).unwrap_err().into()),
         }
-        let identity = Identity { member: random_id()?, name: name.to_owned(), cluster: None };
+        let identity =
+            Identity { member: random_id()?, name: name.to_owned(), cluster: None, copies_made: BTreeSet::new() };
         identity.store(directory)?;
         Ok(identity)
     }
@@ -220,7 +224,7 @@ mod tests {
     #[test]
     fn a_digit_that_has_changed_is_not_believed() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let identity = Identity { member: 123_456, name: "a".to_owned(), cluster: None };
+        let identity = Identity { member: 123_456, name: "a".to_owned(), cluster: None, copies_made: BTreeSet::new() };
         identity.store(directory.path()).expect("stored");
         let path = directory.path().join(FILE);
         let text = std::fs::read_to_string(&path).expect("text");

@@ -92,11 +92,31 @@ impl Replicas {
     fn open_shard(&self, name: &str, record: &ShardRecord) -> Result<(Arc<DrivenGroup>, bool), String> {
         let text = |error: GroupError| error.to_string();
         if let Some(group) = self.driver.open(&*self.options.disks, name).map_err(text)? {
+            // A crash may have come between the two.
+            self.note_made(name)?;
             return Ok((group, false));
         }
+        if self.identity().copies_made.contains(name) {
+            return Err("it is gone, and with it what this service has voted: put it back; a copy that is lost cannot be replaced yet".into());
+        }
         self.options.disks.create(name, &record.beginning()?).map_err(|error| error.to_string())?;
+        // Before it votes for the first time.
+        self.note_made(name)?;
         let opened = self.driver.open(&*self.options.disks, name).map_err(text)?;
         opened.map(|group| (group, true)).ok_or_else(|| "it was made, and is gone".to_owned())
+    }
+
+    /// Remembers for good that the copy of a shard was made. Blocks on I/O.
+    fn note_made(&self, name: &str) -> Result<(), String> {
+        let mut identity = lock(&self.identity);
+        if identity.copies_made.contains(name) {
+            return Ok(());
+        }
+        let mut next = identity.clone();
+        next.copies_made.insert(name.to_owned());
+        next.store(&self.options.directory).map_err(|error| error.to_string())?;
+        *identity = next;
+        Ok(())
     }
 
     fn note_opened(&self, name: &str, record: &ShardRecord, group: Arc<DrivenGroup>, is_new: bool) {

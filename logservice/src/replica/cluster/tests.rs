@@ -217,7 +217,7 @@ async fn a_cluster_that_was_cut_off_in_the_middle_is_made_by_a_repetition_at_the
     assert_eq!(cluster.service(2).cluster(), None);
     lock(&cluster.net.mute).push("c".to_owned());
     let text = refusal(cluster.service(1).init().await);
-    assert!(text.contains("cannot be reached") && text.contains("start all services"), "{text}");
+    assert!(text.contains("cannot be reached") && text.contains("all three have to run"), "{text}");
     assert_eq!(cluster.service(1).cluster(), None, "nothing is begun while one is away");
     lock(&cluster.net.mute).clear();
     cluster.service(1).init().await.expect("made");
@@ -267,6 +267,23 @@ async fn a_service_that_has_lost_its_copy_of_the_clusters_log_does_not_start() {
     cluster.machines[1].disks = MemoryDisks::new();
     let error = cluster.try_start(1).err().expect("it does not start").to_string();
     assert!(error.contains("it is gone") && error.contains("voted"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shards_copy_that_is_gone_is_not_made_anew() {
+    let mut cluster = Cluster::new();
+    cluster.service(0).init().await.expect("made");
+    let leader = cluster.leader().await;
+    cluster.service(leader).create("s1", first_state("s1")).await.expect("made");
+    let other = (leader + 1) % 3;
+    until("it is at the other service", || cluster.service(other).group("s1").is_some()).await;
+    cluster.kill(other).await;
+    cluster.machines[other].disks.remove("s1").expect("removed");
+    cluster.start(other);
+    let leader = cluster.leader().await;
+    cluster.service(leader).create("s2", first_state("s2")).await.expect("made");
+    until("what is made later is there", || cluster.service(other).group("s2").is_some()).await;
+    assert!(cluster.service(other).group("s1").is_none(), "what it had voted is forgotten");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,7 +102,8 @@ impl Running {
         self.handover_pause_ticks = self.handover_pause_ticks.saturating_sub(1);
         self.owed_ticks = if self.handed_to_disk > self.persisted { self.owed_ticks + 1 } else { 0 };
         let is_slow = self.owed_ticks >= SLOW_DISK_TICKS && self.handover_pause_ticks == 0;
-        if is_slow && self.leads_in.is_some() && self.hand_over() {
+        // Also if it has just been elected, and waits for the disk until it decides.
+        if is_slow && self.hand_over() {
             self.handover_pause_ticks = HANDOVER_PAUSE_TICKS;
             tracing::warn!(
                 "'{}': the disk has not answered for a second, so another service decides",

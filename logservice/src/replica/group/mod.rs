@@ -367,6 +367,9 @@ impl Group {
             if applied == Applied::BegunAnew {
                 told_end = self.machine.position().end;
                 self.events.push(Event::Installed { end: told_end });
+                // Readers of the disk know by it where the log begins anew.
+                let checkpoint = Some(self.machine.checkpoint().clone());
+                persists.push(Persist { number, checkpoint, ..Persist::default() });
             }
             if let Applied::StateReplaced { restarted } = applied {
                 // Not the end after a restart.
