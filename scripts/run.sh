@@ -41,8 +41,12 @@ logservice=$ROOT/target/release/logservice
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-if [ $fresh = yes ] && [ -e "$dir/log/LOCK" ] && ! flock --nonblock "$dir/log/LOCK" true; then
-    die "$dir is in use: stop what runs there first, or choose another --dir"
+if [ $fresh = yes ]; then
+    for lock in "$dir"/log/LOCK "$dir"/log-*/LOCK; do
+        if [ -e "$lock" ] && ! flock --nonblock "$lock" true; then
+            die "$dir is in use: stop what runs there first, or choose another --dir"
+        fi
+    done
 fi
 if [ $fresh = yes ]; then rm -rf "$dir"/log "$dir"/log-* "$dir"/node* "$dir"/valkey*.conf "$dir/snapshots" "$dir/peer-token"; fi
 if [ "$zones" -gt 1 ] && [ -e "$dir/log/shards" ]; then
@@ -175,7 +179,8 @@ TEXT
         echo "                       kill -9 ${log_pids[zone - 1]} is the log service of zone $zone, port $(log_port "$zone"), log $dir/log$(suffix "$zone").out"
     done
     cat <<TEXT
-                       Any one of them may die, with a node: writes wait a second, and nothing is lost. With two dead, writes wait
+                       Any one of them may die, with a node: writes wait for a second, or about 4 s if that node leads, and
+                       nothing is lost. With two dead, writes wait. This script starts all again
   The copies:          $valkey/valkey-cli -p $(log_port 1) LOG.CLUSTER STATUS
 TEXT
 }
@@ -225,7 +230,7 @@ Durable Valkey is running in mode $(cli "$port" DURABILITY.MODE), data in $dir
 
   Try this:  SET a 1 with valkey-cli, then kill -9 $server_pid ${log_pids[*]}, start this script again, and GET a.
 
-Ctrl-C stops both.
+Ctrl-C stops all.
 TEXT
 
 # Ends when either does.

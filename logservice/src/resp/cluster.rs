@@ -1,13 +1,13 @@
 //! `LOG.CLUSTER`: the services that keep the logs together.
 
 use bytes::Bytes;
-use durability_protocol::Refusal;
+use durability_protocol::{Code, Refusal};
 
 use super::arguments::text;
 use super::command_roles::Entry;
 use super::identity::Identity;
 use super::reply::{self, failure, Reply};
-use crate::access::roles::{no_permission, TokenRole, TokenRoles};
+use crate::access::roles::TokenRole;
 use crate::replica::groups::ServiceStatus;
 use crate::service::replication::{refusal, CopyStatus};
 use crate::service::Service;
@@ -29,8 +29,10 @@ pub async fn run(
         return Err(usage());
     }
     if action == "INIT" && !identity.may(ALL_SHARDS, TokenRole::Operate) {
-        let what = format!("{} INIT, for all shards,", command.name);
-        return Err(no_permission(&what, TokenRole::Operate, TokenRoles::default()));
+        let (operate, node) = (TokenRole::Operate.word(), TokenRole::Node.word());
+        let text =
+            format!("{} INIT needs a token for all shards (*) with the role {operate} (or {node})", command.name);
+        return Err(Refusal::new(Code::NoPerm, text));
     }
     let Some(groups) = service.groups() else {
         return Err(failure("this log service is alone: it was started without --peers"));

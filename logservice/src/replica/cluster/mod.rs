@@ -174,7 +174,7 @@ impl Replicas {
         if open.is_none() {
             let opened = self.driver.open(&*self.options.disks, CLUSTER_GROUP).map_err(|error| error.to_string())?;
             let group = opened.ok_or(
-                "it is gone, and with it what this service has voted: replace the service by one with an empty directory",
+                "it is gone, and with it what this service has voted: put it back; a service that is lost cannot be replaced yet",
             )?;
             // What is committed meanwhile is heard, or in the view.
             let listener = Arc::new(StateListener::new(self.state.clone()));

@@ -21,7 +21,7 @@ pub enum PeersError {
         address: String,
     },
     /// There is TLS, but nothing says which certificates of peers are good.
-    #[error("with --tls-cert, peers are verified by their certificates: say which CA issued them")]
+    #[error("with --tls-cert, peers are verified by their certificates: say with --peer-ca or --tls-client-ca which CA issued them")]
     NoCa,
     /// An address has another form.
     #[error("peer {name}: {address} is no address: write host:port")]
