@@ -5,8 +5,8 @@
 //! On each copy that leads there is a [`client`], which does what the store of a shard does: it appends at the end, replaces the state,
 //! and asks whether its service is the only one that decides.
 //!
-//! After every step the invariants of docs/design/replication.md are checked ([`promises`]). [`seed::play`] plays one seed; `main.rs` plays
-//! many.
+//! After every step the invariants of docs/design/replication.md are checked ([`promises`]). [`seed::play`] plays one seed;
+//! `durability_simulation::runner` plays many.
 
 pub mod client;
 pub mod disk;

@@ -13,8 +13,7 @@ use crate::member::{Life, Member};
 use crate::seen::Seen;
 use crate::truth::Truth;
 
-/// Something happened that must not.
-pub type Violation = String;
+pub use durability_simulation::runner::Violation;
 
 /// What was promised so far.
 pub struct Promises {

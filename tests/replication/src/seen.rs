@@ -1,29 +1,6 @@
 //! How often something happened, to show that it did.
 
-macro_rules! seen {
-    ($($field:ident: $name:literal,)*) => {
-        /// How often something happened.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        #[allow(missing_docs)]
-        pub struct Seen {
-            $(pub $field: u64,)*
-        }
-
-        impl Seen {
-            /// Adds what another seed has seen.
-            pub fn add(&mut self, other: &Seen) {
-                $(self.$field += other.$field;)*
-            }
-
-            /// All of it, by name.
-            pub fn all(&self) -> Vec<(&'static str, u64)> {
-                vec![$(($name, self.$field),)*]
-            }
-        }
-    };
-}
-
-seen! {
+durability_simulation::seen! {
     steps: "steps",
     elections: "elections",
     leads: "leaders that could decide",

@@ -3,7 +3,7 @@
 //! write reaches the disk, which message arrives, how far time moves, what crashes. Nothing waits for real time, so a seed gives
 //! the same steps each time.
 //!
-//! After every step the invariants of ARCHITECTURE.md are checked ([`promises`]). [`seed::play`] plays one seed; `main.rs` plays many.
+//! After every step the invariants of ARCHITECTURE.md are checked ([`promises`]). [`seed::play`] plays one seed; [`runner`] plays many.
 
 pub mod connection;
 mod delivery;
@@ -17,6 +17,7 @@ pub mod profile;
 pub mod promises;
 pub mod replica;
 pub mod rules;
+pub mod runner;
 pub mod seed;
 #[cfg(feature = "self-check")]
 pub mod self_check;

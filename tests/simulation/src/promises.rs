@@ -11,8 +11,7 @@ use crate::message::{Answer, Request};
 use crate::node::Node;
 use crate::service::{Answered, Service};
 
-/// Something happened that must not.
-pub type Violation = String;
+pub use crate::runner::Violation;
 
 /// What was promised so far.
 #[derive(Debug, Default)]
@@ -27,77 +26,23 @@ pub struct Promises {
     pub seen: Seen,
 }
 
-/// How often something happened.
-#[derive(Debug, Clone, Copy, Default)]
-#[allow(missing_docs)]
-pub struct Seen {
-    pub steps: u64,
-    pub epochs: u64,
-    pub renewals: u64,
-    pub appends: u64,
-    pub overlaps: u64,
-    pub refused_for_space: u64,
-    pub failed: u64,
-    pub snapshots: u64,
-    pub seeds: u64,
-    pub releases: u64,
-    pub service_crashes: u64,
-    pub node_crashes: u64,
-    pub torn: u64,
-    pub unawaited: u64,
-    pub cuts: u64,
-    pub acknowledged_bytes: u64,
-}
-
-impl Seen {
-    /// Adds what another seed has seen.
-    pub fn add(&mut self, other: &Seen) {
-        let pairs = self.all_mut().into_iter().zip(other.all());
-        pairs.for_each(|(sum, (_, count))| *sum += count);
-    }
-
-    fn all_mut(&mut self) -> [&mut u64; 16] {
-        [
-            &mut self.steps,
-            &mut self.epochs,
-            &mut self.renewals,
-            &mut self.appends,
-            &mut self.overlaps,
-            &mut self.refused_for_space,
-            &mut self.failed,
-            &mut self.snapshots,
-            &mut self.seeds,
-            &mut self.releases,
-            &mut self.service_crashes,
-            &mut self.node_crashes,
-            &mut self.torn,
-            &mut self.unawaited,
-            &mut self.cuts,
-            &mut self.acknowledged_bytes,
-        ]
-    }
-
-    /// All of it, by name.
-    pub fn all(&self) -> [(&'static str, u64); 16] {
-        [
-            ("steps", self.steps),
-            ("epochs", self.epochs),
-            ("renewals", self.renewals),
-            ("appends", self.appends),
-            ("appends sent again", self.overlaps),
-            ("appends refused for space", self.refused_for_space),
-            ("failed logs", self.failed),
-            ("snapshots", self.snapshots),
-            ("seeds", self.seeds),
-            ("leases taken by an operator", self.releases),
-            ("crashes of the service", self.service_crashes),
-            ("crashes of nodes", self.node_crashes),
-            ("torn records", self.torn),
-            ("whole records that nobody had waited for", self.unawaited),
-            ("connections that broke off", self.cuts),
-            ("bytes acknowledged to clients", self.acknowledged_bytes),
-        ]
-    }
+crate::seen! {
+    steps: "steps",
+    epochs: "epochs",
+    renewals: "renewals",
+    appends: "appends",
+    overlaps: "appends sent again",
+    refused_for_space: "appends refused for space",
+    failed: "failed logs",
+    snapshots: "snapshots",
+    seeds: "seeds",
+    releases: "leases taken by an operator",
+    service_crashes: "crashes of the service",
+    node_crashes: "crashes of nodes",
+    torn: "torn records",
+    unawaited: "whole records that nobody had waited for",
+    cuts: "connections that broke off",
+    acknowledged_bytes: "bytes acknowledged to clients",
 }
 
 impl Promises {
