@@ -10,6 +10,7 @@ import time
 
 import valkey
 from child_process import HOST, ChildProcess, free_port, wait_for
+from server_node import ServerNode
 
 SHARD = "orders"
 # The clients', with which they can find the leader and nothing else.
@@ -32,35 +33,14 @@ class LogService(ChildProcess):
         super().__init__(command, directory / "log.output")
 
 
-class Node(ChildProcess):
-    """A server with the module."""
+class Node(ServerNode):
+    """A server with the module, which has a token."""
 
     def __init__(self, directory: pathlib.Path, number: int, log: LogService):
-        name = f"n{number}"
-        self.port = free_port()
-        home = directory / name
-        home.mkdir()
-        token = home / "token"
+        token = directory / f"n{number}.token"
         token.touch(mode=0o600)
         token.write_text(f"{NODE_TOKEN}\n")
-        config = home / "valkey.conf"
-        config.write_text(
-            f'bind {HOST}\nport {self.port}\ndir {home}\nsave ""\nloadmodule {os.environ["DURABILITY_SO"]}\n'
-            f"durability.log {HOST}:{log.port}\ndurability.shard {SHARD}\ndurability.auth-file {token}\n"
-            f"durability.node-id {name}\ndurability.announce {HOST}:{self.port}\n"
-            f"durability.failover yes\ndurability.lease-ms {LEASE_MS}\ndurability.mode sync\n"
-        )
-        super().__init__([os.environ["VALKEY_BIN_DIR"] + "/valkey-server", str(config)], directory / f"{name}.output")
-
-    def connect(self) -> valkey.Valkey:
-        return valkey.Valkey(HOST, self.port, socket_timeout=2, decode_responses=True)
-
-    def role(self) -> str:
-        try:
-            with self.connect() as client:
-                return client.info("durability")["durability_role"]
-        except valkey.ValkeyError:
-            return "none"
+        super().__init__(directory, f"n{number}", f"{HOST}:{log.port}", SHARD, LEASE_MS, f"durability.auth-file {token}\n")
 
 
 class Shard:

@@ -5,6 +5,7 @@ import pathlib
 
 import valkey
 from child_process import HOST, ChildProcess, free_port, wait_for
+from server_node import ServerNode
 
 SHARD = "orders"
 ZONES = 3
@@ -47,34 +48,12 @@ class LogService(ChildProcess):
         return self.status().get("standing") == "decides"
 
 
-class Node(ChildProcess):
-    """A server with the module, which knows all log services."""
+class Node(ServerNode):
+    """A server with the module, which knows all log services, that of its own zone first."""
 
     def __init__(self, directory: pathlib.Path, number: int, logs: list[LogService], lease_ms: int):
-        self.port = free_port()
-        self.number = number
-        home = directory / f"node{number}"
-        home.mkdir()
-        config = home / "valkey.conf"
-        # The service of its own zone first.
         addresses = ",".join(f"{HOST}:{logs[(number + other) % len(logs)].port}" for other in range(len(logs)))
-        config.write_text(
-            f'bind {HOST}\nport {self.port}\ndir {home}\nsave ""\nloadmodule {os.environ["DURABILITY_SO"]}\n'
-            f"durability.log {addresses}\ndurability.shard {SHARD}\ndurability.node-id node{number}\n"
-            f"durability.announce {HOST}:{self.port}\ndurability.failover yes\ndurability.lease-ms {lease_ms}\n"
-            "durability.mode sync\n"
-        )
-        super().__init__([os.environ["VALKEY_BIN_DIR"] + "/valkey-server", str(config)], directory / f"node{number}.output")
-
-    def connect(self, timeout_s: float = 2) -> valkey.Valkey:
-        return valkey.Valkey(HOST, self.port, socket_timeout=timeout_s, decode_responses=True)
-
-    def role(self) -> str:
-        try:
-            with self.connect() as client:
-                return client.info("durability")["durability_role"]
-        except valkey.ValkeyError:
-            return "none"
+        super().__init__(directory, f"node{number}", addresses, SHARD, lease_ms)
 
 
 class Cluster:

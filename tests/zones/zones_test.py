@@ -1,6 +1,7 @@
 """A shard whose log three services keep, with a node in each zone. Services, nodes and whole zones die under load: writes go on after a
 pause, and whatever was acknowledged is there."""
 
+import contextlib
 import pathlib
 import shutil
 import sys
@@ -37,6 +38,13 @@ class ZonesDie(unittest.TestCase):
         with self.cluster.leader().connect() as client:
             client.flushall()
 
+    @contextlib.contextmanager
+    def under_load(self):
+        """Clients write all the time; some hundred of their writes are acknowledged when it begins."""
+        with Writers(self.cluster) as writers:
+            wait_for("there is load", lambda: writers.count() > 200)
+            yield writers
+
     def goes_on(self, writers: Writers, moment: float, within_s: float) -> None:
         """Writes are acknowledged again from that moment on, and go on for a while."""
         wait_for("writes are acknowledged again", lambda: writers.first_after(moment), seconds=within_s + SLACK_S)
@@ -51,8 +59,7 @@ class ZonesDie(unittest.TestCase):
         self.assertEqual(writers.missing(), [])
 
     def test_the_service_that_decides_dies(self):
-        with Writers(self.cluster) as writers:
-            wait_for("there is load", lambda: writers.count() > 200)
+        with self.under_load() as writers:
             decider = self.cluster.decider()
             moment = time.monotonic()
             decider.kill()
@@ -60,8 +67,7 @@ class ZonesDie(unittest.TestCase):
         self.assert_nothing_is_missing(writers)
 
     def test_the_service_that_decides_stands_still_and_goes_on(self):
-        with Writers(self.cluster) as writers:
-            wait_for("there is load", lambda: writers.count() > 200)
+        with self.under_load() as writers:
             decider = self.cluster.decider()
             moment = time.monotonic()
             decider.freeze()
@@ -71,8 +77,7 @@ class ZonesDie(unittest.TestCase):
         self.assert_nothing_is_missing(writers)
 
     def test_another_service_dies_and_nobody_notices(self):
-        with Writers(self.cluster) as writers:
-            wait_for("there is load", lambda: writers.count() > 200)
+        with self.under_load() as writers:
             other = next(log for log in self.cluster.logs if not log.decides())
             moment = time.monotonic()
             other.kill()
@@ -84,8 +89,7 @@ class ZonesDie(unittest.TestCase):
         self.assert_nothing_is_missing(writers)
 
     def test_a_zone_dies_with_the_node_that_leads_and_the_service_that_decides(self):
-        with Writers(self.cluster) as writers:
-            wait_for("there is load", lambda: writers.count() > 200)
+        with self.under_load() as writers:
             decider, leader = self.cluster.decider(), self.cluster.leader()
             moment = time.monotonic()
             decider.kill()
@@ -94,8 +98,7 @@ class ZonesDie(unittest.TestCase):
         self.assert_nothing_is_missing(writers)
 
     def test_with_two_services_dead_writes_wait_and_with_one_back_they_go_on(self):
-        with Writers(self.cluster) as writers:
-            wait_for("there is load", lambda: writers.count() > 200)
+        with self.under_load() as writers:
             for log in self.cluster.logs[:2]:
                 log.kill()
             # What was under way is over.
@@ -124,8 +127,7 @@ class ZonesDie(unittest.TestCase):
         self.assert_nothing_is_missing(writers)
 
     def test_everything_dies_at_once(self):
-        with Writers(self.cluster) as writers:
-            wait_for("there is load", lambda: writers.count() > 200)
+        with self.under_load() as writers:
             self.cluster.kill()
         self.assert_nothing_is_missing(writers)
 
