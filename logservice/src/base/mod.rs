@@ -6,6 +6,7 @@
 //! - [`log_throttle`]: log lines that clients can cause as often as they like.
 //! - [`printable`]: text of others on its way to a terminal.
 //! - [`private`]: files and directories that only their owner may read.
+//! - [`rule_switches`]: rules that tests can take out.
 
 pub mod background;
 pub mod command_input;
@@ -13,3 +14,4 @@ pub mod file_error;
 pub(crate) mod log_throttle;
 pub mod printable;
 pub mod private;
+pub(crate) mod rule_switches;

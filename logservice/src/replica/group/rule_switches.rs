@@ -1,6 +1,8 @@
 //! The rules of a copy that a test can take out, one at a time, to show that it notices. Only a build with the feature `broken-rules` can;
 //! in any other, [`holds`] is a constant.
 
+use crate::base::rule_switches::rule_switches;
+
 /// A rule that keeps the copies equal, or what was acknowledged safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
@@ -36,26 +38,4 @@ pub enum Rule {
     CachesUnpersisted,
 }
 
-#[cfg(feature = "broken-rules")]
-thread_local! {
-    static BROKEN: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
-}
-
-/// Takes out `rule`, or none, for all copies that are used by this thread. For tests only.
-#[cfg(feature = "broken-rules")]
-pub fn break_rule(rule: Option<Rule>) {
-    BROKEN.set(rule);
-}
-
-/// Whether `rule` is in force.
-#[cfg(feature = "broken-rules")]
-pub(super) fn holds(rule: Rule) -> bool {
-    BROKEN.get() != Some(rule)
-}
-
-/// Whether `rule` is in force: it is.
-#[cfg(not(feature = "broken-rules"))]
-#[inline(always)]
-pub(super) const fn holds(_: Rule) -> bool {
-    true
-}
+rule_switches!();
