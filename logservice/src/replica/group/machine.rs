@@ -105,7 +105,8 @@ impl Machine {
             Content::State(state) => {
                 let (revision, current) = (state.revision, self.checkpoint.revision);
                 let is_ahead = self.is_state_ahead(entry.index);
-                if if is_ahead { revision > current } else { revision != current + 1 } {
+                let is_next = if is_ahead { revision <= current } else { revision == current + 1 };
+                if !is_next {
                     return Err(Divergence::OtherState { index: entry.index, revision, current });
                 }
                 end = state.restart_at.unwrap_or(end);

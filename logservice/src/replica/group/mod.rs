@@ -364,23 +364,25 @@ impl Group {
             if entry.get_entry_type() != EntryType::EntryNormal {
                 self.change_members(entry);
             }
-            if applied == Applied::BegunAnew {
-                told_end = self.machine.position().end;
-                self.events.push(Event::Installed { end: told_end });
-                // Readers of the disk know by it where the log begins anew.
-                let checkpoint = Some(self.machine.checkpoint().clone());
-                persists.push(Persist { number, checkpoint, ..Persist::default() });
-            }
-            if let Applied::StateReplaced { restarted } = applied {
-                // Not the end after a restart.
-                self.tell_end(end_before, &mut told_end);
-                let checkpoint = self.machine.checkpoint().clone();
-                let (revision, state) = (checkpoint.revision, checkpoint.state.clone());
-                let restart_at = restarted.then_some(checkpoint.position.end);
-                told_end = restart_at.unwrap_or(told_end);
-                self.events.push(Event::StateReplaced { revision, state, restart_at });
-                self.node.mut_store().set_checkpoint(checkpoint.clone());
-                persists.push(Persist { number, checkpoint: Some(checkpoint), ..Persist::default() });
+            match applied {
+                Applied::Nothing | Applied::Extended => {}
+                Applied::BegunAnew => {
+                    told_end = self.machine.position().end;
+                    self.events.push(Event::Installed { end: told_end });
+                    // Readers of the disk know by it where the log begins anew.
+                    persists.push(self.checkpoint_to_persist(number));
+                }
+                Applied::StateReplaced { restarted } => {
+                    // Not the end after a restart.
+                    self.tell_end(end_before, &mut told_end);
+                    let checkpoint = self.machine.checkpoint().clone();
+                    let (revision, state) = (checkpoint.revision, checkpoint.state.clone());
+                    let restart_at = restarted.then_some(checkpoint.position.end);
+                    told_end = restart_at.unwrap_or(told_end);
+                    self.events.push(Event::StateReplaced { revision, state, restart_at });
+                    self.node.mut_store().set_checkpoint(checkpoint);
+                    persists.push(self.checkpoint_to_persist(number));
+                }
             }
             self.note_applied(entry, &mut told_end);
         }
@@ -388,6 +390,10 @@ impl Group {
         self.node.advance_apply_to(last);
         self.node.mut_store().shrink(last);
         Ok(())
+    }
+
+    fn checkpoint_to_persist(&self, number: u64) -> Persist {
+        Persist { number, checkpoint: Some(self.machine.checkpoint().clone()), ..Persist::default() }
     }
 
     /// Says that the log is committed up to `end`, if it was not said.
