@@ -13,7 +13,7 @@ use super::reply::{self, Reply};
 use crate::access::tokens::Tokens;
 use crate::replica::groups::ClusterError;
 use crate::replica::memory_group::MemoryGroups;
-use crate::store::{Leader, Manifest, Term};
+use crate::store::{Epoch, Leader, Manifest};
 
 const REPLID: &str = "cccccccccccccccccccccccccccccccccccccccc";
 
@@ -144,7 +144,7 @@ async fn clients_learn_of_the_primary_and_of_the_other_services_at_each() {
     let group = groups.get_or_make("s1");
     let mut manifest = Manifest::new("s1", "a".repeat(40), "id-of-s1".to_owned()).next();
     let (node_id, address, lease_ms) = ("n1".to_owned(), "10.1.0.1:6379".to_owned(), 3000);
-    manifest.epochs.push(Term {
+    manifest.epochs.push(Epoch {
         epoch: 1,
         node_id: node_id.clone(),
         address: address.clone(),

@@ -75,7 +75,7 @@ struct Wanted {
 /// The leader is asked for its keys for as long as this lives.
 pub struct Inquiry {
     shard: Arc<Shard>,
-    /// The term whose leader is asked.
+    /// The epoch whose leader is asked.
     pub epoch: u64,
     deliveries: mpsc::Receiver<Delivery>,
 }
@@ -98,15 +98,15 @@ impl Shard {
         self.audits.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The term in which somebody leads.
+    /// The epoch in which somebody leads.
     ///
     /// # Errors
     /// Nobody does.
     pub fn check_led(&self) -> Result<u64, Refusal> {
         let accepting = self.accepting();
-        let epoch = accepting.terms.epoch();
+        let epoch = accepting.epochs.epoch();
         let nobody = "nobody leads this shard, so there is nothing that the log could be compared with";
-        accepting.terms.check_leading(epoch).map(|_| epoch).map_err(|_| Refusal::new(Code::Err, nobody))
+        accepting.epochs.check_leading(epoch).map(|_| epoch).map_err(|_| Refusal::new(Code::Err, nobody))
     }
 
     /// Asks the leader for keys from now on. One audit of a shard runs at a time.
@@ -135,7 +135,7 @@ impl Shard {
     /// # Errors
     /// It does not lead, or that audit is over.
     pub async fn deliver_samples(&self, id: u64, epoch: u64, batch: Batch) -> Result<Vec<KeyName>, Refusal> {
-        self.accepting().terms.check_leading(epoch)?;
+        self.accepting().epochs.check_leading(epoch)?;
         let over = || Refusal::new(Code::Err, format!("audit {id} is over"));
         let to = {
             let audits = self.audits();
@@ -149,7 +149,7 @@ impl Shard {
 
     /// Whether `epoch` is the one in force, and somebody leads.
     pub fn is_led_in(&self, epoch: u64) -> bool {
-        self.accepting().terms.check_leading(epoch).is_ok()
+        self.accepting().epochs.check_leading(epoch).is_ok()
     }
 
     /// What became of the last audit.

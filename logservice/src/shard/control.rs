@@ -7,7 +7,7 @@ use std::time::Duration;
 use durability_protocol::{Code, Refusal, RELEASE_WAIT_MS};
 
 use super::rule_switches::{self, Rule};
-use super::{Accepting, Held, LeaseLeft, Node, Renewal, Shard, Successor, Terms, Ticket};
+use super::{Accepting, Epochs, Held, LeaseLeft, Node, Renewal, Shard, Successor, Ticket};
 use crate::base::log_throttle::say;
 use crate::store::{Manifest, ManifestError};
 
@@ -32,32 +32,32 @@ impl Shard {
         let _changing = self.changing.lock().await;
         let (before, mut next, accepted) = {
             let mut accepting = self.accepting();
-            accepting.terms.check_free(&self.name, node.node_id, self.environment.now())?;
+            accepting.epochs.check_free(&self.name, node.node_id, self.environment.now())?;
             if rule_switches::holds(Rule::ChecksHeld) {
-                accepting.terms.check_held(held, accepting.end)?;
+                accepting.epochs.check_held(held, accepting.end)?;
             }
             // Again: some may have come while it waited.
             self.check_contradicted_by_none(node.node_id)?;
-            let before = accepting.terms.clone();
+            let before = accepting.epochs.clone();
             // From here on the leader before cannot move the end. What it has in flight must be durable first, since
             // it may be acknowledged after the new epoch was given out.
             if rule_switches::holds(Rule::ClosesBeforeGrant) {
-                accepting.change_terms(Terms::close);
+                accepting.change_epochs(Epochs::close);
             }
             (before.clone(), before, self.accepted_by(&accepting))
         };
         let epoch = before.epoch() + 1;
         next.grant(epoch, node, lease_ms, self.environment.now());
         let stored = match self.drain_before_grant(accepted).await {
-            Ok(()) => self.store_terms(&next).await,
+            Ok(()) => self.store_epochs(&next).await,
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = stored {
-            self.set_terms(before);
+            self.set_epochs(before);
             return Err(refusal);
         }
         next.renew(epoch, lease_ms, self.environment.now())?;
-        self.set_terms(next);
+        self.set_epochs(next);
         let Node { node_id, address, .. } = node;
         say!(self.lines, info, "shard {}: {node_id} at {address} leads in epoch {epoch} from {}", self.name, held.end);
         Ok((epoch, held.end))
@@ -82,7 +82,7 @@ impl Shard {
             return renewal;
         }
         let is_shorter = |&kept: &u64| renewal.lease_ms > 0 && (kept == 0 || renewal.lease_ms < kept);
-        let kept = accepting.terms.lease_ms_of(renewal.epoch).filter(is_shorter);
+        let kept = accepting.epochs.lease_ms_of(renewal.epoch).filter(is_shorter);
         Renewal { lease_ms: kept.unwrap_or(renewal.lease_ms), ..renewal }
     }
 
@@ -97,10 +97,10 @@ impl Shard {
         let mut next = {
             let mut accepting = self.accepting();
             accepting.check_in_order(renewal)?;
-            accepting.terms.clone()
+            accepting.epochs.clone()
         };
         next.renew(renewal.epoch, renewal.lease_ms, self.environment.now())?;
-        self.store_terms(&next).await?;
+        self.store_epochs(&next).await?;
         self.accepting().renew(renewal).map(drop)
     }
 
@@ -111,7 +111,7 @@ impl Shard {
         let mut accepting = self.accepting();
         self.check_terms_known(&accepting)?;
         let overtakes = !is_alone && accepting.is_length_changing(renewal);
-        if overtakes || !accepting.terms.is_leased_as(renewal.epoch, renewal.lease_ms) {
+        if overtakes || !accepting.epochs.is_leased_as(renewal.epoch, renewal.lease_ms) {
             return Ok(false);
         }
         accepting.check_in_order(renewal)?;
@@ -133,15 +133,15 @@ impl Shard {
 
     /// As [`Shard::resign`], for who has locked [`Shard::changing`].
     async fn free(&self, epoch: u64, successor: Option<(&str, Duration)>) -> Result<(), Refusal> {
-        let mut next = self.accepting().terms.clone();
+        let mut next = self.accepting().epochs.clone();
         next.release(epoch)?;
-        self.store_terms(&next).await?;
+        self.store_epochs(&next).await?;
         if let Some(successor) = self.successor(successor) {
             next.reserve(&successor, self.environment.now());
         }
-        self.set_terms(next);
+        self.set_epochs(next);
         let now = self.environment.now();
-        let left_to = self.accepting().terms.reserved_for(now).map(|node_id| format!(", left to {node_id}"));
+        let left_to = self.accepting().epochs.reserved_for(now).map(|node_id| format!(", left to {node_id}"));
         say!(self.lines, info, "shard {}: epoch {epoch} released{}", self.name, left_to.unwrap_or_default());
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Shard {
             if is_over(self.lease_left_to(epoch)) || !rule_switches::holds(Rule::WaitsForResignation) {
                 // A change may be under way that fails, and leaves the lease as it was.
                 let _changing = self.changing.lock().await;
-                if self.accepting().terms.epoch() > epoch {
+                if self.accepting().epochs.epoch() > epoch {
                     return Ok(());
                 }
                 match self.lease_left_to(epoch) {
@@ -220,16 +220,16 @@ impl Shard {
         let successor = self.successor(successor);
         let mut accepting = self.accepting();
         let mut revoked = Ok(());
-        accepting.change_terms(|terms| revoked = terms.revoke(epoch, successor.as_ref()));
+        accepting.change_epochs(|epochs| revoked = epochs.revoke(epoch, successor.as_ref()));
         revoked?;
-        Ok(accepting.terms.leader().map(|leader| leader.node_id.clone()))
+        Ok(accepting.epochs.leader().map(|leader| leader.node_id.clone()))
     }
 
     /// How long the leader of `epoch` may answer its clients.
     fn lease_left_to(&self, epoch: u64) -> LeaseLeft {
         let accepting = self.accepting();
-        match accepting.terms.epoch() == epoch {
-            true => accepting.terms.lease_left(self.environment.now()),
+        match accepting.epochs.epoch() == epoch {
+            true => accepting.epochs.lease_left(self.environment.now()),
             false => LeaseLeft::Nobody,
         }
     }
@@ -239,13 +239,13 @@ impl Shard {
         let _changing = self.changing.lock().await;
         let (before, mut next, end) = {
             let accepting = self.accepting();
-            (accepting.terms.replid().to_owned(), accepting.terms.clone(), accepting.end)
+            (accepting.epochs.replid().to_owned(), accepting.epochs.clone(), accepting.end)
         };
         if !next.begin(epoch, replid, offset, end)? {
             return Ok(());
         }
-        self.store_terms(&next).await?;
-        self.set_terms(next);
+        self.store_epochs(&next).await?;
+        self.set_epochs(next);
         if before != replid {
             self.notifier().restart_streams();
         }
@@ -289,21 +289,21 @@ impl Shard {
         Err(Refusal::new(Code::LogFailed, text))
     }
 
-    fn set_terms(&self, terms: Terms) {
+    fn set_epochs(&self, epochs: Epochs) {
         let before = self.primary_address();
-        self.accepting().replace_terms(terms);
+        self.accepting().replace_epochs(epochs);
         self.announce_switch(before);
     }
 
-    async fn store_terms(&self, terms: &Terms) -> Result<(), Refusal> {
+    async fn store_epochs(&self, epochs: &Epochs) -> Result<(), Refusal> {
         let mut manifest = self.store.manifest().next();
-        terms.store_in(&mut manifest);
-        manifest.seeded |= manifest.epochs.iter().any(|term| term.epoch > 0 && term.replid.is_some());
+        epochs.store_in(&mut manifest);
+        manifest.seeded |= manifest.epochs.iter().any(|entry| entry.epoch > 0 && entry.replid.is_some());
         let store = self.store.clone();
         self.check_not_failed()?;
         let stored = self.write_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await;
         if stored.as_ref().is_err_and(|refusal| refusal.code == Code::LogFailed) {
-            // Before the terms that were in force are so again.
+            // Before the epochs that were in force are so again.
             self.accepting().are_terms_in_doubt = true;
         }
         stored

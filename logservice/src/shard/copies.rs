@@ -192,7 +192,7 @@ impl Shard {
         self.check_not_failed()?;
         self.check_caught_up(self.store.manifest().base, self.notifier().progress().visible)?;
         let stream = self.notifier().progress().stream;
-        let replid = self.accepting().terms.replid().to_owned();
+        let replid = self.accepting().epochs.replid().to_owned();
         let (pin, found) = self.pins.pin(|| {
             let manifest = self.store.manifest();
             let newest = manifest.snapshots.iter().rev().find(|record| !passed_over.contains(&record.file));

@@ -62,12 +62,12 @@ impl Shard {
     fn user(&self, now: Instant) -> Option<String> {
         {
             let accepting = self.accepting();
-            let leads = match accepting.terms.lease_left(now) {
+            let leads = match accepting.epochs.lease_left(now) {
                 LeaseLeft::Nobody => false,
                 LeaseLeft::Forever => true,
                 LeaseLeft::For(left) => left > Duration::ZERO,
             };
-            if let Some(leader) = accepting.terms.leader().filter(|_| leads) {
+            if let Some(leader) = accepting.epochs.leader().filter(|_| leads) {
                 return Some(format!("node {} at {} leads", leader.node_id, leader.address));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use super::{Acceptance, Terms, OPENED};
+use super::{Acceptance, Epochs, OPENED};
 use crate::base::log_throttle::say;
 use crate::store::{Manifest, StoreEvents};
 
@@ -52,9 +52,9 @@ impl StoreEvents for Acceptance {
         let (before, is_other_stream) = {
             let mut accepting = self.lock();
             let before = accepting.primary_address();
-            let terms = Terms::from_manifest(manifest, accepting.environment.now()).as_followed();
-            let is_other_stream = begins_at.is_some() || terms.replid() != accepting.terms.replid();
-            accepting.change_terms(|in_force| *in_force = terms);
+            let epochs = Epochs::from_manifest(manifest, accepting.environment.now()).as_followed();
+            let is_other_stream = begins_at.is_some() || epochs.replid() != accepting.epochs.replid();
+            accepting.change_epochs(|in_force| *in_force = epochs);
             accepting.end = begins_at.unwrap_or(accepting.end);
             (before, is_other_stream)
         };

@@ -43,13 +43,13 @@ impl Shard {
         let accepting = self.accepting();
         let (pin, offset) = self.pins.pin(|| {
             let base = self.store.manifest().base;
-            let continues = |offset: &u64| accepting.terms.continues(replid, *offset, base, progress.visible);
+            let continues = |offset: &u64| accepting.epochs.continues(replid, *offset, base, progress.visible);
             let offset = held.filter(continues);
             (offset.unwrap_or(progress.visible), offset)
         });
         Ok(match offset {
             Some(offset) => {
-                let replid = accepting.terms.replid().to_owned();
+                let replid = accepting.epochs.replid().to_owned();
                 Position::Continue { replid, offset, stream: progress.stream, pin }
             }
             None => Position::Full,

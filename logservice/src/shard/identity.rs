@@ -115,7 +115,7 @@ impl Shard {
     pub fn judge_known(&self, known: &Known) -> Result<(), Refusal> {
         let log_id = self.log_id();
         let accepting = self.accepting();
-        accepting.terms.check_known(known, &log_id, accepting.end)
+        accepting.epochs.check_known(known, &log_id, accepting.end)
     }
 
     /// An operator says that the log is right as it is, if its id is `log_id`.

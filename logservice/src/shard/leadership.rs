@@ -8,16 +8,16 @@ use tokio::sync::watch;
 
 use super::epochs::Leadership;
 use super::rule_switches::{self, Rule};
-use super::{Accepting, Environment, Heard, Role, Shard, Terms};
+use super::{Accepting, Environment, Epochs, Heard, Role, Shard};
 
 /// A leader asks for more time.
 #[derive(Debug, Clone, Copy)]
 pub struct Renewal {
-    /// Its term.
+    /// Its epoch.
     pub epoch: u64,
     /// How long the lease is to be; 0 does not expire.
     pub lease_ms: u64,
-    /// Grows from one renewal of the term to the next; none from who sends them one after the other in any case.
+    /// Grows from one renewal of the epoch to the next; none from who sends them one after the other in any case.
     pub sent: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ impl Accepting {
     /// The version of leadership. Time alone can change it: a lease expires, a reservation ends. So `now` is read under the
     /// lock, lest a later look sees an earlier time.
     pub(super) fn version(&mut self, now: Instant) -> u64 {
-        self.versions.observe(self.terms.leadership(now))
+        self.versions.observe(self.epochs.leadership(now))
     }
 
     /// Has whoever waits for another version look again.
@@ -67,19 +67,19 @@ impl Accepting {
         self.versions.number.subscribe()
     }
 
-    /// Changes the terms in force. All that changes them does it here, so that no change goes without its number.
-    pub(super) fn change_terms(&mut self, change: impl FnOnce(&mut Terms)) {
+    /// Changes the epochs in force. All that changes them does it here, so that no change goes without its number.
+    pub(super) fn change_epochs(&mut self, change: impl FnOnce(&mut Epochs)) {
         let now = self.environment.now();
         // An expiry that a renewal takes back was one all the same.
         self.version(now);
-        change(&mut self.terms);
+        change(&mut self.epochs);
         self.version(now);
     }
 
-    /// Whether no renewal of that term was taken that was sent later: the bytes of this one may have lain in a connection that its
+    /// Whether no renewal of that epoch was taken that was sent later: the bytes of this one may have lain in a connection that its
     /// sender has given up, and it counts by what was answered last.
     pub(super) fn check_in_order(&mut self, renewal: Renewal) -> Result<(), Refusal> {
-        if self.terms.check_leading(renewal.epoch).is_err() || !rule_switches::holds(Rule::OrdersRenewals) {
+        if self.epochs.check_leading(renewal.epoch).is_err() || !rule_switches::holds(Rule::OrdersRenewals) {
             return Ok(());
         }
         let newest = self.newest_renewal.filter(|newest| newest.epoch == renewal.epoch);
@@ -90,7 +90,7 @@ impl Accepting {
         Ok(())
     }
 
-    /// Whether the newest renewal of that term that was taken asked for another length, which may not be stored yet.
+    /// Whether the newest renewal of that epoch that was taken asked for another length, which may not be stored yet.
     pub(super) fn is_length_changing(&self, renewal: Renewal) -> bool {
         let newest = self.newest_renewal.filter(|newest| newest.epoch == renewal.epoch);
         newest.is_some_and(|newest| newest.lease_ms != renewal.lease_ms)
@@ -99,23 +99,23 @@ impl Accepting {
     /// Extends the lease from now.
     pub(super) fn renew(&mut self, renewal: Renewal) -> Result<(), Refusal> {
         let (mut renewed, now) = (Ok(false), self.environment.now());
-        self.change_terms(|terms| renewed = terms.renew(renewal.epoch, renewal.lease_ms, now));
+        self.change_epochs(|epochs| renewed = epochs.renew(renewal.epoch, renewal.lease_ms, now));
         renewed.map(drop)
     }
 
-    /// Puts `next` in force, a changed copy of the terms that were in force when its maker had locked [`Shard::changing`].
+    /// Puts `next` in force, a changed copy of the epochs that were in force when its maker had locked [`Shard::changing`].
     ///
-    /// Whoever holds that lock is the only one who changes terms, but for two changes of which nothing is stored: a renewal of the
+    /// Whoever holds that lock is the only one who changes epochs, but for two changes of which nothing is stored: a renewal of the
     /// leader in force, for as long as it has the lease for already; and that an operator begins to take the lease from it. So the end
     /// of the lease and whether it is revoked are all that can have moved since the copy was made, and somebody was answered for either.
     /// A copy that still is of that leader takes them over, whatever was changed. One that was released or granted to another leaves
-    /// them behind, but for whom an operator has named to lead next: they count as having come before that. While the terms are closed, from before anything of a new leader is stored,
+    /// them behind, but for whom an operator has named to lead next: they count as having come before that. While the epochs are closed, from before anything of a new leader is stored,
     /// there are no such changes.
-    pub(super) fn replace_terms(&mut self, mut next: Terms) {
+    pub(super) fn replace_epochs(&mut self, mut next: Epochs) {
         if rule_switches::holds(Rule::KeepsRenewals) {
-            next.keep_changes_since(&self.terms, self.environment.now());
+            next.keep_changes_since(&self.epochs, self.environment.now());
         }
-        self.change_terms(|in_force| *in_force = next);
+        self.change_epochs(|in_force| *in_force = next);
     }
 }
 
@@ -141,7 +141,7 @@ impl Poll {
             let (now, version, next_change) = {
                 let mut accepting = self.shard.accepting();
                 let now = self.shard.environment.now();
-                (now, accepting.version(now), accepting.terms.next_change(now))
+                (now, accepting.version(now), accepting.epochs.next_change(now))
             };
             if version != self.seen || now >= self.deadline || self.shard.has_ended() {
                 return;
@@ -173,7 +173,7 @@ impl Shard {
         };
         let accepting = self.accepting();
         if is_leader {
-            accepting.terms.check_not_taken_from(&node_id)?;
+            accepting.epochs.check_not_taken_from(&node_id)?;
         }
         let changes = accepting.watch_versions();
         drop(accepting);

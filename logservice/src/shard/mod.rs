@@ -39,7 +39,7 @@ mod status;
 pub use audit::{AuditState, AuditStatus, Delivery, Inquiry, KeyName};
 pub use copies::{CopyError, FullCopy, NoCopy, Unreadable};
 pub use environment::{Environment, Sleep, SystemEnvironment, Unfinished, Work};
-pub use epochs::{Admission, Held, Node, Successor, Terms};
+pub use epochs::{Admission, Epochs, Held, Node, Successor};
 pub use follow::Position;
 pub use leadership::{Poll, Renewal};
 pub use lease::LeaseLeft;
@@ -86,7 +86,7 @@ pub struct Shard {
     copies: Mutex<copies::Copies>,
     audits: Mutex<audit::Audits>,
     acceptance: Arc<Acceptance>,
-    /// Held while the terms or the manifest are changed and stored. Taken before the acceptance's lock, never while holding it.
+    /// Held while the epochs or the manifest are changed and stored. Taken before the acceptance's lock, never while holding it.
     /// Renewals that change nothing that is stored do without; see [`Accepting::replace_terms`].
     changing: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
@@ -116,7 +116,7 @@ struct Acceptance {
 struct Accepting {
     environment: Arc<dyn Environment>,
     /// Changed by [`Accepting::change_terms`].
-    terms: Terms,
+    epochs: Epochs,
     versions: Versions,
     /// The end of the log (exclusive) when everything that was accepted is written.
     end: u64,
@@ -130,7 +130,7 @@ struct Accepting {
     fenced: Option<u64>,
     /// The newest renewal that was taken.
     newest_renewal: Option<Renewal>,
-    /// Whether it is not known if the last change of the terms was stored: a restart may find another leader than these terms
+    /// Whether it is not known if the last change of the epochs was stored: a restart may find another leader than these epochs
     /// name, and give it the lease at once.
     are_terms_in_doubt: bool,
     /// Until then no renewal makes the lease shorter; none if that may be at once. See [`Shard::renew`].
@@ -167,14 +167,14 @@ impl Shard {
         let manifest = store.manifest();
         let now = environment.now();
         let follows = matches!(store.standing(), Standing::Follows { .. });
-        let terms = Terms::from_manifest(&manifest, now);
-        let terms = if follows { terms.as_followed() } else { terms };
+        let epochs = Epochs::from_manifest(&manifest, now);
+        let epochs = if follows { epochs.as_followed() } else { epochs };
         let is_replicated = store.standing() != Standing::Alone;
-        let keeps_length_until = terms.kept_until(now).filter(|_| is_replicated);
-        let versions = Versions::new(terms.leadership(now), Versions::first_number(&*environment));
+        let keeps_length_until = epochs.kept_until(now).filter(|_| is_replicated);
+        let versions = Versions::new(epochs.leadership(now), Versions::first_number(&*environment));
         let accepting = Accepting {
             environment: environment.clone(),
-            terms,
+            epochs,
             versions,
             end,
             paused: None,
@@ -218,7 +218,7 @@ impl Shard {
             "shard {name} opened{}: base {}, end {end}, epoch {}",
             if follows { " to follow another service" } else { "" },
             manifest.base,
-            shard.accepting().terms.epoch()
+            shard.accepting().epochs.epoch()
         );
         Ok(shard)
     }
@@ -249,7 +249,7 @@ impl Shard {
     pub fn append(&self, epoch: u64, offset: u64, payload: Bytes) -> Result<Submitted, Refusal> {
         let mut accepting = self.accepting();
         let until = offset.saturating_add(payload.len() as u64);
-        let admission = accepting.terms.admit(epoch, offset, payload.len(), accepting.end);
+        let admission = accepting.epochs.admit(epoch, offset, payload.len(), accepting.end);
         if let Err(refusal) = &admission {
             // Once for each epoch: a deposed leader may have thousands on their way.
             if refusal.code == Code::Fenced && accepting.fenced.replace(epoch) != Some(epoch) {

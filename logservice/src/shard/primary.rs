@@ -23,7 +23,7 @@ pub struct Switch {
     pub to: String,
 }
 
-/// The node that clients write to: whose term was the last to begin writing. Not the node that was only granted the lease, as that
+/// The node that clients write to: whose epoch was the last to begin writing. Not the node that was only granted the lease, as that
 /// does not serve yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Primary {
@@ -31,7 +31,7 @@ pub struct Primary {
     pub node_id: String,
     /// Where it is reached.
     pub address: String,
-    /// The number of its term.
+    /// The number of its epoch.
     pub epoch: u64,
     /// Whether it still leads, and its lease has not expired.
     pub leads: bool,
@@ -59,22 +59,22 @@ impl Shard {
     /// The node that clients write to; `None` before any has begun to write.
     pub fn primary(&self) -> Option<Primary> {
         let accepting = self.accepting();
-        let terms = &accepting.terms;
-        let term = terms.newest_begun()?;
-        let has_lease = match terms.lease_left(self.environment.now()) {
+        let epochs = &accepting.epochs;
+        let entry = epochs.newest_begun()?;
+        let has_lease = match epochs.lease_left(self.environment.now()) {
             LeaseLeft::Nobody => false,
             LeaseLeft::Forever => true,
             LeaseLeft::For(left) => left > Duration::ZERO,
         };
-        let (node_id, address, epoch) = (term.node_id.clone(), term.address.clone(), term.epoch);
-        Some(Primary { node_id, address, epoch, leads: has_lease && epoch == terms.epoch() })
+        let (node_id, address, epoch) = (entry.node_id.clone(), entry.address.clone(), entry.epoch);
+        Some(Primary { node_id, address, epoch, leads: has_lease && epoch == epochs.epoch() })
     }
 
     pub(super) fn primary_address(&self) -> Option<String> {
         self.accepting().primary_address()
     }
 
-    /// Tells of it if clients have to go elsewhere than `before`. Called while the terms are being changed, so that the order is that
+    /// Tells of it if clients have to go elsewhere than `before`. Called while the epochs are being changed, so that the order is that
     /// of the changes; not while the acceptance is locked, as it wakes everybody who listens.
     pub(super) fn announce_switch(&self, before: Option<String>) {
         self.acceptance.announce_switch(before, &self.lines);
@@ -83,7 +83,7 @@ impl Shard {
 
 impl Accepting {
     pub(super) fn primary_address(&self) -> Option<String> {
-        self.terms.newest_begun().map(|term| term.address.clone())
+        self.epochs.newest_begun().map(|entry| entry.address.clone())
     }
 }
 

@@ -3,7 +3,7 @@
 use durability_protocol::Refusal;
 
 use super::rule_switches::{self, Rule};
-use super::{Origin, Shard, Terms};
+use super::{Epochs, Origin, Shard};
 use crate::base::log_throttle::say;
 use crate::snapshots::Draft;
 use crate::store::SnapshotRecord;
@@ -15,14 +15,14 @@ impl Shard {
     pub fn check_seed(&self, epoch: u64, replid: &str, offset: u64) -> Result<(), Refusal> {
         self.check_not_failed()?;
         let accepting = self.accepting();
-        accepting.terms.clone().seed(epoch, replid, offset, accepting.end)
+        accepting.epochs.clone().seed(epoch, replid, offset, accepting.end)
     }
 
     /// Replaces the log by the snapshot in `draft`: base and end become the offset where it stands, and the leader of `epoch`
     /// counts as having begun there under `replid`. What was stored before is left for [`Shard::remove_all_other_snapshots`]. Must
     /// not be dropped half-way.
     pub async fn install_seed(&self, epoch: u64, replid: &str, draft: Draft) -> Result<(), Refusal> {
-        let engine = self.accepting().terms.engine();
+        let engine = self.accepting().epochs.engine();
         let (record, _stored) = self.store_snapshot(draft, Origin { replid, engine, contents: None }).await?;
         self.install_stored_seed(epoch, replid, record).await
     }
@@ -35,21 +35,21 @@ impl Shard {
         let offset = record.offset;
         let _changing = self.changing.lock().await;
         let before = self.primary_address();
-        let (terms, accepted) = {
+        let (epochs, accepted) = {
             let mut accepting = self.accepting();
-            let mut terms = accepting.terms.clone();
-            terms.seed(epoch, replid, offset, accepting.end)?;
+            let mut epochs = accepting.epochs.clone();
+            epochs.seed(epoch, replid, offset, accepting.end)?;
             accepting.paused = rule_switches::holds(Rule::PausesForSeed).then_some(INSTALLING);
-            (terms, self.accepted_by(&accepting))
+            (epochs, self.accepted_by(&accepting))
         };
         let installed = match self.drain(accepted).await {
-            Ok(()) => self.replace_log(&terms, record).await,
+            Ok(()) => self.replace_log(&epochs, record).await,
             Err(refusal) => Err(refusal),
         };
         let mut accepting = self.accepting();
         accepting.paused = None;
         installed?;
-        accepting.replace_terms(terms);
+        accepting.replace_epochs(epochs);
         accepting.end = offset;
         drop(accepting);
         self.announce_switch(before);
@@ -67,9 +67,9 @@ impl Shard {
         Ok(())
     }
 
-    async fn replace_log(&self, terms: &Terms, record: SnapshotRecord) -> Result<(), Refusal> {
+    async fn replace_log(&self, epochs: &Epochs, record: SnapshotRecord) -> Result<(), Refusal> {
         let mut manifest = self.store.manifest().next();
-        terms.store_in(&mut manifest);
+        epochs.store_in(&mut manifest);
         manifest.base = record.offset;
         manifest.seeded = true;
         manifest.snapshots = vec![record];

@@ -12,7 +12,7 @@ use crate::replica::memory_group::{MemoryGroup, MemoryGroups};
 use crate::replica::store_factory::ReplicatedStores;
 use crate::shard::{Held, Node, Position, Renewal, Shard, Submitted, Switches};
 use crate::snapshots::SnapshotStore;
-use crate::store::{Leader, Manifest, StoreFactory, Term};
+use crate::store::{Epoch, Leader, Manifest, StoreFactory};
 
 const REPLID: &str = "cccccccccccccccccccccccccccccccccccccccc";
 
@@ -143,8 +143,8 @@ async fn a_shard_that_is_decided_over_elsewhere_answers_all_that_waits_with_that
     assert!(!shard.decides());
 }
 
-fn term(epoch: u64, address: &str, replid: &str, first_offset: u64) -> Term {
-    Term {
+fn epoch(epoch: u64, address: &str, replid: &str, first_offset: u64) -> Epoch {
+    Epoch {
         epoch,
         node_id: format!("n{epoch}"),
         address: address.to_owned(),
@@ -155,10 +155,10 @@ fn term(epoch: u64, address: &str, replid: &str, first_offset: u64) -> Term {
     }
 }
 
-fn led_by(manifest: &Manifest, term: Term) -> Manifest {
-    let leader = Leader { node_id: term.node_id.clone(), address: term.address.clone(), lease_ms: 1, process: None };
+fn led_by(manifest: &Manifest, entry: Epoch) -> Manifest {
+    let leader = Leader { node_id: entry.node_id.clone(), address: entry.address.clone(), lease_ms: 1, process: None };
     let mut next = Manifest { leader: Some(leader), seeded: true, ..manifest.next() };
-    next.epochs.push(term);
+    next.epochs.push(entry);
     next
 }
 
@@ -170,7 +170,7 @@ async fn a_shard_that_follows_shows_what_the_service_that_decides_does() {
     let (shard, group) = open(&groups, &switches);
     group.follow(Some(2), 0);
     assert!(!shard.decides() && shard.is_replicated());
-    let first = led_by(&shard.store().manifest(), term(1, "a:1", REPLID, 0));
+    let first = led_by(&shard.store().manifest(), epoch(1, "a:1", REPLID, 0));
     group.receive_state(&first, None);
     group.receive(vec![7; 100]);
     assert_eq!((shard.notifier().durable(), shard.accepted().until), (100, 100));
@@ -186,7 +186,7 @@ async fn a_shard_that_follows_shows_what_the_service_that_decides_does() {
 
     let stream = shard.notifier().progress().stream;
     let other = "d".repeat(40);
-    let second = led_by(&first, term(2, "b:1", &other, 100));
+    let second = led_by(&first, epoch(2, "b:1", &other, 100));
     group.receive_state(&second, None);
     assert_eq!(shard.primary_address().as_deref(), Some("b:1"));
     let switched: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
@@ -197,7 +197,7 @@ async fn a_shard_that_follows_shows_what_the_service_that_decides_does() {
     let mut bases = shard.followed_base();
     bases.mark_unchanged();
     let stream = shard.notifier().progress().stream;
-    let seeded = Manifest { base: 900, epochs: vec![term(2, "b:1", &other, 900)], ..second.next() };
+    let seeded = Manifest { base: 900, epochs: vec![epoch(2, "b:1", &other, 900)], ..second.next() };
     group.receive_state(&seeded, Some(900));
     assert_eq!((shard.notifier().durable(), shard.accepted().until), (900, 900));
     assert!(shard.notifier().progress().stream > stream && *bases.borrow() == 900);

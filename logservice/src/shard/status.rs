@@ -52,7 +52,7 @@ pub struct Status {
     pub log_id: String,
     /// The nodes that know otherwise than this log is, and what; empty if there is none.
     pub contradicted_by: String,
-    /// Number of the newest term.
+    /// Number of the newest epoch.
     pub epoch: u64,
     /// Node id of the leader, empty when there is none.
     pub leader: String,
@@ -159,8 +159,8 @@ impl Shard {
             (None, true) => (LogState::NoSpace, progress.refused_reason.to_string()),
             (None, false) => (LogState::Ok, String::new()),
         };
-        let leader = accepting.terms.leader().cloned();
-        let lease_remaining_ms = match accepting.terms.lease_left(now) {
+        let leader = accepting.epochs.leader().cloned();
+        let lease_remaining_ms = match accepting.epochs.lease_left(now) {
             LeaseLeft::Nobody => -1,
             LeaseLeft::Forever => -2,
             LeaseLeft::For(left) => i64::try_from(whole_ms(left)).unwrap_or(i64::MAX),
@@ -173,16 +173,16 @@ impl Shard {
             decider: decider.unwrap_or_default(),
             log_id: manifest.id.clone(),
             contradicted_by,
-            epoch: accepting.terms.epoch(),
+            epoch: accepting.epochs.epoch(),
             leader: leader.as_ref().map(|leader| leader.node_id.clone()).unwrap_or_default(),
             leader_address: leader.as_ref().map(|leader| leader.address.clone()).unwrap_or_default(),
             leader_process: leader.and_then(|leader| leader.process).unwrap_or_default(),
             lease_remaining_ms,
-            lease_ms: accepting.terms.lease_ms(),
+            lease_ms: accepting.epochs.lease_ms(),
             version: accepting.version(now),
-            reserved_for: accepting.terms.reserved_for(now).unwrap_or_default().to_owned(),
-            stream_epoch: accepting.terms.newest_begun().map_or(0, |term| term.epoch),
-            replid: accepting.terms.replid().to_owned(),
+            reserved_for: accepting.epochs.reserved_for(now).unwrap_or_default().to_owned(),
+            stream_epoch: accepting.epochs.newest_begun().map_or(0, |entry| entry.epoch),
+            replid: accepting.epochs.replid().to_owned(),
             base: manifest.base,
             end: progress.visible,
             durable_end,

@@ -18,9 +18,9 @@ pub struct Manifest {
     pub revision: u64,
     /// Name of the shard.
     pub shard: String,
-    /// The terms of leadership whose history the log continues, oldest first. Never empty: a new shard begins with epoch 0, which has no
+    /// The epochs whose history the log continues, oldest first. Never empty: a new shard begins with epoch 0, which has no
     /// leader and a replication id of its own.
-    pub epochs: Vec<Term>,
+    pub epochs: Vec<Epoch>,
     /// Who leads; nobody before the first leader and after a release.
     pub leader: Option<Leader>,
     /// First position that the log holds, or its end when it is empty.
@@ -35,9 +35,9 @@ pub struct Manifest {
     pub seeded: bool,
 }
 
-/// A term of leadership.
+/// An epoch: who led, and under which replication id the log continues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Term {
+pub struct Epoch {
     /// Its number.
     pub epoch: u64,
     /// Who led.
@@ -128,7 +128,7 @@ pub struct Contents {
 impl Manifest {
     /// The manifest of a shard that has never been written, under a replication id and an id drawn at random.
     pub fn new(shard: &str, replid: String, id: String) -> Self {
-        let epoch_zero = Term {
+        let epoch_zero = Epoch {
             epoch: 0,
             node_id: String::new(),
             address: String::new(),
@@ -168,7 +168,7 @@ impl Manifest {
         if manifest.epochs.is_empty() || !manifest.epochs.windows(2).all(|pair| pair[0].epoch < pair[1].epoch) {
             return Err("its epochs are not in order".to_owned());
         }
-        if manifest.epochs.iter().any(|term| term.replid.is_some() != term.first_offset.is_some()) {
+        if manifest.epochs.iter().any(|entry| entry.replid.is_some() != entry.first_offset.is_some()) {
             return Err("an epoch has a replication id without a first offset, or the reverse".to_owned());
         }
         if !manifest.snapshots.windows(2).all(|pair| pair[0].offset < pair[1].offset) {
@@ -199,13 +199,13 @@ impl Manifest {
 
     /// The newest version of the engine that wrote any of what the log holds.
     pub fn engine(&self) -> Option<EngineVersion> {
-        let wrote = self.epochs.iter().filter(|term| term.replid.is_some()).filter_map(|term| term.engine);
+        let wrote = self.epochs.iter().filter(|entry| entry.replid.is_some()).filter_map(|entry| entry.engine);
         wrote.chain(self.snapshots.iter().filter_map(|record| record.engine)).max()
     }
 
     /// The most databases that any leader could write to who wrote a part of the log; none if no leader told.
     pub fn databases(&self) -> Option<u32> {
-        self.epochs.iter().filter(|term| term.replid.is_some()).filter_map(|term| term.databases).max()
+        self.epochs.iter().filter(|entry| entry.replid.is_some()).filter_map(|entry| entry.databases).max()
     }
 
     /// The next revision of this manifest, for its caller to change.
@@ -217,7 +217,7 @@ impl Manifest {
 
     /// The lowest end the log can have: a leader began there, so everything below was durable.
     pub fn least_end(&self) -> u64 {
-        self.epochs.iter().filter_map(|term| term.first_offset).max().unwrap_or(0).max(self.base)
+        self.epochs.iter().filter_map(|entry| entry.first_offset).max().unwrap_or(0).max(self.base)
     }
 }
 

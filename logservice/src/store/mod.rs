@@ -39,7 +39,7 @@ mod options;
 
 pub use errors::{Damage, ManifestError, MediumError, OpenError, ReadError, RemoveError, SubmitError, TrimError};
 pub use factory::{Listed, RemovedStore, StoreFactory};
-pub use manifest::{Blocks, Contents, Leader, Manifest, SnapshotRecord, Term, MANIFEST_FORMAT};
+pub use manifest::{Blocks, Contents, Epoch, Leader, Manifest, SnapshotRecord, MANIFEST_FORMAT};
 pub use options::{StoreOptions, MIN_SEGMENT_MB};
 
 use std::collections::BTreeSet;

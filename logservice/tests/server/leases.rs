@@ -121,7 +121,7 @@ fn a_late_renewal_takes_back_nothing_that_was_granted_after_it() {
     assert_eq!(left_ms(&mut leader), -2, "it never expires");
     leader.ok(&["LOG.RENEW", "s1", "1", "1000", "22"]);
     assert!((0..=1060).contains(&left_ms(&mut leader)), "a shorter one that is asked for in time ends sooner");
-    // A later term counts from anywhere, and one that is not led says nothing.
+    // A later epoch counts from anywhere, and one that is not led says nothing.
     given_up.refused(&["LOG.RENEW", "s1", "9", "1000", "1000"], "FENCED ");
     leader.ok(&["LOG.RESIGN", "s1", "1"]);
     leader.acquire("s1", "n2", 0, 1000).expect("acquired");

@@ -14,6 +14,7 @@ mod identity;
 mod leases;
 mod leftovers;
 mod nodes;
+mod process;
 mod replicas;
 mod roles;
 mod seeding;

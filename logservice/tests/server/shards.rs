@@ -1,11 +1,11 @@
 //! How shards come and go.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Reply, Service};
 use crate::common::pattern;
+use crate::process::Process;
 
 const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const SOON: Duration = Duration::from_secs(30);
@@ -351,48 +351,6 @@ fn only_who_has_a_shards_token_drops_it() {
     service.stop();
 }
 
-/// The service as a program of its own, so that its threads can be told from those of other tests.
-struct Program {
-    process: std::process::Child,
-    address: std::net::SocketAddr,
-}
-
-impl Program {
-    fn start(directory: &Path) -> Self {
-        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_logservice"))
-            .arg("--dir")
-            .arg(directory)
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--segment-mb", "2", "--snapshot-log-mb", "0"])
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
-        let started = lines.by_ref().map(|line| line.expect("a line")).find(|line| line.contains("RESP on "));
-        let address =
-            started.as_deref().and_then(|line| line.split("RESP on ").nth(1)).and_then(|rest| rest.split(',').next());
-        let address = address.expect("an address").parse().expect("an address");
-        // Else it would wait for somebody to read.
-        std::thread::spawn(move || lines.for_each(drop));
-        Program { process, address }
-    }
-
-    /// Threads that do the work of shards.
-    fn threads(&self) -> usize {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("listed");
-        let name = |task: std::io::Result<std::fs::DirEntry>| {
-            std::fs::read_to_string(task.expect("entry").path().join("comm")).unwrap_or_default()
-        };
-        tasks.map(name).filter(|name| name.starts_with("log-")).count()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn an_idle_shard_owns_no_thread() {
     const SHARDS: usize = 150;
@@ -400,7 +358,7 @@ fn an_idle_shard_owns_no_thread() {
     /// One that writes, one that makes segments ready, one that verifies.
     const LEFT: usize = 3;
     let directory = tempfile::tempdir().expect("tempdir");
-    let program = Program::start(directory.path());
+    let program = Process::start(directory.path());
     let names: Vec<_> = (0..SHARDS).map(|number| format!("s{number}")).collect();
     let mut client = Client::connect(program.address);
     for name in &names {
@@ -420,7 +378,7 @@ fn an_idle_shard_owns_no_thread() {
     wait_until("idle threads stay", || program.threads() <= LEFT);
     assert_eq!(client.append(&names[0], 1, 3, b"def"), Reply::Integer(6));
     drop(program);
-    let program = Program::start(directory.path());
+    let program = Process::start(directory.path());
     assert!(program.threads() <= LEFT, "{} threads", program.threads());
     let mut client = Client::connect(program.address);
     assert_eq!((client.status(&names[0], "end"), client.status(&names[1], "end")), ("6".into(), "3".into()));

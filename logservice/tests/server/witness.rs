@@ -1,11 +1,12 @@
 //! A well-behaved client beside the others: it appends, and notes how long it waits.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::{Reply, Service};
+use crate::client::{Client, Reply, Service};
 
 /// The longest that an append may take beside clients that are hostile, on a machine that is busy with other tests.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
@@ -18,7 +19,12 @@ pub struct Witness {
 impl Witness {
     /// Leads the shard `witness` and appends to it, one append after the other. `token` opens it, if one is needed.
     pub fn start(service: &Service, token: Option<&str>) -> Self {
-        let mut client = service.connect();
+        Self::start_at(service.listen_address(), token)
+    }
+
+    /// As [`Witness::start`], at a service that listens at `address`.
+    pub fn start_at(address: SocketAddr, token: Option<&str>) -> Self {
+        let mut client = Client::connect(address);
         if let Some(token) = token {
             client.ok(&["AUTH", "witness", token]);
         }

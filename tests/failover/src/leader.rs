@@ -76,7 +76,7 @@ impl Finder {
 fn ask(url: &str, patience: Duration) -> Result<Option<Leader>> {
     let mut connection = Connection::open(url, ASK_TIME)?;
     let state = NodeState::read(&connection.command("INFO", &["durability"])?);
-    // A node whose term has just ended shows no epoch.
+    // A node whose epoch has just ended shows no epoch.
     if state.role() != "leader" || state.epoch() == 0 {
         return Ok(None);
     }

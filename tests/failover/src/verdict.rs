@@ -58,7 +58,7 @@ impl Found {
 
 /// What the clients of one leader wrote.
 #[derive(Default)]
-struct Term<'a> {
+struct EpochWrites<'a> {
     there: Vec<(&'a Written, &'a Write)>,
     missing: Vec<(&'a Written, &'a Write)>,
 }
@@ -69,38 +69,40 @@ struct Term<'a> {
 /// Something is missing that may not be, or is there that nobody wrote.
 pub fn judge(all: &[Written], found: &Found, mode: Mode, limit: Duration) -> Result<Loss> {
     found.check_doubles()?;
-    let mut terms: BTreeMap<u64, Term> = BTreeMap::new();
+    let mut epochs: BTreeMap<u64, EpochWrites> = BTreeMap::new();
     for written in all {
         let mut numbers = found.numbers(written)?;
         for write in &written.writes {
-            let term = terms.entry(write.epoch).or_default();
+            let of_epoch = epochs.entry(write.epoch).or_default();
             if numbers.remove(&write.number) {
-                term.there.push((written, write));
+                of_epoch.there.push((written, write));
             } else if write.answered.is_some() {
-                term.missing.push((written, write));
+                of_epoch.missing.push((written, write));
             }
         }
         // The last one may have been refused again and again until the end.
         ensure!(numbers.is_empty(), "writer {}: {numbers:?} is there, and was refused or never sent", written.writer);
     }
     let mut loss = Loss::default();
-    for (epoch, term) in &terms {
-        term.check_positions(found)?;
-        let Some(&(written, oldest)) = term.missing.iter().min_by_key(|(_, write)| write.answered) else { continue };
+    for (epoch, of_epoch) in &epochs {
+        of_epoch.check_positions(found)?;
+        let Some(&(written, oldest)) = of_epoch.missing.iter().min_by_key(|(_, write)| write.answered) else {
+            continue;
+        };
         let what =
             format!("writer {}: {} of epoch {epoch} was acknowledged and is missing", written.writer, oldest.number);
-        ensure!(mode == Mode::Async, "{what}, and {} others", term.missing.len() - 1);
+        ensure!(mode == Mode::Async, "{what}, and {} others", of_epoch.missing.len() - 1);
         let since = oldest.answered.unwrap_or(oldest.invoked);
-        term.check_no_hole(since, &what)?;
-        let span = term.span(since);
+        of_epoch.check_no_hole(since, &what)?;
+        let span = of_epoch.span(since);
         ensure!(span <= limit + ROUND, "{what}, and {span:.0?} later writes were acknowledged; the limit is {limit:?}");
-        loss.writes += term.missing.len();
+        loss.writes += of_epoch.missing.len();
         loss.span = loss.span.max(span);
     }
     Ok(loss)
 }
 
-impl Term<'_> {
+impl EpochWrites<'_> {
     /// What is there of the journal is a first part of what this leader executed, in the order in which it did.
     fn check_positions(&self, found: &Found) -> Result<()> {
         let mut first_missing = usize::MAX;

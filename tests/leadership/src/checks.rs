@@ -100,7 +100,7 @@ fn an_operator_has_to_wait_until_the_leader_answers_nobody() {
 #[test]
 #[ignore = "takes minutes and gigabytes"]
 fn deeper() {
-    holds("three terms", Bounds { ticks: 9, acquires: 2, renewals: 0, reads: 0, ..FAILOVER });
+    holds("three epochs", Bounds { ticks: 9, acquires: 2, renewals: 0, reads: 0, ..FAILOVER });
     holds("renewals, writes of both", Bounds { renewals: 2, reads: 0, ..FAILOVER });
     holds("many renewals", Bounds { ticks: 7, renewals: 2, reads: 0, ..FAILOVER });
     holds("restarts of both", Bounds { acquires: 2, restarts: 1, service_restarts: 1, reads: 0, ..FAILOVER });

@@ -1,4 +1,4 @@
-//! What a log service knows: its own rules ([`Terms`]) over a log that is durable as soon as it is written. The order of writing,
+//! What a log service knows: its own rules ([`Epochs`]) over a log that is durable as soon as it is written. The order of writing,
 //! syncing and answering is tested with the service itself.
 
 use std::hash::{Hash, Hasher};
@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use durability_leadership::Holder;
-use logservice::shard::{Admission, LeaseLeft, Node, Terms};
+use logservice::shard::{Admission, Epochs, LeaseLeft, Node};
 use logservice::store::Manifest;
 
 use crate::network::{NodeId, Process};
@@ -24,13 +24,13 @@ pub fn name(node: NodeId, rules: &Rules) -> &'static str {
 /// The log and who may write it.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    terms: Arc<Terms>,
+    epochs: Arc<Epochs>,
     key: Key,
     /// Who wrote each entry, by epoch. Within one epoch entries are told apart by their places.
     pub log: Vec<u8>,
 }
 
-/// All that makes two [`Terms`] differ, as the model uses them.
+/// All that makes two [`Epochs`] differ, as the model uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     epoch: u8,
@@ -64,9 +64,9 @@ impl Hash for Ledger {
 impl Ledger {
     /// An empty log that nobody ever led.
     pub fn new() -> Self {
-        let terms = Arc::new(Terms::from_manifest(&manifest(), instant(0)));
+        let epochs = Arc::new(Epochs::from_manifest(&manifest(), instant(0)));
         Ledger {
-            terms,
+            epochs,
             key: Key {
                 epoch: 0,
                 leader: None,
@@ -85,7 +85,7 @@ impl Ledger {
         self.log.len() as u8
     }
 
-    /// The newest term.
+    /// The newest epoch.
     pub fn epoch(&self) -> u8 {
         self.key.epoch
     }
@@ -102,7 +102,7 @@ impl Ledger {
         if self.is_led_by_earlier_life_of(process) || has_same_name && !rules.waits_for_own_name {
             return Holder::EarlierLife;
         }
-        let left = match self.terms.lease_left(judged_at(now, rules)) {
+        let left = match self.epochs.lease_left(judged_at(now, rules)) {
             LeaseLeft::Nobody => return Holder::Nobody,
             LeaseLeft::Forever => None,
             LeaseLeft::For(left) => Some(left),
@@ -125,16 +125,16 @@ impl Ledger {
         rules: &Rules,
     ) -> Option<u8> {
         let name = name(process.node, rules);
-        let is_own = !rules.waits_for_own_name && self.terms.leader().is_some_and(|leader| leader.node_id == name);
-        let is_free = is_own || self.terms.check_free(SHARD, name, judged_at(now, rules)).is_ok();
+        let is_own = !rules.waits_for_own_name && self.epochs.leader().is_some_and(|leader| leader.node_id == name);
+        let is_free = is_own || self.epochs.check_free(SHARD, name, judged_at(now, rules)).is_ok();
         if !is_free || expected_end != self.end() {
             return None;
         }
-        let epoch = self.terms.epoch() + 1;
-        let terms = Arc::make_mut(&mut self.terms);
-        terms.grant(epoch, candidate(name), lease_ms(length), instant(now));
+        let epoch = self.epochs.epoch() + 1;
+        let epochs = Arc::make_mut(&mut self.epochs);
+        epochs.grant(epoch, candidate(name), lease_ms(length), instant(now));
         let end = u64::from(expected_end);
-        terms.begin(epoch, &format!("{epoch:040x}"), end, end).expect("it leads, at the end");
+        epochs.begin(epoch, &format!("{epoch:040x}"), end, end).expect("it leads, at the end");
         let leader = Some(process);
         self.key = Key {
             epoch: epoch as u8,
@@ -156,7 +156,7 @@ impl Ledger {
     /// `LOG.RENEW`: whether it is granted. That the length has changed is forgotten with all else that is only in memory, unless it
     /// `is_committed`.
     pub fn renew(&mut self, epoch: u8, now: Ticks, is_committed: bool) -> bool {
-        let is_renewed = Arc::make_mut(&mut self.terms).renew(u64::from(epoch), LEASE_MS, instant(now)).is_ok();
+        let is_renewed = Arc::make_mut(&mut self.epochs).renew(u64::from(epoch), LEASE_MS, instant(now)).is_ok();
         if is_renewed {
             self.key.counts_from = now;
             self.key.length = LEASE_TICKS;
@@ -169,7 +169,7 @@ impl Ledger {
 
     /// `LOG.RESIGN`
     pub fn release(&mut self, epoch: u8) {
-        if Arc::make_mut(&mut self.terms).release(u64::from(epoch)).is_ok() {
+        if Arc::make_mut(&mut self.epochs).release(u64::from(epoch)).is_ok() {
             self.key.leader = None;
             self.key.is_revoked = false;
         }
@@ -179,7 +179,7 @@ impl Ledger {
     pub fn revoke(&mut self, rules: &Rules) {
         let epoch = self.key.epoch;
         if rules.waits_for_resignation {
-            Arc::make_mut(&mut self.terms).revoke(u64::from(epoch), None).expect("it is the newest");
+            Arc::make_mut(&mut self.epochs).revoke(u64::from(epoch), None).expect("it is the newest");
             self.key.is_revoked = true;
         } else {
             self.release(epoch);
@@ -193,13 +193,13 @@ impl Ledger {
 
     /// Whether the lease of `epoch` is being taken from its leader, who is told so in answer to whatever it sends.
     pub fn is_revoked(&self, epoch: u8) -> bool {
-        self.terms.is_revoked(u64::from(epoch))
+        self.epochs.is_revoked(u64::from(epoch))
     }
 
     /// `LOG.APPEND` of one entry: what is durable then, if it is not refused.
     pub fn append(&mut self, epoch: u8, offset: u8, rules: &Rules) -> Option<u8> {
         let end = u64::from(self.end());
-        let admission = match self.terms.admit(u64::from(epoch), u64::from(offset), 1, end) {
+        let admission = match self.epochs.admit(u64::from(epoch), u64::from(offset), 1, end) {
             Err(_) if !rules.fences_appends && offset < self.end() => Ok(Admission::Overlap { bytes: 1 }),
             Err(_) if !rules.fences_appends && offset == self.end() => Ok(Admission::Write),
             admission => admission,
@@ -215,11 +215,11 @@ impl Ledger {
     pub fn open(&mut self, now: Ticks, counts_anew: bool) {
         let counts_from = if counts_anew { instant(now) } else { instant(now) - LEASE - MARGIN };
         let mut manifest = manifest();
-        self.terms.store_in(&mut manifest);
+        self.epochs.store_in(&mut manifest);
         if let Some(leader) = &mut manifest.leader {
             leader.lease_ms = lease_ms(self.key.committed_length);
         }
-        self.terms = Arc::new(Terms::from_manifest(&manifest, counts_from));
+        self.epochs = Arc::new(Epochs::from_manifest(&manifest, counts_from));
         self.key.counts_from = now;
         self.key.length = self.key.committed_length;
         self.key.is_revoked = false;
@@ -246,13 +246,13 @@ fn judged_at(now: Ticks, rules: &Rules) -> Instant {
     now - missing_margin()
 }
 
-/// What [`Terms`] waits too little; it is added here, so that the rules are explored as they are meant.
+/// What [`Epochs`] waits too little; it is added here, so that the rules are explored as they are meant.
 fn missing_margin() -> Duration {
     static MISSING: OnceLock<Duration> = OnceLock::new();
     *MISSING.get_or_init(|| {
-        let mut terms = Terms::from_manifest(&manifest(), instant(0));
-        terms.grant(1, candidate(NAMES[0]), LEASE_MS, instant(0));
-        let is_early = terms.check_free(SHARD, NAMES[1], instant(0) + LEASE).is_ok();
+        let mut epochs = Epochs::from_manifest(&manifest(), instant(0));
+        epochs.grant(1, candidate(NAMES[0]), LEASE_MS, instant(0));
+        let is_early = epochs.check_free(SHARD, NAMES[1], instant(0) + LEASE).is_ok();
         if is_early {
             MARGIN
         } else {

@@ -31,7 +31,7 @@ pub struct Node {
 /// What a leader knows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Leading {
-    /// Its term.
+    /// Its epoch.
     pub epoch: u8,
     /// Its lease.
     pub lease: Lease,

@@ -94,7 +94,7 @@ impl Contents {
 
     /// The newest epoch that a restart would find.
     pub fn newest_epoch(&self) -> u64 {
-        self.manifest().and_then(|manifest| manifest.epochs.last()).map_or(0, |term| term.epoch)
+        self.manifest().and_then(|manifest| manifest.epochs.last()).map_or(0, |entry| entry.epoch)
     }
 
     /// `next` takes the place of the manifest. `restarts` if the log begins anew with it.

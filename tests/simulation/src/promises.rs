@@ -81,9 +81,9 @@ impl Promises {
                 })
             }
             (Request::Begin { epoch, replid, offset }, _) => {
-                let term = manifest.epochs.iter().find(|term| term.epoch == *epoch);
-                let is_stored =
-                    term.is_some_and(|term| term.replid.as_ref() == Some(replid) && term.first_offset == Some(*offset));
+                let entry = manifest.epochs.iter().find(|entry| entry.epoch == *epoch);
+                let is_stored = entry
+                    .is_some_and(|entry| entry.replid.as_ref() == Some(replid) && entry.first_offset == Some(*offset));
                 is_stored.then_some(()).ok_or_else(|| format!("the beginning of epoch {epoch} is not stored"))
             }
             (Request::Append { offset, payload, .. }, Answer::Appended(until)) => {
@@ -205,7 +205,7 @@ impl Promises {
 }
 
 fn check_led(manifest: &Manifest, epoch: u64) -> Result<(), Violation> {
-    let newest = manifest.epochs.last().map_or(0, |term| term.epoch);
+    let newest = manifest.epochs.last().map_or(0, |entry| entry.epoch);
     match &manifest.leader {
         Some(_) if newest == epoch => Ok(()),
         leader => Err(format!("epoch {epoch} leads, and epoch {newest} is stored with leader {leader:?}")),

@@ -2,7 +2,7 @@
 
 use super::harness::{pattern, Log, MIB, SHARD};
 use super::{Make, MakeInDoubt};
-use crate::store::{Contents, Leader, Manifest, ManifestError, SnapshotRecord, Term};
+use crate::store::{Contents, Epoch, Leader, Manifest, ManifestError, SnapshotRecord};
 
 /// Neither by an older one nor by one that was never the next.
 pub fn the_manifest_is_replaced_only_by_the_next_revision(make: Make) {
@@ -46,7 +46,7 @@ pub fn the_manifest_survives_as_it_was_replaced(make: Make) {
 
 /// A manifest with something in every field.
 fn full(manifest: Manifest) -> Manifest {
-    let term = Term {
+    let entry = Epoch {
         epoch: 3,
         node_id: "n1".to_owned(),
         address: "host:1".to_owned(),
@@ -70,7 +70,7 @@ fn full(manifest: Manifest) -> Manifest {
         encrypt_key: None,
     };
     let mut epochs = manifest.epochs.clone();
-    epochs.push(term);
+    epochs.push(entry);
     Manifest { epochs, leader: Some(leader), base: 600, snapshots: vec![snapshot], seeded: true, ..manifest }
 }
 

@@ -1,23 +1,31 @@
-//! Who may append, and where: epochs, the lease, conditional append. Plain logic: no socket, no file, no clock of its
-//! own. A change is made on a copy, stored, and only then takes the place of the original.
+//! Who may append, and where: epochs and the lease on the current one; [`history`] holds what they wrote. Plain logic: no socket, no file,
+//! no clock of its own. A change is made on a copy, stored, and only then takes the place of the original.
+
+mod history;
+#[cfg(test)]
+mod history_tests;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
-use durability_protocol::{is_valid_replid, Code, EngineVersion, Known, Refusal};
+use durability_protocol::{Code, EngineVersion, Refusal};
 
-use super::lease::{expiry, later_expiry, whole_ms, LeaseLeft};
-use super::rule_switches::{self, Rule};
-use crate::store::{Leader, Manifest, Term};
+use crate::shard::lease::{expiry, later_expiry, whole_ms, LeaseLeft};
+use crate::shard::rule_switches::{self, Rule};
+use crate::store::{Epoch, Leader, Manifest};
+
+pub use history::{Admission, Held};
 
 /// For how long a lease that never expires is kept from being made shorter, in milliseconds: for longer than a request can be on its way.
 const NO_EXPIRY_KEPT_MS: u64 = 60_000;
-/// Terms that are remembered. A node that comes back with the replication id of an older one is given a full copy.
-const MAX_TERMS: usize = 256;
+/// Epochs that are remembered. A node that comes back with the replication id of an older one is given a full copy.
+const MAX_EPOCHS: usize = 256;
 
-/// The terms of leadership of a shard and the lease on the current one.
+/// The epochs of a shard and the lease on the current one.
 #[derive(Debug, Clone)]
-pub struct Terms {
-    history: Vec<Term>,
+pub struct Epochs {
+    history: Vec<Epoch>,
     leader: Option<Leader>,
     /// When the lease ends; none when it does not expire.
     expires: Option<Instant>,
@@ -58,11 +66,11 @@ struct Reservation {
 /// What nodes are to learn of when it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leadership {
-    /// The number of the newest term.
+    /// The number of the newest epoch.
     pub epoch: u64,
     /// Node id and address of who leads.
     pub leader: Option<(String, String)>,
-    /// Where its term began to write, if it did.
+    /// Where its epoch began to write, if it did.
     pub began_at: Option<u64>,
     /// Whether the lease can be taken: nobody holds it, or it has expired.
     pub is_free: bool,
@@ -87,30 +95,8 @@ pub struct Node<'a> {
     pub databases: Option<u32>,
 }
 
-/// What a node holds that wants to lead: it must be all of the log.
-#[derive(Debug, Clone, Copy)]
-pub struct Held<'a> {
-    /// Where it ends.
-    pub end: u64,
-    /// Its replication id, if the node tells.
-    pub replid: Option<&'a str>,
-}
-
-/// What to do with an append.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// Its first `bytes` lie below the log's end, so it was sent before: if the log has the same bytes there, which is to be seen,
-    /// acknowledge them when they are durable, and write the rest.
-    Overlap {
-        /// At least one, unless the append is empty; at most all.
-        bytes: usize,
-    },
-    /// It comes next.
-    Write,
-}
-
-impl Terms {
-    /// The terms that a manifest records. The holder may have renewed just before the service went down, so its lease
+impl Epochs {
+    /// The epochs that a manifest records. The holder may have renewed just before the service went down, so its lease
     /// counts from `now` in full, margin included.
     pub fn from_manifest(manifest: &Manifest, now: Instant) -> Self {
         let leader = manifest.leader.clone();
@@ -118,24 +104,24 @@ impl Terms {
         if !rule_switches::holds(Rule::CountsAnewAfterRestart) {
             expires = expires.map(|_| now);
         }
-        let own_from = manifest.epochs.last().and_then(|term| term.first_offset);
-        Terms { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from, revoked: None }
+        let own_from = manifest.epochs.last().and_then(|entry| entry.first_offset);
+        Epochs { history: manifest.epochs.clone(), leader, expires, reserved: None, own_from, revoked: None }
     }
 
     /// The same, as far as a service knows them that does not decide: not how long the lease lasts, as renewals are not stored.
     pub fn as_followed(self) -> Self {
-        Terms { expires: None, ..self }
+        Epochs { expires: None, ..self }
     }
 
-    /// Puts these terms into a manifest.
+    /// Puts these epochs into a manifest.
     pub fn store_in(&self, manifest: &mut Manifest) {
         manifest.epochs = self.history.clone();
         manifest.leader = self.leader.clone();
     }
 
-    /// The number of the newest term.
+    /// The number of the newest epoch.
     pub fn epoch(&self) -> u64 {
-        self.history.last().map_or(0, |term| term.epoch)
+        self.history.last().map_or(0, |entry| entry.epoch)
     }
 
     /// Who leads.
@@ -143,20 +129,20 @@ impl Terms {
         self.leader.as_ref()
     }
 
-    /// The newest term that has begun to write. Its leader is the primary to clients, until the next term begins: a node that was
+    /// The newest epoch that has begun to write. Its leader is the primary to clients, until the next epoch begins: a node that was
     /// only granted the lease does not serve yet.
-    pub fn newest_begun(&self) -> Option<&Term> {
-        self.history.iter().rev().find(|term| term.replid.is_some())
+    pub fn newest_begun(&self) -> Option<&Epoch> {
+        self.history.iter().rev().find(|entry| entry.replid.is_some())
     }
 
     /// The replication id under which the log continues.
     pub fn replid(&self) -> &str {
-        self.history.iter().rev().find_map(|term| term.replid.as_deref()).unwrap_or_default()
+        self.history.iter().rev().find_map(|entry| entry.replid.as_deref()).unwrap_or_default()
     }
 
-    /// Version of the engine of the newest term.
+    /// Version of the engine of the newest epoch.
     pub fn engine(&self) -> Option<EngineVersion> {
-        self.history.last().and_then(|term| term.engine)
+        self.history.last().and_then(|entry| entry.engine)
     }
 
     /// Length of the lease in milliseconds; 0 if there is none or it does not expire.
@@ -187,7 +173,7 @@ impl Terms {
         Leadership {
             epoch: self.epoch(),
             leader: self.leader.as_ref().map(|leader| (leader.node_id.clone(), leader.address.clone())),
-            began_at: self.history.last().and_then(|term| term.first_offset),
+            began_at: self.history.last().and_then(|entry| entry.first_offset),
             is_free: match self.lease_left(now) {
                 LeaseLeft::Nobody => true,
                 LeaseLeft::Forever => false,
@@ -198,7 +184,7 @@ impl Terms {
         }
     }
 
-    /// When [`Terms::leadership`] changes by time alone: the lease expires, or a reservation ends.
+    /// When [`Epochs::leadership`] changes by time alone: the lease expires, or a reservation ends.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
         let expires = self.expires.filter(|expires| self.leader.is_some() && *expires > now);
         let reserved_until = self.reservation(now).map(|reserved| reserved.until);
@@ -236,24 +222,9 @@ impl Terms {
         }
     }
 
-    /// Whether `held` is the log, which ends at `end`. The end alone does not say so: a node that was stopped for a while may hold
-    /// other data up to there than the log, which was begun anew meanwhile.
-    pub fn check_held(&self, held: Held<'_>, end: u64) -> Result<(), Refusal> {
-        if held.end != end {
-            return Err(gap(end, "is the end of the log, not", held.end));
-        }
-        match held.replid {
-            Some(replid) if replid != self.replid() => {
-                let text = format!("{end} is the end of the log under replication id {}, not {replid}", self.replid());
-                Err(Refusal::new(Code::Gap, text))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes the current leader's right to append; its lease stays until the next term is stored.
+    /// Takes the current leader's right to append; its lease stays until the next epoch is stored.
     pub fn close(&mut self) {
-        self.history.push(Term {
+        self.history.push(Epoch {
             epoch: self.epoch() + 1,
             node_id: String::new(),
             address: String::new(),
@@ -265,12 +236,12 @@ impl Terms {
         self.leader = None;
     }
 
-    /// A new term for `node_id`.
+    /// A new epoch for `node_id`.
     pub fn grant(&mut self, epoch: u64, node: Node<'_>, lease_ms: u64, now: Instant) {
         let Node { node_id, address, engine, process, databases } = node;
-        self.history.retain(|term| term.replid.is_some());
-        self.history.drain(..self.history.len().saturating_sub(MAX_TERMS - 1));
-        self.history.push(Term {
+        self.history.retain(|entry| entry.replid.is_some());
+        self.history.drain(..self.history.len().saturating_sub(MAX_EPOCHS - 1));
+        self.history.push(Epoch {
             epoch,
             node_id: node_id.to_owned(),
             address: address.to_owned(),
@@ -342,7 +313,7 @@ impl Terms {
     /// Takes over from `in_force`, of which these are a changed copy, what has come since it was copied: how long the lease was renewed,
     /// and that it is being taken from its leader. A lease that another holds now, or nobody, has nothing to do with either; but one
     /// that its leader gives back to an operator is left to whom that one has named.
-    pub fn keep_changes_since(&mut self, in_force: &Terms, now: Instant) {
+    pub fn keep_changes_since(&mut self, in_force: &Epochs, now: Instant) {
         if self.epoch() != in_force.epoch() || in_force.leader.is_none() {
             return;
         }
@@ -365,8 +336,8 @@ impl Terms {
     }
 
     /// Takes from the leader of `epoch`, which may still answer its clients, the right to append and to renew its lease. The lease stays
-    /// its own until it resigns ([`Terms::release`]) or the lease has passed. When it resigns, the lease is left to `successor`; see
-    /// [`Terms::keep_changes_since`]. Revoking the current epoch twice is no error; the successor that was named last counts.
+    /// its own until it resigns ([`Epochs::release`]) or the lease has passed. When it resigns, the lease is left to `successor`; see
+    /// [`Epochs::keep_changes_since`]. Revoking the current epoch twice is no error; the successor that was named last counts.
     pub fn revoke(&mut self, epoch: u64, successor: Option<&Successor>) -> Result<(), Refusal> {
         self.check_newest(epoch)?;
         self.revoked = self.leader.as_ref().map(|_| Revoked { successor: successor.cloned() });
@@ -401,127 +372,4 @@ impl Terms {
         let Successor { node_id, address, time } = successor;
         self.reserved = Some(Reservation { node_id: node_id.clone(), address: address.clone(), until: now + *time });
     }
-
-    /// The leader begins to write at `offset`, the log's end, under `replid`. False when it had begun just so already.
-    pub fn begin(&mut self, epoch: u64, replid: &str, offset: u64, end: u64) -> Result<bool, Refusal> {
-        self.check_leading(epoch)?;
-        if !is_valid_replid(replid) {
-            return Err(Refusal::new(Code::Err, "a replication id has 40 lower-case hexadecimal digits"));
-        }
-        let Some(term) = self.history.last_mut() else { return Err(no_term()) };
-        if let (Some(began_as), Some(began_at)) = (&term.replid, term.first_offset) {
-            if began_as == replid && began_at == offset {
-                return Ok(false);
-            }
-            let text = format!("epoch {epoch} began at {began_at} with replication id {began_as} already");
-            return Err(Refusal::new(Code::Err, text));
-        }
-        if offset != end {
-            return Err(gap(end, "is the end of the log", offset));
-        }
-        term.replid = Some(replid.to_owned());
-        term.first_offset = Some(offset);
-        self.own_from = Some(offset);
-        Ok(true)
-    }
-
-    /// The leader replaces everything by its own data at `offset`. The history before it is not that of the new log,
-    /// so nobody can continue from it.
-    pub fn seed(&mut self, epoch: u64, replid: &str, offset: u64, end: u64) -> Result<(), Refusal> {
-        self.check_leading(epoch)?;
-        if !is_valid_replid(replid) {
-            return Err(Refusal::new(Code::Err, "a replication id has 40 lower-case hexadecimal digits"));
-        }
-        if offset < end {
-            return Err(gap(end, "is the end of the log; a seed cannot stand before it, at", offset));
-        }
-        let Some(mut term) = self.history.pop() else { return Err(no_term()) };
-        self.own_from = Some(self.own_from.unwrap_or(offset));
-        term.replid = Some(replid.to_owned());
-        term.first_offset = Some(offset);
-        self.history = vec![term];
-        Ok(())
-    }
-
-    /// What to do with `bytes` bytes at `offset` from the leader of `epoch` when the log ends at `end`.
-    pub fn admit(&self, epoch: u64, offset: u64, bytes: usize, end: u64) -> Result<Admission, Refusal> {
-        if rule_switches::holds(Rule::FencesAppends) {
-            self.check_leading(epoch)?;
-        }
-        let Some(own_from) = self.own_from else {
-            return Err(Refusal::new(Code::Err, format!("epoch {epoch} has not begun: send LOG.BEGIN first")));
-        };
-        let Some(append_end) = offset.checked_add(bytes as u64) else {
-            return Err(Refusal::new(Code::Err, "offset out of range"));
-        };
-        if offset > end || offset < own_from {
-            return Err(gap(end, "is the end of the log, the append is at", offset));
-        }
-        if offset == end && bytes > 0 {
-            return Ok(Admission::Write);
-        }
-        Ok(Admission::Overlap { bytes: (append_end.min(end) - offset) as usize })
-    }
-
-    /// Whether this log, which has the id `log_id` and ends at `end`, still is what a node knows: no healthy log ever goes back, nor goes
-    /// on otherwise from below what was durable in it. Its leader may start it anew from a seed; then nothing is known of the
-    /// history before.
-    pub fn check_known(&self, known: &Known, log_id: &str, end: u64) -> Result<(), Refusal> {
-        let Known { log, epoch, replid, durable } = known;
-        if log != log_id {
-            let text =
-                format!("{log_id} is the id of this log, which is another than the one that the node knows, {log}");
-            return Err(Refusal::new(Code::OtherLog, text));
-        }
-        if *durable > end {
-            return Err(gap(end, "is the end of the log, which has lost what was durable in it up to", *durable));
-        }
-        // Not the newest epoch, which may be taken back while it is being granted.
-        let begun = self.newest_begun().map_or(0, |term| term.epoch);
-        if *epoch > begun {
-            let text = format!("{end} is the end of the log, in which epoch {begun} was the last to write, and was epoch {epoch} before");
-            return Err(Refusal::new(Code::Gap, text));
-        }
-        if replid.is_empty() || self.continues(replid, *durable, 0, end) {
-            return Ok(());
-        }
-        let is_its_term = |term: &Term| term.replid.as_ref() == Some(replid);
-        let oldest = self.history.first().map_or(0, |term| term.epoch);
-        if self.history.iter().any(is_its_term) || *epoch > oldest {
-            let text = format!(
-                "{end} is the end of the log, which goes on otherwise than it did from below {durable}, where it was durable as \
-                 {replid} in epoch {epoch}"
-            );
-            return Err(Refusal::new(Code::Gap, text));
-        }
-        Ok(())
-    }
-
-    /// Whether somebody who holds the stream of `replid` up to `position` (exclusive) holds the beginning of this log,
-    /// which goes from `base` to `end`, and can simply go on from there.
-    ///
-    /// A replication id stands for a history up to where the next leader began, all of what was before it included: a
-    /// replica that is still behind when it learns a new id is told that id and keeps its position. So there is no
-    /// lower bound but the base.
-    pub fn continues(&self, replid: &str, position: u64, base: u64, end: u64) -> bool {
-        if position < base || position > end {
-            return false;
-        }
-        let began = self.history.iter().filter_map(|term| Some((term.replid.as_deref()?, term.first_offset?)));
-        let ends = began.clone().skip(1).map(|(_, first_offset)| first_offset).chain([end]);
-        let is_within = |term_end| position <= term_end || !rule_switches::holds(Rule::ChecksHistory);
-        began.zip(ends).any(|((id, _), term_end)| id == replid && is_within(term_end))
-    }
 }
-
-fn gap(end: u64, what: &str, offset: u64) -> Refusal {
-    Refusal::new(Code::Gap, format!("{end} {what} {offset}"))
-}
-
-fn no_term() -> Refusal {
-    Refusal::new(Code::Fenced, "nobody ever led this shard")
-}
-
-#[cfg(test)]
-#[path = "epochs_tests.rs"]
-mod tests;
