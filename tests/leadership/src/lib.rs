@@ -2,7 +2,7 @@
 //! order, clocks run apart, and processes stand still, die and come back.
 //!
 //! The decisions are not written down again here: nodes run `durability_leadership`'s `Lease` and `Election`, and the log
-//! service runs its own `Terms`. The model adds what is between them. Each [`Rules`] flag takes one rule away, and the
+//! service runs its own `Epochs`. The model adds what is between them. Each [`Rules`] flag takes one rule away, and the
 //! checks show that the search then finds what the rule is there for.
 
 mod ledger;
