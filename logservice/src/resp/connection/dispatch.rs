@@ -73,10 +73,11 @@ impl Connection {
             // It checks the role itself, as it names its shard. Most commands are appends, so nothing comes before.
             Command::Append => self.append(command, arguments).await,
             // Every refusal of it has a code of its own.
-            Command::Psync => self.psync(command, arguments).await,
+            Command::Psync => Box::pin(self.psync(command, arguments)).await,
+            // In a box, as a connection has room for the largest of what it may wait for, and nearly always waits for something else.
             _ => {
                 self.identity.check_any(command)?;
-                self.obey(command, arguments).await
+                Box::pin(self.obey(command, arguments)).await
             }
         }
     }

@@ -5,6 +5,8 @@
 mod dispatch;
 mod lookup;
 mod session;
+#[cfg(test)]
+mod size_tests;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -160,7 +162,7 @@ impl Connection {
                         self.output.push(reply);
                         self.closing = true;
                     }
-                    Next::Follow(shard, position) => return self.follow(shard, position, shutdown).await,
+                    Next::Follow(shard, position) => return Box::pin(self.follow(shard, position, shutdown)).await,
                 }
             }
             arguments.clear();
