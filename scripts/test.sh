@@ -84,6 +84,7 @@ step "versions of Valkey" tests/versions/run.sh --short
 step "object store" tests/s3/run.sh
 step "clients find the leader" tests/sentinel/run.sh
 step "three zones" tests/zones/run.sh
+step "services are replaced" tests/zones/run.sh --replace
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
 step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10

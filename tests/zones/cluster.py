@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import valkey
 from child_process import HOST, ChildProcess, free_port, wait_for
@@ -46,6 +47,34 @@ class LogService(ChildProcess):
 
     def decides(self) -> bool:
         return self.status().get("standing") == "decides"
+
+    def lose_disk(self) -> None:
+        """Kills it, and its disk is gone."""
+        self.kill()
+        shutil.rmtree(self.home)
+
+    def start_to_join(self) -> None:
+        """Starts it on an empty directory, to be given a place."""
+        command = self._command
+        self._command = [*command, "--join"]
+        self.start()
+        self._command = command
+
+    def ask(self, *arguments: str):
+        with self.connect() as client:
+            return client.execute_command("LOG.CLUSTER", *arguments)
+
+    def cluster_status(self) -> dict[str, str]:
+        """LOG.CLUSTER STATUS; empty if the service does not answer."""
+        try:
+            return pairs(self.ask("STATUS"))
+        except valkey.ValkeyError:
+            return {}
+
+    def has_whole(self, name: str) -> bool:
+        """Whether it decides over a log that all services of the cluster keep, whole. The cluster's own log has no name."""
+        logs = [value for value in self.cluster_status().values() if value.startswith(f"name={name},")]
+        return any(log.endswith(",whole=1") for log in logs)
 
 
 class Node(ServerNode):
@@ -93,6 +122,24 @@ class Cluster:
     def decider(self) -> LogService | None:
         """The log service that decides over the log."""
         return next((log for log in self.logs if log.decides()), None)
+
+    def replace(self, log: LogService) -> None:
+        """Has a service that was started to join take the place of the one of the same name."""
+        wait_for("a service has it replaced", lambda: any(self._replace(other, log) for other in self.logs if other is not log))
+
+    def _replace(self, at: LogService, log: LogService) -> bool:
+        try:
+            return at.ask("REPLACE", log.name, log.name) in (True, "OK")
+        except valkey.ValkeyError as error:
+            # Where it is not decided, or too early.
+            is_early = any(text in str(error) for text in ("NOTLEADER", "is connected here", "cannot be reached", "did not answer", "was lost before"))
+            assert is_early or not isinstance(error, valkey.ResponseError), error
+            return False
+
+    def wait_until_whole(self, seconds: float = 60) -> None:
+        """Until all services keep both logs, whole."""
+        for name in ("", SHARD):
+            wait_for(f"log '{name}' is whole", lambda name=name: any(log.has_whole(name) for log in self.logs), seconds)
 
     def leader(self) -> Node | None:
         return next((node for node in self.nodes if node.role() == "leader"), None)

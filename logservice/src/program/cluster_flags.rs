@@ -29,6 +29,10 @@ pub struct ClusterFlags {
     /// File with CAs (PEM) that issued the other services' certificates; with --tls-cert only. That of --tls-client-ca by default
     #[arg(long, value_name = "FILE", requires = "peers")]
     pub peer_ca: Option<PathBuf>,
+    /// This service, whose directory is new, may be given the place of a service that is lost, with LOG.CLUSTER REPLACE. Then --peers names it
+    /// and two services of the cluster. It changes nothing later
+    #[arg(long, requires = "peers")]
+    pub join: bool,
     /// Where clients reach this service: host:port, which the others tell when it decides over a log. The address of --listen by default
     #[arg(long, value_name = "HOST:PORT", requires = "peers")]
     pub announce: Option<String>,
@@ -51,6 +55,8 @@ pub struct ClusterConfig {
     pub peer_ca: Option<PathBuf>,
     /// Where clients reach it; the address on which it listens, if that is not said.
     pub announce: Option<String>,
+    /// Whether it may be given the place of a service that is lost.
+    pub joins: bool,
 }
 
 /// The flags do not fit together. Nothing was done.
@@ -133,6 +139,7 @@ impl ClusterFlags {
             peer_token,
             peer_ca: self.peer_ca.clone(),
             announce: self.announce.clone(),
+            joins: self.join,
         }))
     }
 }
@@ -163,6 +170,7 @@ mod tests {
             peer_token: Some("/token".into()),
             peer_ca: None,
             announce: None,
+            join: false,
         }
     }
 

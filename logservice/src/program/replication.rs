@@ -84,6 +84,8 @@ pub async fn start(
         zone: cluster.zone.clone(),
         client_address: client_address.clone(),
         http_address: http_address.clone(),
+        peer_address: cluster.address.clone(),
+        joins: cluster.joins,
     }));
     let replicas = ReplicasOptions {
         directory: config.dir.clone(),
@@ -92,6 +94,7 @@ pub async fn start(
         peers: cluster.peers,
         client_address,
         http_address,
+        joins: cluster.joins,
         disks,
         peering: connections.clone(),
     };

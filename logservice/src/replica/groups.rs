@@ -28,6 +28,27 @@ pub trait Groups: Send + Sync {
     /// Makes a cluster of this service and those that it was configured with. Repeating that succeeds and changes nothing.
     fn init(&self) -> Answer<'_, Result<(), ClusterError>>;
 
+    /// Puts a service that was started to join in the place of another. Each is told by its name, or its id in hexadecimal. Repeating that
+    /// succeeds and changes nothing.
+    fn replace<'a>(&'a self, _old: &'a str, _new: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(async { Err(ClusterError::Refused("these services cannot be replaced".to_owned())) })
+    }
+
+    /// Has the service `to`, by name or id, decide over a shard's log.
+    fn move_decision<'a>(&'a self, _shard: &'a str, _to: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(async { Err(ClusterError::Refused("who decides over these logs cannot be chosen".to_owned())) })
+    }
+
+    /// Has this service, which has to be called `name`, go on without the others, whose disks are lost; `word` confirms it.
+    fn force<'a>(&'a self, _name: &'a str, _word: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(async { Err(ClusterError::Refused("this service cannot go on alone".to_owned())) })
+    }
+
+    /// The group of the cluster's own log; none before there is a cluster.
+    fn cluster_group(&self) -> Option<Arc<dyn GroupHandle>> {
+        None
+    }
+
     /// The services of the cluster, this one included; before there is a cluster, those that this one was configured with.
     fn services(&self) -> Vec<ServiceStatus>;
 

@@ -26,6 +26,8 @@ pub struct CopyStatus {
     pub service: ServiceStatus,
     /// Whether that one decides over the log.
     pub decides: bool,
+    /// Whether it counts for what is acknowledged, and may decide: not while a new service gets the log.
+    pub votes: bool,
     /// The index of the last entry that it is known to have.
     pub matched: u64,
     /// How many entries it is behind.
@@ -157,6 +159,7 @@ impl Service {
             CopyStatus {
                 service: known.unwrap_or_else(|| ServiceStatus { member: *member, ..ServiceStatus::default() }),
                 decides: *member == groups.member(),
+                votes: status.members.voters.contains(member),
                 matched: *matched,
                 lag: status.last.saturating_sub(*matched),
                 is_heard: *is_heard || *member == groups.member(),
@@ -186,7 +189,8 @@ impl Service {
         let mut handed_over = Vec::new();
         for shard in self.open_shards().into_iter().filter(|shard| shard.decides()) {
             let others = self.copies(&shard).await.into_iter();
-            let others = others.filter(|copy| !copy.decides && copy.is_heard && copy.service.is_connected);
+            let others =
+                others.filter(|copy| !copy.decides && copy.votes && copy.is_heard && copy.service.is_connected);
             let best = others.max_by_key(|copy| copy.matched);
             match (best, groups.group(shard.name())) {
                 (Some(best), Some(group)) => {

@@ -15,6 +15,7 @@ pub mod member;
 pub mod network;
 pub mod profile;
 pub mod promises;
+pub mod replacing;
 pub mod rules;
 pub mod seed;
 pub mod seen;
@@ -24,5 +25,6 @@ mod steps;
 #[cfg(test)]
 mod tests;
 pub mod truth;
+pub mod voters;
 mod well;
 pub mod world;

@@ -26,6 +26,8 @@ pub struct Member {
     pub pauses_until: u64,
     /// Whether its disk takes its time.
     pub has_slow_disk: bool,
+    /// Its disk is lost, or it is no member any more. It never starts again.
+    pub is_gone: bool,
 }
 
 /// What its disk tells a copy, some time later.

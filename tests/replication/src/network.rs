@@ -7,8 +7,10 @@ use raft::eraftpb::Message;
 
 use crate::profile::Profile;
 
-/// Services that have a copy.
+/// Services that have a copy at first.
 pub const MEMBERS: usize = 3;
+/// With the one that comes later.
+const SERVICES: usize = MEMBERS + 1;
 /// Messages on their way in one direction: beyond that the oldest are lost.
 const MAX_IN_FLIGHT: usize = 48;
 
@@ -16,7 +18,7 @@ const MAX_IN_FLIGHT: usize = 48;
 #[derive(Default)]
 pub struct Network {
     /// By sender, then receiver.
-    links: [[Link; MEMBERS]; MEMBERS],
+    links: [[Link; SERVICES]; SERVICES],
 }
 
 #[derive(Default)]
@@ -54,9 +56,9 @@ impl Network {
         profile: &Profile,
         draw: &mut Draw,
     ) -> Option<(usize, Message)> {
-        let at = draw.below(MEMBERS * MEMBERS);
-        let order = (0..MEMBERS * MEMBERS).map(|next| (at + next) % (MEMBERS * MEMBERS));
-        let mut links = order.map(|link| (link / MEMBERS, link % MEMBERS));
+        let at = draw.below(SERVICES * SERVICES);
+        let order = (0..SERVICES * SERVICES).map(|next| (at + next) % (SERVICES * SERVICES));
+        let mut links = order.map(|link| (link / SERVICES, link % SERVICES));
         let (from, to) = links.find(|&(from, to)| hears(to) && !self.links[from][to].messages.is_empty())?;
         let messages = &mut self.links[from][to].messages;
         let at = if draw.chance(profile.reordered) { draw.below(messages.len()) } else { 0 };

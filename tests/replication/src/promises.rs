@@ -12,6 +12,7 @@ use crate::medium::Medium;
 use crate::member::{Life, Member};
 use crate::seen::Seen;
 use crate::truth::Truth;
+use crate::voters::Voters;
 
 pub use durability_simulation::runner::Violation;
 
@@ -99,6 +100,15 @@ impl Promises {
         // A base that is being installed may be lost in a crash.
         if applied.index <= disk.medium.last() {
             member.applied = member.applied.max(applied.index);
+        }
+        if applied.index == 0 {
+            // It has come later, and has got nothing yet.
+            return Ok(());
+        }
+        let voters = Voters::of(&status.members);
+        if self.truth.voters(applied.index) != Some(&voters) {
+            let others = self.truth.voters(applied.index);
+            return Err(format!("member {id} has {voters:?} at {}, and others had {others:?}", applied.index));
         }
         let Some(sum) = self.truth.sum(applied.index) else {
             return Err(format!("member {id} has applied {}, and {} was committed", applied.index, self.truth.last()));

@@ -13,4 +13,6 @@ pub enum DiskRule {
     KeepsVoteAtInstall,
     /// Nothing above the checkpoint on the medium is trimmed.
     TrimsBelowCheckpoint,
+    /// A service that has lost its disk does not come back under its old id.
+    HasAnIdOfItsOwn,
 }

@@ -24,7 +24,7 @@ impl Simulation for CopiesSimulation {
 
 /// Plays a seed. `broken` is a rule that no disk keeps.
 pub fn play(seed: u64, steps: u64, broken: Option<DiskRule>, is_traced: bool) -> Played<Seen> {
-    let mut world = World::new(seed, broken, is_traced);
+    let mut world = World::new(seed, steps, broken, is_traced);
     let violation = violation_of(|| world.run(steps).and_then(|()| world.get_well()));
     let mut seen = world.promises.seen;
     for member in &world.members {

@@ -26,4 +26,8 @@ durability_simulation::seen! {
     pauses: "pauses",
     cuts: "cuts",
     breaks: "broken connections",
+    replacements: "replacements begun",
+    replaced: "members that were replaced under trouble",
+    removed: "copies that heard that they are no members any more",
+    second_losses: "second disks lost",
 }

@@ -6,7 +6,7 @@ use logservice::replica::group::{break_rule, Rule};
 use crate::rules::DiskRule;
 use crate::seed::play;
 
-const COPY_RULES: [Rule; 15] = [
+const COPY_RULES: [Rule; 18] = [
     Rule::HoldsMessages,
     Rule::StoresVote,
     Rule::AwaitsDisk,
@@ -22,14 +22,18 @@ const COPY_RULES: [Rule; 15] = [
     Rule::TellsStateIndex,
     Rule::KeepsNewerState,
     Rule::CachesUnpersisted,
+    Rule::StopsWhenRemoved,
+    Rule::TakesOutMembers,
+    Rule::TellsMembersOfBase,
 ];
 
-const DISK_RULES: [DiskRule; 5] = [
+const DISK_RULES: [DiskRule; 6] = [
     DiskRule::KeepsWhatIsSynced,
     DiskRule::DropsReplacedTail,
     DiskRule::TruncatesNothingElse,
     DiskRule::KeepsVoteAtInstall,
     DiskRule::TrimsBelowCheckpoint,
+    DiskRule::HasAnIdOfItsOwn,
 ];
 
 /// Looks for each rule that is wanted.

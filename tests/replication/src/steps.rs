@@ -4,7 +4,6 @@ use logservice::replica::copy::CopyDisk;
 use logservice::replica::group::members_at;
 
 use crate::member::Report;
-use crate::network::MEMBERS;
 use crate::promises::Violation;
 use crate::world::World;
 
@@ -31,6 +30,7 @@ pub(crate) enum Step {
     Trim,
     Transfer,
     Campaign,
+    Members,
 }
 
 impl World {
@@ -38,13 +38,13 @@ impl World {
     pub(crate) fn choose(&mut self) -> Step {
         let (profile, step) = (&self.profile, self.promises.seen.steps);
         let many = |count: usize| u32::try_from(count.min(24)).unwrap_or(24);
-        let hears = |to: usize| self.members[to].pauses_until <= step;
+        let hears = |to: usize| self.members.get(to).is_some_and(|member| member.pauses_until <= step);
         let (mut syncs, mut reports, mut leads, mut down) = (0, 0, 0, 0);
         for member in &self.members {
             let waiting = u32::from(member.disk.lock().waiting() > 0);
             syncs += if member.has_slow_disk { waiting } else { 12 * waiting };
             let Some(life) = &member.life else {
-                down += 1;
+                down += u32::from(!member.is_gone);
                 continue;
             };
             reports += u32::from(!life.reports.is_empty());
@@ -57,6 +57,7 @@ impl World {
             (24 * syncs, Step::Sync),
             (24 * 12 * reports, Step::Report),
             (24 * leads * profile.clients, Step::Client),
+            (if self.is_replacing() { 24 * 4 * leads } else { 0 }, Step::Members),
             (24 * 4, Step::Settle),
             (4 * profile.rushes, Step::Rush),
             (3 * profile.crashes, Step::Crash),
@@ -75,7 +76,7 @@ impl World {
 
     /// Takes a step.
     pub(crate) fn take(&mut self, step: Step) -> Result<(), Violation> {
-        let index = self.draw.below(MEMBERS);
+        let index = self.draw.below(self.members.len());
         match step {
             Step::Tick => self.tick(index),
             Step::Deliver => self.deliver(),
@@ -94,6 +95,7 @@ impl World {
                 };
                 self.first_from(index, has_reports).map_or(Ok(()), |index| self.report(index))
             }
+            Step::Members => self.first_from(index, World::leads).map_or(Ok(()), |index| self.step_members(index)),
             Step::Client => self.first_from(index, World::leads).map_or(Ok(()), |index| self.act(index)),
             Step::Settle => match self.members[index].awake(self.promises.seen.steps) {
                 Some(_) => self.settle(index),
@@ -103,7 +105,7 @@ impl World {
                 self.trace(|_| format!("time rushes at {index}"));
                 (0..self.draw.within(1..30)).try_for_each(|_| self.tick(index))
             }
-            Step::Start => match self.first_from(index, |world, index| world.members[index].life.is_none()) {
+            Step::Start => match self.first_from(index, World::can_start) {
                 Some(index) => self.start(index),
                 None => Ok(()),
             },
@@ -112,7 +114,8 @@ impl World {
     }
 
     fn trouble(&mut self, step: Step, index: usize) -> Result<(), Violation> {
-        let other = (index + self.draw.below(MEMBERS - 1) + 1) % MEMBERS;
+        let count = self.members.len();
+        let other = (index + self.draw.below(count - 1) + 1) % count;
         match step {
             Step::Crash => self.crash(index),
             Step::Pause => {
@@ -165,12 +168,12 @@ impl World {
     }
 
     fn cut(&mut self, index: usize, other: usize) {
-        let third = MEMBERS - index - other;
-        let directions: &[(usize, usize)] = match self.draw.below(4) {
-            0 => &[(index, other)],
-            1 => &[(index, other), (other, index)],
-            2 => &[(index, other), (index, third)],
-            _ => &[(index, other), (other, index), (index, third), (third, index)],
+        let others = (0..self.members.len()).filter(|&one| one != index);
+        let directions: Vec<(usize, usize)> = match self.draw.below(4) {
+            0 => vec![(index, other)],
+            1 => vec![(index, other), (other, index)],
+            2 => others.map(|other| (index, other)).collect(),
+            _ => others.flat_map(|other| [(index, other), (other, index)]).collect(),
         };
         directions.iter().for_each(|&(from, to)| self.network.cut(from, to, true));
         self.promises.seen.cuts += 1;
@@ -194,12 +197,17 @@ impl World {
         self.trace(|_| format!("{index} drops what lies below {offset}: its base was {before}, and is {to}"));
     }
 
+    fn can_start(&self, index: usize) -> bool {
+        self.members[index].life.is_none() && !self.members[index].is_gone
+    }
+
     fn leads(&self, index: usize) -> bool {
         self.members[index].life.as_ref().is_some_and(|life| life.leads())
     }
 
     /// The first member from that one on of which `is` holds.
     fn first_from(&self, index: usize, is: impl Fn(&World, usize) -> bool) -> Option<usize> {
-        (0..MEMBERS).map(|next| (index + next) % MEMBERS).find(|&index| is(self, index))
+        let count = self.members.len();
+        (0..count).map(|next| (index + next) % count).find(|&index| is(self, index))
     }
 }

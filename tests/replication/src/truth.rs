@@ -6,6 +6,7 @@ use logservice::replica::entry::Content;
 use raft::eraftpb::Entry;
 
 use crate::medium::end_after;
+use crate::voters::Voters;
 
 /// What a group is after an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Truth {
     entries: Vec<Entry>,
     /// One more than entries: the first is that of the beginning.
     sums: Vec<Sum>,
+    /// Who votes, from which index on.
+    voters: Vec<(u64, Voters)>,
 }
 
 impl Truth {
@@ -38,7 +41,8 @@ impl Truth {
             epoch: checkpoint.epoch,
             state: checkpoint.state.clone(),
         };
-        Truth { first: base.position.index + 1, entries: Vec::new(), sums: vec![sum] }
+        let voters = (base.position.index, Voters::of(&base.members));
+        Truth { first: base.position.index + 1, entries: Vec::new(), sums: vec![sum], voters: vec![voters] }
     }
 
     /// The index of the last committed entry.
@@ -56,6 +60,11 @@ impl Truth {
         self.sums.get((index + 1).checked_sub(self.first)? as usize)
     }
 
+    /// Who votes after the entry of that index.
+    pub fn voters(&self, index: u64) -> Option<&Voters> {
+        self.voters.iter().rev().find(|(from, _)| *from <= index).map(|(_, voters)| voters)
+    }
+
     /// The next entry is committed. What is wrong with it, if anything is.
     pub fn extend(&mut self, entry: &Entry) -> Result<(), String> {
         let Some(before) = self.sums.last() else { return Err("there is no beginning".to_owned()) };
@@ -63,7 +72,12 @@ impl Truth {
         let mut next =
             Sum { position: before.position.after(entry, end_after(&content, before.position)), ..before.clone() };
         match content {
-            Content::Nothing | Content::Members(_) => {}
+            Content::Nothing => {}
+            Content::Members(_) => {
+                let Some((_, before)) = self.voters.last() else { return Err("nobody votes".to_owned()) };
+                let voters = before.after(entry).map_err(|error| format!("entry {}: {error}", entry.index))?;
+                self.voters.push((entry.index, voters));
+            }
             Content::Append(append) => {
                 if (append.epoch, append.offset) != (before.epoch, before.position.end) {
                     return Err(format!(

@@ -1,6 +1,5 @@
 //! The end of a seed: all trouble ends, and then the copies have to become equal and take new writes within a bounded time.
 
-use crate::network::MEMBERS;
 use crate::promises::Violation;
 use crate::world::World;
 
@@ -17,35 +16,40 @@ impl World {
         self.trace(|_| "all is well from now on".to_owned());
         self.profile = self.profile.calm();
         self.network.mend();
-        for index in 0..MEMBERS {
+        for index in 0..self.members.len() {
             self.members[index].pauses_until = 0;
-            if self.members[index].life.is_none() {
+            if self.members[index].life.is_none() && !self.members[index].is_gone {
                 self.start(index)?;
             }
         }
+        let equal_within = EQUAL_WITHIN * if self.is_replacing() { 2 } else { 1 };
         let acknowledged = self.promises.acknowledged;
-        for tick in 0..EQUAL_WITHIN {
-            (0..MEMBERS).try_for_each(|index| self.tick(index))?;
+        for tick in 0..equal_within {
+            let all = 0..self.members.len();
+            all.clone().try_for_each(|index| self.tick(index))?;
+            if self.is_replacing() {
+                all.clone().try_for_each(|index| self.step_members(index))?;
+            }
             self.come_to_rest()?;
             let is_writing = self.promises.acknowledged <= acknowledged;
             if is_writing {
                 if tick >= WRITES_WITHIN {
                     return Err(format!("all is well for {tick} ticks, and no write is acknowledged"));
                 }
-                (0..MEMBERS).try_for_each(|index| self.act(index))?;
+                all.clone().try_for_each(|index| self.act(index))?;
                 self.come_to_rest()?;
-            } else if self.is_equal() {
+            } else if !self.is_replacing() && self.is_equal() {
                 return Ok(());
             }
         }
         let copies: Vec<_> = self.members.iter().filter_map(|member| Some(member.life.as_ref()?.status())).collect();
-        Err(format!("all is well for {EQUAL_WITHIN} ticks, and the copies differ: {copies:?}"))
+        Err(format!("all is well for {equal_within} ticks, and the copies differ: {copies:?}"))
     }
 
     /// Everything that can happen without time happens.
     fn come_to_rest(&mut self) -> Result<(), Violation> {
         for _ in 0..ROUNDS_AT_MOST {
-            for index in 0..MEMBERS {
+            for index in 0..self.members.len() {
                 self.settle(index)?;
                 self.sync(index);
                 self.report(index)?;
@@ -56,7 +60,7 @@ impl World {
                 let member = &world.members[index];
                 member.disk.lock().waiting() == 0 && member.life.as_ref().is_none_or(|life| life.reports.is_empty())
             };
-            if self.network.waiting(|_| true) == 0 && (0..MEMBERS).all(|index| is_resting(self, index)) {
+            if self.network.waiting(|_| true) == 0 && (0..self.members.len()).all(|index| is_resting(self, index)) {
                 return Ok(());
             }
         }
@@ -65,8 +69,9 @@ impl World {
 
     /// Whether all copies are the same, in memory and on the media.
     fn is_equal(&self) -> bool {
-        let last = self.promises.truth.last();
-        self.members.iter().all(|member| {
+        let (last, wanted) = (self.promises.truth.last(), self.wanted());
+        let mut left = self.members.iter().filter(|member| wanted.contains(&member.id) && !member.is_gone);
+        left.all(|member| {
             let Some(life) = &member.life else { return false };
             let (status, medium) = (life.status(), &member.disk.lock().medium);
             let has_entries = |index| medium.entry(index) == self.promises.truth.entry(index);

@@ -12,6 +12,7 @@ use crate::member::{Member, Report};
 use crate::network::{Network, MEMBERS};
 use crate::profile::Profile;
 use crate::promises::{Promises, Violation};
+use crate::replacing::Replacing;
 use crate::rules::DiskRule;
 
 /// Any time after 1970: nothing depends on it.
@@ -26,16 +27,21 @@ pub struct World {
     pub(crate) network: Network,
     /// What was promised.
     pub promises: Promises,
+    /// The replacement that the seed sees, if it sees one.
+    pub(crate) replacing: Option<Replacing>,
+    /// A rule that no disk keeps.
+    pub(crate) broken: Option<DiskRule>,
     next_id: u64,
     is_traced: bool,
 }
 
 impl World {
     /// The beginning of a seed. `broken` is a rule that no disk keeps.
-    pub fn new(seed: u64, broken: Option<DiskRule>, is_traced: bool) -> Self {
+    pub fn new(seed: u64, steps: u64, broken: Option<DiskRule>, is_traced: bool) -> Self {
         let mut draw = Draw::new(seed);
         let profile = Profile::draw(&mut draw);
         let install = beginning(draw.within(0..100));
+        let replacing = Replacing::draw(&mut draw, steps);
         let members = (1..=MEMBERS as u64).map(|id| Member {
             id,
             disk: Disk::new(&install, broken, draw.fork()),
@@ -44,11 +50,13 @@ impl World {
             told: Vote::default(),
             pauses_until: 0,
             has_slow_disk: false,
+            is_gone: false,
         });
         let members = members.collect();
         let promises = Promises::new(&install);
         let network = Network::default();
-        let world = World { seed, draw, profile, members, network, promises, next_id: 1, is_traced };
+        let next_id = 1;
+        let world = World { seed, draw, profile, members, network, promises, replacing, broken, next_id, is_traced };
         world.trace(|world| format!("{:?}", world.profile));
         world
     }
@@ -58,6 +66,7 @@ impl World {
         (0..MEMBERS).try_for_each(|index| self.start(index))?;
         for _ in 0..steps {
             self.promises.seen.steps += 1;
+            self.replace_when_due()?;
             let step = self.choose();
             self.take(step)?;
             self.promises.check(&self.members)?;
@@ -109,7 +118,7 @@ impl World {
     /// The next message arrives.
     pub(crate) fn deliver(&mut self) -> Result<(), Violation> {
         let step = self.promises.seen.steps;
-        let hears = |to: usize| self.members[to].pauses_until <= step;
+        let hears = |to: usize| self.members.get(to).is_some_and(|member| member.pauses_until <= step);
         let Some((index, message)) = self.network.take(hears, &self.profile, &mut self.draw) else { return Ok(()) };
         self.trace(|_| {
             let (kind, last) = (message.get_msg_type(), message.entries.last().map(|entry| entry.index));
@@ -201,6 +210,7 @@ impl World {
         }
         self.promises.check_copy(member)?;
         let applied = member.life.as_ref().map_or(0, |life| life.status().applied.index);
+        let is_removed = work.is_removed;
         for event in work.events {
             self.trace(|_| format!("{index} at {applied}: {event:?}"));
             let Some(life) = &mut self.members[index].life else { return Ok(()) };
@@ -210,6 +220,7 @@ impl World {
             Some(life) if life.view.end != life.status().applied.end => {
                 Err(format!("member {id} was told of {}, and stands at {:?}", life.view.end, life.status().applied))
             }
+            _ if is_removed => self.remove(index),
             _ => Ok(()),
         }
     }
@@ -222,7 +233,7 @@ impl World {
 }
 
 /// How all copies begin.
-fn beginning(end: u64) -> Install {
+pub(crate) fn beginning(end: u64) -> Install {
     let members = ConfState { voters: (1..=MEMBERS as u64).collect(), ..ConfState::default() };
     let position = Position { index: 1, term: 1, end, checksum: 0 };
     let state: Bytes = state_of(1, 0);

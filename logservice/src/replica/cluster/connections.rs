@@ -1,5 +1,6 @@
 //! The connections to peers, as the groups use them.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::peering::{PeerInfo, Peering};
 use super::Replicas;
 use crate::replica::driver::Network;
 use crate::replica::groups::{Answer, Groups};
-use crate::replica::peers::{Hello, PeerEvents, PeerReply, PeerRequest, Peers, PeersError, PeersOptions};
+use crate::replica::peers::{Hello, PeerAddress, PeerEvents, PeerReply, PeerRequest, Peers, PeersError, PeersOptions};
 
 /// A service is made one of a cluster soon after its peers are.
 const JOINS_WITHIN: Duration = Duration::from_secs(3);
@@ -37,6 +38,7 @@ impl PeerConnections {
         let peers = Peers::start(options, self.hello.subscribe(), inbound)?;
         // They are opened once.
         let _ = self.peers.set(peers);
+        replicas.tell_peers();
         Ok(())
     }
 }
@@ -64,12 +66,27 @@ impl Peering for PeerConnections {
             zone: hello.zone,
             client_address: hello.client_address,
             http_address: hello.http_address,
+            peer_address: hello.peer_address,
+            joins: hello.joins,
         };
         self.peers.get().map(|peers| peers.known().into_iter().map(info).collect()).unwrap_or_default()
     }
 
     fn is_connected(&self, member: u64) -> bool {
         self.peers.get().is_some_and(|peers| peers.is_connected(member))
+    }
+
+    fn set_peers(&self, peers: &[(String, String)]) -> Result<(), String> {
+        let Some(open) = self.peers.get() else { return Ok(()) };
+        let peer = |(name, address): &(String, String)| PeerAddress { name: name.clone(), address: address.clone() };
+        let peers: Vec<_> = peers.iter().map(peer).collect();
+        open.set(peers).map_err(|error| error.to_string())
+    }
+
+    fn retire(&self, members: BTreeSet<u64>) {
+        if let Some(peers) = self.peers.get() {
+            peers.retire(members);
+        }
     }
 
     fn set_cluster(&self, cluster: u64) {
@@ -97,10 +114,13 @@ impl Inbound {
         let (replicas, peer) = (self.replicas.clone(), hello.name.clone());
         tokio::spawn(async move {
             tokio::time::sleep(JOINS_WITHIN).await;
-            if replicas.upgrade().is_some_and(|replicas| is_of_none(&replicas)) {
+            let Some(replicas) = replicas.upgrade().filter(is_of_none) else { return };
+            if replicas.options.joins {
+                tracing::warn!("this service has no place in the cluster yet: say LOG.CLUSTER REPLACE at {peer}");
+            } else {
                 tracing::error!(
                     "this service is of no cluster, and its peer {peer} is: nothing is served. If it was one of that cluster, start it with \
-                     the directory that it had; a service that is lost cannot be replaced yet"
+                     the directory that it had. If that is lost, start it with --join, and say LOG.CLUSTER REPLACE at {peer}"
                 );
             }
         });

@@ -14,22 +14,27 @@ use crate::replica::groups::ClusterError;
 
 /// What one service asks another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-enum Request {
+pub(super) enum Request {
     /// Who it is.
     Identify,
     /// That it joins.
     Join(ClusterRecord),
+    /// That it takes a place in a cluster that there is.
+    Admit(ClusterRecord),
+    /// Which revision of the cluster's state is the newest.
+    Newest,
 }
 
 /// What it answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-enum Reply {
+pub(super) enum Reply {
     Identity { record: MemberRecord, cluster: Option<ClusterRecord> },
     Joined,
+    Newest { revision: u64 },
     Refused(String),
 }
 
-fn refused(text: impl Into<String>) -> ClusterError {
+pub(super) fn refused(text: impl Into<String>) -> ClusterError {
     ClusterError::Refused(text.into())
 }
 
@@ -45,17 +50,31 @@ impl Replicas {
                 Ok(()) => Reply::Joined,
                 Err(reason) => Reply::Refused(reason),
             },
+            Ok(Request::Admit(record)) => match self.admit(record) {
+                Ok(()) => Reply::Joined,
+                Err(reason) => Reply::Refused(reason),
+            },
+            Ok(Request::Newest) => match self.newest_here() {
+                Ok(revision) => Reply::Newest { revision },
+                Err(reason) => Reply::Refused(reason),
+            },
             Err(error) => Reply::Refused(format!("not a request that this version knows: {error}")),
         };
         // A reply that cannot be written is none that the other one can read.
         serde_json::to_vec(&reply).unwrap_or_default()
     }
 
-    async fn ask(&self, peer: &str, request: &Request) -> Result<Reply, ClusterError> {
+    pub(super) async fn ask(&self, peer: &str, request: &Request) -> Result<Reply, ClusterError> {
         let request = serde_json::to_vec(request).map_err(|error| refused(error.to_string()))?;
-        let reply = self.options.peering.ask(peer, request).await;
-        let reply = reply.map_err(|error| refused(format!("{error}; all three have to run for LOG.CLUSTER INIT")))?;
+        let reply = self.options.peering.ask(peer, request).await.map_err(refused)?;
         serde_json::from_slice(&reply).map_err(|error| refused(format!("service {peer} answered nonsense: {error}")))
+    }
+
+    async fn ask_to_form(&self, peer: &str, request: &Request) -> Result<Reply, ClusterError> {
+        self.ask(peer, request).await.map_err(|error| match error {
+            ClusterError::Refused(error) => refused(format!("{error}; all three have to run for LOG.CLUSTER INIT")),
+            error => error,
+        })
     }
 
     /// Makes a cluster of this service and those that it was configured with.
@@ -63,7 +82,7 @@ impl Replicas {
         let _one_at_a_time = self.forming.lock().await;
         let (mut members, mut clusters) = (vec![self.own_record()], vec![self.identity().cluster]);
         for (name, address) in self.options.peers.iter().filter(|(name, _)| *name != self.options.name) {
-            let Reply::Identity { record, cluster } = self.ask(name, &Request::Identify).await? else {
+            let Reply::Identity { record, cluster } = self.ask_to_form(name, &Request::Identify).await? else {
                 return Err(refused(format!("service {name} did not say who it is")));
             };
             if record.name != *name {
@@ -81,10 +100,10 @@ impl Replicas {
                 self.join_here(record.clone()).await.map_err(refused)?;
                 continue;
             }
-            match self.ask(&member.name, &Request::Join(record.clone())).await? {
+            match self.ask_to_form(&member.name, &Request::Join(record.clone())).await? {
                 Reply::Joined => {}
                 Reply::Refused(reason) => return Err(refused(reason)),
-                Reply::Identity { .. } => {
+                Reply::Identity { .. } | Reply::Newest { .. } => {
                     return Err(refused(format!("service {} did not say whether it joins", member.name)));
                 }
             }
@@ -106,7 +125,7 @@ impl Replicas {
         let Some(begun) = clusters.iter().flatten().next() else {
             let id = random_id().map_err(|error| refused(error.to_string()))?;
             let members = members.to_vec();
-            return Ok(Some(ClusterRecord { id, initiator: own.member, members, is_formed: false }));
+            return Ok(Some(ClusterRecord { id, initiator: own.member, members, is_formed: false, is_older: false }));
         };
         if ids.len() > 1 {
             return Err(refused("the services are of different clusters: correct --peers, or --dir"));
@@ -138,7 +157,7 @@ impl Replicas {
         if clusters.iter().flatten().any(|cluster| cluster.is_formed) {
             return format!(
                 "there is a cluster already, and it is not of these directories of {strangers}: start those services with the \
-                 directories that they had; one that is lost cannot be replaced yet"
+                 directories that they had, or have them replaced: LOG.CLUSTER REPLACE"
             );
         }
         format!(

@@ -41,6 +41,13 @@ pub struct ClusterRecord {
     /// Whether this service's copy of the cluster's own log was made. From then on it is never made again: without it, nobody knows what
     /// this service has voted.
     pub is_formed: bool,
+    /// Whether it was there before this service came, so that this one's copies begin with nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_older: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Who a service is.
@@ -215,7 +222,8 @@ mod tests {
         let error = Identity::open(directory.path(), "b").expect_err("another name").to_string();
         assert!(error.contains("belongs to the service named 'a'"), "{error}");
         let record = MemberRecord { member: 1, name: "a".into(), zone: "z".into(), address: "h:1".into() };
-        first.cluster = Some(ClusterRecord { id: 5, initiator: 1, members: vec![record], is_formed: true });
+        first.cluster =
+            Some(ClusterRecord { id: 5, initiator: 1, members: vec![record], is_formed: true, is_older: false });
         first.store(directory.path()).expect("stored");
         assert_eq!(Identity::open(directory.path(), "a").expect("found"), first);
         assert!(matches!(check_alone(directory.path()), Err(IdentityError::NeedsPeers(_))));

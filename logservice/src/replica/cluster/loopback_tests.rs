@@ -33,6 +33,7 @@ impl Machine {
             peers: all.to_vec(),
             client_address: format!("{}:7379", NAMES[node]),
             http_address: String::new(),
+            joins: false,
             disks: self.disks.clone(),
             peering: connections.clone(),
         });

@@ -10,26 +10,37 @@
 //! | `forming.rs` | `LOG.CLUSTER INIT` |
 //! | `state.rs` | what the cluster's own log says, and where groups begin |
 //! | `shards.rs` | making shards, and opening their copies |
+//! | `replacing.rs` | `LOG.CLUSTER REPLACE` |
+//! | `reconciling.rs` | the members of all groups follow the cluster's state |
+//! | `moving.rs` | `LOG.CLUSTER MOVE` |
+//! | `forcing.rs` | `LOG.CLUSTER FORCE` |
 //! | `peering.rs`, `connections.rs` | what is needed of the connections to peers, and those that do it |
 //!
 //! # Rules
 //!
 //! 1. An empty directory never joins by itself: a service joins when it is asked to, and only a cluster of the services that it was
-//!    configured with.
+//!    configured with. One that was started with `--join` takes a place in a cluster that there is, when that one's services have it so.
 //! 2. The copy of the cluster's own log is made once. If it is gone later, the service does not start, as it may have voted.
+//! 3. A service that was replaced never counts again, whatever is left of its directory.
 
 mod connections;
+mod forcing;
 mod forming;
 mod identity;
 #[cfg(test)]
 mod loopback_tests;
+mod moving;
 mod peering;
+mod reconciling;
+mod replacing;
+#[cfg(test)]
+mod replacing_tests;
 mod shards;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -51,6 +62,8 @@ use super::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
 use super::handle::GroupHandle;
 use crate::store::MediumError;
 
+/// How many services keep a log.
+const SERVICES: usize = 3;
 /// How long whoever waits for a decision of the cluster waits at most.
 const DECISION_AT_MOST: Duration = Duration::from_secs(10);
 
@@ -68,6 +81,8 @@ pub struct ReplicasOptions {
     pub client_address: String,
     /// Where its HTTP port is reached.
     pub http_address: String,
+    /// Whether it may be given the place of a service that is lost.
+    pub joins: bool,
     /// Where its copies are.
     pub disks: Arc<dyn CopyDisks>,
     /// The connections to the others.
@@ -96,6 +111,10 @@ pub struct Replicas {
     driver: Driver,
     cluster_group: Mutex<Option<Arc<DrivenGroup>>>,
     shards: Mutex<BTreeMap<String, Arc<DrivenGroup>>>,
+    /// Copies that began with nothing and are not whole yet: the rest of the service does not know them.
+    arriving: Mutex<BTreeMap<String, Arc<DrivenGroup>>>,
+    /// Members that were replaced, and that no group here needs any more.
+    gone: Mutex<BTreeSet<u64>>,
     /// Changes when a shard has come.
     arrived: watch::Sender<()>,
     listener: Mutex<Option<Arc<dyn GroupsChanged>>>,
@@ -137,6 +156,8 @@ impl Replicas {
             driver,
             cluster_group: Mutex::default(),
             shards: Mutex::default(),
+            arriving: Mutex::default(),
+            gone: Mutex::default(),
             arrived: watch::Sender::new(()),
             listener: Mutex::default(),
             state: watch::Sender::new(None),
@@ -155,6 +176,7 @@ impl Replicas {
         let states = replicas.state.subscribe();
         replicas.open_shards();
         replicas.follow_state(states);
+        replicas.keep_members();
         Ok(replicas)
     }
 
@@ -163,7 +185,8 @@ impl Replicas {
         let Some(cluster) = &identity.cluster else { return Ok(()) };
         let (id, is_formed) = (cluster.id, cluster.is_formed);
         if !is_formed {
-            let beginning = ClusterState::new(id, cluster.members.clone()).beginning()?;
+            let first = ClusterState::new(id, cluster.members.clone());
+            let beginning = if cluster.is_older { first.joining() } else { first.beginning() }?;
             self.options.disks.create(CLUSTER_GROUP, &beginning).map_err(|error: MediumError| error.to_string())?;
             let formed = ClusterRecord { is_formed: true, ..cluster.clone() };
             let next = Identity { cluster: Some(formed), ..identity.clone() };
@@ -174,7 +197,7 @@ impl Replicas {
         if open.is_none() {
             let opened = self.driver.open(&*self.options.disks, CLUSTER_GROUP).map_err(|error| error.to_string())?;
             let group = opened.ok_or(
-                "it is gone, and with it what this service has voted: put it back; a service that is lost cannot be replaced yet",
+                "it is gone, and with it what this service has voted: put it back, or have the service replaced (LOG.CLUSTER REPLACE)",
             )?;
             // What is committed meanwhile is heard, or in the view.
             let listener = Arc::new(StateListener::new(self.state.clone()));
@@ -200,6 +223,7 @@ impl Replicas {
     pub fn stop(&self) {
         self.driver.stop();
         lock(&self.shards).values().for_each(|group| group.close_disk());
+        lock(&self.arriving).values().for_each(|group| group.close_disk());
         lock(&self.cluster_group).iter().for_each(|group| group.close_disk());
     }
 
@@ -212,6 +236,29 @@ impl Replicas {
         let address = peers.iter().find(|(peer, _)| peer == name).map(|(_, address)| address.clone());
         let address = address.unwrap_or_default();
         MemberRecord { member: self.member, name: name.clone(), zone: zone.clone(), address }
+    }
+
+    /// The services that this one is connected to, and itself: their names, and where their peers reach them. Those of the cluster; before
+    /// there is one, those that were configured. Those that were replaced are among them for as long as a log needs them.
+    fn peers(&self) -> Vec<(String, String)> {
+        let Some(state) = self.state.borrow().clone() else { return self.options.peers.clone() };
+        let gone = lock(&self.gone);
+        let mut peers: Vec<(String, String)> = Vec::new();
+        let left = state.retired.iter().rev().filter(|service| !gone.contains(&service.member));
+        for service in state.services.iter().chain(left) {
+            if !peers.iter().any(|(name, _)| *name == service.name) {
+                peers.push((service.name.clone(), service.address.clone()));
+            }
+        }
+        peers
+    }
+
+    /// Has connections made to the services of the cluster. Must run within the runtime.
+    pub fn tell_peers(&self) {
+        if let Err(error) = self.options.peering.set_peers(&self.peers()) {
+            tracing::error!("connections to the services of the cluster stay as they were: {error}");
+        }
+        self.options.peering.retire(lock(&self.gone).clone());
     }
 
     /// Waits until a service decides over the cluster.
@@ -258,12 +305,33 @@ impl Groups for Replicas {
         Box::pin(self.form())
     }
 
+    fn replace<'a>(&'a self, old: &'a str, new: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(self.replace_service(old, new))
+    }
+
+    fn move_decision<'a>(&'a self, shard: &'a str, to: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(self.move_shard(shard, to))
+    }
+
+    fn force<'a>(&'a self, name: &'a str, word: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(self.force_alone(name, word))
+    }
+
+    fn cluster_group(&self) -> Option<Arc<dyn GroupHandle>> {
+        lock(&self.cluster_group).clone().map(|group| group as Arc<dyn GroupHandle>)
+    }
+
     fn services(&self) -> Vec<ServiceStatus> {
         let known = self.options.peering.known();
-        let members = self.identity().cluster.map(|cluster| cluster.members).unwrap_or_default();
-        let service = |(name, _): &(String, String)| {
+        let members = self.state.borrow().as_ref().map(|state| state.services.clone()).unwrap_or_default();
+        let names = match members.is_empty() {
+            true => self.options.peers.iter().map(|(name, _)| name.clone()).collect(),
+            false => members.iter().map(|service| service.name.clone()).collect::<Vec<_>>(),
+        };
+        let service = |name: &String| {
             let ReplicasOptions { zone, client_address, http_address, .. } = &self.options;
-            if *name == self.options.name {
+            let recorded = members.iter().find(|record| record.name == *name);
+            if *name == self.options.name && recorded.is_none_or(|record| record.member == self.member) {
                 return ServiceStatus {
                     member: self.member,
                     name: name.clone(),
@@ -273,8 +341,9 @@ impl Groups for Replicas {
                     is_connected: true,
                 };
             }
-            let recorded = members.iter().find(|record| record.name == *name);
-            let (told, zone) = match known.iter().find(|peer| peer.name == *name) {
+            let is_it =
+                |peer: &&PeerInfo| peer.name == *name && recorded.is_none_or(|record| record.member == peer.member);
+            let (told, zone) = match known.iter().find(is_it) {
                 Some(peer) => (peer.clone(), peer.zone.clone()),
                 None => (PeerInfo::default(), recorded.map(|record| record.zone.clone()).unwrap_or_default()),
             };
@@ -288,7 +357,7 @@ impl Groups for Replicas {
                 is_connected: self.options.peering.is_connected(member),
             }
         };
-        self.options.peers.iter().map(service).collect()
+        names.iter().map(service).collect()
     }
 
     fn cluster(&self) -> Option<u64> {

@@ -1,5 +1,7 @@
 //! What a service needs of the connections to its peers.
 
+use std::collections::BTreeSet;
+
 use crate::replica::driver::Network;
 use crate::replica::groups::Answer;
 
@@ -16,6 +18,10 @@ pub struct PeerInfo {
     pub client_address: String,
     /// Where its HTTP port is reached.
     pub http_address: String,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Whether it was started to be given a place.
+    pub joins: bool,
 }
 
 /// The connections to peers.
@@ -31,4 +37,13 @@ pub trait Peering: Network {
 
     /// This service is of that cluster from now on, and tells so.
     fn set_cluster(&self, cluster: u64);
+
+    /// The peers are those from now on, this service included: their names, and where they are reached. Must run within the runtime.
+    ///
+    /// # Errors
+    /// An address cannot be used; the text says what to do. Nothing has changed then.
+    fn set_peers(&self, peers: &[(String, String)]) -> Result<(), String>;
+
+    /// Those members were replaced by others, and are not let in any more.
+    fn retire(&self, members: BTreeSet<u64>);
 }

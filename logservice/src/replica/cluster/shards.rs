@@ -33,9 +33,9 @@ impl StateListener {
     pub fn take(&self, view: &View) {
         match ClusterState::parse(&view.state) {
             Ok(state) => {
-                // Shards are never removed, so that of two states the one with more of them is the newer.
+                let state = ClusterState { revision: view.revision, ..state };
                 self.state.send_if_modified(|known| {
-                    let is_newer = known.as_ref().is_none_or(|known| known.shards.len() < state.shards.len());
+                    let is_newer = known.as_ref().is_none_or(|known| known.revision < state.revision);
                     if is_newer {
                         *known = Some(Arc::new(state));
                     }
@@ -66,6 +66,7 @@ impl Replicas {
         tokio::spawn(async move {
             while states.changed().await.is_ok() {
                 let Some(replicas) = this.upgrade() else { return };
+                replicas.tell_peers();
                 let opened = tokio::task::spawn_blocking(move || replicas.open_shards()).await;
                 if let Err(error) = opened {
                     tracing::error!("opening shards did not finish: {error}");
@@ -78,10 +79,15 @@ impl Replicas {
     pub(super) fn open_shards(&self) {
         let Some(state) = self.state.borrow().clone() else { return };
         for (name, record) in &state.shards {
-            if lock(&self.shards).contains_key(name) || !record.members.contains(&self.member) {
+            let is_open = lock(&self.shards).contains_key(name) || lock(&self.arriving).contains_key(name);
+            let is_first = record.members.contains(&self.member);
+            if is_open || !(is_first || state.has_member(self.member)) {
                 continue;
             }
             match self.open_shard(name, record) {
+                Ok((group, _)) if !is_first && !group.view().is_whole => {
+                    lock(&self.arriving).insert(name.clone(), group);
+                }
                 Ok((group, is_new)) => self.note_opened(name, record, group, is_new),
                 // Was told when it was tried first: the driver knows the name.
                 Err(reason) => tracing::error!("the copy of shard '{name}' is not used: {reason}"),
@@ -97,9 +103,14 @@ impl Replicas {
             return Ok((group, false));
         }
         if self.identity().copies_made.contains(name) {
-            return Err("it is gone, and with it what this service has voted: put it back; a copy that is lost cannot be replaced yet".into());
+            return Err("it is gone, and with it what this service has voted: put it back, or have the service replaced (LOG.CLUSTER \
+                        REPLACE)"
+                .into());
         }
-        self.options.disks.create(name, &record.beginning()?).map_err(|error| error.to_string())?;
+        // Who has come later gets from the others what was there before.
+        let is_first = record.members.contains(&self.member);
+        let beginning = if is_first { record.beginning() } else { record.joining() }?;
+        self.options.disks.create(name, &beginning).map_err(|error| error.to_string())?;
         // Before it votes for the first time.
         self.note_made(name)?;
         let opened = self.driver.open(&*self.options.disks, name).map_err(text)?;
@@ -119,7 +130,23 @@ impl Replicas {
         Ok(())
     }
 
-    fn note_opened(&self, name: &str, record: &ShardRecord, group: Arc<DrivenGroup>, is_new: bool) {
+    /// Shows the copies that have arrived to the rest of the service.
+    pub(super) fn show_what_is_whole(&self) {
+        let Some(state) = self.state.borrow().clone() else { return };
+        let mut arriving = lock(&self.arriving);
+        let whole: Vec<_> =
+            arriving.iter().filter(|(_, group)| group.view().is_whole).map(|(name, _)| name.clone()).collect();
+        let whole: Vec<_> = whole.into_iter().filter_map(|name| Some((arriving.remove(&name)?, name))).collect();
+        drop(arriving);
+        for (group, name) in whole {
+            tracing::info!("'{name}': this service has a whole copy now");
+            if let Some(record) = state.shards.get(&name) {
+                self.note_opened(&name, record, group, false);
+            }
+        }
+    }
+
+    pub(super) fn note_opened(&self, name: &str, record: &ShardRecord, group: Arc<DrivenGroup>, is_new: bool) {
         lock(&self.shards).insert(name.to_owned(), group.clone());
         let listener = lock(&self.listener).clone();
         if let Some(listener) = listener {
@@ -187,6 +214,19 @@ impl Replicas {
         let next = state.with_shard(shard, self.member, first_state);
         let beginning = next.shards[shard].beginning();
         beginning.map_err(|reason| ClusterError::Refused(format!("not a manifest of shard '{shard}': {reason}")))?;
+        self.propose_state(group, term, &view, &next, "the shard is made").await.map(|_| ())
+    }
+
+    /// Proposes another state of the cluster in the place of that of `view`: done, or a conflict, with which nothing has happened. `what` says
+    /// of it what is not known when nobody answers.
+    pub(super) async fn propose_state(
+        &self,
+        group: &DrivenGroup,
+        term: u64,
+        view: &View,
+        next: &ClusterState,
+        what: &str,
+    ) -> Result<Outcome, ClusterError> {
         let state = next.encode().map_err(ClusterError::Refused)?;
         let replacement = Replacement { revision: view.revision + 1, epoch: 0, restart_at: None, state };
         let (sender, outcome) = oneshot::channel();
@@ -196,15 +236,15 @@ impl Replicas {
         };
         group.replace_state(term, replacement, Box::new(done));
         match timeout(DECISION_AT_MOST, outcome).await {
-            Ok(Ok(Outcome::Done | Outcome::Conflict { .. })) => Ok(()),
+            Ok(Ok(outcome @ (Outcome::Done | Outcome::Conflict { .. }))) => Ok(outcome),
             Ok(Ok(Outcome::NotLeader)) => Err(self.not_leader(&group.view())),
-            Ok(Ok(Outcome::Unknown) | Err(_)) | Err(_) => Err(ClusterError::Refused(
-                "not known whether the shard is made, as too few services answer: ask again".to_owned(),
-            )),
+            Ok(Ok(Outcome::Unknown) | Err(_)) | Err(_) => {
+                Err(ClusterError::Refused(format!("not known whether {what}, as too few services answer: ask again")))
+            }
         }
     }
 
-    fn not_leader(&self, view: &View) -> ClusterError {
+    pub(super) fn not_leader(&self, view: &View) -> ClusterError {
         let groups: &dyn Groups = self;
         ClusterError::NotLeader { address: view.leader.and_then(|leader| groups.address_of(leader)) }
     }

@@ -1,6 +1,6 @@
 //! What the cluster's own log says: who its services are, and which shards there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
@@ -29,6 +29,12 @@ pub struct ClusterState {
     pub services: Vec<MemberRecord>,
     /// Its shards, by their names.
     pub shards: BTreeMap<String, ShardRecord>,
+    /// Services whose place others have, or may be given. They never count again: who lost a disk has forgotten what it had promised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<MemberRecord>,
+    /// The revision of the group's state that this is, as far as it was heard of.
+    #[serde(skip)]
+    pub revision: u64,
 }
 
 /// A shard, as it was made.
@@ -45,7 +51,7 @@ pub struct ShardRecord {
 impl ClusterState {
     /// That of a new cluster.
     pub fn new(cluster: u64, services: Vec<MemberRecord>) -> Self {
-        ClusterState { cluster, services, shards: BTreeMap::new() }
+        ClusterState { cluster, services, shards: BTreeMap::new(), retired: Vec::new(), revision: 0 }
     }
 
     /// Reads it.
@@ -66,6 +72,43 @@ impl ClusterState {
     pub fn beginning(&self) -> Result<Install, String> {
         let members = self.services.iter().map(|service| service.member).collect();
         Ok(begin(members, 0, FIRST_REVISION, 0, self.encode()?))
+    }
+
+    /// Where the copy of a service begins that comes later: with nothing. The others give it a base.
+    pub fn joining(&self) -> Result<Install, String> {
+        Ok(begin_with_nothing(0, 0, 0, self.encode()?))
+    }
+
+    /// The members that are to keep all logs.
+    pub fn members(&self) -> BTreeSet<u64> {
+        self.services.iter().map(|service| service.member).collect()
+    }
+
+    /// Whether a service is to keep all logs.
+    pub fn has_member(&self, member: u64) -> bool {
+        self.services.iter().any(|service| service.member == member)
+    }
+
+    /// This state, with the service `new` in the place of `old`.
+    pub fn with_replaced(&self, old: u64, new: MemberRecord) -> Self {
+        let mut next = self.clone();
+        let is_old = |service: &MemberRecord| service.member == old;
+        next.retired.extend(self.services.iter().filter(|service| is_old(service)).cloned());
+        match next.services.iter_mut().find(|service| is_old(service)) {
+            Some(place) => *place = new,
+            // It was given up before.
+            None => next.services.push(new),
+        }
+        next
+    }
+
+    /// This state, with `member` as the only service that is left.
+    pub fn without_others(&self, member: u64) -> Self {
+        let mut next = self.clone();
+        let (left, lost) = next.services.drain(..).partition(|service| service.member == member);
+        next.services = left;
+        next.retired.extend::<Vec<MemberRecord>>(lost);
+        next
     }
 
     /// This state, and one shard more, with copies at all services.
@@ -89,6 +132,24 @@ impl ShardRecord {
         let epoch = manifest.epochs.last().map_or(0, |term| term.epoch);
         Ok(begin(self.members.clone(), manifest.base, manifest.revision, epoch, Bytes::from(state)))
     }
+
+    /// Where the copy of a service begins that has come later.
+    ///
+    /// # Errors
+    /// As [`ShardRecord::beginning`].
+    pub fn joining(&self) -> Result<Install, String> {
+        let Checkpoint { position, revision, epoch, state, .. } = self.beginning()?.checkpoint;
+        Ok(begin_with_nothing(position.end, revision, epoch, state))
+    }
+}
+
+/// A copy without members, of a group of which the entries before [`FIRST_INDEX`] are known to nobody: it is not whole until it has got a base.
+fn begin_with_nothing(end: u64, revision: u64, epoch: u64, state: Bytes) -> Install {
+    let position = Position { index: 0, term: 0, end, checksum: 0 };
+    let members = ConfState::default();
+    let checkpoint =
+        Checkpoint { position, revision, epoch, state, state_index: FIRST_INDEX, members: vec![(0, members.clone())] };
+    Install { base: Base { position, members }, checkpoint }
 }
 
 fn begin(voters: Vec<u64>, end: u64, revision: u64, epoch: u64, state: Bytes) -> Install {
@@ -108,6 +169,20 @@ fn begin(voters: Vec<u64>, end: u64, revision: u64, epoch: u64, state: Bytes) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_takes_the_place_of_another_which_never_counts_again() {
+        let service =
+            |member| MemberRecord { member, name: member.to_string(), zone: String::new(), address: String::new() };
+        let state = ClusterState::new(9, vec![service(1), service(2), service(3)]);
+        let next = state.with_replaced(2, service(4));
+        assert_eq!(next.services, [service(1), service(4), service(3)]);
+        assert_eq!((next.members(), next.retired.clone()), (BTreeSet::from([1, 3, 4]), vec![service(2)]));
+        assert!(next.has_member(4) && !next.has_member(2));
+        assert_eq!(ClusterState::parse(&next.encode().expect("written")), Ok(next.clone()));
+        let joining = next.joining().expect("it begins").checkpoint;
+        assert_eq!((joining.position.index, joining.revision, &joining.members[0].1.voters[..]), (0, 0, &[][..]));
+    }
 
     #[test]
     fn a_shard_begins_alike_at_all_services() {

@@ -56,6 +56,8 @@ impl Peering for NetOf {
             zone: service.options.zone.clone(),
             client_address: service.options.client_address.clone(),
             http_address: service.options.http_address.clone(),
+            peer_address: format!("{}:7381", service.options.name),
+            joins: service.options.joins,
         };
         self.others().into_iter().map(info).collect()
     }
@@ -65,24 +67,37 @@ impl Peering for NetOf {
     }
 
     fn set_cluster(&self, _cluster: u64) {}
+
+    fn set_peers(&self, _peers: &[(String, String)]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn retire(&self, _members: BTreeSet<u64>) {}
 }
 
-struct Machine {
+pub(super) struct Machine {
     directory: tempfile::TempDir,
     disks: Arc<MemoryDisks>,
+    joins: bool,
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     net: Arc<Net>,
-    machines: Vec<Machine>,
+    pub machines: Vec<Machine>,
     services: Vec<Option<Arc<Replicas>>>,
 }
 
+impl Machine {
+    /// With an empty disk.
+    pub fn new(joins: bool) -> Self {
+        Machine { directory: tempfile::tempdir().expect("tempdir"), disks: MemoryDisks::new(), joins }
+    }
+}
+
 impl Cluster {
-    fn new() -> Self {
-        let machine = |_| Machine { directory: tempfile::tempdir().expect("tempdir"), disks: MemoryDisks::new() };
-        let mut cluster =
-            Cluster { net: Arc::default(), machines: (0..3).map(machine).collect(), services: vec![None; 3] };
+    pub fn new() -> Self {
+        let machines = (0..3).map(|_| Machine::new(false)).collect();
+        let mut cluster = Cluster { net: Arc::default(), machines, services: vec![None; 3] };
         (0..3).for_each(|node| cluster.start(node));
         cluster
     }
@@ -96,18 +111,19 @@ impl Cluster {
             peers: NAMES.map(|name| (name.to_owned(), format!("{name}:7381"))).to_vec(),
             client_address: format!("{name}:7379"),
             http_address: format!("{name}:7380"),
+            joins: self.machines[node].joins,
             disks: self.machines[node].disks.clone(),
             peering: Arc::new(NetOf { net: self.net.clone() }),
         })
     }
 
-    fn start(&mut self, node: usize) {
+    pub fn start(&mut self, node: usize) {
         let service = self.try_start(node).expect("it starts");
         lock(&self.net.services).insert(NAMES[node].to_owned(), Arc::downgrade(&service));
         self.services[node] = Some(service);
     }
 
-    async fn kill(&mut self, node: usize) {
+    pub async fn kill(&mut self, node: usize) {
         self.machines[node].disks.crash();
         let service = self.services[node].take().expect("it runs");
         lock(&self.net.services).remove(NAMES[node]);
@@ -117,12 +133,16 @@ impl Cluster {
         until("all have let go of it", || gone.strong_count() == 0).await;
     }
 
-    fn service(&self, node: usize) -> &Arc<Replicas> {
+    pub fn service(&self, node: usize) -> &Arc<Replicas> {
         self.services[node].as_ref().expect("it runs")
     }
 
+    pub fn is_up(&self, node: usize) -> bool {
+        self.services[node].is_some()
+    }
+
     /// The service that decides over the cluster.
-    async fn leader(&self) -> usize {
+    pub async fn leader(&self) -> usize {
         let leads = |node: &usize| {
             let service = self.services[*node].as_ref();
             let group = service.and_then(|service| lock(&service.cluster_group).clone());
@@ -146,7 +166,7 @@ pub(super) fn first_state(shard: &str) -> Bytes {
     serde_json::to_vec(&Manifest::new(shard, "r".repeat(40), "id".to_owned())).expect("json").into()
 }
 
-fn refusal(result: Result<(), ClusterError>) -> String {
+pub(super) fn refusal(result: Result<(), ClusterError>) -> String {
     match result.expect_err("refused") {
         ClusterError::Refused(text) => text,
         error => panic!("{error:?}"),
@@ -210,6 +230,7 @@ async fn a_cluster_that_was_cut_off_in_the_middle_is_made_by_a_repetition_at_the
         initiator: cluster.service(1).member,
         members: (0..3).map(|node| cluster.service(node).own_record()).collect(),
         is_formed: false,
+        is_older: false,
     };
     cluster.service(0).join(record).expect("joined");
     let text = refusal(cluster.service(2).init().await);
@@ -237,7 +258,7 @@ async fn of_two_that_make_a_cluster_at_a_time_one_loses() {
 async fn a_service_joins_only_those_that_it_was_configured_with_and_only_once() {
     let cluster = Cluster::new();
     let members: Vec<_> = (0..3).map(|node| cluster.service(node).own_record()).collect();
-    let record = ClusterRecord { id: 5, initiator: members[0].member, members, is_formed: false };
+    let record = ClusterRecord { id: 5, initiator: members[0].member, members, is_formed: false, is_older: false };
     let mut stranger = record.clone();
     stranger.members[2].name = "d".to_owned();
     let mut twin = record.clone();
@@ -291,8 +312,7 @@ async fn an_empty_directory_does_not_join_a_cluster_that_there_is() {
     let mut cluster = Cluster::new();
     cluster.service(0).init().await.expect("made");
     cluster.kill(1).await;
-    let machine = Machine { directory: tempfile::tempdir().expect("tempdir"), disks: MemoryDisks::new() };
-    cluster.machines[1] = machine;
+    cluster.machines[1] = Machine::new(false);
     cluster.start(1);
     for node in 0..3 {
         let text = refusal(cluster.service(node).init().await);

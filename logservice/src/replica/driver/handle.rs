@@ -1,12 +1,13 @@
 //! A group, for other threads.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 
 use super::inbox::{Inbox, Input};
 use super::shared::Shared;
 use crate::replica::copy::CopyDisk;
-use crate::replica::group::{members_at, GroupStatus, Outcome};
+use crate::replica::group::{members_at, GroupStatus, MembersStep, Outcome};
 use crate::replica::handle::{GroupEvents, GroupHandle, OnConfirmed, OnOutcome, Replacement, View};
 use crate::store::{Append, LogReader, MediumError, ReadError, SubmitError, TrimError, Usage};
 
@@ -26,6 +27,18 @@ impl DrivenGroup {
     /// Asks for votes at once.
     pub fn campaign(&self) {
         let _ = self.inbox.push(Input::Campaign { id: self.id });
+    }
+
+    /// Takes the next step towards the `wanted` voters, if this service decides in `term`: see [`Group::step_members`]. Waits for the thread.
+    ///
+    /// [`Group::step_members`]: crate::replica::group::Group::step_members
+    pub fn step_members(&self, term: u64, wanted: &BTreeSet<u64>) -> MembersStep {
+        let (reply, step) = sync_channel(1);
+        let input = Input::StepMembers { id: self.id, term, wanted: wanted.clone(), reply };
+        match self.inbox.push(input) {
+            Ok(()) => step.recv().unwrap_or(MembersStep::NotLeader),
+            Err(_) => MembersStep::NotLeader,
+        }
     }
 
     /// Has the group driven no more. Waits for the thread.

@@ -1,6 +1,6 @@
 //! What the thread is told, and how much of it may wait.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use raft::eraftpb::{ConfState, Message};
 
 use super::running::Running;
 use crate::replica::copy::Base;
-use crate::replica::group::GroupStatus;
+use crate::replica::group::{GroupStatus, MembersStep};
 use crate::replica::handle::{OnConfirmed, OnOutcome, Replacement};
 use crate::store::Append;
 
@@ -72,6 +72,13 @@ pub(super) enum Input {
     Campaign {
         id: u64,
     },
+    /// A step is taken towards those voters.
+    StepMembers {
+        id: u64,
+        term: u64,
+        wanted: BTreeSet<u64>,
+        reply: SyncSender<MembersStep>,
+    },
     Status {
         id: u64,
         reply: SyncSender<GroupStatus>,
@@ -99,6 +106,7 @@ impl Input {
             | Input::Trimmed { id, .. }
             | Input::TransferTo { id, .. }
             | Input::Campaign { id }
+            | Input::StepMembers { id, .. }
             | Input::Status { id, .. }
             | Input::TrimBound { id, .. } => *id,
         }

@@ -123,8 +123,10 @@ impl Running {
 
     /// Hands the decision over to the member that has most of those that were heard a moment ago. False if there is none: ask again.
     fn hand_over(&mut self) -> bool {
-        let GroupStatus { copies, .. } = self.group.status();
-        let others = copies.iter().filter(|&&(member, _, is_heard)| member != self.group.member() && is_heard);
+        let GroupStatus { copies, members, .. } = self.group.status();
+        let others = copies.iter().filter(|&&(member, _, is_heard)| {
+            member != self.group.member() && is_heard && members.voters.contains(&member)
+        });
         let best = others.max_by_key(|&&(_, matched, _)| matched);
         if let Some(&(member, ..)) = best {
             self.group.transfer_to(member);
@@ -132,8 +134,8 @@ impl Running {
         best.is_some()
     }
 
-    /// Does what is to be done.
-    pub fn work(&mut self, unix_ms: u64, network: &dyn Network) -> Result<(), Divergence> {
+    /// Does what is to be done. False if the group has to stop, as this service is no member any more.
+    pub fn work(&mut self, unix_ms: u64, network: &dyn Network) -> Result<bool, Divergence> {
         self.is_dirty = false;
         let work = self.group.work(unix_ms)?;
         for message in work.messages {
@@ -146,7 +148,7 @@ impl Running {
         for event in work.events {
             self.tell(event);
         }
-        Ok(())
+        Ok(!work.is_removed)
     }
 
     fn tell(&mut self, event: Event) {

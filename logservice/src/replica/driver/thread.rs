@@ -81,6 +81,10 @@ impl Thread {
             Input::Status { id, reply } => self.with(id, |running| {
                 let _ = reply.send(running.group.status());
             }),
+            Input::StepMembers { id, term, wanted, reply } => self.with(id, |running| {
+                // Whoever has asked may be gone.
+                let _ = reply.send(running.group.step_members(term, &wanted));
+            }),
             Input::TrimBound { id, reply } => self.with(id, |running| {
                 let checkpoint = running.group.checkpoint();
                 let _ = reply.send(TrimBound { upto: checkpoint.position.index, members: checkpoint.members.clone() });
@@ -116,7 +120,8 @@ impl Thread {
             let network = self.network.clone();
             let Some(running) = self.groups.get_mut(&id) else { continue };
             match catch_unwind(AssertUnwindSafe(|| running.work(unix_ms, &*network))) {
-                Ok(Ok(())) => {}
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => self.stop(id, "this service is no member of it any more"),
                 Ok(Err(divergence)) => self.stop(id, &divergence.to_string()),
                 Err(panic) => self.stop(id, &reason_of(&*panic)),
             }

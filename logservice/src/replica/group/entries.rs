@@ -7,6 +7,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::install;
+use super::members::is_member;
 use super::rule_switches::{holds, Rule};
 use crate::replica::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Vote};
 use crate::store::ReadError;
@@ -210,8 +211,10 @@ impl Storage for Entries {
         Ok(self.last())
     }
 
-    /// Where this copy begins, with the newest state: no bytes of the log.
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    /// Where this copy begins, with the newest state: no bytes of the log. The members are those of the base, as the entries after it change
+    /// them again at the receiver. If the receiver became one after the base, it is a learner from the base on: the crate takes no base of
+    /// which the receiver is no member, and the entry that makes it a learner changes nothing then.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         if self.base.position.index < request_index {
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
@@ -219,7 +222,14 @@ impl Storage for Entries {
             let state_index = self.base.position.index;
             return Ok(install::encode(&self.base, &Checkpoint { state_index, ..self.checkpoint.clone() }));
         }
-        Ok(install::encode(&self.base, &self.checkpoint))
+        let mut base = self.base.clone();
+        if !holds(Rule::TellsMembersOfBase) {
+            base.members = self.checkpoint.members.last().map(|(_, members)| members.clone()).unwrap_or_default();
+        }
+        if !is_member(&base.members, to) {
+            base.members.learners.push(to);
+        }
+        Ok(install::encode(&base, &self.checkpoint))
     }
 }
 

@@ -6,8 +6,14 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft::eraftpb::{ConfState, Snapshot};
+use raft::{ProgressState, SnapshotStatus, StateRole};
 
+use super::rule_switches::{holds, Rule};
+use super::Group;
 use crate::replica::copy::{Base, Checkpoint, Install, Position};
+
+/// Ticks after which a base that was sent to a member counts as lost.
+const INSTALL_TICKS: u32 = 100;
 
 const VERSION: u8 = 1;
 const FIXED_BYTES: usize = 1 + 8 + 4 + 8 + 8 + 8;
@@ -53,6 +59,28 @@ pub fn decode(snapshot: &Snapshot) -> Result<Install, &'static str> {
         members: vec![(position.index, members.clone())],
     };
     Ok(Install { base: Base { position, members }, checkpoint })
+}
+
+impl Group {
+    /// A base that a member was sent may be lost, and nothing else would tell the consensus crate.
+    pub(super) fn give_up_installs(&mut self) {
+        if self.node.raft.state != StateRole::Leader || !holds(Rule::GivesUpInstalls) {
+            return self.install_ticks.clear();
+        }
+        let in_flight = self.node.raft.prs().iter().filter(|(_, progress)| progress.state == ProgressState::Snapshot);
+        let in_flight: Vec<u64> = in_flight.map(|(&member, _)| member).collect();
+        self.install_ticks.retain(|(member, _)| in_flight.contains(member));
+        for member in in_flight {
+            match self.install_ticks.iter_mut().find(|(waiting, _)| *waiting == member) {
+                None => self.install_ticks.push((member, 0)),
+                Some((_, ticks)) if *ticks < INSTALL_TICKS => *ticks += 1,
+                Some((_, ticks)) => {
+                    *ticks = 0;
+                    self.node.report_snapshot(member, SnapshotStatus::Failure);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

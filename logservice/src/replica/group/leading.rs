@@ -118,7 +118,7 @@ impl Group {
     }
 
     /// Whether this copy leads in `term`, and may propose.
-    fn leading_in(&mut self, term: u64) -> Option<&mut Leading> {
+    pub(super) fn leading_in(&mut self, term: u64) -> Option<&mut Leading> {
         self.leading.as_mut().filter(|leading| leading.term == term && leading.tail.is_some())
     }
 
@@ -126,7 +126,7 @@ impl Group {
     pub(super) fn propose(&mut self, unix_ms: u64) {
         // While leadership is handed over, what waits waits on.
         let raft = &self.node.raft;
-        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() || self.installing.is_some() {
+        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() || self.is_standing() {
             return;
         }
         let Some(mut leading) = self.leading.take() else { return };

@@ -60,6 +60,14 @@ pub enum Divergence {
         /// The revision that there is.
         current: u64,
     },
+    /// It changes the members, and cannot.
+    #[error("the entry of index {index} cannot change the members: {reason}")]
+    Members {
+        /// Which entry.
+        index: u64,
+        /// Why.
+        reason: String,
+    },
     /// An entry is missing.
     #[error("the entry of index {index} does not follow index {last}")]
     Gap {

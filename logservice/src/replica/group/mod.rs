@@ -11,6 +11,9 @@
 //! | `machine.rs` | what committed entries add up to |
 //! | `entries.rs` | entries, as the consensus crate reads them |
 //! | `install.rs` | what a member gets that lacks entries that are gone |
+//! | `members.rs` | changes of the members |
+//! | `forcing.rs` | a copy that goes on without the others |
+//! | `told.rs` | what a group tells its service |
 //! | `rule_switches.rs` | for tests: which rule is taken out |
 //!
 //! # Rules
@@ -22,33 +25,38 @@
 //! 3. What is proposed continues the log's end with all that is not committed yet, in the epoch that writes then. So each entry can be
 //!    applied if it is ever committed, and one that cannot is a fault of this program or a damaged copy: the group stops here.
 //! 4. Between a base that is installed and its being persisted, nothing else happens to the group.
+//! 5. A copy that is no member any more stops ([`Work::is_removed`]).
 
 mod entries;
+mod forcing;
 mod install;
 mod leading;
 mod machine;
+mod members;
 mod rule_switches;
+mod told;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, Snapshot};
-use raft::{Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::eraftpb::{Entry, EntryType, Message, Snapshot};
+use raft::{Config, RawNode, Ready, StateRole};
 
 pub use self::entries::members_at;
 use self::entries::{vote_of, Entries};
+pub use self::forcing::{is_only_member, only_member, ForceError};
 use self::leading::Leading;
 pub use self::leading::{Outcome, StateChange};
 pub use self::machine::Divergence;
 use self::machine::{Applied, Machine};
+pub use self::members::{are_members, is_member, MembersStep};
 use self::rule_switches::holds;
 #[cfg(not(feature = "broken-rules"))]
 use self::rule_switches::Rule;
 #[cfg(feature = "broken-rules")]
 pub use self::rule_switches::{break_rule, Rule};
-use super::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Persist, Position, Vote};
+pub use self::told::{Event, GroupStatus, Work};
+use super::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Persist, Vote};
 
 /// Ticks without a leader until a member asks for votes: so many to twice as many.
 pub const ELECTION_TICKS: usize = 10;
@@ -60,95 +68,6 @@ const MESSAGE_BYTES: u64 = 1 << 20;
 const MESSAGES_IN_FLIGHT: usize = 64;
 /// Bytes of committed entries that are applied at a time.
 const APPLY_BYTES: u64 = 16 << 20;
-/// Ticks after which a base that was sent to a member counts as lost.
-const INSTALL_TICKS: u32 = 100;
-
-/// What a group tells its service, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// This service decides over the log in `term`.
-    Leads {
-        /// The consensus term.
-        term: u64,
-    },
-    /// It does not, or not any more.
-    Follows {
-        /// The newest term that it knows.
-        term: u64,
-        /// The member whose service decides; none if that is not known.
-        leader: Option<u64>,
-    },
-    /// The bytes of the log up to `end` (exclusive) are committed, and persisted here.
-    Committed {
-        /// The end.
-        end: u64,
-    },
-    /// The state is another one. With `restart_at` the log begins and ends there.
-    StateReplaced {
-        /// Its revision.
-        revision: u64,
-        /// The state.
-        state: Bytes,
-        /// Where the log begins anew.
-        restart_at: Option<u64>,
-    },
-    /// What came of a proposal of another state.
-    Proposed {
-        /// Which one.
-        id: u64,
-        /// What came of it.
-        outcome: Outcome,
-    },
-    /// Whether this service was certainly the only one that decides over the log, at some moment since that was asked.
-    Confirmed {
-        /// Which question.
-        id: u64,
-        /// False if that is not known.
-        is_sole: bool,
-    },
-    /// The copy begins anew after a base that came from another service, or the log begins anew among the entries that lead up to the state
-    /// that came with the base. What is said of the log before holds no more.
-    Installed {
-        /// Where it begins and ends now.
-        end: u64,
-    },
-}
-
-/// What is to be done.
-#[derive(Debug, Default)]
-pub struct Work {
-    /// To other members. They may get lost.
-    pub messages: Vec<Message>,
-    /// For the disk, in order.
-    pub persists: Vec<Persist>,
-    /// For the service, in order.
-    pub events: Vec<Event>,
-}
-
-/// A copy, for a page or a command.
-#[derive(Debug, Clone)]
-pub struct GroupStatus {
-    /// The newest term.
-    pub term: u64,
-    /// Whether this copy's service decides over the log, or is about to.
-    pub is_leader: bool,
-    /// The member whose service does; none if that is not known.
-    pub leader: Option<u64>,
-    /// The last entry that was applied.
-    pub applied: Position,
-    /// The index up to which entries are committed.
-    pub committed: u64,
-    /// The last entry.
-    pub last: u64,
-    /// Where the copy begins.
-    pub base: Position,
-    /// The members.
-    pub members: ConfState,
-    /// What the leader knows of each member: its id, the index up to which it is known to have the entries, and whether it was heard in the
-    /// last election time-out. Empty if this copy does not lead.
-    pub copies: Vec<(u64, u64, bool)>,
-}
-
 /// One copy.
 pub struct Group {
     member: u64,
@@ -167,6 +86,8 @@ pub struct Group {
     messages: Vec<Message>,
     /// Ticks since each member was sent a base.
     install_ticks: Vec<(u64, u32)>,
+    /// This copy has applied that it is no member any more.
+    is_removed: bool,
 }
 
 struct Unpersisted {
@@ -196,6 +117,9 @@ impl Group {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, Entries::new(disk, &found), &logger)?;
+        // A copy that was never given anything has no members at all.
+        let is_new = found.checkpoint.position.index == 0;
+        let is_removed = !is_new && !is_member(&node.raft.prs().conf().to_conf_state(), member);
         Ok(Group {
             member,
             node,
@@ -208,12 +132,13 @@ impl Group {
             events: Vec::new(),
             messages: Vec::new(),
             install_ticks: Vec::new(),
+            is_removed,
         })
     }
 
     /// Time passes.
     pub fn tick(&mut self) {
-        if self.installing.is_some() {
+        if self.is_standing() {
             return;
         }
         self.node.tick();
@@ -222,7 +147,7 @@ impl Group {
 
     /// A message of another member has come.
     pub fn step(&mut self, message: Message) {
-        if self.installing.is_none() {
+        if !self.is_standing() {
             // An error means that it is late, or of nobody that counts: as if it were lost.
             let _ = self.node.step(message);
         }
@@ -230,9 +155,14 @@ impl Group {
 
     /// A message to `member` was certainly lost.
     pub fn unreachable(&mut self, member: u64) {
-        if self.installing.is_none() {
+        if !self.is_standing() {
             self.node.report_unreachable(member);
         }
+    }
+
+    /// Nothing may happen to it: a base is being installed, or it is no member any more.
+    fn is_standing(&self) -> bool {
+        self.installing.is_some() || self.is_removed
     }
 
     /// What has that number is persisted, and all before it.
@@ -267,14 +197,15 @@ impl Group {
 
     /// Asks for votes at once.
     pub fn campaign(&mut self) {
-        if self.installing.is_none() {
+        // The crate makes a leader of whoever asks nobody: also of one that has no members yet.
+        if !self.is_standing() && self.node.raft.promotable() {
             let _ = self.node.campaign();
         }
     }
 
     /// Hands leadership to `member` as soon as that has all entries. Gives up after an election time-out.
     pub fn transfer_to(&mut self, member: u64) {
-        if self.installing.is_none() {
+        if !self.is_standing() {
             self.node.transfer_leader(member);
         }
     }
@@ -296,7 +227,7 @@ impl Group {
     pub fn work(&mut self, unix_ms: u64) -> Result<Work, Divergence> {
         let mut persists = Vec::new();
         self.propose(unix_ms);
-        while self.installing.is_none() && self.node.has_ready() {
+        while !self.is_standing() && self.node.has_ready() {
             let mut ready = self.node.ready();
             let number = ready.number();
             self.messages.extend(ready.take_messages());
@@ -318,7 +249,7 @@ impl Group {
             self.note_role();
         }
         let (messages, events) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.events));
-        Ok(Work { messages, persists, events })
+        Ok(Work { messages, persists, events, is_removed: self.is_removed })
     }
 
     /// Puts what is to be persisted where it can be read, and returns it; none if there is nothing.
@@ -362,7 +293,7 @@ impl Group {
             let end_before = self.machine.position().end;
             let applied = self.machine.apply(entry)?;
             if entry.get_entry_type() != EntryType::EntryNormal {
-                self.change_members(entry);
+                self.change_members(entry)?;
             }
             match applied {
                 Applied::Nothing | Applied::Extended => {}
@@ -404,14 +335,6 @@ impl Group {
         }
     }
 
-    fn change_members(&mut self, entry: &Entry) {
-        let Ok(change) = ConfChangeV2::parse_from_bytes(&entry.data) else { return };
-        if let Ok(members) = self.node.apply_conf_change(&change) {
-            self.machine.set_members(members);
-            self.node.mut_store().set_checkpoint(self.machine.checkpoint().clone());
-        }
-    }
-
     /// Notices who leads.
     fn note_role(&mut self) {
         let raft = &self.node.raft;
@@ -435,26 +358,6 @@ impl Group {
         }
     }
 
-    /// A base that a member was sent may be lost, and nothing else would tell the consensus crate.
-    fn give_up_installs(&mut self) {
-        if self.node.raft.state != StateRole::Leader || !holds(Rule::GivesUpInstalls) {
-            return self.install_ticks.clear();
-        }
-        let in_flight = self.node.raft.prs().iter().filter(|(_, progress)| progress.state == ProgressState::Snapshot);
-        let in_flight: Vec<u64> = in_flight.map(|(&member, _)| member).collect();
-        self.install_ticks.retain(|(member, _)| in_flight.contains(member));
-        for member in in_flight {
-            match self.install_ticks.iter_mut().find(|(waiting, _)| *waiting == member) {
-                None => self.install_ticks.push((member, 0)),
-                Some((_, ticks)) if *ticks < INSTALL_TICKS => *ticks += 1,
-                Some((_, ticks)) => {
-                    *ticks = 0;
-                    self.node.report_snapshot(member, SnapshotStatus::Failure);
-                }
-            }
-        }
-    }
-
     /// The id of this member.
     pub fn member(&self) -> u64 {
         self.member
@@ -468,23 +371,5 @@ impl Group {
     /// Whether the state is that of the log's end: not while entries are missing after a base was installed.
     pub fn is_whole(&self) -> bool {
         self.machine.is_whole()
-    }
-
-    /// What there is to tell of it.
-    pub fn status(&self) -> GroupStatus {
-        let raft = &self.node.raft;
-        let is_leader = raft.state == StateRole::Leader;
-        let copies = raft.prs().iter().filter(|_| is_leader);
-        GroupStatus {
-            term: raft.term,
-            is_leader,
-            leader: Some(raft.leader_id).filter(|&leader| leader != 0),
-            applied: self.machine.position(),
-            committed: raft.raft_log.committed,
-            last: raft.raft_log.last_index(),
-            base: self.node.store().base().position,
-            members: raft.prs().conf().to_conf_state(),
-            copies: copies.map(|(&member, progress)| (member, progress.matched, progress.recent_active)).collect(),
-        }
     }
 }

@@ -36,6 +36,12 @@ pub enum Rule {
     KeepsNewerState,
     /// Entries stay in memory until the disk has them.
     CachesUnpersisted,
+    /// A copy that has applied its own removal stops.
+    StopsWhenRemoved,
+    /// Who is no member any more is taken out of the quorums.
+    TakesOutMembers,
+    /// A base comes with the members that there were after it, and with its receiver.
+    TellsMembersOfBase,
 }
 
 rule_switches!();

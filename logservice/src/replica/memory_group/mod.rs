@@ -326,7 +326,7 @@ impl GroupHandle for MemoryGroup {
             committed: 9,
             last: 9,
             base: crate::replica::copy::Position::default(),
-            members: raft::eraftpb::ConfState::default(),
+            members: raft::eraftpb::ConfState { voters: vec![1, 2, 3], ..Default::default() },
             copies,
         })
     }

@@ -151,6 +151,9 @@ impl Connection<'_> {
 
     fn take(&mut self, frame: Frame) -> Result<(), ConnectionError> {
         match frame.kind {
+            Kind::Ping if self.shared.registry.is_retired(self.hello.member) => {
+                self.presence.told(&self.hello).map_err(ConnectionError::Refuse)
+            }
             Kind::Ping => Ok(()),
             Kind::Messages => self.take_messages(frame.body),
             Kind::Request => {

@@ -9,6 +9,7 @@
 //! | `options.rs` | what a service is told of its peers |
 //! | `token.rs`, `proof.rs`, `greet.rs` | how two services know each other |
 //! | `registry.rs` | who is there, and that no two pass for one |
+//! | `links.rs` | the peers that this service connects to |
 //! | `link.rs`, `queue.rs` | what waits for a peer |
 //! | `outgoing.rs`, `incoming.rs` | the connections |
 //! | `framed.rs` | frames on a connection |
@@ -22,6 +23,7 @@ mod framed;
 mod greet;
 mod incoming;
 mod link;
+mod links;
 mod options;
 mod outgoing;
 mod proof;
@@ -32,17 +34,18 @@ mod shared;
 mod tests;
 mod token;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use raft::eraftpb::Message;
 use tokio::sync::watch;
 
 pub use self::error::{ConnectionError, PeerError, PeersError};
-use self::link::Link;
+use self::links::Links;
 pub use self::options::{PeerAddress, PeersOptions};
 use self::registry::Registry;
 pub use self::shared::PeerPatience;
-use self::shared::{Lane, Shared};
+use self::shared::Shared;
 pub use self::token::{PeerToken, PeerTokenError};
 pub use super::wire::Hello;
 
@@ -65,8 +68,10 @@ pub trait PeerEvents: Send + Sync {
 
 /// The connections of a service to and from its peers, until this is dropped.
 pub struct Peers {
-    links: Vec<Arc<Link>>,
+    links: Links,
     shared: Arc<Shared>,
+    /// Whether peers may be on other machines.
+    may_leave: bool,
     shutdown: watch::Sender<bool>,
 }
 
@@ -82,14 +87,14 @@ impl Peers {
         events: Arc<dyn PeerEvents>,
     ) -> Result<Self, PeersError> {
         options.check()?;
-        let PeersOptions { listener, peers, token, tls, max_strangers, patience, .. } = options;
+        let PeersOptions { listener, peers, token, tls, insecure, max_strangers, patience } = options;
+        let may_leave = tls.is_some() || insecure;
         let mut process = [0; 8];
         getrandom::fill(&mut process).map_err(std::io::Error::other)?;
         let process = u64::from_le_bytes(process);
         let own = hello.borrow().name.clone();
-        let links: Vec<_> =
-            peers.into_iter().filter(|peer| peer.name != own).map(|peer| Arc::new(Link::new(peer))).collect();
-        let registry = Registry::new(hello, links.iter().map(|link| link.peer.name.clone()));
+        let others = peers.iter().map(|peer| peer.name.clone()).filter(|name| *name != own);
+        let registry = Registry::new(hello, others);
         let shared = Arc::new(Shared { token, tls, process, registry, events, patience });
         let (shutdown, stopping) = watch::channel(false);
         let incoming = incoming::serve(listener, shared.clone(), max_strangers, stopping.clone());
@@ -98,25 +103,15 @@ impl Peers {
                 tracing::error!("no connections of peers are taken: {error}");
             }
         });
-        for link in &links {
-            for lane in Lane::ALL {
-                let kept = outgoing::keep(link.clone(), lane, shared.clone());
-                let mut stopping = stopping.clone();
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = kept => {}
-                        _ = stopping.wait_for(|stopping| *stopping) => {}
-                    }
-                });
-            }
-        }
-        Ok(Peers { links, shared, shutdown })
+        let links = Links::new(shared.clone(), stopping);
+        links.set(peers);
+        Ok(Peers { links, shared, may_leave, shutdown })
     }
 
     /// Sends a message to the member that it names. Never blocks; any thread may call it. Drops the message if that member is not connected,
     /// or too much waits for it.
     pub fn send(&self, group: &str, message: Message) {
-        if let Some(link) = self.link_of(message.to) {
+        if let Some(link) = self.links.of(message.to) {
             link.send(group, message);
         }
     }
@@ -126,8 +121,7 @@ impl Peers {
     /// # Errors
     /// There is no answer.
     pub async fn ask(&self, peer_name: &str, request: PeerRequest) -> Result<PeerReply, PeerError> {
-        let link = self.links.iter().find(|link| link.peer.name == peer_name);
-        let link = link.ok_or_else(|| PeerError::Unknown(peer_name.to_owned()))?;
+        let link = self.links.named(peer_name).ok_or_else(|| PeerError::Unknown(peer_name.to_owned()))?;
         link.ask(request, &self.shared.patience).await
     }
 
@@ -138,16 +132,28 @@ impl Peers {
 
     /// Whether messages to a member can be sent now.
     pub fn is_connected(&self, member: u64) -> bool {
-        self.link_of(member).is_some_and(|link| link.is_connected())
+        self.links.of(member).is_some_and(|link| link.is_connected())
     }
 
     /// Bytes of messages that wait to be sent to a member.
     pub fn waiting_bytes(&self, member: u64) -> usize {
-        self.link_of(member).map_or(0, |link| link.waiting_bytes())
+        self.links.of(member).map_or(0, |link| link.waiting_bytes())
     }
 
-    fn link_of(&self, member: u64) -> Option<&Arc<Link>> {
-        self.links.iter().find(|link| link.member() == Some(member))
+    /// Goes on with those peers: connections to the others end. That with this service's own name is passed over. Must run within the runtime.
+    ///
+    /// # Errors
+    /// An address cannot be used. Nothing has changed then.
+    pub fn set(&self, peers: Vec<PeerAddress>) -> Result<(), PeersError> {
+        options::check_addresses(&peers, self.may_leave)?;
+        self.shared.registry.expect(&peers.iter().map(|peer| peer.name.clone()).collect());
+        self.links.set(peers);
+        Ok(())
+    }
+
+    /// Those members were replaced by others, and are let in no more.
+    pub fn retire(&self, members: BTreeSet<u64>) {
+        self.shared.registry.retire(members);
     }
 }
 

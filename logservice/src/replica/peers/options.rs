@@ -62,26 +62,32 @@ impl PeersOptions {
     /// # Errors
     /// What is wrong.
     pub fn check(&self) -> Result<(), PeersError> {
-        let mut names = BTreeSet::new();
-        for PeerAddress { name, .. } in &self.peers {
-            if !names.insert(name) {
-                return Err(PeersError::Twice(name.clone()));
-            }
-        }
-        for peer in &self.peers {
-            let PeerAddress { name, address } = peer.clone();
-            if peer.host().is_none() {
-                return Err(PeersError::Address { name, address });
-            }
-            if self.tls.is_none() && !self.insecure && !peer.is_loopback() {
-                return Err(PeersError::Plain { name, address });
-            }
-        }
+        check_addresses(&self.peers, self.tls.is_some() || self.insecure)?;
         match &self.tls {
             Some(tls) if tls.client_config().is_none() => Err(PeersError::NoCa),
             _ => Ok(()),
         }
     }
+}
+
+/// Checks peers that connections are to be made to. `may_leave` is whether they may be on other machines.
+pub(super) fn check_addresses(peers: &[PeerAddress], may_leave: bool) -> Result<(), PeersError> {
+    let mut names = BTreeSet::new();
+    for PeerAddress { name, .. } in peers {
+        if !names.insert(name) {
+            return Err(PeersError::Twice(name.clone()));
+        }
+    }
+    for peer in peers {
+        let PeerAddress { name, address } = peer.clone();
+        if peer.host().is_none() {
+            return Err(PeersError::Address { name, address });
+        }
+        if !may_leave && !peer.is_loopback() {
+            return Err(PeersError::Plain { name, address });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Who the peers are, and that no two services pass for the same one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -13,8 +13,10 @@ use crate::replica::wire::Hello;
 /// All that is known of peers.
 pub struct Registry {
     own: watch::Receiver<Hello>,
-    /// By name. All that are configured, but this service.
+    /// By name. All that are expected, but this service.
     peers: Mutex<BTreeMap<String, Peer>>,
+    /// Members that were replaced by others.
+    retired: Mutex<BTreeSet<u64>>,
     /// Told when a connection has ended.
     left: Notify,
 }
@@ -22,6 +24,9 @@ pub struct Registry {
 /// How long a connection waits for older ones that stand in its way: a process that was started again is faster than the end of those that
 /// it had before.
 const CONFLICT: Duration = Duration::from_millis(500);
+
+/// Services that are not expected, and may be given a place.
+const MOST_GUESTS: usize = 8;
 
 /// Why a connection cannot be let in.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ struct Peer {
     process: u64,
     /// Connections to it and from it.
     connections: usize,
+    /// It is not expected, and may be given a place.
+    is_guest: bool,
 }
 
 /// A connection counts until this is dropped.
@@ -51,7 +58,32 @@ impl Registry {
     /// With peers of those names.
     pub fn new(own: watch::Receiver<Hello>, names: impl Iterator<Item = String>) -> Arc<Self> {
         let peers = names.map(|name| (name, Peer::default())).collect();
-        Arc::new(Registry { own, peers: Mutex::new(peers), left: Notify::new() })
+        Arc::new(Registry { own, peers: Mutex::new(peers), retired: Mutex::default(), left: Notify::new() })
+    }
+
+    /// Peers of those names are expected from now on, and no others. Who is connected stays so.
+    pub fn expect(&self, names: &BTreeSet<String>) {
+        let own = self.own.borrow().name.clone();
+        let mut peers = self.lock();
+        peers.retain(|name, peer| names.contains(name) || peer.connections > 0);
+        peers.iter_mut().for_each(|(name, peer)| peer.is_guest = !names.contains(name));
+        for name in names.iter().filter(|name| **name != own) {
+            peers.entry(name.clone()).or_default();
+        }
+    }
+
+    /// Those members were replaced by others: they are let in no more.
+    pub fn retire(&self, members: BTreeSet<u64>) {
+        *self.retired() = members;
+    }
+
+    /// Whether a member was replaced by another.
+    pub fn is_retired(&self, member: u64) -> bool {
+        self.retired().contains(&member)
+    }
+
+    fn retired(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.retired.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// What this service tells of itself now, and how that changes.
@@ -85,9 +117,13 @@ impl Registry {
         self.check_against_own(hello).map_err(NotIn::Never)?;
         let mut peers = self.lock();
         check_against_others(&peers, hello, process).map_err(NotIn::Yet)?;
-        let Some(peer) = peers.get_mut(&hello.name) else {
-            return Err(NotIn::Never(format!("{} is not among the --peers of {}", hello.name, self.own.borrow().name)));
-        };
+        let is_guest = !peers.contains_key(&hello.name);
+        let guests = peers.values().filter(|peer| peer.is_guest).count();
+        if is_guest && (!hello.joins || guests >= MOST_GUESTS) {
+            let own = &self.own.borrow().name;
+            return Err(NotIn::Never(format!("{} is not among the --peers of {own}", hello.name)));
+        }
+        let peer = peers.entry(hello.name.clone()).or_insert_with(|| Peer { is_guest, ..Peer::default() });
         // A process that has joined a cluster does not leave it: what says otherwise was overtaken.
         let is_overtaken = peer.process == process
             && peer.hello.as_ref().is_some_and(|known| known.member == hello.member && known.cluster.is_some())
@@ -105,6 +141,12 @@ impl Registry {
         let Hello { name, member, .. } = hello;
         if *name == own.name {
             return Err(format!("the service at the other end is named {name} as well: give each a --name of its own"));
+        }
+        if self.is_retired(*member) {
+            return Err(format!(
+                "another service has the place of this {name} by LOG.CLUSTER REPLACE: stop it; it may be given a place again with an empty \
+                 --dir and --join"
+            ));
         }
         if *member == own.member || *member == 0 {
             return Err(format!("{name} and {} have the same member id: was a directory copied?", own.name));
@@ -161,9 +203,14 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        if let Some(peer) = self.registry.lock().get_mut(&self.name) {
+        let mut peers = self.registry.lock();
+        if let Some(peer) = peers.get_mut(&self.name) {
             peer.connections -= 1;
+            if peer.is_guest && peer.connections == 0 {
+                peers.remove(&self.name);
+            }
         }
+        drop(peers);
         self.registry.left.notify_waiters();
     }
 }
@@ -213,6 +260,36 @@ mod tests {
             again.told(&other).expect_err("it cannot become that");
         }
         assert_eq!(registry.known(), [hello("b", 3, Some(7))]);
+    }
+
+    #[test]
+    fn who_is_not_expected_is_let_in_to_be_given_a_place() {
+        let registry = registry();
+        let guest = |name: &str, member| Hello { joins: true, ..hello(name, member, None) };
+        let first = registry.enter_now(&guest("d", 4), 1).expect("let in");
+        assert_eq!(registry.known(), [guest("d", 4)]);
+        let others: Vec<_> = (1..MOST_GUESTS as u64)
+            .map(|number| registry.enter_now(&guest(&format!("g{number}"), 100 + number), 1).expect("let in"))
+            .collect();
+        registry.enter_now(&guest("e", 5), 1).map(drop).expect_err("there are too many");
+        drop(others);
+        assert_eq!(registry.known(), [guest("d", 4)], "nothing is kept of guests that have left");
+        registry.expect(&["b", "d"].map(str::to_owned).into());
+        drop(first);
+        registry.enter_now(&hello("d", 4, Some(7)), 1).expect("it is expected");
+        registry.enter_now(&hello("c", 3, Some(7)), 1).map(drop).expect_err("it is not any more");
+    }
+
+    #[test]
+    fn who_was_replaced_is_not_let_in() {
+        let registry = registry();
+        let presence = registry.enter_now(&hello("c", 3, Some(7)), 1).expect("let in");
+        registry.retire(BTreeSet::from([3]));
+        let text = presence.told(&hello("c", 3, Some(7))).expect_err("it was replaced meanwhile");
+        assert!(text.contains("REPLACE") && text.len() < 255, "{text}");
+        drop(presence);
+        registry.enter_now(&hello("c", 3, Some(7)), 1).map(drop).expect_err("it was replaced");
+        registry.enter_now(&hello("c", 4, None), 1).expect("this is another one");
     }
 
     #[tokio::test]

@@ -249,20 +249,22 @@ fn a_length_alone_takes_no_memory() {
 
 #[test]
 fn any_greeting_is_read_or_refused() {
-    type Texts = [String; 5];
+    type Texts = [String; 6];
     bolero::check!().with_type::<(Vec<u8>, Texts, u64, Option<u64>)>().for_each(|(bytes, texts, number, cluster)| {
         let came = || Fields::new(Bytes::from(bytes.clone()), 0);
         allocation::within(MEMORY_FOR_EACH_BYTE * bytes.len() + 1024, || {
             let _ = (Begin::decode(came()), Challenge::decode(came()), Introduction::decode(came()));
             let _ = (Welcome::decode(came()), Refusal::decode(came()), Request::decode(came()));
         });
-        let [to, name, zone, client_address, http_address] = texts.clone().map(|mut text| {
+        let [to, name, zone, client_address, http_address, peer_address] = texts.clone().map(|mut text| {
             while text.len() > 255 {
                 text.pop();
             }
             text
         });
-        let hello = Hello { member: *number, cluster: *cluster, name, zone, client_address, http_address };
+        let joins = number % 2 == 1;
+        let (member, cluster) = (*number, *cluster);
+        let hello = Hello { member, cluster, name, zone, client_address, http_address, peer_address, joins };
         let told = Introduction { proof: [9; 32], process: !*number, to, hello };
         let sent = Fields::new(Bytes::from(told.encode().finish().concat()), 0);
         assert_eq!(Introduction::decode(sent).expect("the same"), told);

@@ -8,14 +8,14 @@
 //! | `Welcome` | who accepts | proof (32), process (8), hello |
 //! | `Refused` | either, instead | text |
 //!
-//! A hello is: member (8), 1 if the cluster is known (1), cluster (8), name, zone, clients' address, HTTP address. A text has its length (1)
-//! before it. Who connects proves first, so that a stranger who connects learns nothing from which the token could be guessed.
+//! A hello is: member (8), 1 if the cluster is known (1), cluster (8), 1 if the service may be given a place (1), name, zone, clients' address,
+//! HTTP address, peers' address. A text has its length (1) before it. Who connects proves first, so that a stranger who connects learns nothing from which the token could be guessed.
 
 use super::fields::{Fields, Pieces};
 use super::Malformed;
 
 /// Both ends must have the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The longest body until both ends know each other.
 pub const GREETING_BYTES: usize = 4 << 10;
 
@@ -41,6 +41,10 @@ pub struct Hello {
     pub client_address: String,
     /// Where its HTTP port is reached.
     pub http_address: String,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Whether it was started to be given the place of a service that is lost.
+    pub joins: bool,
 }
 
 impl Hello {
@@ -49,8 +53,9 @@ impl Hello {
         to.put_u64(self.member);
         to.put_u8(u8::from(self.cluster.is_some()));
         to.put_u64(self.cluster.unwrap_or(0));
-        let Hello { name, zone, client_address, http_address, .. } = self;
-        [name, zone, client_address, http_address].into_iter().for_each(|text| to.put_text(text));
+        to.put_u8(u8::from(self.joins));
+        let Hello { name, zone, client_address, http_address, peer_address, .. } = self;
+        [name, zone, client_address, http_address, peer_address].into_iter().for_each(|text| to.put_text(text));
     }
 
     /// Reads it. It is the last in its frame.
@@ -64,9 +69,15 @@ impl Hello {
             1 => Some(cluster),
             _ => return Err(Malformed("its cluster is neither known nor unknown")),
         };
-        let [name, zone, client_address, http_address] = [from.text()?, from.text()?, from.text()?, from.text()?];
+        let joins = match from.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("it neither joins nor does not")),
+        };
+        let (name, zone, client_address) = (from.text()?, from.text()?, from.text()?);
+        let (http_address, peer_address) = (from.text()?, from.text()?);
         from.end()?;
-        Ok(Hello { member, cluster, name, zone, client_address, http_address })
+        Ok(Hello { member, cluster, name, zone, client_address, http_address, peer_address, joins })
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{watch, Notify};
 use tokio::time::timeout;
 
+use super::shared::Lane;
 use super::*;
 use crate::connections::tls::Tls;
 
