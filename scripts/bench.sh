@@ -2,13 +2,16 @@
 # Measures what durability costs: plain Valkey, `appendfsync always`, async, sync, and sync with a lease that expires (failover
 # yes), side by side on this machine, with the log on the same disk. Prints medians of interleaved runs and their ratios to plain Valkey.
 #
-#   scripts/bench.sh [--async|--log] [--runs 3] [--dir DIR]
+#   scripts/bench.sh [--async|--log|--zones] [--runs 3] [--dir DIR]
 #
 # --async compares only async mode, and with what it replaces: plain Valkey with one ordinary replica. Throughput and
 # latencies are held against targets; fails if one is missed.
 #
 # --log measures the log's storage alone, without any server: appends against plain synchronous writing in the same directory,
 # and reading back, and both encrypted, against targets; fails if one is missed.
+#
+# --zones compares a single log service with three of them on this machine, in sync mode: throughput, the latency of one SET at a time,
+# and the processor time of each service for each SET. Fails if a target is missed.
 #
 # DURABILITY_SO and LOGSERVICE name other binaries, SKIP_BUILD=1 builds none, BASE_PORT (27000) moves the ports.
 source "$(dirname "$0")/lib.sh"
@@ -18,9 +21,10 @@ while [ $# -gt 0 ]; do
     case $1 in
     --async) only=async; shift ;;
     --log) only=log; shift ;;
+    --zones) only=zones; shift ;;
     --runs) runs=${2:?--runs takes a number}; shift 2 ;;
     --dir) dir=${2:?--dir takes a directory}; shift 2 ;;
-    *) die "usage: scripts/bench.sh [--async|--log] [--runs 3] [--dir DIR]" ;;
+    *) die "usage: scripts/bench.sh [--async|--log|--zones] [--runs 3] [--dir DIR]" ;;
     esac
 done
 
@@ -53,11 +57,12 @@ trap stop EXIT
 base=${BASE_PORT:-27000}
 log=127.0.0.1:$((base + 10))
 declare -A port=([plain]=$((base + 1)) [aof]=$((base + 2)) [async]=$((base + 3)) [sync]=$((base + 4))
-    [primary]=$((base + 5)) [replica]=$((base + 6)) [lease]=$((base + 7)))
+    [primary]=$((base + 5)) [replica]=$((base + 6)) [lease]=$((base + 7)) [one]=$((base + 8)) [three]=$((base + 9)))
 
 "$logservice" --dir "$dir/log" --listen "$log" --http "127.0.0.1:$((base + 11))" \
     --valkey-server "$valkey/valkey-server" >"$dir/log.out" 2>&1 &
 pids+=($!)
+single_pid=$!
 start() { # start NAME ARGUMENT...
     local name=$1
     shift
@@ -192,4 +197,109 @@ compare_async() {
     [ "$missed" -eq 0 ] || die "targets missed: $missed"
 }
 
-if [ "$only" = async ]; then compare_async; else compare_all; fi
+service_pids=()
+start_three() {
+    local number peers='' zone_port
+    mkdir -p "$dir/snapshots"
+    (umask 077 && echo 'what the services know of each other' >"$dir/peer-token")
+    for number in 1 2 3; do peers+=${peers:+,}log-$number=127.0.0.1:$((base + 12 + 10 * number)); done
+    three_logs=''
+    for number in 1 2 3; do
+        zone_port=$((base + 10 + 10 * number))
+        three_logs+=${three_logs:+,}127.0.0.1:$zone_port
+        "$logservice" --dir "$dir/log-$number" --listen "127.0.0.1:$zone_port" --http "127.0.0.1:$((zone_port + 1))" \
+            --name "log-$number" --zone "zone-$number" --peers "$peers" --peer-token "$dir/peer-token" \
+            --snapshots "file://$dir/snapshots" --valkey-server "$valkey/valkey-server" >"$dir/log-$number.out" 2>&1 &
+        pids+=($!)
+        service_pids+=($!)
+    done
+    for _ in $(seq 100); do
+        if "$valkey/valkey-cli" -p $((base + 20)) LOG.CLUSTER INIT 2>/dev/null | grep -qx OK; then return; fi
+        sleep 0.1
+    done
+    tail -n 5 "$dir"/log-*.out >&2
+    die "the three log services did not become a cluster"
+}
+
+# Processor time of a process with all its threads, in seconds.
+cpu_seconds() { awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); print ($12 + $13) / hz }' "/proc/$1/stat"; }
+# Which of the three services decides over the log: its number from 0 on.
+decider() {
+    local number
+    for number in 0 1 2; do
+        # Read to its end: a pipe that is closed early counts as a failure.
+        if [ "$("$valkey/valkey-cli" -p $((base + 20 + 10 * number)) LOG.STATUS three | sed -n '/^standing$/{n;p;}')" = decides ]; then
+            echo "$number"
+            return
+        fi
+    done
+    die "no service decides"
+}
+
+# One run of SETs: requests a second, p50 and p99 in ms, and the µs of processor time for each SET of the service that decides (of the
+# single one), and of all services.
+measure_zones() { # measure_zones SYSTEM REQUESTS ARGUMENT...
+    local system=$1 requests=$2 line
+    shift 2
+    local -a log_pids=("$single_pid")
+    if [ "$system" = three ]; then
+        log_pids=("${service_pids[$(decider)]}" "${service_pids[@]}")
+    fi
+    local pid before=() after=()
+    for pid in "${log_pids[@]}"; do before+=("$(cpu_seconds "$pid")"); done
+    line=$(benchmark "$system" -t set -n "$requests" "$@")
+    for pid in "${log_pids[@]}"; do after+=("$(cpu_seconds "$pid")"); done
+    awk -F'"' -v requests="$requests" -v before="${before[*]}" -v after="${after[*]}" '{
+        count = split(before, from, " "); split(after, to, " ")
+        for (i = 1; i <= count; i++) used[i] = (to[i] - from[i]) * 1e6 / requests
+        for (i = 2; i <= count; i++) all += used[i]
+        print $4, $10, $14, used[1], (count > 1 ? all : used[1])
+    }' <<<"$line"
+}
+
+compare_zones_of() { # compare_zones_of TITLE RATE-TARGET P50-TARGET REQUESTS ARGUMENT...
+    local title=$1 target=$2 limit=$3 requests=$4 system run
+    shift 4
+    for system in one three; do : >"$dir/runs.$system"; done
+    for run in $(seq "$runs"); do
+        for system in one three; do
+            settle
+            measure_zones "$system" "$requests" "$@" >>"$dir/runs.$system"
+        done
+    done
+    echo "$title"
+    local names=('requests/s' 'p50, ms' 'p99, ms' 'decides: µs of CPU / SET' 'all: µs of CPU / SET') column one three verdict
+    for column in 1 2 3 4 5; do
+        one=$(cut -d' ' -f"$column" "$dir/runs.one" | median)
+        three=$(cut -d' ' -f"$column" "$dir/runs.three" | median)
+        verdict=''
+        if [ "$column" = 1 ] && [ "$target" != - ]; then
+            verdict=">= $target"
+            awk "BEGIN { exit !($three >= $target * $one) }" || { verdict+=' MISSED' missed=$((missed + 1)); }
+        elif [ "$column" = 2 ] && [ "$limit" != - ]; then
+            verdict="<= 1.5 x one + 0.3 ms"
+            awk "BEGIN { exit !($three <= 1.5 * $one + 0.3) }" || { verdict+=' MISSED' missed=$((missed + 1)); }
+        fi
+        printf '  %-32s %12.2f %12.2f %8s   %s\n' "${names[$((column - 1))]}" "$one" "$three" "$(ratio "$three" "$one")" "$verdict"
+    done
+}
+
+compare_zones() {
+    start_three
+    start one --loadmodule "$module" log "$log" shard one mode sync
+    start three --loadmodule "$module" log "$three_logs" shard three mode sync
+    local system
+    for system in one three; do set_rate "$system" -c 50 -n 100000 >/dev/null; done
+    printf '%-34s %12s %12s %8s   %s\n' "medians of $runs" 'one service' 'three' ratio target
+    compare_zones_of 'SET, 400 clients' 0.75 - 200000 -c 400
+    compare_zones_of 'SET, 50 clients' - - 100000 -c 50
+    compare_zones_of 'SET, 50 clients, pipelines of 16' 0.6 - 800000 -c 50 -P 16
+    compare_zones_of 'SET, one client' - limit 5000 -c 1
+    [ "$missed" -eq 0 ] || die "targets missed: $missed"
+}
+
+case $only in
+async) compare_async ;;
+zones) compare_zones ;;
+*) compare_all ;;
+esac

@@ -124,7 +124,8 @@ pub struct OpenedCopy {
     pub found: FoundCopy,
 }
 
-/// Receives outcomes, from threads of the disk, one call at a time and never from within a call to the disk.
+/// Receives outcomes, from threads of the disk, and never from within a call to the disk, which holds no lock meanwhile that such a call
+/// takes: whoever is told may call the disk. Calls of [`CopyEvents::persisted`] are made one at a time.
 pub trait CopyEvents: Send + Sync {
     /// Everything up to the [`Persist`] of this number survives a crash.
     fn persisted(&self, number: u64);

@@ -16,6 +16,9 @@ pub struct View {
     pub leader: Option<u64>,
     /// The end (exclusive) of the log as far as it is committed, and persisted here.
     pub end: u64,
+    /// The end (exclusive) of the log as far as it is committed, whether it is persisted here or not. At or beyond `end` while this service
+    /// decides.
+    pub acknowledged: u64,
     /// Revision of the state.
     pub revision: u64,
     /// The state as it is committed.
@@ -67,6 +70,15 @@ pub trait GroupHandle: Send + Sync {
     /// Appends to the log if this service decides in `term`. If it does not, the append is dropped, and [`Event::Follows`] has been said, or
     /// will be. Does not block.
     fn append(&self, term: u64, append: Append) -> Result<(), SubmitError>;
+
+    /// As [`GroupHandle::append`], for who calls [`GroupHandle::go_on`] next.
+    fn append_and_go_on(&self, term: u64, append: Append) -> Result<(), SubmitError> {
+        self.append(term, append)
+    }
+
+    /// Goes on with what was appended on this thread, unless another one drives groups at this moment. Events may be told from within, so the
+    /// caller holds no lock that is taken there. Returns soon.
+    fn go_on(&self) {}
 
     /// Replaces the state after all that was appended before. Does not block.
     fn replace_state(&self, term: u64, replacement: Replacement, done: OnOutcome);

@@ -16,6 +16,7 @@
 //! | `memory_copy/` | for tests: copies in memory |
 //! | `groups.rs` | what the rest of the service needs of all groups |
 //! | `store.rs`, `store_factory.rs` | a shard's store over its group |
+//! | `persisted_reader.rs` | its readers, which wait for this service's own disk |
 //! | `memory_group/` | for tests: groups whose other members are played by the test |
 //! | `peers/` | connections between services |
 //! | `wire/` | what they say, as bytes |
@@ -33,6 +34,7 @@ pub mod memory_copy;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory_group;
 pub mod peers;
+mod persisted_reader;
 pub mod store;
 pub mod store_factory;
 pub mod wire;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::group::{Event, Outcome};
 use super::groups::Groups;
 use super::handle::{GroupEvents, GroupHandle, Replacement, View};
+use super::persisted_reader::PersistedReader;
 use crate::store::{
     Append, LogReader, Manifest, ManifestError, MediumError, OnConfirmed, OpenError, Opened, ReadError, Standing,
     Store, StoreEvents, SubmitError, TrimError, Usage,
@@ -21,6 +22,9 @@ use crate::store::{
 
 /// How long [`Store::close`] waits for what was submitted. Nobody can tell how long the other services take.
 const CLOSE_AT_MOST: Duration = Duration::from_secs(2);
+
+/// How long a reader waits for what was acknowledged, and this service's disk has not written yet.
+const READABLE_AT_MOST: Duration = Duration::from_secs(10);
 
 /// The store of a shard over its group.
 pub struct ReplicatedStore {
@@ -58,6 +62,7 @@ struct Known {
     manifest: Arc<Manifest>,
     /// The member whose service decides, if it is another's and known.
     leader: Option<u64>,
+    /// The end (exclusive) of what is committed and persisted here: what can be read.
     end: u64,
     /// The group has stopped here.
     has_stopped: bool,
@@ -93,7 +98,7 @@ impl ReplicatedStore {
         if let Some(reason) = view.failed {
             return Err(MediumError::new(reason).into());
         }
-        let (term, end) = (view.leads_in, view.end);
+        let (term, end) = (view.leads_in, view.end.max(view.acknowledged));
         hearing.begin(term, parse(&view)?, &view);
         let store = Arc::new(ReplicatedStore { group, groups, hearing, term, submitted: AtomicU64::new(end) });
         Ok(Opened { store, end })
@@ -141,6 +146,19 @@ impl ReplicatedStore {
         }
     }
 
+    fn submit_with(
+        &self,
+        append: Append,
+        submit: impl FnOnce(u64, Append) -> Result<(), SubmitError>,
+    ) -> Result<(), SubmitError> {
+        let Some(term) = self.term.filter(|_| !self.is_over()) else { return Err(SubmitError::Closed) };
+        let (offset, end) = (append.offset, append.offset + append.payload.len() as u64);
+        submit(term, append)?;
+        // One that leaves a gap is dropped, so nobody waits for it.
+        let _ = self.submitted.compare_exchange(offset, end, Ordering::AcqRel, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn unknown(&self, reason: &str) -> ManifestError {
         let shard = &self.hearing.shard;
         let text =
@@ -155,16 +173,21 @@ impl ReplicatedStore {
 
 impl Store for ReplicatedStore {
     fn submit(&self, append: Append) -> Result<(), SubmitError> {
-        let Some(term) = self.term.filter(|_| !self.is_over()) else { return Err(SubmitError::Closed) };
-        let (offset, end) = (append.offset, append.offset + append.payload.len() as u64);
-        self.group.append(term, append)?;
-        // One that leaves a gap is dropped, so nobody waits for it.
-        let _ = self.submitted.compare_exchange(offset, end, Ordering::AcqRel, Ordering::Relaxed);
-        Ok(())
+        self.submit_with(append, |term, append| self.group.append(term, append))
+    }
+
+    fn submit_and_go_on(&self, append: Append) -> Result<(), SubmitError> {
+        self.submit_with(append, |term, append| self.group.append_and_go_on(term, append))
+    }
+
+    fn go_on(&self) {
+        self.group.go_on();
     }
 
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
-        self.group.reader(offset)
+        let (group, hearing) = (self.group.clone(), self.hearing.clone());
+        let readable_end = move |after: u64| hearing.wait_until_readable(after);
+        Ok(Box::new(PersistedReader::new(group, offset, Box::new(readable_end))?))
     }
 
     fn manifest(&self) -> Manifest {
@@ -245,6 +268,20 @@ impl Hearing {
         self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// The end of what can be read, once that is beyond `after`. What was acknowledged may not be on this service's disk yet. Blocks.
+    fn wait_until_readable(&self, after: u64) -> Result<u64, ReadError> {
+        let is_missing = |known: &mut Known| known.end <= after && !known.is_superseded && !known.has_stopped;
+        let waited = self.changed.wait_timeout_while(self.lock(), READABLE_AT_MOST, is_missing);
+        let (known, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        match known.end > after {
+            true => Ok(known.end),
+            false => {
+                Err(MediumError::new(format!("shard {}: this service's disk has not written it yet", self.shard))
+                    .into())
+            }
+        }
+    }
+
     fn lock_order(&self) -> MutexGuard<'_, Order> {
         self.order.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -280,6 +317,13 @@ impl Hearing {
                 self.lock().leader = *leader;
                 if term.is_some() {
                     self.supersede_in_order();
+                }
+            }
+            // It can be read when it is told as committed.
+            Event::Acknowledged { end, .. } => {
+                let is_superseded = self.lock().is_superseded;
+                if !is_superseded {
+                    self.events.durable(*end);
                 }
             }
             Event::Committed { end } => {

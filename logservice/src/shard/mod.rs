@@ -268,7 +268,7 @@ impl Shard {
             }
             Admission::Write => {
                 self.store
-                    .submit(Append { epoch, offset: accepting.end, payload })
+                    .submit_and_go_on(Append { epoch, offset: accepting.end, payload })
                     .map_err(|error| self.submit_refusal(&error))?;
                 accepting.end = until;
                 if !rule_switches::holds(Rule::AcknowledgesWhatIsDurable) {
@@ -276,7 +276,10 @@ impl Shard {
                 }
             }
         }
-        Ok(Submitted::Accepted(Ticket { until, ..self.accepted_by(&accepting) }))
+        let ticket = Ticket { until, ..self.accepted_by(&accepting) };
+        drop(accepting);
+        self.store.go_on();
+        Ok(Submitted::Accepted(ticket))
     }
 
     /// All that was accepted so far.

@@ -58,8 +58,8 @@ pub struct Append {
     pub payload: Bytes,
 }
 
-/// Receives the outcome of appends. A store calls it from its own threads, or from the one that is in [`Store::close`] or
-/// [`Store::restart`], one call at a time, and never from within [`Store::submit`]. An implementation must return soon and must not call the store.
+/// Receives the outcome of appends. A store calls it from its own threads, or from the one that is in [`Store::close`],
+/// [`Store::restart`] or [`Store::go_on`], one call at a time, and never from within [`Store::submit`]. An implementation must return soon and must not call the store.
 pub trait StoreEvents: Send + Sync {
     /// Everything below `end` (exclusive) survives a crash. `end` never goes back.
     fn durable(&self, end: u64);
@@ -125,6 +125,15 @@ pub trait Store: Send + Sync {
     /// Submits an append without waiting for it. Its outcome comes through [`StoreEvents`]. An append that does not continue the one
     /// before it is dropped in silence, which happens only after [`StoreEvents::refused`].
     fn submit(&self, append: Append) -> Result<(), SubmitError>;
+
+    /// As [`Store::submit`], for who calls [`Store::go_on`] next: until then, what was submitted may wait for some ticks of a clock.
+    fn submit_and_go_on(&self, append: Append) -> Result<(), SubmitError> {
+        self.submit(append)
+    }
+
+    /// Goes on with what was submitted on this thread, if that saves waking another one. May call [`StoreEvents`], so the caller holds no
+    /// lock that is taken there. Returns soon.
+    fn go_on(&self) {}
 
     /// Opens a reader at `offset`, which lies below the durable end. It may lie below the base as long as log there has not been
     /// dropped. Blocks on I/O.

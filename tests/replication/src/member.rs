@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use logservice::replica::copy::{Base, Vote};
-use logservice::replica::group::{Group, GroupStatus};
+use logservice::replica::group::{Fetch, Group, GroupStatus};
+use logservice::store::ReadError;
+use raft::eraftpb::Entry;
 
 use crate::client::Client;
 use crate::disk::Disk;
@@ -37,6 +39,8 @@ pub enum Report {
     Persisted(u64),
     /// The entries begin later.
     Trimmed(Base),
+    /// Entries were read that another member lacks. Others may be in their place by the time that this is told.
+    Fetched(Fetch, Result<Vec<Entry>, ReadError>),
 }
 
 /// What was said of the log, as the rest of the service sees it.

@@ -22,7 +22,9 @@ pub struct Promises {
     pub truth: Truth,
     /// Clients were told that the entries up to this index are durable.
     pub acknowledged: u64,
-    /// The same, by the term of the leader that has said so.
+    /// Entries that were acknowledged before their leader has applied them, and their terms.
+    early: BTreeMap<u64, u64>,
+    /// All that were acknowledged, by the term of the leader that has said so.
     acknowledged_in: BTreeMap<u64, u64>,
     /// Which member was elected in which term.
     elected: BTreeMap<u64, u64>,
@@ -39,6 +41,7 @@ impl Promises {
         Promises {
             truth: Truth::new(install),
             acknowledged,
+            early: BTreeMap::new(),
             acknowledged_in: BTreeMap::new(),
             elected: BTreeMap::new(),
             void: BTreeSet::new(),
@@ -199,6 +202,21 @@ impl Promises {
                     self.acknowledge(client.term, applied);
                 }
             }
+            Event::Acknowledged { index, end } => {
+                let Some(term) = life.client.as_ref().map(|client| client.term) else {
+                    return Err(format!("member {id} acknowledges entry {index}, and does not decide"));
+                };
+                if *end <= life.view.end {
+                    return Err(format!(
+                        "member {id} acknowledges {end}, and the log is committed up to {}",
+                        life.view.end
+                    ));
+                }
+                self.seen.early += 1;
+                self.early.insert(*index, term);
+                let last = self.acknowledged_in.entry(term).or_default();
+                *last = (*index).max(*last);
+            }
             Event::StateReplaced { revision, state, restart_at } => {
                 if *revision != life.view.revision + 1 {
                     return Err(format!("member {id}: revision {revision} follows {}", life.view.revision));
@@ -285,7 +303,8 @@ impl Promises {
     }
 
     /// What has to hold after every step: what was acknowledged is on the media of two members.
-    pub fn check(&self, members: &[Member]) -> Result<(), Violation> {
+    pub fn check(&mut self, members: &[Member]) -> Result<(), Violation> {
+        self.check_early(members)?;
         let index = self.acknowledged;
         let Some(sum) = self.truth.sum(index) else {
             return Err(format!("{index} was acknowledged, and is not committed"));
@@ -295,6 +314,28 @@ impl Promises {
             true => Ok(()),
             false => Err(format!("entries up to {index} were acknowledged, and {holders} members have persisted them")),
         }
+    }
+}
+
+impl Promises {
+    /// What was acknowledged before its leader has applied it is on the media of two members, and is what is committed there.
+    fn check_early(&mut self, members: &[Member]) -> Result<(), Violation> {
+        while let Some((index, term)) = self.early.first_key_value().map(|(&index, &term)| (index, term)) {
+            let Some(committed) = self.truth.sum(index).map(|sum| sum.position.term) else { break };
+            if committed != term {
+                return Err(format!(
+                    "entry {index} of term {term} was acknowledged, and one of {committed} is committed"
+                ));
+            }
+            self.early.remove(&index);
+        }
+        for (&index, &term) in &self.early {
+            let holders = members.iter().filter(|member| member.disk.lock().medium.holds(index, term)).count();
+            if holders < 2 {
+                return Err(format!("entry {index} was acknowledged, and {holders} members have persisted it"));
+            }
+        }
+        Ok(())
     }
 }
 

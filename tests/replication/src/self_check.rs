@@ -8,8 +8,10 @@ use crate::seed::play;
 
 const COPY_RULES: [Rule; 18] = [
     Rule::HoldsMessages,
+    Rule::TellsPersistedTerm,
     Rule::StoresVote,
     Rule::AwaitsDisk,
+    Rule::AcknowledgesCommitted,
     Rule::AppliesBeforeLeading,
     Rule::ConfirmsByRound,
     Rule::AdmitsAtEnd,
@@ -21,6 +23,7 @@ const COPY_RULES: [Rule; 18] = [
     Rule::GivesUpInstalls,
     Rule::TellsStateIndex,
     Rule::KeepsNewerState,
+    Rule::ForgetsFetched,
     Rule::CachesUnpersisted,
     Rule::StopsWhenRemoved,
     Rule::TakesOutMembers,

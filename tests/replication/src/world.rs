@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use durability_simulation::draw::Draw;
-use logservice::replica::copy::{Base, Checkpoint, Install, Position, Vote};
+use logservice::replica::copy::{Base, Checkpoint, CopyDisk, Install, Position, Vote};
 use logservice::replica::group::ELECTION_TICKS;
 use raft::eraftpb::ConfState;
 
@@ -169,6 +169,10 @@ impl World {
             None => return Ok(()),
             Some(Report::Persisted(number)) => life.group.persisted(number),
             Some(Report::Trimmed(base)) => life.group.trimmed(base),
+            Some(Report::Fetched(fetch, read)) => {
+                self.promises.seen.fetches += 1;
+                life.group.fetched(fetch, read);
+            }
         }
         self.promises.check_elected(id, life)?;
         self.settle_later(index)
@@ -206,7 +210,13 @@ impl World {
             self.network.send(index, to, message, &self.profile, &mut self.draw);
         }
         for persist in work.persists {
-            logservice::replica::copy::CopyDisk::persist(&member.disk, persist);
+            CopyDisk::persist(&member.disk, persist);
+        }
+        for fetch in work.fetches {
+            let read = CopyDisk::entries(&member.disk, fetch.low, fetch.high, fetch.max_bytes);
+            if let Some(life) = &mut member.life {
+                life.reports.push_back(Report::Fetched(fetch, read));
+            }
         }
         self.promises.check_copy(member)?;
         let applied = member.life.as_ref().map_or(0, |life| life.status().applied.index);

@@ -46,7 +46,13 @@ impl PeerConnections {
 impl Network for PeerConnections {
     fn send(&self, group: &str, message: Message) {
         if let Some(peers) = self.peers.get() {
-            peers.send(group, message);
+            peers.queue(group, message);
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(peers) = self.peers.get() {
+            peers.flush();
         }
     }
 }
@@ -135,7 +141,13 @@ impl PeerEvents for Inbound {
 
     fn message(&self, from: u64, group: &str, message: Message) {
         if let Some(replicas) = self.replicas.upgrade() {
-            replicas.message(from, group, message);
+            replicas.message_and_go_on(from, group, message);
+        }
+    }
+
+    fn delivered(&self) {
+        if let Some(replicas) = self.replicas.upgrade() {
+            replicas.go_on();
         }
     }
 

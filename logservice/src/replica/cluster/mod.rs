@@ -214,6 +214,16 @@ impl Replicas {
         self.driver.message(from, group, message);
     }
 
+    /// As [`Replicas::message`], for who calls [`Replicas::go_on`] next.
+    pub fn message_and_go_on(&self, from: u64, group: &str, message: raft::eraftpb::Message) {
+        self.driver.message_and_go_on(from, group, message);
+    }
+
+    /// Does what is to be done after messages that have come. Returns soon.
+    pub fn go_on(&self) {
+        self.driver.go_on();
+    }
+
     /// Messages to `member` were lost.
     pub fn unreachable(&self, member: u64) {
         self.driver.unreachable(member);
@@ -265,7 +275,7 @@ impl Replicas {
     async fn wait_for_leader(&self) -> Result<(), ClusterError> {
         let has_leader = async {
             let mut ticks = tokio::time::interval(super::driver::TICK);
-            loop {
+            for tick in 0_u32.. {
                 ticks.tick().await;
                 let group = lock(&self.cluster_group).clone();
                 let Some(group) = group else { continue };
@@ -273,7 +283,9 @@ impl Replicas {
                 if view.leads_in.is_some() || view.leader.is_some() {
                     return;
                 }
-                group.campaign();
+                if tick % shards::CAMPAIGN_EVERY_TICKS == 0 {
+                    group.campaign();
+                }
             }
         };
         tokio::time::timeout(DECISION_AT_MOST, has_leader).await.map_err(|_| {
@@ -375,6 +387,10 @@ struct PeerNetwork(Arc<dyn Peering>);
 impl super::driver::Network for PeerNetwork {
     fn send(&self, group: &str, message: raft::eraftpb::Message) {
         self.0.send(group, message);
+    }
+
+    fn flush(&self) {
+        self.0.flush();
     }
 }
 

@@ -18,6 +18,8 @@ use crate::replica::handle::{GroupEvents, Replacement, View};
 const RESERVED_NAME: &str = "_cluster";
 /// Ticks for which the service at which a shard was made asks to decide over it: the others may make their copies a little later.
 const CAMPAIGN_TICKS: u32 = 20;
+/// Ticks from one attempt to be elected to the next: each begins anew, so votes on slow disks must have the time to come.
+pub(super) const CAMPAIGN_EVERY_TICKS: u32 = 5;
 
 /// Keeps what the cluster's own log says.
 pub(super) struct StateListener {
@@ -253,12 +255,14 @@ impl Replicas {
 /// Has this service decide over a new shard's log: whoever had it made is connected here.
 async fn lead_first(group: Arc<DrivenGroup>) {
     let mut ticks = tokio::time::interval(TICK);
-    for _ in 0..CAMPAIGN_TICKS {
+    for tick in 0..CAMPAIGN_TICKS {
         ticks.tick().await;
         if has_leader(&group.view()) {
             return;
         }
-        group.campaign();
+        if tick % CAMPAIGN_EVERY_TICKS == 0 {
+            group.campaign();
+        }
     }
 }
 

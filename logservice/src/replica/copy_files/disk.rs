@@ -62,7 +62,6 @@ pub struct Shared {
     /// Index of the last entry that is persisted, or a lower one.
     persisted: AtomicU64,
     spare: Arc<Spare>,
-    /// One call at a time.
     events: Mutex<Arc<dyn CopyEvents>>,
     appends: AtomicU64,
     commits: AtomicU64,
@@ -151,7 +150,9 @@ impl Job for Shared {
             }
             self.appends.fetch_add(entries, Ordering::Relaxed);
             self.commits.fetch_add(1, Ordering::Relaxed);
-            lock(&self.events).persisted(number);
+            // Not under the lock: whoever hears it goes on with the group on this thread.
+            let events = lock(&self.events).clone();
+            events.persisted(number);
             if others_wait() {
                 return true;
             }

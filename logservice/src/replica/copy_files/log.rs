@@ -86,6 +86,16 @@ impl Log {
         self.read().segments.first().cloned()
     }
 
+    /// The segment that holds the entry of `index`, or what is not there as entries if that is the last of it. Both as they are at one
+    /// moment: log is dropped meanwhile.
+    pub fn before(&self, index: u64) -> Result<Arc<Segment>, Position> {
+        let listed = self.read();
+        match listed.holding(index).filter(|_| index > listed.base.index) {
+            Some(segment) => Ok(segment.clone()),
+            None => Err(listed.base),
+        }
+    }
+
     /// The segment that holds the entry of `index`, or will hold it; none if that lies before the first.
     pub fn holding(&self, index: u64) -> Option<Arc<Segment>> {
         self.read().holding(index).cloned()

@@ -1,7 +1,9 @@
 //! The file `VOTE`: what a member has promised to the others. It is written, and synced, before anybody is told of it.
 //!
-//! Two slots that never share a sector hold the same vote, and are written and synced one after the other. So a crash leaves one that is
-//! sound, and so does damage to either. If they differ, the one with the higher number was being written last, and counts. A slot:
+//! Two slots that never share a sector hold the same vote, are written one after the other, and are synced together. A disk writes a sector
+//! as a whole or not at all, so a crash leaves each slot as it was or as it is to be; damage to either leaves the other. If they differ,
+//! the one with the higher number was being written last, and counts: nobody was told of it, nor of the one before any more. If a crash
+//! leaves neither sound after all, the copy is refused, and nothing that was promised is broken. A slot:
 //!
 //! | byte | bytes | |
 //! |---|---|---|
@@ -102,9 +104,8 @@ impl VoteFile {
             Step::VoteWrite
                 .write_all_at(&self.file, &bytes, slot * SLOT_STEP)
                 .in_file("cannot write to", &self.path)?;
-            Step::VoteSync.sync_data(&self.file).in_file("cannot sync", &self.path)?;
         }
-        Ok(())
+        Step::VoteSync.sync_data(&self.file).in_file("cannot sync", &self.path)
     }
 }
 

@@ -128,8 +128,11 @@ impl Writer {
 
     /// The copy's position after the entry of `index`.
     fn position_at(&self, index: u64) -> Result<Position, WriteError> {
-        let base = self.log.base();
-        let Some(segment) = self.log.holding(index).filter(|_| index > base.index) else { return Ok(base) };
+        let segment = match self.log.before(index) {
+            Ok(segment) => segment,
+            Err(base) if base.index == index => return Ok(base),
+            Err(_) => return Err(WriteError::Unsound { index }),
+        };
         let place = segment.place_before(index + 1);
         let mut records = Records::new(segment, place);
         while records.next.before.index < index {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::inbox::{Inbox, Input};
 use super::shared::Shared;
+use super::thread::Turns;
 use crate::replica::copy::CopyDisk;
 use crate::replica::group::{members_at, GroupStatus, MembersStep, Outcome};
 use crate::replica::handle::{GroupEvents, GroupHandle, OnConfirmed, OnOutcome, Replacement, View};
@@ -14,19 +15,19 @@ use crate::store::{Append, LogReader, MediumError, ReadError, SubmitError, TrimE
 /// A group that a thread drives.
 pub struct DrivenGroup {
     id: u64,
-    inbox: Arc<Inbox>,
+    turns: Arc<Turns>,
     shared: Arc<Shared>,
     disk: Arc<dyn CopyDisk>,
 }
 
 impl DrivenGroup {
-    pub(super) fn new(id: u64, inbox: Arc<Inbox>, shared: Arc<Shared>, disk: Arc<dyn CopyDisk>) -> Self {
-        DrivenGroup { id, inbox, shared, disk }
+    pub(super) fn new(id: u64, turns: Arc<Turns>, shared: Arc<Shared>, disk: Arc<dyn CopyDisk>) -> Self {
+        DrivenGroup { id, turns, shared, disk }
     }
 
     /// Asks for votes at once.
     pub fn campaign(&self) {
-        let _ = self.inbox.push(Input::Campaign { id: self.id });
+        let _ = self.turns.inbox.push(Input::Campaign { id: self.id });
     }
 
     /// Takes the next step towards the `wanted` voters, if this service decides in `term`: see [`Group::step_members`]. Waits for the thread.
@@ -35,7 +36,7 @@ impl DrivenGroup {
     pub fn step_members(&self, term: u64, wanted: &BTreeSet<u64>) -> MembersStep {
         let (reply, step) = sync_channel(1);
         let input = Input::StepMembers { id: self.id, term, wanted: wanted.clone(), reply };
-        match self.inbox.push(input) {
+        match self.turns.inbox.push(input) {
             Ok(()) => step.recv().unwrap_or(MembersStep::NotLeader),
             Err(_) => MembersStep::NotLeader,
         }
@@ -44,10 +45,24 @@ impl DrivenGroup {
     /// Has the group driven no more. Waits for the thread.
     pub(super) fn forget(&self) {
         let (done, closed) = sync_channel(1);
-        if self.inbox.push(Input::Close { id: self.id, done }).is_ok() {
+        if self.turns.inbox.push(Input::Close { id: self.id, done }).is_ok() {
             // An error means that the thread has ended.
             let _ = closed.recv();
         }
+    }
+
+    fn append_with(
+        &self,
+        term: u64,
+        append: Append,
+        push: impl FnOnce(&Inbox, Input) -> Result<(), Input>,
+    ) -> Result<(), SubmitError> {
+        let payload_bytes = append.payload.len();
+        self.shared.admit(payload_bytes)?;
+        push(&self.turns.inbox, Input::Append { id: self.id, term, append }).map_err(|_| {
+            self.shared.release(payload_bytes);
+            SubmitError::Closed
+        })
     }
 
     /// Closes the copy of a group that is not driven any more. Blocks on I/O.
@@ -70,23 +85,26 @@ impl GroupHandle for DrivenGroup {
     }
 
     fn append(&self, term: u64, append: Append) -> Result<(), SubmitError> {
-        let payload_bytes = append.payload.len();
-        self.shared.admit(payload_bytes)?;
-        self.inbox.push(Input::Append { id: self.id, term, append }).map_err(|_| {
-            self.shared.release(payload_bytes);
-            SubmitError::Closed
-        })
+        self.append_with(term, append, Inbox::push)
+    }
+
+    fn append_and_go_on(&self, term: u64, append: Append) -> Result<(), SubmitError> {
+        self.append_with(term, append, Inbox::push_and_go_on)
+    }
+
+    fn go_on(&self) {
+        self.turns.go_on();
     }
 
     fn replace_state(&self, term: u64, replacement: Replacement, done: OnOutcome) {
         let input = Input::ReplaceState { id: self.id, term, replacement, done };
-        if let Err(Input::ReplaceState { done, .. }) = self.inbox.push(input) {
+        if let Err(Input::ReplaceState { done, .. }) = self.turns.inbox.push(input) {
             done(Outcome::NotLeader);
         }
     }
 
     fn confirm(&self, term: u64, done: OnConfirmed) {
-        if let Err(Input::Confirm { done, .. }) = self.inbox.push(Input::Confirm { id: self.id, term, done }) {
+        if let Err(Input::Confirm { done, .. }) = self.turns.inbox.push(Input::Confirm { id: self.id, term, done }) {
             done(false);
         }
     }
@@ -98,21 +116,21 @@ impl GroupHandle for DrivenGroup {
     fn trim(&self, offset: u64) -> Result<(), TrimError> {
         let gone = || TrimError(MediumError::new("the log is closed"));
         let (reply, bound) = sync_channel(1);
-        self.inbox.push(Input::TrimBound { id: self.id, reply }).map_err(|_| gone())?;
+        self.turns.inbox.push(Input::TrimBound { id: self.id, reply }).map_err(|_| gone())?;
         let bound = bound.recv().map_err(|_| gone())?;
         let base = self.disk.trim(offset, bound.upto, &|index| members_at(&bound.members, index))?;
         // If the inbox is closed, the service stops.
-        let _ = self.inbox.push(Input::Trimmed { id: self.id, base });
+        let _ = self.turns.inbox.push(Input::Trimmed { id: self.id, base });
         Ok(())
     }
 
     fn transfer_to(&self, member: u64) {
-        let _ = self.inbox.push(Input::TransferTo { id: self.id, member });
+        let _ = self.turns.inbox.push(Input::TransferTo { id: self.id, member });
     }
 
     fn status(&self) -> Option<GroupStatus> {
         let (reply, status) = sync_channel(1);
-        self.inbox.push(Input::Status { id: self.id, reply }).ok()?;
+        self.turns.inbox.push(Input::Status { id: self.id, reply }).ok()?;
         status.recv().ok()
     }
 

@@ -1,17 +1,17 @@
-//! What the thread is told, and how much of it may wait.
+//! What groups are told, how much of it may wait, and whose turn it is to drive them.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use raft::eraftpb::{ConfState, Message};
+use raft::eraftpb::{ConfState, Entry, Message};
 
 use super::running::Running;
 use crate::replica::copy::Base;
-use crate::replica::group::{GroupStatus, MembersStep};
+use crate::replica::group::{Fetch, GroupStatus, MembersStep};
 use crate::replica::handle::{OnConfirmed, OnOutcome, Replacement};
-use crate::store::Append;
+use crate::store::{Append, ReadError};
 
 /// Bytes of messages that may wait, for each member that sends them. What is beyond is dropped, and sent again by consensus.
 const MESSAGE_BYTES_PER_MEMBER: usize = 64 << 20;
@@ -65,6 +65,12 @@ pub(super) enum Input {
         id: u64,
         base: Base,
     },
+    /// Old entries were read from the disk.
+    Fetched {
+        id: u64,
+        fetch: Fetch,
+        read: Result<Vec<Entry>, ReadError>,
+    },
     TransferTo {
         id: u64,
         member: u64,
@@ -104,6 +110,7 @@ impl Input {
             | Input::Persisted { id, .. }
             | Input::DiskFailed { id }
             | Input::Trimmed { id, .. }
+            | Input::Fetched { id, .. }
             | Input::TransferTo { id, .. }
             | Input::Campaign { id }
             | Input::StepMembers { id, .. }
@@ -121,7 +128,8 @@ pub(super) struct TrimBound {
     pub members: Vec<(u64, ConfState)>,
 }
 
-/// A queue with one reader.
+/// A queue with one reader at a time: who has the *turn*. That is the thread that drives groups, or another one that has just told
+/// something and goes on with it itself, which saves waking that thread ([`super::Driver::go_on`]).
 #[derive(Default)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -135,9 +143,17 @@ struct State {
     /// The groups that are open, or being opened.
     ids: HashMap<Arc<str>, u64>,
     last_id: u64,
+    /// Somebody has the turn.
+    is_taken: bool,
+    /// The thread waits to be told something.
     is_waited_for: bool,
+    /// The thread waits for the turn: time has passed. Nobody else takes it then.
+    is_claimed: bool,
     is_closed: bool,
 }
+
+/// Rounds that a thread drives groups for which this is not its work. What is left then is for the one whose work it is.
+const MOST_ROUNDS: u32 = 4;
 
 impl Inbox {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -164,17 +180,30 @@ impl Inbox {
     /// Tells the thread. Gives it back if the inbox is closed.
     #[expect(clippy::result_large_err, reason = "given back only when the service ends")]
     pub fn push(&self, input: Input) -> Result<(), Input> {
+        let state = self.add(input)?;
+        self.wake(state);
+        Ok(())
+    }
+
+    /// As [`Inbox::push`], and wakes nobody: the caller takes a turn next, or it is done with the next tick.
+    #[expect(clippy::result_large_err, reason = "given back only when the service ends")]
+    pub fn push_and_go_on(&self, input: Input) -> Result<(), Input> {
+        self.add(input).map(drop)
+    }
+
+    #[expect(clippy::result_large_err, reason = "given back only when the service ends")]
+    fn add(&self, input: Input) -> Result<MutexGuard<'_, State>, Input> {
         let mut state = self.lock();
         if state.is_closed {
             return Err(input);
         }
         state.inputs.push_back(input);
-        self.wake(state);
-        Ok(())
+        Ok(state)
     }
 
-    /// Tells the thread of a message, unless too many of its sender wait, or nobody knows the group.
-    pub fn push_message(&self, group: &str, message: Message) {
+    /// Tells of a message, unless too many of its sender wait, or nobody knows the group. With `wakes`, the thread is woken; otherwise the
+    /// caller takes a turn next.
+    pub fn push_message(&self, group: &str, message: Message, wakes: bool) {
         let bytes = MESSAGE_OVERHEAD_BYTES
             + message.entries.iter().map(|entry| entry.data.len()).sum::<usize>()
             + message.get_snapshot().data.len();
@@ -186,31 +215,78 @@ impl Inbox {
         }
         *waiting += bytes;
         state.inputs.push_back(Input::Message { id, message });
-        self.wake(state);
+        if wakes {
+            self.wake(state);
+        }
     }
 
+    /// Who has the turn looks again before it gives it back, so it need not be woken.
     fn wake(&self, mut state: MutexGuard<'_, State>) {
-        if std::mem::take(&mut state.is_waited_for) {
+        if !state.is_taken && std::mem::take(&mut state.is_waited_for) {
             drop(state);
             self.arrived.notify_one();
         }
     }
 
-    /// Moves all that waits into `inputs`, which is empty. Waits for something until `deadline`. False if the inbox is closed.
+    /// Takes the turn with all that waits, if there is anything and nobody has it. Never waits.
+    pub fn try_take(&self, inputs: &mut VecDeque<Input>) -> bool {
+        let mut state = self.lock();
+        if state.is_taken || state.is_claimed || state.is_closed || state.inputs.is_empty() {
+            return false;
+        }
+        state.is_taken = true;
+        state.hand_out(inputs);
+        true
+    }
+
+    /// After `rounds` rounds: goes on with what came meanwhile, or gives the turn back and returns false.
+    pub fn take_more(&self, rounds: u32, inputs: &mut VecDeque<Input>) -> bool {
+        let mut state = self.lock();
+        if rounds < MOST_ROUNDS && !state.is_claimed && !state.is_closed && !state.inputs.is_empty() {
+            state.hand_out(inputs);
+            return true;
+        }
+        self.give_back_locked(state);
+        false
+    }
+
+    /// Gives the turn back.
+    pub fn give_back(&self) {
+        self.give_back_locked(self.lock());
+    }
+
+    fn give_back_locked(&self, mut state: MutexGuard<'_, State>) {
+        state.is_taken = false;
+        let is_wanted = state.is_claimed || state.is_closed || !state.inputs.is_empty();
+        if is_wanted && (state.is_claimed || state.is_waited_for) {
+            state.is_waited_for = false;
+            drop(state);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Takes the turn, for the thread, with all that waits: as soon as there is something, and at `deadline` at the latest, once nobody else
+    /// has it. False if the inbox is closed: then nobody else gets it any more.
     pub fn take(&self, deadline: Instant, inputs: &mut VecDeque<Input>) -> bool {
         let mut state = self.lock();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if !state.inputs.is_empty() || state.is_closed || left.is_zero() {
+            let is_due = state.is_closed || left.is_zero();
+            if !state.is_taken && (is_due || !state.inputs.is_empty()) {
                 break;
             }
             state.is_waited_for = true;
-            state = self.arrived.wait_timeout(state, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            state = match is_due {
+                // Who has the turn has it for a few rounds at most.
+                true => {
+                    state.is_claimed = true;
+                    self.arrived.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
+                }
+                false => self.arrived.wait_timeout(state, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0,
+            };
         }
-        state.is_waited_for = false;
-        std::mem::swap(&mut state.inputs, inputs);
-        // What the thread has in its hands is as much again at most.
-        state.message_bytes.clear();
+        (state.is_waited_for, state.is_claimed, state.is_taken) = (false, false, true);
+        state.hand_out(inputs);
         !state.is_closed
     }
 
@@ -221,5 +297,14 @@ impl Inbox {
         state.is_waited_for = false;
         drop(state);
         self.arrived.notify_one();
+    }
+}
+
+impl State {
+    /// Moves all that waits into `inputs`, which is empty.
+    fn hand_out(&mut self, inputs: &mut VecDeque<Input>) {
+        std::mem::swap(&mut self.inputs, inputs);
+        // What is in somebody's hands is as much again at most.
+        self.message_bytes.clear();
     }
 }

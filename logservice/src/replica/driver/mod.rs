@@ -1,13 +1,16 @@
-//! One thread drives all groups of a service: [`Driver`].
+//! One thread at a time drives all groups of a service: [`Driver`].
 //!
-//! Nothing waits for the thread but who asks it for a status, and it waits for nobody: disks and connections take what they are given and
-//! tell later what came of it. So a group costs neither a thread nor a timer.
+//! Nothing waits for it but who asks for a status, and it waits for nobody: disks and connections take what they are given and tell later
+//! what came of it. So a group costs neither a thread nor a timer. There is one thread for which this is all it does, and which knows the
+//! time. Whoever brings what many writes wait for (a message that came, or that the disk has written something) goes on with it itself if
+//! nobody else drives at that moment: to wake the thread first would cost each write several context switches, at each service.
 //!
 //! | file | |
 //! |---|---|
 //! | `mod.rs` | starting, opening groups, stopping |
 //! | `inbox.rs` | what the thread is told, and how much of it may wait |
-//! | `thread.rs` | the thread |
+//! | `thread.rs` | who drives when, and what is done then |
+//! | `fetches.rs` | threads that read old entries for members that are behind |
 //! | `running.rs` | one group, with its disk and those who wait for it |
 //! | `shared.rs` | what a group shows to other threads |
 //! | `handle.rs` | a group, for other threads |
@@ -22,7 +25,10 @@
 //!
 //! [`GroupEvents::stopped`]: super::handle::GroupEvents::stopped
 
+mod fetches;
 mod handle;
+#[cfg(test)]
+mod hung_disk_tests;
 mod inbox;
 mod running;
 mod shared;
@@ -39,11 +45,12 @@ use std::time::Duration;
 
 use raft::eraftpb::{Message, MessageType};
 
+use self::fetches::Fetches;
 pub use self::handle::DrivenGroup;
 use self::inbox::{Inbox, Input};
 use self::running::Running;
 use self::shared::{DiskEvents, Shared};
-use self::thread::{reason_of, Thread};
+use self::thread::{reason_of, Turns};
 use super::copy::{CopyDisks, OpenedCopy};
 use super::group::Group;
 use crate::store::OpenError;
@@ -53,8 +60,11 @@ pub const TICK: Duration = Duration::from_millis(50);
 
 /// Takes messages to other members.
 pub trait Network: Send + Sync {
-    /// Sends a message to the member in `message.to`, or drops it. Does not block.
+    /// Sends a message to the member in `message.to`, or drops it. Does not block. It may wait for [`Network::flush`].
     fn send(&self, group: &str, message: Message);
+
+    /// What was to be sent is on its way when this returns, as far as connections take it at once. Does not block.
+    fn flush(&self) {}
 }
 
 /// Why a group could not be opened.
@@ -78,6 +88,7 @@ pub enum GroupError {
 pub struct Driver {
     member: u64,
     inbox: Arc<Inbox>,
+    turns: Arc<Turns>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -88,10 +99,11 @@ impl Driver {
     /// The system has no thread.
     pub fn start(member: u64, network: Arc<dyn Network>) -> std::io::Result<Self> {
         let inbox = Arc::new(Inbox::default());
-        let thread = Thread::new(inbox.clone(), network);
+        let turns = Arc::new(Turns::new(inbox.clone(), network, Fetches::start()?));
         let name = std::thread::Builder::new().name("log-replicate".to_owned());
-        let thread = Mutex::new(Some(name.spawn(move || thread.run())?));
-        Ok(Driver { member, inbox, thread })
+        let running = turns.clone();
+        let thread = Mutex::new(Some(name.spawn(move || running.run())?));
+        Ok(Driver { member, inbox, turns, thread })
     }
 
     /// Opens the copy of a group and drives it from now on; none if there is no copy. Blocks on I/O.
@@ -113,7 +125,7 @@ impl Driver {
         name: &str,
         id: u64,
     ) -> Result<Option<Arc<DrivenGroup>>, GroupError> {
-        let events = Arc::new(DiskEvents::new(id, self.inbox.clone()));
+        let events = Arc::new(DiskEvents::new(id, self.turns.clone()));
         let Some(OpenedCopy { disk, found }) = disks.open(name, events.clone())? else { return Ok(None) };
         let opened = catch_unwind(AssertUnwindSafe(|| Group::open(self.member, disk.clone(), found)));
         let group = match opened {
@@ -124,7 +136,7 @@ impl Driver {
         let shared = Arc::new(Shared::new(name, &group));
         let running = Box::new(Running::new(group, disk.clone(), events, shared.clone()));
         self.inbox.push(Input::Open { id, running }).map_err(|_| GroupError::Stopping)?;
-        Ok(Some(Arc::new(DrivenGroup::new(id, self.inbox.clone(), shared, disk))))
+        Ok(Some(Arc::new(DrivenGroup::new(id, self.turns.clone(), shared, disk))))
     }
 
     /// Drives a group no more, and closes its copy. Blocks on I/O.
@@ -135,10 +147,24 @@ impl Driver {
 
     /// A message of `from` has come. Does not block; drops it if too many wait, or if it is none that members send each other.
     pub fn message(&self, from: u64, group: &str, message: Message) {
+        self.push_message(from, group, message, true);
+    }
+
+    /// As [`Driver::message`], for who calls [`Driver::go_on`] next.
+    pub fn message_and_go_on(&self, from: u64, group: &str, message: Message) {
+        self.push_message(from, group, message, false);
+    }
+
+    fn push_message(&self, from: u64, group: &str, message: Message, wakes: bool) {
         let is_of_members = !matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex);
         if message.from == from && message.to == self.member && is_of_members {
-            self.inbox.push_message(group, message);
+            self.inbox.push_message(group, message, wakes);
         }
+    }
+
+    /// Does what is to be done after messages that have come, on this thread if no other one does so. Returns soon.
+    pub fn go_on(&self) {
+        self.turns.go_on();
     }
 
     /// Messages to `member` were lost.

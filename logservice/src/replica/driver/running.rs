@@ -3,15 +3,20 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use raft::eraftpb::{Entry, Message};
+
+use super::fetches::Fetches;
 use super::shared::{DiskEvents, Shared};
 use super::Network;
-use crate::replica::copy::CopyDisk;
-use crate::replica::group::{Divergence, Event, Group, GroupStatus, Outcome, StateChange, ELECTION_TICKS};
+use crate::replica::copy::{CopyDisk, CopyEvents};
+use crate::replica::group::{Divergence, Event, Fetch, Group, GroupStatus, Outcome, StateChange, ELECTION_TICKS};
 use crate::replica::handle::{OnConfirmed, OnOutcome, Replacement};
-use crate::store::Append;
+use crate::store::{Append, ReadError};
 
 /// Ticks for which a disk may owe an answer before the decision is handed over: a second.
 const SLOW_DISK_TICKS: u32 = 20;
+/// Bytes of entries that a disk may have to write before a copy takes no more of them from others.
+const MOST_UNWRITTEN_BYTES: usize = 128 << 20;
 /// Ticks between two handovers for a slow disk: the others' may be no better.
 const HANDOVER_PAUSE_TICKS: u32 = 200;
 /// Ticks that a group whose disk has failed has to hand over the decision.
@@ -33,6 +38,11 @@ pub(super) struct Running {
     leads_in: Option<u64>,
     handed_to_disk: u64,
     persisted: u64,
+    /// What the disk was given and has not written: the number of each, and the bytes of its entries.
+    unwritten: VecDeque<(u64, usize)>,
+    unwritten_bytes: usize,
+    /// Entries were dropped since that was below the bound.
+    is_dropping: bool,
     /// Ticks for which the disk owes an answer.
     owed_ticks: u32,
     handover_pause_ticks: u32,
@@ -55,6 +65,9 @@ impl Running {
             leads_in: None,
             handed_to_disk: 0,
             persisted: 0,
+            unwritten: VecDeque::new(),
+            unwritten_bytes: 0,
+            is_dropping: false,
             owed_ticks: 0,
             handover_pause_ticks: 0,
             last_ticks: None,
@@ -83,7 +96,40 @@ impl Running {
         self.group.confirm(term, self.last_ask);
     }
 
+    /// Old entries were read for another member. Damage among them is noticed as if it had been looked for.
+    pub fn fetched(&mut self, fetch: Fetch, read: Result<Vec<Entry>, ReadError>) {
+        match &read {
+            Err(ReadError::Damaged(damage)) => self.disk_events.damaged(damage),
+            Err(ReadError::Medium(error)) => tracing::error!(
+                "'{}': entries from index {} on, which another service lacks, cannot be read; they are read again later: {error}",
+                self.shared.name,
+                fetch.low
+            ),
+            Ok(_) | Err(ReadError::Trimmed { .. }) => {}
+        }
+        self.group.fetched(fetch, read);
+    }
+
+    /// A message has come. A disk that hangs is not given ever more entries: those that come are dropped then, and sent again later.
+    pub fn step(&mut self, message: Message) {
+        if !message.entries.is_empty() && self.unwritten_bytes > MOST_UNWRITTEN_BYTES {
+            if !std::mem::replace(&mut self.is_dropping, true) {
+                let (name, mebibytes) = (&self.shared.name, self.unwritten_bytes >> 20);
+                tracing::warn!(
+                    "'{name}': the disk has {mebibytes} MiB to write, so this copy takes nothing until it has"
+                );
+            }
+            return;
+        }
+        self.is_dropping &= self.unwritten_bytes > MOST_UNWRITTEN_BYTES;
+        self.group.step(message);
+    }
+
     pub fn persisted(&mut self, number: u64) {
+        while let Some(&(_, bytes)) = self.unwritten.front().filter(|&&(unwritten, _)| unwritten <= number) {
+            self.unwritten_bytes -= bytes;
+            self.unwritten.pop_front();
+        }
         (self.persisted, self.owed_ticks) = (self.persisted.max(number), 0);
         self.group.persisted(number);
     }
@@ -135,15 +181,27 @@ impl Running {
     }
 
     /// Does what is to be done. False if the group has to stop, as this service is no member any more.
-    pub fn work(&mut self, unix_ms: u64, network: &dyn Network) -> Result<bool, Divergence> {
+    pub fn work(&mut self, unix_ms: u64, network: &dyn Network, fetches: &Fetches) -> Result<bool, Divergence> {
         self.is_dirty = false;
         let work = self.group.work(unix_ms)?;
-        for message in work.messages {
-            network.send(&self.shared.name, message);
+        // They leave before the disk is told, whose thread may take this one's place.
+        if !work.messages.is_empty() {
+            for message in work.messages {
+                network.send(&self.shared.name, message);
+            }
+            network.flush();
         }
         for persist in work.persists {
             self.handed_to_disk = self.handed_to_disk.max(persist.number);
+            let bytes: usize = persist.entries.iter().map(|entry| entry.data.len()).sum();
+            if bytes > 0 {
+                self.unwritten.push_back((persist.number, bytes));
+                self.unwritten_bytes += bytes;
+            }
             self.disk.persist(persist);
+        }
+        for fetch in work.fetches {
+            fetches.read(self.disk_events.id(), fetch, self.disk.clone(), self.disk_events.turns());
         }
         for event in work.events {
             self.tell(event);
@@ -179,7 +237,8 @@ impl Running {
             }
             Event::Committed { end } => self.release(end),
             Event::StateReplaced { restart_at: Some(_), .. } | Event::Installed { .. } => self.release(u64::MAX),
-            Event::StateReplaced { restart_at: None, .. } => {}
+            // They count until this disk has them as well: what waits for it is bounded.
+            Event::StateReplaced { restart_at: None, .. } | Event::Acknowledged { .. } => {}
         }
         self.shared.happened(&event, &self.group);
     }

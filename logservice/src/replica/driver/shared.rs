@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use super::inbox::{Inbox, Input};
+use super::inbox::Input;
+use super::thread::Turns;
 use crate::replica::copy::CopyEvents;
 use crate::replica::group::{Event, Group};
 use crate::replica::handle::{GroupEvents, View};
@@ -32,6 +33,7 @@ impl Shared {
         let checkpoint = group.checkpoint();
         let view = View {
             end: checkpoint.position.end,
+            acknowledged: checkpoint.position.end,
             revision: checkpoint.revision,
             state: checkpoint.state.clone(),
             is_whole: group.is_whole(),
@@ -122,6 +124,7 @@ fn apply(view: &mut View, event: &Event, group: &Group) {
             (view.leads_in, view.leader) = (None, leader.filter(|&leader| leader != group.member()));
         }
         Event::Committed { end } => view.end = *end,
+        Event::Acknowledged { end, .. } => return view.acknowledged = *end,
         Event::StateReplaced { revision, state, restart_at } => {
             (view.revision, view.state) = (*revision, state.clone());
             view.end = restart_at.unwrap_or(view.end);
@@ -132,19 +135,32 @@ fn apply(view: &mut View, event: &Event, group: &Group) {
         }
         Event::Proposed { .. } | Event::Confirmed { .. } => {}
     }
+    // What is said of the log anew, and what another leader acknowledges, is said by its end.
+    let goes_on = view.leads_in.is_some() && matches!(event, Event::Committed { .. });
+    view.acknowledged = if goes_on { view.acknowledged.max(view.end) } else { view.end };
 }
 
 /// Hears from the disk of one group.
 pub(super) struct DiskEvents {
     id: u64,
-    inbox: Arc<Inbox>,
+    turns: Arc<Turns>,
     /// Why the copy is not to be used any more. It may be known before the group is driven.
     failure: OnceLock<String>,
 }
 
 impl DiskEvents {
-    pub fn new(id: u64, inbox: Arc<Inbox>) -> Self {
-        DiskEvents { id, inbox, failure: OnceLock::new() }
+    pub fn new(id: u64, turns: Arc<Turns>) -> Self {
+        DiskEvents { id, turns, failure: OnceLock::new() }
+    }
+
+    /// The group's id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where it is told.
+    pub fn turns(&self) -> Arc<Turns> {
+        self.turns.clone()
     }
 
     pub fn failure(&self) -> Option<&str> {
@@ -154,14 +170,16 @@ impl DiskEvents {
     fn fail(&self, reason: String) {
         // The first reason is the one that explains the others.
         let _ = self.failure.set(reason);
-        let _ = self.inbox.push(Input::DiskFailed { id: self.id });
+        let _ = self.turns.inbox.push(Input::DiskFailed { id: self.id });
     }
 }
 
 impl CopyEvents for DiskEvents {
     fn persisted(&self, number: u64) {
         // If the inbox is closed, the service stops.
-        let _ = self.inbox.push(Input::Persisted { id: self.id, number });
+        if self.turns.inbox.push_and_go_on(Input::Persisted { id: self.id, number }).is_ok() {
+            self.turns.go_on();
+        }
     }
 
     fn failed(&self, reason: &str) {

@@ -13,14 +13,14 @@ use crate::replica::handle::{GroupHandle, Replacement};
 use crate::store::{Append, SubmitError};
 
 /// Appends `bytes` bytes at the end that `leader` has, and returns the end with them.
-fn append_at(group: &DrivenGroup, offset: u64, bytes: usize) -> Result<u64, SubmitError> {
+pub(super) fn append_at(group: &DrivenGroup, offset: u64, bytes: usize) -> Result<u64, SubmitError> {
     let term = group.view().leads_in.expect("it leads");
     let payload = Bytes::from(vec![b'0' + (offset % 10) as u8; bytes]);
     group.append(term, Append { epoch: 0, offset, payload })?;
     Ok(offset + bytes as u64)
 }
 
-fn confirm(group: &DrivenGroup, term: u64) -> Receiver<bool> {
+pub(super) fn confirm(group: &DrivenGroup, term: u64) -> Receiver<bool> {
     let (sender, answer) = channel();
     group.confirm(term, Box::new(move |is_sole| sender.send(is_sole).expect("the test waits")));
     answer

@@ -1,50 +1,101 @@
-//! The thread that drives all groups.
+//! Driving all groups: by the thread whose work that is, or by one that has just told something.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::fetches::Fetches;
 use super::inbox::{Inbox, Input, TrimBound};
 use super::running::Running;
 use super::{Network, TICK};
 use crate::replica::group::Outcome;
 
-/// The thread.
+/// All groups. Whoever has the turn ([`Inbox`]) drives them.
 pub(super) struct Thread {
     inbox: Arc<Inbox>,
     network: Arc<dyn Network>,
+    fetches: Fetches,
     groups: HashMap<u64, Box<Running>>,
     /// Those to which something has happened.
     dirty: Vec<u64>,
 }
 
-impl Thread {
-    pub fn new(inbox: Arc<Inbox>, network: Arc<dyn Network>) -> Self {
-        Thread { inbox, network, groups: HashMap::new(), dirty: Vec::new() }
+/// The groups, for who has the turn: no lock is ever waited for.
+pub(super) struct Turns {
+    pub inbox: Arc<Inbox>,
+    thread: Mutex<Thread>,
+}
+
+/// Gives the turn back, also if something panics that nobody has foreseen.
+struct Turn<'a>(&'a Inbox);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
+
+impl Turns {
+    pub fn new(inbox: Arc<Inbox>, network: Arc<dyn Network>, fetches: Fetches) -> Self {
+        let thread = Thread { inbox: inbox.clone(), network, fetches, groups: HashMap::new(), dirty: Vec::new() };
+        Turns { inbox, thread: Mutex::new(thread) }
     }
 
-    /// Drives the groups until the inbox is closed.
-    pub fn run(mut self) {
+    /// Drives groups with what waits, unless somebody does so: then that one goes on with it. Returns soon. The caller holds no lock that
+    /// anybody takes who is told of events.
+    pub fn go_on(&self) {
+        let mut inputs = VecDeque::new();
+        if !self.inbox.try_take(&mut inputs) {
+            return;
+        }
+        let turn = Turn(&self.inbox);
+        for rounds in 1.. {
+            self.lock().round(&mut inputs, false);
+            if !self.inbox.take_more(rounds, &mut inputs) {
+                // It is given back.
+                return std::mem::forget(turn);
+            }
+        }
+    }
+
+    /// The thread: drives groups until the inbox is closed, and lets time pass.
+    pub fn run(&self) {
         let mut inputs = VecDeque::new();
         let mut next_tick = Instant::now() + TICK;
         while self.inbox.take(next_tick, &mut inputs) {
-            inputs.drain(..).for_each(|input| self.take(input));
+            let _turn = Turn(&self.inbox);
             let now = Instant::now();
-            if now >= next_tick {
+            let is_due = now >= next_tick;
+            if is_due {
                 next_tick += TICK;
                 if next_tick <= now {
                     next_tick = now + TICK;
                 }
-                self.tick();
             }
-            self.work();
+            self.lock().round(&mut inputs, is_due);
         }
-        inputs.drain(..).for_each(|input| self.refuse(input));
-        for (_, running) in self.groups.drain() {
+        let mut thread = self.lock();
+        inputs.drain(..).for_each(|input| thread.refuse(input));
+        for (_, running) in thread.groups.drain() {
             running.stop(None);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Thread> {
+        self.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Thread {
+    /// Takes what was told, and does what is to be done then. With `is_due`, time has passed.
+    fn round(&mut self, inputs: &mut VecDeque<Input>, is_due: bool) {
+        inputs.drain(..).for_each(|input| self.take(input));
+        if is_due {
+            self.tick();
+        }
+        self.work();
     }
 
     fn take(&mut self, input: Input) {
@@ -62,7 +113,7 @@ impl Thread {
                 // Whoever has asked may be gone.
                 let _ = done.send(());
             }
-            Input::Message { id, message } => self.with(id, |running| running.group.step(message)),
+            Input::Message { id, message } => self.with(id, |running| running.step(message)),
             Input::Unreachable { member } => {
                 let ids: Vec<u64> = self.groups.keys().copied().collect();
                 ids.into_iter().for_each(|id| self.with(id, |running| running.group.unreachable(member)));
@@ -70,6 +121,7 @@ impl Thread {
             Input::Persisted { id, number } => self.with(id, |running| running.persisted(number)),
             Input::DiskFailed { id } => self.with(id, Running::note_disk_failure),
             Input::Trimmed { id, base } => self.with(id, |running| running.group.trimmed(base)),
+            Input::Fetched { id, fetch, read } => self.with(id, |running| running.fetched(fetch, read)),
             Input::TransferTo { id, member } => self.with(id, |running| running.group.transfer_to(member)),
             Input::Campaign { id } => self.with(id, |running| running.group.campaign()),
             input if !self.groups.contains_key(&input.group()) => self.refuse(input),
@@ -117,9 +169,9 @@ impl Thread {
     fn work(&mut self) {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         for id in std::mem::take(&mut self.dirty) {
-            let network = self.network.clone();
+            let (network, fetches) = (&*self.network, &self.fetches);
             let Some(running) = self.groups.get_mut(&id) else { continue };
-            match catch_unwind(AssertUnwindSafe(|| running.work(unix_ms, &*network))) {
+            match catch_unwind(AssertUnwindSafe(|| running.work(unix_ms, network, fetches))) {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => self.stop(id, "this service is no member of it any more"),
                 Ok(Err(divergence)) => self.stop(id, &divergence.to_string()),

@@ -1,16 +1,17 @@
 //! The entries of a copy, as the consensus crate reads them: the newest from memory, older ones from the disk.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
+use super::fetching::Fetching;
 use super::install;
 use super::members::is_member;
 use super::rule_switches::{holds, Rule};
 use crate::replica::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Vote};
-use crate::store::ReadError;
 
 /// Bytes of entries that stay in memory after they are persisted and applied, for members that are a little behind.
 const CACHED_BYTES: usize = 16 << 20;
@@ -31,6 +32,8 @@ pub struct Entries {
     first_cached: u64,
     /// Up to here they are on the disk.
     persisted: u64,
+    /// Older entries that were read for other members, or are to be.
+    fetching: RefCell<Fetching>,
     /// The index of the first entry of each term, and the term. Ascending; those below the base but for the newest of them are gone.
     terms: VecDeque<(u64, u64)>,
 }
@@ -53,6 +56,7 @@ impl Entries {
             max_cached_bytes: CACHED_BYTES,
             first_cached: found.last_index + 1,
             persisted: found.last_index,
+            fetching: RefCell::default(),
             terms: found.terms.iter().copied().collect(),
         }
     }
@@ -61,6 +65,9 @@ impl Entries {
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.base.position.index && first.index <= self.last() + 1, "entries without a gap");
+        if first.index <= self.last() {
+            self.fetching().forget();
+        }
         while self.cached.back().is_some_and(|last| last.index >= first.index) {
             let dropped = self.cached.pop_back();
             self.cached_bytes -= dropped.map_or(0, |entry| entry.data.len());
@@ -129,10 +136,16 @@ impl Entries {
     /// Begins anew after a base, without entries.
     pub fn install(&mut self, base: Base, checkpoint: Checkpoint) {
         let index = base.position.index;
+        self.fetching().forget();
         self.cached.clear();
         self.terms.clear();
         (self.cached_bytes, self.first_cached, self.persisted) = (0, index + 1, index);
         (self.base, self.checkpoint) = (base, checkpoint);
+    }
+
+    /// What is read for other members.
+    pub fn fetching(&mut self) -> &mut Fetching {
+        self.fetching.get_mut()
     }
 
     /// Where the copy begins.
@@ -177,13 +190,14 @@ impl Storage for Entries {
         }
         let max_bytes = max_size.into().unwrap_or(u64::MAX);
         if low < self.first_cached {
-            let read = self.disk.entries(low, high.min(self.first_cached), max_bytes);
-            return read.map_err(|error| match error {
-                // The consensus crate goes on without entries that another member lacks, and stops without those that are to be applied.
-                ReadError::Trimmed { .. } if context.can_async() => Error::Store(StorageError::Compacted),
-                _ if context.can_async() => Error::Store(StorageError::LogTemporarilyUnavailable),
-                error => Error::Store(StorageError::Other(Box::new(error))),
-            });
+            let high = high.min(self.first_cached);
+            if context.can_async() {
+                // For another member: whoever drives groups waits for no disk.
+                return self.fetching.borrow_mut().get(low, high, max_bytes, context);
+            }
+            // The consensus crate stops without those that are to be applied.
+            let read = self.disk.entries(low, high, max_bytes);
+            return read.map_err(|error| Error::Store(StorageError::Other(Box::new(error))));
         }
         let mut bytes = 0;
         let skipped = (low - self.first_cached) as usize;

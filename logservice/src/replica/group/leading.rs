@@ -6,6 +6,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::StateRole;
 
+use super::acknowledged::Proposed;
 use super::rule_switches::{holds, Rule};
 use super::{Event, Group};
 use crate::replica::entry::{AppendEntry, StateEntry};
@@ -51,6 +52,8 @@ pub(super) struct Leading {
     /// The end of the log with all that is proposed; none until an entry of the term is applied.
     tail: Option<Tail>,
     waiting: VecDeque<Waiting>,
+    /// Entries that are proposed and not applied.
+    pub(super) proposed: Proposed,
     /// States that are proposed: the index of the entry, and the proposal.
     states: VecDeque<(u64, u64)>,
     /// Questions that wait for the next round of confirmation.
@@ -79,6 +82,7 @@ impl Leading {
             term,
             tail: None,
             waiting: VecDeque::new(),
+            proposed: Proposed::default(),
             states: VecDeque::new(),
             unasked: Vec::new(),
             rounds: VecDeque::new(),
@@ -88,6 +92,11 @@ impl Leading {
 
     pub(super) fn term(&self) -> u64 {
         self.term
+    }
+
+    /// Whether its service decides over the log.
+    pub(super) fn decides(&self) -> bool {
+        self.tail.is_some()
     }
 }
 
@@ -146,6 +155,7 @@ impl Group {
                     break;
                 }
                 leading.tail = Some(tail);
+                leading.proposed.note(index, change.is_none().then_some(tail.end));
                 leading.states.extend(change.map(|id| (index, id)));
             }
         }
@@ -180,7 +190,11 @@ impl Group {
         let Some(leading) = &mut self.leading else { return };
         let done = leading.states.iter().take_while(|(index, _)| *index <= entry.index).count();
         let done = leading.states.drain(..done).map(|(_, id)| Event::Proposed { id, outcome: Outcome::Done });
+        let before = self.events.len();
         self.events.extend(done);
+        if self.events.len() > before {
+            self.tell_commit_now();
+        }
     }
 
     /// An entry of the copy's own term is applied, so all that earlier leaders have proposed is, or never will be.

@@ -8,8 +8,11 @@
 //! |---|---|
 //! | `mod.rs` | a copy's life: what happens to it, and what it does then |
 //! | `leading.rs` | what is proposed and confirmed while its service decides over the log |
+//! | `acknowledged.rs` | what is acknowledged before this copy's own disk has it |
 //! | `machine.rs` | what committed entries add up to |
 //! | `entries.rs` | entries, as the consensus crate reads them |
+//! | `telling.rs` | what the others are told earlier or later than the consensus crate would |
+//! | `fetching.rs` | old entries for members that are behind |
 //! | `install.rs` | what a member gets that lacks entries that are gone |
 //! | `members.rs` | changes of the members |
 //! | `forcing.rs` | a copy that goes on without the others |
@@ -27,13 +30,16 @@
 //! 4. Between a base that is installed and its being persisted, nothing else happens to the group.
 //! 5. A copy that is no member any more stops ([`Work::is_removed`]).
 
+mod acknowledged;
 mod entries;
+mod fetching;
 mod forcing;
 mod install;
 mod leading;
 mod machine;
 mod members;
 mod rule_switches;
+mod telling;
 mod told;
 
 use std::collections::VecDeque;
@@ -44,6 +50,7 @@ use raft::{Config, RawNode, Ready, StateRole};
 
 pub use self::entries::members_at;
 use self::entries::{vote_of, Entries};
+pub use self::fetching::Fetch;
 pub use self::forcing::{is_only_member, only_member, ForceError};
 use self::leading::Leading;
 pub use self::leading::{Outcome, StateChange};
@@ -79,6 +86,10 @@ pub struct Group {
     installing: Option<u64>,
     /// The vote that the disk was given last.
     vote: Vote,
+    /// The newest term that is persisted.
+    persisted_term: u64,
+    /// The last entry of which the others were told with a tick that it is committed.
+    told_commit: u64,
     /// What was said last of who leads.
     told: Option<(u64, Option<u64>)>,
     leading: Option<Leading>,
@@ -94,6 +105,8 @@ struct Unpersisted {
     number: u64,
     is_on_disk: bool,
     last: Option<(u64, u64)>,
+    /// The term of the vote in it.
+    term: Option<u64>,
     messages: Vec<Message>,
 }
 
@@ -113,6 +126,8 @@ impl Group {
             max_committed_size_per_ready: APPLY_BYTES,
             check_quorum: true,
             pre_vote: true,
+            // What is committed is told with the next entries, or with the next tick: see [`Group::tick`].
+            skip_bcast_commit: true,
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -124,6 +139,9 @@ impl Group {
             member,
             node,
             vote: found.vote,
+            // That of the base as well: a copy that was just made has no vote.
+            persisted_term: found.vote.term.max(found.base.position.term),
+            told_commit: 0,
             machine: Machine::new(found.checkpoint),
             unpersisted: VecDeque::new(),
             installing: None,
@@ -143,6 +161,7 @@ impl Group {
         }
         self.node.tick();
         self.give_up_installs();
+        self.tell_commit();
     }
 
     /// A message of another member has come.
@@ -182,6 +201,7 @@ impl Group {
             self.node.advance_apply_to(self.machine.position().index);
         }
         for waiting in released {
+            self.persisted_term = self.persisted_term.max(waiting.term.unwrap_or(0));
             if let Some((index, term)) = waiting.last {
                 self.node.mut_store().note_persisted(index, term);
             }
@@ -248,8 +268,10 @@ impl Group {
             self.apply(number, committed, &mut persists)?;
             self.note_role();
         }
+        self.acknowledge();
         let (messages, events) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.events));
-        Ok(Work { messages, persists, events, is_removed: self.is_removed })
+        let fetches = self.node.mut_store().fetching().take_wanted();
+        Ok(Work { messages, persists, events, fetches, is_removed: self.is_removed })
     }
 
     /// Puts what is to be persisted where it can be read, and returns it; none if there is nothing.
@@ -262,6 +284,7 @@ impl Group {
         if !holds(Rule::HoldsMessages) {
             self.messages.append(&mut messages);
         }
+        self.send_early(&mut messages);
         let install = match ready.snapshot().is_empty() {
             true => None,
             false => Some(self.install(number, ready.snapshot())?),
@@ -269,8 +292,9 @@ impl Group {
         let entries = ready.take_entries();
         self.node.mut_store().append(&entries);
         let last = entries.last().map(|entry| (entry.index, entry.term));
+        let term = vote.map(|vote| vote.term);
         let is_on_disk = install.is_some() || vote.is_some() || last.is_some();
-        self.unpersisted.push_back(Unpersisted { number, is_on_disk, last, messages });
+        self.unpersisted.push_back(Unpersisted { number, is_on_disk, last, term, messages });
         Ok(is_on_disk.then_some(Persist { number, install, vote, entries, checkpoint: None }))
     }
 

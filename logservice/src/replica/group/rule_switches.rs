@@ -8,10 +8,14 @@ use crate::base::rule_switches::rule_switches;
 pub enum Rule {
     /// A message leaves when what it tells is persisted.
     HoldsMessages,
+    /// An answer that need not wait for the disk leaves when the term that it tells is persisted.
+    TellsPersistedTerm,
     /// A vote is stored.
     StoresVote,
     /// What is handed to the disk counts when the disk has said that it is persisted.
     AwaitsDisk,
+    /// An append is acknowledged when it is committed.
+    AcknowledgesCommitted,
     /// A copy leads when it has applied an entry of its own term.
     AppliesBeforeLeading,
     /// A question is answered when a quorum has confirmed that this copy leads.
@@ -34,6 +38,8 @@ pub enum Rule {
     TellsStateIndex,
     /// Entries that lead up to a newer state do not replace it.
     KeepsNewerState,
+    /// What was read for another member counts no more when entries are replaced.
+    ForgetsFetched,
     /// Entries stay in memory until the disk has them.
     CachesUnpersisted,
     /// A copy that has applied its own removal stops.

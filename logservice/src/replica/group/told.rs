@@ -4,6 +4,7 @@ use bytes::Bytes;
 use raft::eraftpb::{ConfState, Message};
 use raft::StateRole;
 
+use super::fetching::Fetch;
 use super::leading::Outcome;
 use super::Group;
 use crate::replica::copy::{Persist, Position};
@@ -25,6 +26,14 @@ pub enum Event {
     },
     /// The bytes of the log up to `end` (exclusive) are committed, and persisted here.
     Committed {
+        /// The end.
+        end: u64,
+    },
+    /// The bytes of the log up to `end` (exclusive) are committed: a quorum has persisted them, and this copy perhaps not yet. Told only
+    /// while its service decides, and only if [`Event::Committed`] cannot be told at the same time.
+    Acknowledged {
+        /// The last entry of them.
+        index: u64,
         /// The end.
         end: u64,
     },
@@ -68,6 +77,8 @@ pub struct Work {
     pub persists: Vec<Persist>,
     /// For the service, in order.
     pub events: Vec<Event>,
+    /// Old entries that are to be read from the disk, not by who drives the group, and given to [`Group::fetched`].
+    pub fetches: Vec<Fetch>,
     /// This copy is no member any more: the group must stop here, once the rest is done.
     pub is_removed: bool,
 }

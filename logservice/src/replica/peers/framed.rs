@@ -13,7 +13,7 @@ use crate::replica::wire::{Frame, FrameBuffer, Header, Kind, Pieces, Refusal, GR
 /// How often a second's length of silence is looked at.
 const LOOKS: u32 = 5;
 /// Pieces that are handed to the operating system at a time.
-const MOST_PIECES: usize = 64;
+pub const MOST_PIECES: usize = 64;
 
 /// A connection, with or without TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -101,6 +101,11 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
+    /// The sending end itself, for who writes frames in another way from here on.
+    pub fn into_inner(self) -> WriteHalf<Box<dyn Stream>> {
+        self.write
+    }
+
     /// Writes a frame. Nothing else can be written if this is cancelled.
     pub async fn send(&mut self, kind: Kind, body: Pieces) -> Result<(), ConnectionError> {
         let mut pieces = body.finish();

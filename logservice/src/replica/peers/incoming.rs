@@ -182,6 +182,7 @@ impl Connection<'_> {
             }
             self.shared.events.message(self.hello.member, group.as_str(), message);
         }
+        self.shared.events.delivered();
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch, Notify};
 use super::error::PeerError;
 use super::options::PeerAddress;
 use super::queue::{Batch, Queue};
+use super::sending::Sending;
 use super::shared::{Lane, PeerPatience};
 use crate::replica::wire::{wire_bytes, Request, MOST_FRAME_BYTES, MOST_REQUEST_BYTES};
 
@@ -51,6 +52,8 @@ struct LaneQueue {
 struct LaneState {
     queue: Queue,
     is_connected: bool,
+    /// The sending end of the connection.
+    sending: Option<Sending>,
     /// Messages were dropped since the queue was empty.
     is_full: bool,
 }
@@ -61,14 +64,6 @@ struct Requests {
     waiting: VecDeque<Request>,
     /// By the numbers of their requests.
     answers: HashMap<u64, oneshot::Sender<Bytes>>,
-}
-
-/// What is to be sent next.
-pub enum Next {
-    /// A request.
-    Request(Request),
-    /// Messages.
-    Messages(Batch),
 }
 
 impl Link {
@@ -95,8 +90,9 @@ impl Link {
         Lane::ALL.into_iter().all(|lane| lock(&self.lane(lane).state).is_connected)
     }
 
-    /// Queues a message, or drops it.
-    pub fn send(&self, group: &str, message: Message) {
+    /// Queues a message, or drops it. With `wakes`, the connection's task sends it; otherwise the caller has it sent next
+    /// ([`Link::send_now`]).
+    pub fn send(&self, group: &str, message: Message, wakes: bool) {
         let (lane, most_bytes) = match message.msg_type {
             MessageType::MsgAppend | MessageType::MsgSnapshot => (self.lane(Lane::Log), MOST_LOG_BYTES),
             _ => (self.lane(Lane::Control), MOST_CONTROL_BYTES),
@@ -113,7 +109,7 @@ impl Link {
         let is_taken = fits && state.queue.push(group, message, most_bytes);
         let is_news = !is_taken && !std::mem::replace(&mut state.is_full, true);
         drop(state);
-        if is_taken && was_empty {
+        if is_taken && was_empty && wakes {
             lane.ready.notify_one();
         }
         if is_news {
@@ -124,20 +120,41 @@ impl Link {
         }
     }
 
-    /// What is to be sent next on a connection. Cancel-safe.
-    pub async fn next(&self, lane: Lane) -> Next {
-        loop {
-            if lane == Lane::Control {
-                if let Some(request) = lock(&self.requests).waiting.pop_front() {
-                    return Next::Request(request);
+    /// Sends what waits, on this thread as far as the connection takes it at once. Never blocks.
+    pub fn send_now(&self) {
+        for lane in Lane::ALL {
+            let queue = self.lane(lane);
+            let sending = {
+                let state = lock(&queue.state);
+                if state.queue.is_empty() {
+                    continue;
                 }
+                state.sending.clone()
+            };
+            if !sending.is_some_and(|sending| sending.send_now(self, lane)) {
+                queue.ready.notify_one();
             }
-            let batch = lock(&self.lane(lane).state).queue.take(BATCH_BYTES);
-            if !batch.messages.is_empty() {
-                return Next::Messages(batch);
-            }
-            self.lane(lane).ready.notified().await;
         }
+    }
+
+    /// The next messages of a lane.
+    pub fn take(&self, lane: Lane, most_bytes: usize) -> Batch {
+        lock(&self.lane(lane).state).queue.take(most_bytes)
+    }
+
+    /// Whether no message of a lane waits to be taken.
+    pub fn is_empty(&self, lane: Lane) -> bool {
+        lock(&self.lane(lane).state).queue.is_empty()
+    }
+
+    /// Waits until there may be something for the task of a connection to send. Cancel-safe.
+    pub async fn ready(&self, lane: Lane) {
+        self.lane(lane).ready.notified().await;
+    }
+
+    /// The next request, if any waits.
+    pub fn take_request(&self) -> Option<Request> {
+        lock(&self.requests).waiting.pop_front()
     }
 
     /// So many bytes of a batch were sent.
@@ -151,12 +168,14 @@ impl Link {
     }
 
     /// There is a connection to `member`.
-    pub fn connected(&self, lane: Lane, member: u64) {
+    pub fn connected(&self, lane: Lane, member: u64, sending: Sending) {
         if self.member.swap(member, Ordering::AcqRel) != member {
             // What waits on another connection is for another one.
             Lane::ALL.into_iter().for_each(|lane| lock(&self.lane(lane).state).queue.clear());
         }
-        lock(&self.lane(lane).state).is_connected = true;
+        let mut state = lock(&self.lane(lane).state);
+        (state.is_connected, state.sending) = (true, Some(sending));
+        drop(state);
         if lane == Lane::Control {
             self.is_connected.send_replace(true);
         }

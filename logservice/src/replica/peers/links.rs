@@ -70,6 +70,11 @@ impl Links {
         self.read().iter().find(|kept| kept.link.member() == Some(member)).map(|kept| kept.link.clone())
     }
 
+    /// Sends what was queued for any peer, on this thread as far as connections take it at once.
+    pub fn send_now(&self) {
+        self.read().iter().for_each(|kept| kept.link.send_now());
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Vec<Kept>> {
         self.links.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

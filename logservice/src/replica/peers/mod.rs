@@ -12,6 +12,7 @@
 //! | `links.rs` | the peers that this service connects to |
 //! | `link.rs`, `queue.rs` | what waits for a peer |
 //! | `outgoing.rs`, `incoming.rs` | the connections |
+//! | `sending.rs` | who writes to a connection |
 //! | `framed.rs` | frames on a connection |
 //! | `shared.rs`, `error.rs` | what they have in common |
 //!
@@ -29,6 +30,7 @@ mod outgoing;
 mod proof;
 mod queue;
 mod registry;
+mod sending;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,8 @@ pub trait PeerEvents: Send + Sync {
     fn message(&self, from: u64, group: &str, message: Message);
     /// A peer asks for something. May block; requests of one peer are answered one after the other.
     fn request(&self, from: &Hello, request: PeerRequest) -> PeerReply;
+    /// Messages have come, and no more are there at this moment. Must return soon.
+    fn delivered(&self) {}
     /// Messages to `member` were lost, or may have been.
     fn unreachable(&self, member: u64);
 }
@@ -112,8 +116,20 @@ impl Peers {
     /// or too much waits for it.
     pub fn send(&self, group: &str, message: Message) {
         if let Some(link) = self.links.of(message.to) {
-            link.send(group, message);
+            link.send(group, message, true);
         }
+    }
+
+    /// As [`Peers::send`], for who calls [`Peers::flush`] next.
+    pub fn queue(&self, group: &str, message: Message) {
+        if let Some(link) = self.links.of(message.to) {
+            link.send(group, message, false);
+        }
+    }
+
+    /// Sends what was queued, on this thread as far as connections take it at once. Never blocks; any thread may call it.
+    pub fn flush(&self) {
+        self.links.send_now();
     }
 
     /// Asks the peer of that name, and waits for its answer: some seconds at most.

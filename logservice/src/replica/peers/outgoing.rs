@@ -13,11 +13,11 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use super::error::ConnectionError;
 use super::framed::{self, ticks, FrameReader, FrameWriter, Hearing, Stream};
 use super::greet::{self, Greeted};
-use super::link::{Link, Next};
-use super::queue::Batch;
+use super::link::Link;
+use super::sending::Sending;
 use super::shared::{Lane, Shared};
 use crate::base::log_throttle::ReasonThrottle;
-use crate::replica::wire::{put_message, Hello, Kind, Malformed, Pieces, Reply};
+use crate::replica::wire::{Hello, Kind, Malformed, Pieces, Reply};
 
 /// A secret that both ends of a TLS connection derive, and nobody else.
 const CHANNEL_LABEL: &[u8] = b"EXPORTER-valkey-durability-peer";
@@ -63,21 +63,22 @@ async fn once(link: &Arc<Link>, lane: Lane, shared: &Arc<Shared>, was_connected:
     let told = own.borrow_and_update().clone();
     let patience = shared.patience.greeting;
     let begun = timeout(patience, begin(link, lane, shared, &told)).await;
-    let (mut reader, mut writer, greeted) = match begun {
+    let (mut reader, writer, greeted) = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(error)) => return error,
         Err(_) => return ConnectionError::Late(patience),
     };
     let Greeted { hello, presence: _presence, .. } = greeted;
     *was_connected = true;
-    link.connected(lane, hello.member);
+    let sending = Sending::new(writer.into_inner());
+    link.connected(lane, hello.member, sending.clone());
     if lane == Lane::Control {
         tracing::info!("peer {} at {}: connected", link.peer.name, link.peer.address);
         shared.events.hello(&hello);
     }
     tokio::select! {
         error = read(&mut reader, link, shared) => error,
-        error = write(&mut writer, link, lane, shared, own) => error,
+        error = write(&sending, link, lane, shared, own) => error,
         () = tell_dropped(link, lane, hello.member, shared) => ConnectionError::Closed,
     }
 }
@@ -139,20 +140,20 @@ async fn read(reader: &mut FrameReader, link: &Link, shared: &Shared) -> Connect
 }
 
 async fn write(
-    writer: &mut FrameWriter,
+    sending: &Sending,
     link: &Link,
     lane: Lane,
     shared: &Shared,
     own: watch::Receiver<Hello>,
 ) -> ConnectionError {
-    match write_all(writer, link, lane, shared, own).await {
+    match write_all(sending, link, lane, shared, own).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
 async fn write_all(
-    writer: &mut FrameWriter,
+    sending: &Sending,
     link: &Link,
     lane: Lane,
     shared: &Shared,
@@ -160,16 +161,19 @@ async fn write_all(
 ) -> Result<std::convert::Infallible, ConnectionError> {
     let mut pings = ticks(shared.patience.ping);
     loop {
+        if lane == Lane::Control {
+            while let Some(request) = link.take_request() {
+                sending.add(Kind::Request, request.encode());
+            }
+        }
+        sending.send_all(link, lane, shared.patience.silence).await?;
         tokio::select! {
-            next = link.next(lane) => match next {
-                Next::Messages(batch) => send_batch(writer, link, lane, batch).await?,
-                Next::Request(request) => writer.send(Kind::Request, request.encode()).await?,
-            },
-            _ = pings.tick() => writer.send(Kind::Ping, Pieces::default()).await?,
+            () = link.ready(lane) => {}
+            _ = pings.tick() => sending.add(Kind::Ping, Pieces::default()),
             () = changed(&mut own), if lane == Lane::Control => {
                 let mut told = Pieces::default();
                 own.borrow_and_update().encode(&mut told);
-                writer.send(Kind::Hello, told).await?;
+                sending.add(Kind::Hello, told);
             }
         }
     }
@@ -181,21 +185,6 @@ async fn changed(own: &mut watch::Receiver<Hello>) {
         // It never has.
         std::future::pending().await
     }
-}
-
-async fn send_batch(writer: &mut FrameWriter, link: &Link, lane: Lane, batch: Batch) -> Result<(), ConnectionError> {
-    let mut body = Pieces::default();
-    for (group, message) in &batch.messages {
-        if !put_message(group, message, &mut body) {
-            tracing::error!("a {:?} of group '{group}' is not for peers, and is dropped", message.msg_type);
-        }
-    }
-    // The body has the payloads.
-    let bytes = batch.bytes;
-    drop(batch);
-    writer.send(Kind::Messages, body).await?;
-    link.sent(lane, bytes);
-    Ok(())
 }
 
 /// Tells when messages were dropped, even while a write waits.

@@ -39,13 +39,29 @@ async fn three_services_know_each_other_and_messages_arrive_in_order() {
     for (from, member) in [(0, 2), (0, 3), (1, 1), (1, 3), (2, 1), (2, 2)] {
         nodes[from].connected_to(member).await;
     }
-    for index in 0..MESSAGES {
-        // Some are long enough to be pieces of their own.
-        let bytes = if index % 50 == 0 { 300_000 } else { 10 };
-        nodes[0].peers.send("s1", append(2, index, vec![index as u8; bytes]));
-        nodes[0].peers.send("s2", append(3, index, vec![index as u8; 10]));
-        nodes[0].peers.send("", heartbeat(2, index));
-    }
+    let peers = &nodes[0].peers;
+    let send_all = || {
+        for index in 0..MESSAGES {
+            // Some are long enough to be pieces of their own.
+            let bytes = if index % 50 == 0 { 300_000 } else { 10 };
+            let messages =
+                [("s1", append(2, index, vec![index as u8; bytes])), ("s2", append(3, index, vec![index as u8; 10]))];
+            for (group, message) in messages.into_iter().chain([("", heartbeat(2, index))]) {
+                // By the connections' tasks, and by this thread until a connection takes no more.
+                if index % 3 == 0 {
+                    peers.send(group, message);
+                } else {
+                    peers.queue(group, message);
+                }
+            }
+            if index % 3 == 1 {
+                peers.flush();
+            }
+        }
+        peers.flush();
+    };
+    // A thread of no runtime, and the runtime stands still meanwhile.
+    std::thread::scope(|scope| scope.spawn(send_all).join().expect("no panic"));
     let all = |group: &'static str, kind| {
         move |heard: &mut Heard| {
             let of_group =

@@ -39,7 +39,8 @@ async fn services_with_certificates_of_one_ca_reach_each_other() {
         let of = |name, member| setup(name, member, tls(directory.path(), (&ca, name), HERE, &ca, is_mutual));
         let nodes = start(vec![of("a", 1), of("b", 2)]).await;
         nodes[0].connected_to(2).await;
-        nodes[0].peers.send("s1", append(2, 5, vec![7; 300_000]));
+        nodes[0].peers.queue("s1", append(2, 5, vec![7; 300_000]));
+        nodes[0].peers.flush();
         let length = |heard: &mut Heard| heard.messages.first().map(|(.., message)| message.entries[0].data.len());
         assert_eq!(nodes[1].ear.until(length).await, 300_000);
         nodes[1].connected_to(1).await;

@@ -1,0 +1,51 @@
+//! Threads that read old entries for members that are behind.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::inbox::Input;
+use super::thread::Turns;
+use crate::replica::copy::CopyDisk;
+use crate::replica::group::Fetch;
+use crate::store::file_store::workers::{Job, Workers};
+
+/// Reads at a time, of all groups.
+const MOST_THREADS: usize = 4;
+
+/// The threads.
+pub(super) struct Fetches(Workers);
+
+impl Fetches {
+    /// Starts the first of them.
+    ///
+    /// # Errors
+    /// The system has no thread.
+    pub fn start() -> std::io::Result<Self> {
+        // They do not give way to everything else: a member that never catches up is one that the others cannot do without.
+        Ok(Fetches(Workers::start("log-fetch", MOST_THREADS, false)?))
+    }
+
+    /// Has entries of the group of that id read.
+    pub fn read(&self, id: u64, fetch: Fetch, disk: Arc<dyn CopyDisk>, turns: Arc<Turns>) {
+        self.0.run(Arc::new(Read { id, disk, turns: Mutex::new(Some(turns)), fetch }));
+    }
+}
+
+/// One read.
+struct Read {
+    id: u64,
+    disk: Arc<dyn CopyDisk>,
+    /// Until it is done.
+    turns: Mutex<Option<Arc<Turns>>>,
+    fetch: Fetch,
+}
+
+impl Job for Read {
+    fn run(&self, _others_wait: &dyn Fn() -> bool) -> bool {
+        let Some(turns) = self.turns.lock().unwrap_or_else(PoisonError::into_inner).take() else { return false };
+        let Fetch { low, high, max_bytes, .. } = self.fetch;
+        let read = self.disk.entries(low, high, max_bytes);
+        // If the inbox is closed, the service stops.
+        let _ = turns.inbox.push(Input::Fetched { id: self.id, fetch: self.fetch, read });
+        false
+    }
+}
