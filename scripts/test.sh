@@ -85,6 +85,7 @@ step "object store" tests/s3/run.sh
 step "clients find the leader" tests/sentinel/run.sh
 step "three zones" tests/zones/run.sh
 step "services are replaced" tests/zones/run.sh --replace
+step "three zones, disks" tests/zones/run.sh --disks
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
 step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10

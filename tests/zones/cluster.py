@@ -20,7 +20,8 @@ def pairs(flat: list[str]) -> dict[str, str]:
 class LogService(ChildProcess):
     """One of the log services. They know each other by their peers' ports."""
 
-    def __init__(self, directory: pathlib.Path, number: int, peer_ports: list[int]):
+    def __init__(self, directory: pathlib.Path, number: int, peer_ports: list[int], more: tuple[str, ...] = (), disk_mb: int = 0):
+        """`more` are more arguments. With `disk_mb` its directory is a disk of that size, which is lost when the process ends."""
         self.port = free_port()
         self.home = directory / f"log{number}"
         token = directory / "peer-token"
@@ -31,11 +32,20 @@ class LogService(ChildProcess):
         command = [os.environ["LOGSERVICE"], "--dir", str(self.home), "--listen", f"{HOST}:{self.port}"]
         command += ["--http", f"{HOST}:{free_port()}", "--name", f"log{number}", "--zone", f"zone{number}", "--peers", peers]
         command += ["--peer-token", str(token), "--snapshots", f"file://{directory}/snapshots"]
-        command += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server"]
+        command += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server", *more]
+        if disk_mb:
+            self.home.mkdir()
+            mount = f'mount -t tmpfs -o size={disk_mb}m none "$0" && exec "$@"'
+            command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(self.home), *command]
         super().__init__(command, directory / f"log{number}.output")
 
     def connect(self) -> valkey.Valkey:
         return valkey.Valkey(HOST, self.port, socket_timeout=2, decode_responses=True)
+
+    def disk(self) -> pathlib.Path:
+        """Its directory, as the process sees it."""
+        assert self._child is not None
+        return pathlib.Path(f"/proc/{self._child.pid}/root{self.home}")
 
     def status(self) -> dict[str, str]:
         """LOG.STATUS of the shard; empty if the service does not answer, or has no such shard."""
@@ -88,12 +98,14 @@ class Node(ServerNode):
 class Cluster:
     """Three zones with a log service and a node each."""
 
-    def __init__(self, directory: pathlib.Path, lease_ms: int = LEASE_MS):
+    def __init__(self, directory: pathlib.Path, lease_ms: int = LEASE_MS, more: tuple[str, ...] = (), disks_mb: tuple[int, ...] = (0, 0, 0)):
+        """`more` are arguments of the log services, `disks_mb` the sizes of their disks: 0 for no disk of its own."""
         self.directory = directory
         (directory / "snapshots").mkdir()
         peer_ports = [free_port() for _ in range(ZONES)]
-        self.logs = [LogService(directory, number, peer_ports) for number in range(ZONES)]
-        self.nodes = [Node(directory, number, self.logs, lease_ms) for number in range(ZONES)]
+        self.logs = [LogService(directory, number, peer_ports, more, disks_mb[number]) for number in range(ZONES)]
+        self._lease_ms = lease_ms
+        self.nodes = self._make_nodes()
 
     def start(self) -> None:
         for log in self.logs:
@@ -102,6 +114,15 @@ class Cluster:
         for node in self.nodes:
             node.start()
         self.wait_until_settled()
+
+    def _make_nodes(self) -> list[Node]:
+        return [Node(self.directory, number, self.logs, self._lease_ms) for number in range(ZONES)]
+
+    def renew_nodes(self) -> None:
+        """Other nodes take the place of those that were killed, without anything."""
+        for node in self.nodes:
+            shutil.rmtree(node.home)
+        self.nodes = self._make_nodes()
 
     def _init(self) -> bool:
         try:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Three log services keep a shard's log, and services, nodes and whole zones die. See zones_test.py; arguments name tests. With --replace as
-# the first one, services are replaced: see replacement_test.py. REPLACEMENTS says how many one after the other, 2 if it is not set.
+# Three log services keep a shard's log, and services, nodes and whole zones die. See zones_test.py; arguments name tests. As the first
+# argument, --replace has services replaced (replacement_test.py; REPLACEMENTS says how many one after the other, 2 if it is not set), and
+# --disks has their disks full, damaged and looked at (disks_test.py).
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
 # The last line is "N passed, N failed".
 set -euo pipefail
@@ -10,8 +11,8 @@ source "$(dirname "$0")/../binaries.sh"
 python_packages valkey==6.1.1 valkey==6.1.1
 
 tests=zones_test.py
-if [ "${1:-}" = --replace ]; then
-    tests=replacement_test.py
-    shift
-fi
+case ${1:-} in
+--replace) tests=replacement_test.py; shift ;;
+--disks) tests=disks_test.py; shift ;;
+esac
 exec python3 "$HERE/$tests" "$@"

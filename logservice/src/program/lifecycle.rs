@@ -270,7 +270,8 @@ impl RunningService {
         }
         if self.keys.has_keys() {
             let shards = self.service.open_shards();
-            let uses: Vec<_> = shards.iter().flat_map(|shard| shard.key_uses()).collect();
+            let mut uses: Vec<_> = shards.iter().flat_map(|shard| shard.key_uses()).collect();
+            uses.extend(self.replicas.iter().flat_map(|replicas| replicas.key_uses()));
             match self.keys.reload(&uses) {
                 Ok(()) => tell_encryption(&self.keys),
                 Err(error) => tracing::error!("the keys stay as they were: {error}"),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry};
 
-use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, Usage};
+use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, RemovedStore, SubmitError, Usage};
 
 /// Where a prefix of a group's log ends. Prefixes that end at the same index on two services are the same bytes, so all fields are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,6 +114,8 @@ pub struct FoundCopy {
     pub last_index: u64,
     /// The terms of the entries: the index of the first entry of each term, and the term. Ascending. Does not tell that of the base.
     pub terms: Vec<(u64, u64)>,
+    /// The copy has lost entries that it may have acknowledged in terms up to this one ([`CopyDisks::begin_anew`]).
+    pub lost_in: Option<u64>,
 }
 
 /// A copy that was opened.
@@ -129,8 +131,12 @@ pub struct OpenedCopy {
 pub trait CopyEvents: Send + Sync {
     /// Everything up to the [`Persist`] of this number survives a crash.
     fn persisted(&self, number: u64);
-    /// Nothing was written for want of space, nor will be: `reason` says where. The group goes on without its disk.
+    /// A write has failed, and nothing more will be written: `reason` says where. The group goes on without its disk.
     fn failed(&self, reason: &str);
+    /// As [`CopyEvents::failed`], for want of space: opened again, the copy goes on when there is some ([`CopyDisk::has_room`]).
+    fn full(&self, reason: &str) {
+        self.failed(reason);
+    }
     /// The copy is damaged at a place that was not verified when it was opened.
     fn damaged(&self, damage: &Damage);
 }
@@ -152,8 +158,22 @@ pub trait CopyDisk: Send + Sync {
     /// when this returns. Blocks on I/O.
     fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError>;
 
+    /// Whether there is space for more entries, of a copy that was opened again after it was full. Has space prepared if not. Does not block.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Counters and sizes.
     fn usage(&self) -> Usage;
+
+    /// Whether so many bytes may be appended here. Asked only where the log is decided over, so that one service's bound is every service's.
+    /// Does not block.
+    ///
+    /// # Errors
+    /// The log takes as much as it may.
+    fn admit(&self, _bytes: usize) -> Result<(), SubmitError> {
+        Ok(())
+    }
 
     /// The ids of the keys with which parts of the copy are encrypted. None are where nothing is.
     fn key_ids(&self) -> BTreeSet<String> {
@@ -175,6 +195,23 @@ pub trait CopyDisks: Send + Sync {
     /// Opens the copy of a group; `None` if there is none. Blocks on I/O.
     fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError>;
 
+    /// Begins the copy of a group anew after `install`, without entries: what it holds is damaged, and nobody has it open. The member's vote
+    /// stays. It may have acknowledged what is lost, in terms up to that of the vote, and the copy says so ([`FoundCopy::lost_in`]). Durable
+    /// when this returns; a crash leaves the copy as it was, or this. Blocks on I/O.
+    ///
+    /// # Errors
+    /// It is not known what the member has voted, or nothing can be written.
+    fn begin_anew(&self, group: &str, install: &Install) -> Result<(), OpenError>;
+
     /// Removes the copy of a group. Blocks on I/O.
     fn remove(&self, group: &str) -> Result<(), MediumError>;
+
+    /// Sets the copy of a group aside, which nobody has open: when this returns it is none any more, also after a crash, and its name is free.
+    /// What it held is there until [`RemovedStore::finish`]. Blocks on I/O.
+    fn set_aside(&self, group: &str) -> Result<Arc<dyn RemovedStore>, MediumError>;
+
+    /// The copies that were set aside, and of which something is left. Blocks on I/O.
+    fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, MediumError> {
+        Ok(Vec::new())
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handle::GroupHandle;
+use crate::store::{MediumError, RemovedStore};
 
 /// An answer that may have to come from other services.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -19,11 +20,28 @@ pub trait Groups: Send + Sync {
     /// The shards, in no order.
     fn names(&self) -> Vec<String>;
 
+    /// Why the copy of that shard is not used, if there is one here.
+    fn why_not(&self, _shard: &str) -> Option<String> {
+        None
+    }
+
     /// Whoever `events` is hears of each shard that comes or goes from now on. It takes the place of who heard it before.
     fn on_groups(&self, events: Arc<dyn GroupsChanged>);
 
     /// Makes a shard, whose state is `first_state`, at all services. Making one that exists already succeeds and changes nothing.
     fn create<'a>(&'a self, shard: &'a str, first_state: Bytes) -> Answer<'a, Result<(), ClusterError>>;
+
+    /// Drops the shard whose log has that id, at all services. Dropping one that is gone succeeds. A service that is away removes its copy when
+    /// it is back.
+    fn drop_shard<'a>(&'a self, shard: &'a str, log_id: &'a str) -> Answer<'a, Result<(), ClusterError>>;
+
+    /// What is left on the disk of shards that were dropped, and that nobody has been told of ([`GroupsChanged::removed`]). Blocks on I/O.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, MediumError> {
+        Ok(Vec::new())
+    }
 
     /// Makes a cluster of this service and those that it was configured with. Repeating that succeeds and changes nothing.
     fn init(&self) -> Answer<'_, Result<(), ClusterError>>;
@@ -65,6 +83,8 @@ pub trait GroupsChanged: Send + Sync {
     fn appeared(&self, shard: &str);
     /// There is none any more.
     fn disappeared(&self, shard: &str);
+    /// The copy of a shard that was dropped is set aside, after it has disappeared: what it held is to be removed.
+    fn removed(&self, _shard: &str, _removed: Arc<dyn RemovedStore>) {}
 }
 
 /// A service of the cluster.

@@ -1,5 +1,6 @@
 //! How the rest of the service reaches a group: [`GroupHandle`]. The thread that drives all groups is behind it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -100,4 +101,9 @@ pub trait GroupHandle: Send + Sync {
 
     /// Counters and sizes of its disk.
     fn usage(&self) -> Usage;
+
+    /// The ids of the keys with which parts of the copy are encrypted.
+    fn key_ids(&self) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
 }

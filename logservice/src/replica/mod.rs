@@ -14,6 +14,7 @@
 //! | `driver/` | the thread that drives all groups |
 //! | `cluster/` | the services of a cluster, and the shards that they keep together |
 //! | `memory_copy/` | for tests: copies in memory |
+//! | `group_name.rs` | what groups are called |
 //! | `groups.rs` | what the rest of the service needs of all groups |
 //! | `store.rs`, `store_factory.rs` | a shard's store over its group |
 //! | `persisted_reader.rs` | its readers, which wait for this service's own disk |
@@ -27,6 +28,7 @@ pub mod copy_files;
 pub mod driver;
 pub mod entry;
 pub mod group;
+pub mod group_name;
 pub mod groups;
 pub mod handle;
 #[cfg(any(test, feature = "testing"))]

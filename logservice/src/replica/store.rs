@@ -210,7 +210,7 @@ impl Store for ReplicatedStore {
     }
 
     fn key_ids(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+        self.group.key_ids()
     }
 
     fn usage(&self) -> Usage {

@@ -22,12 +22,14 @@ impl ReplicatedStores {
 
 impl StoreFactory for ReplicatedStores {
     fn list(&self) -> Result<Listed, MediumError> {
-        Ok(Listed { shards: self.groups.names(), removed: Vec::new() })
+        Ok(Listed { shards: self.groups.names(), removed: self.groups.left_over()? })
     }
 
     fn open(&self, shard: &str, events: Arc<dyn StoreEvents>) -> Result<Opened, OpenError> {
         let Some(group) = self.groups.group(shard) else {
-            return Err(MediumError::new(format!("there is no copy of shard {shard} here")).into());
+            let reason = self.groups.why_not(shard);
+            let reason = reason.unwrap_or_else(|| format!("there is no copy of shard {shard} here"));
+            return Err(MediumError::new(reason).into());
         };
         ReplicatedStore::open(self.groups.clone(), group, events)
     }
@@ -41,7 +43,7 @@ impl StoreFactory for ReplicatedStores {
     }
 
     fn remove(&self, shard: &str) -> Result<Arc<dyn RemovedStore>, RemoveError> {
-        let text = format!("shard {shard} is kept by several services, and cannot be dropped yet");
+        let text = format!("shard {shard} is kept by several services, which drop it together");
         Err(RemoveError::Unchanged(MediumError::new(text)))
     }
 }

@@ -3,6 +3,7 @@
 //! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
 //! that several services keep, and [`engine_work`] passes what takes an engine on to the [snapshotter](crate::snapshotter).
 
+mod cluster_removal;
 mod directory_lock;
 pub mod engine_work;
 mod removal;

@@ -31,10 +31,10 @@ impl Service {
     /// The shard still exists; or, with [`Code::LogFailed`], only a restart of the service shows whether it does.
     pub async fn drop_shard(self: &Arc<Self>, name: &str, log_id: &str, force: bool) -> Result<(), Refusal> {
         check_name(name)?;
-        if self.groups().is_some() {
-            return Err(Refusal::new(Code::Err, "shards that several services keep cannot be dropped yet"));
-        }
         let _one_at_a_time = self.dropping.lock().await;
+        if let Some(groups) = self.groups() {
+            return self.drop_in_cluster(groups, name, log_id, force).await;
+        }
         let slot = self.lock().get(name).cloned().ok_or_else(|| Refusal::no_shard(name))?;
         let shard = match self.opened(name, slot).await {
             Ok(shard) => {
@@ -159,7 +159,7 @@ enum RemovalError {
     Unfinished(#[from] tokio::task::JoinError),
 }
 
-fn check_id(name: &str, own: &str, log_id: &str) -> Result<(), Refusal> {
+pub(super) fn check_id(name: &str, own: &str, log_id: &str) -> Result<(), Refusal> {
     if own == log_id {
         return Ok(());
     }

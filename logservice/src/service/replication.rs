@@ -1,6 +1,7 @@
 //! Shards that several services keep: opened anew when who decides over the log changes, made by all services together.
 
-use std::sync::{Arc, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use super::{Service, Slot};
 use crate::replica::group::GroupStatus;
 use crate::replica::groups::{ClusterError, Groups, GroupsChanged, ServiceStatus};
 use crate::shard::{not_leader, Shard};
-use crate::store::Manifest;
+use crate::store::{Manifest, RemovedStore};
 
 /// How long whoever makes a shard waits at most until it is here.
 const MADE_AT_MOST: Duration = Duration::from_secs(5);
@@ -40,12 +41,35 @@ pub struct CopyStatus {
 struct Appearing {
     service: Weak<Service>,
     runtime: Handle,
+    /// Shards that have disappeared, and whose copies are not removed yet: somebody may use them still.
+    disappeared: Mutex<BTreeMap<String, Weak<Shard>>>,
+}
+
+impl Appearing {
+    fn lock_disappeared(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Shard>>> {
+        self.disappeared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 impl GroupsChanged for Appearing {
     fn appeared(&self, shard: &str) {
         let Some(service) = self.service.upgrade() else { return };
-        let slot = service.lock().entry(shard.to_owned()).or_default().clone();
+        let slot = {
+            let mut slots = service.lock();
+            let slot = slots.entry(shard.to_owned()).or_default();
+            match slot.get() {
+                None => {}
+                // It was not served. It is tried again.
+                Some(Err(_)) => *slot = Arc::default(),
+                // It has failed with the copy that there was, and is opened anew.
+                Some(Ok(open)) if open.check_not_failed().is_err() && !open.has_ended() => {
+                    open.notifier().set_superseded();
+                    return;
+                }
+                Some(Ok(_)) => {}
+            }
+            slot.clone()
+        };
         service.appeared.send_modify(|_| {});
         let name = shard.to_owned();
         self.runtime.spawn(async move {
@@ -59,7 +83,15 @@ impl GroupsChanged for Appearing {
         let slot = service.lock().remove(shard);
         if let Some(Ok(opened)) = slot.as_ref().and_then(|slot| slot.get()) {
             opened.notifier().set_dropped(&format!("shard '{shard}' was dropped"));
+            self.lock_disappeared().insert(shard.to_owned(), Arc::downgrade(opened));
         }
+    }
+
+    fn removed(&self, shard: &str, removed: Arc<dyn RemovedStore>) {
+        let Some(service) = self.service.upgrade() else { return };
+        let users = self.lock_disappeared().remove(shard).unwrap_or_default();
+        let _runtime = self.runtime.enter();
+        service.finish_drop(removed, users);
     }
 }
 
@@ -72,7 +104,8 @@ impl Service {
     /// Hears of shards from now on, and of those that are there and that are not known. Must run within the runtime.
     pub(super) fn hear_of_groups(&self) {
         let Some(groups) = self.groups() else { return };
-        let appearing = Arc::new(Appearing { service: self.this.clone(), runtime: Handle::current() });
+        let (service, runtime) = (self.this.clone(), Handle::current());
+        let appearing = Arc::new(Appearing { service, runtime, disappeared: Mutex::default() });
         groups.on_groups(appearing.clone());
         let known = self.names();
         groups.names().iter().filter(|name| !known.contains(name)).for_each(|name| appearing.appeared(name));

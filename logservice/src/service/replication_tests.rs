@@ -88,8 +88,13 @@ async fn a_shard_is_made_by_all_services_or_by_none() {
     groups.create("s2", first_state("s2").expect("a state")).await.expect("made");
     until("it is served", async || service.served_shard("s2").is_some()).await;
     assert!(service.shard_or_new("s3").await.is_err_and(|refusal| refusal.detail.contains("--max-shards")));
-    let refused = service.drop_shard("s1", NO_LOG_ID, true).await.expect_err("not yet");
-    assert!(refused.detail.contains("several services"), "{refused}");
+    let refused = service.drop_shard("s1", NO_LOG_ID, true).await.expect_err("another id");
+    assert_eq!(refused.code, Code::OtherLog);
+    // Whether somebody uses it is known where it is decided over; here nobody decides.
+    let refused = service.drop_shard("s1", &shard.log_id(), false).await.expect_err("it follows");
+    assert_eq!(refused.code, Code::NotLeader);
+    service.drop_shard("s1", &shard.log_id(), true).await.expect("dropped");
+    assert_eq!((groups.names(), service.names()), (vec!["s2".to_owned()], vec!["s2".to_owned()]));
 
     let Tested { service, groups, _directory, .. } = start(Arc::default());
     groups.refuse(ClusterError::NotLeader { address: Some("10.0.0.3:7379".to_owned()) });

@@ -71,7 +71,7 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 48] = [
+pub const FIELDS: [Field; 50] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
@@ -98,6 +98,8 @@ pub const FIELDS: [Field; 48] = [
     field(Http, "log_bytes", |s| Number(s.log_bytes), "bytes that the log takes, preallocated space included"),
     field(Http, "max_log_bytes", |s| Number(s.max_log_bytes), "most bytes that the log may take; 0 no bound"),
     field(Http, "unverified_bytes", |s| Number(s.unverified_bytes), "bytes of the log that were not verified yet since the service started"),
+    field(Http, "repaired", |s| Number(s.repaired), "times that this service's copy was damaged and fetched anew from the other services, since the service started"),
+    field(Shown::Status, "keys", |s| text(&s.keys), "ids of the keys that its log and snapshots are encrypted with; empty if they are not"),
     field(Http, "engine_version", |s| text(&s.engine_version), "newest server version that wrote the log; empty if unknown"),
     field(Http, "databases", |s| Number(s.databases.into()), "most databases that a leader of the log could write to; a node needs as many; 0 if unknown"),
     field(Http, "snapshots", |s| Number(s.snapshots), "snapshots that are kept"),

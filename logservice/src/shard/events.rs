@@ -2,9 +2,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use super::{Acceptance, Epochs, OPENED};
+use super::{Acceptance, Accepting, Epochs, OPENED};
 use crate::base::log_throttle::say;
 use crate::store::{Manifest, StoreEvents};
+
+impl Acceptance {
+    /// The store has taken no append for want of space. Told once, until something is durable again: what is in flight is not refused.
+    pub(super) fn note_no_space(&self, accepting: &mut Accepting, reason: &str) {
+        if !std::mem::replace(&mut accepting.no_space, true) {
+            tracing::error!("shard {}: appends are refused until there is space: {reason}", self.shard);
+            self.notifier.set_refused(accepting.end, reason);
+        }
+    }
+}
 
 impl StoreEvents for Acceptance {
     fn durable(&self, end: u64) {

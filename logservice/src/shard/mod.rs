@@ -267,9 +267,11 @@ impl Shard {
                 return Ok(Submitted::Overlaps(Overlap { epoch, offset, payload, bytes, refusals }));
             }
             Admission::Write => {
-                self.store
-                    .submit_and_go_on(Append { epoch, offset: accepting.end, payload })
-                    .map_err(|error| self.submit_refusal(&error))?;
+                let submitted = self.store.submit_and_go_on(Append { epoch, offset: accepting.end, payload });
+                if let Err(SubmitError::NoSpace(reason)) = &submitted {
+                    self.acceptance.note_no_space(&mut accepting, reason);
+                }
+                submitted.map_err(|error| self.submit_refusal(&error))?;
                 accepting.end = until;
                 if !rule_switches::holds(Rule::AcknowledgesWhatIsDurable) {
                     self.notifier().set_durable(until);
@@ -296,6 +298,7 @@ impl Shard {
         match (error, self.notifier().progress().refusal()) {
             (SubmitError::Closed, Some(refusal)) => refusal,
             (SubmitError::Closed, None) => Refusal::new(Code::LogFailed, error.to_string()),
+            (SubmitError::NoSpace(reason), _) => Refusal::new(Code::NoSpace, reason.clone()),
             (SubmitError::Busy { .. }, _) => Refusal::new(Code::Err, format!("{error}; send it again later")),
         }
     }

@@ -41,6 +41,17 @@ impl Shard {
         }
     }
 
+    /// As [`Shard::confirm`], if this service decides; not with `force`.
+    ///
+    /// # Errors
+    /// As [`Shard::confirm`].
+    pub async fn confirm_unless(&self, force: bool) -> Result<(), Refusal> {
+        match force {
+            true => Ok(()),
+            false => self.confirm().await,
+        }
+    }
+
     /// Finds out whether this service certainly was the only one that decided over the log, at some moment after this call.
     ///
     /// # Errors

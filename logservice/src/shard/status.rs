@@ -1,10 +1,15 @@
 //! What a shard tells of itself: the figures of `LOG.STATUS`.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use super::lease::whole_ms;
 use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
 use crate::store::Standing;
+
+/// What is told of a copy that takes nothing for want of space.
+const AWAITS_ROOM: &str =
+    "this service's disk is full: its copy falls behind, and catches up by itself when there is space";
 
 /// Whether a shard can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,6 +96,10 @@ pub struct Status {
     pub max_log_bytes: u64,
     /// How many of them are not verified yet since the service started; 0 when all are.
     pub unverified_bytes: u64,
+    /// Times that this service's copy was fetched anew from other services since the service started.
+    pub repaired: u64,
+    /// The ids of the keys that its log and its snapshots are encrypted with, with spaces between them.
+    pub keys: String,
     /// The newest version of the engine that wrote the log; empty if it is not known.
     pub engine_version: String,
     /// The most databases that a leader of the log could write to: a node needs as many; 0 if it is not known.
@@ -145,6 +154,8 @@ impl Shard {
             Standing::Decides => ("decides", None),
             Standing::Follows { address } => ("follows", address),
         };
+        let of_snapshots = manifest.snapshots.iter().filter_map(|record| record.encrypt_key.clone());
+        let keys: BTreeSet<String> = self.store.key_ids().into_iter().chain(of_snapshots).collect();
         let snapshotting = self.snapshotting();
         let usage = self.store.usage();
         let progress = self.notifier().progress();
@@ -157,6 +168,7 @@ impl Shard {
             (Some(reason), _) if accepting.is_damaged => (LogState::Damaged, reason.to_string()),
             (Some(reason), _) => (LogState::Failed, reason.to_string()),
             (None, true) => (LogState::NoSpace, progress.refused_reason.to_string()),
+            (None, false) if usage.awaits_room => (LogState::NoSpace, AWAITS_ROOM.to_owned()),
             (None, false) => (LogState::Ok, String::new()),
         };
         let leader = accepting.epochs.leader().cloned();
@@ -192,6 +204,8 @@ impl Shard {
             log_bytes: usage.log_bytes,
             max_log_bytes: usage.max_log_bytes.unwrap_or(0),
             unverified_bytes: usage.unverified_bytes,
+            repaired: usage.repairs,
+            keys: Vec::from_iter(keys).join(" "),
             engine_version: manifest.engine().map(|version| version.to_string()).unwrap_or_default(),
             databases: manifest.databases().unwrap_or(0),
             snapshots: manifest.snapshots.len() as u64,

@@ -66,6 +66,9 @@ pub enum SubmitError {
         /// How many.
         waiting_bytes: usize,
     },
+    /// There is no space for it, or the log takes as much as it may. The same append may be submitted again later.
+    #[error("{0}")]
+    NoSpace(String),
     /// The store has failed or was closed. It takes no append until it is opened again.
     #[error("the log is closed")]
     Closed,

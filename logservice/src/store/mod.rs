@@ -115,6 +115,11 @@ pub struct Usage {
     pub appends: u64,
     /// Times that appends were made durable: fewer than appends when several are made durable at once.
     pub commits: u64,
+    /// Times that this service's copy was fetched anew from other services, as it was damaged, since the service started. 0 where no other
+    /// service has the log.
+    pub repairs: u64,
+    /// Whether this service's copy takes nothing for want of space, while other services' go on.
+    pub awaits_room: bool,
 }
 
 /// The storage of one shard.

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use durability_protocol::{is_valid_name, Grammar, RespLimits, RespParser};
+use durability_protocol::{Grammar, RespLimits, RespParser};
 
+use super::look;
 use crate::encryption::KeyRing;
-use crate::store::file_store::look::{Look, Record};
+use crate::store::file_store::look::Record;
 
 /// As much as Valkey itself allows: an argument may have any length that `proto-max-bulk-len` can be set to.
 const LIMITS: RespLimits = RespLimits { items: i32::MAX as usize, item_bytes: 1 << 40, frame_bytes: usize::MAX };
@@ -18,14 +19,13 @@ const LIMITS: RespLimits = RespLimits { items: i32::MAX as usize, item_bytes: 1 
 /// # Errors
 /// The log is damaged or holds something that is no command, a key is missing, or `out` cannot be written.
 pub fn dump(directory: &Path, shard: &str, keys: &KeyRing, range: Range<u64>, out: &mut impl Write) -> io::Result<()> {
-    let shard_directory = directory.join("shards").join(shard);
-    if !is_valid_name(shard) || !shard_directory.is_dir() {
+    if look::directory_of(directory, shard).is_none() {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no shard {shard}")));
     }
     let mut commands = Commands::default();
     let mut written = Ok(());
-    let Some(look) = Look::open(&shard_directory, shard, keys).map_err(io::Error::other)? else { return Ok(()) };
-    look.for_each_record(|record| {
+    let Some(look) = look::open(directory, shard, keys).map_err(io::Error::other)? else { return Ok(()) };
+    look.for_each_record(&mut |record| {
         written = commands.write(&record, range.clone(), out);
         written.is_ok() && commands.offset.is_none_or(|offset| offset < range.end)
     })

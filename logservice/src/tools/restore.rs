@@ -6,13 +6,12 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use durability_protocol::is_valid_name;
 
+use super::look::{self, LogLook};
 use crate::base::file_error::{sync_directory, FileError, InFile};
 use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::{inspect_rdb, Engine, EngineError, EngineFlags, Start};
 use crate::snapshots::{LocationError, SnapshotError, SnapshotStore};
-use crate::store::file_store::look::Look;
 use crate::store::{Manifest, OpenError, ReadError, SnapshotRecord};
 
 /// An RDB of a shard as it was.
@@ -177,15 +176,12 @@ pub async fn restore(flags: &RestoreFlags) -> Result<Restored, RestoreError> {
         return Err(RestoreError::Exists(out.clone()));
     }
     let no_shard = || RestoreError::NoShard(shard.clone());
-    let directory = dir.join("shards").join(shard);
-    if !is_valid_name(shard) || !directory.is_dir() {
-        return Err(no_shard());
-    }
     let keys = KeyRing::read(flags.encrypt_key_file.as_deref())?;
-    let look = Look::open(&directory, shard, &keys)?.filter(|look| look.end > 0).ok_or_else(no_shard)?;
+    let look = look::open(dir, shard, &keys)?.filter(|look| look.end() > 0).ok_or_else(no_shard)?;
+    let manifest = look.manifest();
     let snapshots = SnapshotStore::open(flags.snapshots.as_deref(), dir)?.encrypted_with(keys, None);
-    let (end, time_ms) = end_at(&look, *to)?;
-    let base = base_for(&look.manifest, end, *to, shard)?;
+    let (end, time_ms) = end_at(&*look, *to)?;
+    let base = base_for(manifest, end, *to, shard)?;
 
     // A directory of its own, as an engine that is killed while it saves leaves a file whose name only it knows.
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -194,15 +190,15 @@ pub async fn restore(flags: &RestoreFlags) -> Result<Restored, RestoreError> {
     let partial = directory.path().join("dump.rdb");
     let engine_options = flags.engine.options(false);
     let absolute = std::path::absolute(&partial).in_file("cannot use", &partial)?;
-    let mut engine = Engine::start(&engine_options, &absolute, look.manifest.databases()).await?;
+    let mut engine = Engine::start(&engine_options, &absolute, manifest.databases()).await?;
     let (offset, snapshot) = match &base {
         Some(record) => (record.offset, Some((snapshots.get(record).await?, record.bytes))),
-        None => (look.manifest.base, None),
+        None => (manifest.base, None),
     };
     let log = if end > offset { Some(look.reader(offset)?) } else { None };
     // A replication id of its own, as a server that starts from this RDB does not share the shard's later history.
-    let replid = look.manifest.id.repeat(3).chars().take(40).collect();
-    let start = Start { replid, offset, snapshot, log, end, engine: look.manifest.engine() };
+    let replid = manifest.id.repeat(3).chars().take(40).collect();
+    let start = Start { replid, offset, snapshot, log, end, engine: manifest.engine() };
     let mut feed = engine.open_feed(start)?;
     let applied = engine.apply(&mut feed).await?;
     engine.save().await?;
@@ -216,12 +212,14 @@ pub async fn restore(flags: &RestoreFlags) -> Result<Restored, RestoreError> {
 }
 
 /// The end of the log at `point`, and when the last of it was written.
-fn end_at(look: &Look, point: RestorePoint) -> Result<(u64, Option<u64>), RestoreError> {
+fn end_at(look: &dyn LogLook, point: RestorePoint) -> Result<(u64, Option<u64>), RestoreError> {
     match point {
-        RestorePoint::Offset(offset) if offset > look.end => Err(RestoreError::Later { asked: point, end: look.end }),
+        RestorePoint::Offset(offset) if offset > look.end() => {
+            Err(RestoreError::Later { asked: point, end: look.end() })
+        }
         RestorePoint::Offset(offset) => {
             let mut written = None;
-            look.for_each_record(|record| {
+            look.for_each_record(&mut |record| {
                 let is_before = record.offset < offset;
                 written = is_before.then_some(record.time_ms).or(written);
                 is_before
@@ -231,10 +229,11 @@ fn end_at(look: &Look, point: RestorePoint) -> Result<(u64, Option<u64>), Restor
         RestorePoint::TimeMs(time_ms) => {
             let mut until = UntilTime::new(time_ms);
             // A snapshot holds what was written before it was made, even if no record of that is kept.
-            for snapshot in look.manifest.snapshots.iter().filter(|snapshot| snapshot.offset <= look.manifest.base) {
+            let manifest = look.manifest();
+            for snapshot in manifest.snapshots.iter().filter(|snapshot| snapshot.offset <= manifest.base) {
                 until.skip_to(snapshot.offset, snapshot.time_ms);
             }
-            look.for_each_record(|record| {
+            look.for_each_record(&mut |record| {
                 until.add(record.offset, record.offset + record.payload.len() as u64, record.time_ms);
                 true
             })?;

@@ -351,3 +351,16 @@ fn whatever_sectors_a_crash_leaves_of_a_copy_what_was_promised_is_there() {
     };
     lost_sectors::check(pairs.into_iter().flat_map(of_life).collect(), assert_kept);
 }
+
+#[test]
+fn a_copy_whose_name_was_not_synced_is_not_taken_for_made() {
+    let _scenario = FailScenario::setup();
+    let directory = memory_directory();
+    let disks = disks(directory.path());
+    fail::cfg(Step::CopyDirectorySync.name(), "return(eio)").expect("configured");
+    disks.create("s1", &install_at(1)).expect_err("the rename was not synced");
+    assert!(directory.path().join("s1").is_dir(), "but it is in the page cache");
+    disks.create("s1", &install_at(1)).expect_err("nor is it now");
+    fail::remove(Step::CopyDirectorySync.name());
+    disks.create("s1", &install_at(1)).expect("made");
+}

@@ -134,7 +134,7 @@ impl Medium {
             }
         }
         let Medium { vote, base, checkpoint, .. } = self.clone();
-        FoundCopy { vote, base, checkpoint, last_index: self.last(), terms }
+        FoundCopy { vote, base, checkpoint, last_index: self.last(), terms, lost_in: None }
     }
 }
 

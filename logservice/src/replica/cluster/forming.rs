@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{random_id, ClusterRecord, Identity, MemberRecord};
+use super::reports::Report;
 use super::Replicas;
 use crate::replica::groups::ClusterError;
 
@@ -23,6 +24,10 @@ pub(super) enum Request {
     Admit(ClusterRecord),
     /// Which revision of the cluster's state is the newest.
     Newest,
+    /// That the cluster drops a shard, whose log has that id. Of the service that decides over the cluster.
+    Drop { shard: String, log_id: String },
+    /// Nothing; tells of the copies of who asks.
+    Report(Report),
 }
 
 /// What it answers.
@@ -31,6 +36,8 @@ pub(super) enum Reply {
     Identity { record: MemberRecord, cluster: Option<ClusterRecord> },
     Joined,
     Newest { revision: u64 },
+    Dropped,
+    Noted,
     Refused(String),
 }
 
@@ -58,12 +65,21 @@ impl Replicas {
                 Ok(revision) => Reply::Newest { revision },
                 Err(reason) => Reply::Refused(reason),
             },
+            Ok(Request::Drop { shard, log_id }) => match self.propose_drop(&shard, &log_id) {
+                Ok(()) => Reply::Dropped,
+                Err(error) => Reply::Refused(format!("{error}: ask again")),
+            },
+            Ok(Request::Report(report)) => {
+                self.reports.take(report);
+                Reply::Noted
+            }
             Err(error) => Reply::Refused(format!("not a request that this version knows: {error}")),
         };
         // A reply that cannot be written is none that the other one can read.
         serde_json::to_vec(&reply).unwrap_or_default()
     }
 
+    /// Asks a peer.
     pub(super) async fn ask(&self, peer: &str, request: &Request) -> Result<Reply, ClusterError> {
         let request = serde_json::to_vec(request).map_err(|error| refused(error.to_string()))?;
         let reply = self.options.peering.ask(peer, request).await.map_err(refused)?;
@@ -103,7 +119,7 @@ impl Replicas {
             match self.ask_to_form(&member.name, &Request::Join(record.clone())).await? {
                 Reply::Joined => {}
                 Reply::Refused(reason) => return Err(refused(reason)),
-                Reply::Identity { .. } | Reply::Newest { .. } => {
+                Reply::Identity { .. } | Reply::Newest { .. } | Reply::Dropped | Reply::Noted => {
                     return Err(refused(format!("service {} did not say whether it joins", member.name)));
                 }
             }

@@ -8,8 +8,9 @@
 //! | `mod.rs` | all groups of a service |
 //! | `identity.rs` | who a service is: `DIR/SERVICE` |
 //! | `forming.rs` | `LOG.CLUSTER INIT` |
+//! | `keeping.rs`, `reports.rs` | copies that are full, damaged or different from others |
 //! | `state.rs` | what the cluster's own log says, and where groups begin |
-//! | `shards.rs` | making shards, and opening their copies |
+//! | `shards.rs`, `dropping.rs` | making shards, opening their copies, and dropping them |
 //! | `replacing.rs` | `LOG.CLUSTER REPLACE` |
 //! | `reconciling.rs` | the members of all groups follow the cluster's state |
 //! | `moving.rs` | `LOG.CLUSTER MOVE` |
@@ -24,9 +25,13 @@
 //! 3. A service that was replaced never counts again, whatever is left of its directory.
 
 mod connections;
+mod dropping;
 mod forcing;
 mod forming;
 mod identity;
+mod keeping;
+#[cfg(test)]
+mod keeping_tests;
 #[cfg(test)]
 mod loopback_tests;
 mod moving;
@@ -35,6 +40,7 @@ mod reconciling;
 mod replacing;
 #[cfg(test)]
 mod replacing_tests;
+mod reports;
 mod shards;
 mod state;
 #[cfg(test)]
@@ -53,14 +59,17 @@ pub use self::connections::PeerConnections;
 use self::identity::take_directory;
 pub use self::identity::{check_alone, IdentityError, MemberRecord};
 use self::identity::{ClusterRecord, Identity};
+use self::keeping::Ailing;
 pub use self::peering::{PeerInfo, Peering};
+use self::reports::Reports;
 use self::shards::StateListener;
 use self::state::{ClusterState, CLUSTER_GROUP};
 use super::copy::CopyDisks;
 use super::driver::{DrivenGroup, Driver, GroupError};
 use super::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
 use super::handle::GroupHandle;
-use crate::store::MediumError;
+use crate::encryption::KeyUse;
+use crate::store::{MediumError, RemovedStore};
 
 /// How many services keep a log.
 const SERVICES: usize = 3;
@@ -98,6 +107,9 @@ pub enum ReplicasError {
     /// Its copy of the cluster's own log cannot be used.
     #[error("this service's copy of the cluster's own log cannot be used: {0}")]
     ClusterCopy(String),
+    /// A copy is encrypted with a key that is missing.
+    #[error("{0}; a service of a cluster does not start without a key that it needs: put that line back into the file of keys")]
+    Locked(String),
     /// The system has no thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -118,6 +130,12 @@ pub struct Replicas {
     /// Changes when a shard has come.
     arrived: watch::Sender<()>,
     listener: Mutex<Option<Arc<dyn GroupsChanged>>>,
+    /// Copies of dropped shards that were set aside before anybody listened.
+    removed: Mutex<Vec<Arc<dyn RemovedStore>>>,
+    /// What other services have told of their copies.
+    reports: Reports,
+    /// Copies that are not as they should be.
+    ailing: Mutex<Ailing>,
     /// What the cluster's own log says, as far as it is committed.
     state: watch::Sender<Option<Arc<ClusterState>>>,
     /// Held while a cluster is made.
@@ -160,6 +178,9 @@ impl Replicas {
             gone: Mutex::default(),
             arrived: watch::Sender::new(()),
             listener: Mutex::default(),
+            removed: Mutex::default(),
+            reports: Reports::default(),
+            ailing: Mutex::default(),
             state: watch::Sender::new(None),
             forming: tokio::sync::Mutex::default(),
             creating: tokio::sync::Mutex::default(),
@@ -174,9 +195,16 @@ impl Replicas {
         }
         // What changes while shards are opened is not missed.
         let states = replicas.state.subscribe();
+        replicas.remove_dropped();
         replicas.open_shards();
+        let locked = lock(&replicas.ailing).locked.take();
+        if let Some(locked) = locked {
+            replicas.stop();
+            return Err(ReplicasError::Locked(locked));
+        }
         replicas.follow_state(states);
         replicas.keep_members();
+        replicas.keep_copies();
         Ok(replicas)
     }
 
@@ -227,6 +255,20 @@ impl Replicas {
     /// Messages to `member` were lost.
     pub fn unreachable(&self, member: u64) {
         self.driver.unreachable(member);
+    }
+
+    /// With which keys the copies are encrypted.
+    pub fn key_uses(&self) -> Vec<KeyUse> {
+        let mut groups: Vec<Arc<DrivenGroup>> = lock(&self.shards).values().cloned().collect();
+        groups.extend(lock(&self.cluster_group).clone());
+        let uses = |group: &Arc<DrivenGroup>| {
+            let used_by = match group.group() {
+                CLUSTER_GROUP => "the cluster's own log".to_owned(),
+                _ => format!("log of shard {}", group.name()),
+            };
+            group.key_ids().into_iter().map(move |id| KeyUse { id, used_by: used_by.clone() }).collect::<Vec<_>>()
+        };
+        groups.iter().flat_map(uses).collect()
     }
 
     /// Drives no groups any more, and closes their copies. Blocks on I/O.
@@ -302,7 +344,12 @@ impl Groups for Replicas {
     }
 
     fn names(&self) -> Vec<String> {
-        lock(&self.shards).keys().cloned().collect()
+        let unopened = self.unopened();
+        lock(&self.shards).keys().cloned().chain(unopened.into_keys()).collect()
+    }
+
+    fn why_not(&self, shard: &str) -> Option<String> {
+        self.unopened().remove(shard)
     }
 
     fn on_groups(&self, events: Arc<dyn GroupsChanged>) {
@@ -311,6 +358,22 @@ impl Groups for Replicas {
 
     fn create<'a>(&'a self, shard: &'a str, first_state: Bytes) -> Answer<'a, Result<(), ClusterError>> {
         Box::pin(self.make_shard(shard, first_state))
+    }
+
+    fn drop_shard<'a>(&'a self, shard: &'a str, log_id: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(self.drop_everywhere(shard, log_id))
+    }
+
+    fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, MediumError> {
+        let mut removed = self.options.disks.left_over()?;
+        let set_aside = std::mem::take(&mut *lock(&self.removed));
+        removed.extend(
+            set_aside
+                .into_iter()
+                .filter(|new| !removed.iter().any(|old| old.to_string() == new.to_string()))
+                .collect::<Vec<_>>(),
+        );
+        Ok(removed)
     }
 
     fn init(&self) -> Answer<'_, Result<(), ClusterError>> {

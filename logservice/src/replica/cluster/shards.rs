@@ -1,9 +1,10 @@
 //! Making shards, and opening their copies.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use durability_protocol::is_valid_name;
+use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
@@ -11,8 +12,10 @@ use super::state::{ClusterState, ShardRecord};
 use super::{lock, ClusterError, DrivenGroup, GroupError, GroupHandle, Replicas, DECISION_AT_MOST};
 use crate::replica::driver::TICK;
 use crate::replica::group::{Event, Outcome};
+use crate::replica::group_name::shard_of;
 use crate::replica::groups::Groups;
 use crate::replica::handle::{GroupEvents, Replacement, View};
+use crate::store::OpenError;
 
 /// The name under which disks keep the copy of the cluster's own log.
 const RESERVED_NAME: &str = "_cluster";
@@ -39,7 +42,7 @@ impl StateListener {
                 self.state.send_if_modified(|known| {
                     let is_newer = known.as_ref().is_none_or(|known| known.revision < state.revision);
                     if is_newer {
-                        *known = Some(Arc::new(state));
+                        *known = Some(Arc::new(ClusterState { revision: view.revision, ..state }));
                     }
                     is_newer
                 });
@@ -69,7 +72,11 @@ impl Replicas {
             while states.changed().await.is_ok() {
                 let Some(replicas) = this.upgrade() else { return };
                 replicas.tell_peers();
-                let opened = tokio::task::spawn_blocking(move || replicas.open_shards()).await;
+                let opened = tokio::task::spawn_blocking(move || {
+                    replicas.remove_dropped();
+                    replicas.open_shards();
+                })
+                .await;
                 if let Err(error) = opened {
                     tracing::error!("opening shards did not finish: {error}");
                 }
@@ -91,14 +98,18 @@ impl Replicas {
                     lock(&self.arriving).insert(name.clone(), group);
                 }
                 Ok((group, is_new)) => self.note_opened(name, record, group, is_new),
-                // Was told when it was tried first: the driver knows the name.
                 Err(reason) => tracing::error!("the copy of shard '{name}' is not used: {reason}"),
             }
         }
     }
 
     fn open_shard(&self, name: &str, record: &ShardRecord) -> Result<(Arc<DrivenGroup>, bool), String> {
-        let text = |error: GroupError| error.to_string();
+        let shard = name;
+        let name = &*record.group(name);
+        let text = |error: GroupError| {
+            self.note_unopened(shard, name, &error);
+            error.to_string()
+        };
         if let Some(group) = self.driver.open(&*self.options.disks, name).map_err(text)? {
             // A crash may have come between the two.
             self.note_made(name)?;
@@ -148,12 +159,45 @@ impl Replicas {
         }
     }
 
-    pub(super) fn note_opened(&self, name: &str, record: &ShardRecord, group: Arc<DrivenGroup>, is_new: bool) {
-        lock(&self.shards).insert(name.to_owned(), group.clone());
+    /// Remembers that the copy of a shard cannot be used as it is damaged: it can be fetched anew.
+    fn note_unopened(&self, shard: &str, group: &str, error: &GroupError) {
+        if matches!(
+            error,
+            GroupError::Copy(OpenError::Damaged(_) | OpenError::Manifest { .. }) | GroupError::Contradiction(_)
+        ) {
+            lock(&self.ailing).unopened.insert(group.to_owned(), error.to_string());
+            self.note_appeared(shard);
+        }
+        if let GroupError::Copy(OpenError::Locked { .. }) = error {
+            lock(&self.ailing).locked = Some(format!("the copy of shard '{shard}': {error}"));
+        }
+    }
+
+    /// The shards whose copies here could not be opened, and why.
+    pub(super) fn unopened(&self) -> BTreeMap<String, String> {
+        let ailing = lock(&self.ailing);
+        ailing.unopened.iter().map(|(group, reason)| (shard_of(group).to_owned(), reason.clone())).collect()
+    }
+
+    /// Tells who listens that there is a copy of the shard, or that it is another one now.
+    pub(super) fn note_appeared(&self, shard: &str) {
         let listener = lock(&self.listener).clone();
         if let Some(listener) = listener {
-            listener.appeared(name);
+            listener.appeared(shard);
         }
+    }
+
+    /// There is an open copy of the shard.
+    pub(super) fn note_opened(&self, name: &str, record: &ShardRecord, group: Arc<DrivenGroup>, is_new: bool) {
+        {
+            let mut ailing = lock(&self.ailing);
+            group.set_repairs(ailing.repairs.get(group.group()).copied().unwrap_or(0));
+            if group.view().failed.is_some() {
+                ailing.fetched.insert(group.group().to_owned());
+            }
+        }
+        lock(&self.shards).insert(name.to_owned(), group.clone());
+        self.note_appeared(name);
         self.arrived.send_replace(());
         if is_new && record.made_by == self.member {
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -214,6 +258,12 @@ impl Replicas {
             return Ok(());
         }
         let next = state.with_shard(shard, self.member, first_state);
+        let group_bytes = next.shards[shard].group(shard).len();
+        if group_bytes > MAX_NAME_BYTES {
+            let most = MAX_NAME_BYTES - (group_bytes - shard.len());
+            let text = format!("shards were dropped in this cluster: names of new ones have {most} bytes at most");
+            return Err(ClusterError::Refused(text));
+        }
         let beginning = next.shards[shard].beginning();
         beginning.map_err(|reason| ClusterError::Refused(format!("not a manifest of shard '{shard}': {reason}")))?;
         self.propose_state(group, term, &view, &next, "the shard is made").await.map(|_| ())

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::MemberRecord;
 use crate::replica::copy::{Base, Checkpoint, Install, Position};
+use crate::replica::group_name::group_of;
 use crate::store::Manifest;
 
 /// The name of the cluster's own group.
@@ -32,9 +33,16 @@ pub struct ClusterState {
     /// Services whose place others have, or may be given. They never count again: who lost a disk has forgotten what it had promised.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<MemberRecord>,
-    /// The revision of the group's state that this is, as far as it was heard of.
+    /// How many shards were dropped so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drops: u64,
+    /// The revision of this state in the cluster's own log, as far as it was heard of.
     #[serde(skip)]
     pub revision: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A shard, as it was made.
@@ -46,12 +54,15 @@ pub struct ShardRecord {
     pub made_by: u64,
     /// Its first state, in base64. Its services need the same one.
     pub first_state: String,
+    /// How many shards had been dropped when it was made: no shard that had its name before was made after so many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub made_after: u64,
 }
 
 impl ClusterState {
     /// That of a new cluster.
     pub fn new(cluster: u64, services: Vec<MemberRecord>) -> Self {
-        ClusterState { cluster, services, shards: BTreeMap::new(), retired: Vec::new(), revision: 0 }
+        ClusterState { cluster, services, shards: BTreeMap::new(), retired: Vec::new(), drops: 0, revision: 0 }
     }
 
     /// Reads it.
@@ -114,7 +125,8 @@ impl ClusterState {
     /// This state, and one shard more, with copies at all services.
     pub fn with_shard(&self, shard: &str, made_by: u64, first_state: &[u8]) -> Self {
         let members = self.services.iter().map(|service| service.member).collect();
-        let record = ShardRecord { members, made_by, first_state: STANDARD.encode(first_state) };
+        let (first_state, made_after) = (STANDARD.encode(first_state), self.drops);
+        let record = ShardRecord { members, made_by, first_state, made_after };
         let mut next = self.clone();
         next.shards.insert(shard.to_owned(), record);
         next
@@ -122,6 +134,19 @@ impl ClusterState {
 }
 
 impl ShardRecord {
+    /// The group of this shard, which is named `shard`. One that had its name before has another group.
+    pub fn group(&self, shard: &str) -> String {
+        group_of(shard, self.made_after)
+    }
+
+    /// The manifest with which it was made.
+    ///
+    /// # Errors
+    /// Its first state is none.
+    pub fn manifest(&self) -> Result<Manifest, String> {
+        Manifest::parse(&STANDARD.decode(&self.first_state).map_err(|error| error.to_string())?)
+    }
+
     /// Where the shard's group begins.
     ///
     /// # Errors
@@ -196,6 +221,12 @@ mod tests {
         let beginning = read.shards["s1"].beginning().expect("it begins");
         assert_eq!(beginning.base.members.voters, [1, 2, 3]);
         assert_eq!((beginning.checkpoint.revision, &beginning.checkpoint.state[..]), (0, &manifest[..]));
+        let again = next.without_shard("s1");
+        assert!(again.has_dropped("s1") && !next.has_dropped("s1") && !state.has_dropped("s1"));
+        let again = again.with_shard("s1", 3, &manifest);
+        assert_eq!(again.shards["s1"].group("s1"), "s1#1");
+        assert!(again.has_dropped("s1") && !again.has_dropped("s1#1"), "only the one before is dropped");
+        assert!(!next.has_dropped("s1#1"), "a state from before it was made tells nothing of it");
         assert!(state.with_shard("s1", 2, b"no manifest").shards["s1"].beginning().is_err());
     }
 }

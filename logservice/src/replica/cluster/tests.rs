@@ -77,14 +77,14 @@ impl Peering for NetOf {
 
 pub(super) struct Machine {
     directory: tempfile::TempDir,
-    disks: Arc<MemoryDisks>,
+    pub disks: Arc<MemoryDisks>,
     joins: bool,
 }
 
 pub(super) struct Cluster {
     net: Arc<Net>,
     pub machines: Vec<Machine>,
-    services: Vec<Option<Arc<Replicas>>>,
+    pub services: Vec<Option<Arc<Replicas>>>,
 }
 
 impl Machine {

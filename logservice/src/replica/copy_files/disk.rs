@@ -27,10 +27,14 @@ use crate::store::file_store::spare::Spare;
 use crate::store::file_store::verify::Verifying;
 use crate::store::file_store::workers::{is_worker, Job};
 use crate::store::file_store::{quota, FileStoreOptions, Threads};
-use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, Usage};
+use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, SubmitError, Usage};
 
 /// The shortest time from one checkpoint that is written, and need not be, to the next.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// One part in so many of a segment is kept free of appends when the log may have no further one: states go on being replaced, and what is
+/// on its way when the bound is reached has room.
+const RESERVED_PART: u64 = 8;
 
 /// One copy in one directory.
 pub struct CopyFilesDisk {
@@ -61,6 +65,10 @@ pub struct Shared {
     checkpointing: Verifying,
     /// Index of the last entry that is persisted, or a lower one.
     persisted: AtomicU64,
+    /// Bytes that are free in the segment that is written.
+    free_bytes: AtomicU64,
+    /// Whether the log may have no further segment.
+    is_full: AtomicBool,
     spare: Arc<Spare>,
     events: Mutex<Arc<dyn CopyEvents>>,
     appends: AtomicU64,
@@ -125,12 +133,15 @@ impl CopyFilesDisk {
             checkpoint: Mutex::new(Noted { checkpoint, is_new: false, is_requested: false, written: Instant::now() }),
             checkpointing: Verifying::default(),
             persisted: AtomicU64::new(last.index),
+            free_bytes: AtomicU64::new(0),
+            is_full: AtomicBool::new(false),
             spare,
             events: Mutex::new(events),
             appends: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             is_open: RwLock::new(true),
         });
+        shared.note_room(&lock(&shared.writer).writer);
         if shared.log.unverified_from(0).is_some() {
             options.threads.verifiers.run(Arc::new(Verification(shared.clone())));
         }
@@ -145,7 +156,11 @@ impl Job for Shared {
             let (number, entries) = (batch.number, batch.entries.len() as u64);
             if let Err(error) = self.do_batch(batch) {
                 self.queue.fail();
-                lock(&self.events).failed(&error.to_string());
+                let events = lock(&self.events);
+                match error.is_no_space() {
+                    true => events.full(&error.to_string()),
+                    false => events.failed(&error.to_string()),
+                }
                 return false;
             }
             self.appends.fetch_add(entries, Ordering::Relaxed);
@@ -172,6 +187,7 @@ impl Shared {
         }
         let superseded = writing.writer.write(&batch.entries)?;
         self.persisted.store(writing.writer.last.index, Ordering::Release);
+        self.note_room(&writing.writer);
         drop(writing);
         if let Err(error) = self.release(superseded) {
             tracing::warn!("entries that were replaced are not deleted yet: {error}");
@@ -179,10 +195,22 @@ impl Shared {
         Ok(())
     }
 
+    /// Notes how much may be appended.
+    fn note_room(&self, writer: &Writer) {
+        self.free_bytes.store(writer.free_bytes(), Ordering::Relaxed);
+        self.note_bound();
+    }
+
+    /// Notes whether the log may have another segment.
+    fn note_bound(&self) {
+        let checked = quota::check(self.max_log_bytes, self.log.usage(), self.segment_bytes, &self.group);
+        self.is_full.store(checked.is_err(), Ordering::Relaxed);
+    }
+
     /// The copy begins anew: `COPY` says so first, after which the segments that are there are left-overs.
     fn install(&self, writer: &mut Writer, Install { base, checkpoint }: Install) -> Result<(), WriteError> {
         let mut head = lock(&self.head);
-        let next = Head { base, checkpoint, first_sequence: writer.next_sequence };
+        let next = Head { base, checkpoint, first_sequence: writer.next_sequence, lost_in: head.lost_in };
         next.replace(&self.directory, &self.group).map_err(ReplaceError::into_error)?;
         self.persisted.store(next.base.position.index, Ordering::Release);
         let old = self.log.install(next.base.position);
@@ -259,6 +287,7 @@ impl Shared {
             Err(error) => return Err(error.into_error().into()),
         }
         let dropped = self.log.drop_before(position);
+        self.note_bound();
         drop(head);
         drop(is_open);
         if let Err(error) = self.release(dropped) {
@@ -328,14 +357,32 @@ impl CopyDisk for CopyFilesDisk {
         self.shared.trim(offset, upto, members_at)
     }
 
+    fn admit(&self, bytes: usize) -> Result<(), SubmitError> {
+        let shared = &self.shared;
+        let reserve = shared.segment_bytes / RESERVED_PART;
+        let needed = (bytes as u64).saturating_add(reserve);
+        if !shared.is_full.load(Ordering::Relaxed) || shared.free_bytes.load(Ordering::Relaxed) >= needed {
+            return Ok(());
+        }
+        match quota::check(shared.max_log_bytes, shared.log.usage(), shared.segment_bytes, &shared.group) {
+            Ok(()) => Ok(()),
+            Err(over) => Err(SubmitError::NoSpace(over.to_string())),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.spare.prepare(true);
+        self.shared.spare.is_ready()
+    }
+
     fn usage(&self) -> Usage {
         let shared = &self.shared;
-        let taken @ (parts, log_bytes) = shared.log.usage();
+        let (parts, log_bytes) = shared.log.usage();
         let (appends, commits) = (shared.appends.load(Ordering::Relaxed), shared.commits.load(Ordering::Relaxed));
         let (_, unverified_bytes) = shared.log.unverified();
         let max_log_bytes = shared.max_log_bytes;
-        let is_full = quota::check(max_log_bytes, taken, shared.segment_bytes, "").is_err();
-        Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits }
+        let is_full = shared.is_full.load(Ordering::Relaxed);
+        Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits, ..Usage::default() }
     }
 
     fn key_ids(&self) -> BTreeSet<String> {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use base64::prelude::{Engine, BASE64_STANDARD};
+use bytes::Bytes;
 use raft::eraftpb::ConfState;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ pub struct Head {
     pub checkpoint: Checkpoint,
     /// Segments with a lower sequence are of what the copy held before it began anew.
     pub first_sequence: u64,
+    /// The copy began anew because it was damaged: it may have acknowledged what it has lost, in terms up to this one. Of no meaning once the
+    /// checkpoint is of a later term.
+    pub lost_in: Option<u64>,
 }
 
 impl Head {
@@ -50,6 +54,16 @@ impl Head {
         })?;
         replace_file(directory, COPY, &checksum_line::add(&text))
     }
+}
+
+/// The state in the file, of whichever group it is.
+///
+/// # Errors
+/// The file is damaged.
+pub fn state_in(bytes: &[u8]) -> Result<Bytes, String> {
+    let text = checksum_line::verify(bytes)?;
+    let written: Written = serde_json::from_slice(text).map_err(|error| format!("it cannot be read: {error}"))?;
+    Ok(written.head()?.checkpoint.state)
 }
 
 fn parse(text: &[u8], group: &str) -> Result<Head, String> {
@@ -80,6 +94,8 @@ struct Written {
     base_members: Members,
     checkpoint: WrittenCheckpoint,
     first_sequence: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost_in: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,6 +143,7 @@ impl Written {
                 members: members.iter().map(|(from, members)| (*from, members.into())).collect(),
             },
             first_sequence: head.first_sequence,
+            lost_in: head.lost_in.filter(|lost_in| *lost_in >= head.checkpoint.position.term),
         }
     }
 
@@ -145,7 +162,8 @@ impl Written {
         if checkpoint.position.index < base.position.index || checkpoint.members.is_empty() {
             return Err("it contradicts itself".to_owned());
         }
-        Ok(Head { base, checkpoint, first_sequence: self.first_sequence })
+        let lost_in = self.lost_in.filter(|lost_in| *lost_in >= checkpoint.position.term);
+        Ok(Head { base, checkpoint, first_sequence: self.first_sequence, lost_in })
     }
 }
 
@@ -204,7 +222,7 @@ mod tests {
             state_index: 9,
             members: vec![(1, ConfState::default()), (7, members.clone())],
         };
-        Head { base: Base { position, members }, checkpoint, first_sequence: 3 }
+        Head { base: Base { position, members }, checkpoint, first_sequence: 3, lost_in: None }
     }
 
     #[test]

@@ -109,6 +109,13 @@ impl Log {
         of_line.take_while(|segment| segment.header.first_offset() <= offset).last().cloned()
     }
 
+    /// The first segment of the log as it is after the entry of `index`; none if there is no entry.
+    pub fn first_of_line(&self, index: u64) -> Option<Arc<Segment>> {
+        let listed = self.read();
+        let line = listed.line_of(index);
+        listed.segments.iter().find(|segment| segment.line == line).cloned()
+    }
+
     /// The line of the log as it is after the entry of `index`.
     pub fn line_of(&self, index: u64) -> u64 {
         self.read().line_of(index)
@@ -137,6 +144,11 @@ impl Log {
     /// How many of them are not verified, and the bytes those take.
     pub fn unverified(&self) -> (u64, u64) {
         count(self.read().segments.iter().filter(|segment| !segment.is_verified()))
+    }
+
+    /// How many of them are not encrypted.
+    pub fn plain_segments(&self) -> usize {
+        self.read().segments.iter().filter(|segment| segment.header.envelope.is_none()).count()
     }
 
     /// The ids of the keys with which they are encrypted.

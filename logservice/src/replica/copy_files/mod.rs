@@ -18,9 +18,13 @@
 //! | `segment.rs`, `log.rs` | one segment file, and those of a copy |
 //! | `queue.rs`, `writer.rs` | entries on their way into records |
 //! | `records.rs`, `reader.rs` | entries, and bytes of the log, out of records |
+//! | `look.rs` | for tools: a copy that is read, and not served |
 //! | `open.rs`, `tail.rs`, `verify.rs` | recovery, what a crash has torn, and what is verified when |
+//! | `removed.rs` | the end of a copy's directory |
 //! | `vote.rs`, `head.rs` | the files `VOTE` and `COPY` |
 
+#[cfg(test)]
+mod anew_tests;
 #[cfg(test)]
 mod damage_tests;
 mod disk;
@@ -29,12 +33,14 @@ pub mod format;
 mod harness_tests;
 mod head;
 mod log;
+pub mod look;
 #[cfg(test)]
 mod model_tests;
 mod open;
 mod queue;
 mod reader;
 mod records;
+mod removed;
 mod segment;
 mod tail;
 #[cfg(test)]
@@ -51,16 +57,18 @@ use durability_protocol::is_valid_name;
 
 use self::disk::CopyFilesDisk;
 use self::head::Head;
+use self::removed::RemovedCopy;
 use self::vote::VoteFile;
 use super::copy::{CopyDisks, CopyEvents, Install, OpenedCopy};
+use super::group_name::{made_after, shard_of};
 use crate::base::file_error::{sync_directory, FileError, InFile};
 use crate::base::private;
 use crate::store::file_store::files::{ReplaceError, Step};
 use crate::store::file_store::{remove, FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
-use crate::store::{MediumError, OpenError, StoreOptions};
+use crate::store::{MediumError, OpenError, RemovedStore, StoreOptions};
 
 /// Directory of the group without a name. No shard may be called so.
-const UNNAMED_GROUP: &str = "_cluster";
+pub const UNNAMED_GROUP: &str = "_cluster";
 /// Precedes the name of a copy that is being made. No shard's name begins with a dot.
 const IN_THE_MAKING: &str = ".new-";
 
@@ -95,7 +103,7 @@ impl CopyFiles {
         match group {
             "" => Ok(UNNAMED_GROUP),
             UNNAMED_GROUP => Err("this name is the cluster's own"),
-            _ if !is_valid_name(group) => Err("it is no name of a shard"),
+            _ if !is_valid_name(shard_of(group)) || made_after(group).is_none() => Err("it is no name of a group"),
             _ => Ok(group),
         }
         .map_err(io::Error::other)
@@ -121,10 +129,9 @@ impl CopyFiles {
             let entry = entry.in_file("cannot list", &self.directory)?;
             match entry.file_name().into_string() {
                 Ok(name) if name == UNNAMED_GROUP => groups.push(String::new()),
-                Ok(name) if is_valid_name(&name) => groups.push(name),
-                Ok(name) if name.starts_with(IN_THE_MAKING) || remove::is_set_aside(&name) => {
-                    remove::remove_rest(&entry.path())?;
-                }
+                Ok(name) if is_valid_name(shard_of(&name)) && made_after(&name).is_some() => groups.push(name),
+                Ok(name) if name.starts_with(IN_THE_MAKING) => remove::remove_rest(&entry.path())?,
+                Ok(name) if remove::is_set_aside(&name) => {}
                 _ => tracing::warn!("{} is no copy; left alone", entry.path().display()),
             }
         }
@@ -136,7 +143,8 @@ impl CopyFiles {
         let name = self.name_of(group)?;
         let (path, making) = (self.directory.join(name), self.directory.join(format!("{IN_THE_MAKING}{name}")));
         if path.is_dir() {
-            return Ok(());
+            // Whoever renamed it may have been cut off before that was synced.
+            return Step::CopyDirectorySync.sync_directory(&self.directory);
         }
         self.make_directory()?;
         if making.is_dir() {
@@ -146,10 +154,38 @@ impl CopyFiles {
         Step::OpenCreate.create_directories(&log).in_file("cannot create", &log)?;
         VoteFile::create(&making, group)?;
         let Install { base, checkpoint } = install.clone();
-        let head = Head { base, checkpoint, first_sequence: 1 };
+        let head = Head { base, checkpoint, first_sequence: 1, lost_in: None };
         head.replace(&making, group).map_err(ReplaceError::into_error)?;
         Step::CopyRename.rename(&making, &path).in_file("cannot rename a copy to", &path)?;
         Step::CopyDirectorySync.sync_directory(&self.directory)
+    }
+
+    /// The file `COPY` says that the copy begins anew, after which the segments that are there are left-overs: opening it removes them. The
+    /// file `VOTE` is not touched.
+    fn begin_anew(&self, group: &str, install: &Install) -> Result<(), OpenError> {
+        let path = self.directory.join(self.name_of(group)?);
+        let vote = VoteFile::look(&path, group)?;
+        let log = path.join(open::LOG);
+        Step::OpenCreate.create_directories(&log).in_file("cannot create", &log)?;
+        let newest = open::list(&log)?.segments.last().map_or(0, |newest| newest.0);
+        // Of the file that is there, which may be the one that is damaged, nothing is needed but what its segments are numbered from.
+        let known = Head::read(&path, group).map_or(0, |head| head.first_sequence);
+        let Install { base, checkpoint } = install.clone();
+        let lost_in = Some(vote.term.max(base.position.term));
+        let head = Head { base, checkpoint, first_sequence: newest.max(known) + 1, lost_in };
+        head.replace(&path, group).map_err(|error| OpenError::from(error.into_error()))
+    }
+
+    fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, FileError> {
+        self.make_directory()?;
+        let mut removed: Vec<Arc<dyn RemovedStore>> = Vec::new();
+        for entry in fs::read_dir(&self.directory).in_file("cannot list", &self.directory)? {
+            let entry = entry.in_file("cannot list", &self.directory)?;
+            if entry.file_name().to_str().is_some_and(remove::is_set_aside) {
+                removed.push(Arc::new(RemovedCopy(entry.path())));
+            }
+        }
+        Ok(removed)
     }
 
     fn remove(&self, group: &str) -> Result<(), FileError> {
@@ -172,11 +208,27 @@ impl CopyDisks for CopyFiles {
         if !path.is_dir() {
             return Ok(None);
         }
+        // It was renamed, perhaps by a process that was cut off before that was synced. What is promised from now on must not be lost with it.
+        Step::OpenDirectorySync.sync_directory(&self.directory)?;
         let (disk, found) = CopyFilesDisk::open(path, group, &self.options_of(group), events)?;
         Ok(Some(OpenedCopy { disk: Arc::new(disk), found }))
     }
 
+    fn begin_anew(&self, group: &str, install: &Install) -> Result<(), OpenError> {
+        CopyFiles::begin_anew(self, group, install)
+    }
+
     fn remove(&self, group: &str) -> Result<(), MediumError> {
         Ok(CopyFiles::remove(self, group)?)
+    }
+
+    fn set_aside(&self, group: &str) -> Result<Arc<dyn RemovedStore>, MediumError> {
+        let path = self.directory.join(self.name_of(group)?);
+        let path = remove::set_aside(&path).map_err(ReplaceError::into_error)?;
+        Ok(Arc::new(RemovedCopy(path)))
+    }
+
+    fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, MediumError> {
+        Ok(CopyFiles::left_over(self)?)
     }
 }

@@ -64,7 +64,7 @@ pub fn open(directory: &Path, group: &str, keys: &KeyRing) -> Result<Found, Open
     left_over.extend(others);
     let log = Log::new(base);
     for (sequence, first_index, path) in segments {
-        let mut segment = open_segment(&path, sequence, first_index, group)?;
+        let mut segment = open_segment(&path, sequence, first_index, group, true)?;
         segment.unlock(keys).map_err(|source| OpenError::Locked { place: path.display().to_string(), source })?;
         segment.line = log.line_for(&segment.header);
         log.push(Arc::new(segment));
@@ -73,6 +73,7 @@ pub fn open(directory: &Path, group: &str, keys: &KeyRing) -> Result<Found, Open
         vote: vote.vote(),
         base: head.base.clone(),
         checkpoint: head.checkpoint.clone(),
+        lost_in: head.lost_in,
         ..FoundCopy::default()
     };
     let mut found = Found { copy, vote, head, log, last: base, active: None, next_sequence };
@@ -145,9 +146,16 @@ impl Found {
     }
 }
 
-fn open_segment(path: &Path, sequence: u64, first_index: u64, group: &str) -> Result<Segment, OpenError> {
+/// Opens a segment, for writing too if `writes`. It has to be the one that its name says.
+pub fn open_segment(
+    path: &Path,
+    sequence: u64,
+    first_index: u64,
+    group: &str,
+    writes: bool,
+) -> Result<Segment, OpenError> {
     let damaged = |reason: String| OpenError::Damaged(damage_at(path, 0, reason));
-    let segment = Segment::open(path)?.map_err(damaged)?;
+    let segment = Segment::open(path, writes)?.map_err(damaged)?;
     let header = &segment.header;
     if header.group != group || header.sequence != sequence || header.first_index() != first_index {
         let (of, sequence, first) = (&header.group, header.sequence, header.first_index());
@@ -159,11 +167,11 @@ fn open_segment(path: &Path, sequence: u64, first_index: u64, group: &str) -> Re
 }
 
 /// Sequence, first index and path of a segment.
-type Named = (u64, u64, PathBuf);
+pub type Named = (u64, u64, PathBuf);
 
 /// The segments that count, and the others: of before the copy began anew, replaced by later ones, or wholly below the base. Names alone
 /// tell that. A file that is left over may hold anything: it may have become another segment under a name that a crash has lost.
-fn needed(segments: Vec<Named>, head: &Head) -> (Vec<Named>, Vec<PathBuf>) {
+pub fn needed(segments: Vec<Named>, head: &Head) -> (Vec<Named>, Vec<PathBuf>) {
     let (mut counts, mut others): (Vec<Named>, Vec<PathBuf>) = Default::default();
     for (sequence, first_index, path) in segments {
         if sequence < head.first_sequence {
@@ -182,14 +190,15 @@ fn needed(segments: Vec<Named>, head: &Head) -> (Vec<Named>, Vec<PathBuf>) {
 
 /// The files of a copy's log directory.
 #[derive(Default)]
-struct Listed {
+pub struct Listed {
     /// As they were made.
-    segments: Vec<Named>,
+    pub segments: Vec<Named>,
     /// Files that never became segments.
-    left_over: Vec<PathBuf>,
+    pub left_over: Vec<PathBuf>,
 }
 
-fn list(log: &Path) -> Result<Listed, FileError> {
+/// Lists the files of a copy's log directory.
+pub fn list(log: &Path) -> Result<Listed, FileError> {
     let mut listed = Listed::default();
     for entry in fs::read_dir(log).in_file("cannot list", log)? {
         let entry = entry.in_file("cannot list", log)?;

@@ -16,14 +16,16 @@ use crate::store::{LogReader, ReadError};
 const READ_AHEAD_BYTES: usize = 256 << 10;
 
 /// Reads on from one segment into the next.
-struct Walk {
-    log: Arc<Log>,
-    records: Records,
+pub struct Walk {
+    /// The segments.
+    pub log: Arc<Log>,
+    /// The segment that is read, and where.
+    pub records: Records,
 }
 
 impl Walk {
     /// The next record, which has to be there. None if there is no segment for it. With `stays`, only segments of the same line are read.
-    fn next(&mut self, stays: bool) -> Result<Option<Record>, ReadError> {
+    pub fn next(&mut self, stays: bool) -> Result<Option<Record>, ReadError> {
         let index = self.records.next.index();
         if index >= self.records.segment.end_index() {
             let Some(next) = self.log.after(&self.records.segment, index) else { return Ok(None) };

@@ -63,9 +63,9 @@ impl Segment {
         Segment { path, file, header, line, key, end_index, places, is_verified }
     }
 
-    /// Opens a segment and reads its header. The inner error says what is wrong with it. Records are not read.
-    pub fn open(path: &Path) -> Result<Result<Self, String>, FileError> {
-        let file = OpenOptions::new().read(true).write(true).open(path).in_file("cannot open", path)?;
+    /// Opens a segment, for writing too if `writes`, and reads its header. The inner error says what is wrong with it. Records are not read.
+    pub fn open(path: &Path, writes: bool) -> Result<Result<Self, String>, FileError> {
+        let file = OpenOptions::new().read(true).write(writes).open(path).in_file("cannot open", path)?;
         let file_bytes = file.metadata().in_file("cannot read the size of", path)?.len();
         if file_bytes < SEGMENT_HEADER_BYTES {
             return Ok(Err("the file is too short for a segment".to_owned()));

@@ -55,9 +55,23 @@ impl VoteFile {
     /// # Errors
     /// No slot is sound. A member that has forgotten its vote must never vote.
     pub fn open(directory: &Path, group: &str) -> Result<Self, OpenError> {
+        let mut opened = Self::read(directory, group, true)?;
+        opened.write()?;
+        Ok(opened)
+    }
+
+    /// The vote in the file, which is not changed.
+    ///
+    /// # Errors
+    /// No slot is sound.
+    pub fn look(directory: &Path, group: &str) -> Result<Vote, OpenError> {
+        Ok(Self::read(directory, group, false)?.vote)
+    }
+
+    fn read(directory: &Path, group: &str, writes: bool) -> Result<Self, OpenError> {
         let path = directory.join(VOTE);
         let wrong = |reason: String| OpenError::Manifest { place: path.display().to_string(), reason };
-        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        let opened = OpenOptions::new().read(true).write(writes).open(&path);
         if opened.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
             return Err(wrong("it is missing: a copy that has forgotten its vote must not vote".to_owned()));
         }
@@ -78,9 +92,7 @@ impl VoteFile {
             ));
         };
         let (vote, group) = (Vote { term, member }, group.to_owned());
-        let mut opened = VoteFile { path, group, file, number, vote };
-        opened.write()?;
-        Ok(opened)
+        Ok(VoteFile { path, group, file, number, vote })
     }
 
     /// The vote.

@@ -62,6 +62,13 @@ pub enum WriteError {
     },
 }
 
+impl WriteError {
+    /// Whether there was no space. What was not reported as persisted may be there in part: opening the copy again finds out.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, WriteError::File(error) if error.is_no_space())
+    }
+}
+
 /// Writes the entries of one copy.
 pub struct Writer {
     /// The directory of the segments.
@@ -111,6 +118,11 @@ impl Writer {
             rest = &rest[self.write_run(rest)?..];
         }
         Ok(superseded)
+    }
+
+    /// Bytes that are free in the segment that is written.
+    pub fn free_bytes(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| active.segment.header.file_bytes.saturating_sub(active.at))
     }
 
     fn check(&self, first: u64, entries: &[Entry]) -> Result<(), WriteError> {

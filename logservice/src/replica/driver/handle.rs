@@ -1,14 +1,16 @@
 //! A group, for other threads.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 
 use super::inbox::{Inbox, Input};
-use super::shared::Shared;
+use super::shared::{DiskEvents, Failure, FailureKind, Shared};
 use super::thread::Turns;
 use crate::replica::copy::CopyDisk;
 use crate::replica::group::{members_at, GroupStatus, MembersStep, Outcome};
+use crate::replica::group_name::shard_of;
 use crate::replica::handle::{GroupEvents, GroupHandle, OnConfirmed, OnOutcome, Replacement, View};
 use crate::store::{Append, LogReader, MediumError, ReadError, SubmitError, TrimError, Usage};
 
@@ -18,11 +20,55 @@ pub struct DrivenGroup {
     turns: Arc<Turns>,
     shared: Arc<Shared>,
     disk: Arc<dyn CopyDisk>,
+    disk_events: Arc<DiskEvents>,
+    /// How often the copy was fetched anew since the service started.
+    repairs: AtomicU64,
 }
 
 impl DrivenGroup {
-    pub(super) fn new(id: u64, turns: Arc<Turns>, shared: Arc<Shared>, disk: Arc<dyn CopyDisk>) -> Self {
-        DrivenGroup { id, turns, shared, disk }
+    pub(super) fn new(
+        id: u64,
+        turns: Arc<Turns>,
+        shared: Arc<Shared>,
+        disk: Arc<dyn CopyDisk>,
+        disk_events: Arc<DiskEvents>,
+    ) -> Self {
+        DrivenGroup { id, turns, shared, disk, disk_events, repairs: AtomicU64::new(0) }
+    }
+
+    /// Why the copy is not used any more; none if it is.
+    pub fn failure(&self) -> Option<Failure> {
+        self.disk_events.failure().cloned()
+    }
+
+    /// Whether the group has stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.is_stopped()
+    }
+
+    /// Whether the copy takes no entries for want of space.
+    pub fn awaits_room(&self) -> bool {
+        self.shared.awaits_room()
+    }
+
+    /// The copy is not to be used any more. The group hands over the decision, if it has it, and stops.
+    pub fn condemn(&self, kind: FailureKind, reason: String) {
+        self.disk_events.fail(kind, reason);
+    }
+
+    /// Refuses appends for want of space from now on, for that reason; or no more.
+    pub fn set_no_space(&self, reason: Option<String>) {
+        self.shared.set_no_space(reason);
+    }
+
+    /// Shows that the copy was fetched anew so often since the service started.
+    pub fn set_repairs(&self, repairs: u64) {
+        self.repairs.store(repairs, Ordering::Relaxed);
+    }
+
+    /// The group's name, which tells apart shards that had the same name one after the other.
+    pub fn group(&self) -> &str {
+        &self.shared.name
     }
 
     /// Asks for votes at once.
@@ -58,6 +104,8 @@ impl DrivenGroup {
         push: impl FnOnce(&Inbox, Input) -> Result<(), Input>,
     ) -> Result<(), SubmitError> {
         let payload_bytes = append.payload.len();
+        self.shared.check_space()?;
+        self.disk.admit(payload_bytes + self.shared.waiting_bytes())?;
         self.shared.admit(payload_bytes)?;
         push(&self.turns.inbox, Input::Append { id: self.id, term, append }).map_err(|_| {
             self.shared.release(payload_bytes);
@@ -73,7 +121,7 @@ impl DrivenGroup {
 
 impl GroupHandle for DrivenGroup {
     fn name(&self) -> &str {
-        &self.shared.name
+        shard_of(&self.shared.name)
     }
 
     fn listen(&self, events: Arc<dyn GroupEvents>) -> View {
@@ -135,6 +183,11 @@ impl GroupHandle for DrivenGroup {
     }
 
     fn usage(&self) -> Usage {
-        self.disk.usage()
+        let (repairs, awaits_room) = (self.repairs.load(Ordering::Relaxed), self.awaits_room());
+        Usage { repairs, awaits_room, ..self.disk.usage() }
+    }
+
+    fn key_ids(&self) -> BTreeSet<String> {
+        self.disk.key_ids()
     }
 }

@@ -50,6 +50,7 @@ pub use self::handle::DrivenGroup;
 use self::inbox::{Inbox, Input};
 use self::running::Running;
 use self::shared::{DiskEvents, Shared};
+pub use self::shared::{Failure, FailureKind};
 use self::thread::{reason_of, Turns};
 use super::copy::{CopyDisks, OpenedCopy};
 use super::group::Group;
@@ -111,8 +112,21 @@ impl Driver {
     /// # Errors
     /// The copy cannot be used, or the group is open.
     pub fn open(&self, disks: &dyn CopyDisks, name: &str) -> Result<Option<Arc<DrivenGroup>>, GroupError> {
+        self.open_after(disks, name, false)
+    }
+
+    /// As [`Driver::open`]. A copy that `was_full` takes no entries until there is room for them: until then it votes for others, and follows.
+    ///
+    /// # Errors
+    /// As of [`Driver::open`].
+    pub fn open_after(
+        &self,
+        disks: &dyn CopyDisks,
+        name: &str,
+        was_full: bool,
+    ) -> Result<Option<Arc<DrivenGroup>>, GroupError> {
         let id = self.inbox.reserve(name).ok_or(GroupError::IsOpen)?;
-        let opened = self.open_reserved(disks, name, id);
+        let opened = self.open_reserved(disks, name, id, was_full);
         if !matches!(opened, Ok(Some(_))) {
             self.inbox.forget(id);
         }
@@ -124,6 +138,7 @@ impl Driver {
         disks: &dyn CopyDisks,
         name: &str,
         id: u64,
+        was_full: bool,
     ) -> Result<Option<Arc<DrivenGroup>>, GroupError> {
         let events = Arc::new(DiskEvents::new(id, self.turns.clone()));
         let Some(OpenedCopy { disk, found }) = disks.open(name, events.clone())? else { return Ok(None) };
@@ -134,9 +149,9 @@ impl Driver {
             Err(panic) => return Err(GroupError::Contradiction(reason_of(&*panic))),
         };
         let shared = Arc::new(Shared::new(name, &group));
-        let running = Box::new(Running::new(group, disk.clone(), events, shared.clone()));
+        let running = Box::new(Running::new(group, disk.clone(), events.clone(), shared.clone(), was_full));
         self.inbox.push(Input::Open { id, running }).map_err(|_| GroupError::Stopping)?;
-        Ok(Some(Arc::new(DrivenGroup::new(id, self.turns.clone(), shared, disk))))
+        Ok(Some(Arc::new(DrivenGroup::new(id, self.turns.clone(), shared, disk, events))))
     }
 
     /// Drives a group no more, and closes its copy. Blocks on I/O.

@@ -48,11 +48,25 @@ pub(super) struct Running {
     handover_pause_ticks: u32,
     /// Ticks until the group stops, if its disk has failed.
     last_ticks: Option<u32>,
+    /// The copy was full, and takes no entries until there is room for them.
+    awaits_room: bool,
+    /// The copy lacks what it may have acknowledged.
+    has_lost: bool,
 }
 
 impl Running {
-    pub fn new(group: Group, disk: Arc<dyn CopyDisk>, disk_events: Arc<DiskEvents>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        mut group: Group,
+        disk: Arc<dyn CopyDisk>,
+        disk_events: Arc<DiskEvents>,
+        shared: Arc<Shared>,
+        awaits_room: bool,
+    ) -> Self {
+        group.set_awaits_room(awaits_room);
+        shared.set_awaits_room(awaits_room);
         Running {
+            awaits_room,
+            has_lost: group.lost_in().is_some(),
             group,
             disk,
             disk_events,
@@ -136,12 +150,14 @@ impl Running {
 
     /// Time passes. Says why the group has to stop, if it has.
     pub fn tick(&mut self) -> Result<(), String> {
+        self.look_for_room();
         self.group.tick();
         self.note_disk_failure();
         if let Some(ticks) = &mut self.last_ticks {
             *ticks -= 1;
             if *ticks == 0 || self.leads_in.is_none() {
-                return Err(self.disk_events.failure().unwrap_or("its disk has failed").to_owned());
+                let reason = self.disk_events.failure().map(|failure| failure.reason.clone());
+                return Err(reason.unwrap_or_else(|| "its disk has failed".to_owned()));
             }
             self.hand_over();
         }
@@ -159,9 +175,20 @@ impl Running {
         Ok(())
     }
 
+    /// A copy that was full goes on when there is room.
+    fn look_for_room(&mut self) {
+        if self.awaits_room && self.disk.has_room() {
+            self.awaits_room = false;
+            self.group.set_awaits_room(false);
+            self.shared.set_awaits_room(false);
+            tracing::info!("'{}': there is space again, and this copy goes on", self.shared.name);
+        }
+    }
+
     /// If the disk has failed, the group stops with one of the next ticks: once another service decides, if it does now.
     pub fn note_disk_failure(&mut self) {
-        let Some(reason) = self.disk_events.failure().filter(|_| self.last_ticks.is_none()) else { return };
+        let Some(failure) = self.disk_events.failure().filter(|_| self.last_ticks.is_none()) else { return };
+        let reason = &failure.reason;
         tracing::error!("'{}': this copy is not used any more: {reason}", self.shared.name);
         self.shared.note_failed(reason);
         self.last_ticks = Some(LAST_TICKS);
@@ -205,6 +232,11 @@ impl Running {
         }
         for event in work.events {
             self.tell(event);
+        }
+        if self.has_lost && self.group.lost_in().is_none() {
+            self.has_lost = false;
+            self.shared.note_regained();
+            tracing::info!("'{}': this copy has all again that it may have acknowledged", self.shared.name);
         }
         Ok(!work.is_removed)
     }

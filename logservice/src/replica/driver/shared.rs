@@ -21,6 +21,10 @@ pub(super) struct Shared {
     state: Mutex<State>,
     waiting_bytes: AtomicUsize,
     is_stopped: AtomicBool,
+    /// The copy takes no entries for want of space.
+    awaits_room: AtomicBool,
+    /// Why appends are refused for want of space, although this service has some.
+    no_space: Mutex<Option<String>>,
 }
 
 struct State {
@@ -37,6 +41,7 @@ impl Shared {
             revision: checkpoint.revision,
             state: checkpoint.state.clone(),
             is_whole: group.is_whole(),
+            failed: group.lost_in().map(|_| FETCHED_ANEW.to_owned()),
             ..View::default()
         };
         Shared {
@@ -44,6 +49,8 @@ impl Shared {
             state: Mutex::new(State { view, listener: None }),
             waiting_bytes: AtomicUsize::new(0),
             is_stopped: AtomicBool::new(false),
+            awaits_room: AtomicBool::new(false),
+            no_space: Mutex::default(),
         }
     }
 
@@ -77,6 +84,35 @@ impl Shared {
         self.lock().view.failed = Some(reason.to_owned());
     }
 
+    /// The copy that was fetched anew has all that it may have acknowledged.
+    pub fn note_regained(&self) {
+        let mut state = self.lock();
+        if state.view.failed.as_deref() == Some(FETCHED_ANEW) {
+            state.view.failed = None;
+        }
+    }
+
+    /// Whether the copy takes no entries for want of space.
+    pub fn awaits_room(&self) -> bool {
+        self.awaits_room.load(Ordering::Relaxed)
+    }
+
+    /// The copy takes no entries for want of space from now on, or does again.
+    pub fn set_awaits_room(&self, awaits_room: bool) {
+        self.awaits_room.store(awaits_room, Ordering::Relaxed);
+    }
+
+    /// Refuses appends for that reason from now on, or no more.
+    pub fn set_no_space(&self, reason: Option<String>) {
+        *self.no_space.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = reason;
+    }
+
+    /// Refuses an append if too few services have space.
+    pub fn check_space(&self) -> Result<(), SubmitError> {
+        let reason = self.no_space.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        reason.map_or(Ok(()), |reason| Err(SubmitError::NoSpace(reason)))
+    }
+
     /// The group has stopped.
     pub fn stopped(&self, reason: &str) {
         self.is_stopped.store(true, Ordering::Release);
@@ -92,6 +128,11 @@ impl Shared {
 
     pub fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// Bytes of appends that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Acquire)
     }
 
     /// Counts an append that waits, or says why it may not.
@@ -140,12 +181,35 @@ fn apply(view: &mut View, event: &Event, group: &Group) {
     view.acknowledged = if goes_on { view.acknowledged.max(view.end) } else { view.end };
 }
 
+/// What is told of a copy that was damaged, until it has all again that it may have acknowledged.
+const FETCHED_ANEW: &str = "this service's copy was damaged, and is being fetched anew from the other services";
+
+/// Why a copy is not used any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind of failure that is.
+    pub kind: FailureKind,
+    /// In words.
+    pub reason: String,
+}
+
+/// What can be done about a copy that is not used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// There was no space: opened again, it goes on when there is.
+    Full,
+    /// What it holds is not what was written: it can be fetched anew from other services.
+    Damaged,
+    /// A write has failed, or the copy contradicts another one and nobody knows which is right. Somebody has to look.
+    Other,
+}
+
 /// Hears from the disk of one group.
 pub(super) struct DiskEvents {
     id: u64,
     turns: Arc<Turns>,
     /// Why the copy is not to be used any more. It may be known before the group is driven.
-    failure: OnceLock<String>,
+    failure: OnceLock<Failure>,
 }
 
 impl DiskEvents {
@@ -163,13 +227,14 @@ impl DiskEvents {
         self.turns.clone()
     }
 
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.get()
     }
 
-    fn fail(&self, reason: String) {
+    /// The copy is not used any more.
+    pub fn fail(&self, kind: FailureKind, reason: String) {
         // The first reason is the one that explains the others.
-        let _ = self.failure.set(reason);
+        let _ = self.failure.set(Failure { kind, reason });
         let _ = self.turns.inbox.push(Input::DiskFailed { id: self.id });
     }
 }
@@ -183,10 +248,14 @@ impl CopyEvents for DiskEvents {
     }
 
     fn failed(&self, reason: &str) {
-        self.fail(reason.to_owned());
+        self.fail(FailureKind::Other, reason.to_owned());
+    }
+
+    fn full(&self, reason: &str) {
+        self.fail(FailureKind::Full, reason.to_owned());
     }
 
     fn damaged(&self, damage: &Damage) {
-        self.fail(format!("damaged: {damage}"));
+        self.fail(FailureKind::Damaged, format!("damaged: {damage}"));
     }
 }

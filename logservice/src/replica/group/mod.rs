@@ -10,6 +10,8 @@
 //! | `leading.rs` | what is proposed and confirmed while its service decides over the log |
 //! | `acknowledged.rs` | what is acknowledged before this copy's own disk has it |
 //! | `machine.rs` | what committed entries add up to |
+//! | `marks.rs` | running checksums, to be compared with other services' |
+//! | `lost.rs` | a copy that has lost what it acknowledged, or that has no space |
 //! | `entries.rs` | entries, as the consensus crate reads them |
 //! | `telling.rs` | what the others are told earlier or later than the consensus crate would |
 //! | `fetching.rs` | old entries for members that are behind |
@@ -36,7 +38,9 @@ mod fetching;
 mod forcing;
 mod install;
 mod leading;
+mod lost;
 mod machine;
+mod marks;
 mod members;
 mod rule_switches;
 mod telling;
@@ -56,6 +60,7 @@ use self::leading::Leading;
 pub use self::leading::{Outcome, StateChange};
 pub use self::machine::Divergence;
 use self::machine::{Applied, Machine};
+use self::marks::Marks;
 pub use self::members::{are_members, is_member, MembersStep};
 use self::rule_switches::holds;
 #[cfg(not(feature = "broken-rules"))]
@@ -99,6 +104,14 @@ pub struct Group {
     install_ticks: Vec<(u64, u32)>,
     /// This copy has applied that it is no member any more.
     is_removed: bool,
+    /// The number of what the consensus crate has given last.
+    last_number: u64,
+    /// The copy has lost entries that it may have acknowledged in terms up to this one (`lost.rs`).
+    lost_in: Option<u64>,
+    /// The entries do not fit on the disk now (`lost.rs`).
+    awaits_room: bool,
+    /// Running checksums of some of the last entries that were applied (`marks.rs`).
+    marks: Marks,
 }
 
 struct Unpersisted {
@@ -135,6 +148,7 @@ impl Group {
         // A copy that was never given anything has no members at all.
         let is_new = found.checkpoint.position.index == 0;
         let is_removed = !is_new && !is_member(&node.raft.prs().conf().to_conf_state(), member);
+        let lost_in = found.lost_in.filter(|lost_in| *lost_in >= found.checkpoint.position.term);
         Ok(Group {
             member,
             node,
@@ -151,12 +165,16 @@ impl Group {
             messages: Vec::new(),
             install_ticks: Vec::new(),
             is_removed,
+            last_number: 0,
+            lost_in,
+            awaits_room: false,
+            marks: Marks::default(),
         })
     }
 
     /// Time passes.
     pub fn tick(&mut self) {
-        if self.is_standing() {
+        if self.is_standing() || self.is_held_back() {
             return;
         }
         self.node.tick();
@@ -166,7 +184,7 @@ impl Group {
 
     /// A message of another member has come.
     pub fn step(&mut self, message: Message) {
-        if !self.is_standing() {
+        if !self.is_standing() && self.takes(&message) {
             // An error means that it is late, or of nobody that counts: as if it were lost.
             let _ = self.node.step(message);
         }
@@ -218,7 +236,7 @@ impl Group {
     /// Asks for votes at once.
     pub fn campaign(&mut self) {
         // The crate makes a leader of whoever asks nobody: also of one that has no members yet.
-        if !self.is_standing() && self.node.raft.promotable() {
+        if !self.is_standing() && !self.must_not_lead() && self.node.raft.promotable() {
             let _ = self.node.campaign();
         }
     }
@@ -267,8 +285,10 @@ impl Group {
             }
             self.apply(number, committed, &mut persists)?;
             self.note_role();
+            self.last_number = number;
         }
         self.acknowledge();
+        self.note_regained(&mut persists);
         let (messages, events) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.events));
         let fetches = self.node.mut_store().fetching().take_wanted();
         Ok(Work { messages, persists, events, fetches, is_removed: self.is_removed })
@@ -304,6 +324,7 @@ impl Group {
             install::decode(snapshot).map_err(|reason| Divergence::Bad(super::entry::BadEntry { index, reason }))?;
         self.node.mut_store().install(install.base.clone(), install.checkpoint.clone());
         self.machine = Machine::new(install.checkpoint.clone());
+        self.marks.clear();
         self.installing = holds(Rule::WaitsForInstall).then_some(number);
         self.events.push(Event::Installed { end: install.base.position.end });
         Ok(install)
@@ -316,6 +337,7 @@ impl Group {
         for entry in &committed {
             let end_before = self.machine.position().end;
             let applied = self.machine.apply(entry)?;
+            self.marks.note(self.machine.position());
             if entry.get_entry_type() != EntryType::EntryNormal {
                 self.change_members(entry)?;
             }

@@ -40,6 +40,8 @@ pub enum Rule {
     KeepsNewerState,
     /// What was read for another member counts no more when entries are replaced.
     ForgetsFetched,
+    /// A copy that has lost what it acknowledged votes again when it has entries of a later term.
+    WaitsForLaterTerm,
     /// Entries stay in memory until the disk has them.
     CachesUnpersisted,
     /// A copy that has applied its own removal stops.

@@ -15,6 +15,7 @@ pub(super) struct Kept {
     base: Base,
     checkpoint: Checkpoint,
     entries: VecDeque<Entry>,
+    lost_in: Option<u64>,
     /// A write has failed: nothing is written until the machine starts again.
     pub(super) has_failed: bool,
 }
@@ -22,13 +23,19 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn new(install: Install) -> Self {
         let Install { base, checkpoint } = install;
-        Kept { vote: Vote::default(), base, checkpoint, entries: VecDeque::new(), has_failed: false }
+        Kept { vote: Vote::default(), base, checkpoint, entries: VecDeque::new(), lost_in: None, has_failed: false }
+    }
+
+    /// Begins anew, with the vote that there is.
+    pub(super) fn begun_anew(&self, install: Install) -> Self {
+        Kept { vote: self.vote, lost_in: Some(self.vote.term.max(install.base.position.term)), ..Kept::new(install) }
     }
 
     pub(super) fn persist(&mut self, persist: Persist) {
         if let Some(Install { base, checkpoint }) = persist.install {
             (self.base, self.checkpoint) = (base, checkpoint);
             self.entries.clear();
+            self.forget_lost();
         }
         self.vote = persist.vote.unwrap_or(self.vote);
         if let Some(first) = persist.entries.first() {
@@ -39,7 +46,12 @@ impl Kept {
         self.entries.extend(persist.entries);
         if let Some(checkpoint) = persist.checkpoint.filter(|next| next.position.index <= self.last()) {
             self.checkpoint = checkpoint;
+            self.forget_lost();
         }
+    }
+
+    fn forget_lost(&mut self) {
+        self.lost_in = self.lost_in.filter(|lost_in| *lost_in >= self.checkpoint.position.term);
     }
 
     pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
@@ -63,6 +75,7 @@ impl Kept {
             checkpoint: self.checkpoint.clone(),
             last_index: self.last(),
             terms,
+            lost_in: self.lost_in,
         }
     }
 

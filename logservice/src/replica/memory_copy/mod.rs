@@ -20,7 +20,7 @@ use raft::eraftpb::{ConfState, Entry};
 use self::kept::Kept;
 use self::reader::MemoryCopyReader;
 use super::copy::{Base, CopyDisk, CopyDisks, CopyEvents, Install, OpenedCopy, Persist};
-use crate::store::{LogReader, MediumError, OpenError, ReadError, Usage};
+use crate::store::{LogReader, Manifest, MediumError, OpenError, ReadError, RemovedStore, Usage};
 
 /// The disk of one machine.
 pub struct MemoryDisks {
@@ -189,8 +189,44 @@ impl CopyDisks for MemoryDisks {
         Ok(Some(OpenedCopy { disk, found: kept.found() }))
     }
 
+    fn begin_anew(&self, group: &str, install: &Install) -> Result<(), OpenError> {
+        let mut state = self.machine.lock();
+        if let Some(kept) = state.copies.get_mut(group) {
+            *kept = kept.begun_anew(install.clone());
+        }
+        Ok(())
+    }
+
     fn remove(&self, group: &str) -> Result<(), MediumError> {
         self.machine.lock().copies.remove(group);
+        Ok(())
+    }
+
+    fn set_aside(&self, group: &str) -> Result<Arc<dyn RemovedStore>, MediumError> {
+        self.machine.lock().copies.remove(group);
+        Ok(Arc::new(Nothing))
+    }
+}
+
+/// What is left of a copy that was set aside: nothing.
+struct Nothing;
+
+impl std::fmt::Display for Nothing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("memory")
+    }
+}
+
+impl RemovedStore for Nothing {
+    fn remove_log(&self) -> Result<(), MediumError> {
+        Ok(())
+    }
+
+    fn manifest(&self) -> Result<Option<Result<Manifest, String>>, MediumError> {
+        Ok(None)
+    }
+
+    fn finish(&self) -> Result<(), MediumError> {
         Ok(())
     }
 }

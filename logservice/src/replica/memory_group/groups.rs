@@ -100,6 +100,21 @@ impl Groups for MemoryGroups {
         })
     }
 
+    fn drop_shard<'a>(&'a self, shard: &'a str, _log_id: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(async move {
+            let listener = {
+                let mut inner = self.lock();
+                if let Some(reason) = &inner.refuses {
+                    return Err(reason.clone());
+                }
+                inner.groups.remove(shard);
+                inner.listener.clone()
+            };
+            listener.iter().for_each(|listener| listener.disappeared(shard));
+            Ok(())
+        })
+    }
+
     fn init(&self) -> Answer<'_, Result<(), ClusterError>> {
         Box::pin(async move {
             let mut inner = self.lock();

@@ -328,6 +328,8 @@ impl GroupHandle for MemoryGroup {
             base: crate::replica::copy::Position::default(),
             members: raft::eraftpb::ConfState { voters: vec![1, 2, 3], ..Default::default() },
             copies,
+            lost_in: None,
+            marks: Vec::new(),
         })
     }
 

@@ -373,7 +373,7 @@ impl Store for FileStore {
         let (_, unverified_bytes) = self.shared.segments.unverified();
         let max_log_bytes = self.shared.max_log_bytes;
         let is_full = quota::check(max_log_bytes, taken, self.shared.segment_bytes, "").is_err();
-        Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits }
+        Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits, ..Usage::default() }
     }
 
     fn close(&self) {

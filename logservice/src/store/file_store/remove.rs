@@ -40,6 +40,11 @@ pub fn remove_log(path: &Path) -> Result<(), FileError> {
     remove_entries(path, |name| name != MANIFEST)
 }
 
+/// Removes what `is_removed` says in a directory that was set aside. Blocks on I/O.
+pub fn remove_some(path: &Path, is_removed: fn(&str) -> bool) -> Result<(), FileError> {
+    remove_entries(path, is_removed)
+}
+
 /// The manifest in a directory that was set aside, or why it says nothing. `None` if there is no file. Blocks on I/O.
 pub fn manifest_set_aside(path: &Path) -> Result<Option<Result<Manifest, String>>, FileError> {
     let path = path.join(MANIFEST);

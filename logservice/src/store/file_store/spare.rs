@@ -116,6 +116,11 @@ impl Spare {
         state.making = Some(Making { path, rest, is_begun });
     }
 
+    /// Whether there is one.
+    pub fn is_ready(&self) -> bool {
+        !self.shared.lock().ready.is_empty()
+    }
+
     /// No spare is made any more once this returns.
     pub fn close(&self) {
         let mut state = self.shared.lock();

@@ -259,6 +259,7 @@ impl Store for MemoryStore {
             unverified_bytes: 0,
             appends: queue.made_durable,
             commits: queue.commits,
+            ..Usage::default()
         }
     }
 
