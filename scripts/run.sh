@@ -60,6 +60,9 @@ fi
 suffix() { if [ "$1" -gt 1 ]; then echo "-$1"; fi; }
 node_config() { # node_config NUMBER
     local directory=$dir/node$(suffix "$1") config=$dir/valkey$(suffix "$1").conf node_port=$((port + $1 - 1))
+    # As many zones as there are log services: the nodes take turns in them.
+    local zone_line=''
+    if [ "$zones" -gt 1 ]; then zone_line="durability.zone zone-$((($1 - 1) % zones + 1))"; fi
     mkdir -p "$directory"
     if [ ! -e "$config" ]; then
         cat >"$config" <<CONF
@@ -69,6 +72,7 @@ durability.log $log_addresses
 durability.shard main
 durability.node-id node-$1
 durability.announce 127.0.0.1:$node_port
+$zone_line
 durability.failover $([ "$nodes" -gt 1 ] && echo yes || echo no)
 durability.mode sync
 

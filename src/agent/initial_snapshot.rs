@@ -6,16 +6,18 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use durability_protocol::Refusal;
 use reqwest::redirect::Policy;
 use valkey_module::logging::log_notice;
 
 use crate::agent::own_server::Stream;
 use crate::agent::tap::Tap;
 use crate::base::time_limit::{AtEnd, TimeLimit};
+use crate::decide::service_choice::Failure;
 use crate::exchange::Shared;
 use crate::log::address;
 use crate::log::control::LogConnection;
-use crate::log::services::Service;
+use crate::log::services::{Service, Services};
 use crate::settings;
 use crate::settings::tls::{TlsError, TlsSettings};
 use crate::settings::token::{self, TokenError};
@@ -29,6 +31,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The slowest link, for [`ANSWER_TIMEOUT`].
 const LEAST_BYTES_PER_SECOND: u64 = 16 << 10;
+/// The HTTP status with which a service answers that does not decide over the log.
+const MISDIRECTED: u16 = 421;
 /// How many bytes of a refusal are read.
 const MAX_DETAIL_BYTES: u64 = 4096;
 
@@ -81,6 +85,16 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// What it says of the service: that another one decides by now, and which, if the service knows it.
+    fn failure(&self, services: &Services) -> Option<Failure> {
+        match self {
+            SnapshotError::Refused { status: MISDIRECTED, detail } => services.failure_of(&Refusal::parse(detail)),
+            _ => None,
+        }
+    }
+}
+
 /// Where the service accepts snapshots that decides over the log.
 struct Place<'a> {
     service: &'a Service,
@@ -103,7 +117,12 @@ pub fn start_log(shared: &Arc<Shared>, tap: &Tap, epoch: u64, replid: &str, offs
     let mut log = LogConnection::open(shared).map_err(|error| error.to_string())?;
     let status = log.status().map_err(|error| error.to_string())?;
     let place = Place { service: log.service(), http_port: status.http_port };
-    send(shared, &tap.stream, &place, epoch, replid, offset, bytes).map_err(|error| error.to_string())?;
+    let sent = send(shared, &tap.stream, &place, epoch, replid, offset, bytes);
+    if let Some(failure) = sent.as_ref().err().and_then(|error| error.failure(&shared.services)) {
+        // The next attempt goes to the one that decides.
+        shared.services.failed(log.service(), failure);
+    }
+    sent.map_err(|error| error.to_string())?;
     shared.awaits_snapshot.store(false, Ordering::Release);
     Ok(())
 }
@@ -173,4 +192,22 @@ fn send(
         status: status.as_u16(),
         detail: String::from_utf8_lossy(&detail).trim_end().to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_decides_no_more_says_which_one_does() {
+        let services = Services::of("a:1,b:2,c:3");
+        let refused = |status, detail: &str| SnapshotError::Refused { status, detail: detail.to_owned() };
+        let named = |error: &SnapshotError| error.failure(&services);
+        assert_eq!(named(&refused(421, "NOTLEADER c:3 decides over it")), Some(Failure::DecidesNot(Some(2))));
+        assert_eq!(named(&refused(421, "NOTLEADER - decides over it")), Some(Failure::DecidesNot(None)));
+        for other in [refused(409, "FENCED epoch 1 is over"), refused(421, "what a proxy says"), SnapshotError::NoHttp]
+        {
+            assert_eq!(named(&other), None, "{other}");
+        }
+    }
 }

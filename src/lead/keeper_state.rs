@@ -78,7 +78,7 @@ pub(super) struct KeeperState {
 /// What the lease keeper's thread keeps from one question to the next.
 pub(super) struct Session {
     pub(super) log: Option<LogConnection>,
-    /// The version of the leadership that it saw last.
+    /// The version of the leadership that it saw last on this connection; 0 before.
     version: u64,
     /// An epoch, and its lease.
     pub(super) lease: Option<(u64, Lease)>,
@@ -159,6 +159,7 @@ impl KeeperState {
                 let time = time.max(opening_time(&self.shared.services));
                 let log = LogConnection::open_within(&self.shared, time, AtEnd::GoesOn)?;
                 self.shared.set_log_address(log.reached()?);
+                session.version = 0;
                 none.insert(log)
             }
         };
@@ -175,15 +176,17 @@ impl KeeperState {
         applied: u64,
         wait: Duration,
     ) -> Result<Arc<ShardView>, LogError> {
-        let version = session.version;
         // A leader that waits long for the answer renews its lease late.
         let time = match wait.is_zero() {
             true => renewal_time(&self.shared.services),
             false => wait + answer_time(&self.shared.services),
         };
+        self.connection(session, time)?;
+        // After the connection is there: another service counts its versions otherwise.
+        let version = session.version;
         let log = self.connection(session, time)?;
         let (id, address) = (self.shared.node_id(), self.shared.address());
-        let report = Report { role, priority: self.shared.priority(), applied, version };
+        let report = Report { role, priority: self.shared.priority(), zone: settings::ZONE.value(), applied, version };
         let view = log.node(&Node { id: &id, address: &address }, &report, wait)?;
         session.version = view.version;
         Ok(self.shared.set_view(view))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durability_leadership::Moment;
-use durability_protocol::{ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, RENEW, RESIGN, STATUS};
+use durability_protocol::{ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, RENEW, RESIGN, STATUS, ZONE};
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::base::process_identity;
@@ -39,12 +39,14 @@ pub struct LogPosition<'a> {
 }
 
 /// The state of a node, for the log service and the other nodes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Report<'a> {
     /// `leader`, `follower` or `attaching`.
     pub role: &'a str,
     /// See `durability.priority`.
     pub priority: u32,
+    /// See `durability.zone`.
+    pub zone: String,
     /// What it has applied (exclusive end).
     pub applied: u64,
     /// The version of the leadership that it saw last.
@@ -153,7 +155,12 @@ impl LogConnection {
             [u64::from(report.priority), report.applied, report.version].map(|number| number.to_string());
         let wait_ms = wait.as_millis().to_string();
         let shard = settings::SHARD.value();
-        let command = [NODE, &shard, node.id, node.address, report.role, &priority, &applied, &version, &wait_ms];
+        let mut command =
+            vec![NODE, &shard, node.id, node.address, report.role, &priority, &applied, &version, &wait_ms];
+        if !report.zone.is_empty() {
+            // Not otherwise: a service of an earlier version does not know it.
+            command.extend([ZONE, &report.zone]);
+        }
         let reply = self.ask(&command)?;
         ShardView::read(&reply).map_err(|detail| self.protocol(detail))
     }

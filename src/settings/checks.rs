@@ -96,6 +96,17 @@ pub fn check_node_id(name: &str) -> Result<(), String> {
     check_name("node", name)
 }
 
+/// Checks the name of a zone; it may be empty.
+///
+/// # Errors
+/// What is wrong with it, for the user to read.
+pub fn check_zone(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    check_name("zone", name)
+}
+
 fn check_name(what: &str, name: &str) -> Result<(), String> {
     if is_valid_name(name) {
         return Ok(());

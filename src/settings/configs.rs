@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::settings::checks::{check_announce, check_node_id, check_services, check_shard, DEFAULT_LOG};
+use crate::settings::checks::{check_announce, check_node_id, check_services, check_shard, check_zone, DEFAULT_LOG};
 use crate::settings::config_kinds::{anything, Change, Choice, Config, Number, Switch, Text};
 use crate::settings::mode::Mode;
 use crate::settings::{tls, token};
@@ -62,6 +62,8 @@ configs! {
     LEASE_MS: Number = Number::new("lease-ms", 3000, 300..=600_000);
     /// Among the nodes that can take over, the one with the highest priority does. 0: never this node.
     PRIORITY: Number = Number::new("priority", 100, 0..=1000);
+    /// The zone that this node is in: while it leads, the log service of that zone decides over the log, if there is one and all is well.
+    ZONE: Text = Text::new("zone", "", check_zone);
     /// host:port at which clients reach this node. Empty: host name and port.
     ANNOUNCE: Text = Text::new("announce", "", check_announce);
 }

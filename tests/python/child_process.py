@@ -57,6 +57,13 @@ class ChildProcess:
             self._child.wait()
             self._child = None
 
+    def terminate(self) -> None:
+        """As an operator: SIGTERM. Returns when it has ended."""
+        if self._child is not None:
+            self._child.terminate()
+            self._child.wait()
+            self._child = None
+
     def freeze(self) -> None:
         """Stops it until it is killed or thawed."""
         if self._child is not None:

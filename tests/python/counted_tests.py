@@ -1,4 +1,4 @@
-"""Runs a unittest.TestCase and prints "N passed, N failed", as scripts/test.sh reads it."""
+"""Runs unittest.TestCases and prints "N passed, N failed", as scripts/test.sh reads it."""
 
 import sys
 import unittest

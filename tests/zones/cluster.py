@@ -47,6 +47,16 @@ class LogService(ChildProcess):
         assert self._child is not None
         return pathlib.Path(f"/proc/{self._child.pid}/root{self.home}")
 
+    def sentinel(self, *words: str):
+        """The answer to a command of Sentinel; none if the service does not answer."""
+        try:
+            with self.connect() as client:
+                # Without the client's own reading of such answers.
+                client.response_callbacks.clear()
+                return client.execute_command("SENTINEL", *words, SHARD)
+        except valkey.ValkeyError:
+            return None
+
     def status(self) -> dict[str, str]:
         """LOG.STATUS of the shard; empty if the service does not answer, or has no such shard."""
         try:
@@ -92,7 +102,7 @@ class Node(ServerNode):
 
     def __init__(self, directory: pathlib.Path, number: int, logs: list[LogService], lease_ms: int):
         addresses = ",".join(f"{HOST}:{logs[(number + other) % len(logs)].port}" for other in range(len(logs)))
-        super().__init__(directory, f"node{number}", addresses, SHARD, lease_ms)
+        super().__init__(directory, f"node{number}", addresses, SHARD, lease_ms, f"durability.zone zone{number}\n")
 
 
 class Cluster:

@@ -11,7 +11,7 @@ import unittest
 
 import counted_tests
 from child_process import wait_for
-from cluster import LEASE_MS, Cluster
+from cluster import LEASE_MS, Cluster, Node, pairs
 from writers import Writers
 
 # The time-out of an election, doubled once by a split vote, and what a loaded machine takes besides.
@@ -126,11 +126,110 @@ class ZonesDie(unittest.TestCase):
             kept.rename(log.home)
         self.assert_nothing_is_missing(writers)
 
+    def test_a_rolling_restart_hands_over_and_keeps_the_lease(self):
+        with self.under_load() as writers:
+            leader, epoch = self.cluster.leader(), self.cluster.decider().status()["epoch"]
+            # The one that decides is among them at least once.
+            for log in self.cluster.logs:
+                decides, moment = log.decides(), time.monotonic()
+                log.terminate()
+                count = writers.count()
+                wait_for("writes go on", lambda: writers.count() > count + 50)
+                pause_s = writers.gap_after(moment)
+                print(f"longest pause {pause_s * 1000:.0f} ms" + (" (it decided)" if decides else ""), end=" ")
+                # An election takes half a second at least, and the lease of the node then counts anew.
+                self.assertLess(pause_s, ELECTION_S)
+                if decides:
+                    self.assertIn("shards were handed over in", log.output())
+                log.start()
+                wait_for("it has caught up", self.cluster.is_settled, seconds=40)
+            status = self.cluster.decider().status()
+            self.assertEqual((self.cluster.leader(), status["epoch"]), (leader, epoch), "the lease was lost")
+        self.assert_nothing_is_missing(writers)
+
+    def test_each_service_answers_clients_alike_until_it_hears_of_none_that_decides(self):
+        def flags(log) -> list[str]:
+            primary = log.sentinel("PRIMARY")
+            return pairs(primary)["flags"].split(",") if primary else []
+
+        def replicas(log) -> list[tuple[str, str]]:
+            return sorted((pairs(one)["runid"], pairs(one)["flags"]) for one in log.sentinel("REPLICAS") or [])
+
+        followers = sorted((node.name, "slave") for node in self.cluster.nodes if node.role() == "follower")
+        for log in self.cluster.logs:
+            wait_for("it knows the nodes", lambda: replicas(log) == followers)
+            wait_for("it shows the leader", lambda: flags(log) == ["master"])
+            self.assertEqual(len(log.sentinel("SENTINELS")), 2)
+        # Cut off from the others, it says that it does not know any more.
+        alone = next(log for log in self.cluster.logs if not log.decides())
+        others = [log for log in self.cluster.logs if log is not alone]
+        try:
+            for log in others:
+                log.freeze()
+            wait_for("it hears of nobody that decides", lambda: "o_down" in flags(alone))
+            self.assertGreaterEqual(int(alone.status()["decider_silent_ms"]), 2000)
+        finally:
+            for log in others:
+                log.thaw()
+        wait_for("it hears of the leader again", lambda: flags(alone) == ["master"])
+
     def test_everything_dies_at_once(self):
         with self.under_load() as writers:
             self.cluster.kill()
         self.assert_nothing_is_missing(writers)
 
 
+class TheDecisionFollowsTheLeader(unittest.TestCase):
+    """On a cluster of its own: a decision moves for the sake of zones once a minute."""
+
+    def setUp(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="zones-"))
+        self.cluster = Cluster(self.directory)
+        self.cluster.start()
+
+    def tearDown(self):
+        self.cluster.kill()
+        shutil.rmtree(self.directory)
+
+    def place(self) -> tuple[int, int] | None:
+        """In which zone a service decides, and in which a node leads."""
+        decider, leader = self.cluster.decider(), self.cluster.leader()
+        if decider is None or leader is None:
+            return None
+        return self.cluster.logs.index(decider), self.cluster.nodes.index(leader)
+
+    def is_in_place(self) -> bool:
+        place = self.place()
+        return place is not None and place[0] == place[1]
+
+    def fail_over_to(self, node: Node) -> None:
+        with self.cluster.leader().connect(timeout_s=10) as client:
+            client.execute_command("DURABILITY.FAILOVER", "TO", node.name)
+        wait_for("it leads", lambda: node.role() == "leader")
+
+    def test_the_decision_follows_the_node_that_leads_into_its_zone_once_a_minute(self):
+        nodes = self.cluster.nodes
+        with Writers(self.cluster) as writers:
+            wait_for("there is load", lambda: writers.count() > 200)
+            moment = time.monotonic()
+            if self.is_in_place():
+                self.fail_over_to(nodes[(self.place()[1] + 1) % len(nodes)])
+                decider = self.cluster.decider()
+                wait_for("it is said why not yet", lambda: "has changed within 5 s" in decider.status().get("placement", ""))
+                moment = time.monotonic()
+            leader, epoch = self.cluster.leader(), self.cluster.decider().status()["epoch"]
+            wait_for("the decision is where the leader is", self.is_in_place, seconds=60)
+            count = writers.count()
+            wait_for("writes go on", lambda: writers.count() > count + 200)
+            print(f"longest pause {writers.gap_after(moment) * 1000:.0f} ms", end=" ")
+            decider = self.cluster.decider()
+            wait_for("nothing is left to say", lambda: decider.status().get("placement") == "")
+            self.assertEqual((self.cluster.leader(), decider.status()["epoch"]), (leader, epoch), "the lease was lost")
+            # Not again within the minute, and the next service knows that.
+            self.fail_over_to(nodes[(nodes.index(leader) + 1) % len(nodes)])
+            wait_for("it stays", lambda: "handed over within 60 s" in decider.status().get("placement", ""))
+        self.assertEqual(writers.missing(), [])
+
+
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ZonesDie))
+    sys.exit(counted_tests.run(ZonesDie, TheDecisionFollowsTheLeader))

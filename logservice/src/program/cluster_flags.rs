@@ -20,7 +20,7 @@ pub struct ClusterFlags {
     /// Name of this service in --peers
     #[arg(long, value_name = "NAME", requires = "peers")]
     pub name: Option<String>,
-    /// Zone that this service is in: shown in its status
+    /// Zone that this service is in. Of a shard whose leader is in the same one (durability.zone), it decides over the log if all is well
     #[arg(long, value_name = "ZONE", requires = "peers")]
     pub zone: Option<String>,
     /// File whose first line is a secret of at least 16 bytes, the same at all three services, by which they know each other
@@ -79,6 +79,9 @@ pub enum ClusterFlagsError {
     /// Two are alike.
     #[error("--peers: '{0}' is there twice")]
     Twice(String),
+    /// No zone.
+    #[error("--zone {0:?} is not a zone: 1 to 64 of A-Z a-z 0-9 . _ : -, not beginning with a dot")]
+    Zone(String),
     /// This service is not among them.
     #[error("--peers does not name '{0}', which is this service by --name")]
     NotAmong(String),
@@ -117,6 +120,9 @@ impl ClusterFlags {
         let name = self.name.clone().ok_or_else(|| missing("--name", "which of the services this one is"))?;
         let own = peers.iter().find(|(peer, _)| *peer == name);
         let (_, address) = own.cloned().ok_or_else(|| ClusterFlagsError::NotAmong(name.clone()))?;
+        if let Some(zone) = self.zone.clone().filter(|zone| !is_valid_name(zone)) {
+            return Err(ClusterFlagsError::Zone(zone));
+        }
         let peer_token = self.peer_token.clone();
         let peer_token =
             peer_token.ok_or_else(|| missing("--peer-token", "the secret by which the services know each other"))?;
@@ -207,6 +213,7 @@ mod tests {
         assert!(peers(&["a=h:1", "b=h:2", "c=h:2"]).contains("'h:2' is there twice"));
         assert!(peers(&["a=h:1", "d=h:2", "c=h:3"]).contains("does not name 'b'"));
         assert!(error(&|flags| flags.name = None).contains("needs --name"));
+        assert!(error(&|flags| flags.zone = Some("zone 1".to_owned())).contains("--zone \"zone 1\" is not a zone"));
         assert!(error(&|flags| flags.peer_token = None).contains("needs --peer-token"));
         assert!(error(&|flags| flags.announce = Some("host".to_owned())).contains("--announce host"));
         let listen = "127.0.0.1:7379".parse().expect("an address");

@@ -75,6 +75,18 @@ pub trait Groups: Send + Sync {
 
     /// The id of this service.
     fn member(&self) -> u64;
+    /// Has another service decide over the cluster, if this one does. Returns when another one does, or none can.
+    fn hand_over_cluster(&self) -> Answer<'_, ()>;
+    /// Tells a service of the cluster what its [`HearsReports`] hears. The error is a text for people.
+    fn report<'a>(&'a self, service: &'a str, report: String) -> Answer<'a, Result<(), String>>;
+    /// Whoever `hearer` is hears what other services report from now on. It takes the place of who heard it before.
+    fn on_reports(&self, hearer: Arc<dyn HearsReports>);
+}
+
+/// Hears what other services report. What it is, is for whoever sends it to say.
+pub trait HearsReports: Send + Sync {
+    /// Another service has reported that. May block.
+    fn heard(&self, report: &str);
 }
 
 /// Hears of shards. An implementation must return soon.

@@ -1,9 +1,12 @@
 //! What each command does at a service that follows, and at one that is alone.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::command_roles::{Command, COMMANDS};
 use super::connection::{Connection, Next};
@@ -188,4 +191,51 @@ async fn making_a_cluster_takes_a_token_for_all_shards() {
         assert_eq!(error(made.as_ref()).starts_with("NOPERM"), !may, "{token}: {made:?}");
         assert_eq!(error(run(&mut connection, &["LOG.CLUSTER", "STATUS"]).await.as_ref()), "");
     }
+}
+
+/// The answer to a command that waits until something has happened.
+async fn run_until(connection: &mut Connection, words: &[&str], happens: impl FnOnce()) -> Option<Reply> {
+    let mut asking = pin!(run(connection, words));
+    assert!(timeout(Duration::from_millis(20), &mut asking).await.is_err(), "{words:?} waits");
+    happens();
+    asking.await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_the_service_that_decides_waits_a_moment_while_nobody_is_known_to() {
+    let check = ["LOG.CHECK", "s1", "n1", "a:1", "-"];
+    let (mut connection, _client, groups) = following(None).await;
+    let group = groups.get_or_make("s1");
+    group.follow(None, 0);
+    let asked = Instant::now();
+    let reply = run(&mut connection, &check).await;
+    assert!(error(reply.as_ref()).starts_with("NOTLEADER - "), "{reply:?}");
+    assert!(asked.elapsed() >= Duration::from_millis(100), "{:?}", asked.elapsed());
+    // What any service answers does not wait, and an answer comes when one is known to decide.
+    let status = run(&mut connection, &["LOG.STATUS", "s1"]).await;
+    assert_eq!(error(status.as_ref()), "");
+    let reply = run_until(&mut connection, &check, || group.follow(Some(3), 0)).await;
+    assert!(error(reply.as_ref()).starts_with("NOTLEADER 10.0.0.3:7379 "), "{reply:?}");
+    // This one comes to decide itself.
+    group.follow(None, 0);
+    let reply = run_until(&mut connection, &check, || group.lead(7)).await;
+    assert_eq!(error(reply.as_ref()), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_service_that_hands_over_is_told_where_to_go() {
+    let groups = Arc::new(MemoryGroups::default());
+    let group = groups.get_or_make("s1");
+    group.lead(2);
+    let shared = shared_over(groups.clone(), None);
+    let (mut connection, _client) = connection(&shared).await;
+    assert_eq!(error(run(&mut connection, &["LOG.CHECK", "s1", "n1", "a:1", "-"]).await.as_ref()), "");
+    let shard = shared.service.shard("s1").await.expect("served");
+    shard.hand_over_to(String::new());
+    shard.hand_over_to("10.0.0.3:7379".to_owned());
+    group.hold(true);
+    let acquire = ["LOG.ACQUIRE", "s1", "n1", "a:1", "0", "3000"];
+    let reply = run_until(&mut connection, &acquire, || group.follow(None, 0)).await;
+    assert!(error(reply.as_ref()).starts_with("NOTLEADER 10.0.0.3:7379 "), "{reply:?}");
+    assert!(shard.notifier().ended().await.detail.starts_with("10.0.0.3:7379 "), "so are appends");
 }

@@ -43,8 +43,8 @@ impl<'a> Check<'a> {
     }
 
     /// Compares what the node knows with the log.
-    pub fn run(&self, shard: &Shard) -> Result<Reply, Refusal> {
-        shard.check_known(self.node_id, self.address, self.known.as_ref(), self.differs).map(reply::bulk)
+    pub async fn run(&self, shard: &Shard) -> Result<Reply, Refusal> {
+        shard.check_node(self.node_id, self.address, self.known.as_ref(), self.differs).await.map(reply::bulk)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use durability_protocol::{Refusal, MAX_POLL_WAIT_MS, MAX_PRIORITY};
+use durability_protocol::{is_valid_name, Refusal, MAX_POLL_WAIT_MS, MAX_PRIORITY, ZONE};
 
 use super::arguments::{number, text};
 use super::leadership_commands;
@@ -12,11 +12,23 @@ use super::reply::{self, failure, Reply};
 use crate::service::status_fields::for_nodes;
 use crate::shard::{Heard, NodeStatus, Poll, Role, Shard, Status};
 
-/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms`. The reply is given when the poll is due.
+const USAGE: &str = "usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone]";
+const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ : -, not beginning with a dot";
+
+/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone]`. The reply is given when the poll is due.
 pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
-    let [_, _, node_id, address, role, priority, applied, version, wait_ms] = arguments else {
-        return Err(failure("usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms"));
+    let usage = || failure(USAGE);
+    let [_, _, node_id, address, role, priority, applied, version, wait_ms, options @ ..] = arguments else {
+        return Err(usage());
     };
+    let zone = match options {
+        [] => "",
+        [name, zone] if name.eq_ignore_ascii_case(ZONE.as_bytes()) => text(zone)?,
+        _ => return Err(usage()),
+    };
+    if !zone.is_empty() && !is_valid_name(zone) {
+        return Err(failure(format!("not a valid zone: {NAME_RULE}")));
+    }
     let (node_id, address) = (leadership_commands::node_id(node_id)?, leadership_commands::address(address)?);
     let role = Role::from_word(text(role)?).ok_or_else(|| failure("role must be leader, follower or attaching"))?;
     let priority = number(priority, "priority")?;
@@ -25,7 +37,7 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let applied = number(applied, "applied-offset")?;
     let version = number(version, "version")?;
     let wait = Duration::from_millis(number(wait_ms, "wait-ms")?.min(MAX_POLL_WAIT_MS));
-    shard.poll(Heard { node_id, address, role, priority, applied, wait }, version)
+    shard.poll(Heard { node_id, address, role, priority, applied, wait, zone }, version)
 }
 
 /// The reply to a poll, by the shard's state now.
@@ -48,10 +60,10 @@ pub fn fields_of_nodes(status: &Status) -> impl Iterator<Item = Reply> + '_ {
 }
 
 fn line(node: &NodeStatus) -> String {
-    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, silent_ms: _ } = node;
+    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, silent_ms: _, zone } = node;
     let role = role.word();
     format!(
         "id={id},address={address},role={role},priority={priority},applied={applied},\
-         lag_bytes={lag_bytes},lag_ms={lag_ms},contact_ms={contact_ms}"
+         lag_bytes={lag_bytes},lag_ms={lag_ms},contact_ms={contact_ms},zone={zone}"
     )
 }

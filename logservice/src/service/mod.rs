@@ -1,13 +1,15 @@
 //! The shards of one directory: opened when the service starts, made by their first nodes, looked up by each command.
 //!
 //! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
-//! that several services keep, and [`engine_work`] passes what takes an engine on to the [snapshotter](crate::snapshotter).
+//! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is), and [`engine_work`] passes what takes an engine on to the [snapshotter](crate::snapshotter).
 
 mod cluster_removal;
 mod directory_lock;
 pub mod engine_work;
+mod placement;
 mod removal;
 pub mod replication;
+mod reports;
 pub mod status_fields;
 mod unserved;
 
@@ -24,6 +26,7 @@ use tokio::sync::{broadcast, mpsc, watch, Semaphore};
 
 use self::directory_lock::take_lock;
 use self::engine_work::EngineRequest;
+use self::placement::Placements;
 use self::unserved::Unserved;
 use crate::access::guesses::Guesses;
 use crate::access::login::TokensWatch;
@@ -78,6 +81,9 @@ pub struct Service {
     reopening: Mutex<()>,
     /// Changes when a shard has come that another service has made.
     appeared: watch::Sender<()>,
+    /// Changes when the other services are to be told soon what this one knows.
+    report_due: watch::Sender<()>,
+    placements: Mutex<Placements>,
     this: Weak<Service>,
     _lock: File,
 }
@@ -115,11 +121,15 @@ impl Service {
             dropping: tokio::sync::Mutex::default(),
             reopening: Mutex::default(),
             appeared: watch::Sender::new(()),
+            report_due: watch::Sender::new(()),
+            placements: Mutex::default(),
             this: this.clone(),
             _lock: lock,
         });
         service.open_all(&names);
         service.hear_of_groups();
+        service.exchange_reports();
+        service.keep_placement();
         removed.into_iter().for_each(|removed| service.finish_drop(removed, Weak::new()));
         Ok(service)
     }

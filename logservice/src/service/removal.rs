@@ -62,6 +62,7 @@ impl Service {
         match removed {
             Ok(Ok(removed)) => {
                 self.lock().remove(name);
+                self.switches.forget(name);
                 say!(DROPPED, warn, "shard {name} is dropped; what it held is removed from {removed}");
                 self.finish_drop(removed, shard);
                 Ok(())

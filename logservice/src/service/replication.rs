@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
@@ -17,6 +17,8 @@ use crate::store::{Manifest, RemovedStore};
 
 /// How long whoever makes a shard waits at most until it is here.
 const MADE_AT_MOST: Duration = Duration::from_secs(5);
+/// How often it is looked who decides after a handover.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long a stop waits at most until other services decide.
 const HAND_OVER_AT_MOST: Duration = Duration::from_secs(2);
 
@@ -63,7 +65,7 @@ impl GroupsChanged for Appearing {
                 Some(Err(_)) => *slot = Arc::default(),
                 // It has failed with the copy that there was, and is opened anew.
                 Some(Ok(open)) if open.check_not_failed().is_err() && !open.has_ended() => {
-                    open.notifier().set_superseded();
+                    open.notifier().set_superseded(None);
                     return;
                 }
                 Some(Ok(_)) => {}
@@ -81,6 +83,8 @@ impl GroupsChanged for Appearing {
     fn disappeared(&self, shard: &str) {
         let Some(service) = self.service.upgrade() else { return };
         let slot = service.lock().remove(shard);
+        service.switches.forget(shard);
+        service.forget_placement(shard);
         if let Some(Ok(opened)) = slot.as_ref().and_then(|slot| slot.get()) {
             opened.notifier().set_dropped(&format!("shard '{shard}' was dropped"));
             self.lock_disappeared().insert(shard.to_owned(), Arc::downgrade(opened));
@@ -154,12 +158,17 @@ impl Service {
         }
         old.store().close();
         let slot = Arc::new(Slot::new());
-        // The reason has been logged, and is the answer to every command on the shard.
-        let _ = self.open_slot(name, &slot);
-        let mut shards = self.lock();
-        if shards.get(name).is_some_and(is_old) {
-            shards.insert(name.to_owned(), slot);
+        // The reason of an error has been logged, and is the answer to every command on the shard.
+        if let Ok(shard) = self.open_slot(name, &slot) {
+            shard.continue_from(old);
         }
+        {
+            let mut shards = self.lock();
+            if shards.get(name).is_some_and(is_old) {
+                shards.insert(name.to_owned(), slot);
+            }
+        }
+        self.report_soon();
     }
 
     /// Has all services make a shard, and waits until it is here.
@@ -212,13 +221,21 @@ impl Service {
     /// Has other services decide over the logs over which this one does, before it stops. Waits for that for two seconds at most.
     pub async fn hand_over(&self) {
         let Some(groups) = self.groups().cloned() else { return };
-        if timeout(HAND_OVER_AT_MOST, self.hand_over_all(groups)).await.is_err() {
-            let left = self.open_shards().iter().filter(|shard| shard.decides()).count();
-            tracing::warn!("{left} shards were not handed over within {} s", HAND_OVER_AT_MOST.as_secs());
+        let began = Instant::now();
+        // That of the cluster as well: until another service decides over it, no shard is made.
+        let all = async { tokio::join!(self.hand_over_all(groups.clone()), groups.hand_over_cluster()).0 };
+        match timeout(HAND_OVER_AT_MOST, all).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("{count} shards were handed over in {} ms", began.elapsed().as_millis()),
+            Err(_) => {
+                let left = self.open_shards().iter().filter(|shard| shard.decides()).count();
+                tracing::warn!("{left} shards were not handed over within {} s", HAND_OVER_AT_MOST.as_secs());
+            }
         }
     }
 
-    async fn hand_over_all(&self, groups: Arc<dyn Groups>) {
+    /// Returns how many shards were handed over.
+    async fn hand_over_all(&self, groups: Arc<dyn Groups>) -> usize {
         let mut handed_over = Vec::new();
         for shard in self.open_shards().into_iter().filter(|shard| shard.decides()) {
             let others = self.copies(&shard).await.into_iter();
@@ -227,15 +244,23 @@ impl Service {
             let best = others.max_by_key(|copy| copy.matched);
             match (best, groups.group(shard.name())) {
                 (Some(best), Some(group)) => {
+                    shard.hand_over_to(best.service.address);
                     group.transfer_to(best.service.member);
                     handed_over.push(shard);
                 }
                 _ => tracing::warn!("shard {}: no other service can decide over its log now", shard.name()),
             }
         }
-        for shard in handed_over {
+        for shard in &handed_over {
             shard.notifier().ended().await;
+            // Nodes that ask here are told where to go.
+            let Some(group) = groups.group(shard.name()) else { continue };
+            let mut looks = tokio::time::interval(LOOK_EVERY);
+            while group.view().leader.is_none() && group.view().leads_in.is_none() {
+                looks.tick().await;
+            }
         }
+        handed_over.len()
     }
 }
 

@@ -109,7 +109,7 @@ async fn a_stop_hands_over_to_the_service_that_has_most_of_the_log_and_is_connec
     let groups = Arc::new(MemoryGroups::default());
     let group = groups.get_or_make("s1");
     group.lead(1);
-    let Tested { service, _directory, .. } = start(groups);
+    let Tested { service, groups, _directory, .. } = start(groups);
     let copies = service.copies(&service.shard("s1").await.expect("served")).await;
     let shown: Vec<_> =
         copies.iter().map(|copy| (copy.service.name.as_str(), copy.decides, copy.matched, copy.lag)).collect();
@@ -122,7 +122,7 @@ async fn a_stop_hands_over_to_the_service_that_has_most_of_the_log_and_is_connec
     assert!(!handing_over.is_finished(), "nobody decides yet");
     group.follow(Some(2), 0);
     handing_over.await.expect("no panic");
-    assert_eq!(group.transfers(), [2]);
+    assert_eq!((group.transfers(), groups.handed_over()), (vec![2], 1), "with the decision over the cluster");
     // Nothing is left to hand over.
     service.hand_over().await;
     assert_eq!(group.transfers(), [2]);
@@ -150,4 +150,88 @@ async fn only_the_service_that_decides_removes_snapshots_and_only_if_it_still_do
     group.hold(false);
     group.lead(3);
     until("it is removed", async || !is_there().await).await;
+}
+
+/// The state of a shard that a node at `address` leads in `epoch`.
+fn led_in(manifest: &Manifest, epoch: u64, address: &str) -> Manifest {
+    let entry = crate::store::Epoch {
+        epoch,
+        node_id: "n1".to_owned(),
+        address: address.to_owned(),
+        replid: Some("c".repeat(40)),
+        first_offset: Some(0),
+        engine: None,
+        databases: None,
+    };
+    let mut next = Manifest { seeded: true, ..manifest.next() };
+    next.epochs.push(entry);
+    next
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_is_told_once_and_in_order_however_often_the_shard_is_opened_anew() {
+    let groups = Arc::new(MemoryGroups::default());
+    let group = groups.get_or_make("s1");
+    let Tested { service, _directory, .. } = start(groups);
+    let mut switches = service.switches();
+    let mut manifest = service.shard("s1").await.expect("served").store().manifest();
+    let mut change = |epoch, address: &str| {
+        manifest = led_in(&manifest, epoch, address);
+        group.receive_state(&manifest, None);
+    };
+    change(1, "a:1");
+    group.lead(2);
+    until("it decides", async || decides(&service)).await;
+    // Deposed; the primary moves before the shard is opened anew.
+    group.follow(Some(2), 0);
+    change(2, "b:1");
+    until("it follows", async || service.served_shard("s1").is_some_and(|shard| !shard.has_ended())).await;
+    change(3, "c:1");
+    group.lead(5);
+    until("it decides again", async || decides(&service)).await;
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        let switch = tokio::time::timeout(Duration::from_secs(20), switches.recv()).await.expect("told").expect("all");
+        told.push((switch.from.clone(), switch.to.clone()));
+    }
+    let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    assert_eq!(told, [pair("", "a:1"), pair("a:1", "b:1"), pair("b:1", "c:1")]);
+    assert!(switches.try_recv().is_err(), "none is told twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_tell_each_other_what_they_know_of_the_shards_over_which_they_decide() {
+    let groups = Arc::new(MemoryGroups::default());
+    groups.get_or_make("s1").lead(1);
+    let Tested { service, groups, _directory, .. } = start(groups);
+    let shard = service.shard("s1").await.expect("served");
+    let heard = crate::shard::Heard {
+        node_id: "n1",
+        address: "a:1",
+        role: crate::shard::Role::Follower,
+        priority: 1,
+        applied: 0,
+        wait: Duration::ZERO,
+        zone: "z1",
+    };
+    drop(shard.poll(heard, 0).expect("heard"));
+    let told = std::cell::RefCell::new(None);
+    let has_told = async || {
+        let with_node = groups.reports().into_iter().find(|(_, report)| report.contains("\"n1\""));
+        with_node.is_some_and(|report| told.replace(Some(report)).is_none())
+    };
+    until("it has told", has_told).await;
+    let (to, report) = told.take().expect("told");
+    assert_eq!(to, "b", "the one that is connected");
+
+    // Another service hears it.
+    let groups = Arc::new(MemoryGroups::default());
+    groups.get_or_make("s1").follow(Some(2), 0);
+    let Tested { service, groups, _directory: _other, .. } = start(groups);
+    let following = service.shard("s1").await.expect("served");
+    assert!(following.status().nodes.is_empty());
+    groups.hear("nonsense");
+    groups.hear(&report);
+    assert_eq!(following.status().nodes[0].zone, "z1");
+    assert!(groups.reports().is_empty(), "who follows tells nothing");
 }

@@ -71,12 +71,14 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 50] = [
+pub const FIELDS: [Field; 52] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
     field(Http, "standing", |s| text(s.standing), "whether this service decides over the log: alone (no other service has it), decides or follows"),
     field(Http, "decider", |s| text(&s.decider), "where clients reach the service that decides, if that is another one and known"),
+    field(Http, "placement", |s| text(&s.placement), "why this service decides although the node that leads is in another zone; empty if it is not, or zones are not known"),
+    field(Http, "decider_silent_ms", |s| Number(s.decider_silent_ms), "time since the service that decides was last heard here; 0 if this one decides"),
     field(Http, "log_id", |s| text(&s.log_id), "id of the log, drawn at random when it began; a copy has the same"),
     field(Http, "contradicted_by", |s| text(&s.contradicted_by), "nodes that know otherwise than this log is, and what; empty if there are none"),
     field(Http, "epoch", |s| Number(s.epoch), "the newest epoch"),

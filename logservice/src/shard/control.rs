@@ -290,9 +290,8 @@ impl Shard {
     }
 
     fn set_epochs(&self, epochs: Epochs) {
-        let before = self.primary_address();
         self.accepting().replace_epochs(epochs);
-        self.announce_switch(before);
+        self.announce_switch();
     }
 
     async fn store_epochs(&self, epochs: &Epochs) -> Result<(), Refusal> {

@@ -54,21 +54,20 @@ impl StoreEvents for Acceptance {
 
     fn superseded(&self) {
         say!(OPENED, info, "shard {}: who decides over its log has changed", self.shard);
-        self.notifier.set_superseded();
+        self.notifier.set_superseded(self.successor.get().map(String::as_str));
         self.lock().wake_polls();
     }
 
     fn replaced(&self, manifest: &Manifest, begins_at: Option<u64>) {
-        let (before, is_other_stream) = {
+        let is_other_stream = {
             let mut accepting = self.lock();
-            let before = accepting.primary_address();
             let epochs = Epochs::from_manifest(manifest, accepting.environment.now()).as_followed();
             let is_other_stream = begins_at.is_some() || epochs.replid() != accepting.epochs.replid();
             accepting.change_epochs(|in_force| *in_force = epochs);
             accepting.end = begins_at.unwrap_or(accepting.end);
-            (before, is_other_stream)
+            is_other_stream
         };
-        self.announce_switch(before, &OPENED);
+        self.announce_switch(&OPENED);
         if is_other_stream {
             // First, so that no replica of the log before is sent a byte of this one.
             self.notifier.restart_streams();

@@ -111,6 +111,26 @@ impl Shard {
         result.map(|()| log_id)
     }
 
+    /// As [`Shard::check_known`]. A service that decides no more and does not know it may lack what was durable since: so a contradiction
+    /// counts only if this service certainly was the only one that decides when it was seen. An agreement needs no such proof: whoever
+    /// acts on it asks for the lease next, and that is granted by a change of the log.
+    ///
+    /// # Errors
+    /// [`Code::NotLeader`] if a contradiction cannot be confirmed; those of [`Shard::check_known`].
+    pub async fn check_node(
+        &self,
+        node_id: &str,
+        address: &str,
+        known: Option<&Known>,
+        differs: bool,
+    ) -> Result<String, Refusal> {
+        let contradicts = differs || known.is_some_and(|known| self.judge_known(known).is_err());
+        if contradicts {
+            self.confirm().await?;
+        }
+        self.check_known(node_id, address, known, differs)
+    }
+
     /// Whether the log is what `known` says. Nothing is remembered of the answer.
     pub fn judge_known(&self, known: &Known) -> Result<(), Refusal> {
         let log_id = self.log_id();

@@ -6,10 +6,11 @@
 //!
 //! - Appends that were sent before are known by their bytes: `overlap.rs`.
 //! - Who leads: `leadership.rs` (versions of leadership, and polls), `lease.rs` (how long it keeps others out), `nodes.rs`,
-//!   `arrivals.rs`, `primary.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
+//!   `arrivals.rs`, `primary.rs` and `switches.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
 //! - Data as a whole: `seed.rs` (the leader replaces the log), `snapshot.rs` (recorded, and the log below dropped), `copies.rs` and
 //!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `quota.rs`, `audit.rs`.
-//! - A log that several services keep: `standing.rs` (whether this one decides over it), `events.rs` (what a store reports).
+//! - A log that several services keep: `standing.rs` (whether this one decides over it), `reported.rs` (what
+//!   the one that decides tells the others), `events.rs` (what a store reports).
 //! - The end: `dropping.rs`.
 
 mod arrivals;
@@ -30,11 +31,13 @@ mod overlap;
 mod pins;
 mod primary;
 mod quota;
+mod reported;
 mod rule_switches;
 mod seed;
 mod snapshot;
 mod standing;
 mod status;
+mod switches;
 
 pub use audit::{AuditState, AuditStatus, Delivery, Inquiry, KeyName};
 pub use copies::{CopyError, FullCopy, NoCopy, Unreadable};
@@ -47,15 +50,17 @@ pub use nodes::{Heard, NodeStatus, Role};
 pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Ticket};
 pub use overlap::{Overlap, Submitted};
 pub use pins::{Cut, Pin};
-pub use primary::{Primary, Roles, Switch, Switches};
+pub use primary::{Primary, Roles};
+pub use reported::{ShardReport, DECIDER_SILENT_AFTER};
 #[cfg(feature = "broken-rules")]
 pub use rule_switches::{break_rule, Rule};
 pub use snapshot::Origin;
 pub use standing::not_leader;
 pub use status::{LogState, Status};
+pub use switches::{Switch, Switches};
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -67,6 +72,7 @@ use self::identity::Contradictions;
 use self::leadership::Versions;
 use self::nodes::Nodes;
 use self::pins::Pins;
+use self::reported::Reported;
 #[cfg(not(feature = "broken-rules"))]
 use self::rule_switches::Rule;
 use crate::base::log_throttle::{say, LineThrottle};
@@ -92,6 +98,7 @@ pub struct Shard {
     replicas: AtomicU64,
     nodes: Mutex<Nodes>,
     contradictions: Mutex<Contradictions>,
+    reported: Mutex<Reported>,
     /// For what whoever has the shard's token can cause as often as they like.
     lines: LineThrottle,
 }
@@ -104,11 +111,14 @@ static OPENED: LineThrottle = LineThrottle::of(2000);
 /// What decides over an append. Never held across I/O.
 struct Acceptance {
     shard: String,
+    log_id: String,
     notifier: Arc<DurabilityNotifier>,
     accepting: Mutex<Accepting>,
     switches: Switches,
     /// Whether another service decides over the log.
     follows: bool,
+    /// Where clients reach the service to which this one hands the decision over; none if it does not.
+    successor: OnceLock<String>,
     /// The base of the log as another service has moved it.
     followed_base: watch::Sender<u64>,
 }
@@ -188,12 +198,16 @@ impl Shard {
         let notifier = Arc::new(DurabilityNotifier::new(end, environment.clone()));
         let acceptance = Arc::new(Acceptance {
             shard: name.to_owned(),
+            log_id: manifest.id.clone(),
             notifier,
             accepting: Mutex::new(accepting),
             switches,
             follows,
+            successor: OnceLock::new(),
             followed_base: watch::Sender::new(manifest.base),
         });
+        // Also if it was opened before: what has changed since then was not told. First, so that what comes next is told after it.
+        acceptance.announce_switch(&OPENED);
         events.pass_on_to(acceptance.clone());
         let shard = Shard {
             name: name.to_owned(),
@@ -210,6 +224,7 @@ impl Shard {
             replicas: AtomicU64::new(0),
             nodes: Mutex::default(),
             contradictions: Mutex::default(),
+            reported: Mutex::new(Reported::new(now)),
             lines: LineThrottle::of(LINES_AT_ONCE),
         };
         say!(

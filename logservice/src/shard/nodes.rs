@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use durability_protocol::MAX_NODES;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A node that was not heard of for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
 /// What a node does, as it says itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It leads.
@@ -53,6 +53,8 @@ pub struct Heard<'a> {
     pub applied: u64,
     /// How long it waits for an answer, and so is not heard of at most.
     pub wait: Duration,
+    /// The zone that it is in; empty if it tells none.
+    pub zone: &'a str,
 }
 
 /// A node as an operator sees it.
@@ -77,9 +79,26 @@ pub struct NodeStatus {
     /// Milliseconds since its last poll was answered at the latest, 0 if that may still wait: for so long it was silent at least.
     #[serde(skip)]
     pub silent_ms: u64,
+    /// The zone that it is in; empty if it tells none.
+    pub zone: String,
 }
 
-#[derive(Debug)]
+/// What one service tells another of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    id: String,
+    address: String,
+    role: Role,
+    priority: u16,
+    applied: u64,
+    /// Milliseconds since it was heard of.
+    contact_ms: u64,
+    /// Milliseconds for which its last poll may have waited.
+    wait_ms: u64,
+    zone: String,
+}
+
+#[derive(Debug, Clone)]
 struct Known {
     address: String,
     role: Role,
@@ -87,23 +106,56 @@ struct Known {
     applied: u64,
     at: Instant,
     wait: Duration,
+    zone: String,
 }
 
 /// The nodes of a shard, by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Nodes(BTreeMap<String, Known>);
 
 impl Nodes {
     /// A node tells of itself. If there are too many, the one that was not heard of for the longest time is forgotten.
     pub fn hear(&mut self, heard: Heard<'_>, now: Instant) {
-        let Heard { node_id, address, role, priority, applied, wait } = heard;
+        let Heard { node_id, address, role, priority, applied, wait, zone } = heard;
         self.forget(now);
         if self.0.len() >= MAX_NODES && !self.0.contains_key(node_id) {
             let silent = self.0.iter().min_by_key(|(_, known)| known.at).map(|(id, _)| id.clone());
             silent.map(|id| self.0.remove(&id));
         }
-        let known = Known { address: address.to_owned(), role, priority, applied, at: now, wait };
+        let known =
+            Known { address: address.to_owned(), role, priority, applied, at: now, wait, zone: zone.to_owned() };
         self.0.insert(node_id.to_owned(), known);
+    }
+
+    /// All that are known, for another service.
+    pub fn report(&mut self, now: Instant) -> Vec<NodeReport> {
+        self.forget(now);
+        let report = |(id, known): (&String, &Known)| NodeReport {
+            id: id.clone(),
+            address: known.address.clone(),
+            role: known.role,
+            priority: known.priority,
+            applied: known.applied,
+            contact_ms: now.saturating_duration_since(known.at).as_millis() as u64,
+            wait_ms: known.wait.as_millis() as u64,
+            zone: known.zone.clone(),
+        };
+        self.0.iter().map(report).collect()
+    }
+
+    /// What another service knows takes the place of what was known.
+    pub fn take_report(&mut self, reports: Vec<NodeReport>, now: Instant) {
+        let known = |report: NodeReport| {
+            let NodeReport { id, address, role, priority, applied, contact_ms, wait_ms, zone } = report;
+            let at = now.checked_sub(Duration::from_millis(contact_ms)).unwrap_or(now);
+            (id, Known { address, role, priority, applied, at, wait: Duration::from_millis(wait_ms), zone })
+        };
+        self.0 = reports.into_iter().take(MAX_NODES).map(known).collect();
+    }
+
+    /// The zone of a node; empty if it is not known.
+    pub fn zone(&self, node_id: &str) -> &str {
+        self.0.get(node_id).map_or("", |known| &known.zone)
     }
 
     /// Where a node is reached, if it is known.
@@ -127,6 +179,7 @@ impl Nodes {
                 lag_ms: if lag_bytes > 0 { age(known.applied).as_millis() as u64 } else { 0 },
                 contact_ms: since_contact.as_millis() as u64,
                 silent_ms: since_contact.saturating_sub(known.wait).as_millis() as u64,
+                zone: known.zone.clone(),
             }
         };
         self.0.iter().map(status).collect()
@@ -142,7 +195,15 @@ mod tests {
     use super::*;
 
     fn heard(node_id: &str, applied: u64) -> Heard<'_> {
-        Heard { node_id, address: "host:1", role: Role::Follower, priority: 100, applied, wait: Duration::ZERO }
+        Heard {
+            node_id,
+            address: "host:1",
+            role: Role::Follower,
+            priority: 100,
+            applied,
+            wait: Duration::ZERO,
+            zone: "",
+        }
     }
 
     fn ids(nodes: &mut Nodes, now: Instant) -> Vec<String> {
@@ -191,8 +252,24 @@ mod tests {
             lag_ms: 0,
             contact_ms: 0,
             silent_ms: 0,
+            zone: String::new(),
         };
         assert_eq!(listed, [expected]);
+    }
+
+    #[test]
+    fn what_one_service_reports_another_shows_as_that_one_does() {
+        let (mut nodes, start) = (Nodes::default(), Instant::now());
+        nodes.hear(Heard { wait: Duration::from_millis(100), zone: "z1", ..heard("n1", 40) }, start);
+        nodes.hear(Heard { role: Role::Leader, ..heard("n2", 90) }, start + Duration::from_millis(30));
+        let later = start + Duration::from_millis(250);
+        let mut others = Nodes::default();
+        others.hear(heard("gone", 0), start);
+        let told = serde_json::to_string(&nodes.report(later)).expect("serializes");
+        others.take_report(serde_json::from_str(&told).expect("parses"), later);
+        let age = |_| Duration::from_secs(1);
+        assert_eq!(others.list(100, age, later), nodes.list(100, age, later));
+        assert_eq!((others.zone("n1"), others.zone("n2"), others.zone("gone")), ("z1", "", ""));
     }
 
     #[test]

@@ -246,9 +246,10 @@ impl DurabilityNotifier {
         self.end(Ending::Dropped, reason);
     }
 
-    /// Who decides over the log has changed. Whoever waits for this shard is told so.
-    pub fn set_superseded(&self) {
-        self.end(Ending::Superseded, &not_leader(None).detail);
+    /// Who decides over the log has changed. Whoever waits for this shard is told so, and that the service at `successor` is to decide, if
+    /// that is known.
+    pub fn set_superseded(&self, successor: Option<&str>) {
+        self.end(Ending::Superseded, &not_leader(successor).detail);
     }
 
     fn end(&self, ending: Ending, reason: &str) {

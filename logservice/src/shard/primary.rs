@@ -1,27 +1,9 @@
-//! What clients are to know of a shard: which node they write to, which ones they can read from, and word of it when the first
-//! of these changes.
+//! What clients are to know of a shard: which node they write to, and which ones they can read from.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::broadcast;
-
-use super::{Acceptance, Accepting, LeaseLeft, NodeStatus, Shard};
+use super::{Acceptance, LeaseLeft, NodeStatus, Shard, Switch};
 use crate::base::log_throttle::{say, LineThrottle};
-
-/// Where the changes of all shards are told. Whoever listens is given each; who is behind by more of them than it holds is told so.
-pub type Switches = broadcast::Sender<Arc<Switch>>;
-
-/// Clients of a shard have to go to another address.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Switch {
-    /// The shard.
-    pub shard: String,
-    /// Where they went before.
-    pub from: String,
-    /// Where they go now.
-    pub to: String,
-}
 
 /// The node that clients write to: whose epoch was the last to begin writing. Not the node that was only granted the lease, as that
 /// does not serve yet.
@@ -67,36 +49,27 @@ impl Shard {
             LeaseLeft::For(left) => left > Duration::ZERO,
         };
         let (node_id, address, epoch) = (entry.node_id.clone(), entry.address.clone(), entry.epoch);
-        Some(Primary { node_id, address, epoch, leads: has_lease && epoch == epochs.epoch() })
+        let leads = has_lease && epoch == epochs.epoch();
+        drop(accepting);
+        Some(Primary { node_id, address, epoch, leads: leads && self.leads_by_report(epoch) })
     }
 
-    pub(super) fn primary_address(&self) -> Option<String> {
-        self.accepting().primary_address()
-    }
-
-    /// Tells of it if clients have to go elsewhere than `before`. Called while the epochs are being changed, so that the order is that
-    /// of the changes; not while the acceptance is locked, as it wakes everybody who listens.
-    pub(super) fn announce_switch(&self, before: Option<String>) {
-        self.acceptance.announce_switch(before, &self.lines);
-    }
-}
-
-impl Accepting {
-    pub(super) fn primary_address(&self) -> Option<String> {
-        self.epochs.newest_begun().map(|entry| entry.address.clone())
+    /// Tells of it if clients have to go elsewhere than was told last. Called while the epochs are being changed; not while the acceptance
+    /// is locked, as it wakes everybody who listens.
+    pub(super) fn announce_switch(&self) {
+        self.acceptance.announce_switch(&self.lines);
     }
 }
 
 impl Acceptance {
     /// As [`Shard::announce_switch`].
-    pub(super) fn announce_switch(&self, before: Option<String>, lines: &LineThrottle) {
-        let after = self.lock().primary_address();
-        let (Some(from), Some(to)) = (before, after) else { return };
-        if from != to {
+    pub(super) fn announce_switch(&self, lines: &LineThrottle) {
+        let newest = self.lock().epochs.newest_begun().map(|entry| (entry.epoch, entry.address.clone()));
+        let Some((epoch, address)) = newest else { return };
+        if let Some(switch) = self.switches.note(&self.shard, &self.log_id, epoch, &address) {
+            let Switch { from, to, .. } = &*switch;
             let instead = if from.is_empty() { String::new() } else { format!(", no longer to {from}") };
             say!(lines, info, "shard {}: clients go to {to}{instead}", self.shard);
-            // Fails if nobody listens.
-            let _ = self.switches.send(Arc::new(Switch { shard: self.shard.clone(), from, to }));
         }
     }
 }

@@ -34,7 +34,6 @@ impl Shard {
     pub async fn install_stored_seed(&self, epoch: u64, replid: &str, record: SnapshotRecord) -> Result<(), Refusal> {
         let offset = record.offset;
         let _changing = self.changing.lock().await;
-        let before = self.primary_address();
         let (epochs, accepted) = {
             let mut accepting = self.accepting();
             let mut epochs = accepting.epochs.clone();
@@ -52,7 +51,7 @@ impl Shard {
         accepting.replace_epochs(epochs);
         accepting.end = offset;
         drop(accepting);
-        self.announce_switch(before);
+        self.announce_switch();
         // First, so that no replica of the old log is sent a byte of the new one.
         self.notifier().restart_streams();
         self.notifier().set_durable(offset);

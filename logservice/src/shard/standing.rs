@@ -30,7 +30,17 @@ impl Shard {
 
     /// The refusal of what only the service that decides may do.
     pub fn not_leader(&self) -> Refusal {
-        not_leader(self.decider().as_deref())
+        let decider = self.decider();
+        not_leader(decider.as_deref().or(self.acceptance.successor.get().map(String::as_str)))
+    }
+
+    /// This service hands the decision over to the one that clients reach at `address`. Whoever is refused from then on because this one
+    /// decides no more is told to go there. The first that is named counts, for as long as the shard is open.
+    pub fn hand_over_to(&self, address: String) {
+        // One that was named before did not come to decide, perhaps: whoever goes there is told so.
+        if !address.is_empty() {
+            let _ = self.acceptance.successor.set(address);
+        }
     }
 
     /// Where clients reach the service that decides over the log, if that is another one and known.

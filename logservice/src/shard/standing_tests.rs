@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use durability_protocol::{Code, Known};
+use durability_protocol::{Code, Known, Refusal};
 use object_store::memory::InMemory;
 
 use crate::replica::memory_group::{MemoryGroup, MemoryGroups};
@@ -110,6 +110,7 @@ async fn a_shard_that_is_decided_over_elsewhere_answers_all_that_waits_with_that
     };
     let (first, second) = (append(0, b"first"), append(5, b"second"));
     let heard = crate::shard::Heard {
+        zone: "",
         node_id: "n2",
         address: "b:1",
         role: crate::shard::Role::Follower,
@@ -188,7 +189,7 @@ async fn a_shard_that_follows_shows_what_the_service_that_decides_does() {
     let other = "d".repeat(40);
     let second = led_by(&first, epoch(2, "b:1", &other, 100));
     group.receive_state(&second, None);
-    assert_eq!(shard.primary_address().as_deref(), Some("b:1"));
+    assert_eq!(shard.primary().map(|primary| primary.address).as_deref(), Some("b:1"));
     let switched: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
     let to: Vec<_> = switched.iter().map(|switch| (switch.from.as_str(), switch.to.as_str())).collect();
     assert_eq!(to, [("", "a:1"), ("a:1", "b:1")]);
@@ -230,4 +231,83 @@ async fn a_shard_that_is_alone_decides_and_is_confirmed_at_once() {
     assert!(shard.decides() && !shard.is_replicated());
     let confirmed = futures_util::FutureExt::now_or_never(shard.confirm());
     assert_eq!(confirmed, Some(Ok(())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contradiction_counts_only_if_this_service_certainly_decides() {
+    let (shard, group) = led().await;
+    let ahead = Known { epoch: 1, replid: REPLID.to_owned(), durable: 100, ..Known::new(shard.log_id()) };
+    let check = |known: &Known, differs| {
+        let (shard, known) = (shard.clone(), known.clone());
+        tokio::spawn(async move { shard.check_node("n1", "a:1", Some(&known), differs).await })
+    };
+    let code = |result: Result<String, Refusal>| result.expect_err("refused").code;
+    assert_eq!(code(check(&ahead, false).await.expect("no panic")), Code::Gap, "it decides");
+    group.hold(true);
+    let waits = check(&ahead, false);
+    wait_for(&group, 1).await;
+    let agrees = check(&Known::new(shard.log_id()), false).await.expect("no panic");
+    assert_eq!(agrees, Ok(shard.log_id()), "an agreement waits for nobody");
+    let differs = check(&Known::new(shard.log_id()), true);
+    wait_for(&group, 2).await;
+    assert!(!waits.is_finished() && !differs.is_finished(), "answered although nothing is confirmed");
+    // Another service decided when it was asked, and may have had what the node knows.
+    group.follow(Some(2), 0);
+    assert_eq!(code(waits.await.expect("no panic")), Code::NotLeader);
+    assert_eq!(code(differs.await.expect("no panic")), Code::NotLeader);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_follows_shows_what_the_one_that_decides_reports_until_it_hears_nothing_for_a_while() {
+    let groups = Arc::new(MemoryGroups::default());
+    let (shard, group) = open(&groups, &Switches::new(8));
+    group.follow(Some(2), 0);
+    let first = led_by(&shard.store().manifest(), epoch(1, "a:1", REPLID, 0));
+    group.receive_state(&first, None);
+    let (leader, other) = led().await;
+    for (node_id, zone) in [("n1", "z1"), ("n2", "z2")] {
+        let heard = crate::shard::Heard {
+            node_id,
+            address: "host:1",
+            role: crate::shard::Role::Follower,
+            priority: 100,
+            applied: 0,
+            wait: Duration::ZERO,
+            zone,
+        };
+        drop(leader.poll(heard, 0).expect("heard"));
+    }
+    assert!(shard.hear_report(leader.report(3, None)));
+    let nodes = |shard: &Shard| shard.status().nodes.into_iter().map(|node| (node.id, node.zone)).collect::<Vec<_>>();
+    assert_eq!(nodes(&shard), nodes(&leader));
+    assert_eq!(nodes(&shard).len(), 2);
+    assert!(shard.primary().expect("a primary").leads);
+    assert_eq!(leader.leading_zone(), Some((1, "z1".to_owned())), "by the node's name");
+
+    leader.resign(1, None).await.expect("resigns");
+    let free = leader.report(4, None);
+    assert!(shard.hear_report(free.clone()));
+    assert!(!shard.primary().expect("a primary").leads, "nobody leads");
+    let mut late = free.clone();
+    late.term = 3;
+    assert!(!shard.hear_report(late), "of who decides no more");
+    // The next leader is in the log before it is reported.
+    let second = led_by(&first, epoch(2, "b:1", REPLID, 100));
+    group.receive_state(&second, None);
+    assert!(shard.primary().expect("a primary").leads);
+    assert!(!leader.hear_report(free), "it decides itself");
+
+    // Opened anew it knows what it knew.
+    let (again, _) = open(&groups, &Switches::new(8));
+    again.continue_from(&shard);
+    assert_eq!(nodes(&again), nodes(&shard));
+    let since = Instant::now();
+    while again.primary().expect("a primary").leads {
+        assert!(since.elapsed() < Duration::from_secs(20), "it is silent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(since.elapsed() > crate::shard::DECIDER_SILENT_AFTER / 2, "{:?}", since.elapsed());
+    let silent_ms = again.status().decider_silent_ms;
+    assert!(silent_ms >= crate::shard::DECIDER_SILENT_AFTER.as_millis() as u64, "{silent_ms}");
+    drop(other);
 }

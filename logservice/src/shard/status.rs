@@ -53,6 +53,10 @@ pub struct Status {
     pub standing: &'static str,
     /// Where clients reach the service that does, if that is another one and known.
     pub decider: String,
+    /// Why this service decides although the node that leads is in another zone; empty if it is not, or zones are not known.
+    pub placement: String,
+    /// Milliseconds for which no service that decides has told this one anything; 0 if it decides itself.
+    pub decider_silent_ms: u64,
     /// The log's id, drawn at random when it began; a copy has the same.
     pub log_id: String,
     /// The nodes that know otherwise than this log is, and what; empty if there is none.
@@ -183,6 +187,8 @@ impl Shard {
             error,
             standing,
             decider: decider.unwrap_or_default(),
+            placement: self.placement(),
+            decider_silent_ms: self.decider_silent().as_millis() as u64,
             log_id: manifest.id.clone(),
             contradicted_by,
             epoch: accepting.epochs.epoch(),

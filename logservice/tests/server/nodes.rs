@@ -289,6 +289,17 @@ fn nodes_are_shown_with_how_far_they_are_behind() {
         assert!(begun.elapsed() < SOON, "{:?}", shown(&service));
     }
     assert_eq!(figure(&shown(&service)[0], "lag_ms"), "0", "it has everything");
+    assert_eq!(figure(&shown(&service)[1], "zone"), "", "it tells none");
+    let mut client = service.connect();
+    let in_zone = ["LOG.NODE", "s1", "n2", "10.0.0.5:6379", "follower", "100", "40", "0", "0", "zone", "z-2"];
+    assert!(matches!(client.call(&in_zone), Reply::Array(_)));
+    assert_eq!(figure(&shown(&service)[1], "zone"), "z-2");
+    for (wrong, why) in [(&["ZONE", "a,b"][..], "not a valid zone"), (&["ZONE"], "usage"), (&["ZONES", "z"], "usage")] {
+        let command: Vec<_> = in_zone[..9].iter().chain(wrong).copied().collect();
+        let refusal = client.call(&command);
+        assert!(matches!(&refusal, Reply::Error(text) if text.contains(why)), "{wrong:?}: {refusal:?}");
+    }
+    drop(client);
     let json = service.http("GET /shards HTTP/1.1", b"").1;
     assert!(
         json.contains(r#""nodes":[{"id":"n1","address":"10.0.0.5:6379","role":"leader","priority":1000,"#),

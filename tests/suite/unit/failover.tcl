@@ -40,6 +40,19 @@ shard_of 3 {} {
         }
     }
 
+    test "A node tells its zone, which can be changed while it runs, and is a name" {
+        set leader [wait_for_shard]
+        foreach {zone shown} {zone-1 zone=zone-1 {} zone=} {
+            on $leader config set durability.zone $zone
+            wait_for_condition 500 10 {
+                [lindex [split [dict get [log_service LOG.STATUS $::shard] node[string index $leader 1]] ,] end] eq $shown
+            } else {
+                fail "LOG.STATUS does not show the zone '$zone': [log_service LOG.STATUS $::shard]"
+            }
+        }
+        assert_error {*cannot name a zone*} {on $leader config set durability.zone "zone 1"}
+    }
+
     test "A client that can be redirected is sent to the leader, unless it wants to read where it is" {
         set leader [wait_for_shard]
         on $leader set key value

@@ -28,6 +28,8 @@ pub(super) enum Request {
     Drop { shard: String, log_id: String },
     /// Nothing; tells of the copies of who asks.
     Report(Report),
+    /// That it hears what this service knows of shards.
+    Hear(String),
 }
 
 /// What it answers.
@@ -38,6 +40,7 @@ pub(super) enum Reply {
     Newest { revision: u64 },
     Dropped,
     Noted,
+    Heard,
     Refused(String),
 }
 
@@ -73,6 +76,7 @@ impl Replicas {
                 self.reports.take(report);
                 Reply::Noted
             }
+            Ok(Request::Hear(report)) => self.hear(&report),
             Err(error) => Reply::Refused(format!("not a request that this version knows: {error}")),
         };
         // A reply that cannot be written is none that the other one can read.
@@ -119,7 +123,7 @@ impl Replicas {
             match self.ask_to_form(&member.name, &Request::Join(record.clone())).await? {
                 Reply::Joined => {}
                 Reply::Refused(reason) => return Err(refused(reason)),
-                Reply::Identity { .. } | Reply::Newest { .. } | Reply::Dropped | Reply::Noted => {
+                Reply::Identity { .. } | Reply::Newest { .. } | Reply::Dropped | Reply::Noted | Reply::Heard => {
                     return Err(refused(format!("service {} did not say whether it joins", member.name)));
                 }
             }

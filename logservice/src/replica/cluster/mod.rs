@@ -15,6 +15,7 @@
 //! | `reconciling.rs` | the members of all groups follow the cluster's state |
 //! | `moving.rs` | `LOG.CLUSTER MOVE` |
 //! | `forcing.rs` | `LOG.CLUSTER FORCE` |
+//! | `telling.rs` | what services tell each other beside the logs, and handing over the decision over the cluster |
 //! | `peering.rs`, `connections.rs` | what is needed of the connections to peers, and those that do it |
 //!
 //! # Rules
@@ -43,6 +44,7 @@ mod replacing_tests;
 mod reports;
 mod shards;
 mod state;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -66,7 +68,7 @@ use self::shards::StateListener;
 use self::state::{ClusterState, CLUSTER_GROUP};
 use super::copy::CopyDisks;
 use super::driver::{DrivenGroup, Driver, GroupError};
-use super::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
+use super::groups::{Answer, ClusterError, Groups, GroupsChanged, HearsReports, ServiceStatus};
 use super::handle::GroupHandle;
 use crate::encryption::KeyUse;
 use crate::store::{MediumError, RemovedStore};
@@ -136,6 +138,9 @@ pub struct Replicas {
     reports: Reports,
     /// Copies that are not as they should be.
     ailing: Mutex<Ailing>,
+    /// The shards whose copies could not be used when that was last tried, and why.
+    unused: Mutex<BTreeMap<String, String>>,
+    hearer: Mutex<Option<Arc<dyn HearsReports>>>,
     /// What the cluster's own log says, as far as it is committed.
     state: watch::Sender<Option<Arc<ClusterState>>>,
     /// Held while a cluster is made.
@@ -181,6 +186,8 @@ impl Replicas {
             removed: Mutex::default(),
             reports: Reports::default(),
             ailing: Mutex::default(),
+            unused: Mutex::default(),
+            hearer: Mutex::default(),
             state: watch::Sender::new(None),
             forming: tokio::sync::Mutex::default(),
             creating: tokio::sync::Mutex::default(),
@@ -441,6 +448,18 @@ impl Groups for Replicas {
 
     fn member(&self) -> u64 {
         self.member
+    }
+
+    fn hand_over_cluster(&self) -> Answer<'_, ()> {
+        Box::pin(self.hand_over_own_group())
+    }
+
+    fn report<'a>(&'a self, service: &'a str, report: String) -> Answer<'a, Result<(), String>> {
+        Box::pin(self.send_report(service, report))
+    }
+
+    fn on_reports(&self, hearer: Arc<dyn HearsReports>) {
+        *lock(&self.hearer) = Some(hearer);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
@@ -19,6 +20,9 @@ use crate::store::OpenError;
 
 /// The name under which disks keep the copy of the cluster's own log.
 const RESERVED_NAME: &str = "_cluster";
+/// How long after a copy could not be used that is tried again: at first, and at most.
+const RETRY_FROM: Duration = Duration::from_millis(500);
+const RETRY_TO: Duration = Duration::from_secs(30);
 /// Ticks for which the service at which a shard was made asks to decide over it: the others may make their copies a little later.
 const CAMPAIGN_TICKS: u32 = 20;
 /// Ticks from one attempt to be elected to the next: each begins anew, so votes on slow disks must have the time to come.
@@ -65,12 +69,23 @@ impl GroupEvents for StateListener {
 }
 
 impl Replicas {
-    /// Makes copies of shards that the cluster has and this service has not, whenever its state changes.
+    /// Makes copies of shards that the cluster has and this service has not, whenever its state changes. What could not be made or opened is
+    /// tried again after a while.
     pub(super) fn follow_state(&self, mut states: watch::Receiver<Option<Arc<ClusterState>>>) {
         let this = self.this.clone();
         tokio::spawn(async move {
-            while states.changed().await.is_ok() {
-                let Some(replicas) = this.upgrade() else { return };
+            let mut wait = RETRY_FROM;
+            loop {
+                let Some(has_unused) = this.upgrade().map(|replicas| !lock(&replicas.unused).is_empty()) else {
+                    return;
+                };
+                wait = if has_unused { (wait * 2).min(RETRY_TO) } else { RETRY_FROM };
+                let changed = match has_unused {
+                    // What is in the way of a copy may be gone by then: a full disk, say.
+                    true => timeout(wait, states.changed()).await.unwrap_or(Ok(())),
+                    false => states.changed().await,
+                };
+                let Some(replicas) = this.upgrade().filter(|_| changed.is_ok()) else { return };
                 replicas.tell_peers();
                 let opened = tokio::task::spawn_blocking(move || {
                     replicas.remove_dropped();
@@ -87,6 +102,7 @@ impl Replicas {
     /// Opens the copies of all shards that are not open; makes those that are not there. Blocks on I/O.
     pub(super) fn open_shards(&self) {
         let Some(state) = self.state.borrow().clone() else { return };
+        lock(&self.unused).retain(|name, _| state.shards.contains_key(name) && !lock(&self.shards).contains_key(name));
         for (name, record) in &state.shards {
             let is_open = lock(&self.shards).contains_key(name) || lock(&self.arriving).contains_key(name);
             let is_first = record.members.contains(&self.member);
@@ -94,11 +110,19 @@ impl Replicas {
                 continue;
             }
             match self.open_shard(name, record) {
-                Ok((group, _)) if !is_first && !group.view().is_whole => {
-                    lock(&self.arriving).insert(name.clone(), group);
+                Ok((group, is_new)) => {
+                    lock(&self.unused).remove(name);
+                    match is_first || group.view().is_whole {
+                        true => self.note_opened(name, record, group, is_new),
+                        false => drop(lock(&self.arriving).insert(name.clone(), group)),
+                    }
                 }
-                Ok((group, is_new)) => self.note_opened(name, record, group, is_new),
-                Err(reason) => tracing::error!("the copy of shard '{name}' is not used: {reason}"),
+                Err(reason) => {
+                    // It is tried again and again, and said once.
+                    if lock(&self.unused).insert(name.clone(), reason.clone()).as_ref() != Some(&reason) {
+                        tracing::error!("the copy of shard '{name}' is not used: {reason}");
+                    }
+                }
             }
         }
     }
@@ -106,28 +130,24 @@ impl Replicas {
     fn open_shard(&self, name: &str, record: &ShardRecord) -> Result<(Arc<DrivenGroup>, bool), String> {
         let shard = name;
         let name = &*record.group(name);
-        let text = |error: GroupError| {
+        let is_new = !self.identity().copies_made.contains(name);
+        if is_new {
+            // Who has come later gets from the others what was there before.
+            let is_first = record.members.contains(&self.member);
+            let beginning = if is_first { record.beginning() } else { record.joining() }?;
+            // Changes nothing if there is one: a crash, or an error, may have come between the two.
+            self.options.disks.create(name, &beginning).map_err(|error| error.to_string())?;
+            // Before it votes for the first time.
+            self.note_made(name)?;
+        }
+        let opened = self.driver.open(&*self.options.disks, name).map_err(|error: GroupError| {
             self.note_unopened(shard, name, &error);
             error.to_string()
-        };
-        if let Some(group) = self.driver.open(&*self.options.disks, name).map_err(text)? {
-            // A crash may have come between the two.
-            self.note_made(name)?;
-            return Ok((group, false));
-        }
-        if self.identity().copies_made.contains(name) {
-            return Err("it is gone, and with it what this service has voted: put it back, or have the service replaced (LOG.CLUSTER \
-                        REPLACE)"
-                .into());
-        }
-        // Who has come later gets from the others what was there before.
-        let is_first = record.members.contains(&self.member);
-        let beginning = if is_first { record.beginning() } else { record.joining() }?;
-        self.options.disks.create(name, &beginning).map_err(|error| error.to_string())?;
-        // Before it votes for the first time.
-        self.note_made(name)?;
-        let opened = self.driver.open(&*self.options.disks, name).map_err(text)?;
-        opened.map(|group| (group, true)).ok_or_else(|| "it was made, and is gone".to_owned())
+        })?;
+        opened.map(|group| (group, is_new)).ok_or_else(|| {
+            "it is gone, and with it what this service has voted: put it back, or have the service replaced (LOG.CLUSTER REPLACE)"
+                .to_owned()
+        })
     }
 
     /// Remembers for good that the copy of a shard was made. Blocks on I/O.

@@ -333,3 +333,66 @@ async fn a_service_tells_who_the_others_are() {
     assert_eq!(groups.address_of(cluster.service(2).member), Some("c:7379".to_owned()));
     assert_eq!(groups.address_of(1), None);
 }
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl crate::replica::groups::HearsReports for Heard {
+    fn heard(&self, report: &str) {
+        lock(&self.0).push(report.to_owned());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_report_to_each_other() {
+    let cluster = Cluster::new();
+    let error = cluster.service(0).report("b", "early".to_owned()).await.expect_err("nobody hears it");
+    assert!(error.contains("starting"), "{error}");
+    let heard = Arc::new(Heard::default());
+    cluster.service(1).on_reports(heard.clone());
+    cluster.service(0).report("b", "of nodes".to_owned()).await.expect("heard");
+    assert_eq!(*lock(&heard.0), ["of nodes"]);
+    lock(&cluster.net.mute).push("b".to_owned());
+    assert!(cluster.service(0).report("b", "lost".to_owned()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_decision_over_the_cluster_is_handed_over() {
+    let mut cluster = Cluster::new();
+    cluster.service(0).init().await.expect("made");
+    let leader = cluster.leader().await;
+    let leads = |cluster: &Cluster, node: usize| {
+        lock(&cluster.service(node).cluster_group).as_ref().is_some_and(|group| group.view().leads_in.is_some())
+    };
+    cluster.service(leader).hand_over_cluster().await;
+    assert!(!leads(&cluster, leader), "when it returns");
+    until("another one decides", || (0..3).any(|node| node != leader && leads(&cluster, node))).await;
+    let next = cluster.leader().await;
+    cluster.service(leader).hand_over_cluster().await;
+    assert!(leads(&cluster, next), "who does not decide has nothing to hand over");
+    // Alone it keeps it.
+    for node in (0..3).filter(|&node| node != next) {
+        cluster.kill(node).await;
+    }
+    cluster.service(next).hand_over_cluster().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_could_not_be_made_is_tried_again_by_itself() {
+    let mut cluster = Cluster::new();
+    cluster.service(0).init().await.expect("made");
+    let leader = cluster.leader().await;
+    let other = (leader + 1) % 3;
+    // The file in which the service remembers that the copy was made cannot be written.
+    let directory = cluster.machines[other].directory.path().to_owned();
+    let in_the_way = directory.join("SERVICE.partial");
+    std::fs::create_dir(&in_the_way).expect("made");
+    std::fs::write(in_the_way.join("full"), "").expect("written");
+    cluster.service(leader).create("s1", first_state("s1")).await.expect("two of three suffice");
+    until("it was tried", || lock(&cluster.service(other).unused).contains_key("s1")).await;
+    assert!(cluster.service(other).group("s1").is_none());
+    std::fs::remove_dir_all(&in_the_way).expect("removed");
+    until("it is made", || cluster.service(other).group("s1").is_some()).await;
+    assert!(lock(&cluster.service(other).unused).is_empty());
+    cluster.kill(other).await;
+}

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use super::MemoryGroup;
-use crate::replica::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
+use crate::replica::groups::{Answer, ClusterError, Groups, GroupsChanged, HearsReports, ServiceStatus};
 use crate::replica::handle::GroupHandle;
 use crate::store::Manifest;
 
@@ -26,6 +26,11 @@ struct Inner {
     made: u64,
     /// What groups show as the most that a log may take. Nothing keeps to it.
     max_log_bytes: Option<u64>,
+    /// What was reported to which service.
+    reports: Vec<(String, String)>,
+    hearer: Option<Arc<dyn HearsReports>>,
+    /// How often the decision over the cluster was to be handed over.
+    handed_over: usize,
 }
 
 impl MemoryGroups {
@@ -62,6 +67,22 @@ impl MemoryGroups {
     /// From now on nothing is made, for that reason.
     pub fn refuse(&self, reason: ClusterError) {
         self.lock().refuses = Some(reason);
+    }
+
+    /// What was reported to which service since this was last asked.
+    pub fn reports(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.lock().reports)
+    }
+
+    /// Another service reports that.
+    pub fn hear(&self, report: &str) {
+        let hearer = self.lock().hearer.clone();
+        hearer.iter().for_each(|hearer| hearer.heard(report));
+    }
+
+    /// How often the decision over the cluster was to be handed over.
+    pub fn handed_over(&self) -> usize {
+        self.lock().handed_over
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -144,5 +165,20 @@ impl Groups for MemoryGroups {
 
     fn member(&self) -> u64 {
         1
+    }
+
+    fn hand_over_cluster(&self) -> Answer<'_, ()> {
+        Box::pin(async { self.lock().handed_over += 1 })
+    }
+
+    fn report<'a>(&'a self, service: &'a str, report: String) -> Answer<'a, Result<(), String>> {
+        Box::pin(async move {
+            self.lock().reports.push((service.to_owned(), report));
+            Ok(())
+        })
+    }
+
+    fn on_reports(&self, hearer: Arc<dyn HearsReports>) {
+        self.lock().hearer = Some(hearer);
     }
 }

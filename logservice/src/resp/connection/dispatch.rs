@@ -101,7 +101,7 @@ impl Connection {
                 // Parsed first, as looking up the shard may make it.
                 let check = leadership_commands::Check::parse(arguments)?;
                 let shard = self.node_shard(command, arguments).await?;
-                let checked = check.run(&shard)?;
+                let checked = check.run(&shard).await?;
                 self.identity.note_checked(&shard);
                 checked
             }

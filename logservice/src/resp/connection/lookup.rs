@@ -1,9 +1,11 @@
 //! Finds the shard that a command is about.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
+use tokio::time::{interval, Instant};
 
 use super::Connection;
 use crate::resp::arguments::text;
@@ -11,6 +13,11 @@ use crate::resp::command_roles::Entry;
 use crate::resp::deciding::needs_decider;
 use crate::resp::reply::failure;
 use crate::shard::Shard;
+
+/// How long a command waits at most until it is known who decides. Nodes wait for an answer for longer.
+const DECIDED_AT_MOST: Duration = Duration::from_millis(100);
+/// How often it is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 impl Connection {
     /// The shard that the first argument names, if `command` is allowed on it.
@@ -23,6 +30,7 @@ impl Connection {
         let name = first_argument(arguments)?;
         self.identity.check(command, name)?;
         let shard = self.service.shard_or_new(name).await?;
+        let shard = self.once_decided(command, shard).await?;
         check_decides(command, &shard)?;
         Ok(shard)
     }
@@ -31,13 +39,33 @@ impl Connection {
     pub(super) async fn shard_named(&self, command: &Entry, name: &str) -> Result<Arc<Shard>, Refusal> {
         self.identity.check(command, name)?;
         let shard = self.service.shard(name).await?;
+        let shard = self.once_decided(command, shard).await?;
         if self.identity.has_checked_another(&shard) {
+            // First, as that says where to go.
+            check_decides(command, &shard)?;
             let text = format!("shard '{name}' is another one since this connection compared it: connect anew");
             let code = if shard.is_replicated() { Code::NotLeader } else { Code::NoShard };
             let detail = if shard.is_replicated() { format!("- decided anew over the log: {text}") } else { text };
             return Err(Refusal::new(code, detail));
         }
         check_decides(command, &shard)?;
+        Ok(shard)
+    }
+
+    /// The shard as it is once it is known who decides over its log, if `command` takes that one. While an election or a handover is under
+    /// way nobody is: whoever asks then would only ask in vain everywhere, and wait before it asks again. Waits for a moment at most.
+    async fn once_decided(&self, command: &Entry, shard: Arc<Shard>) -> Result<Arc<Shard>, Refusal> {
+        let is_known = |shard: &Shard| shard.decides() || shard.decider().is_some();
+        if is_known(&shard) || !needs_decider(command.command) {
+            return Ok(shard);
+        }
+        let (name, until) = (shard.name().to_owned(), Instant::now() + DECIDED_AT_MOST);
+        let mut looks = interval(LOOK_EVERY);
+        let mut shard = shard;
+        while !is_known(&shard) && Instant::now() < until {
+            looks.tick().await;
+            shard = self.service.shard(&name).await?;
+        }
         Ok(shard)
     }
 

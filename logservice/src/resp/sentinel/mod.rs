@@ -18,7 +18,7 @@ use super::reply::{self, failure, Reply};
 use crate::access::roles::TokenRole;
 use crate::replica::groups::ServiceStatus;
 use crate::service::Service;
-use crate::shard::Roles;
+use crate::shard::{Roles, DECIDER_SILENT_AFTER};
 
 /// The answer to `SENTINEL CKQUORUM` while nobody is granted a lease: the log has failed, or too few services are connected.
 const NO_QUORUM: &str =
@@ -126,7 +126,9 @@ impl View<'_> {
 
     /// Whether leadership can pass to another node, as far as that depends on this service.
     fn check_quorum(&self, name: &str) -> Result<Reply, Refusal> {
-        let is_served = self.service.served_shard(name).is_some_and(|shard| shard.check_not_failed().is_ok());
+        let shard = self.service.served_shard(name);
+        let is_served = shard
+            .is_some_and(|shard| shard.check_not_failed().is_ok() && shard.decider_silent() < DECIDER_SILENT_AFTER);
         let others = self.others();
         let usable = 1 + others.iter().filter(|service| service.is_connected).count();
         let can_pass = is_served && usable > others.len().div_ceil(2);

@@ -251,15 +251,13 @@ mod tests {
     #[tokio::test]
     async fn a_subscriber_that_is_too_far_behind_learns_that_it_missed_something() {
         let switches = Switches::new(2);
-        let switch = |number: u16| Switch { shard: "s1".into(), from: "a:1".into(), to: format!("b:{number}") };
+        let address = |number: u64| format!("b:{number}");
+        let switch = |number| Switch { shard: "s1".into(), from: address(number - 1), to: address(number) };
         let mut subscriptions = Subscriptions { switches: Some(switches.subscribe()), ..Subscriptions::default() };
-        for number in [1, 2] {
-            switches.send(Arc::new(switch(number))).expect("one listens");
-        }
+        let note = |number| drop(switches.note("s1", "log", number, &address(number)));
+        [0, 1, 2].into_iter().for_each(note);
         assert_eq!(subscriptions.next().await, Ok(Arc::new(switch(1))));
-        for number in [3, 4] {
-            switches.send(Arc::new(switch(number))).expect("one listens");
-        }
+        [3, 4].into_iter().for_each(note);
         assert_eq!(subscriptions.next().await, Err(Missed));
     }
 
