@@ -3,7 +3,8 @@
 //! By itself Valkey checks only which CA has signed a certificate, so anybody with one of that CA, another node say, could send a node its
 //! data. So the server connects over TLS through this file (`server/connection_functions.rs`). For a link to the log, it tells OpenSSL before the
 //! handshake which name the certificate must have, and which one to ask for (SNI); the handshake then fails by itself. In a server whose
-//! OpenSSL is not found, because it is linked statically, the CA alone counts, and the server's log says so. Main thread only.
+//! OpenSSL is not found, because it is linked statically and not to be seen from outside, the CA alone counts, and the server's log says
+//! so. Main thread only.
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr, CString};
@@ -16,6 +17,7 @@ use valkey_module::logging::log_warning;
 use crate::base::panic_guard::guard;
 use crate::server::connection_functions::{self, original, TLS};
 use crate::server::follow_settings::{self, Owner};
+use crate::server::loaded_objects::Object;
 use crate::server::structs::{Connection, ConnectionHandler, TlsConnection};
 
 /// `X509_CHECK_FLAG_NEVER_CHECK_SUBJECT` and `X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS`: names as the module's own connections take them.
@@ -138,16 +140,11 @@ struct OpenSsl {
 }
 
 impl OpenSsl {
-    /// That which the server uses; `None` if it cannot be found, which is logged once.
+    /// That which the server uses; `None` if it cannot be found, which is logged once. Called when the server has made a session.
     fn get() -> Option<&'static Self> {
         static FOUND: OnceLock<Option<OpenSsl>> = OnceLock::new();
         let find = || {
-            // A server whose TLS is a module of its own has it as that module's.
-            let loaded = ["libssl.so.3", "libssl.so.1.1"].into_iter().filter_map(|name| {
-                // SAFETY: only finds a library that the process has loaded already.
-                unsafe { Library::open(Some(name), libc::RTLD_NOW | libc::RTLD_NOLOAD) }.ok()
-            });
-            let found = [Library::this()].into_iter().chain(loaded).find_map(Self::of);
+            let found = Self::of_caller(original::<TLS>().connect as *const c_void);
             if found.is_none() {
                 log_warning(
                     "durability: this server's link to its log checks the CA of the log's certificate, and not its name, as its OpenSSL \
@@ -159,20 +156,39 @@ impl OpenSsl {
         FOUND.get_or_init(find).as_ref()
     }
 
-    fn of(library: Library) -> Option<Self> {
-        fn symbol<T: Copy>(library: &Library, name: &str) -> Option<T> {
-            // SAFETY: each T is the type of that function in every version of OpenSSL that the server can be built with.
-            unsafe { library.get::<T>(name.as_bytes()) }.ok().map(|found| *found)
-        }
-        let found = OpenSsl {
-            get_param: symbol(&library, "SSL_get0_param")?,
-            set_ip: symbol(&library, "X509_VERIFY_PARAM_set1_ip_asc")?,
-            set_host_flags: symbol(&library, "SSL_set_hostflags")?,
-            set_host: symbol(&library, "SSL_set1_host")?,
-            control: symbol(&library, "SSL_ctrl")?,
+    /// That which the object of `function` calls: the server's program, or its module for TLS. Another copy of OpenSSL in the process, of a
+    /// module's say, would take the server's session for something else, so nothing is taken that is not proved to be of the same copy.
+    fn of_caller(function: *const c_void) -> Option<Self> {
+        let caller = Object::of(function)?;
+        // What makes the sessions. If the caller takes that from nowhere, it is linked into the caller.
+        let ssl = match caller.calls(c"SSL_new") {
+            Some(address) => Object::of(address)?,
+            None => caller,
         };
-        // It stays loaded for as long as the functions may be called: for ever.
-        std::mem::forget(library);
+        // The half of OpenSSL that compares names is a library of its own, or linked to the same object.
+        let crypto = ssl.calls(c"X509_VERIFY_PARAM_set1_host").and_then(Object::of);
+        Self::of(&ssl, crypto.as_ref().unwrap_or(&ssl))
+    }
+
+    fn of(ssl: &Object, crypto: &Object) -> Option<Self> {
+        fn symbol<T: Copy>(library: &Library, object: &Object, name: &str) -> Option<T> {
+            const { assert!(size_of::<T>() == size_of::<*const c_void>()) };
+            // SAFETY: each T is the type of that function in every version of OpenSSL that the server can be built with.
+            let found = unsafe { library.get::<T>(name.as_bytes()) }.ok()?;
+            // SAFETY: as large as a function pointer.
+            let address = unsafe { std::mem::transmute_copy::<T, *const c_void>(&found) };
+            object.has(address).then(|| *found)
+        }
+        let (library, crypto_library) = (ssl.library()?, crypto.library()?);
+        let found = OpenSsl {
+            get_param: symbol(&library, ssl, "SSL_get0_param")?,
+            set_ip: symbol(&crypto_library, crypto, "X509_VERIFY_PARAM_set1_ip_asc")?,
+            set_host_flags: symbol(&library, ssl, "SSL_set_hostflags")?,
+            set_host: symbol(&library, ssl, "SSL_set1_host")?,
+            control: symbol(&library, ssl, "SSL_ctrl")?,
+        };
+        // They stay loaded for as long as the functions may be called: for ever.
+        std::mem::forget((library, crypto_library));
         Some(found)
     }
 }

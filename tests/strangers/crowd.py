@@ -8,6 +8,7 @@ connections were open at most, and how many were closed. Without a certificate o
 
 import errno
 import os
+import pathlib
 import selectors
 import signal
 import socket
@@ -78,11 +79,19 @@ class Crowd:
                     self.connect(kind)
 
 
+def give_way() -> None:
+    """What is measured is what they cost the service; what they cost themselves they would pay on machines of their own. Where Linux
+    schedules by sessions (autogroup), it is the session's priority that counts: this process has one of its own."""
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    autogroup = pathlib.Path("/proc/self/autogroup")
+    if autogroup.exists() and os.getsid(0) == os.getpid():
+        autogroup.write_text("19")
+
+
 def main() -> None:
     count, seconds = int(sys.argv[1]), float(sys.argv[2])
     crowd = Crowd((int(sys.argv[3]), int(sys.argv[4])))
-    # What is measured is what they cost the service; what they cost themselves they would pay on machines of their own.
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    give_way()
     signal.signal(signal.SIGTERM, end)
     for number in range(count):
         crowd.connect(number % len(KINDS))

@@ -1,8 +1,11 @@
 //! Connections of strangers that are over, but stay open for the other end a while longer. A crowd that connects again as soon as it is
 //! closed would otherwise come back tens of thousands of times a second. Each would take the place of another stranger before that one can
-//! log in, and all together would take the machine. With this, each comes back once in [`LINGER`]. Up to [`AT_ONCE`] connections, and then
-//! one each [`INTERVAL`], are closed without delay, so nobody waits where there is no crowd. When more connections come than may linger,
-//! they are accepted no faster than one each [`PACE`].
+//! log in, and all together would take the machine. With this, each comes back once in [`LINGER`], or less often. Up to [`AT_ONCE`]
+//! connections, and then one each [`INTERVAL`], are closed without delay, so nobody waits where there is no crowd. When more connections
+//! come than may linger, they are accepted no faster than one each [`PACE`].
+//!
+//! Connections that have lingered are closed one by one, no faster than all that may linger are in [`LINGER`]. A crowd that has come at once
+//! would otherwise be closed at once as well, and come back at once each time: appends would wait behind it for a part of a second.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -22,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(5);
 
 /// The time between two accepts while as many connections linger as may.
 const PACE: Duration = Duration::from_micros(500);
-/// How far accepts may catch up with that pace: timers are a millisecond or two late.
+/// How far accepts, and what is closed, may catch up with their pace: timers are a millisecond or two late.
 const CATCH_UP: Duration = Duration::from_millis(10);
 
 /// The lingering connections of a port, the oldest first.
@@ -32,13 +35,18 @@ pub struct Lingering {
     at_once_from: Instant,
     /// The next connection is to be accepted no earlier. In the past unless as many linger as may.
     next_at: Instant,
+    /// The time between two connections that are closed after they have lingered.
+    close_pace: Duration,
+    /// The next of these is to be closed no earlier.
+    next_close_at: Instant,
     sockets: VecDeque<(Instant, OwnedFd)>,
 }
 
 impl Lingering {
     /// At most `most` linger at a time.
     pub fn new(most: usize, now: Instant) -> Self {
-        Lingering { most, at_once_from: now, next_at: now, sockets: VecDeque::new() }
+        let close_pace = LINGER / u32::try_from(most).unwrap_or(u32::MAX).max(1);
+        Lingering { most, at_once_from: now, next_at: now, close_pace, next_close_at: now, sockets: VecDeque::new() }
     }
 
     /// Whether any may linger at all.
@@ -46,7 +54,8 @@ impl Lingering {
         self.most > 0
     }
 
-    /// Closes a connection: without delay if few are closed, else [`LINGER`] after `now`, or earlier if too many others come after it.
+    /// Closes a connection: without delay if few are closed, else [`LINGER`] after `now`, or up to twice that if many others are due before
+    /// it, or earlier if too many others come after it.
     pub fn add(&mut self, socket: OwnedFd, now: Instant) {
         let at_once_from = self.at_once_from.max(now) + INTERVAL;
         if at_once_from <= now + INTERVAL * AT_ONCE {
@@ -68,7 +77,7 @@ impl Lingering {
 
     /// When the next connection is to be closed; `None` if none lingers.
     pub fn next_due(&self) -> Option<Instant> {
-        self.sockets.front().map(|(due, _)| *due)
+        self.sockets.front().map(|(due, _)| (*due).max(self.next_close_at))
     }
 
     /// As in the middle of a crowd.
@@ -77,10 +86,11 @@ impl Lingering {
         self.at_once_from += Duration::from_secs(3600);
     }
 
-    /// Closes the connections that have lingered for long enough.
+    /// Closes connections that have lingered for long enough, as many as their pace allows.
     pub fn close_due(&mut self, now: Instant) {
         while self.next_due().is_some_and(|due| due <= now) {
             self.sockets.pop_front();
+            self.next_close_at = self.next_close_at.max(now - CATCH_UP) + self.close_pace;
         }
     }
 }
@@ -141,6 +151,29 @@ mod tests {
         lingering.close_due(start + LINGER);
         assert!(is_closed(&other_end));
         assert_eq!(lingering.next_due(), None);
+    }
+
+    #[test]
+    fn a_crowd_that_has_come_at_once_is_not_closed_at_once() {
+        const MOST: usize = 200;
+        let start = Instant::now();
+        let mut lingering = crowded(MOST, start);
+        let (sockets, ends): (Vec<_>, Vec<_>) = (0..MOST).map(|_| pair()).unzip();
+        sockets.into_iter().for_each(|socket| lingering.add(socket, start));
+        let closed = || ends.iter().filter(|end| is_closed(end)).count();
+        let pace = LINGER / MOST as u32;
+        let (mut now, mut before) = (start + LINGER, 0);
+        while let Some(due) = lingering.next_due() {
+            // Timers are late.
+            now = now.max(due) + Duration::from_millis(2);
+            lingering.close_due(now);
+            let most = 1 + (CATCH_UP.as_nanos() / pace.as_nanos()) as usize;
+            assert!(closed() - before <= most, "{} at once", closed() - before);
+            before = closed();
+        }
+        assert_eq!(closed(), MOST);
+        assert!(now <= start + LINGER * 2, "the last one waits for {:?}", now - start);
+        assert!(now >= start + LINGER * 2 - CATCH_UP - pace, "the last one waits for {:?}", now - start);
     }
 
     #[test]
