@@ -83,12 +83,15 @@ step integration tests/run-suite.sh
 step "versions of Valkey" tests/versions/run.sh --short
 step "object store" tests/s3/run.sh
 step "clients find the leader" tests/sentinel/run.sh
+step "clients find the leader, three services" tests/sentinel/run.sh --services 3
 step "three zones" tests/zones/run.sh
 step "services are replaced" tests/zones/run.sh --replace
 step "three zones, disks" tests/zones/run.sh --disks
 step crash tests/crash/run.sh --rounds "$rounds"
 step "crash self-check" tests/crash/run.sh --self-check
 step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10
+step "crash, three services" tests/crash/run.sh --services 3 --rounds 6
+step "crash, three services, async" tests/crash/run.sh --services 3 --mode async --rounds 4
 step "crash self-check, failpoints" tests/crash/run.sh --failpoints --self-check
 step "crash, async" tests/crash/run.sh --mode async --rounds 9
 step "crash self-check, async" tests/crash/run.sh --mode async --self-check
@@ -97,10 +100,14 @@ step "oracle self-check" tests/oracle/run.sh --self-check
 step "as plain Valkey" tests/differential/run.sh
 step "as plain Valkey, self-check" tests/differential/run.sh --self-check
 step histories tests/histories/run.sh --rounds 50
+step "histories, three services" tests/histories/run.sh --services 3 --rounds 15
 step "histories self-check" tests/histories/run.sh --self-check
 step failover tests/failover/run.sh --rounds 3 --seconds 12
 step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
+step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
+step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12
 step "failover self-check" tests/failover/run.sh --self-check
+step "failover self-check, three services" tests/failover/run.sh --self-check --services 3
 step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/other unit/tracking
 step "Valkey's suite, leases expire" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync --failover unit/multi unit/scripting \
     unit/functions unit/expire unit/wait unit/pause

@@ -168,7 +168,7 @@ async def check_alive(cluster: Cluster, tasks: list[asyncio.Task]) -> None:
 
 
 async def test(cluster: Cluster, rounds: int, seed: int) -> bool:
-    print(f"seed {seed}, mode async, {CLIENTS} clients, logs and data in {cluster.directory}")
+    print(f"seed {seed}, mode async, log services: {len(cluster.log.list)}, {CLIENTS} clients, logs and data in {cluster.directory}")
     print(f"{'round':>5}  {'the log’s trouble':<24} {'killed':<14} {'limit ms':>8} {'acked':>7} {'refused':>7} "
           f"{'lost':>6} {'age ms':>7} {'span ms':>7}")
     choices = random.Random(seed)

@@ -20,6 +20,7 @@ import async_test
 from faults import failed_at, killed_at, Nurse
 from child_process import ChildProcess
 from cluster import Cluster, NotReady
+from log_services import LogServices
 from violation import Violation
 from workloads import Worker, workers
 
@@ -28,6 +29,8 @@ LOAD_S = (0.2, 2.0)
 OUTAGE_S = (0.0, 0.3)
 FAILING_LOAD_S = (1.0, 4.0)
 PROGRESS_TIMEOUT_S = 15.0
+# Of three log services, some are killed in so many rounds, and all or none in the others.
+SOME_SERVICES = 0.7
 POLL_S = 0.01
 
 
@@ -76,7 +79,7 @@ async def verify(cluster: Cluster, crew: list[Worker]) -> None:
             await worker.verify(client)
 
 
-async def crash(cluster: Cluster, victims: list[ChildProcess], outage_s: float) -> float:
+async def crash(cluster: Cluster, victims: list[ChildProcess | LogServices], outage_s: float) -> float:
     """Kills, and starts again in the same order. Returns how long the shard was without its victims, in seconds."""
     started = time.monotonic()
     for victim in victims:
@@ -91,8 +94,12 @@ async def crash(cluster: Cluster, victims: list[ChildProcess], outage_s: float) 
 async def play_round(cluster: Cluster, crew: list[Worker], choices: random.Random) -> str:
     """One round. Returns what it did, for the table."""
     victims = choices.choice([[cluster.server], [cluster.log], [cluster.server, cluster.log], [cluster.log, cluster.server]])
+    if len(cluster.log.list) > 1 and choices.random() < SOME_SERVICES:
+        some = cluster.some_services(choices)
+        victims = choices.choice([some, some, [*some, cluster.server], [cluster.server, *some]])
     load_s, outage_s = choices.uniform(*LOAD_S), choices.uniform(*OUTAGE_S)
-    survivors = [process for process in (cluster.server, cluster.log) if process not in victims]
+    killed_services = cluster.log.list if cluster.log in victims else victims
+    survivors = [process for process in (cluster.server, *cluster.log.list) if process not in victims and process not in killed_services]
     before = sum(worker.operations for worker in crew)
     async with Load(cluster, crew) as load:
         await asyncio.sleep(load_s)
@@ -145,7 +152,7 @@ def sum_up_faults(cluster: Cluster, crew: list[Worker]) -> bool:
 
 async def test(cluster: Cluster, rounds: int, seed: int, has_failpoints: bool) -> bool:
     mode = "sync with failpoints" if has_failpoints else "sync"
-    print(f"seed {seed}, mode {mode}, {CONNECTIONS} connections, logs and data in {cluster.directory}")
+    print(f"seed {seed}, mode {mode}, log services: {len(cluster.log.list)}, {CONNECTIONS} connections, logs and data in {cluster.directory}")
     print(f"{'round':>5}  {'killed':<22} {'at s':>6} {'away ms':>8} {'acked ops':>10}  verified")
     choices = random.Random(seed)
     crew = workers(CONNECTIONS)
@@ -217,18 +224,21 @@ def main() -> int:
     parser.add_argument("--mode", choices=["sync", "async"], default="sync")
     parser.add_argument("--failpoints", action="store_true",
                         help="steps of the log's storage fail as well; mode sync only")
+    parser.add_argument("--services", type=int, choices=[1, 3], default=1, help="log services; three keep the log together")
     parser.add_argument("--self-check", action="store_true",
                         help="break the promise of that mode on purpose; succeeds only if that is detected")
     arguments = parser.parse_args()
     is_async, has_failpoints = arguments.mode == "async", arguments.failpoints
     if is_async and has_failpoints:
         parser.error("--failpoints is for mode sync")
+    if has_failpoints and arguments.services > 1:
+        parser.error("--failpoints is for one log service; tests/failover makes disks of three fail")
     # Ended by a signal, it ends its processes as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     directory = pathlib.Path(tempfile.mkdtemp(prefix="crash."))
     # What sync mode promises is broken by async mode.
     breaks_by_mode = arguments.self_check and not has_failpoints
-    cluster = Cluster(directory, "async" if is_async or breaks_by_mode else "sync", has_failpoints)
+    cluster = Cluster(directory, "async" if is_async or breaks_by_mode else "sync", has_failpoints, arguments.services)
     succeeded = False
     try:
         cluster.start()

@@ -1,22 +1,31 @@
 #!/usr/bin/env bash
 # Plays many rounds of faults, several at a time, and keeps what came of each in a table: RESULTS.md beside this script.
 #
-#   tests/failover/record.sh [--sync 200] [--async 50] [--seconds 60] [--lanes 4] [--seed 1] [--table FILE]
+#   tests/failover/record.sh [--services 1] [--sync 200] [--async 50] [--seconds 60] [--lanes 4] [--seed 1] [--base-port 29000] [--table FILE]
 #
+# With --services 3 three log services keep the log, and the table is RESULTS-SERVICES.md.
 # Two cores take four lanes. What failed leaves its directory, which the output names. The last line is "N passed, N failed".
 # Takes from the environment what run.sh takes.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")" && pwd)
 ROOT=$(dirname "$(dirname "$HERE")")
-sync=200 async=50 seconds=60 lanes=4 seed=1 table=$HERE/RESULTS.md
+services=1 sync=200 async=50 seconds=60 lanes=4 seed=1 base_port=29000 table=
 while [ $# -gt 0 ]; do
     case $1 in
-    --sync | --async | --seconds | --lanes | --seed) declare "${1#--}=${2:?$1 takes a number}"; shift 2 ;;
+    --services | --sync | --async | --seconds | --lanes | --seed) declare "${1#--}=${2:?$1 takes a number}"; shift 2 ;;
+    --base-port) base_port=${2:?--base-port takes a number}; shift 2 ;;
     --table) table=${2:?--table takes a file}; shift 2 ;;
     *) sed -n '4p' "$0" | cut -c5- >&2; exit 1 ;;
     esac
 done
+if [ "$services" -eq 1 ]; then
+    table=${table:-$HERE/RESULTS.md} kept_by="its log service" faults=13
+else
+    table=${table:-$HERE/RESULTS-SERVICES.md} kept_by="three log services" faults=25
+fi
+# Columns of the table, as awk counts them: mode and seed come before the faults.
+operations=$((faults + 4))
 
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -29,8 +38,8 @@ lane() { # lane NUMBER
         for current in $(seq "$seed" $((seed + ${!mode} - 1))); do
             round=$((round + 1))
             [ $((round % lanes)) -eq "$number" ] || continue
-            "$HERE/run.sh" --mode "$mode" --seed "$current" --seconds "$seconds" --base-port $((29000 + 100 * number)) \
-                --record "$work/rows" 2>&1 | grep -v ' passed, \| a round, ' || true
+            "$HERE/run.sh" --mode "$mode" --seed "$current" --seconds "$seconds" --base-port $((base_port + 100 * number)) \
+                --services "$services" --record "$work/rows" 2>&1 | grep -v ' passed, \| a round, ' || true
         done
     done
 }
@@ -51,22 +60,32 @@ failed=$((sync + async - passed))
 # Faults for real: the run of record
 
 $(date -u +%Y-%m-%d), commit $(git -C "$ROOT" rev-parse --short HEAD), \`tests/failover/record.sh --sync $sync --async $async --seconds $seconds --lanes $lanes
---seed $seed\`: a shard of three nodes and its log service, 20 clients, leases of 1000 ms, faults for $seconds s in each round, $lanes rounds at a
+--seed $seed --services $services\`: a shard of three nodes and $kept_by, 20 clients, leases of 1000 ms, faults for $seconds s in each round, $lanes rounds at a
 time on $(nproc) cores. What is judged, and how, is in docs/design/testing.md.
 
-- sync: $(grep -c '^| sync .*| passed |$' "$work/rows" || true) of $sync passed: $(sum sync 17) operations, $(sum sync 18) acknowledged writes of which $(sum sync 22) are missing,
-  $(sum sync 19) takeovers, $(sum sync 21) histories, all of them linearizable where passed.
-- async: $(grep -c '^| async .*| passed |$' "$work/rows" || true) of $async passed: $(sum async 17) operations, $(sum async 18) acknowledged writes, $(sum async 19) takeovers; $(sum async 22) writes are
-  missing, always the youngest of a leader, the oldest of them acknowledged $(most async 23) ms before the last.
+- sync: $(grep -c '^| sync .*| passed |$' "$work/rows" || true) of $sync passed: $(sum sync $operations) operations, $(sum sync $((operations + 1))) acknowledged writes of which $(sum sync $((operations + 5))) are missing,
+  $(sum sync $((operations + 2))) takeovers, $(sum sync $((operations + 4))) histories, all of them linearizable where passed.
+- async: $(grep -c '^| async .*| passed |$' "$work/rows" || true) of $async passed: $(sum async $operations) operations, $(sum async $((operations + 1))) acknowledged writes, $(sum async $((operations + 2))) takeovers; $(sum async $((operations + 5))) writes are
+  missing, always the youngest of a leader, the oldest of them acknowledged $(most async $((operations + 6))) ms before the last.
 
 Faults are counted; *gap* is the longest time without an acknowledged write in ms, of which most is meant to be (the log or all nodes
 are down); *span* is from the oldest missing write to the last one that the same leader acknowledged, in ms.
 
 TEXT
-    cat <<'TEXT'
+    if [ "$services" -eq 1 ]; then
+        cat <<'TEXT'
 | mode | seed | kill | stop | log cut | log stall | log slow | client cut | client stall | client slow | log kill | handover | kill all | blackout | old RDB | operations | writes | takeovers | gap | histories | missing | span | |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 TEXT
+    else
+        cat <<'TEXT'
+All log services are killed in *log kill* and *blackout*. At the end of each round everything is stopped, the disks of two services are thrown
+away, and what is judged is what the third one had (`tests/failover/src/lone_copy.rs`).
+
+| mode | seed | kill | stop | log cut | log stall | log slow | client cut | client stall | client slow | log kill | handover | kill all | blackout | old RDB | service kill | service stop | service restart | rolling | two kill | peer cut | peer stall | peer slow | disk slow | disk hang | disk fail | zone kill | operations | writes | takeovers | gap | histories | missing | span | |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+TEXT
+    fi
     sort -t'|' -k2,2r -k3,3n "$work/rows"
 } >"$table"
 echo "$passed passed, $failed failed"

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # Breaks nodes, links and the log of a shard while clients work, and checks what they saw. See --help of the program.
 #
-#   tests/failover/run.sh [--rounds N] [--seconds 60] [--seed S] [--mode sync|async] [--faults LIST] [--lease-ms MS]
+#   tests/failover/run.sh [--rounds N] [--seconds 60] [--seed S] [--mode sync|async] [--services 1|3] [--faults LIST]
+#                         [--lease-ms MS]
 #   tests/failover/run.sh --measure kill|plan --rounds N     how long until another node acknowledges writes
-#   tests/failover/run.sh --self-check [--seed S]
+#   tests/failover/run.sh --services 3 --measure decider|follower|zone|two|rolling|distance --rounds N [--lease-ms MS]
+#   tests/failover/run.sh --self-check [--services 3] [--seed S]
 #
 # --self-check tests two modules that are broken on purpose, and succeeds if that is noticed: one answers after its lease has
-# passed, and one before the log has what was written.
-# Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
+# passed, and one before the log has what was written. With --services 3 it is a disk that says it has written, and has not.
+# Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR; with --services 3,
+# LOGSERVICE_FAILPOINTS: cargo build --release --workspace --features logservice/failpoints --bin logservice-failpoints.
 set -euo pipefail
 
 source "$(dirname "$0")/../binaries.sh"
+export LOGSERVICE_FAILPOINTS=${LOGSERVICE_FAILPOINTS:-$TARGET/release/logservice-failpoints}
 
 self_check=no arguments=()
 for argument in "$@"; do
@@ -42,7 +46,9 @@ check() {
     DURABILITY_SO=$TARGET/$feature/release/libvalkey_durability.so run --expect-violation --rounds 12 "$@" "${arguments[@]}"
 }
 
-if [ $self_check = yes ]; then
+if [ $self_check = yes ] && [[ " ${arguments[*]} " = *" --services 3 "* ]]; then
+    run --expect-violation --rounds 12 --faults disk-lie --seconds 6 "${arguments[@]}"
+elif [ $self_check = yes ]; then
     check broken-lease --faults stop --seconds 8
     check broken-gate --faults kill,blackout --seconds 6
 else

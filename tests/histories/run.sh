@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks that what clients see is linearizable, while server and log service are killed. See --help of the program.
 #
-#   tests/histories/run.sh [--seconds N | --rounds N | --self-check] [--seed S]
+#   tests/histories/run.sh [--seconds N | --rounds N | --self-check] [--services 1|3] [--seed S]
 #
 # --self-check tests a module that is broken on purpose, and succeeds if that is noticed within 60 s.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.

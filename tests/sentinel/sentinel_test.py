@@ -1,6 +1,7 @@
 """Clients, unmodified, find the leader of a shard by the log service's Sentinel protocol. All of them write all the time, while the
 leader is killed and hands over."""
 
+import os
 import pathlib
 import shutil
 import sys
@@ -18,13 +19,16 @@ from shard import SHARD, TOKEN, Client, Shard, clients
 KILLED_WITHIN_S = 5.0
 # The same for a planned failover, which waits for no lease.
 PLANNED_WITHIN_S = 2.0
+# The same when the log service that decides is killed: an election, and the lease if the node was killed as well.
+ELECTED_WITHIN_S = 5.0
+SERVICES = int(os.environ.get("SENTINEL_SERVICES", "1"))
 
 
 class ClientsFindTheLeader(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="sentinel-"))
-        cls.shard = Shard(cls.directory)
+        cls.shard = Shard(cls.directory, SERVICES)
         cls.clients: list[Client] = []
         cls.shard.start()
         wait_for("a node leads", cls.shard.leader)
@@ -40,6 +44,7 @@ class ClientsFindTheLeader(unittest.TestCase):
 
     def setUp(self):
         # Whatever the test before has killed.
+        self.shard.log.start()
         for node in self.shard.nodes:
             if node.role() == "none":
                 node.kill()
@@ -63,13 +68,9 @@ class ClientsFindTheLeader(unittest.TestCase):
     def wait_for_writes(self, since: float, count: int = 10):
         return self.wait_for_each("writes", lambda client: len(client.said("write", since)) >= count)
 
-    def check_change_of_leader(self, how: str, within_s: float, change):
-        """All clients go on writing to another node soon after `change`, and nothing that was acknowledged is missing."""
-        self.wait_for_writes(time.monotonic())
-        begun = time.monotonic()
-        change()
-        wait_for("another node leads", lambda: self.shard.leader() not in (None, self.leader))
-        leader = self.shard.leader()
+    def check_no_loss(self, how: str, within_s: float, begun: float) -> None:
+        """All clients write again soon after `begun`, and nothing that was acknowledged is missing."""
+        leader = wait_for("a node leads", self.shard.leader)
         # What was answered before the change may be read after it.
         self.wait_for_writes(time.monotonic())
         for client in self.clients:
@@ -82,6 +83,14 @@ class ClientsFindTheLeader(unittest.TestCase):
             with leader.connect() as connection:
                 acknowledged = int(client.said("write", 0)[-1][1])
                 self.assertGreaterEqual(int(connection.get(client.key)), acknowledged, client.name)
+
+    def check_change_of_leader(self, how: str, within_s: float, change):
+        """All clients go on writing to another node soon after `change`, and nothing that was acknowledged is missing."""
+        self.wait_for_writes(time.monotonic())
+        begun = time.monotonic()
+        change()
+        wait_for("another node leads", lambda: self.shard.leader() not in (None, self.leader))
+        self.check_no_loss(how, within_s, begun)
 
     def test_each_client_writes_to_the_leader_and_reads_from_a_follower(self):
         since = time.monotonic()
@@ -131,5 +140,23 @@ class ClientsFindTheLeader(unittest.TestCase):
             self.assertIsNone(log.sentinel_get_master_addr_by_name(SHARD))
 
 
+class ClientsOfThreeSentinels(ClientsFindTheLeader):
+    """Three log services are the clients' Sentinels, and may die as well."""
+
+    def kill_services(self, how: str, *victims) -> None:
+        self.wait_for_writes(time.monotonic())
+        begun = time.monotonic()
+        for victim in victims:
+            victim.kill()
+        self.wait_for_writes(begun, 1)
+        self.check_no_loss(how, ELECTED_WITHIN_S, begun)
+
+    def test_writes_go_on_after_the_log_service_that_decides_is_killed(self):
+        self.kill_services("killed", self.shard.log.decider())
+
+    def test_writes_go_on_after_the_first_sentinel_and_the_leader_are_killed(self):
+        self.kill_services("killed", self.shard.log.list[0], self.leader)
+
+
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ClientsFindTheLeader))
+    sys.exit(counted_tests.run(ClientsOfThreeSentinels if SERVICES > 1 else ClientsFindTheLeader))

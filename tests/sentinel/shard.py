@@ -1,4 +1,4 @@
-"""A shard of several nodes, its log service, and clients, as processes that can be killed."""
+"""A shard of several nodes, its log services, and clients, as processes that can be killed."""
 
 import os
 import pathlib
@@ -9,7 +9,8 @@ import threading
 import time
 
 import valkey
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import HOST, wait_for
+from log_services import OPERATOR, LogService, LogServices
 from server_node import ServerNode
 
 SHARD = "orders"
@@ -19,40 +20,36 @@ NODE_TOKEN = "the-token-of-its-nodes"
 LEASE_MS = 1000
 
 
-class LogService(ChildProcess):
-    """A log service that wants tokens."""
-
-    def __init__(self, directory: pathlib.Path):
-        self.port = free_port()
-        tokens = directory / "tokens"
-        tokens.touch(mode=0o600)
-        tokens.write_text(f"{SHARD} {NODE_TOKEN}\n{SHARD} {TOKEN} discover\nother another-token\n")
-        command = [os.environ["LOGSERVICE"], "--dir", str(directory / "log"), "--listen", f"{HOST}:{self.port}"]
-        command += ["--http", f"{HOST}:{free_port()}", "--tokens", str(tokens)]
-        command += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server"]
-        super().__init__(command, directory / "log.output")
+def log_services(directory: pathlib.Path, count: int) -> LogServices:
+    """Log services that want tokens."""
+    tokens = directory / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f"{SHARD} {NODE_TOKEN}\n{SHARD} {TOKEN} discover\nother another-token\n* {OPERATOR} operate\n")
+    return LogServices(directory, count, SHARD, ["--tokens", str(tokens)], password=OPERATOR)
 
 
 class Node(ServerNode):
     """A server with the module, which has a token."""
 
-    def __init__(self, directory: pathlib.Path, number: int, log: LogService):
+    def __init__(self, directory: pathlib.Path, number: int, log: LogServices):
         token = directory / f"n{number}.token"
         token.touch(mode=0o600)
         token.write_text(f"{NODE_TOKEN}\n")
-        super().__init__(directory, f"n{number}", f"{HOST}:{log.port}", SHARD, LEASE_MS, f"durability.auth-file {token}\n")
+        super().__init__(directory, f"n{number}", log.addresses, SHARD, LEASE_MS, f"durability.auth-file {token}\n")
 
 
 class Shard:
-    """A log service and three nodes."""
+    """Log services, one or three, and three nodes."""
 
-    def __init__(self, directory: pathlib.Path):
-        self.log = LogService(directory)
+    def __init__(self, directory: pathlib.Path, services: int):
+        self.log = log_services(directory, services)
         self.nodes = [Node(directory, number, self.log) for number in range(3)]
 
     def start(self) -> None:
-        for process in [self.log, *self.nodes]:
-            process.start()
+        self.log.start()
+        self.log.form()
+        for node in self.nodes:
+            node.start()
 
     def kill(self) -> None:
         for process in [*self.nodes, self.log]:
@@ -62,29 +59,32 @@ class Shard:
         return next((node for node in self.nodes if node.role() == "leader"), None)
 
     def settled(self) -> Node | None:
-        """The leader, if all others follow and the log service has heard that."""
-        leader = self.leader()
-        with self.connect_log() as log:
-            replicas = log.sentinel_slaves(SHARD) if leader else []
+        """The leader, if all log services run, all others follow, and the service that decides has heard that."""
+        leader, decider = self.leader(), self.log.decider()
+        if not (leader and decider and self.log.is_running()):
+            return None
+        with self.connect_log(decider) as log:
+            replicas = log.sentinel_slaves(SHARD)
         up = [replica for replica in replicas if replica["flags"] == "slave"]
         return leader if len(up) == len(self.nodes) - 1 else None
 
     def wait_until_settled(self) -> Node:
         return wait_for("one leads and the others follow", self.settled)
 
-    def connect_log(self, **options) -> valkey.Valkey:
+    def connect_log(self, service: LogService | None = None, **options) -> valkey.Valkey:
+        """To that service, or to the first."""
         options = {"username": SHARD, "password": TOKEN} | options
-        return valkey.Valkey(HOST, self.log.port, socket_timeout=5, decode_responses=True, **options)
+        return (service or self.log.list[0]).connect(**options)
 
 
 class Client:
     """A program that writes and reads, see clients/valkey_py.py. What it printed is kept with the time."""
 
-    def __init__(self, name: str, command: list[str], log: LogService):
+    def __init__(self, name: str, command: list[str], log: LogServices):
         self.name = name
         self.key = f"key-of-{name}"
         self.lines: list[tuple[float, str, str]] = []
-        command = [*command, HOST, str(log.port), SHARD, TOKEN, self.key]
+        command = [*command, HOST, ",".join(str(service.port) for service in log.list), SHARD, TOKEN, self.key]
         self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -107,7 +107,7 @@ class Client:
         return f"{self.name} said last: {[(kind, rest) for _, kind, rest in self.lines[-8:]]}"
 
 
-def clients(log: LogService) -> list[Client]:
+def clients(log: LogServices) -> list[Client]:
     """One of each library."""
     here = pathlib.Path(__file__).parent / "clients"
     started = [

@@ -1,4 +1,4 @@
-//! `logservice` for tests: what its steps on files do is read from the environment's `FAILPOINTS`.
+//! `logservice` for tests: what its steps on files do is read from the environment's `FAILPOINTS` and `FAILPOINTS_FILE`.
 
 #[path = "../main.rs"]
 mod program;

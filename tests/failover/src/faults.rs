@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::leader::Finder;
+use crate::link::Link;
 use crate::notes::Notes;
 use crate::plan::{Fault, Kind, Plan, Target};
+use crate::service_faults::ServiceRemedy;
 use crate::shard::{Shard, NODES};
 
 /// How often it is looked whether a process has ended by itself.
@@ -20,26 +22,27 @@ const FIRST_SAVE: Duration = Duration::from_millis(500);
 pub type Counts = BTreeMap<Kind, usize>;
 
 /// What mends something.
-#[derive(Debug, Clone, Copy)]
-enum Remedy {
+#[derive(Debug, Clone)]
+pub(crate) enum Remedy {
     Start {
         node: usize,
         with_old_rdb: bool,
     },
     Continue(usize),
-    HealLogLink(usize),
+    HealLogLinks(usize),
     HealClientLink(usize),
-    StartLog,
+    OfService(ServiceRemedy),
     /// Nothing is broken: a node saves its data, for the next time that one is started with an old RDB.
     Save(usize),
 }
 
-struct Work<'a> {
-    shard: &'a mut Shard,
-    notes: &'a Notes,
+pub(crate) struct Work<'a> {
+    pub(crate) shard: &'a mut Shard,
+    pub(crate) notes: &'a Notes,
     remedies: Vec<(Instant, Remedy)>,
     counts: Counts,
     last_leader: usize,
+    pub(crate) last_decider: usize,
 }
 
 /// Does all that is planned, from now on. In the end nothing is broken. Ends early if clients are to stop.
@@ -49,13 +52,15 @@ struct Work<'a> {
 pub fn inflict(shard: &mut Shard, plan: &Plan, finder: &Finder, notes: &Notes) -> Result<Counts> {
     let began = Instant::now();
     let remedies = vec![(began + FIRST_SAVE, Remedy::Save(0))];
-    let mut work = Work { shard, notes, remedies, counts: Counts::new(), last_leader: 0 };
+    let mut work = Work { shard, notes, remedies, counts: Counts::new(), last_leader: 0, last_decider: 0 };
     for fault in &plan.0 {
         work.mend_until(began + fault.at, finder)?;
         work.begin(fault)?;
     }
-    let last = work.remedies.iter().map(|(at, _)| *at).max();
-    work.mend_until(last.unwrap_or(began), finder)?;
+    // A remedy may have others in its train.
+    while let Some(last) = work.remedies.iter().map(|(at, _)| *at).max() {
+        work.mend_until(last, finder)?;
+    }
     Ok(work.counts)
 }
 
@@ -87,13 +92,9 @@ impl Work<'_> {
             Remedy::Start { node, with_old_rdb: false } => shard.start_node(node)?,
             Remedy::Continue(node) if shard.nodes[node].is_started => shard.nodes[node].process.go_on()?,
             Remedy::Continue(_) => return Ok(()),
-            Remedy::HealLogLink(node) => shard.nodes[node].log_link.heal(),
+            Remedy::HealLogLinks(node) => shard.nodes[node].log_links.iter().for_each(Link::heal),
             Remedy::HealClientLink(node) => shard.nodes[node].client_link.heal(),
-            Remedy::StartLog => {
-                if !shard.start_log()? {
-                    return Ok(());
-                }
-            }
+            Remedy::OfService(remedy) => return self.mend_service(remedy),
             Remedy::Save(node) => shard.save_old_rdb(node)?,
         }
         self.notes.add(&format!("{remedy:?}"));
@@ -108,7 +109,11 @@ impl Work<'_> {
             Target::Leader => leader,
             Target::Other(after) => (leader + after) % NODES,
         };
-        self.notes.add(&format!("{:?} n{node} for {:.0?} (n{leader} leads)", fault.kind, fault.lasts[node]));
+        let service = self.service_of(fault);
+        self.notes.add(&format!(
+            "{:?} n{node} for {:.0?} (n{leader} leads), log{service} for {:.0?} (log{} decides)",
+            fault.kind, fault.lasts[node], fault.lasts[service], self.last_decider
+        ));
         let Fault { ways, delay, .. } = fault;
         let shard = &mut *self.shard;
         match fault.kind {
@@ -125,13 +130,16 @@ impl Work<'_> {
                 }
             }
             Kind::LogCut | Kind::LogStall | Kind::LogSlow => {
-                let link = &shard.nodes[node].log_link;
-                match fault.kind {
-                    Kind::LogCut => link.cut(),
-                    Kind::LogStall => link.stall(ways),
-                    _ => link.slow(ways, *delay),
+                let is_alone = fault.of_services.as_ref().is_some_and(|of_services| of_services.is_alone);
+                let links = shard.nodes[node].log_links.iter().enumerate();
+                for (_, link) in links.filter(|(to, _)| !is_alone || *to == service) {
+                    match fault.kind {
+                        Kind::LogCut => link.cut(),
+                        Kind::LogStall => link.stall(ways),
+                        _ => link.slow(ways, *delay),
+                    }
                 }
-                self.mend_later(fault, node, Remedy::HealLogLink(node));
+                self.mend_later(fault, node, Remedy::HealLogLinks(node));
             }
             Kind::ClientCut | Kind::ClientStall | Kind::ClientSlow => {
                 let link = &shard.nodes[node].client_link;
@@ -142,19 +150,32 @@ impl Work<'_> {
                 }
                 self.mend_later(fault, node, Remedy::HealClientLink(node));
             }
-            Kind::LogKill => self.kill_log(fault)?,
+            Kind::LogKill => self.kill_services(fault)?,
             Kind::Handover => self.hand_over(fault, leader),
             Kind::KillAll => self.kill_all(fault)?,
             Kind::Blackout => {
-                self.kill_log(fault)?;
+                self.kill_services(fault)?;
                 self.kill_all(fault)?;
             }
+            Kind::ZoneKill => {
+                // That of the service, or that of the leader: the drawn node if that leads.
+                let zone = if fault.target == Target::Leader { leader } else { service };
+                self.kill_service(fault, zone)?;
+                self.kill(fault, zone, false)?;
+            }
+            _ => self.begin_at_service(fault, service)?,
         }
         Ok(())
     }
 
-    fn mend_later(&mut self, fault: &Fault, node: usize, remedy: Remedy) {
-        self.remedies.push((Instant::now() + fault.lasts[node], remedy));
+    /// Mends what was done to that node, or service, when it has lasted.
+    pub(crate) fn mend_later(&mut self, fault: &Fault, number: usize, remedy: Remedy) {
+        self.mend_after(fault.lasts[number], remedy);
+    }
+
+    /// Mends something after that time.
+    pub(crate) fn mend_after(&mut self, time: Duration, remedy: Remedy) {
+        self.remedies.push((Instant::now() + time, remedy));
     }
 
     fn kill(&mut self, fault: &Fault, node: usize, with_old_rdb: bool) -> Result<()> {
@@ -167,10 +188,8 @@ impl Work<'_> {
         (0..NODES).try_for_each(|node| self.kill(fault, node, false))
     }
 
-    fn kill_log(&mut self, fault: &Fault) -> Result<()> {
-        self.shard.kill_log()?;
-        self.mend_later(fault, 0, Remedy::StartLog);
-        Ok(())
+    fn kill_services(&mut self, fault: &Fault) -> Result<()> {
+        (0..self.shard.services.list.len()).try_for_each(|service| self.kill_service(fault, service))
     }
 
     /// Asks for it. It may not come about: something else may be broken.

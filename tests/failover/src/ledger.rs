@@ -81,12 +81,13 @@ pub fn overlap(answers: &[Answer]) -> Option<String> {
     None
 }
 
-/// The longest time between two acknowledged writes, in all epochs together.
-pub fn longest_gap(answers: &[Answer]) -> Duration {
+/// The longest time between two acknowledged writes, in all epochs together, and when it began.
+pub fn longest_gap(answers: &[Answer]) -> (Duration, Option<Instant>) {
     let mut times: Vec<Instant> =
         answers.iter().filter(|answer| answer.is_write).map(|answer| answer.answered).collect();
     times.sort_unstable();
-    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    let gaps = times.windows(2).map(|pair| (pair[1] - pair[0], Some(pair[0])));
+    gaps.max_by_key(|(gap, _)| *gap).unwrap_or_default()
 }
 
 /// In how many epochs anything was answered.
@@ -121,6 +122,7 @@ mod tests {
 
     #[test]
     fn gaps_are_between_writes() {
-        assert_eq!(longest_gap(&answers(&[(1, 0, 1), (2, 5, 60), (1, 3, 9)])), Duration::from_millis(51));
+        let answers = answers(&[(1, 0, 1), (2, 5, 60), (1, 3, 9)]);
+        assert_eq!(longest_gap(&answers), (Duration::from_millis(51), Some(answers[2].answered)));
     }
 }

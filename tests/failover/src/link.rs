@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 const HOST: &str = "127.0.0.1";
 const CHUNK_BYTES: usize = 16 << 10;
+/// Read from a far end, and not passed on yet.
+const CHUNKS_ON_THE_WAY: usize = 1024;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ struct State {
 #[derive(Debug)]
 struct Shared {
     to: u16,
+    /// What everything takes, each way.
+    distance: Duration,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -64,6 +68,14 @@ impl Link {
     /// # Errors
     /// The port is not free.
     pub fn open(port: u16, to: u16) -> Result<Self> {
+        Link::open_over(port, to, Duration::ZERO)
+    }
+
+    /// As [`Link::open`], to something far away: what is passed on arrives that much later, however much is on its way.
+    ///
+    /// # Errors
+    /// The port is not free.
+    pub fn open_over(port: u16, to: u16, distance: Duration) -> Result<Self> {
         let listener = TcpListener::bind((HOST, port)).with_context(|| format!("port {port}"))?;
         let state = State {
             is_cut: false,
@@ -73,7 +85,7 @@ impl Link {
             connections: HashMap::new(),
             accepted: 0,
         };
-        let shared = Arc::new(Shared { to, state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared { to, distance, state: Mutex::new(state), changed: Condvar::new() });
         let thread = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || shared.accept(&listener))
@@ -189,16 +201,37 @@ impl Shared {
     /// Passes on until either end closes.
     fn pump(&self, number: u64, way: Way, mut from: TcpStream, mut to: TcpStream) {
         let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let count = from.read(&mut chunk).unwrap_or(0);
-            self.wait_to_pass(way);
-            if count == 0 || to.write_all(&chunk[..count]).is_err() {
-                break;
+        if self.distance.is_zero() {
+            loop {
+                let count = from.read(&mut chunk).unwrap_or(0);
+                if !self.pass(way, &chunk[..count], &mut to) {
+                    break;
+                }
+            }
+        } else if let Ok(mut reader) = from.try_clone() {
+            let (sender, on_the_way) = mpsc::sync_channel(CHUNKS_ON_THE_WAY);
+            thread::spawn(move || loop {
+                let count = reader.read(&mut chunk).unwrap_or(0);
+                if sender.send((Instant::now(), chunk[..count].to_vec())).is_err() || count == 0 {
+                    break;
+                }
+            });
+            for (sent, chunk) in on_the_way {
+                thread::sleep((sent + self.distance).saturating_duration_since(Instant::now()));
+                if !self.pass(way, &chunk, &mut to) {
+                    break;
+                }
             }
         }
         close(&from);
         close(&to);
         self.lock().connections.remove(&number);
+    }
+
+    /// Whether the connection goes on. It ends with an empty chunk.
+    fn pass(&self, way: Way, chunk: &[u8], to: &mut TcpStream) -> bool {
+        self.wait_to_pass(way);
+        !chunk.is_empty() && to.write_all(chunk).is_ok()
     }
 
     fn wait_to_pass(&self, way: Way) {
@@ -230,8 +263,13 @@ mod tests {
 
     /// A link, a client, and the end that the client is connected to.
     fn connected() -> (Link, TcpListener, TcpStream, TcpStream) {
+        connected_over(Duration::ZERO)
+    }
+
+    fn connected_over(distance: Duration) -> (Link, TcpListener, TcpStream, TcpStream) {
         let server = TcpListener::bind((HOST, 0)).expect("a free port");
-        let link = Link::open(free_port(), server.local_addr().expect("an address").port()).expect("a link");
+        let to = server.local_addr().expect("an address").port();
+        let link = Link::open_over(free_port(), to, distance).expect("a link");
         let client = TcpStream::connect((HOST, link.port)).expect("a connection");
         let (end, _) = server.accept().expect("the link connects");
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -256,6 +294,24 @@ mod tests {
         assert_eq!(read(&mut client), Ok(b'c'));
         link.heal();
         assert_eq!(read(&mut end), Ok(b'b'));
+    }
+
+    #[test]
+    fn over_a_distance_everything_comes_later_and_nothing_waits_for_what_is_before_it() {
+        let distance = PATIENCE / 2;
+        let (_link, _server, mut client, mut end) = connected_over(distance);
+        let began = Instant::now();
+        for byte in 0..20 {
+            client.write_all(&[byte]).expect("it is written");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let written = began.elapsed();
+        end.set_read_timeout(None).expect("no timeout");
+        assert_eq!((0..20).map(|_| read(&mut end).expect("a byte")).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        let all = began.elapsed();
+        assert!(all >= distance && all < written + 10 * distance, "{all:?} for what was written within {written:?}");
+        drop(client);
+        assert_eq!(read(&mut end), Err(ErrorKind::UnexpectedEof));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! How long a shard is without a leader: from kill -9 of the leader, or from `DURABILITY.FAILOVER`, to the first write that
-//! is acknowledged by another node.
+//! is acknowledged by another node. What is measured of log services is in `measure_services.rs`.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,46 +12,87 @@ use rand::{Rng, SeedableRng};
 use crate::journal;
 use crate::leader::Finder;
 use crate::ledger::Ledger;
-use crate::shard::{Settings, Shard};
+use crate::measure_services;
+use crate::shard::{Mode, Settings, Shard};
+use crate::verdict;
 
 const WRITERS: usize = 3;
 const PACE: Duration = Duration::from_millis(5);
 const FIND_RETRY: Duration = Duration::from_millis(5);
-const WHOLE_TIME: Duration = Duration::from_secs(30);
+pub(crate) const WHOLE_TIME: Duration = Duration::from_secs(30);
+/// For a read at the end.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a leader ceases to lead.
+/// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum End {
-    /// kill -9
+    /// kill -9 of the node that leads
     Kill,
     /// DURABILITY.FAILOVER
     Plan,
+    /// kill -9 of the service that decides over the log; this and all that follows takes --services 3
+    Decider,
+    /// kill -9 of another service
+    Follower,
+    /// kill -9 of the service that decides and of the node that leads, in the same zone
+    Zone,
+    /// Two services are killed, and one of them comes back
+    Two,
+    /// All services are restarted, as planned, one after the other
+    Rolling,
+    /// The time of a SET if zones are 0.5 ms apart
+    Distance,
 }
 
-/// Measures so many times.
+/// Measures so many times, and says in a line what came of it.
 ///
 /// # Errors
-/// Nobody takes over.
-pub fn measure(settings: &Settings, end: End, rounds: u32, seed: u64) -> Result<Vec<Duration>> {
+/// Nobody takes over, or nothing is acknowledged again.
+pub fn measure(settings: &Settings, end: End, rounds: u32, seed: u64) -> Result<String> {
+    let lease_ms = settings.lease.as_millis();
+    let what = match end {
+        End::Kill => "kill -9 of the leader",
+        End::Plan => "DURABILITY.FAILOVER",
+        _ => return measure_services::measure(settings, end, rounds, seed),
+    };
     let mut shard = Shard::start(settings)?;
+    let mut random = StdRng::seed_from_u64(seed);
+    let times = under_load(&mut shard, seed, |shard, ledger| {
+        (0..rounds).map(|_| once(shard, ledger, end, settings.lease, &mut random)).collect::<Result<Vec<_>>>()
+    })?;
+    Ok(format!("from {what} to the first write acknowledged elsewhere, lease {lease_ms} ms: {}", sum_up(times)))
+}
+
+/// Clients write while something is measured. Nothing that was acknowledged is missing in the end.
+///
+/// # Errors
+/// Those of the measurement, or a client's.
+pub fn under_load<T>(
+    shard: &mut Shard,
+    seed: u64,
+    measure: impl FnOnce(&mut Shard, &Ledger) -> Result<T>,
+) -> Result<T> {
     shard.wait_until_whole(WHOLE_TIME)?;
     let finder = Finder::new(shard.client_urls.clone(), FIND_RETRY);
     let ledger = Ledger::default();
-    let mut random = StdRng::seed_from_u64(seed);
-    thread::scope(|scope| {
+    let (measured, written) = thread::scope(|scope| {
         let (finder, ledger) = (&finder, &ledger);
         let writers: Vec<_> = (0..WRITERS)
             // Those that push, so that each write is answered by one command.
             .map(|writer| scope.spawn(move || journal::write(finder, ledger, 3 * writer, PACE, seed)))
             .collect();
-        let measured: Result<Vec<_>> =
-            (0..rounds).map(|_| once(&mut shard, ledger, end, settings.lease, &mut random)).collect();
+        let measured = measure(shard, ledger);
         finder.end();
-        for writer in writers {
-            writer.join().map_err(|_| anyhow!("a client panicked"))??;
-        }
-        measured
-    })
+        let joined = writers.into_iter().map(|writer| writer.join().map_err(|_| anyhow!("a client panicked"))?);
+        (measured, joined.collect::<Result<Vec<_>>>())
+    });
+    let (measured, written) = (measured?, written?);
+    shard.wait_until_whole(WHOLE_TIME)?;
+    let finder = Finder::new(shard.client_urls.clone(), FIND_RETRY);
+    let mut leader = finder.find(LAST_PATIENCE).context("nobody ended this search")?;
+    let found = journal::find(&mut leader, 3 * WRITERS)?;
+    verdict::judge(&written, &found, Mode::Sync, Duration::MAX)?;
+    Ok(measured)
 }
 
 fn once(shard: &mut Shard, ledger: &Ledger, end: End, lease: Duration, random: &mut StdRng) -> Result<Duration> {
@@ -64,7 +105,7 @@ fn once(shard: &mut Shard, ledger: &Ledger, end: End, lease: Duration, random: &
     let began = Instant::now();
     match end {
         End::Kill => shard.kill_node(leader)?,
-        End::Plan => drop(shard.nodes[leader].command("DURABILITY.FAILOVER", &[])?),
+        _ => drop(shard.nodes[leader].command("DURABILITY.FAILOVER", &[])?),
     }
     let written = ledger.wait_for_write(epoch, began, WHOLE_TIME).context("nobody takes over")?;
     if end == End::Kill {
@@ -78,9 +119,9 @@ pub fn sum_up(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let (median, most) = (times.get(times.len() / 2), times.last());
     format!(
-        "p50 {:.0?}, max {:.0?} of {}",
-        median.copied().unwrap_or_default(),
-        most.copied().unwrap_or_default(),
+        "p50 {} ms, max {} ms of {}",
+        median.copied().unwrap_or_default().as_millis(),
+        most.copied().unwrap_or_default().as_millis(),
         times.len()
     )
 }

@@ -30,25 +30,77 @@ pub enum Kind {
     ClientStall,
     /// As LogSlow, between a node and its clients.
     ClientSlow,
-    /// The log service is killed and started again.
+    /// The log service is killed and started again; all of them are if there are three.
     LogKill,
     /// DURABILITY.FAILOVER, to the best node or a certain one.
     Handover,
     /// All nodes are killed at once.
     KillAll,
-    /// The log service and all nodes are killed at once.
+    /// The log services and all nodes are killed at once.
     Blackout,
     /// A node is killed, and started again with an RDB that was saved earlier.
     OldRdb,
+    /// Of three log services one is killed and started again, as all that follows here.
+    ServiceKill,
+    /// One stands still (SIGSTOP).
+    ServiceStop,
+    /// One is asked to end (SIGTERM), and started again.
+    ServiceRestart,
+    /// That is done to all, one after the other, each when all copies have everything.
+    Rolling,
+    /// Two are killed at once.
+    TwoKill,
+    /// All connections between one and another one or both are closed, and no others made; of one way only or of both.
+    PeerCut,
+    /// Nothing gets through there, one way or both ways, and nothing is closed.
+    PeerStall,
+    /// What goes there comes late.
+    PeerSlow,
+    /// Each sync of a service's disk takes long.
+    DiskSlow,
+    /// Its disk does not come back for a while.
+    DiskHang,
+    /// Its disk is full or broken: what is written or synced fails. When that is mended, the service is started again.
+    DiskFail,
+    /// A log service and the node of the same zone are killed at once.
+    ZoneKill,
+    /// For the self-check only, as no service can survive it: a service's disk says that it has written something, and has not.
+    DiskLie,
 }
 
-/// Which node is meant, when the time comes.
+impl Kind {
+    /// Those that a shard with so many log services is to survive.
+    pub fn all(services: usize) -> Vec<Kind> {
+        let end = if services > 1 { Kind::DiskLie } else { Kind::ServiceKill };
+        Kind::value_variants().iter().copied().filter(|kind| *kind < end).collect()
+    }
+
+    /// Whether it takes a log service whose disk can be made to fail.
+    pub fn is_of_disk(self) -> bool {
+        matches!(self, Kind::DiskSlow | Kind::DiskHang | Kind::DiskFail | Kind::DiskLie)
+    }
+}
+
+/// Which node is meant, when the time comes; or which log service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// The one that leads.
+    /// The one that leads, or decides.
     Leader,
-    /// One that does not: the first or the second after the one that leads.
+    /// One that does not: the first or the second after that one.
     Other(usize),
+}
+
+/// What a fault is about where three services keep the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfServices {
+    /// Which service.
+    pub target: Target,
+    /// Of links between services: to the first after it, the second, or both.
+    pub others: Vec<usize>,
+    /// Of links between a node and services: only the one to that service, or all.
+    pub is_alone: bool,
+    /// What a disk that fails says.
+    pub error: &'static str,
 }
 
 /// Something that is broken, and mended after a while.
@@ -64,14 +116,17 @@ pub struct Fault {
     pub lasts: [Duration; NODES],
     /// Of links.
     pub ways: Vec<Way>,
-    /// Of links that are slow.
+    /// Of links that are slow, and disks.
     pub delay: Duration,
+    /// None if there is a single service.
+    pub of_services: Option<OfServices>,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Fault { at, kind, target, lasts, ways, delay } = self;
-        write!(f, "{:6.3} s  {kind:?} {target:?} for {lasts:.0?}, ways {ways:?}, delay {delay:.0?}", at.as_secs_f64())
+        let Fault { at, kind, target, lasts, ways, delay, of_services } = self;
+        write!(f, "{:6.3} s  {kind:?} {target:?} for {lasts:.0?}, ways {ways:?}, delay {delay:.0?}", at.as_secs_f64())?;
+        of_services.iter().try_for_each(|of_services| write!(f, ", {of_services:?}"))
     }
 }
 
@@ -92,8 +147,8 @@ const DELAY_MS: std::ops::RangeInclusive<u64> = 5..=300;
 const LONGEST: f64 = 3.0;
 
 impl Plan {
-    /// Draws what happens in a run of that length, of those kinds.
-    pub fn draw(random: &mut StdRng, length: Duration, lease: Duration, kinds: &[Kind]) -> Self {
+    /// Draws what happens in a run of that length, of those kinds, to a shard with so many log services.
+    pub fn draw(random: &mut StdRng, length: Duration, lease: Duration, kinds: &[Kind], services: usize) -> Self {
         let mut faults: Vec<Fault> = Vec::new();
         let mut deck: Vec<Kind> = Vec::new();
         let mut at = FIRST;
@@ -101,12 +156,15 @@ impl Plan {
         while at + LAST < length && !kinds.is_empty() {
             if deck.is_empty() {
                 deck = kinds.to_vec();
-                // The two that matter most come twice.
-                deck.extend([Kind::Kill, Kind::Stop].iter().filter(|kind| kinds.contains(kind)));
+                // Those that matter most come twice.
+                let most = [Kind::Kill, Kind::Stop, Kind::ServiceKill, Kind::ServiceStop];
+                deck.extend(most.iter().filter(|kind| kinds.contains(kind)));
                 deck.shuffle(random);
             }
             let kind = deck.pop().expect("the deck is not empty");
-            faults.push(draw_fault(random, at, kind, lease));
+            let fault = draw_fault(random, at, kind, lease);
+            let of_services = (services > 1).then(|| draw_of_services(random));
+            faults.push(Fault { of_services, ..fault });
             at += Duration::from_millis(random.random_range(APART_MS));
             until_quiet -= 1;
             if until_quiet == 0 {
@@ -136,6 +194,19 @@ fn draw_fault(random: &mut StdRng, at: Duration, kind: Kind, lease: Duration) ->
         lasts: std::array::from_fn(|_| lease.mul_f64(random.random_range(0.05..LONGEST))),
         ways: ways.choose(random).expect("there are some").to_vec(),
         delay: Duration::from_millis(random.random_range(DELAY_MS)),
+        of_services: None,
+    }
+}
+
+/// Drawn apart, so that what is drawn for a single service is what it was before there were three.
+fn draw_of_services(random: &mut StdRng) -> OfServices {
+    let target = if random.random_bool(0.5) { Target::Leader } else { Target::Other(random.random_range(1..NODES)) };
+    let others: [&[usize]; 4] = [&[1], &[2], &[1, 2], &[1, 2]];
+    OfServices {
+        target,
+        others: others.choose(random).expect("there are some").to_vec(),
+        is_alone: random.random_bool(0.5),
+        error: ["enospc", "eio"].choose(random).expect("there are some"),
     }
 }
 
@@ -144,29 +215,35 @@ mod tests {
     use super::*;
     use rand::SeedableRng;
 
-    fn draw(seed: u64) -> Plan {
+    fn draw(seed: u64, services: usize) -> Plan {
         let lease = Duration::from_secs(1);
-        Plan::draw(&mut StdRng::seed_from_u64(seed), Duration::from_secs(60), lease, Kind::value_variants())
+        let kinds = Kind::all(services);
+        Plan::draw(&mut StdRng::seed_from_u64(seed), Duration::from_secs(60), lease, &kinds, services)
     }
 
     #[test]
     fn the_same_seed_draws_the_same() {
-        assert_eq!(format!("{:?}", draw(7)), format!("{:?}", draw(7)));
-        assert_ne!(format!("{:?}", draw(7)), format!("{:?}", draw(8)));
+        for services in [1, 3] {
+            assert_eq!(format!("{:?}", draw(7, services)), format!("{:?}", draw(7, services)));
+            assert_ne!(format!("{:?}", draw(7, services)), format!("{:?}", draw(8, services)));
+        }
     }
 
     #[test]
-    fn a_minute_has_every_kind_and_quiet_times() {
-        let Plan(faults) = draw(1);
-        for kind in Kind::value_variants() {
-            assert!(faults.iter().any(|fault| fault.kind == *kind), "{kind:?} is missing");
+    fn two_minutes_have_every_kind_and_quiet_times() {
+        for services in [1, 3] {
+            let (Plan(faults), Plan(more)) = (draw(1, services), draw(2, services));
+            for kind in Kind::all(services) {
+                assert!(faults.iter().chain(&more).any(|fault| fault.kind == kind), "{kind:?} is missing");
+            }
+            let mut mended = Duration::ZERO;
+            let mut quiet = 0;
+            for fault in &faults {
+                assert_eq!(fault.of_services.is_some(), services > 1);
+                quiet += usize::from(fault.at > mended + Duration::from_millis(*QUIET_MS.start() - 1));
+                mended = mended.max(fault.mended());
+            }
+            assert!(quiet > 3, "{quiet}");
         }
-        let mut mended = Duration::ZERO;
-        let mut quiet = 0;
-        for fault in &faults {
-            quiet += usize::from(fault.at > mended + Duration::from_millis(*QUIET_MS.start() - 1));
-            mended = mended.max(fault.mended());
-        }
-        assert!(quiet > 3, "{quiet}");
     }
 }

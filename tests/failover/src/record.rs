@@ -6,32 +6,31 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 
 use crate::ledger;
 use crate::plan::Kind;
 use crate::round::Report;
-use crate::shard::Mode;
+use crate::shard::{Mode, Settings};
 
 /// Adds the line of a round. Several processes may add to one file.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn add(file: &Path, seed: u64, mode: Mode, report: &Report) -> Result<()> {
+pub fn add(file: &Path, seed: u64, settings: &Settings, report: &Report) -> Result<()> {
     let opened = OpenOptions::new().create(true).append(true).open(file);
-    let line = line(seed, mode, report);
+    let line = line(seed, settings.mode, settings.services, report);
     // In one piece, so that lines of several processes do not mix.
     opened.and_then(|mut opened| opened.write_all(line.as_bytes())).with_context(|| format!("{}", file.display()))
 }
 
-/// Cells between bars: mode, seed, how often each kind of fault, operations, acknowledged writes, takeovers, the longest time
+/// Cells between bars: mode, seed, how often each kind of fault that there is with so many services, operations, acknowledged writes, takeovers, the longest time
 /// without an acknowledged write in ms, histories, writes missing, span of those in ms, verdict.
-fn line(seed: u64, mode: Mode, report: &Report) -> String {
+fn line(seed: u64, mode: Mode, services: usize, report: &Report) -> String {
     let mode = if mode == Mode::Sync { "sync" } else { "async" };
     let mut line = format!("| {mode} | {seed} |");
-    for kind in Kind::value_variants() {
+    for kind in Kind::all(services) {
         // It cannot fail on a string.
-        let _ = write!(line, " {} |", report.counts.get(kind).copied().unwrap_or(0));
+        let _ = write!(line, " {} |", report.counts.get(&kind).copied().unwrap_or(0));
     }
     let answers = &report.answers;
     let _ = writeln!(
@@ -40,7 +39,7 @@ fn line(seed: u64, mode: Mode, report: &Report) -> String {
         answers.len(),
         answers.iter().filter(|answer| answer.is_write).count(),
         ledger::epochs(answers).saturating_sub(1),
-        ledger::longest_gap(answers).as_millis(),
+        ledger::longest_gap(answers).0.as_millis(),
         report.laps,
         report.loss.writes,
         report.loss.span.as_millis(),
@@ -54,13 +53,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_a_cell_for_each_heading_of_the_table() {
+    fn a_line_has_a_cell_for_each_heading_of_the_tables() {
         let mut report = Report::default();
         report.counts.insert(Kind::Kill, 3);
-        let line = line(7, Mode::Sync, &report);
-        let headings = include_str!("../record.sh").lines().find(|line| line.starts_with("| mode | seed |"));
+        let headings: Vec<&str> =
+            include_str!("../record.sh").lines().filter(|line| line.starts_with("| mode | seed |")).collect();
         let cells = |line: &str| line.trim().split('|').count();
-        assert_eq!(cells(&line), cells(headings.expect("record.sh has headings")), "{line}");
-        assert!(line.starts_with("| sync | 7 | 3 | 0 |") && line.ends_with("| passed |\n"), "{line}");
+        for (services, headings) in [1, 3].into_iter().zip(headings) {
+            let line = line(7, Mode::Sync, services, &report);
+            assert_eq!(cells(&line), cells(headings), "{line}");
+            assert!(line.starts_with("| sync | 7 | 3 | 0 |") && line.ends_with("| passed |\n"), "{line}");
+        }
     }
 }

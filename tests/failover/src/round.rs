@@ -13,6 +13,7 @@ use crate::journal::{self, Found, Written};
 use crate::laps::{self, Lap, World};
 use crate::leader::{Finder, Leader};
 use crate::ledger::{self, Answer, Ledger};
+use crate::lone_copy;
 use crate::notes::Notes;
 use crate::plan::Plan;
 use crate::shard::{Mode, Settings, Shard, NODES};
@@ -41,6 +42,8 @@ const JUDGES: usize = 2;
 pub struct Report {
     /// What was done to the shard.
     pub counts: Counts,
+    /// When clients began.
+    pub began: Option<Instant>,
     /// Answers of leaders.
     pub answers: Vec<Answer>,
     /// What is missing, in async mode.
@@ -70,11 +73,12 @@ pub fn play(settings: &Settings, plan: &Plan, seed: u64) -> Result<Report> {
     let ledger = Ledger::default();
     let notes = Notes::new(&settings.directory.join("faults"))?;
     let world = World { finder: &finder, ledger: &ledger, notes: &notes };
+    let began = Some(Instant::now());
     let (seen, harmed) = work(world, settings.mode, seed, || harm(&mut shard, plan, world));
-    let mut report = Report { answers: ledger.answers(), laps: seen.laps.len(), ..Report::default() };
+    let mut report = Report { answers: ledger.answers(), laps: seen.laps.len(), began, ..Report::default() };
     let judged = harmed
         .map(|counts| report.counts = counts)
-        .and_then(|()| look_at_the_end(&mut shard, &seen))
+        .and_then(|()| look_at_the_end(&mut shard, settings, &seen))
         .and_then(|found| judge_all(settings, &seen, &found, &report.answers));
     match judged {
         Ok(loss) => report.loss = loss,
@@ -150,10 +154,15 @@ fn harm(shard: &mut Shard, plan: &Plan, world: World) -> Result<Counts> {
     Ok(counts)
 }
 
-/// All clients have stopped: nodes are to become equal, and what is there is read from the leader.
-fn look_at_the_end(shard: &mut Shard, seen: &Seen) -> Result<Found> {
+/// All clients have stopped: nodes are to become equal, and what is there is read from the leader. Of three services, it is what one of them
+/// has.
+fn look_at_the_end(shard: &mut Shard, settings: &Settings, seen: &Seen) -> Result<Found> {
     shard.wait_until_whole(WHOLE_TIME)?;
     shard.wait_until_equal(WHOLE_TIME)?;
+    if let Some(survivor) = settings.survivor {
+        lone_copy::keep_only(shard, survivor, WHOLE_TIME)?;
+    }
+    shard.services.check_output()?;
     let finder = Finder::new(shard.client_urls.clone(), FIND_RETRY);
     let mut leader: Leader = finder.find(LAST_PATIENCE).context("nobody ended this search")?;
     seen.laps.iter().try_for_each(|lap| laps::read_at_the_end(lap, &mut leader))?;

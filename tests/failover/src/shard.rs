@@ -1,4 +1,4 @@
-//! The shard under test: a log service, three nodes, and the links between them and to their clients.
+//! The shard under test: one log service or three, three nodes, and the links between them and to their clients.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,9 +10,11 @@ use anyhow::{bail, Context, Result};
 use clap::ValueEnum;
 use durability_histories::connection::Connection;
 use durability_histories::process::{from_environment, Process};
+use durability_histories::services::{url, Options, Ports, Services};
 use redis::Value;
 
 use crate::link::Link;
+use crate::peer_links::PeerLinks;
 
 const HOST: &str = "127.0.0.1";
 const SHARD: &str = "failover";
@@ -21,6 +23,8 @@ pub const NODES: usize = 3;
 /// A node that stands still does not answer.
 const ANSWER_TIME: Duration = Duration::from_millis(300);
 const POLL: Duration = Duration::from_millis(20);
+/// For three services to become a cluster.
+const FORM_TIME: Duration = Duration::from_secs(20);
 
 /// When writes are acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,6 +48,14 @@ pub struct Settings {
     pub lease: Duration,
     /// `durability.max-lag-ms`
     pub limit: Duration,
+    /// Log services: one, or three that keep the log together.
+    pub services: usize,
+    /// Whether disks of log services are to fail.
+    pub has_failpoints: bool,
+    /// What a byte takes from one zone to another, each way.
+    pub distance: Duration,
+    /// Of three log services the one whose disk alone is left in the end.
+    pub survivor: Option<usize>,
 }
 
 /// A server, and the links from it to the log and to it from its clients.
@@ -53,8 +65,8 @@ pub struct Node {
     pub process: Process,
     /// Whether it is meant to run.
     pub is_started: bool,
-    /// From the server to the log service.
-    pub log_link: Link,
+    /// From the server to each log service.
+    pub log_links: Vec<Link>,
     /// From clients to the server.
     pub client_link: Link,
     directory: PathBuf,
@@ -62,14 +74,15 @@ pub struct Node {
     url: String,
 }
 
-/// The log service and the nodes. All end when this is dropped.
+/// The log services and the nodes. All end when this is dropped.
 #[derive(Debug)]
 pub struct Shard {
     /// The nodes, which are named n0, n1, ...
     pub nodes: Vec<Node>,
-    /// The log service, and whether it is meant to run.
-    log: Process,
-    is_log_started: bool,
+    /// The log services, which are named log0, log1, ... A node and a service of the same number are in the same zone.
+    pub services: Services,
+    /// What the services say to each other goes through these.
+    pub peer_links: PeerLinks,
     /// Where clients reach the nodes.
     pub client_urls: Vec<String>,
     /// An RDB that some node saved.
@@ -98,6 +111,16 @@ impl NodeState {
         self.0.values().any(|value| value.contains("role=follower"))
     }
 
+    /// What the log does not have of what it holds.
+    pub fn pending_bytes(&self) -> Option<u64> {
+        self.0.get("pending_bytes")?.parse().ok()
+    }
+
+    /// How often its lease expired.
+    pub fn suspensions(&self) -> Option<u64> {
+        self.0.get("suspensions")?.parse().ok()
+    }
+
     /// The epoch that it leads.
     pub fn epoch(&self) -> u64 {
         self.0.get("epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0)
@@ -112,12 +135,14 @@ impl Shard {
     pub fn start(settings: &Settings) -> Result<Self> {
         let Settings { directory, base_port, .. } = settings;
         let server = from_environment("VALKEY_BIN_DIR")?.join("valkey-server");
-        let log = log_service(directory, *base_port, &server)?;
+        let peer_links = PeerLinks::open(*base_port, settings.services, settings.distance)?;
+        let services = log_services(settings, &peer_links)?;
         let nodes = (0..NODES).map(|number| node(settings, number, &server)).collect::<Result<Vec<_>>>()?;
         let client_urls = (0..NODES).map(|number| url(client_port(*base_port, number))).collect();
         let old_rdb = directory.join("old.rdb");
-        let mut shard = Shard { nodes, log, is_log_started: false, client_urls, old_rdb };
-        shard.start_log()?;
+        let mut shard = Shard { nodes, services, peer_links, client_urls, old_rdb };
+        shard.services.start_all()?;
+        shard.services.form(FORM_TIME)?;
         (0..NODES).try_for_each(|number| shard.start_node(number))?;
         Ok(shard)
     }
@@ -166,27 +191,6 @@ impl Shard {
         node.process.kill()
     }
 
-    /// Starts the log service, unless it runs. Returns whether it was started.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn start_log(&mut self) -> Result<bool> {
-        if std::mem::replace(&mut self.is_log_started, true) {
-            return Ok(false);
-        }
-        self.log.start()?;
-        Ok(true)
-    }
-
-    /// As a crash.
-    ///
-    /// # Errors
-    /// The system does not let it be killed.
-    pub fn kill_log(&mut self) -> Result<()> {
-        self.is_log_started = false;
-        self.log.kill()
-    }
-
     /// What a node says of itself; `None` if it says nothing.
     pub fn state(&self, number: usize) -> Option<NodeState> {
         self.nodes[number].state()
@@ -202,9 +206,7 @@ impl Shard {
     /// # Errors
     /// Somebody did.
     pub fn check_alive(&mut self) -> Result<()> {
-        if self.is_log_started && !self.log.is_running()? {
-            bail!("the log service has ended by itself");
-        }
+        self.services.check_alive()?;
         for (number, node) in self.nodes.iter_mut().enumerate() {
             if node.is_started && !node.process.is_running()? {
                 bail!("node n{number} has ended by itself");
@@ -213,11 +215,18 @@ impl Shard {
         Ok(())
     }
 
-    /// Waits until one node leads, and all others follow. Returns the leader.
+    /// Waits until all services are well, one node leads, and all others follow. Returns the leader.
     ///
     /// # Errors
     /// It takes too long.
     pub fn wait_until_whole(&mut self, timeout: Duration) -> Result<usize> {
+        // A shard without nodes is not known to the services, so the nodes come first.
+        let leader = self.wait_until_led(timeout)?;
+        self.services.wait_until_well(timeout)?;
+        Ok(leader)
+    }
+
+    fn wait_until_led(&mut self, timeout: Duration) -> Result<usize> {
         let started = Instant::now();
         loop {
             self.check_alive()?;
@@ -250,11 +259,27 @@ impl Shard {
         Ok(())
     }
 
-    /// Waits until all nodes hold the same.
+    /// Waits until the log has everything that the leader holds.
     ///
     /// # Errors
     /// It takes too long.
-    pub fn wait_until_equal(&mut self, timeout: Duration) -> Result<()> {
+    pub fn wait_until_shipped(&self, timeout: Duration) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let leader = self.leader().and_then(|leader| self.state(leader));
+            match leader.and_then(|state| state.pending_bytes()) {
+                Some(0) => return Ok(()),
+                left if started.elapsed() > timeout => bail!("after {timeout:?} the log lacks {left:?} bytes"),
+                _ => thread::sleep(POLL),
+            }
+        }
+    }
+
+    /// Waits until all nodes hold the same. Returns its digest.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_until_equal(&mut self, timeout: Duration) -> Result<String> {
         let started = Instant::now();
         loop {
             self.check_alive()?;
@@ -262,8 +287,8 @@ impl Shard {
             let digests: Vec<_> = self.nodes.iter().map(digest).collect();
             let is_same =
                 digests.iter().all(|digest| matches!((digest, &digests[0]), (Ok(one), Ok(other)) if one == other));
-            if is_same {
-                return Ok(());
+            if let (true, Ok(digest)) = (is_same, &digests[0]) {
+                return Ok(digest.clone());
             }
             if started.elapsed() > timeout {
                 bail!("after {timeout:?} without faults and writes the nodes hold {digests:?}");
@@ -294,6 +319,11 @@ impl Node {
         self.command("INFO", &["durability"]).ok().map(|info| NodeState::read(&info))
     }
 
+    /// Where it is reached past the link.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Sends a command past the link.
     ///
     /// # Errors
@@ -303,18 +333,17 @@ impl Node {
     }
 }
 
-fn url(port: u16) -> String {
-    format!("redis://{HOST}:{port}")
-}
-
 fn client_port(base_port: u16, number: usize) -> u16 {
     base_port + 30 + number as u16
 }
 
 fn node(settings: &Settings, number: usize, server: &Path) -> Result<Node> {
-    let Settings { directory, base_port, mode, lease, limit } = settings;
+    let Settings { directory, base_port, mode, lease, limit, .. } = settings;
     let port = base_port + 10 + number as u16;
-    let log_port = base_port + 20 + number as u16;
+    let log_ports: Vec<u16> = (0..settings.services).map(|service| log_port(*base_port, number, service)).collect();
+    // The service of the node's own zone first, as an operator would.
+    let own_first = (0..log_ports.len()).map(|after| log_ports[(number + after) % log_ports.len()]);
+    let logs = own_first.map(|port| format!("{HOST}:{port}")).collect::<Vec<_>>().join(",");
     let client_port = client_port(*base_port, number);
     let data = directory.join(format!("n{number}"));
     fs::create_dir(&data)?;
@@ -326,7 +355,7 @@ fn node(settings: &Settings, number: usize, server: &Path) -> Result<Node> {
         "save \"\"".to_owned(),
         "enable-debug-command yes".to_owned(),
         format!("loadmodule {}", from_environment("DURABILITY_SO")?.display()),
-        format!("durability.log {HOST}:{log_port}"),
+        format!("durability.log {logs}"),
         format!("durability.shard {SHARD}"),
         format!("durability.mode {}", if *mode == Mode::Sync { "sync" } else { "async" }),
         "durability.failover yes".to_owned(),
@@ -340,23 +369,41 @@ fn node(settings: &Settings, number: usize, server: &Path) -> Result<Node> {
     Ok(Node {
         process: Process::new(server.to_owned(), arguments, directory.join(format!("n{number}.output"))),
         is_started: false,
-        log_link: Link::open(log_port, *base_port)?,
+        log_links: links(&log_ports, settings, number)?,
         client_link: Link::open(client_port, port)?,
         directory: data,
         url: url(port),
     })
 }
 
-fn log_service(directory: &Path, base_port: u16, server: &Path) -> Result<Process> {
-    let arguments = [
-        ["--dir", &directory.join("log").display().to_string()],
-        ["--listen", &format!("{HOST}:{base_port}")],
-        ["--http", &format!("{HOST}:{}", base_port + 1)],
+fn links(log_ports: &[u16], settings: &Settings, number: usize) -> Result<Vec<Link>> {
+    let open = |(service, port): (usize, &u16)| {
+        let distance = if service == number { Duration::ZERO } else { settings.distance };
+        Link::open_over(*port, listen_port(settings.base_port, service), distance)
+    };
+    log_ports.iter().enumerate().map(open).collect()
+}
+
+/// Where a node reaches a service, through a link of its own.
+fn log_port(base_port: u16, node: usize, service: usize) -> u16 {
+    base_port + 20 + (NODES * service + node) as u16
+}
+
+fn listen_port(base_port: u16, service: usize) -> u16 {
+    base_port + 2 * service as u16
+}
+
+fn log_services(settings: &Settings, peer_links: &PeerLinks) -> Result<Services> {
+    let ports = |service| {
+        let listen = listen_port(settings.base_port, service);
+        Ports { listen, http: listen + 1, peers: peer_links.ports(service) }
+    };
+    Services::new(&Options {
+        directory: &settings.directory,
+        shard: SHARD,
+        ports: (0..settings.services).map(ports).collect(),
         // Small enough that snapshots are made meanwhile, and that segments end often.
-        ["--segment-mb", "2"],
-        ["--snapshot-log-mb", "2"],
-        ["--valkey-server", &server.display().to_string()],
-    ];
-    let arguments = arguments.concat().into_iter().map(str::to_owned).collect();
-    Ok(Process::new(from_environment("LOGSERVICE")?, arguments, directory.join("log.output")))
+        arguments: &["--segment-mb", "2", "--snapshot-log-mb", "2"],
+        has_failpoints: settings.has_failpoints,
+    })
 }

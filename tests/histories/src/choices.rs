@@ -26,16 +26,31 @@ pub enum Crash {
     Nothing,
     /// The server.
     Server,
-    /// The log service.
+    /// The log: all services that there are.
     Log,
-    /// The log service, and a little later the server.
+    /// The log, and a little later the server.
     LogThenServer,
-    /// The server and the log service; the server starts again first.
+    /// The server and the log; the server starts again first.
     ServerThenLog,
-    /// The server, while the log service stands still; what is on its way to the log arrives afterwards.
+    /// The server, while the log stands still; what is on its way to the log arrives afterwards.
     ServerBesideStalledLog,
-    /// Both, after the log service stood still for a little.
+    /// Both, after the log stood still for a little.
     StalledLogThenBoth,
+    /// Some of three log services.
+    Services(Which),
+    /// The server and some of three log services.
+    ServerAndServices(Which),
+}
+
+/// Some of three log services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one that decides over the log.
+    Decider,
+    /// Another one.
+    Other,
+    /// That and the one that decides.
+    Two,
 }
 
 /// All that is drawn for one round.
@@ -54,12 +69,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Draws a round.
-    pub fn draw(round: u32, random: &mut StdRng) -> Self {
+    /// Draws a round, in which there are so many log services.
+    pub fn draw(round: u32, random: &mut StdRng, services: usize) -> Self {
         let count = random.random_range(OPERATIONS_PER_CLIENT);
         let operations: Vec<Vec<Operation>> =
             (0..CLIENTS).map(|client| (0..count).map(|n| draw(round, client, n, random)).collect()).collect();
-        let crashes = [
+        let mut crashes = vec![
             Crash::Nothing,
             Crash::Server,
             Crash::Server,
@@ -70,6 +85,11 @@ impl Plan {
             Crash::ServerBesideStalledLog,
             Crash::StalledLogThenBoth,
         ];
+        if services > 1 {
+            let some = [Which::Decider, Which::Decider, Which::Other, Which::Two];
+            crashes.extend(some.map(Crash::Services));
+            crashes.extend(some.map(Crash::ServerAndServices));
+        }
         Plan {
             round,
             operations,
@@ -95,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same() {
-        let draw = |seed| format!("{:?}", Plan::draw(1, &mut StdRng::seed_from_u64(seed)));
+        let draw = |seed| format!("{:?}", Plan::draw(1, &mut StdRng::seed_from_u64(seed), 3));
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }

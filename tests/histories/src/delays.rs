@@ -26,15 +26,18 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// Starts to delay the acknowledgements of the log service at `log_url`.
-    pub fn start(log_url: String, seed: u64) -> Self {
+    /// Starts to delay the acknowledgements of the log services at `log_urls`.
+    pub fn start(log_urls: Vec<String>, seed: u64) -> Self {
         let (stop, stopped) = channel::<()>();
         let thread = std::thread::spawn(move || {
             let mut random = StdRng::seed_from_u64(seed);
-            let mut connection = None;
+            let mut connections: Vec<Option<Connection>> = log_urls.iter().map(|_| None).collect();
             while stopped.recv_timeout(CHANGE_EVERY) == Err(RecvTimeoutError::Timeout) {
-                // It may be away at any time; then it is tried again.
-                connection = change(connection, &log_url, random.random_range(0..=MOST_MS)).ok();
+                let delay_ms = random.random_range(0..=MOST_MS);
+                for (connection, log_url) in connections.iter_mut().zip(&log_urls) {
+                    // It may be away at any time; then it is tried again.
+                    *connection = change(connection.take(), log_url, delay_ms).ok();
+                }
             }
         });
         Delays { stop: Some(stop), thread: Some(thread) }

@@ -9,3 +9,4 @@ pub mod keyspace;
 pub mod operation;
 pub mod process;
 pub mod reference;
+pub mod services;

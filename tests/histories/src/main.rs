@@ -40,6 +40,9 @@ struct Arguments {
     /// Decides what clients do and what is killed when; how threads and processes are scheduled differs in each run
     #[arg(long, default_value_t = rand::random())]
     seed: u64,
+    /// Log services: 1, or 3 that keep the log together
+    #[arg(long, default_value_t = 1)]
+    services: usize,
     /// Succeed only if a violation is found: for a server that is broken on purpose
     #[arg(long)]
     expect_violation: bool,
@@ -115,8 +118,9 @@ fn main() -> Result<ExitCode> {
 
 fn play_rounds(arguments: &Arguments, directory: &TempDir, started: Instant, totals: &mut Totals) -> Result<End> {
     let mut random = StdRng::seed_from_u64(arguments.seed);
-    let mut cluster = Cluster::start(directory.path())?;
-    let _delays = Delays::start(cluster.log_url.clone(), arguments.seed);
+    let mut cluster = Cluster::start(directory.path(), arguments.services)?;
+    let log_urls = cluster.services.list.iter().map(|service| service.url.clone()).collect();
+    let _delays = Delays::start(log_urls, arguments.seed);
     println!("{:>5}  {:<24} {:>10} {:>9} {:>10}", "round", "crash", "operations", "unknown", "search ms");
     let is_over = |rounds: u32| match (arguments.rounds, arguments.seconds) {
         (_, Some(seconds)) => started.elapsed() >= Duration::from_secs(seconds),
@@ -124,7 +128,7 @@ fn play_rounds(arguments: &Arguments, directory: &TempDir, started: Instant, tot
     };
     while !is_over(totals.rounds) {
         totals.rounds += 1;
-        let plan = Plan::draw(totals.rounds, &mut random);
+        let plan = Plan::draw(totals.rounds, &mut random, arguments.services);
         let (history, played) = round::play(&mut cluster, &plan);
         if let Err(error) = played {
             println!("round {} FAILED: {error:#}\n{}", plan.round, history.describe(&[]));

@@ -1,8 +1,9 @@
 //! A process that can be killed, stopped and started again.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -14,13 +15,26 @@ pub struct Process {
     program: PathBuf,
     arguments: Vec<String>,
     output: PathBuf,
+    environment: Vec<(String, OsString)>,
     child: Option<Child>,
 }
 
 impl Process {
     /// One that does not run yet.
     pub fn new(program: PathBuf, arguments: Vec<String>, output: PathBuf) -> Self {
-        Process { program, arguments, output, child: None }
+        Process { program, arguments, output, environment: Vec::new(), child: None }
+    }
+
+    /// The same with another variable in its environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The file with its output.
+    pub fn output(&self) -> &Path {
+        &self.output
     }
 
     /// Starts it.
@@ -31,6 +45,7 @@ impl Process {
         let output = File::options().create(true).append(true).open(&self.output)?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -61,6 +76,14 @@ impl Process {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// It is asked to end (SIGTERM), and [`Process::is_running`] says when it has.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
     }
 
     /// It stands still until it is told to go on, or killed.

@@ -1,11 +1,13 @@
-//! The server and the log service under test.
+//! The server and the log services under test.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Result};
 use durability_histories::process::{from_environment, Process};
+use durability_histories::services::{url, Options, Ports, Services};
 
 const HOST: &str = "127.0.0.1";
 
@@ -16,61 +18,67 @@ pub const SHARD: &str = "histories";
 /// that is being restarted.
 const PORTS: std::ops::Range<u16> = 27000..28000;
 
-/// A log service and a server that ships to it, in one directory.
+/// For three services to become a cluster.
+const FORM_TIME: Duration = Duration::from_secs(20);
+
+/// Log services and a server that ships to them, in one directory.
 #[derive(Debug)]
 pub struct Cluster {
     /// The server under test.
     pub server: Process,
-    /// Its log service.
-    pub log: Process,
+    /// Its log services: one, or three.
+    pub services: Services,
     /// Where the server listens, as a URL.
     pub server_url: String,
-    /// Where the log service listens, as a URL.
-    pub log_url: String,
 }
 
 impl Cluster {
-    /// Starts both. The programs are named by the environment, see `run.sh`.
-    pub fn start(directory: &Path) -> Result<Self> {
-        let [port, log_port, http_port] = free_ports()?;
+    /// Starts all. The programs are named by the environment, see `run.sh`.
+    pub fn start(directory: &Path, services: usize) -> Result<Self> {
+        let free = free_ports(1 + 3 * services)?;
+        let (port, of_services) = (free[0], &free[1..]);
         let data = directory.join("server");
         fs::create_dir(&data)?;
         let configuration = directory.join("valkey.conf");
+        let (listen, others) = of_services.split_at(services);
+        let (http, peers) = others.split_at(services);
+        let logs: Vec<String> = listen.iter().map(|port| format!("{HOST}:{port}")).collect();
         let lines = [
             format!("bind {HOST}"),
             format!("port {port}"),
             format!("dir {}", data.display()),
             "save \"\"".to_owned(),
             format!("loadmodule {}", from_environment("DURABILITY_SO")?.display()),
-            format!("durability.log {HOST}:{log_port}"),
+            format!("durability.log {}", logs.join(",")),
             format!("durability.shard {SHARD}"),
             "durability.mode sync".to_owned(),
         ];
         fs::write(&configuration, lines.join("\n"))?;
-        let log_directory = directory.join("log");
-        let arguments = [
-            ["--dir", &log_directory.display().to_string()],
-            ["--listen", &format!("{HOST}:{log_port}")],
-            ["--http", &format!("{HOST}:{http_port}")],
-            ["--log-level", "warn"],
-            ["--snapshot-log-mb", "0"],
-        ];
-        let arguments = arguments.concat().into_iter().chain(["--enable-debug-command"]).map(str::to_owned).collect();
-        let mut log = Process::new(from_environment("LOGSERVICE")?, arguments, directory.join("log.output"));
+        let peers = if services > 1 { peers.to_vec() } else { Vec::new() };
+        let ports =
+            listen.iter().zip(http).map(|(&listen, &http)| Ports { listen, http, peers: peers.clone() }).collect();
+        let mut services = Services::new(&Options {
+            directory,
+            shard: SHARD,
+            ports,
+            arguments: &["--log-level", "warn", "--snapshot-log-mb", "0", "--enable-debug-command"],
+            has_failpoints: false,
+        })?;
         let program = from_environment("VALKEY_BIN_DIR")?.join("valkey-server");
         let arguments = vec![configuration.display().to_string()];
         let mut server = Process::new(program, arguments, directory.join("server.output"));
-        log.start()?;
+        services.start_all()?;
+        services.form(FORM_TIME)?;
         server.start()?;
-        let url = |port| format!("redis://{HOST}:{port}");
-        Ok(Cluster { server, log, server_url: url(port), log_url: url(log_port) })
+        Ok(Cluster { server, services, server_url: url(port) })
     }
 }
 
 /// Ports that nobody listens on. The search begins at a place of this process's own, so that two that run at once differ.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let offset = std::process::id() as usize * N % PORTS.len();
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let offset = std::process::id() as usize * count % PORTS.len();
     let candidates = PORTS.cycle().skip(offset).take(PORTS.len());
-    let free: Vec<u16> = candidates.filter(|&port| TcpListener::bind((HOST, port)).is_ok()).take(N).collect();
-    free.try_into().ok().context("no ports are free")
+    let free: Vec<u16> = candidates.filter(|&port| TcpListener::bind((HOST, port)).is_ok()).take(count).collect();
+    ensure!(free.len() == count, "no ports are free");
+    Ok(free)
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{anyhow, Result};
 
-use crate::choices::{Crash, Plan};
+use crate::choices::{Crash, Plan, Which};
 use crate::client;
 use crate::processes::Cluster;
 use durability_histories::history::{History, Recorder};
+use durability_histories::services::Services;
 
 /// The crash comes after that time even if clients are slower than thought.
 const LATEST_CRASH: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ pub fn play(cluster: &mut Cluster, plan: &Plan) -> (History, Result<()>) {
 }
 
 fn crash(cluster: &mut Cluster, crash: Crash, pause: Duration, recorder: &Recorder) -> Result<()> {
-    let Cluster { server, log, .. } = cluster;
+    let Cluster { server, services: log, .. } = cluster;
     // Not waiting for anything: the moment is what a round is about.
     let pause = || thread::sleep(pause);
     match crash {
@@ -48,51 +49,82 @@ fn crash(cluster: &mut Cluster, crash: Crash, pause: Duration, recorder: &Record
             server.start()?;
         }
         Crash::Log => {
-            log.kill()?;
-            recorder.note("the log service was killed");
+            log.kill_all()?;
+            recorder.note("the log was killed");
             pause();
-            log.start()?;
+            log.start_all()?;
         }
         Crash::LogThenServer => {
-            log.kill()?;
-            recorder.note("the log service was killed");
+            log.kill_all()?;
+            recorder.note("the log was killed");
             pause();
             server.kill()?;
             recorder.note("the server was killed");
-            log.start()?;
+            log.start_all()?;
             server.start()?;
         }
         Crash::ServerThenLog => {
             server.kill()?;
-            log.kill()?;
-            recorder.note("the server and the log service were killed");
+            log.kill_all()?;
+            recorder.note("the server and the log were killed");
             server.start()?;
             pause();
-            log.start()?;
+            log.start_all()?;
         }
         Crash::ServerBesideStalledLog => {
-            log.stall()?;
-            recorder.note("the log service stands still");
+            log.list.iter().try_for_each(|service| service.process.stall())?;
+            recorder.note("the log stands still");
             pause();
             server.kill()?;
             recorder.note("the server was killed");
             server.start()?;
             pause();
-            log.go_on()?;
-            recorder.note("the log service goes on");
+            log.list.iter().try_for_each(|service| service.process.go_on())?;
+            recorder.note("the log goes on");
             return Ok(());
         }
         Crash::StalledLogThenBoth => {
-            log.stall()?;
-            recorder.note("the log service stands still");
+            log.list.iter().try_for_each(|service| service.process.stall())?;
+            recorder.note("the log stands still");
             pause();
             server.kill()?;
-            log.kill()?;
+            log.kill_all()?;
             recorder.note("both were killed");
-            log.start()?;
+            log.start_all()?;
             server.start()?;
+        }
+        Crash::Services(which) => {
+            let victims = victims(log, which);
+            for &victim in &victims {
+                log.list[victim].kill()?;
+            }
+            recorder.note(format!("of the log services {victims:?} were killed").as_str());
+            pause();
+            log.start_all()?;
+        }
+        Crash::ServerAndServices(which) => {
+            let victims = victims(log, which);
+            for &victim in &victims {
+                log.list[victim].kill()?;
+            }
+            server.kill()?;
+            recorder.note(format!("the server and of the log services {victims:?} were killed").as_str());
+            pause();
+            server.start()?;
+            log.start_all()?;
         }
     }
     recorder.note("all processes are started");
     Ok(())
+}
+
+/// The numbers of those services, for now.
+fn victims(services: &Services, which: Which) -> Vec<usize> {
+    let count = services.list.len();
+    let decider = services.decider().unwrap_or_default();
+    match which {
+        Which::Decider => vec![decider],
+        Which::Other => vec![(decider + 1) % count],
+        Which::Two => vec![decider, (decider + 1) % count],
+    }
 }

@@ -1,13 +1,14 @@
 // ioredis: writes to the leader and reads from a follower, until it is ended. Prints what valkey_py.py prints.
 //
-//   ioredis.js HOST PORT SHARD TOKEN KEY
+//   ioredis.js HOST PORT,... SHARD TOKEN KEY
 //
 // Without failoverDetector, as docs/clients.md says: a +switch-master that arrives while ioredis is reconnecting ends the client.
 
 const Redis = require("ioredis");
 
-const [host, port, shard, token, key] = process.argv.slice(2);
-const sentinel = { sentinels: [{ host, port: Number(port) }], sentinelUsername: shard, sentinelPassword: token, name: shard };
+const [host, ports, shard, token, key] = process.argv.slice(2);
+const sentinels = ports.split(",").map((port) => ({ host, port: Number(port) }));
+const sentinel = { sentinels, sentinelUsername: shard, sentinelPassword: token, name: shard };
 const say = (...words) => console.log(words.join(" ").replaceAll("\n", " "));
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 

@@ -1,6 +1,6 @@
 """valkey-py: writes to the leader and reads from a follower, until it is ended.
 
-valkey_py.py HOST PORT SHARD TOKEN KEY
+valkey_py.py HOST PORT,... SHARD TOKEN KEY
 
 Prints "write N" when SET KEY N was answered, "read ROLE" with the role of who answered a read, and "error TEXT"; as the other
 clients do.
@@ -12,9 +12,9 @@ import time
 import valkey
 from valkey.sentinel import Sentinel
 
-host, port, shard, token, key = sys.argv[1:]
+host, ports, shard, token, key = sys.argv[1:]
 sentinel = Sentinel(
-    [(host, int(port))],
+    [(host, int(port)) for port in ports.split(",")],
     sentinel_kwargs={"username": shard, "password": token, "socket_timeout": 2},
     socket_timeout=2,
     decode_responses=True,

@@ -1,7 +1,7 @@
 //! Writes to the leader and reads from a follower, both found by the `redis` crate's own client of Sentinels, until it is ended.
 //! Prints what `clients/valkey_py.py` prints.
 //!
-//!     durability-sentinel-client HOST PORT SHARD TOKEN KEY
+//!     durability-sentinel-client HOST PORT,... SHARD TOKEN KEY
 
 use std::io::Write;
 use std::thread::sleep;
@@ -16,9 +16,9 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [host, port, shard, token, key] = arguments.as_slice() else { return Err("five arguments".into()) };
-    let find =
-        |role| SentinelClient::build(vec![format!("redis://{shard}:{token}@{host}:{port}")], shard.clone(), None, role);
+    let [host, ports, shard, token, key] = arguments.as_slice() else { return Err("five arguments".into()) };
+    let sentinels: Vec<_> = ports.split(',').map(|port| format!("redis://{shard}:{token}@{host}:{port}")).collect();
+    let find = |role| SentinelClient::build(sentinels.clone(), shard.clone(), None, role);
     let (mut leader, mut follower) = (find(SentinelServerType::Master)?, find(SentinelServerType::Replica)?);
     let mut connection = None;
     let mut number = 0;

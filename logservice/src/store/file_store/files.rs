@@ -138,11 +138,15 @@ impl Step {
     }
 }
 
-/// Reads what is to fail from the environment's `FAILPOINTS`: `STEP=ACTION;...`, in the language of the `fail` crate.
+/// Reads what is to fail from the environment's `FAILPOINTS`: `STEP=ACTION;...`, in the language of the `fail` crate; and from the file that
+/// its `FAILPOINTS_FILE` names, also later, whenever that is replaced.
 #[cfg(feature = "failpoints")]
 pub fn configure_failpoints() {
     // For as long as the process lives.
     std::mem::forget(fail::FailScenario::setup());
+    if let Some(path) = std::env::var_os("FAILPOINTS_FILE") {
+        super::failpoint_file::watch(path.into());
+    }
 }
 
 /// How far a replacement got before it failed.

@@ -27,6 +27,8 @@ pub mod checksum_line;
 mod conformance_tests;
 pub(crate) mod errors;
 mod factory;
+#[cfg(feature = "failpoints")]
+mod failpoint_file;
 pub mod files;
 pub mod format;
 #[cfg(test)]
