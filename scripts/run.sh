@@ -114,14 +114,13 @@ start_log() { # start_log ZONE
     zone_port=$(log_port "$1")
     arguments=(--dir "$dir/log$(suffix "$1")" --listen "127.0.0.1:$zone_port" --http "127.0.0.1:$((zone_port + 1))")
     if [ "$zones" -gt 1 ]; then
-        arguments+=(--name "log-$1" --zone "zone-$1" --peers "$peers" --peer-token "$dir/peer-token" --snapshots "file://$dir/snapshots")
+        arguments+=(--name "log-$1" --zone "zone-$1" --peers "$peers" --peer-token "$dir/peer-token")
     fi
     setsid "$logservice" "${arguments[@]}" --valkey-server "$valkey/valkey-server" >>"$dir/log$(suffix "$1").out" 2>&1 &
     log_pids+=($!)
 }
 peers=''
 if [ "$zones" -gt 1 ]; then
-    mkdir -p "$dir/snapshots"
     if [ ! -e "$dir/peer-token" ]; then (umask 077 && head -c 24 /dev/urandom | base64 >"$dir/peer-token"); fi
     for zone in $(seq "$zones"); do peers+=${peers:+,}log-$zone=127.0.0.1:$(($(log_port "$zone") + 2)); done
 fi

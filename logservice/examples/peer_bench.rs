@@ -40,6 +40,10 @@ impl PeerEvents for End {
         request
     }
 
+    fn file_request(&self, _: &Hello, request: PeerRequest) -> PeerReply {
+        request
+    }
+
     fn unreachable(&self, _: u64) {}
 }
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import socket
 
 import valkey
 from child_process import HOST, ChildProcess, free_port, wait_for
@@ -31,7 +32,7 @@ class LogService(ChildProcess):
         peers = ",".join(f"log{peer}={HOST}:{port}" for peer, port in enumerate(peer_ports))
         command = [os.environ["LOGSERVICE"], "--dir", str(self.home), "--listen", f"{HOST}:{self.port}"]
         command += ["--http", f"{HOST}:{free_port()}", "--name", f"log{number}", "--zone", f"zone{number}", "--peers", peers]
-        command += ["--peer-token", str(token), "--snapshots", f"file://{directory}/snapshots"]
+        command += ["--peer-token", str(token)]
         command += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server", *more]
         if disk_mb:
             self.home.mkdir()
@@ -39,8 +40,8 @@ class LogService(ChildProcess):
             command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(self.home), *command]
         super().__init__(command, directory / f"log{number}.output")
 
-    def connect(self) -> valkey.Valkey:
-        return valkey.Valkey(HOST, self.port, socket_timeout=2, decode_responses=True)
+    def connect(self, timeout_s: float = 2) -> valkey.Valkey:
+        return valkey.Valkey(HOST, self.port, socket_timeout=timeout_s, decode_responses=True)
 
     def disk(self) -> pathlib.Path:
         """Its directory, as the process sees it."""
@@ -96,6 +97,27 @@ class LogService(ChildProcess):
         logs = [value for value in self.cluster_status().values() if value.startswith(f"name={name},")]
         return any(log.endswith(",whole=1") for log in logs)
 
+    def snapshots(self) -> list[pathlib.Path]:
+        """The RDB files of the shard that it keeps."""
+        return sorted((self.home / "snapshots").glob(f"{SHARD}-*/*.rdb"))
+
+    def full_copy(self, timeout_s: float) -> bytes:
+        """The RDB that it gives to who has nothing."""
+        commands = [["AUTH", SHARD, "any"], ["REPLCONF", "version", self.status()["engine_version"]], ["PSYNC", "?", "-1"]]
+        with socket.create_connection((HOST, self.port), timeout=timeout_s) as connection, connection.makefile("rb") as answers:
+            for command in commands:
+                words = "".join(f"${len(word)}\r\n{word}\r\n" for word in command)
+                connection.sendall(f"*{len(command)}\r\n{words}".encode())
+            while not (line := answers.readline()).startswith(b"+FULLRESYNC"):
+                # Empty lines say that it is to be waited for.
+                if line not in (b"+OK\r\n", b"\n"):
+                    raise AssertionError(f"{self.name} answers {line!r}")
+            length = answers.readline()
+            rdb = answers.read(int(length[1:]))
+            if len(rdb) != int(length[1:]):
+                raise AssertionError(f"{self.name} breaks off after {len(rdb)} bytes")
+            return rdb
+
 
 class Node(ServerNode):
     """A server with the module, which knows all log services, that of its own zone first."""
@@ -111,7 +133,6 @@ class Cluster:
     def __init__(self, directory: pathlib.Path, lease_ms: int = LEASE_MS, more: tuple[str, ...] = (), disks_mb: tuple[int, ...] = (0, 0, 0)):
         """`more` are arguments of the log services, `disks_mb` the sizes of their disks: 0 for no disk of its own."""
         self.directory = directory
-        (directory / "snapshots").mkdir()
         peer_ports = [free_port() for _ in range(ZONES)]
         self.logs = [LogService(directory, number, peer_ports, more, disks_mb[number]) for number in range(ZONES)]
         self._lease_ms = lease_ms

@@ -12,6 +12,7 @@ import unittest
 import counted_tests
 from child_process import wait_for
 from cluster import LEASE_MS, Cluster, Node, pairs
+from snapshots_test import SnapshotsTravel
 from writers import Writers
 
 # The time-out of an election, doubled once by a split vote, and what a loaded machine takes besides.
@@ -232,4 +233,4 @@ class TheDecisionFollowsTheLeader(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ZonesDie, TheDecisionFollowsTheLeader))
+    sys.exit(counted_tests.run(ZonesDie, TheDecisionFollowsTheLeader, SnapshotsTravel))

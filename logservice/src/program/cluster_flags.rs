@@ -98,11 +98,7 @@ impl ClusterFlags {
     ///
     /// # Errors
     /// They do not fit together, or not with these others.
-    pub fn check(
-        &self,
-        listen: SocketAddr,
-        snapshots: Option<&str>,
-    ) -> Result<Option<ClusterConfig>, ClusterFlagsError> {
+    pub fn check(&self, listen: SocketAddr) -> Result<Option<ClusterConfig>, ClusterFlagsError> {
         if self.peers.is_empty() {
             return Ok(None);
         }
@@ -126,12 +122,6 @@ impl ClusterFlags {
         let peer_token = self.peer_token.clone();
         let peer_token =
             peer_token.ok_or_else(|| missing("--peer-token", "the secret by which the services know each other"))?;
-        if snapshots.is_none() {
-            let why =
-                "the same place for all three services, file:///directory or s3://bucket/prefix, as any of them may \
-                       have to go on with the others' snapshots";
-            return Err(missing("--snapshots", why));
-        }
         match &self.announce {
             Some(announce) if !is_address(announce) => return Err(ClusterFlagsError::Announce(announce.clone())),
             None if listen.ip().is_unspecified() => return Err(ClusterFlagsError::Unspecified(listen)),
@@ -181,7 +171,7 @@ mod tests {
     }
 
     fn check(flags: &ClusterFlags) -> Result<Option<ClusterConfig>, ClusterFlagsError> {
-        flags.check("127.0.0.1:7379".parse().expect("an address"), Some("file:///snapshots"))
+        flags.check("127.0.0.1:7379".parse().expect("an address"))
     }
 
     #[test]
@@ -216,13 +206,10 @@ mod tests {
         assert!(error(&|flags| flags.zone = Some("zone 1".to_owned())).contains("--zone \"zone 1\" is not a zone"));
         assert!(error(&|flags| flags.peer_token = None).contains("needs --peer-token"));
         assert!(error(&|flags| flags.announce = Some("host".to_owned())).contains("--announce host"));
-        let listen = "127.0.0.1:7379".parse().expect("an address");
-        let text = flags().check(listen, None).expect_err("refused").to_string();
-        assert!(text.contains("needs --snapshots"), "{text}");
         let any = "0.0.0.0:7379".parse().expect("an address");
-        let text = flags().check(any, Some("s3://b/p")).expect_err("refused").to_string();
+        let text = flags().check(any).expect_err("refused").to_string();
         assert!(text.contains("--announce"), "{text}");
         let announced = ClusterFlags { announce: Some("log-b:7379".to_owned()), ..flags() };
-        announced.check(any, Some("s3://b/p")).expect("they fit");
+        announced.check(any).expect("they fit");
     }
 }

@@ -67,7 +67,7 @@ pub struct Config {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(MIN_SEGMENT_MB..=4096))]
     pub segment_mb: u64,
     /// Where snapshots are kept: file:///directory or s3://bucket/prefix (credentials and endpoint from AWS_... variables);
-    /// in --dir by default
+    /// in --dir by default. With --peers, a directory is this service's own, and an object store is that of all three
     #[arg(long, value_name = "URL")]
     pub snapshots: Option<String>,
     /// A snapshot is made when the log since the last one is longer than so many MiB, and longer than that snapshot; with 0,

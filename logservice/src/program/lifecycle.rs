@@ -19,6 +19,7 @@ use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::EngineOptions;
 use crate::replica::cluster::{check_alone, IdentityError, Replicas};
 use crate::replica::copy_files::CopyFiles;
+use crate::replica::files::SnapshotFiles;
 use crate::replica::groups::Groups;
 use crate::replica::store_factory::ReplicatedStores;
 use crate::service::{DirectoryError, Service, ServiceOptions};
@@ -116,7 +117,7 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
             return Err(StartError::Unprotected { flag, address });
         }
     }
-    let cluster = config.cluster.check(config.listen, config.snapshots.as_deref())?;
+    let cluster = config.cluster.check(config.listen)?;
     if cluster.is_none() {
         check_alone(&config.dir)?;
     }
@@ -137,16 +138,18 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
     let snapshots = SnapshotStore::open(config.snapshots.as_deref(), &config.dir)?;
     let snapshots = Arc::new(snapshots.encrypted_with(keys.clone(), config.encrypt_scratch_dir.as_deref()));
     tell_encryption(&keys);
-    let (stores, replicas) = match cluster {
-        None => (config.store(&keys)?.factory()?, None),
+    let (stores, replicas, files) = match cluster {
+        None => (config.store(&keys)?.factory()?, None, None),
         Some(cluster) => {
-            let (stores, replicas) = replicated(cluster, config, &keys, tls.clone(), (listen, http)).await?;
-            (stores, Some(replicas))
+            let kept = (&keys, &snapshots);
+            let (stores, replicas, files) = replicated(cluster, config, kept, tls.clone(), (listen, http)).await?;
+            (stores, Some(replicas), Some(files))
         }
     };
     let options = ServiceOptions {
         snapshots,
         engine_requests,
+        files,
         groups: replicas.clone().map(|replicas| replicas as Arc<dyn Groups>),
         directory: config.dir.clone(),
         stores,
@@ -196,13 +199,13 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
 async fn replicated(
     cluster: ClusterConfig,
     config: &Config,
-    keys: &Arc<KeyRing>,
+    (keys, snapshots): (&Arc<KeyRing>, &Arc<SnapshotStore>),
     tls: Option<Arc<Tls>>,
     addresses: (SocketAddr, SocketAddr),
-) -> Result<(Arc<dyn StoreFactory>, Arc<Replicas>), StartError> {
+) -> Result<(Arc<dyn StoreFactory>, Arc<Replicas>, Arc<SnapshotFiles>), StartError> {
     let copies = CopyFiles::new(&config.dir.join("replicas"), config.store(keys)?.files()?);
-    let replicas = replication::start(cluster, config, Arc::new(copies), tls, addresses).await?;
-    Ok((Arc::new(ReplicatedStores::new(replicas.clone())), replicas))
+    let (replicas, files) = replication::start(cluster, config, (Arc::new(copies), snapshots), tls, addresses).await?;
+    Ok((Arc::new(ReplicatedStores::new(replicas.clone())), replicas, files))
 }
 
 /// Warns early if no snapshots can be made, before the log has grown.

@@ -10,7 +10,9 @@ use super::config::Config;
 use crate::connections::tls::{Tls, TlsError};
 use crate::replica::cluster::{IdentityError, PeerConnections, Replicas, ReplicasError, ReplicasOptions};
 use crate::replica::copy::CopyDisks;
+use crate::replica::files::SnapshotFiles;
 use crate::replica::peers::{Hello, PeerAddress, PeerPatience, PeerToken, PeerTokenError, PeersError, PeersOptions};
+use crate::snapshots::{OtherServices, SnapshotStore};
 
 /// Connections to the peers' port whose other end has not proved that it is a service of the cluster.
 const MAX_STRANGERS: u32 = 64;
@@ -46,17 +48,18 @@ pub enum ReplicationError {
     Unfinished(#[from] tokio::task::JoinError),
 }
 
-/// Opens this service's copies, and connects it to its peers. `listen` and `http` are the addresses of its ports for clients.
+/// Opens this service's copies, and connects it to its peers, with whom it shares `snapshots`. `listen` and `http` are the addresses of its
+/// ports for clients.
 ///
 /// # Errors
 /// Something is not as it was configured. Nothing runs then.
 pub async fn start(
     cluster: ClusterConfig,
     config: &Config,
-    disks: Arc<dyn CopyDisks>,
+    (disks, snapshots): (Arc<dyn CopyDisks>, &Arc<SnapshotStore>),
     tls: Option<Arc<Tls>>,
     (listen, http): (SocketAddr, SocketAddr),
-) -> Result<Arc<Replicas>, ReplicationError> {
+) -> Result<(Arc<Replicas>, Arc<SnapshotFiles>), ReplicationError> {
     let token = PeerToken::read(&cluster.peer_token)?;
     if let (Some(tls), Some(ca)) = (&tls, cluster.peer_ca.clone().or_else(|| config.tls_client_ca.clone())) {
         tls.connect_with(ca, config.tls_client_crl.clone())?;
@@ -77,7 +80,7 @@ pub async fn start(
     let (directory, name) = (config.dir.clone(), cluster.name.clone());
     let identified = tokio::task::spawn_blocking(move || Replicas::identify(&directory, &name)).await?;
     let (member, of_cluster) = identified?;
-    let connections = Arc::new(PeerConnections::new(Hello {
+    let hello = Hello {
         member,
         cluster: of_cluster,
         name: cluster.name.clone(),
@@ -86,7 +89,11 @@ pub async fn start(
         http_address: http_address.clone(),
         peer_address: cluster.address.clone(),
         joins: cluster.joins,
-    }));
+    };
+    let names = cluster.peers.iter().map(|(name, _)| name.clone()).collect();
+    let connections = Arc::new(PeerConnections::new(hello, names));
+    let files = SnapshotFiles::new(snapshots.clone(), connections.clone());
+    snapshots.share_with(&(files.clone() as Arc<dyn OtherServices>));
     let replicas = ReplicasOptions {
         directory: config.dir.clone(),
         name: cluster.name,
@@ -99,8 +106,8 @@ pub async fn start(
         peering: connections.clone(),
     };
     let replicas = tokio::task::spawn_blocking(move || Replicas::start(replicas)).await??;
-    connections.open(options, &replicas)?;
-    Ok(replicas)
+    connections.open(options, &replicas, &files)?;
+    Ok((replicas, files))
 }
 
 /// Where clients reach the two ports: on the host that is announced, if one is.

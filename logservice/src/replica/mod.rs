@@ -19,6 +19,7 @@
 //! | `store.rs`, `store_factory.rs` | a shard's store over its group |
 //! | `persisted_reader.rs` | its readers, which wait for this service's own disk |
 //! | `memory_group/` | for tests: groups whose other members are played by the test |
+//! | `files/` | snapshots that travel between services |
 //! | `peers/` | connections between services |
 //! | `wire/` | what they say, as bytes |
 
@@ -27,6 +28,7 @@ pub mod copy;
 pub mod copy_files;
 pub mod driver;
 pub mod entry;
+pub mod files;
 pub mod group;
 pub mod group_name;
 pub mod groups;

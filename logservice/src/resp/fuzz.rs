@@ -140,6 +140,7 @@ fn shared_with(
         snapshots,
         engine_requests,
         groups,
+        files: None,
         stores,
         max_shards: 4,
         debug_command: true,

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Service;
 use crate::audit::Report;
+use crate::replica::files::{Made, NotMade};
 use crate::shard::Shard;
 use crate::store::SnapshotRecord;
 
@@ -22,6 +23,8 @@ pub struct EngineRequest {
 pub enum EngineWork {
     /// Make a snapshot.
     Snapshot(oneshot::Sender<Result<SnapshotRecord, Refusal>>),
+    /// Make a snapshot for the service that decides over the log, which records it.
+    SnapshotForDecider(oneshot::Sender<Result<Made, NotMade>>),
     /// Compare the leader with the log.
     Audit {
         /// About how many keys are picked on each side.
@@ -53,10 +56,18 @@ impl Service {
         shard: Arc<Shard>,
         work: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> EngineWork,
     ) -> Result<T, Refusal> {
-        let stopping = || Refusal::new(Code::Err, "the service is stopping");
+        self.queue_engine_work(shard, work).await.ok_or_else(|| Refusal::new(Code::Err, "the service is stopping"))?
+    }
+
+    /// Queues work, and waits for its result; none if the service is stopping.
+    pub(super) async fn queue_engine_work<T>(
+        &self,
+        shard: Arc<Shard>,
+        work: impl FnOnce(oneshot::Sender<T>) -> EngineWork,
+    ) -> Option<T> {
         let (reply, done) = oneshot::channel();
         let request = EngineRequest { shard, work: work(reply) };
-        self.options.engine_requests.send(request).await.map_err(|_| stopping())?;
-        done.await.map_err(|_| stopping())?
+        self.options.engine_requests.send(request).await.ok()?;
+        done.await.ok()
     }
 }

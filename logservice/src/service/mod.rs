@@ -10,12 +10,13 @@ mod placement;
 mod removal;
 pub mod replication;
 mod reports;
+mod snapshot_files;
 pub mod status_fields;
 mod unserved;
 
 pub use directory_lock::DirectoryError;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +33,7 @@ use crate::access::guesses::Guesses;
 use crate::access::login::TokensWatch;
 use crate::access::tokens::Tokens;
 use crate::base::private;
+use crate::replica::files::SnapshotFiles;
 use crate::replica::groups::Groups;
 use crate::shard::{Shard, Status, Switch, Switches};
 use crate::snapshots::SnapshotStore;
@@ -54,6 +56,8 @@ pub struct ServiceOptions {
     pub stores: Arc<dyn StoreFactory>,
     /// The groups that keep the shards' logs, if several services do: then `stores` opens stores over these.
     pub groups: Option<Arc<dyn Groups>>,
+    /// How other services are asked to make snapshots, if there are others.
+    pub files: Option<Arc<SnapshotFiles>>,
     /// Where snapshots are kept.
     pub snapshots: Arc<SnapshotStore>,
     /// Takes requests for work that needs an engine.
@@ -79,6 +83,8 @@ pub struct Service {
     dropping: tokio::sync::Mutex<()>,
     /// Held while a shard is opened anew.
     reopening: Mutex<()>,
+    /// The shards that were opened since the service started.
+    opened_once: Mutex<BTreeSet<String>>,
     /// Changes when a shard has come that another service has made.
     appeared: watch::Sender<()>,
     /// Changes when the other services are to be told soon what this one knows.
@@ -120,6 +126,7 @@ impl Service {
             cleaning,
             dropping: tokio::sync::Mutex::default(),
             reopening: Mutex::default(),
+            opened_once: Mutex::default(),
             appeared: watch::Sender::new(()),
             report_due: watch::Sender::new(()),
             placements: Mutex::default(),
@@ -130,6 +137,7 @@ impl Service {
         service.hear_of_groups();
         service.exchange_reports();
         service.keep_placement();
+        service.make_for_others();
         removed.into_iter().for_each(|removed| service.finish_drop(removed, Weak::new()));
         Ok(service)
     }
@@ -276,11 +284,17 @@ impl Service {
         let (snapshots, switches) = (self.options.snapshots.clone(), self.switches.clone());
         let opened = Shard::open(name, snapshots, switches, |events| self.options.stores.open(name, events));
         let shard = Arc::new(opened?);
+        if shard.snapshots().has_others() && self.is_opened_first(name) {
+            // Nothing has begun one yet. Later, a snapshot may be on its way from another service.
+            let removed = shard.snapshots().remove_drafts(&shard.store().manifest());
+            removed.map_err(|error| Unserved::new(error.to_string(), String::new()))?;
+        }
         if !shard.decides() {
             // What lies in the place of all services' snapshots is cleaned up by the one that decides.
             return Ok(shard);
         }
-        let removed = shard.snapshots().remove_drafts(&shard.store().manifest());
+        let has_own = shard.snapshots().has_others();
+        let removed = if has_own { Ok(()) } else { shard.snapshots().remove_drafts(&shard.store().manifest()) };
         match removed {
             // Another service may be finishing with one of its own there.
             Err(error) if shard.is_replicated() => tracing::warn!("shard {name}: a draft of a snapshot stays: {error}"),
@@ -294,6 +308,12 @@ impl Service {
             opened.clean_up_snapshots().await;
         });
         Ok(shard)
+    }
+
+    /// Whether the shard of that name is opened for the first time since the service started.
+    fn is_opened_first(&self, name: &str) -> bool {
+        let mut opened = self.opened_once.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        opened.insert(name.to_owned())
     }
 
     /// The shard of that name, if it is served. None is created.

@@ -9,7 +9,7 @@ use durability_protocol::{Code, Refusal};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::{Service, Slot};
+use super::{snapshot_files, Service, Slot};
 use crate::replica::group::GroupStatus;
 use crate::replica::groups::{ClusterError, Groups, GroupsChanged, ServiceStatus};
 use crate::shard::{not_leader, Shard};
@@ -123,17 +123,7 @@ impl Service {
         }
         let (service, shard) = (self.this.clone(), shard.clone());
         tokio::spawn(async move {
-            let follow = async {
-                let mut bases = shard.followed_base();
-                while !shard.decides() {
-                    let base = *bases.borrow_and_update();
-                    shard.follow_base(base).await;
-                    if bases.changed().await.is_err() {
-                        break;
-                    }
-                }
-                std::future::pending::<()>().await
-            };
+            let follow = snapshot_files::follow(&shard);
             tokio::select! {
                 biased;
                 _ = shard.notifier().ended() => {}

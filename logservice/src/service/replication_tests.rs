@@ -28,6 +28,7 @@ fn start(groups: Arc<MemoryGroups>) -> Tested {
         directory: directory.path().to_owned(),
         stores: Arc::new(ReplicatedStores::new(groups.clone())),
         groups: Some(groups.clone()),
+        files: None,
         snapshots: Arc::new(SnapshotStore::over(objects.clone(), directory.path().join("drafts"))),
         engine_requests,
         max_shards: 2,

@@ -71,7 +71,7 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 52] = [
+pub const FIELDS: [Field; 53] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
@@ -112,6 +112,7 @@ pub const FIELDS: [Field; 52] = [
     field(Http, "snapshot_error", |s| text(&s.snapshot_error), "why the last snapshot was not made, or cannot be read; empty if it was made"),
     field(Http, "snapshot_failures", |s| Number(s.snapshot_failures), "failed attempts since the last snapshot was made, or the service started"),
     field(Http, "snapshot_failing_since_ms", |s| Number(s.snapshot_failing_since_ms), "when the first of these failed, in milliseconds since 1970; 0 none failed"),
+    field(Http, "snapshots_missing", |s| Number(s.snapshots_missing), "snapshots that are kept and not at this service: they are being fetched from another one"),
     field(Http, "snapshot_module_types", |s| text(&s.snapshot_module_types), "types of modules that a node must know to load the newest snapshot, as far as they are known"),
     field(Http, "full_copy_error", |s| text(&s.full_copy_error), "why a node that asks for a full copy is given none and waits; empty if the last one was given one"),
     field(Shown::Status, "audit_state", |s| text(s.audit.state.word()), "the last audit since the service started: none, running, done or failed"),

@@ -179,6 +179,8 @@ impl Shard {
     pub fn note_unreadable(&self, record: &SnapshotRecord, error: &SnapshotError) {
         if self.copies().suspects.insert(record.file.clone()) {
             tracing::error!("shard {}: the snapshot at offset {} cannot be read: {error}", self.name, record.offset);
+            // Another service may have it whole.
+            self.snapshots.want();
         }
         self.note_snapshot_error(Some(error.to_string()));
     }

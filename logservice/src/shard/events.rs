@@ -75,7 +75,8 @@ impl StoreEvents for Acceptance {
         if let Some(begins_at) = begins_at {
             self.notifier.set_durable(begins_at);
         }
-        self.followed_base.send_if_modified(|base| std::mem::replace(base, manifest.base) != manifest.base);
+        // Whoever hears it looks at the rest of the manifest as well.
+        self.followed_base.send_replace(manifest.base);
     }
 }
 

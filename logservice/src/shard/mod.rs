@@ -8,7 +8,8 @@
 //! - Who leads: `leadership.rs` (versions of leadership, and polls), `lease.rs` (how long it keeps others out), `nodes.rs`,
 //!   `arrivals.rs`, `primary.rs` and `switches.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
 //! - Data as a whole: `seed.rs` (the leader replaces the log), `snapshot.rs` (recorded, and the log below dropped), `copies.rs` and
-//!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `quota.rs`, `audit.rs`.
+//!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `own_files.rs` (snapshots that each of several services
+//!   keeps for itself), `quota.rs`, `audit.rs`.
 //! - A log that several services keep: `standing.rs` (whether this one decides over it), `reported.rs` (what
 //!   the one that decides tells the others), `events.rs` (what a store reports).
 //! - The end: `dropping.rs`.
@@ -28,6 +29,7 @@ mod lease;
 mod nodes;
 mod notifier;
 mod overlap;
+mod own_files;
 mod pins;
 mod primary;
 mod quota;
@@ -90,6 +92,8 @@ pub struct Shard {
     pins: Arc<Pins>,
     snapshotting: Mutex<snapshot::Snapshotting>,
     copies: Mutex<copies::Copies>,
+    /// Snapshots that the state names and that are not here, when that was last looked at.
+    missing_snapshots: AtomicU64,
     audits: Mutex<audit::Audits>,
     acceptance: Arc<Acceptance>,
     /// Held while the epochs or the manifest are changed and stored. Taken before the acceptance's lock, never while holding it.
@@ -218,6 +222,7 @@ impl Shard {
             pins: Arc::default(),
             snapshotting: Mutex::default(),
             copies: Mutex::default(),
+            missing_snapshots: AtomicU64::new(0),
             audits: Mutex::default(),
             acceptance,
             changing: tokio::sync::Mutex::new(()),

@@ -193,6 +193,7 @@ impl Shard {
     }
 
     async fn trim_below(&self, base: u64) {
+        let Some(base) = self.droppable_below(base).await else { return };
         let base = if rule_switches::holds(Rule::TrimsBelowSnapshots) { base } else { self.notifier().durable() };
         let limit = if rule_switches::holds(Rule::KeepsPinned) { self.pins.limit(base) } else { base };
         let store = self.store.clone();
@@ -218,7 +219,10 @@ impl Shard {
     }
 
     /// Removes all up to `offset` that the manifest does not record and nobody uses.
-    async fn remove_other_snapshots(&self, offset: u64) {
+    pub(super) async fn remove_other_snapshots(&self, offset: u64) {
+        if !self.may_remove_snapshots().await {
+            return;
+        }
         let is_needed = |file: &str, stands_at: u64| {
             // After a failure the manifest on the medium may be another. What is on its way from being stored to being recorded
             // is in use until it is recorded, so the manifest is looked at last.
@@ -227,14 +231,31 @@ impl Shard {
                 || rule_switches::holds(Rule::KeepsRecordedSnapshots)
                     && self.store.manifest().snapshots.iter().any(|record| record.file == file)
         };
-        let may_remove = async { self.confirm().await.is_ok() };
+        // In a directory of its own, another service's snapshots are not at stake.
+        let is_follower = !self.decides() && self.snapshots.has_others();
+        let may_remove = async { is_follower || self.confirm().await.is_ok() };
         if let Err(error) = self.snapshots.remove_others(&self.store.manifest(), is_needed, may_remove).await {
             tracing::warn!("shard {}: snapshots that are not needed stay: {error}", self.name);
         }
     }
 
-    /// Stores a draft; answers what is to be recorded, and what keeps it until then.
+    /// Stores a draft, at two services if each keeps its own; answers what is to be recorded, and what keeps it until then.
     pub(super) async fn store_snapshot(
+        &self,
+        draft: Draft,
+        origin: Origin<'_>,
+    ) -> Result<(SnapshotRecord, Stored), Refusal> {
+        let (record, stored) = self.store_snapshot_here(draft, origin).await?;
+        let spread = self.snapshots.spread(&record).await;
+        spread.map_err(|error| Refusal::new(Code::Err, error.to_string()))?;
+        Ok((record, stored))
+    }
+
+    /// Stores a draft at this service; answers what is to be recorded by the one that decides, and what keeps it until then.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn store_snapshot_here(
         &self,
         draft: Draft,
         origin: Origin<'_>,

@@ -124,6 +124,8 @@ pub struct Status {
     pub snapshot_failures: u64,
     /// When the first of them did, in milliseconds since 1970; 0 there is none.
     pub snapshot_failing_since_ms: u64,
+    /// Snapshots that are kept and that are not at this service, when that was last looked at.
+    pub snapshots_missing: u64,
     /// Names of the modules' types that a node has to know to load it, as far as that is known, with spaces between them.
     pub snapshot_module_types: String,
     /// Why a node that asks for a full copy is given none, and waits; empty if the last one was given one.
@@ -220,6 +222,7 @@ impl Shard {
             snapshot_time_ms: newest.map_or(0, |snapshot| snapshot.time_ms),
             snapshot_running: u8::from(snapshotting.is_running),
             snapshot_failures: snapshotting.failures,
+            snapshots_missing: self.missing_snapshots.load(Ordering::Relaxed),
             snapshot_failing_since_ms: snapshotting.failing_since_ms,
             snapshot_error: snapshotting.error.unwrap_or_default(),
             snapshot_module_types: newest

@@ -15,7 +15,7 @@ use crate::store::Blocks;
 
 /// A draft is synced whenever so much was written. So the last sync is short, during which leadership cannot change, and the log on the same
 /// disk never waits behind gigabytes.
-const SYNC_BYTES: u64 = 32 << 20;
+pub(super) const SYNC_BYTES: u64 = 32 << 20;
 const READ_BYTES: usize = 1 << 20;
 
 /// A snapshot that is being written, and encrypted before it reaches the file if there is a key for that. Leaves nothing if it is dropped

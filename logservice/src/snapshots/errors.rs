@@ -65,6 +65,34 @@ pub enum SnapshotError {
         /// Its end (exclusive).
         until: u64,
     },
+    /// The snapshot is at other services only.
+    #[error("snapshot {file} is not at this log service yet: it is being fetched from another one")]
+    NotHere {
+        /// Name of the snapshot.
+        file: String,
+    },
+    /// The snapshot could not be fetched.
+    #[error("snapshot {file} is not at this log service, and cannot be fetched: {reason}")]
+    NotFetched {
+        /// Name of the snapshot.
+        file: String,
+        /// What the others say.
+        reason: String,
+    },
+    /// No other service has stored the snapshot.
+    #[error("snapshot {file} is at this log service only, and must be at two before it counts: {reason}")]
+    NotAtTwo {
+        /// Name of the snapshot.
+        file: String,
+        /// What the others say.
+        reason: String,
+    },
+    /// Nobody has ever stored a snapshot of that name.
+    #[error("'{file}' is no name of a snapshot")]
+    Name {
+        /// What was given.
+        file: String,
+    },
     /// The snapshot cannot be decrypted.
     #[error("cannot decrypt snapshot {file}: {source}")]
     Locked {
@@ -89,7 +117,12 @@ impl SnapshotError {
     /// Whether this snapshot is at fault, and not the place of all snapshots.
     pub fn is_of_one(&self) -> bool {
         match self {
-            SnapshotError::File(_) | SnapshotError::Upload { .. } => false,
+            SnapshotError::File(_)
+            | SnapshotError::Upload { .. }
+            | SnapshotError::NotHere { .. }
+            | SnapshotError::NotFetched { .. }
+            | SnapshotError::NotAtTwo { .. }
+            | SnapshotError::Name { .. } => false,
             // A key may come back.
             SnapshotError::Locked { source, .. } => !matches!(source, OpenFrameError::Key(_)),
             SnapshotError::Object { source, .. } => matches!(source, object_store::Error::NotFound { .. }),

@@ -6,7 +6,8 @@
 //!
 //! Read this file first: it stores and opens snapshots. `draft.rs` writes, `reader.rs` reads and verifies block by block (`blocks.rs`).
 //! `cleanup.rs` removes what does not count, and `in_use.rs` keeps it from removing what is being read or stored. `scratch.rs` is where
-//! engines write what is to be encrypted.
+//! engines write what is to be encrypted. Where several services keep a log, each with snapshots in a directory of its own, `others.rs` is what
+//! one needs of the others, and `incoming.rs` stores what comes from them.
 
 mod blocks;
 mod cleanup;
@@ -15,12 +16,16 @@ mod errors;
 #[cfg(test)]
 mod fuzz;
 mod in_use;
+mod incoming;
+mod others;
 mod reader;
 mod scratch;
 
 pub use draft::Draft;
 pub use errors::{LocationError, SnapshotError};
 pub use in_use::Use;
+pub use incoming::Incoming;
+pub use others::{Asked, OtherServices};
 pub use reader::SnapshotReader;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +41,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use self::in_use::InUse;
+use self::others::Others;
 use self::reader::Expected;
 use self::scratch::Scratch;
 use crate::base::file_error::{sync_directory, InFile};
@@ -72,6 +78,8 @@ pub struct SnapshotStore {
     /// Where engines write what will be encrypted, if not beside the drafts.
     plain: Option<Scratch>,
     in_use: Arc<InUse>,
+    /// Those that keep the same snapshots, each in a directory of its own.
+    others: Others,
 }
 
 /// A stored snapshot. It is not removed while this lives, recorded or not.
@@ -113,13 +121,15 @@ impl SnapshotStore {
             keys: Arc::default(),
             plain: None,
             in_use: Arc::default(),
+            others: Others::default(),
         })
     }
 
     /// Snapshots in `objects`, with drafts in the directory `drafts`. For tests, whose objects are in memory.
     pub fn over(objects: Arc<dyn ObjectStore>, drafts: PathBuf) -> Self {
         let (prefix, keys, plain) = (ObjectPath::default(), Arc::default(), None);
-        SnapshotStore { objects, prefix, local: None, drafts, keys, plain, in_use: Arc::default() }
+        let (in_use, others) = (Arc::default(), Others::default());
+        SnapshotStore { objects, prefix, local: None, drafts, keys, plain, in_use, others }
     }
 
     /// Keeps the snapshot `file`, which is stored or about to be, from being removed for as long as the answer lives.
@@ -133,7 +143,8 @@ impl SnapshotStore {
             .map_err(|error| LocationError::Url { url: root.display().to_string(), reason: error.to_string() })?;
         let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
         let (keys, plain) = (Arc::default(), None);
-        Ok(SnapshotStore { objects, prefix, local: Some(root), drafts, keys, plain, in_use: Arc::default() })
+        let (in_use, others) = (Arc::default(), Others::default());
+        Ok(SnapshotStore { objects, prefix, local: Some(root), drafts, keys, plain, in_use, others })
     }
 
     /// Encrypts snapshots with `keys` from now on. Engines write what will be encrypted to a directory in `plain`, or beside the drafts
@@ -266,7 +277,13 @@ impl SnapshotStore {
             check_size(record, found)?;
             return Ok(SnapshotReader::of_object(self.objects.clone(), path, expected, in_use));
         }
-        let opened = self.objects.get(&path).await.map_err(failed)?;
+        let opened = match self.objects.get(&path).await {
+            Err(object_store::Error::NotFound { .. }) if self.has_others() => {
+                self.others.want();
+                return Err(SnapshotError::NotHere { file: record.file.clone() });
+            }
+            opened => opened.map_err(failed)?,
+        };
         check_size(record, opened.meta.size)?;
         match opened.payload {
             GetResultPayload::File(file, _) => Ok(SnapshotReader::of_file(file, expected, in_use)),

@@ -126,7 +126,15 @@ impl fmt::Display for Times {
     }
 }
 
-/// Makes a snapshot of what is durable now. If the newest snapshot turns out to be unreadable, begins with an older one.
+impl MakeError {
+    /// Whether it would be the same at any service that keeps the log.
+    pub fn is_of_the_log(&self) -> bool {
+        matches!(self, MakeError::Empty | MakeError::NothingNew(_) | MakeError::TooLong { .. })
+    }
+}
+
+/// Makes a snapshot of what is durable now, and records it; where another service decides over the log, that one records it. If the newest
+/// snapshot turns out to be unreadable, begins with an older one.
 pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
     let mut made = make_of_newest(shard, options).await;
     for _ in 1..shard.store().manifest().snapshots.len() {
@@ -193,7 +201,10 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     contents.module_types.sort_unstable();
     contents.module_types.dedup();
     let origin = Origin { replid: &replid, engine: Some(version), contents: Some(contents) };
-    let record = shard.keep_snapshot(&made_of, draft, origin, options.keep).await?;
+    let record = match shard.decides() {
+        true => shard.keep_snapshot(&made_of, draft, origin, options.keep).await?,
+        false => shard.store_snapshot_here(draft, origin).await?.0,
+    };
     times.end("storing");
     tracing::info!(
         "shard {}: snapshot at offset {applied}, {bytes} bytes, made and rehearsed in {times}",

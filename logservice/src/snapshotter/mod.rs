@@ -1,9 +1,11 @@
 //! Makes snapshots without the leader, when they are due or requested, and runs audits: several at a time, each of another shard. One task
-//! looks at all shards; each attempt is a task of its own.
+//! looks at all shards; each attempt is a task of its own. Where several services keep a log, one that follows makes its snapshots, and the
+//! one that decides over the log makes one only if none of them can.
 //!
 //! This file decides when a snapshot is due. Read `turns.rs` first: which shard is next. `make.rs` makes one snapshot, and has the order of
-//! its steps.
+//! its steps, and `elsewhere.rs` has another service make one.
 
+mod elsewhere;
 mod make;
 mod turns;
 

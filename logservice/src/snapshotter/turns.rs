@@ -1,17 +1,18 @@
 //! Decides which attempt is next. A bounded number run at a time, each of another shard. One that takes longer than its data explains is
-//! ended if others wait.
+//! ended if others wait. What another service makes takes no place here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinHandle, JoinSet};
 
-use super::{make, most_overdue, refusal, Attempts, MakeError, SnapshotterOptions, LOOK_INTERVAL};
+use super::{elsewhere, make, most_overdue, refusal, Attempts, MakeError, SnapshotterOptions, LOOK_INTERVAL};
 use crate::audit::{self, AuditError, Report};
+use crate::replica::files::{Made, NotMade};
 use crate::service::engine_work::{EngineRequest, EngineWork};
 use crate::service::Service;
 use crate::shard::Shard;
@@ -19,6 +20,10 @@ use crate::store::SnapshotRecord;
 
 /// Most audits of one shard that may wait.
 const MAX_WAITING_AUDITS: usize = 8;
+/// Most snapshots that other services make for this one at a time.
+const MAX_ELSEWHERE: usize = 16;
+/// How long a service makes the snapshots of a shard itself after no other one could.
+const HERE_FOR: Duration = Duration::from_secs(60);
 
 /// Makes snapshots when they are due or requested, and runs audits, until `shutdown`.
 pub async fn run(
@@ -35,6 +40,7 @@ pub async fn run(
         places: Vec::new(),
         attempts: BTreeMap::new(),
         was_asked: false,
+        here_until: BTreeMap::new(),
         dropping: BTreeMap::new(),
     };
     let work = async {
@@ -74,6 +80,8 @@ struct Turns {
     attempts: BTreeMap<String, Attempts>,
     /// Whether the last attempt was requested.
     was_asked: bool,
+    /// Until when snapshots are made here that another service could make, by log id.
+    here_until: BTreeMap<String, Instant>,
     /// Tasks that drop log of shards that take as much as they may, by log id.
     dropping: BTreeMap<String, JoinHandle<()>>,
 }
@@ -87,6 +95,7 @@ struct Waiting {
 enum Asked {
     /// All who request a snapshot before it is begun get the same one.
     Snapshot(Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>),
+    SnapshotForDecider(oneshot::Sender<Result<Made, NotMade>>),
     Audit {
         keys: u64,
         reply: oneshot::Sender<Result<Report, Refusal>>,
@@ -101,6 +110,8 @@ struct Place {
     overdue_at: Instant,
     /// Ends it; `None` if that was requested.
     give_way: Option<oneshot::Sender<()>>,
+    /// Another service does the work.
+    is_elsewhere: bool,
 }
 
 /// The end of an attempt. `due` is `None` if it does not affect when the next snapshot is due; otherwise it holds the bytes by which the log
@@ -108,6 +119,8 @@ struct Place {
 struct Ended {
     log_id: String,
     due: Option<Option<u64>>,
+    /// No other service could do it: it is done here next, for those who requested it, if any did.
+    is_left: Option<Waiting>,
 }
 
 impl Turns {
@@ -118,12 +131,15 @@ impl Turns {
             EngineWork::Snapshot(reply) => {
                 let asked = of_shard.find_map(|waiting| match &mut waiting.work {
                     Asked::Snapshot(replies) => Some(replies),
-                    Asked::Audit { .. } => None,
+                    Asked::SnapshotForDecider(_) | Asked::Audit { .. } => None,
                 });
                 match asked {
                     Some(replies) => replies.push(reply),
                     None => self.waiting.push_back(Waiting { shard, work: Asked::Snapshot(vec![reply]) }),
                 }
+            }
+            EngineWork::SnapshotForDecider(reply) => {
+                self.waiting.push_back(Waiting { shard, work: Asked::SnapshotForDecider(reply) });
             }
             EngineWork::Audit { keys, reply } => {
                 let audits = of_shard.filter(|waiting| matches!(waiting.work, Asked::Audit { .. })).count();
@@ -145,15 +161,17 @@ impl Turns {
                 replies.retain(|reply| !reply.is_closed());
                 !replies.is_empty()
             }
+            Asked::SnapshotForDecider(reply) => !reply.is_closed(),
             Asked::Audit { reply, .. } => !reply.is_closed(),
         });
+        self.begin_elsewhere();
         loop {
             let asked = self.waiting.iter().position(|waiting| !self.is_busy(&waiting.shard));
             let due = most_overdue(&self.service, &self.options, &self.attempts, |shard| self.is_busy(shard));
             if asked.is_none() && due.is_none() {
                 return;
             }
-            if self.places.len() >= self.options.max_engines.max(1) {
+            if self.places.iter().filter(|place| !place.is_elsewhere).count() >= self.options.max_engines.max(1) {
                 return self.ask_to_give_way();
             }
             // Requests and due snapshots alternate, so that repeated requests do not keep out other shards.
@@ -176,6 +194,9 @@ impl Turns {
             Asked::Snapshot(replies) => {
                 self.spawn(&shard.clone(), |options, gave_way| snapshot(shard, options, gave_way, Some(replies)));
             }
+            Asked::SnapshotForDecider(reply) => {
+                self.spawn(&shard.clone(), |options, gave_way| snapshot_for_decider(shard, options, gave_way, reply));
+            }
             Asked::Audit { keys, reply } => {
                 self.spawn(&shard.clone(), |options, gave_way| audit(shard, options, gave_way, keys, reply));
             }
@@ -190,16 +211,46 @@ impl Turns {
         let (give_way, gave_way) = oneshot::channel();
         let overdue_at = Instant::now() + self.options.engine.bounds.time_for(bytes_to_go_through(shard));
         let id = self.running.spawn(attempt(self.options.clone(), gave_way)).id();
-        self.places.push(Place { id, log_id: shard.log_id(), overdue_at, give_way: Some(give_way) });
+        let (log_id, give_way) = (shard.log_id(), Some(give_way));
+        self.places.push(Place { id, log_id, overdue_at, give_way, is_elsewhere: false });
+    }
+
+    /// Has other services make what they can make.
+    fn begin_elsewhere(&mut self) {
+        let now = Instant::now();
+        self.here_until.retain(|_, until| *until > now);
+        while self.places.iter().filter(|place| place.is_elsewhere).count() < MAX_ELSEWHERE {
+            let may_be = |shard: &Shard| self.may_be_elsewhere(shard) && !self.is_busy(shard);
+            let is_next = |waiting: &Waiting| matches!(waiting.work, Asked::Snapshot(_)) && may_be(&waiting.shard);
+            let (shard, replies) = if let Some(at) = self.waiting.iter().position(is_next) {
+                match self.waiting.remove(at) {
+                    Some(Waiting { shard, work: Asked::Snapshot(replies) }) => (shard, Some(replies)),
+                    _ => return,
+                }
+            } else {
+                match most_overdue(&self.service, &self.options, &self.attempts, |shard| !may_be(shard)) {
+                    Some(shard) => (shard, None),
+                    None => return,
+                }
+            };
+            let (log_id, overdue_at) = (shard.log_id(), Instant::now());
+            let attempt = snapshot_elsewhere(self.service.clone(), shard, self.options.clone(), replies);
+            let id = self.running.spawn(attempt).id();
+            self.places.push(Place { id, log_id, overdue_at, give_way: None, is_elsewhere: true });
+        }
+    }
+
+    fn may_be_elsewhere(&self, shard: &Shard) -> bool {
+        self.service.files().is_some() && shard.decides() && !self.here_until.contains_key(&shard.log_id())
     }
 
     fn ask_to_give_way(&mut self) {
         let now = Instant::now();
-        if self.places.iter().any(|place| place.give_way.is_none()) {
+        if self.places.iter().any(|place| !place.is_elsewhere && place.give_way.is_none()) {
             // One is ending already.
             return;
         }
-        let overdue = self.places.iter_mut().filter(|place| place.overdue_at <= now);
+        let overdue = self.places.iter_mut().filter(|place| !place.is_elsewhere && place.overdue_at <= now);
         if let Some(give_way) = overdue.min_by_key(|place| place.overdue_at).and_then(|place| place.give_way.take()) {
             // It may have ended by itself.
             let _ = give_way.send(());
@@ -209,7 +260,14 @@ impl Turns {
     /// Records that the attempt `id` is over; `ended` is `None` if it panicked.
     fn end(&mut self, id: Id, ended: Option<Ended>) {
         self.places.retain(|place| place.id != id);
-        if let Some(Ended { log_id, due: Some(grown_bytes) }) = ended {
+        let Some(Ended { log_id, due, is_left }) = ended else { return };
+        if let Some(left) = is_left {
+            self.here_until.insert(log_id.clone(), Instant::now() + HERE_FOR);
+            if !matches!(&left.work, Asked::Snapshot(replies) if replies.is_empty()) {
+                self.waiting.push_front(left);
+            }
+        }
+        if let Some(grown_bytes) = due {
             let before = self.attempts.get(&log_id).copied();
             let open: Vec<_> = self.service.open_shards().iter().map(|shard| shard.log_id()).collect();
             self.attempts.retain(|log_id, _| open.contains(log_id));
@@ -264,12 +322,77 @@ async fn snapshot(
     // A new snapshot counts, whether it was requested or due. The failure of a requested one does not delay one that is due.
     let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
     let due = (replies.is_none() || is_new).then_some(grown_bytes);
-    let made = made.map_err(refusal);
+    tell(replies, &made.map_err(refusal));
+    Ended { log_id, due, is_left: None }
+}
+
+fn tell(
+    replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
+    made: &Result<SnapshotRecord, Refusal>,
+) {
     for reply in replies.into_iter().flatten() {
         // The client may be gone.
         let _ = reply.send(made.clone());
     }
-    Ended { log_id, due }
+}
+
+/// Has another service make a snapshot, and records it.
+async fn snapshot_elsewhere(
+    service: Arc<Service>,
+    shard: Arc<Shard>,
+    options: Arc<SnapshotterOptions>,
+    replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
+) -> Ended {
+    shard.note_snapshotting(true, None);
+    let end = shard.notifier().progress().visible;
+    let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
+    let bounds = &options.engine.bounds;
+    let made = tokio::select! {
+        made = elsewhere::make(&service, &shard, options.keep, bounds.time_for(bytes_to_go_through(&shard))) => made,
+        refusal = shard.notifier().ended() => Err(elsewhere::Failed::ForGood(refusal)),
+    };
+    let log_id = shard.log_id();
+    let made = match made {
+        Ok(record) => Ok(record),
+        Err(elsewhere::Failed::ForGood(refusal)) => Err(refusal),
+        Err(elsewhere::Failed::MadeHereNext(reason)) => {
+            tracing::warn!(
+                "shard {}: this service makes a snapshot itself, as no other one has: {reason}",
+                shard.name()
+            );
+            shard.note_snapshotting(false, None);
+            let left = Waiting { shard, work: Asked::Snapshot(replies.unwrap_or_default()) };
+            return Ended { log_id, due: None, is_left: Some(left) };
+        }
+    };
+    shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
+    let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(end));
+    let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
+    let due = (replies.is_none() || is_new).then_some(grown_bytes);
+    tell(replies, &made);
+    Ended { log_id, due, is_left: None }
+}
+
+/// Makes a snapshot that the service that decides records.
+async fn snapshot_for_decider(
+    shard: Arc<Shard>,
+    options: Arc<SnapshotterOptions>,
+    gave_way: oneshot::Receiver<()>,
+    reply: oneshot::Sender<Result<Made, NotMade>>,
+) -> Ended {
+    shard.note_snapshotting(true, None);
+    let (began, generation) = (Instant::now(), shard.store().manifest().generation);
+    let made = tokio::select! {
+        made = make::make(&shard, &options) => made,
+        refusal = shard.notifier().ended() => Err(refusal.into()),
+        () = told(gave_way) => Err(MakeError::GaveWay { after: began.elapsed() }),
+    };
+    shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
+    let made = made.map(|record| Made { record, generation });
+    let made = made.map_err(|error| NotMade { is_final: error.is_of_the_log(), reason: error.to_string() });
+    // Who decides may have given up.
+    let _ = reply.send(made);
+    Ended { log_id: shard.log_id(), due: None, is_left: None }
 }
 
 async fn audit(
@@ -290,7 +413,7 @@ async fn audit(
     let done = audit::run(&shard, &options.engine, keys, given_up).await;
     // The client may be gone.
     let _ = reply.send(done.map_err(|error| Refusal::new(Code::Err, format!("no audit: {error}"))));
-    Ended { log_id: shard.log_id(), due: None }
+    Ended { log_id: shard.log_id(), due: None, is_left: None }
 }
 
 /// Waits until this attempt has to end.

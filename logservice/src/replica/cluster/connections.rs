@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::peering::{PeerInfo, Peering};
 use super::Replicas;
 use crate::replica::driver::Network;
+use crate::replica::files::{FilePeers, SnapshotFiles};
 use crate::replica::groups::{Answer, Groups};
 use crate::replica::peers::{Hello, PeerAddress, PeerEvents, PeerReply, PeerRequest, Peers, PeersError, PeersOptions};
 
@@ -21,20 +22,30 @@ const JOINS_WITHIN: Duration = Duration::from_secs(3);
 pub struct PeerConnections {
     peers: OnceLock<Peers>,
     hello: watch::Sender<Hello>,
+    names: Vec<String>,
 }
 
 impl PeerConnections {
-    /// No connections yet. `hello` is what this service tells of itself.
-    pub fn new(hello: Hello) -> Self {
-        PeerConnections { peers: OnceLock::new(), hello: watch::Sender::new(hello) }
+    /// No connections yet. `hello` is what this service tells of itself, and `names` are those of all services.
+    pub fn new(hello: Hello, names: Vec<String>) -> Self {
+        PeerConnections { peers: OnceLock::new(), hello: watch::Sender::new(hello), names }
     }
 
-    /// Takes and makes connections from now on, for `replicas`. Must run within the runtime.
+    /// Takes and makes connections from now on, for `replicas` and `files`. Must run within the runtime.
     ///
     /// # Errors
     /// The options cannot be used.
-    pub fn open(&self, options: PeersOptions, replicas: &Arc<Replicas>) -> Result<(), PeersError> {
-        let inbound = Arc::new(Inbound { replicas: Arc::downgrade(replicas), is_left_out: AtomicBool::new(false) });
+    pub fn open(
+        &self,
+        options: PeersOptions,
+        replicas: &Arc<Replicas>,
+        files: &Arc<SnapshotFiles>,
+    ) -> Result<(), PeersError> {
+        let inbound = Arc::new(Inbound {
+            replicas: Arc::downgrade(replicas),
+            files: Arc::downgrade(files),
+            is_left_out: AtomicBool::new(false),
+        });
         let peers = Peers::start(options, self.hello.subscribe(), inbound)?;
         // They are opened once.
         let _ = self.peers.set(peers);
@@ -100,9 +111,29 @@ impl Peering for PeerConnections {
     }
 }
 
+impl FilePeers for PeerConnections {
+    fn ask<'a>(&'a self, peer: &'a str, request: Vec<u8>) -> Answer<'a, Result<Vec<u8>, String>> {
+        Box::pin(async move {
+            let peers = self.peers.get().ok_or("the service is starting")?;
+            peers.ask_for_files(peer, request).await.map_err(|error| error.to_string())
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        let own = self.hello.borrow().name.clone();
+        let known = self.known();
+        let is_connected =
+            |name: &&String| known.iter().any(|peer| peer.name == **name && self.is_connected(peer.member));
+        let (connected, away): (Vec<_>, Vec<_>) =
+            self.names.iter().filter(|name| **name != own).partition(is_connected);
+        connected.into_iter().chain(away).cloned().collect()
+    }
+}
+
 /// Passes on what comes from peers.
 struct Inbound {
     replicas: Weak<Replicas>,
+    files: Weak<SnapshotFiles>,
     /// A peer is of a cluster, and this service was not when it heard that.
     is_left_out: AtomicBool,
 }
@@ -153,6 +184,10 @@ impl PeerEvents for Inbound {
 
     fn request(&self, _from: &Hello, request: PeerRequest) -> PeerReply {
         self.replicas.upgrade().map(|replicas| replicas.request(&request)).unwrap_or_default()
+    }
+
+    fn file_request(&self, from: &Hello, request: PeerRequest) -> PeerReply {
+        self.files.upgrade().map(|files| files.answer(&from.name, &request)).unwrap_or_default()
     }
 
     fn unreachable(&self, member: u64) {

@@ -8,8 +8,10 @@ use tokio::net::TcpListener;
 
 use super::tests::{first_state, until};
 use super::*;
+use crate::replica::files::SnapshotFiles;
 use crate::replica::memory_copy::MemoryDisks;
 use crate::replica::peers::{Hello, PeerAddress, PeerPatience, PeerToken, PeersOptions};
+use crate::snapshots::SnapshotStore;
 use crate::store::Append;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -25,7 +27,10 @@ impl Machine {
         let name = NAMES[node].to_owned();
         let (member, cluster) = Replicas::identify(self.directory.path(), &name).expect("its own");
         let hello = Hello { member, cluster, name: name.clone(), ..Hello::default() };
-        let connections = Arc::new(PeerConnections::new(hello));
+        let names = NAMES.map(str::to_owned).to_vec();
+        let connections = Arc::new(PeerConnections::new(hello, names));
+        let snapshots = SnapshotStore::open(None, self.directory.path()).expect("a directory");
+        let files = SnapshotFiles::new(Arc::new(snapshots), connections.clone());
         let replicas = Replicas::start(ReplicasOptions {
             directory: self.directory.path().to_owned(),
             name,
@@ -48,7 +53,7 @@ impl Machine {
             max_strangers: 16,
             patience: PeerPatience::default(),
         };
-        connections.open(options, &replicas).expect("connected");
+        connections.open(options, &replicas, &files).expect("connected");
         replicas
     }
 }

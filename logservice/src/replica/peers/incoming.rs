@@ -122,7 +122,7 @@ async fn take(newcomer: Newcomer, shared: &Arc<Shared>, places: &Places) -> Conn
             error => error,
         },
         error = write(&mut writer, to_send, shared) => error,
-        error = answer(shared, to_answer, answers) => error,
+        error = answer(shared, lane, to_answer, answers) => error,
         _ = replaced => ConnectionError::Replaced,
     }
 }
@@ -190,13 +190,18 @@ impl Connection<'_> {
 /// Answers requests, one after the other. Runs beside the reader, which messages must not wait for.
 async fn answer(
     shared: &Arc<Shared>,
+    lane: Lane,
     mut requests: mpsc::Receiver<(Hello, Request)>,
     answers: mpsc::Sender<Request>,
 ) -> ConnectionError {
     while let Some((from, Request { number, bytes })) = requests.recv().await {
         let events = shared.events.clone();
         // It may write files.
-        let answer = tokio::task::spawn_blocking(move || events.request(&from, bytes.into())).await;
+        let answer = tokio::task::spawn_blocking(move || match lane {
+            Lane::Files => events.file_request(&from, bytes.into()),
+            Lane::Control | Lane::Log => events.request(&from, bytes.into()),
+        })
+        .await;
         let bytes = match answer {
             Ok(answer) => Bytes::from(answer),
             // A panic, which has been reported.

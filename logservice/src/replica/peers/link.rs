@@ -32,9 +32,7 @@ pub struct Link {
     pub peer: PeerAddress,
     /// Its id; 0 while it is not known.
     member: AtomicU64,
-    lanes: [LaneQueue; 2],
-    requests: Mutex<Requests>,
-    is_connected: watch::Sender<bool>,
+    lanes: [LaneQueue; 3],
     /// What came of the last attempt to connect.
     trouble: Mutex<String>,
     /// Told when a message was dropped.
@@ -46,6 +44,8 @@ pub struct Link {
 struct LaneQueue {
     state: Mutex<LaneState>,
     ready: Notify,
+    requests: Mutex<Requests>,
+    is_connected: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -73,8 +73,6 @@ impl Link {
             peer,
             member: AtomicU64::new(0),
             lanes: Default::default(),
-            requests: Mutex::default(),
-            is_connected: watch::Sender::new(false),
             trouble: Mutex::new("no connection was tried yet".to_owned()),
             dropped: Notify::new(),
         }
@@ -87,7 +85,7 @@ impl Link {
 
     /// Whether it can be sent all kinds of messages.
     pub fn is_connected(&self) -> bool {
-        Lane::ALL.into_iter().all(|lane| lock(&self.lane(lane).state).is_connected)
+        Lane::OF_MESSAGES.into_iter().all(|lane| lock(&self.lane(lane).state).is_connected)
     }
 
     /// Queues a message, or drops it. With `wakes`, the connection's task sends it; otherwise the caller has it sent next
@@ -122,7 +120,7 @@ impl Link {
 
     /// Sends what waits, on this thread as far as the connection takes it at once. Never blocks.
     pub fn send_now(&self) {
-        for lane in Lane::ALL {
+        for lane in Lane::OF_MESSAGES {
             let queue = self.lane(lane);
             let sending = {
                 let state = lock(&queue.state);
@@ -152,9 +150,9 @@ impl Link {
         self.lane(lane).ready.notified().await;
     }
 
-    /// The next request, if any waits.
-    pub fn take_request(&self) -> Option<Request> {
-        lock(&self.requests).waiting.pop_front()
+    /// The next request of a lane, if any waits.
+    pub fn take_request(&self, lane: Lane) -> Option<Request> {
+        lock(&self.lane(lane).requests).waiting.pop_front()
     }
 
     /// So many bytes of a batch were sent.
@@ -176,16 +174,14 @@ impl Link {
         let mut state = lock(&self.lane(lane).state);
         (state.is_connected, state.sending) = (true, Some(sending));
         drop(state);
-        if lane == Lane::Control {
-            self.is_connected.send_replace(true);
-        }
+        self.lane(lane).is_connected.send_replace(true);
     }
 
     /// There is none any more, or none yet. Drops what waits.
     pub fn disconnected(&self, lane: Lane, why: &str) {
         *lock(&self.lane(lane).state) = LaneState::default();
-        if lane == Lane::Control && self.is_connected.send_replace(false) {
-            let mut requests = lock(&self.requests);
+        if self.lane(lane).is_connected.send_replace(false) {
+            let mut requests = lock(&self.lane(lane).requests);
             // Who asked learns by this that there is no answer. Numbers go on, so that no late answer is taken for another one.
             let last = requests.last;
             *requests = Requests { last, ..Requests::default() };
@@ -197,30 +193,30 @@ impl Link {
         why.clone_into(&mut lock(&self.trouble));
     }
 
-    /// Asks the peer.
-    pub async fn ask(&self, bytes: Vec<u8>, patience: &PeerPatience) -> Result<Vec<u8>, PeerError> {
+    /// Asks the peer, on one of its connections.
+    pub async fn ask(&self, lane: Lane, bytes: Vec<u8>, patience: &PeerPatience) -> Result<Vec<u8>, PeerError> {
         let name = || self.peer.name.clone();
         if bytes.len() > MOST_REQUEST_BYTES {
             return Err(PeerError::TooMuch(name()));
         }
-        let mut is_connected = self.is_connected.subscribe();
+        let mut is_connected = self.lane(lane).is_connected.subscribe();
         if tokio::time::timeout(patience.connection, is_connected.wait_for(|is_connected| *is_connected)).await.is_err()
         {
             return Err(PeerError::NotConnected { name: name(), why: lock(&self.trouble).clone() });
         }
-        let (number, answer) = self.queue_request(bytes.into()).ok_or_else(|| PeerError::TooMuch(name()))?;
+        let (number, answer) = self.queue_request(lane, bytes.into()).ok_or_else(|| PeerError::TooMuch(name()))?;
         match tokio::time::timeout(patience.answer, answer).await {
             Ok(Ok(answer)) => Ok(answer.into()),
             Ok(Err(_)) => Err(PeerError::Lost(name())),
             Err(_) => {
-                lock(&self.requests).answers.remove(&number);
+                lock(&self.lane(lane).requests).answers.remove(&number);
                 Err(PeerError::Late(name()))
             }
         }
     }
 
-    fn queue_request(&self, bytes: Bytes) -> Option<(u64, oneshot::Receiver<Bytes>)> {
-        let mut requests = lock(&self.requests);
+    fn queue_request(&self, lane: Lane, bytes: Bytes) -> Option<(u64, oneshot::Receiver<Bytes>)> {
+        let mut requests = lock(&self.lane(lane).requests);
         if requests.answers.len() >= MOST_REQUESTS {
             return None;
         }
@@ -230,13 +226,13 @@ impl Link {
         requests.answers.insert(number, sender);
         requests.waiting.push_back(Request { number, bytes });
         drop(requests);
-        self.lane(Lane::Control).ready.notify_one();
+        self.lane(lane).ready.notify_one();
         Some((number, answer))
     }
 
     /// An answer has come.
-    pub fn answered(&self, answer: Request) {
-        if let Some(asked) = lock(&self.requests).answers.remove(&answer.number) {
+    pub fn answered(&self, lane: Lane, answer: Request) {
+        if let Some(asked) = lock(&self.lane(lane).requests).answers.remove(&answer.number) {
             // Nobody may wait any more.
             let _ = asked.send(answer.bytes);
         }

@@ -1,8 +1,8 @@
 //! Connections between the services of a cluster.
 //!
-//! Each service makes two connections to each peer: one for what is short and must not wait, one for entries of logs (`shared.rs`). Who
-//! makes a connection sends on it; who accepts it answers requests, and says that it is there. A service that is alone makes none, and
-//! none of this runs.
+//! Each service makes three connections to each peer: one for what is short and must not wait, one for entries of logs, one for files
+//! (`shared.rs`). Who makes a connection sends on it; who accepts it answers requests, and says that it is there. A service that is alone
+//! makes none, and none of this runs.
 //!
 //! | file | |
 //! |---|---|
@@ -47,7 +47,7 @@ use self::links::Links;
 pub use self::options::{PeerAddress, PeersOptions};
 use self::registry::Registry;
 pub use self::shared::PeerPatience;
-use self::shared::Shared;
+use self::shared::{Lane, Shared};
 pub use self::token::{PeerToken, PeerTokenError};
 pub use super::wire::Hello;
 
@@ -64,6 +64,8 @@ pub trait PeerEvents: Send + Sync {
     fn message(&self, from: u64, group: &str, message: Message);
     /// A peer asks for something. May block; requests of one peer are answered one after the other.
     fn request(&self, from: &Hello, request: PeerRequest) -> PeerReply;
+    /// A peer asks for a part of a file, or for something that is done with files. May block; it is asked beside [`PeerEvents::request`].
+    fn file_request(&self, from: &Hello, request: PeerRequest) -> PeerReply;
     /// Messages have come, and no more are there at this moment. Must return soon.
     fn delivered(&self) {}
     /// Messages to `member` were lost, or may have been.
@@ -137,8 +139,20 @@ impl Peers {
     /// # Errors
     /// There is no answer.
     pub async fn ask(&self, peer_name: &str, request: PeerRequest) -> Result<PeerReply, PeerError> {
+        self.ask_on(Lane::Control, peer_name, request).await
+    }
+
+    /// As [`Peers::ask`], for what the peer answers with [`PeerEvents::file_request`].
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn ask_for_files(&self, peer_name: &str, request: PeerRequest) -> Result<PeerReply, PeerError> {
+        self.ask_on(Lane::Files, peer_name, request).await
+    }
+
+    async fn ask_on(&self, lane: Lane, peer_name: &str, request: PeerRequest) -> Result<PeerReply, PeerError> {
         let link = self.links.named(peer_name).ok_or_else(|| PeerError::Unknown(peer_name.to_owned()))?;
-        link.ask(request, &self.shared.patience).await
+        link.ask(lane, request, &self.shared.patience).await
     }
 
     /// What each peer has told last of itself, whether it is connected or not.

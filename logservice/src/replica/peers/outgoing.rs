@@ -32,7 +32,7 @@ pub async fn keep(link: Arc<Link>, lane: Lane, shared: Arc<Shared>) {
         link.disconnected(lane, &error.to_string());
         if was_connected {
             pause = shared.patience.least_pause;
-            if let Some(member) = link.member() {
+            if let Some(member) = link.member().filter(|_| lane != Lane::Files) {
                 shared.events.unreachable(member);
             }
         }
@@ -77,7 +77,7 @@ async fn once(link: &Arc<Link>, lane: Lane, shared: &Arc<Shared>, was_connected:
         shared.events.hello(&hello);
     }
     tokio::select! {
-        error = read(&mut reader, link, shared) => error,
+        error = read(&mut reader, link, lane, shared) => error,
         error = write(&sending, link, lane, shared, own) => error,
         () = tell_dropped(link, lane, hello.member, shared) => ConnectionError::Closed,
     }
@@ -121,7 +121,7 @@ pub fn channel_of(stream: &TlsStream<TcpStream>) -> Result<Vec<u8>, ConnectionEr
     derived.map_err(|error| ConnectionError::Tls(io::Error::other(error)))
 }
 
-async fn read(reader: &mut FrameReader, link: &Link, shared: &Shared) -> ConnectionError {
+async fn read(reader: &mut FrameReader, link: &Link, lane: Lane, shared: &Shared) -> ConnectionError {
     let mut hearing = Hearing::new(shared.patience.silence);
     loop {
         let frame = match hearing.next(reader).await {
@@ -131,7 +131,7 @@ async fn read(reader: &mut FrameReader, link: &Link, shared: &Shared) -> Connect
         match frame.kind {
             Kind::Ping => {}
             Kind::Reply => match Reply::decode(frame.body) {
-                Ok(answer) => link.answered(answer),
+                Ok(answer) => link.answered(lane, answer),
                 Err(error) => return error.into(),
             },
             _ => return Malformed("who accepts a connection does not send that").into(),
@@ -161,10 +161,8 @@ async fn write_all(
 ) -> Result<std::convert::Infallible, ConnectionError> {
     let mut pings = ticks(shared.patience.ping);
     loop {
-        if lane == Lane::Control {
-            while let Some(request) = link.take_request() {
-                sending.add(Kind::Request, request.encode());
-            }
+        while let Some(request) = link.take_request(lane) {
+            sending.add(Kind::Request, request.encode());
         }
         sending.send_all(link, lane, shared.patience.silence).await?;
         tokio::select! {
@@ -189,8 +187,8 @@ async fn changed(own: &mut watch::Receiver<Hello>) {
 
 /// Tells when messages were dropped, even while a write waits.
 async fn tell_dropped(link: &Link, lane: Lane, member: u64, shared: &Shared) {
-    if lane == Lane::Control {
-        // The other lane tells it.
+    if lane != Lane::Log {
+        // That lane tells it.
         return std::future::pending().await;
     }
     loop {

@@ -15,11 +15,15 @@ pub enum Lane {
     Control = 0,
     /// Entries and bases, in order.
     Log = 1,
+    /// Requests for parts of files, and for what is done with them. They take long, and nothing else waits for them.
+    Files = 2,
 }
 
 impl Lane {
     /// All of them.
-    pub const ALL: [Lane; 2] = [Lane::Control, Lane::Log];
+    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Log, Lane::Files];
+    /// Those without which a peer cannot be sent all messages.
+    pub const OF_MESSAGES: [Lane; 2] = [Lane::Control, Lane::Log];
 }
 
 /// How long peers are waited for. Tests shorten these.

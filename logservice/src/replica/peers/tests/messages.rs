@@ -97,6 +97,8 @@ async fn a_peer_answers_what_it_is_asked() {
     for (number, answer) in futures_util::future::join_all(asked).await.into_iter().enumerate() {
         assert_eq!(answer.expect("an answer"), format!("a asks {number}").into_bytes());
     }
+    let files = nodes[0].peers.ask_for_files("b", b"1".to_vec()).await.expect("an answer");
+    assert_eq!(files, b"a wants 1", "that has a connection of its own");
     let long = vec![7; crate::replica::wire::MOST_REQUEST_BYTES];
     let answer = nodes[0].peers.ask("b", long[..long.len() - 7].to_vec()).await.expect("an answer");
     assert_eq!(answer.len(), long.len());
@@ -132,7 +134,7 @@ async fn a_connection_that_is_lost_is_made_again_and_what_was_lost_is_told() {
         a.peers.send("s1", append(2, round, b"x".to_vec()));
         b.ear.until(|heard| heard.messages.iter().any(|(.., message)| message.index == round).then_some(())).await;
         proxy.cut.notify_waiters();
-        // Both lanes.
+        // Both lanes of messages.
         a.ear.until(|heard| (heard.unreachable.len() == 2 * (round as usize + 1)).then_some(())).await;
     }
     assert!(a.ear.heard.lock().expect("no panic").unreachable.iter().all(|member| *member == 2));

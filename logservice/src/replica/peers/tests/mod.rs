@@ -73,6 +73,10 @@ impl PeerEvents for Ear {
         [from.name.as_bytes(), b" asks ", &request].concat()
     }
 
+    fn file_request(&self, from: &Hello, request: PeerRequest) -> PeerReply {
+        [from.name.as_bytes(), b" wants ", &request].concat()
+    }
+
     fn unreachable(&self, member: u64) {
         self.hear(|heard| heard.unreachable.push(member));
     }
