@@ -11,9 +11,6 @@ use crate::member::View;
 use crate::profile::Profile;
 use crate::seen::Seen;
 
-/// The longest append.
-const MAX_BYTES: u64 = 40;
-
 /// The store of a copy that leads.
 pub struct Client {
     /// The consensus term in which it leads.
@@ -80,7 +77,7 @@ impl Client {
             return format!("asks {next_id}, while term {elected} is the newest");
         }
         if draw.chance(profile.stale) {
-            return self.act_out_of_place(group, draw, next_id, seen);
+            return self.act_out_of_place(group, profile, draw, next_id, seen);
         }
         if !self.changes.is_empty() {
             return "waits for its change".to_owned();
@@ -92,14 +89,14 @@ impl Client {
         }
         let first = self.end;
         for _ in 0..draw.within(1..4) {
-            self.append(group, draw);
+            self.append(group, profile, draw);
             seen.appends += 1;
         }
         format!("appends from {first} to {} in epoch {}", self.end, self.epoch)
     }
 
-    fn append(&mut self, group: &mut Group, draw: &mut Draw) {
-        let payload: Bytes = draw_bytes(draw);
+    fn append(&mut self, group: &mut Group, profile: &Profile, draw: &mut Draw) {
+        let payload: Bytes = draw_bytes(profile, draw);
         let append = Append { epoch: self.epoch, offset: self.end, payload };
         self.end += append.payload.len() as u64;
         group.append(self.term, append);
@@ -115,7 +112,14 @@ impl Client {
     }
 
     /// What a copy must not take: an append that leaves a gap or overlaps, one of an epoch that is over, a state of another revision.
-    fn act_out_of_place(&mut self, group: &mut Group, draw: &mut Draw, id: u64, seen: &mut Seen) -> String {
+    fn act_out_of_place(
+        &mut self,
+        group: &mut Group,
+        profile: &Profile,
+        draw: &mut Draw,
+        id: u64,
+        seen: &mut Seen,
+    ) -> String {
         let (mut epoch, mut offset) = (self.epoch, self.end);
         let is_over = self.changes.len() == 1
             && self.changes.values().all(|change| change.is_next && change.change.epoch > epoch);
@@ -131,14 +135,14 @@ impl Client {
             }
         }
         seen.stale += 1;
-        let payload = draw_bytes(draw);
+        let payload = draw_bytes(profile, draw);
         let text = format!("appends {} at {offset} in epoch {epoch}, out of place", payload.len());
         group.append(self.term, Append { epoch, offset, payload });
         text
     }
 }
 
-fn draw_bytes(draw: &mut Draw) -> Bytes {
-    let length = draw.within(1..MAX_BYTES) as usize;
+fn draw_bytes(profile: &Profile, draw: &mut Draw) -> Bytes {
+    let length = draw.within(1..profile.append_bytes) as usize;
     draw.bytes(length).into()
 }

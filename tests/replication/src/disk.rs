@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use durability_simulation::draw::Draw;
-use logservice::replica::copy::{Base, CopyDisk, Install, Persist};
+use logservice::replica::copy::{Base, CopyDisk, FoundCopy, Install, Persist};
 use logservice::store::{LogReader, MediumError, ReadError, Usage};
 use raft::eraftpb::{ConfState, Entry};
 
@@ -17,17 +17,26 @@ pub struct Disk(Arc<Mutex<Contents>>);
 
 /// What is on it, and on the way there.
 pub struct Contents {
-    draw: Draw,
+    pub(crate) draw: Draw,
     broken: Option<DiskRule>,
     /// What a crash leaves.
     pub medium: Medium,
-    queue: VecDeque<Persist>,
+    pub(crate) queue: VecDeque<Persist>,
     /// The number of what was handed over last, in this life.
-    newest: u64,
+    pub(crate) newest: u64,
     /// The copy knew entries up to this index to be committed when it was last asked.
     pub committed: u64,
     /// What was asked of it and must never be.
     pub violation: Option<String>,
+    /// The real files under it, if it has any. Then `medium` is what they are known to hold.
+    #[cfg(feature = "files")]
+    pub files: Option<crate::files::Files>,
+    /// A thousandth part of what is done to files to which something happens.
+    #[cfg(feature = "files")]
+    pub faults: u32,
+    /// A trim has failed: a crash may show that it was done.
+    #[cfg(feature = "files")]
+    pub(crate) is_base_in_doubt: bool,
     /// How many writes were torn.
     pub torn: u64,
     /// How many whole ones were found of which nobody had heard.
@@ -49,11 +58,30 @@ impl Disk {
             newest: 0,
             committed: install.base.position.index,
             violation: None,
+            #[cfg(feature = "files")]
+            files: None,
+            #[cfg(feature = "files")]
+            faults: 0,
+            #[cfg(feature = "files")]
+            is_base_in_doubt: false,
             torn: 0,
             unawaited: 0,
             truncations: 0,
             reads: 0,
         })))
+    }
+
+    /// The same over real files. `lie` is a step that their machine only pretends to do.
+    #[cfg(feature = "files")]
+    pub fn on_files(
+        install: &Install,
+        lie: Option<logservice::store::file_store::files::Step>,
+        mut draw: Draw,
+    ) -> Result<Self, String> {
+        let files = crate::files::Files::new(install, lie, draw.fork())?;
+        let disk = Disk::new(install, None, draw);
+        disk.lock().files = Some(files);
+        Ok(disk)
     }
 
     /// What is on it. Held for an instant.
@@ -65,11 +93,37 @@ impl Disk {
 impl Contents {
     /// How much waits to be written.
     pub fn waiting(&self) -> usize {
+        #[cfg(feature = "files")]
+        if let Some(files) = &self.files {
+            return usize::from(files.has_writes());
+        }
         self.queue.len()
+    }
+
+    /// What a service finds when it starts; none if it ends before it knows.
+    pub fn open(&mut self) -> Result<Option<FoundCopy>, String> {
+        #[cfg(feature = "files")]
+        if self.files.is_some() {
+            return self.open_files();
+        }
+        Ok(Some(self.medium.found()))
+    }
+
+    /// Whether the service cannot go on.
+    pub fn has_failed(&self) -> bool {
+        #[cfg(feature = "files")]
+        let has_failed = self.files.as_ref().is_some_and(crate::files::Files::has_failed);
+        #[cfg(not(feature = "files"))]
+        let has_failed = false;
+        has_failed
     }
 
     /// Writes and syncs the oldest `count` of what waits. The number of the last of them.
     pub fn sync(&mut self, count: usize) -> Option<u64> {
+        #[cfg(feature = "files")]
+        if self.files.is_some() {
+            return self.sync_files();
+        }
         let mut number = None;
         for _ in 0..count {
             let Some(persist) = self.queue.pop_front() else { break };
@@ -88,6 +142,10 @@ impl Contents {
     /// The machine stops. What was not synced may be there or not, from the oldest on, and the last of it in part. `applied` is the last
     /// entry that the copy has applied, ever.
     pub fn crash(&mut self, applied: u64) {
+        #[cfg(feature = "files")]
+        if self.files.is_some() {
+            return self.crash_files(applied);
+        }
         let whole = self.draw.below(self.queue.len() + 1);
         self.unawaited += whole as u64;
         self.sync(whole);
@@ -131,12 +189,20 @@ impl CopyDisk for Disk {
         let last = contents.queue.iter().rev().find_map(|waiting| waiting.entries.last()).map(|entry| entry.index);
         let last = last.unwrap_or(contents.medium.last());
         contents.truncations += u64::from(persist.entries.first().is_some_and(|first| first.index <= last));
+        #[cfg(feature = "files")]
+        if let Some(files) = &contents.files {
+            files.persist(persist.clone());
+        }
         contents.queue.push_back(persist);
     }
 
     fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, ReadError> {
         let mut contents = self.lock();
         contents.reads += 1;
+        #[cfg(feature = "files")]
+        if contents.files.is_some() {
+            return contents.read_files(low, high, max_bytes);
+        }
         let (mut read, mut bytes) = (Vec::new(), 0);
         for index in low..high {
             let Some(entry) = contents.medium.entry(index) else {
@@ -157,12 +223,20 @@ impl CopyDisk for Disk {
     }
 
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
+        #[cfg(feature = "files")]
+        if let Some(files) = &self.lock().files {
+            return files.reader(offset);
+        }
         // Nobody follows a log here: what is committed is compared entry by entry.
         Err(ReadError::Trimmed { offset })
     }
 
     fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError> {
         let mut contents = self.lock();
+        #[cfg(feature = "files")]
+        if contents.files.is_some() {
+            return contents.trim_files(offset, upto, members_at);
+        }
         let upto = match contents.broken {
             Some(DiskRule::TrimsBelowCheckpoint) => upto,
             _ => upto.min(contents.medium.checkpoint.position.index),

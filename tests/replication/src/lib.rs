@@ -10,6 +10,12 @@
 
 pub mod client;
 pub mod disk;
+#[cfg(feature = "files")]
+mod disk_on_files;
+#[cfg(feature = "files")]
+pub mod files;
+#[cfg(feature = "files")]
+pub mod files_seed;
 pub mod medium;
 pub mod member;
 pub mod network;
@@ -21,6 +27,8 @@ pub mod seed;
 pub mod seen;
 #[cfg(feature = "self-check")]
 pub mod self_check;
+#[cfg(feature = "files")]
+pub mod shards;
 mod steps;
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,20 @@ impl Medium {
         Medium { base, checkpoint, ..Medium::default() }
     }
 
+    /// A copy as it was found, with its entries.
+    #[cfg(feature = "files")]
+    pub fn of(found: FoundCopy, entries: Vec<Entry>) -> Self {
+        let FoundCopy { vote, base, checkpoint, .. } = found;
+        Medium { vote, base, checkpoint, entries: entries.into() }
+    }
+
+    /// The entries up to those of `base` are gone.
+    #[cfg(feature = "files")]
+    pub fn drop_to(&mut self, base: Base) {
+        self.entries.drain(..(base.position.index - self.base.position.index) as usize);
+        self.base = base;
+    }
+
     /// Index of the last entry, that of the base if there are none.
     pub fn last(&self) -> u64 {
         self.base.position.index + self.entries.len() as u64

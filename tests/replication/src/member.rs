@@ -71,9 +71,9 @@ pub struct Life {
 }
 
 impl Member {
-    /// Starts the service with what its disk has.
+    /// Starts the service with what its disk has. It stays down if that ends it.
     pub fn start(&mut self, cached_bytes: usize) -> Result<(), String> {
-        let found = self.disk.lock().medium.found();
+        let Some(found) = self.disk.lock().open()? else { return Ok(()) };
         let (first, checkpoint, last) = (found.base.position.index, found.checkpoint.position.index, found.last_index);
         if !(first..=last).contains(&checkpoint) {
             return Err(format!("a checkpoint at {checkpoint} is found, and entries from {first} to {last}"));

@@ -43,6 +43,8 @@ pub struct Profile {
     pub questions: u32,
     /// Bytes of entries that a copy keeps in memory.
     pub cached_bytes: usize,
+    /// What no append is as long as.
+    pub append_bytes: u64,
 }
 
 impl Profile {
@@ -70,6 +72,7 @@ impl Profile {
             changes: some(&[10, 60, 150]),
             questions: some(&[50, 200]),
             cached_bytes: some(&[0, 100, 1 << 24]) as usize,
+            append_bytes: 40,
         }
     }
 

@@ -26,6 +26,11 @@ impl Simulation for CopiesSimulation {
 pub fn play(seed: u64, steps: u64, broken: Option<DiskRule>, is_traced: bool) -> Played<Seen> {
     let mut world = World::new(seed, steps, broken, is_traced);
     let violation = violation_of(|| world.run(steps).and_then(|()| world.get_well()));
+    Played { seen: count(&world), violation }
+}
+
+/// What a world has seen, with what its disks have.
+pub(crate) fn count(world: &World) -> Seen {
     let mut seen = world.promises.seen;
     for member in &world.members {
         let disk = member.disk.lock();
@@ -34,5 +39,5 @@ pub fn play(seed: u64, steps: u64, broken: Option<DiskRule>, is_traced: bool) ->
         seen.truncations += disk.truncations;
         seen.reads += disk.reads;
     }
-    Played { seen, violation }
+    seen
 }

@@ -58,3 +58,68 @@ pub fn run(check: &mut SelfCheck) {
         check.look(&format!("{name} (disk)"), |seed, steps| play(seed, steps, Some(rule), false));
     }
 }
+
+/// Looks for each step on files that is only pretended, and for each rule of a copy once more.
+#[cfg(feature = "files")]
+pub fn run_on_files(check: &mut SelfCheck) {
+    use logservice::store::file_store::files::Step;
+
+    use crate::files_seed;
+
+    const STEPS: [Step; 11] = [
+        Step::RecordSync,
+        Step::VoteWrite,
+        Step::VoteSync,
+        Step::SegmentHeaderSync,
+        Step::SegmentDirectorySync,
+        Step::ManifestSync,
+        Step::ManifestDirectorySync,
+        Step::OpenDirectorySync,
+        Step::CutWrite,
+        Step::LastRecordWrite,
+        Step::LastRecordSync,
+    ];
+    for step in STEPS {
+        if check.wants(step.name()) {
+            check.look(step.name(), |seed, steps| files_seed::play(seed, steps, Some(step), false));
+        }
+    }
+    for rule in COPY_RULES {
+        let name = format!("{rule:?}");
+        if !check.wants(&name) {
+            continue;
+        }
+        break_rule(Some(rule));
+        check.look(&name, |seed, steps| files_seed::play(seed, steps, None, false));
+    }
+    break_rule(None);
+}
+
+/// Looks for rules of shards and copies that leases rest on, and for steps on files that are only pretended.
+#[cfg(feature = "files")]
+pub fn run_on_shards(check: &mut SelfCheck) {
+    use logservice::shard;
+    use logservice::store::file_store::files::Step;
+
+    use crate::shards::seed::play;
+
+    for step in [Step::RecordSync, Step::VoteSync] {
+        if check.wants(step.name()) {
+            check.look(step.name(), |seed, steps| play(seed, steps, Some(step), false));
+        }
+    }
+    for rule in [Rule::ConfirmsByRound, Rule::HoldsMessages, Rule::AwaitsDisk, Rule::AppliesBeforeLeading] {
+        if check.wants(&format!("{rule:?}")) {
+            break_rule(Some(rule));
+            check.look(&format!("{rule:?}"), |seed, steps| play(seed, steps, None, false));
+        }
+    }
+    break_rule(None);
+    for rule in [shard::Rule::CountsAnewAfterRestart, shard::Rule::AddsMargin, shard::Rule::ChecksHeld] {
+        if check.wants(&format!("{rule:?}")) {
+            shard::break_rule(Some(rule));
+            check.look(&format!("{rule:?} (shard)"), |seed, steps| play(seed, steps, None, false));
+        }
+    }
+    shard::break_rule(None);
+}

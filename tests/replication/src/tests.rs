@@ -13,3 +13,19 @@ fn the_promises_hold_and_all_kinds_of_trouble_are_seen() {
 fn a_seed_gives_the_same_steps_each_time() {
     assert_seeds_repeat::<CopiesSimulation>();
 }
+
+#[cfg(feature = "files")]
+mod on_files {
+    use super::*;
+    use crate::files_seed::FilesSimulation;
+
+    #[test]
+    fn the_promises_hold_and_all_kinds_of_trouble_are_seen() {
+        assert_promises_hold::<FilesSimulation>();
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_steps_each_time() {
+        assert_seeds_repeat::<FilesSimulation>();
+    }
+}

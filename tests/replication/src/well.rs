@@ -16,6 +16,8 @@ impl World {
         self.trace(|_| "all is well from now on".to_owned());
         self.profile = self.profile.calm();
         self.network.mend();
+        #[cfg(feature = "files")]
+        self.members.iter().for_each(|member| member.disk.lock().calm());
         for index in 0..self.members.len() {
             self.members[index].pauses_until = 0;
             if self.members[index].life.is_none() && !self.members[index].is_gone {

@@ -69,6 +69,7 @@ impl World {
             self.replace_when_due()?;
             let step = self.choose();
             self.take(step)?;
+            self.bury();
             self.promises.check(&self.members)?;
         }
         Ok(())
@@ -92,10 +93,19 @@ impl World {
         self.settle(index)
     }
 
+    /// Services whose disks have failed die.
+    pub(crate) fn bury(&mut self) {
+        for index in 0..MEMBERS {
+            if self.members[index].disk.lock().has_failed() {
+                self.crash(index);
+            }
+        }
+    }
+
     /// A service dies.
     pub(crate) fn crash(&mut self, index: usize) {
         let member = &mut self.members[index];
-        if member.life.take().is_none() {
+        if member.life.take().is_none() && !member.disk.lock().has_failed() {
             return;
         }
         member.disk.lock().crash(member.applied);

@@ -78,6 +78,11 @@ impl SimulatedEnvironment {
         work();
     }
 
+    /// Takes the work at that place, which is done elsewhere.
+    pub fn take_work(&self, at: usize) -> Work {
+        lock(&self.waiting).work.swap_remove(at)
+    }
+
     /// How long until the next sleeper is to be woken.
     pub fn next_wake(&self) -> Option<Duration> {
         let now = self.clock.now();

@@ -46,6 +46,11 @@ crate::seen! {
 }
 
 impl Promises {
+    /// How much leaders were told is durable.
+    pub fn logged_bytes(&self) -> u64 {
+        self.logged.len() as u64
+    }
+
     /// Clients are told that everything below `until` is durable, of what a leader holds.
     pub fn acknowledge(&mut self, data: &[u8]) -> Result<(), Violation> {
         let known = self.acknowledged.len().min(data.len());

@@ -57,8 +57,8 @@ pub struct Service {
     pub shard: Arc<Shard>,
     /// What it runs in.
     pub environment: Arc<SimulatedEnvironment>,
-    /// Where its bytes are.
-    pub store: Arc<SimulatedStore>,
+    /// Where its bytes are, if that is for the simulation to say.
+    pub store: Option<Arc<SimulatedStore>>,
     snapshots: Arc<SnapshotStore>,
     objects: Arc<InMemory>,
     disk: Disk,
@@ -81,7 +81,6 @@ pub struct Answered {
 impl Service {
     /// Starts on what is on the disk. `broken` is a rule that nobody keeps.
     pub fn start(life: u32, clock: &Clock, disk: &Disk, objects: &Arc<InMemory>, broken: Option<NodeRule>) -> Self {
-        let keeps_order = broken != Some(NodeRule::KeepsOrder);
         let environment = Arc::new(SimulatedEnvironment::new(clock.clone()));
         let snapshots = Arc::new(SnapshotStore::over(objects.clone(), "/nonexistent".into()));
         let mut opened = None;
@@ -90,10 +89,22 @@ impl Service {
             opened = Some(store.clone());
             Ok(Opened { store, end })
         });
-        let (Ok(shard), Some(store)) = (shard, opened) else { unreachable!("a simulated store opens") };
-        let (disk, objects) = (disk.clone(), objects.clone());
-        let (shard, tasks) = (Arc::new(shard), Vec::new());
-        Service { life, keeps_order, shard, environment, store, snapshots, objects, disk, tasks }
+        let (Ok(shard), store @ Some(_)) = (shard, opened) else { unreachable!("a simulated store opens") };
+        let keeps_order = broken != Some(NodeRule::KeepsOrder);
+        Service { store, keeps_order, ..Service::over(life, shard, environment, snapshots, objects, disk) }
+    }
+
+    /// A life with a shard that was opened over another store. `disk` has the truth about snapshots.
+    pub fn over(
+        life: u32,
+        shard: Shard,
+        environment: Arc<SimulatedEnvironment>,
+        snapshots: Arc<SnapshotStore>,
+        objects: &Arc<InMemory>,
+        disk: &Disk,
+    ) -> Self {
+        let (shard, objects, disk, tasks) = (Arc::new(shard), objects.clone(), disk.clone(), Vec::new());
+        Service { life, keeps_order: true, shard, environment, store: None, snapshots, objects, disk, tasks }
     }
 
     /// Whether the next command of a connection is taken in: those before it are answered, or are appends that were submitted as it is to be.

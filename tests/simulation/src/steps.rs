@@ -50,7 +50,7 @@ impl World {
         let profile = &self.profile;
         let (ready, work, store, is_failed) = self.service.as_ref().map_or((0, 0, 0, false), |service| {
             let is_failed = service.shard.check_not_failed().is_err();
-            let store = u32::from(service.store.has_work());
+            let store = u32::from(service.store.as_ref().is_some_and(|store| store.has_work()));
             (service.ready_tasks().len(), service.environment.waiting_work(), store, is_failed)
         });
         let is_up = self.service.is_some();

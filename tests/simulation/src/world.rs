@@ -131,8 +131,10 @@ impl World {
                 self.trace(|_| "blocking work is done".to_owned());
             }
             Step::Store | Step::SlowStore => {
-                let Some(service) = &self.service else { return Ok(()) };
-                let done = service.store.step();
+                let Some(store) = self.service.as_ref().and_then(|service| service.store.as_ref()) else {
+                    return Ok(());
+                };
+                let done = store.step();
                 self.promises.seen.refused_for_space += u64::from(done.starts_with("no space"));
                 self.promises.seen.failed += u64::from(done.contains("failed"));
                 self.trace(|_| done);

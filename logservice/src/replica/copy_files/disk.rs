@@ -227,13 +227,13 @@ impl Shared {
     }
 
     /// Notes a checkpoint. Returns whether a thread has to be asked to write it now.
-    fn note_checkpoint(&self, checkpoint: Checkpoint) -> bool {
+    fn note_checkpoint(&self, checkpoint: Checkpoint, every: Duration) -> bool {
         let mut noted = lock(&self.checkpoint);
         if checkpoint.position.index < noted.checkpoint.position.index {
             return false;
         }
         (noted.checkpoint, noted.is_new) = (checkpoint, true);
-        let is_due = noted.written.elapsed() >= CHECKPOINT_EVERY && !noted.is_requested;
+        let is_due = noted.written.elapsed() >= every && !noted.is_requested;
         noted.is_requested |= is_due;
         is_due
     }
@@ -331,7 +331,8 @@ impl Shared {
 impl CopyDisk for CopyFilesDisk {
     fn persist(&self, mut persist: Persist) {
         if let Some(checkpoint) = persist.checkpoint.take() {
-            if self.shared.note_checkpoint(checkpoint) {
+            let every = if self.threads.are_by_hand() { Duration::ZERO } else { CHECKPOINT_EVERY };
+            if self.shared.note_checkpoint(checkpoint, every) {
                 self.threads.spare_makers.run(Arc::new(Checkpointing(self.shared.clone())));
             }
         }

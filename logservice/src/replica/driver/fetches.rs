@@ -11,8 +11,8 @@ use crate::store::file_store::workers::{Job, Workers};
 /// Reads at a time, of all groups.
 const MOST_THREADS: usize = 4;
 
-/// The threads.
-pub(super) struct Fetches(Workers);
+/// The threads; none for tests that drive groups by hand: then whoever drives them reads.
+pub(super) struct Fetches(Option<Workers>);
 
 impl Fetches {
     /// Starts the first of them.
@@ -21,12 +21,26 @@ impl Fetches {
     /// The system has no thread.
     pub fn start() -> std::io::Result<Self> {
         // They do not give way to everything else: a member that never catches up is one that the others cannot do without.
-        Ok(Fetches(Workers::start("log-fetch", MOST_THREADS, false)?))
+        Ok(Fetches(Some(Workers::start("log-fetch", MOST_THREADS, false)?)))
+    }
+
+    /// None.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn by_hand() -> Self {
+        Fetches(None)
     }
 
     /// Has entries of the group of that id read.
     pub fn read(&self, id: u64, fetch: Fetch, disk: Arc<dyn CopyDisk>, turns: Arc<Turns>) {
-        self.0.run(Arc::new(Read { id, disk, turns: Mutex::new(Some(turns)), fetch }));
+        let read = Read { id, disk, turns: Mutex::new(Some(turns)), fetch };
+        match &self.0 {
+            Some(workers) => {
+                workers.run(Arc::new(read));
+            }
+            None => {
+                read.run(&|| false);
+            }
+        }
     }
 }
 

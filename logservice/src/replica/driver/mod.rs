@@ -14,6 +14,7 @@
 //! | `running.rs` | one group, with its disk and those who wait for it |
 //! | `shared.rs` | what a group shows to other threads |
 //! | `handle.rs` | a group, for other threads |
+//! | `by_hand.rs` | for tests: a driver without a thread |
 //! | `testing.rs` | for tests: three services in one process |
 //!
 //! # Rules
@@ -25,6 +26,8 @@
 //!
 //! [`GroupEvents::stopped`]: super::handle::GroupEvents::stopped
 
+#[cfg(any(test, feature = "testing"))]
+mod by_hand;
 mod fetches;
 mod handle;
 #[cfg(test)]
@@ -45,6 +48,8 @@ use std::time::Duration;
 
 use raft::eraftpb::{Message, MessageType};
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::by_hand::ByHand;
 use self::fetches::Fetches;
 pub use self::handle::DrivenGroup;
 use self::inbox::{Inbox, Input};

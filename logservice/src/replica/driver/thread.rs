@@ -25,7 +25,8 @@ pub(super) struct Thread {
 /// The groups, for who has the turn: no lock is ever waited for.
 pub(super) struct Turns {
     pub inbox: Arc<Inbox>,
-    thread: Mutex<Thread>,
+    /// None if tests drive the groups by hand.
+    thread: Option<Mutex<Thread>>,
 }
 
 /// Gives the turn back, also if something panics that nobody has foreseen.
@@ -39,20 +40,27 @@ impl Drop for Turn<'_> {
 
 impl Turns {
     pub fn new(inbox: Arc<Inbox>, network: Arc<dyn Network>, fetches: Fetches) -> Self {
-        let thread = Thread { inbox: inbox.clone(), network, fetches, groups: HashMap::new(), dirty: Vec::new() };
-        Turns { inbox, thread: Mutex::new(thread) }
+        let thread = Thread::new(inbox.clone(), network, fetches);
+        Turns { inbox, thread: Some(Mutex::new(thread)) }
+    }
+
+    /// For groups that nobody drives but who reads the inbox.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn by_hand(inbox: Arc<Inbox>) -> Self {
+        Turns { inbox, thread: None }
     }
 
     /// Drives groups with what waits, unless somebody does so: then that one goes on with it. Returns soon. The caller holds no lock that
     /// anybody takes who is told of events.
     pub fn go_on(&self) {
+        let Some(thread) = &self.thread else { return };
         let mut inputs = VecDeque::new();
         if !self.inbox.try_take(&mut inputs) {
             return;
         }
         let turn = Turn(&self.inbox);
         for rounds in 1.. {
-            self.lock().round(&mut inputs, false);
+            lock(thread).round(&mut inputs, false);
             if !self.inbox.take_more(rounds, &mut inputs) {
                 // It is given back.
                 return std::mem::forget(turn);
@@ -62,6 +70,7 @@ impl Turns {
 
     /// The thread: drives groups until the inbox is closed, and lets time pass.
     pub fn run(&self) {
+        let Some(thread) = &self.thread else { return };
         let mut inputs = VecDeque::new();
         let mut next_tick = Instant::now() + TICK;
         while self.inbox.take(next_tick, &mut inputs) {
@@ -74,31 +83,47 @@ impl Turns {
                     next_tick = now + TICK;
                 }
             }
-            self.lock().round(&mut inputs, is_due);
+            lock(thread).round(&mut inputs, is_due);
         }
-        let mut thread = self.lock();
-        inputs.drain(..).for_each(|input| thread.refuse(input));
-        for (_, running) in thread.groups.drain() {
+        lock(thread).end(inputs);
+    }
+}
+
+fn lock(thread: &Mutex<Thread>) -> MutexGuard<'_, Thread> {
+    thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Thread {
+    /// Groups that are to be driven.
+    pub fn new(inbox: Arc<Inbox>, network: Arc<dyn Network>, fetches: Fetches) -> Self {
+        Thread { inbox, network, fetches, groups: HashMap::new(), dirty: Vec::new() }
+    }
+
+    /// Answers all that wait.
+    pub fn end(&mut self, inputs: VecDeque<Input>) {
+        inputs.into_iter().for_each(|input| self.refuse(input));
+        for (_, running) in self.groups.drain() {
             running.stop(None);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Thread> {
-        self.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl Thread {
     /// Takes what was told, and does what is to be done then. With `is_due`, time has passed.
     fn round(&mut self, inputs: &mut VecDeque<Input>, is_due: bool) {
         inputs.drain(..).for_each(|input| self.take(input));
         if is_due {
             self.tick();
         }
-        self.work();
+        self.work(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64));
     }
 
-    fn take(&mut self, input: Input) {
+    /// The groups that are driven.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn groups(&mut self) -> impl Iterator<Item = &mut crate::replica::group::Group> {
+        self.groups.values_mut().map(|running| &mut running.group)
+    }
+
+    /// Reads what it was told.
+    pub fn take(&mut self, input: Input) {
         match input {
             Input::Open { id, mut running } => {
                 running.note_disk_failure();
@@ -154,7 +179,8 @@ impl Thread {
         }
     }
 
-    fn tick(&mut self) {
+    /// Time passes.
+    pub fn tick(&mut self) {
         let ids: Vec<u64> = self.groups.keys().copied().collect();
         for id in ids {
             let mut ticked = Ok(());
@@ -166,8 +192,7 @@ impl Thread {
     }
 
     /// Does what is to be done for the groups to which something has happened.
-    fn work(&mut self) {
-        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    pub fn work(&mut self, unix_ms: u64) {
         for id in std::mem::take(&mut self.dirty) {
             let (network, fetches) = (&*self.network, &self.fetches);
             let Some(running) = self.groups.get_mut(&id) else { continue };

@@ -13,13 +13,30 @@ use std::path::Path;
 use rustix::fs::FallocateFlags;
 
 pub use super::steps::Step;
+#[cfg(feature = "failpoints")]
+use super::watch::{self, Deed};
 use crate::base::file_error::{self, FileError, InFile};
+
+/// Returns what a test has done in the place of a deed, if it watches this thread and has done something.
+macro_rules! watched {
+    ($step:expr, $deed:expr) => {
+        #[cfg(feature = "failpoints")]
+        if let Some(done) = watch::instead($step, &$deed) {
+            return done;
+        }
+    };
+}
 
 impl Step {
     /// Creates an empty file, or empties the one that is there, for reading and writing.
     pub fn create(self, path: &Path) -> io::Result<File> {
         self.before()?;
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+        #[cfg(feature = "failpoints")]
+        watch::instead(self, &Deed::Create(path)).unwrap_or(Ok(()))?;
+        let created = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
+        #[cfg(feature = "failpoints")]
+        created.iter().for_each(|file| watch::created(path, file));
+        created
     }
 
     /// Creates a directory and those above it.
@@ -31,11 +48,13 @@ impl Step {
     /// Takes space for a file, which is that long then.
     pub fn allocate(self, file: &File, bytes: u64) -> io::Result<()> {
         self.before()?;
+        watched!(self, Deed::Allocate(file, bytes));
         Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)?)
     }
 
     /// Writes all of `bytes`.
     pub fn write_all_at(self, file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
+        watched!(self, Deed::Write(file, position, bytes));
         let half = || file.write_all_at(&bytes[..bytes.len() / 2], position);
         self.instead(half).unwrap_or_else(|| file.write_all_at(bytes, position))
     }
@@ -47,6 +66,11 @@ impl Step {
         mut parts: &mut [IoSlice<'_>],
         mut position: u64,
     ) -> io::Result<()> {
+        #[cfg(feature = "failpoints")]
+        if watch::is_watched() {
+            let bytes = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();
+            watched!(self, Deed::Write(file, position, &bytes));
+        }
         let half = || {
             let bytes = parts.iter().map(|part| &**part).collect::<Vec<_>>().concat();
             file.write_all_at(&bytes[..bytes.len() / 2], position)
@@ -71,30 +95,38 @@ impl Step {
     /// Makes a file's bytes durable.
     pub fn sync_data(self, file: &File) -> io::Result<()> {
         self.before()?;
+        watched!(self, Deed::Sync(file));
         file.sync_data()
     }
 
     /// Makes a file's bytes and everything else about it durable, but not its name.
     pub fn sync_all(self, file: &File) -> io::Result<()> {
         self.before()?;
+        watched!(self, Deed::Sync(file));
         file.sync_all()
     }
 
     /// Makes creations, renames and removals in a directory durable.
     pub fn sync_directory(self, path: &Path) -> Result<(), FileError> {
         self.before().in_file("cannot sync directory", path)?;
+        #[cfg(feature = "failpoints")]
+        if let Some(done) = watch::instead(self, &Deed::SyncDirectory(path)) {
+            return done.in_file("cannot sync directory", path);
+        }
         file_error::sync_directory(path)
     }
 
     /// Renames a file, which takes the place of one that has the name.
     pub fn rename(self, from: &Path, to: &Path) -> io::Result<()> {
         self.before()?;
+        watched!(self, Deed::Rename(from, to));
         std::fs::rename(from, to)
     }
 
     /// Removes a file.
     pub fn remove_file(self, path: &Path) -> io::Result<()> {
         self.before()?;
+        watched!(self, Deed::Remove(path));
         std::fs::remove_file(path)
     }
 

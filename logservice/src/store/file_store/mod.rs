@@ -17,6 +17,7 @@
 //! | `remove.rs` | the end of a shard's directory |
 //! | `workers.rs` | threads that all shards share |
 //! | `files.rs`, `steps.rs` | operations on files, each with a failpoint |
+//! | `watch.rs` | for tests: somebody who watches those operations |
 //! | `check.rs`, `look.rs` | a directory that is inspected without being served |
 //! | `checksum_line.rs` | the checksum of a manifest |
 //! | `errors.rs` | the store's errors in the words of files |
@@ -45,6 +46,8 @@ mod segments;
 pub(crate) mod spare;
 mod steps;
 pub(crate) mod verify;
+#[cfg(feature = "failpoints")]
+pub mod watch;
 pub mod workers;
 pub(crate) mod writer;
 
@@ -104,6 +107,45 @@ impl Threads {
             spare_makers: Arc::new(Workers::start("log-spare", MAX_SPARE_MAKERS, false)?),
             verifiers: Workers::start("log-verify", MAX_VERIFIERS, true)?,
         }))
+    }
+
+    /// No threads: whoever calls the `..._turn` functions does the work, on his own thread. For tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn by_hand() -> Arc<Self> {
+        Arc::new(Threads {
+            writers: Workers::by_hand("log-write"),
+            spare_makers: Arc::new(Workers::by_hand("log-spare")),
+            verifiers: Workers::by_hand("log-verify"),
+        })
+    }
+
+    /// Whether nothing may depend on the time, as whoever tests drives everything.
+    pub fn are_by_hand(&self) -> bool {
+        self.spare_makers.are_by_hand()
+    }
+
+    /// Whether there is something to write. For tests, of [`Threads::by_hand`], as the next ones.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn has_writes(&self) -> bool {
+        self.writers.is_busy()
+    }
+
+    /// Does the next part of what is to be written. False if there is nothing.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn write_turn(&self) -> bool {
+        self.writers.turn()
+    }
+
+    /// Makes the next spare, writes the next checkpoint, or verifies an older segment. False if there is nothing to do.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn background_turn(&self) -> bool {
+        self.spare_makers.turn() || self.verifiers.turn()
+    }
+
+    /// Forgets all that is to be done, as a crash does.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn forget_jobs(&self) {
+        [&self.writers, &*self.spare_makers, &self.verifiers].into_iter().for_each(Workers::forget_jobs);
     }
 
     /// Whether older segments of any store are being verified, or are to be.

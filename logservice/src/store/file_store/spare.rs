@@ -105,12 +105,15 @@ impl Spare {
     /// Has a spare made in the background unless there is one; without rests if `at_once`, as while nothing is written to the log.
     pub fn prepare(&self, at_once: bool) {
         let mut state = self.shared.lock();
-        let is_too_early = state.retry_at.is_some_and(|at| Instant::now() < at);
+        let is_too_early = state.retry_at.is_some_and(|at| Instant::now() < at) && !self.makers.are_by_hand();
         let is_closed = self.shared.stop.load(Ordering::Relaxed);
         if state.making.is_some() || is_too_early || is_closed || !state.ready.is_empty() {
             return;
         }
-        let (path, rest) = (self.shared.next_path(&mut state), if at_once { Duration::ZERO } else { REST });
+        let (path, rest) = (
+            self.shared.next_path(&mut state),
+            if at_once || self.makers.are_by_hand() { Duration::ZERO } else { REST },
+        );
         // Under the lock, so that it is noted before it can be done.
         let is_begun = self.makers.run(self.shared.clone());
         state.making = Some(Making { path, rest, is_begun });

@@ -27,6 +27,15 @@ pub fn is_worker() -> bool {
     IS_WORKER.get()
 }
 
+/// Does something that must not wait for the end of a job, as one of these threads would. For tests.
+#[cfg(any(test, feature = "testing"))]
+pub fn as_worker<T>(run: impl FnOnce() -> T) -> T {
+    let was_worker = IS_WORKER.replace(true);
+    let done = run();
+    IS_WORKER.set(was_worker);
+    done
+}
+
 /// Work that one thread at a time does.
 pub trait Job: Send + Sync {
     /// Does all there is to do. If `others_wait`, it ends early and returns true, to get another turn.
@@ -84,6 +93,37 @@ impl Workers {
         shared.lock().threads = 1;
         shared.spawn(None)?;
         Ok(Workers { shared })
+    }
+
+    /// No threads: jobs wait until somebody calls [`Workers::turn`]. For tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn by_hand(name: &'static str) -> Self {
+        let (state, waiting, cannot_start) = (Mutex::default(), AtomicUsize::new(0), LineThrottle::new());
+        Workers { shared: Arc::new(Shared { name, most: 0, gives_way: false, cannot_start, state, waiting }) }
+    }
+
+    /// Gives the job that has waited longest a turn, on this thread. False if none waits.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn turn(&self) -> bool {
+        let Some(job) = self.shared.lock().jobs.pop_front() else { return false };
+        if as_worker(|| job.run(&|| true)) {
+            let mut state = self.shared.lock();
+            self.shared.push(&mut state, job);
+        }
+        true
+    }
+
+    /// Forgets the jobs that wait.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn forget_jobs(&self) {
+        let jobs = mem::take(&mut self.shared.lock().jobs);
+        // What they hold may ask for others.
+        drop(jobs);
+    }
+
+    /// Whether jobs wait for [`Workers::turn`], so that nothing may depend on the time.
+    pub fn are_by_hand(&self) -> bool {
+        self.shared.most == 0
     }
 
     /// Has a job done, which must not be under way already. Returns whether a thread has it now; otherwise it waits for its turn.
