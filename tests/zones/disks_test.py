@@ -16,7 +16,7 @@ from child_process import wait_for
 from cluster import SHARD, Cluster, LogService
 from writers import Writers
 
-SEGMENT_MB = 1
+SEGMENT_MB = 2
 VALUE = "x" * 10_000
 # What a copy takes at most before a disk of this size is filled by the test.
 DISK_MB = 64
@@ -66,7 +66,7 @@ class Disks(unittest.TestCase):
 
 class DamagedCopies(Disks):
     def test_a_damaged_copy_is_fetched_from_the_others_and_counts_again(self):
-        self.fill(4)
+        self.fill(7)
         log = self.follower()
         wait_for("it has several segments", lambda: len(segments(log)) > 2)
         self.cluster.wait_until_settled()

@@ -1,7 +1,7 @@
 //! What the bytes of a shard mean: who may append, what is durable, who is told. Nothing here knows RESP, HTTP or files. Tasks of
 //! connections call it, and the store's threads report to it; no lock that an append takes is held across I/O.
 //!
-//! Read `epochs.rs` first: epochs, the lease and conditional appends, as plain logic. `control.rs` changes them: stored first, then in
+//! Read `epochs/` first: epochs, the lease and conditional appends, as plain logic. `control.rs` changes them: stored first, then in
 //! force. `notifier.rs` is "tell me when this is durable". After that, by subject:
 //!
 //! - Appends that were sent before are known by their bytes: `overlap.rs`.

@@ -70,6 +70,9 @@ impl CopyReport {
     }
 }
 
+/// A copy of another service: its member, whether that one decides, and where it differs, if it does: the index, and the checksums here and there.
+type Compared = (u64, bool, Option<(u64, u32, u32)>);
+
 /// Whether this service's copy is wrong, by what the others have told, and what can be done about it.
 pub(super) fn judge(own: &GroupStatus, others: &[(u64, CopyReport)]) -> Option<(FailureKind, String)> {
     let differs = |report: &CopyReport| {
@@ -81,7 +84,7 @@ pub(super) fn judge(own: &GroupStatus, others: &[(u64, CopyReport)]) -> Option<(
         let different = known.iter().find(|(_, own, theirs)| own != theirs).copied();
         (!known.is_empty()).then_some(different)
     };
-    let compared: Vec<(u64, bool, Option<(u64, u32, u32)>)> = others
+    let compared: Vec<Compared> = others
         .iter()
         .filter_map(|(member, report)| Some((*member, own.leader == Some(*member) || report.decides, differs(report)?)))
         .collect();
