@@ -124,7 +124,8 @@ fn group_line(name: &str, status: Option<&GroupStatus>, services: &[ServiceStatu
     let has_all = |&(member, matched, is_heard): &(u64, u64, bool)| {
         (is_heard || status.leader == Some(member)) && matched + WHOLE_WITHIN_ENTRIES >= status.last
     };
-    let is_whole = are_members(&status.members, &wanted) && status.is_leader && status.copies.iter().all(has_all);
+    let is_whole =
+        are_members(&status.members, &wanted) && status.are_members_settled && status.copies.iter().all(has_all);
     let decider = status.leader.map(|leader| name_of(&leader)).unwrap_or_default();
     format!(
         "name={name},decider={decider},term={},end={},members={},learners={},leaving={},whole={}",

@@ -26,6 +26,7 @@ const COPY_RULES: [Rule; 18] = [
     Rule::ForgetsFetched,
     Rule::CachesUnpersisted,
     Rule::StopsWhenRemoved,
+    Rule::SpreadsMembers,
     Rule::TakesOutMembers,
     Rule::TellsMembersOfBase,
 ];

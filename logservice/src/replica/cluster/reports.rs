@@ -146,6 +146,7 @@ mod tests {
             base: Position::default(),
             members: ConfState { voters: vec![1, 2, 3], ..ConfState::default() },
             copies: vec![(1, 9, true), (2, 9, true), (3, 9, true)],
+            are_members_settled: is_leader,
             lost_in: None,
             marks: marks.to_vec(),
         }

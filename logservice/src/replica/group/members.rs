@@ -23,7 +23,7 @@ const BEHIND_ENTRIES: u64 = 64;
 /// What came of a step towards the members that are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MembersStep {
-    /// The members are those that are wanted.
+    /// The members are those that are wanted, and each of them has that on its disk.
     Done,
     /// A change is proposed.
     Proposed,
@@ -66,7 +66,8 @@ impl Group {
             return self.propose_members(ConfChangeV2::default());
         }
         if are_members(&members, wanted) {
-            return MembersStep::Done;
+            self.settled_in = self.is_known_to_all(&members).then_some(term);
+            return if self.settled_in.is_some() { MembersStep::Done } else { MembersStep::Waits };
         }
         let is_new = |member: &&u64| !members.voters.contains(member) && !members.learners.contains(member);
         if let Some(&new) = wanted.iter().find(is_new) {
@@ -83,6 +84,32 @@ impl Group {
         let others = members.voters.iter().chain(&members.learners).filter(|member| !wanted.contains(member));
         let others = others.map(|&member| (member, ConfChangeType::RemoveNode));
         self.propose_members(change_of(voters.chain(others)))
+    }
+
+    /// Whether each of the `members` has on its disk that they are the members. One that has not needs a majority of those of before to be
+    /// elected, who may be gone. When all have the change and know that it is committed, an entry is proposed: who has persisted that one
+    /// has persisted before what it had applied.
+    fn is_known_to_all(&mut self, members: &ConfState) -> bool {
+        let [_, .., (since, _)] = *self.machine.checkpoint().members else { return true };
+        if !holds(Rule::SpreadsMembers) {
+            return true;
+        }
+        let raft = &self.node.raft;
+        let of_all = |is_so: &dyn Fn(u64, &Progress) -> bool| {
+            members.voters.iter().all(|&voter| raft.prs().get(voter).is_some_and(|progress| is_so(voter, progress)))
+        };
+        if let Some((_, index)) = self.spread.filter(|&(term, index)| term == raft.term && index > since) {
+            return of_all(&|_, progress| progress.matched >= index);
+        }
+        let knows = |voter, progress: &Progress| voter == self.member || progress.committed_index >= since;
+        if of_all(&|voter, progress| progress.matched >= since && knows(voter, progress)) {
+            let term = raft.term;
+            // If it is not taken, the next call proposes it.
+            if self.node.propose(Vec::new(), Vec::new()).is_ok() {
+                self.spread = Some((term, self.node.raft.raft_log.last_index()));
+            }
+        }
+        false
     }
 
     fn has_caught_up(&self, learner: u64) -> bool {
@@ -137,6 +164,7 @@ impl Group {
             && holds(Rule::StopsWhenRemoved);
         self.machine.set_members(members);
         self.node.mut_store().set_checkpoint(self.machine.checkpoint().clone());
+        self.settled_in = None;
         Ok(())
     }
 

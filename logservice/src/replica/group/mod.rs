@@ -104,6 +104,10 @@ pub struct Group {
     install_ticks: Vec<(u64, u32)>,
     /// This copy has applied that it is no member any more.
     is_removed: bool,
+    /// The term in which all members were found to know that they are the members.
+    settled_in: Option<u64>,
+    /// The term and index of the last entry that was proposed to find that out.
+    spread: Option<(u64, u64)>,
     /// The number of what the consensus crate has given last.
     last_number: u64,
     /// The copy has lost entries that it may have acknowledged in terms up to this one (`lost.rs`).
@@ -165,6 +169,8 @@ impl Group {
             messages: Vec::new(),
             install_ticks: Vec::new(),
             is_removed,
+            settled_in: None,
+            spread: None,
             last_number: 0,
             lost_in,
             awaits_room: false,
@@ -340,6 +346,7 @@ impl Group {
             self.marks.note(self.machine.position());
             if entry.get_entry_type() != EntryType::EntryNormal {
                 self.change_members(entry)?;
+                persists.push(self.checkpoint_to_persist(number));
             }
             match applied {
                 Applied::Nothing | Applied::Extended => {}

@@ -46,6 +46,8 @@ pub enum Rule {
     CachesUnpersisted,
     /// A copy that has applied its own removal stops.
     StopsWhenRemoved,
+    /// A change of the members is done when each has it on its disk.
+    SpreadsMembers,
     /// Who is no member any more is taken out of the quorums.
     TakesOutMembers,
     /// A base comes with the members that there were after it, and with its receiver.

@@ -105,6 +105,8 @@ pub struct GroupStatus {
     /// What the leader knows of each member: its id, the index up to which it is known to have the entries, and whether it was heard in the
     /// last election time-out. Empty if this copy does not lead.
     pub copies: Vec<(u64, u64, bool)>,
+    /// Whether this copy leads, and all members have on their disks that they are the members that are wanted.
+    pub are_members_settled: bool,
     /// The copy has lost entries that it may have acknowledged in terms up to this one.
     pub lost_in: Option<u64>,
     /// Indexes, ascending, and the running checksums after the entries there.
@@ -127,6 +129,7 @@ impl Group {
             base: self.node.store().base().position,
             members: raft.prs().conf().to_conf_state(),
             copies: copies.map(|(&member, progress)| (member, progress.matched, progress.recent_active)).collect(),
+            are_members_settled: is_leader && self.settled_in == Some(raft.term),
             lost_in: self.lost_in,
             marks: self.marks.list(self.machine.position()),
         }

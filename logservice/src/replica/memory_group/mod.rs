@@ -328,6 +328,7 @@ impl GroupHandle for MemoryGroup {
             base: crate::replica::copy::Position::default(),
             members: raft::eraftpb::ConfState { voters: vec![1, 2, 3], ..Default::default() },
             copies,
+            are_members_settled: leads_in.is_some(),
             lost_in: None,
             marks: Vec::new(),
         })
