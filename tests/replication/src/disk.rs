@@ -133,6 +133,12 @@ impl Contents {
         number
     }
 
+    /// The copy is damaged, and begins anew. Nothing is on its way.
+    pub fn begin_anew(&mut self, install: &Install) {
+        self.medium.begin_anew(install);
+        self.committed = install.base.position.index;
+    }
+
     fn write(&mut self, part: Part) {
         if let Err(violation) = self.medium.write(part, self.broken) {
             self.violation.get_or_insert(violation);

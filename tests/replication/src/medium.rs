@@ -19,6 +19,8 @@ pub struct Medium {
     pub checkpoint: Checkpoint,
     /// The entries after the base, without a gap.
     entries: VecDeque<Entry>,
+    /// The copy has lost what it may have acknowledged in terms up to this one.
+    pub lost_in: Option<u64>,
 }
 
 /// A part of what is handed over. A crash leaves any number of them.
@@ -51,8 +53,8 @@ impl Medium {
     /// A copy as it was found, with its entries.
     #[cfg(feature = "files")]
     pub fn of(found: FoundCopy, entries: Vec<Entry>) -> Self {
-        let FoundCopy { vote, base, checkpoint, .. } = found;
-        Medium { vote, base, checkpoint, entries: entries.into() }
+        let FoundCopy { vote, base, checkpoint, lost_in, .. } = found;
+        Medium { vote, base, checkpoint, entries: entries.into(), lost_in }
     }
 
     /// The entries up to those of `base` are gone.
@@ -60,6 +62,12 @@ impl Medium {
     pub fn drop_to(&mut self, base: Base) {
         self.entries.drain(..(base.position.index - self.base.position.index) as usize);
         self.base = base;
+    }
+
+    /// The copy is damaged, and begins anew with the vote that it has.
+    pub fn begin_anew(&mut self, install: &Install) {
+        let lost_in = Some(self.vote.term.max(install.base.position.term));
+        *self = Medium { vote: self.vote, lost_in, ..Medium::new(install) };
     }
 
     /// Index of the last entry, that of the base if there are none.
@@ -147,8 +155,8 @@ impl Medium {
                 terms.push((entry.index, entry.term));
             }
         }
-        let Medium { vote, base, checkpoint, .. } = self.clone();
-        FoundCopy { vote, base, checkpoint, last_index: self.last(), terms, lost_in: None }
+        let Medium { vote, base, checkpoint, lost_in, .. } = self.clone();
+        FoundCopy { vote, base, checkpoint, last_index: self.last(), terms, lost_in }
     }
 }
 

@@ -100,6 +100,17 @@ impl Member {
         Ok(())
     }
 
+    /// Whether the copy has lost what it may have acknowledged, and has not all of it again. In that case the term up to which it may have.
+    pub fn lost_in(&self) -> Option<u64> {
+        match &self.life {
+            Some(life) => life.group.lost_in(),
+            None => {
+                let medium = &self.disk.lock().medium;
+                medium.lost_in.filter(|lost_in| *lost_in >= medium.checkpoint.position.term)
+            }
+        }
+    }
+
     /// Its life, unless it is down or pauses at that step.
     pub fn awake(&mut self, step: u64) -> Option<&mut Life> {
         let is_awake = self.pauses_until <= step;

@@ -45,6 +45,8 @@ pub struct Profile {
     pub cached_bytes: usize,
     /// What no append is as long as.
     pub append_bytes: u64,
+    /// Weight of a copy that is damaged and begins anew.
+    pub damages: u32,
 }
 
 impl Profile {
@@ -73,6 +75,7 @@ impl Profile {
             questions: some(&[50, 200]),
             cached_bytes: some(&[0, 100, 1 << 24]) as usize,
             append_bytes: 40,
+            damages: some(&[0, 0, 1, 3]),
         }
     }
 

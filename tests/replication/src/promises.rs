@@ -309,7 +309,10 @@ impl Promises {
         let Some(sum) = self.truth.sum(index) else {
             return Err(format!("{index} was acknowledged, and is not committed"));
         };
-        let holders = members.iter().filter(|member| member.disk.lock().medium.holds(index, sum.position.term)).count();
+        // One that has lost it takes no part until it has all again.
+        let holds =
+            |member: &&Member| member.lost_in().is_some() || member.disk.lock().medium.holds(index, sum.position.term);
+        let holders = members.iter().filter(holds).count();
         match holders >= 2 {
             true => Ok(()),
             false => Err(format!("entries up to {index} were acknowledged, and {holders} members have persisted them")),

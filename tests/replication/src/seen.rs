@@ -32,4 +32,5 @@ durability_simulation::seen! {
     replaced: "members that were replaced under trouble",
     removed: "copies that heard that they are no members any more",
     second_losses: "second disks lost",
+    damages: "damaged copies",
 }

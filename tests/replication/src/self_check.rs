@@ -6,7 +6,7 @@ use logservice::replica::group::{break_rule, Rule};
 use crate::rules::DiskRule;
 use crate::seed::play;
 
-const COPY_RULES: [Rule; 18] = [
+const COPY_RULES: [Rule; 23] = [
     Rule::HoldsMessages,
     Rule::TellsPersistedTerm,
     Rule::StoresVote,
@@ -29,6 +29,7 @@ const COPY_RULES: [Rule; 18] = [
     Rule::SpreadsMembers,
     Rule::TakesOutMembers,
     Rule::TellsMembersOfBase,
+    Rule::WaitsForLaterTerm,
 ];
 
 const DISK_RULES: [DiskRule; 6] = [

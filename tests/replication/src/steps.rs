@@ -4,6 +4,7 @@ use logservice::replica::copy::CopyDisk;
 use logservice::replica::group::members_at;
 
 use crate::member::Report;
+use crate::network::MEMBERS;
 use crate::promises::Violation;
 use crate::world::World;
 
@@ -31,6 +32,8 @@ pub(crate) enum Step {
     Transfer,
     Campaign,
     Members,
+    Damage,
+    MakeWay,
 }
 
 impl World {
@@ -70,6 +73,8 @@ impl World {
             (10 * profile.trims, Step::Trim),
             (3 * profile.transfers, Step::Transfer),
             (4 * profile.campaigns, Step::Campaign),
+            (2 * profile.damages, Step::Damage),
+            (if self.members.iter().any(|member| member.lost_in().is_some()) { 12 } else { 0 }, Step::MakeWay),
         ];
         self.draw.weighted(&steps).unwrap_or(Step::Tick)
     }
@@ -162,7 +167,48 @@ impl World {
                 self.trace(|_| format!("{index} asks for votes"));
                 return self.settle_later(index);
             }
+            Step::Damage => self.damage(index),
+            Step::MakeWay => return self.make_way(),
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// A service finds its copy damaged, and gives it up, as another one decides, and no other has lost anything.
+    fn damage(&mut self, index: usize) {
+        // One disk is lost already in those seeds.
+        if self.replacing.is_some() {
+            return;
+        }
+        let is_lost = |world: &World, index: usize| world.members[index].lost_in().is_some();
+        let mut others = (0..MEMBERS).filter(|&other| other != index);
+        if others.clone().any(|other| is_lost(self, other)) || !others.any(|other| self.leads(other)) {
+            return;
+        }
+        self.crash(index);
+        let member = &mut self.members[index];
+        member.disk.lock().begin_anew(&self.beginning);
+        member.applied = self.beginning.base.position.index;
+        self.promises.seen.damages += 1;
+        self.trace(|world| {
+            format!("{index} is damaged: it has lost what it acknowledged in {:?}", world.members[index].lost_in())
+        });
+    }
+
+    /// Who leads in a term in which another copy may have acknowledged what it has lost hands over.
+    pub(crate) fn make_way(&mut self) -> Result<(), Violation> {
+        let Some(lost_in) = self.members.iter().filter_map(|member| member.lost_in()).max() else { return Ok(()) };
+        for index in (0..MEMBERS).filter(|&index| self.leads(index)).collect::<Vec<_>>() {
+            let fit = |other: &usize| *other != index && self.members[*other].lost_in().is_none();
+            let Some(other) = (0..MEMBERS).find(fit) else { continue };
+            let (step, to) = (self.promises.seen.steps, self.members[other].id);
+            let Some(life) = self.members[index].awake(step) else { continue };
+            if life.status().term > lost_in {
+                continue;
+            }
+            life.group.transfer_to(to);
+            self.trace(|_| format!("{index} makes way for {other}"));
+            self.settle_later(index)?;
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ impl World {
             if self.is_replacing() {
                 all.clone().try_for_each(|index| self.step_members(index))?;
             }
+            self.make_way()?;
             self.come_to_rest()?;
             let is_writing = self.promises.acknowledged <= acknowledged;
             if is_writing {

@@ -31,6 +31,8 @@ pub struct World {
     pub(crate) replacing: Option<Replacing>,
     /// A rule that no disk keeps.
     pub(crate) broken: Option<DiskRule>,
+    /// How each copy began.
+    pub(crate) beginning: Install,
     next_id: u64,
     is_traced: bool,
 }
@@ -56,7 +58,19 @@ impl World {
         let promises = Promises::new(&install);
         let network = Network::default();
         let next_id = 1;
-        let world = World { seed, draw, profile, members, network, promises, replacing, broken, next_id, is_traced };
+        let world = World {
+            seed,
+            draw,
+            profile,
+            members,
+            network,
+            promises,
+            replacing,
+            broken,
+            beginning: install,
+            next_id,
+            is_traced,
+        };
         world.trace(|world| format!("{:?}", world.profile));
         world
     }
