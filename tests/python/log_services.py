@@ -25,7 +25,7 @@ class LogService(ChildProcess):
         if peer_ports:
             peers = ",".join(f"log{peer}={HOST}:{port}" for peer, port in enumerate(peer_ports))
             command += ["--name", f"log{number}", "--zone", f"zone{number}", "--peers", peers]
-            command += ["--peer-token", str(directory / "peer-token"), "--snapshots", f"file://{directory}/snapshots"]
+            command += ["--peer-token", str(directory / "peer-token")]
         super().__init__(command, directory / f"log{number}.output")
 
     def connect(self, **options) -> valkey.Valkey:
@@ -51,7 +51,6 @@ class LogServices:
         token = directory / "peer-token"
         token.touch(mode=0o600)
         token.write_text("what the services know of each other\n")
-        (directory / "snapshots").mkdir()
         peer_ports = [free_port() for _ in range(count)] if count > 1 else []
         program = program or os.environ["LOGSERVICE"]
         self.list = [LogService(directory, number, shard, peer_ports, program, more) for number in range(count)]

@@ -78,7 +78,7 @@ class DamagedCopies(Disks):
             byte = file.read(1)
             file.seek(300_000)
             file.write(bytes([byte[0] ^ 1]))
-        found = logservice("check", str(log.home), "--shard", SHARD, "--snapshots", f"file://{self.directory}/snapshots")
+        found = logservice("check", str(log.home), "--shard", SHARD)
         self.assertIn("DAMAGED", found.stdout)
         self.assertIn(str(path), found.stdout)
         self.assertEqual(found.returncode, 1)
@@ -99,7 +99,7 @@ class DamagedCopies(Disks):
         self.assertEqual(writers.missing(), [])
         for other in self.others(lost):
             other.kill()
-            found = logservice("check", str(other.home), "--shard", SHARD, "--snapshots", f"file://{self.directory}/snapshots")
+            found = logservice("check", str(other.home), "--shard", SHARD)
             self.assertIn(f"copy of shard {SHARD}: sound: offsets ", found.stdout)
 
 
@@ -115,8 +115,7 @@ class LookedAt(Disks):
         log = self.follower()
         self.cluster.wait_until_settled()
         log.kill()
-        snapshots = f"file://{self.directory}/snapshots"
-        found = logservice("check", str(log.home), "--snapshots", snapshots)
+        found = logservice("check", str(log.home))
         self.assertEqual(found.returncode, 0, found.stdout + found.stderr)
         self.assertIn("copy of the cluster's own log: sound: ", found.stdout)
         self.assertIn("1 shards, all sound", found.stdout)
@@ -125,7 +124,7 @@ class LookedAt(Disks):
         self.assertIn('"FLUSHALL"', dumped.stdout.upper())
         rdb = self.directory / "restored.rdb"
         engine = os.environ["VALKEY_BIN_DIR"] + "/valkey-server"
-        arguments = ["restore", str(log.home), "--shard", SHARD, "--to", moment, "--out", str(rdb), "--snapshots", snapshots]
+        arguments = ["restore", str(log.home), "--shard", SHARD, "--to", moment, "--out", str(rdb)]
         restored = logservice(*arguments, "--valkey-server", engine)
         self.assertIn("1 keys", restored.stdout, restored.stderr)
         self.assertIn(b"before", rdb.read_bytes())

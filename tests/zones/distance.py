@@ -50,7 +50,6 @@ class FarCluster(Cluster):
 
     def __init__(self, directory: pathlib.Path, delay_us: int):
         self.directory = directory
-        (directory / "snapshots").mkdir()
         self.distance = Distance(directory, delay_us)
         ports = [free_port() for _ in range(ZONES)]
         peers = lambda zone: [self.distance.port(zone, other, port) for other, port in enumerate(ports)]

@@ -333,7 +333,8 @@ impl Promises {
             self.early.remove(&index);
         }
         for (&index, &term) in &self.early {
-            let holders = members.iter().filter(|member| member.disk.lock().medium.holds(index, term)).count();
+            let holds = |member: &&Member| member.lost_in().is_some() || member.disk.lock().medium.holds(index, term);
+            let holders = members.iter().filter(holds).count();
             if holders < 2 {
                 return Err(format!("entry {index} was acknowledged, and {holders} members have persisted it"));
             }
