@@ -115,9 +115,12 @@ impl Group {
     fn has_caught_up(&self, learner: u64) -> bool {
         let last = self.node.raft.raft_log.last_index();
         let progress = self.node.raft.prs().get(learner);
-        // A short log is soon followed by who has nothing of it: it has to have got its base, and entries.
-        let follows = |progress: &Progress| progress.recent_active && progress.state == ProgressState::Replicate;
-        progress.is_some_and(|progress| follows(progress) && progress.matched + BEHIND_ENTRIES >= last)
+        // A short log is soon followed by who has nothing of it: it has to have got its base, and entries. One that has the last entry has all,
+        // also if nothing was sent since that would show that it follows.
+        let follows = |progress: &Progress| progress.state == ProgressState::Replicate || progress.matched >= last;
+        progress.is_some_and(|progress| {
+            progress.recent_active && follows(progress) && progress.matched + BEHIND_ENTRIES >= last
+        })
     }
 
     /// A leader that applies its own removal ends the group's work until another is elected, so it hands over before.
