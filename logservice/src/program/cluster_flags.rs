@@ -29,8 +29,8 @@ pub struct ClusterFlags {
     /// File with CAs (PEM) that issued the other services' certificates; with --tls-cert only. That of --tls-client-ca by default
     #[arg(long, value_name = "FILE", requires = "peers")]
     pub peer_ca: Option<PathBuf>,
-    /// This service, whose directory is new, may be given the place of a service that is lost, with LOG.CLUSTER REPLACE. Then --peers names it
-    /// and two services of the cluster. It changes nothing later
+    /// This service, whose directory is new, may be given the place of another one, with LOG.CLUSTER REPLACE. Then --peers names it and the
+    /// services that stay. It changes nothing later
     #[arg(long, requires = "peers")]
     pub join: bool,
     /// Where clients reach this service: host:port, which the others tell when it decides over a log. The address of --listen by default
