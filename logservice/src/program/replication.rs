@@ -90,8 +90,7 @@ pub async fn start(
         peer_address: cluster.address.clone(),
         joins: cluster.joins,
     };
-    let names = cluster.peers.iter().map(|(name, _)| name.clone()).collect();
-    let connections = Arc::new(PeerConnections::new(hello, names));
+    let connections = Arc::new(PeerConnections::new(hello));
     let files = SnapshotFiles::new(snapshots.clone(), connections.clone());
     snapshots.share_with(&(files.clone() as Arc<dyn OtherServices>));
     let replicas = ReplicasOptions {

@@ -22,13 +22,12 @@ const JOINS_WITHIN: Duration = Duration::from_secs(3);
 pub struct PeerConnections {
     peers: OnceLock<Peers>,
     hello: watch::Sender<Hello>,
-    names: Vec<String>,
 }
 
 impl PeerConnections {
-    /// No connections yet. `hello` is what this service tells of itself, and `names` are those of all services.
-    pub fn new(hello: Hello, names: Vec<String>) -> Self {
-        PeerConnections { peers: OnceLock::new(), hello: watch::Sender::new(hello), names }
+    /// No connections yet. `hello` is what this service tells of itself.
+    pub fn new(hello: Hello) -> Self {
+        PeerConnections { peers: OnceLock::new(), hello: watch::Sender::new(hello) }
     }
 
     /// Takes and makes connections from now on, for `replicas` and `files`. Must run within the runtime.
@@ -120,13 +119,12 @@ impl FilePeers for PeerConnections {
     }
 
     fn names(&self) -> Vec<String> {
-        let own = self.hello.borrow().name.clone();
         let known = self.known();
         let is_connected =
             |name: &&String| known.iter().any(|peer| peer.name == **name && self.is_connected(peer.member));
         let (connected, away): (Vec<_>, Vec<_>) =
-            self.names.iter().filter(|name| **name != own).partition(is_connected);
-        connected.into_iter().chain(away).cloned().collect()
+            self.peers.get().map(Peers::names).unwrap_or_default().into_iter().partition(|name| is_connected(&name));
+        connected.into_iter().chain(away).collect()
     }
 }
 

@@ -98,6 +98,7 @@ impl Replicas {
 
     /// Removes the copies of shards that were dropped. Blocks on I/O.
     pub(super) fn remove_dropped(&self) {
+        let _one_at_a_time = lock(&self.changing_copies);
         let Some(state) = self.state.borrow().clone() else { return };
         let open: Vec<(String, Arc<DrivenGroup>)> =
             lock(&self.shards).iter().map(|(name, group)| (name.clone(), group.clone())).collect();
@@ -111,6 +112,14 @@ impl Replicas {
             group.listen(Arc::new(Nobody));
             self.driver.close(&group);
         }
+        let is_dropped = |group: &DrivenGroup| state.has_dropped(group.group());
+        let arriving: Vec<Arc<DrivenGroup>> = {
+            let mut arriving = lock(&self.arriving);
+            let names: Vec<_> =
+                arriving.iter().filter(|(_, group)| is_dropped(group)).map(|(name, _)| name.clone()).collect();
+            names.iter().filter_map(|name| arriving.remove(name)).collect()
+        };
+        arriving.iter().for_each(|group| self.driver.close(group));
         let unopened: Vec<String> = lock(&self.ailing).unopened.keys().cloned().collect();
         for group in unopened.iter().filter(|group| state.has_dropped(group)) {
             lock(&self.ailing).unopened.remove(group);

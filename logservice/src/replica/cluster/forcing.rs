@@ -70,6 +70,7 @@ impl Replicas {
 
     /// Makes this service the only member of all its groups. Returns which it could not, and why. Blocks on I/O.
     fn force_all(&self, state: &ClusterState) -> Result<Vec<String>, String> {
+        let _one_at_a_time = lock(&self.changing_copies);
         let own = lock(&self.cluster_group).take();
         if let Some(group) = own {
             self.driver.close(&group);
@@ -84,15 +85,19 @@ impl Replicas {
         let mut left_out = Vec::new();
         for (name, record) in &state.shards {
             let open = lock(&self.shards).remove(name).or_else(|| lock(&self.arriving).remove(name));
-            let Some(open) = open else { continue };
+            let Some(open) = open else {
+                left_out.push(format!("shard '{name}': its copy is not open; see the service's log"));
+                continue;
+            };
+            let group_name = record.group(name);
             let listener = lock(&self.listener).clone();
             if let Some(listener) = listener {
                 listener.disappeared(name);
             }
             self.driver.close(&open);
             drop(open);
-            let forced = self.force_copy(name).and_then(|()| {
-                let opened = self.driver.open(&*self.options.disks, name).map_err(|error| error.to_string())?;
+            let forced = self.force_copy(&group_name).and_then(|()| {
+                let opened = self.driver.open(&*self.options.disks, &group_name).map_err(|error| error.to_string())?;
                 opened.ok_or_else(|| "it is gone".to_owned())
             });
             match forced {

@@ -1,20 +1,19 @@
 //! Looks after the copies once a second: one that was full is opened again, one that is damaged is fetched anew from the other services, and
 //! services tell each other of theirs (`reports.rs`).
 //!
-//! A damaged copy is given up only when another service decides over its log, which takes two whole copies: until then it is the best that there
-//! is here, and stays on the disk as it is.
+//! A damaged copy is given up only when both others use theirs and one of them decides over its log: until then it is the best that there is
+//! here, and stays on the disk as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{interval, timeout, MissedTickBehavior};
 
 use super::forming::Request;
 use super::reports::{judge, no_space, CopyReport, Report};
 use super::state::ShardRecord;
-use super::{lock, DrivenGroup, GroupHandle, Replicas};
-use crate::replica::copy::Install;
+use super::{lock, DrivenGroup, GroupHandle, Replicas, SERVICES};
 use crate::replica::driver::FailureKind;
 
 /// How often copies are looked after.
@@ -31,6 +30,8 @@ pub(super) struct Ailing {
     pub unopened: BTreeMap<String, String>,
     /// Why a copy could not be decrypted.
     pub locked: Option<String>,
+    /// Copies that are damaged and not used any more, and since when.
+    pub damaged_since: BTreeMap<String, Instant>,
     /// Copies that are being fetched anew.
     pub fetched: BTreeSet<String>,
     /// How often each copy was fetched anew since the service started.
@@ -59,8 +60,8 @@ impl Replicas {
     /// Tells the other services.
     async fn tell(&self, report: Report) {
         let others: Vec<String> = {
-            let peers = self.options.peers.iter().map(|(name, _)| name);
-            peers.filter(|name| **name != self.options.name).cloned().collect()
+            let peers = self.peers().into_iter().map(|(name, _)| name);
+            peers.filter(|name| *name != self.options.name).collect()
         };
         let Report { member, copies } = report;
         for peer in others {
@@ -74,12 +75,14 @@ impl Replicas {
 
     /// Does what is to be done for the copies. Returns what is to be told of them. Blocks on I/O.
     pub(super) fn look_after(&self) -> Report {
+        let changing = lock(&self.changing_copies);
         let records = self.state.borrow().as_ref().map(|state| state.shards.clone()).unwrap_or_default();
         for (shard, record) in &records {
             if let Err(reason) = self.mend(shard, record) {
                 tracing::error!("the copy of shard '{shard}' is not mended, and that is tried again: {reason}");
             }
         }
+        drop(changing);
         let mut groups: Vec<Arc<DrivenGroup>> = lock(&self.shards).values().cloned().collect();
         groups.extend(lock(&self.cluster_group).clone());
         let copies = groups.iter().filter_map(|group| self.compare(group)).collect();
@@ -120,10 +123,15 @@ impl Replicas {
         }
     }
 
-    /// Whether another service decides over the log of a group, and none has lost anything: then this one's copy may be given up.
+    /// Whether this one's copy of a group, which is damaged and not used any more, may be given up: two others use theirs, have lost nothing, and
+    /// one of them decides. What they told before this copy was out of use does not count, nor what may have been on its way for long: of two
+    /// that are damaged at a time neither hears the other one any more, so both stay as they are.
     fn can_fetch(&self, group: &str) -> bool {
-        let others = self.reports.of(group);
-        others.iter().any(|(_, report)| report.decides) && others.iter().all(|(_, report)| report.lost_in.is_none())
+        let since = *lock(&self.ailing).damaged_since.entry(group.to_owned()).or_insert_with(Instant::now);
+        let others = self.reports.of_after(group, since + TOLD_WITHIN);
+        others.len() >= SERVICES - 1
+            && others.iter().any(|(_, report)| report.decides)
+            && others.iter().all(|(_, report)| report.lost_in.is_none())
     }
 
     /// Has the copy of a shard, which nobody has open, fetched anew from the other services.
@@ -135,13 +143,14 @@ impl Replicas {
         tracing::error!(
             "shard '{shard}': this service's copy is given up and fetched anew from the other services: {reason}"
         );
-        let install: Install = record.beginning()?;
+        let install = self.beginning_of(record)?;
         self.options.disks.begin_anew(&name, &install).map_err(|error| error.to_string())?;
         let opened = self.driver.open(&*self.options.disks, &name).map_err(|error| error.to_string())?;
         let group = opened.ok_or("it is gone")?;
         {
             let mut ailing = lock(&self.ailing);
             ailing.unopened.remove(&name);
+            ailing.damaged_since.remove(&name);
             *ailing.repairs.entry(name).or_default() += 1;
         }
         self.note_opened(shard, record, group, false);

@@ -27,8 +27,7 @@ impl Machine {
         let name = NAMES[node].to_owned();
         let (member, cluster) = Replicas::identify(self.directory.path(), &name).expect("its own");
         let hello = Hello { member, cluster, name: name.clone(), ..Hello::default() };
-        let names = NAMES.map(str::to_owned).to_vec();
-        let connections = Arc::new(PeerConnections::new(hello, names));
+        let connections = Arc::new(PeerConnections::new(hello));
         let snapshots = SnapshotStore::open(None, self.directory.path()).expect("a directory");
         let files = SnapshotFiles::new(Arc::new(snapshots), connections.clone());
         let replicas = Replicas::start(ReplicasOptions {

@@ -138,6 +138,8 @@ pub struct Replicas {
     reports: Reports,
     /// Copies that are not as they should be.
     ailing: Mutex<Ailing>,
+    /// Held while copies are opened, closed, given up or set aside: one thread at a time does any of it.
+    changing_copies: Mutex<()>,
     /// The shards whose copies could not be used when that was last tried, and why.
     unused: Mutex<BTreeMap<String, String>>,
     hearer: Mutex<Option<Arc<dyn HearsReports>>>,
@@ -186,6 +188,7 @@ impl Replicas {
             removed: Mutex::default(),
             reports: Reports::default(),
             ailing: Mutex::default(),
+            changing_copies: Mutex::default(),
             unused: Mutex::default(),
             hearer: Mutex::default(),
             state: watch::Sender::new(None),

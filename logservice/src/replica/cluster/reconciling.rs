@@ -84,7 +84,7 @@ impl Replicas {
         let own = lock(&self.cluster_group).clone().map(|group| (CLUSTER_GROUP.to_owned(), group));
         let mut groups: Vec<_> = own.into_iter().collect();
         for groups_of_shards in [&self.shards, &self.arriving] {
-            groups.extend(lock(groups_of_shards).iter().map(|(name, group)| (name.clone(), group.clone())));
+            groups.extend(lock(groups_of_shards).values().map(|group| (group.group().to_owned(), group.clone())));
         }
         groups
     }

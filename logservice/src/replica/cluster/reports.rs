@@ -55,8 +55,18 @@ impl Reports {
 
     /// What the others have told of the copies of a group a moment ago, with their members.
     pub fn of(&self, group: &str) -> Vec<(u64, CopyReport)> {
+        self.fresh(group, |_| true)
+    }
+
+    /// The same, of what was told after `moment`.
+    pub fn of_after(&self, group: &str, moment: Instant) -> Vec<(u64, CopyReport)> {
+        self.fresh(group, |at| at > moment)
+    }
+
+    fn fresh(&self, group: &str, counts: impl Fn(Instant) -> bool) -> Vec<(u64, CopyReport)> {
         let (known, now) = (lock(&self.0), Instant::now());
-        let fresh = known.iter().filter(|((of, _), (at, _))| of == group && now.duration_since(*at) < FRESH);
+        let fresh =
+            known.iter().filter(|((of, _), (at, _))| of == group && now.duration_since(*at) < FRESH && counts(*at));
         fresh.map(|((_, member), (_, copy))| (*member, copy.clone())).collect()
     }
 }

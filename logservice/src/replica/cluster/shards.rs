@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::state::{ClusterState, ShardRecord};
 use super::{lock, ClusterError, DrivenGroup, GroupError, GroupHandle, Replicas, DECISION_AT_MOST};
+use crate::replica::copy::Install;
 use crate::replica::driver::TICK;
 use crate::replica::group::{Event, Outcome};
 use crate::replica::group_name::shard_of;
@@ -101,6 +102,7 @@ impl Replicas {
 
     /// Opens the copies of all shards that are not open; makes those that are not there. Blocks on I/O.
     pub(super) fn open_shards(&self) {
+        let _one_at_a_time = lock(&self.changing_copies);
         let Some(state) = self.state.borrow().clone() else { return };
         lock(&self.unused).retain(|name, _| state.shards.contains_key(name) && !lock(&self.shards).contains_key(name));
         for (name, record) in &state.shards {
@@ -127,14 +129,20 @@ impl Replicas {
         }
     }
 
+    /// Where this service's copy of a shard begins. Who has come later gets from the others what was there before.
+    pub(super) fn beginning_of(&self, record: &ShardRecord) -> Result<Install, String> {
+        match record.members.contains(&self.member) {
+            true => record.beginning(),
+            false => record.joining(),
+        }
+    }
+
     fn open_shard(&self, name: &str, record: &ShardRecord) -> Result<(Arc<DrivenGroup>, bool), String> {
         let shard = name;
         let name = &*record.group(name);
         let is_new = !self.identity().copies_made.contains(name);
         if is_new {
-            // Who has come later gets from the others what was there before.
-            let is_first = record.members.contains(&self.member);
-            let beginning = if is_first { record.beginning() } else { record.joining() }?;
+            let beginning = self.beginning_of(record)?;
             // Changes nothing if there is one: a crash, or an error, may have come between the two.
             self.options.disks.create(name, &beginning).map_err(|error| error.to_string())?;
             // Before it votes for the first time.
@@ -173,7 +181,9 @@ impl Replicas {
         drop(arriving);
         for (group, name) in whole {
             tracing::info!("'{name}': this service has a whole copy now");
-            if let Some(record) = state.shards.get(&name) {
+            // It may have been dropped, and made again.
+            let record = state.shards.get(&name).filter(|record| record.group(&name) == group.group());
+            if let Some(record) = record {
                 self.note_opened(&name, record, group, false);
             }
         }

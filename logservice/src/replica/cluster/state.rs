@@ -18,7 +18,7 @@ pub const CLUSTER_GROUP: &str = "";
 /// The revision of a cluster's first state.
 const FIRST_REVISION: u64 = 1;
 /// Groups begin after an entry that nobody has: the first members are in no entry, so whoever has none gets them with the base.
-const FIRST_INDEX: u64 = 1;
+const FIRST_INDEX: u64 = crate::replica::group::FIRST_INDEX;
 const FIRST_TERM: u64 = 1;
 
 /// What the cluster's own log says.

@@ -192,7 +192,7 @@ impl Shared {
         if let Err(error) = self.release(superseded) {
             tracing::warn!("entries that were replaced are not deleted yet: {error}");
         }
-        Ok(())
+        self.write_members()
     }
 
     /// Notes how much may be appended.
@@ -238,8 +238,25 @@ impl Shared {
         is_due
     }
 
+    /// Writes the last checkpoint if other members are in it than `COPY` says: who has an entry after a change has to have that on its disk
+    /// (`group/members.rs`).
+    fn write_members(&self) -> Result<(), WriteError> {
+        let is_known = {
+            let (head, noted) = (lock(&self.head), lock(&self.checkpoint));
+            let since = |checkpoint: &Checkpoint| checkpoint.members.last().map(|(since, _)| *since);
+            !noted.is_new || since(&noted.checkpoint) == since(&head.checkpoint)
+        };
+        if is_known {
+            return Ok(());
+        }
+        Ok(self.write_checkpoint().map_err(ReplaceError::into_error)?)
+    }
+
     /// Writes the last checkpoint, if `COPY` has an older one.
-    fn write_checkpoint(&self) {
+    ///
+    /// # Errors
+    /// It was not written. `COPY` has that one or the older one, either of which is right, and the next checkpoint takes its place.
+    fn write_checkpoint(&self) -> Result<(), ReplaceError> {
         let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut head = lock(&self.head);
         let mut noted = lock(&self.checkpoint);
@@ -247,18 +264,19 @@ impl Shared {
         // What is not persisted here may be gone after a crash.
         let is_persisted = noted.checkpoint.position.index <= self.persisted.load(Ordering::Acquire);
         if !*is_open || !noted.is_new || !is_persisted || self.queue.has_failed() {
-            return;
+            return Ok(());
         }
         noted.is_new = false;
         let next = Head { checkpoint: noted.checkpoint.clone(), ..head.clone() };
         drop(noted);
-        match next.replace(&self.directory, &self.group) {
-            Ok(()) => *head = next,
-            Err(error) => {
-                let error = error.into_error();
-                // Either is right, and the next one takes its place.
-                tracing::warn!("copy of '{}': the checkpoint was not written: {error}", self.group);
-            }
+        next.replace(&self.directory, &self.group)?;
+        *head = next;
+        Ok(())
+    }
+
+    fn try_to_write_checkpoint(&self) {
+        if let Err(error) = self.write_checkpoint() {
+            tracing::warn!("copy of '{}': the checkpoint was not written: {}", self.group, error.into_error());
         }
     }
 
@@ -401,7 +419,7 @@ impl CopyDisk for CopyFilesDisk {
             shared.verifying.wait_until_over();
             shared.checkpointing.wait_until_over();
         }
-        shared.write_checkpoint();
+        shared.try_to_write_checkpoint();
         *shared.is_open.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = false;
     }
 }
@@ -419,7 +437,7 @@ struct Checkpointing(Arc<Shared>);
 impl Job for Checkpointing {
     fn run(&self, _others_wait: &dyn Fn() -> bool) -> bool {
         if let Some(_goes_on) = self.0.checkpointing.begin(&self.0.is_closing) {
-            self.0.write_checkpoint();
+            self.0.try_to_write_checkpoint();
         }
         false
     }

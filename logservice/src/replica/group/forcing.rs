@@ -41,6 +41,10 @@ pub enum ForceError {
 /// # Errors
 /// It cannot go on alone.
 pub fn only_member(member: u64, disk: Arc<dyn CopyDisk>, found: &FoundCopy) -> Result<Persist, ForceError> {
+    // Entries that it may have acknowledged are missing among those that it has.
+    if found.lost_in.is_some_and(|lost_in| lost_in >= found.checkpoint.position.term) {
+        return Err(ForceError::NotWhole);
+    }
     let mut forced = Forced::new(member, disk.clone(), found)?;
     let mut next = found.checkpoint.position.index + 1;
     while next <= found.last_index {

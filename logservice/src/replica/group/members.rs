@@ -17,6 +17,8 @@ use super::machine::Divergence;
 use super::rule_switches::{holds, Rule};
 use super::Group;
 
+/// The index at which every group begins.
+pub const FIRST_INDEX: u64 = 1;
 /// Entries that a new member may be behind when it begins to vote. Those that are on their way under load are not fewer.
 const BEHIND_ENTRIES: u64 = 64;
 
@@ -90,8 +92,9 @@ impl Group {
     /// elected, who may be gone. When all have the change and know that it is committed, an entry is proposed: who has persisted that one
     /// has persisted before what it had applied.
     fn is_known_to_all(&mut self, members: &ConfState) -> bool {
-        let [_, .., (since, _)] = *self.machine.checkpoint().members else { return true };
-        if !holds(Rule::SpreadsMembers) {
+        let since = self.machine.checkpoint().members.last().map_or(0, |&(since, _)| since);
+        // The first members were never others.
+        if since <= FIRST_INDEX || !holds(Rule::SpreadsMembers) {
             return true;
         }
         let raft = &self.node.raft;

@@ -61,7 +61,7 @@ pub use self::leading::{Outcome, StateChange};
 pub use self::machine::Divergence;
 use self::machine::{Applied, Machine};
 use self::marks::Marks;
-pub use self::members::{are_members, is_member, MembersStep};
+pub use self::members::{are_members, is_member, MembersStep, FIRST_INDEX};
 use self::rule_switches::holds;
 #[cfg(not(feature = "broken-rules"))]
 use self::rule_switches::Rule;

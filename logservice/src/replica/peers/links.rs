@@ -60,6 +60,11 @@ impl Links {
         Kept { link, _ends: ends }
     }
 
+    /// The names of all peers.
+    pub fn names(&self) -> Vec<String> {
+        self.read().iter().map(|kept| kept.link.peer.name.clone()).collect()
+    }
+
     /// The link to the peer of that name.
     pub fn named(&self, name: &str) -> Option<Arc<Link>> {
         self.read().iter().find(|kept| kept.link.peer.name == name).map(|kept| kept.link.clone())

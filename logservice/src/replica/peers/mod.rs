@@ -155,6 +155,11 @@ impl Peers {
         link.ask(lane, request, &self.shared.patience).await
     }
 
+    /// The names of the peers to which this service connects.
+    pub fn names(&self) -> Vec<String> {
+        self.links.names()
+    }
+
     /// What each peer has told last of itself, whether it is connected or not.
     pub fn known(&self) -> Vec<Hello> {
         self.shared.registry.known()
