@@ -134,7 +134,8 @@ async fn a_cluster_is_made_and_shown() {
         ("service0", service(1, "a", 1)),
         ("service1", service(2, "b", 1)),
         ("service2", service(3, "c", 0)),
-        ("shard0", "name=s1,decider=b,term=0,end=0".to_owned()),
+        ("cluster_log", "name=,decider=,term=0,end=0,members=,learners=,leaving=,whole=0".to_owned()),
+        ("shard0", "name=s1,decider=b,term=0,end=0,members=a/b/c,learners=,leaving=,whole=0".to_owned()),
     ];
     let expected = expected.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]).collect();
     assert_eq!(run(&mut connection, &["LOG.CLUSTER", "STATUS"]).await, Some(reply::array(expected)));
