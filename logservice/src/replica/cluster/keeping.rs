@@ -173,15 +173,13 @@ impl Replicas {
                 let told = others.iter().find(|(of, _)| *of == member);
                 told.is_none_or(|(_, report)| report.lost_in.is_none() && !report.is_full)
             };
-            let fit = status.copies.iter().filter(|&&(member, _, is_heard)| {
-                member != self.member && is_heard && is_fit(member) && status.members.voters.contains(&member)
-            });
-            if let Some((member, ..)) = fit.max_by_key(|(_, matched, _)| *matched) {
+            let fit = status.successors(self.member).filter(|&(member, _)| is_fit(member));
+            if let Some((member, _)) = fit.max_by_key(|&(_, matched)| matched) {
                 tracing::info!(
                     "'{}': another service decides, so that a copy that was damaged can be fetched anew",
                     group.group()
                 );
-                group.transfer_to(*member);
+                group.transfer_to(member);
             }
         }
         let reason = if status.is_leader { no_space(self.member, &status, &others) } else { None };

@@ -37,8 +37,7 @@ impl Replicas {
         let asked = group.clone();
         let status = tokio::task::spawn_blocking(move || asked.status()).await.ok().flatten();
         let status = status.ok_or_else(|| refused(format!("the copy of shard '{shard}' here has stopped")))?;
-        let copy = status.copies.iter().find(|(member, ..)| *member == service.member);
-        if !copy.is_some_and(|&(_, _, is_heard)| is_heard) || !status.members.voters.contains(&service.member) {
+        if !status.successors(self.member).any(|(member, _)| member == service.member) {
             let text = format!("service {} is away, or has no whole copy of shard '{shard}'", service.name);
             return Err(refused(text));
         }

@@ -12,13 +12,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl Replicas {
     pub(super) async fn send_report(&self, service: &str, report: String) -> Result<(), String> {
-        let request = serde_json::to_vec(&Request::Hear(report)).map_err(|error| error.to_string())?;
-        let reply = self.options.peering.ask(service, request).await?;
-        match serde_json::from_slice(&reply) {
-            Ok(Reply::Heard) => Ok(()),
-            Ok(Reply::Refused(reason)) => Err(reason),
-            Ok(_) => Err(format!("service {service} did not say whether it heard")),
-            Err(error) => Err(format!("service {service} answered nonsense: {error}")),
+        match self.ask(service, &Request::Hear(report)).await.map_err(|error| error.to_string())? {
+            Reply::Heard => Ok(()),
+            Reply::Refused(reason) => Err(reason),
+            _ => Err(format!("service {service} did not say whether it heard")),
         }
     }
 
@@ -43,11 +40,8 @@ impl Replicas {
         let asked = group.clone();
         let status = tokio::task::spawn_blocking(move || asked.status()).await.ok().flatten();
         let Some(status) = status else { return };
-        let may_decide = |&&(member, _, is_heard): &&(u64, u64, bool)| {
-            let votes = status.members.voters.contains(&member);
-            member != self.member && votes && is_heard && self.options.peering.is_connected(member)
-        };
-        let Some(&(best, ..)) = status.copies.iter().filter(may_decide).max_by_key(|&&(_, matched, _)| matched) else {
+        let others = status.successors(self.member).filter(|&(member, _)| self.options.peering.is_connected(member));
+        let Some((best, _)) = others.max_by_key(|&(_, matched)| matched) else {
             tracing::warn!("no other service can decide over the cluster now");
             return;
         };

@@ -9,7 +9,7 @@ use super::fetches::Fetches;
 use super::shared::{DiskEvents, Shared};
 use super::Network;
 use crate::replica::copy::{CopyDisk, CopyEvents};
-use crate::replica::group::{Divergence, Event, Fetch, Group, GroupStatus, Outcome, StateChange, ELECTION_TICKS};
+use crate::replica::group::{Divergence, Event, Fetch, Group, Outcome, StateChange, ELECTION_TICKS};
 use crate::replica::handle::{OnConfirmed, OnOutcome, Replacement};
 use crate::store::{Append, ReadError};
 
@@ -196,12 +196,8 @@ impl Running {
 
     /// Hands the decision over to the member that has most of those that were heard a moment ago. False if there is none: ask again.
     fn hand_over(&mut self) -> bool {
-        let GroupStatus { copies, members, .. } = self.group.status();
-        let others = copies.iter().filter(|&&(member, _, is_heard)| {
-            member != self.group.member() && is_heard && members.voters.contains(&member)
-        });
-        let best = others.max_by_key(|&&(_, matched, _)| matched);
-        if let Some(&(member, ..)) = best {
+        let best = self.group.status().successors(self.group.member()).max_by_key(|&(_, matched)| matched);
+        if let Some((member, _)) = best {
             self.group.transfer_to(member);
         }
         best.is_some()

@@ -113,6 +113,17 @@ pub struct GroupStatus {
     pub marks: Vec<(u64, u32)>,
 }
 
+impl GroupStatus {
+    /// The members to which `own` may hand over, if it leads: voters that were heard a moment ago. With the index up to which each is known to
+    /// have the entries.
+    pub fn successors(&self, own: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let may_lead = move |&&(member, _, is_heard): &&(u64, u64, bool)| {
+            member != own && is_heard && self.members.voters.contains(&member)
+        };
+        self.copies.iter().filter(may_lead).map(|&(member, matched, _)| (member, matched))
+    }
+}
+
 impl Group {
     /// What there is to tell of it.
     pub fn status(&self) -> GroupStatus {
