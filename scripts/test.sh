@@ -30,33 +30,43 @@ export DURABILITY_SO=$ROOT/target/release/libvalkey_durability.so
 export LOGSERVICE=$ROOT/target/release/logservice
 export LOGSERVICE_FAILPOINTS=$ROOT/target/release/logservice-failpoints
 
-passed=0 failed=0 failures=()
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+beside=
+trap '[ -z "$beside" ] || kill -KILL -- "-$beside" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
 
 # How Valkey's framework, cargo, the drivers and Python begin a line that tells of a failure.
 failure_lines='^\[(err|exception|TIMEOUT)\]: |^test .* FAILED|panicked at|^error|FAILED|^FAIL|^not ok|^Traceback|NOT LINEARIZABLE'
 
-# step NAME COMMAND...: runs it, shows its output, and adds its closing counts to the sum.
+# count_cpu_s: sets cpu_s to the processor seconds of what this shell has waited for so far.
+count_cpu_s() {
+    times >"$work/times.$BASHPID"
+    cpu_s=$(awk -F '[ms ]' 'NR == 2 { printf "%d", $1 * 60 + $2 + $4 * 60 + $5 }' "$work/times.$BASHPID")
+}
+
+# step NAME COMMAND...: runs it, shows its output, and keeps its closing counts for the sum.
 step() {
-    local name=$1 started=$SECONDS status=0 counts
+    local name=$1 started=$SECONDS cpu_before status=0 file passed failed
+    file=$(mktemp "$work/step.XXXXXX")
     shift
+    count_cpu_s
+    cpu_before=$cpu_s
     say "== $name"
-    "$@" 2>&1 | tee "$work/output" || status=$?
+    "$@" 2>&1 | tee "$file.output" || status=$?
     # "N passed, N failed" of the drivers, and "N passed; N failed" of cargo test, once for each crate.
-    counts=$(sed -n 's/^\(test result: [a-zA-Z]*\. \)\?\([0-9]\+\) passed[,;] \([0-9]\+\) failed.*/\2 \3/p' "$work/output" |
+    read -r passed failed < <(sed -n 's/^\(test result: [a-zA-Z]*\. \)\?\([0-9]\+\) passed[,;] \([0-9]\+\) failed.*/\2 \3/p' "$file.output" |
         awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
-    passed=$((passed + ${counts% *})) failed=$((failed + ${counts#* }))
     if [ $status -ne 0 ]; then
-        failures+=("$name")
+        [ "$failed" -gt 0 ] || failed=1
         # Said again at the end, because thousands of lines may follow.
         {
             say "FAILED: $name"
-            grep -E -A 6 "$failure_lines" "$work/output" | tail -n 60 || tail -n 20 "$work/output"
-        } >>"$work/failures" 2>&1
-        [ "${counts#* }" -gt 0 ] || failed=$((failed + 1))
+            grep -E -A 6 "$failure_lines" "$file.output" | tail -n 60 || tail -n 20 "$file.output"
+        } >"$file.failure" 2>&1
     fi
-    say "== $name: $([ $status -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - started)) s"
+    echo "$passed $failed" >"$file.counts"
+    count_cpu_s
+    say "== $name: $([ $status -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - started)) s, $((cpu_s - cpu_before)) s of a processor"
 }
 
 step formatting cargo fmt --all --check
@@ -71,51 +81,73 @@ step layers python3 tests/layers.py
 step lints cargo clippy --quiet --workspace --all-targets --features logservice/failpoints -- -D warnings
 step "unit tests" cargo test --quiet --workspace --features logservice/failpoints
 step build cargo build --quiet --release --workspace
-step simulation target/release/durability-simulation --seeds 10000
-step "simulation of replication" target/release/durability-replication-simulation --seeds 10000
-step "build for the simulations' self-checks" cargo build --quiet --release --workspace \
-    --features durability-simulation/self-check,durability-replication-simulation/self-check \
-    --bin durability-simulation --bin durability-replication-simulation
-step "simulation self-check" target/release/durability-simulation --self-check
-step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
-step "build with failpoints" cargo build --quiet --release --workspace --features logservice/failpoints --bin logservice-failpoints
-step integration tests/run-suite.sh
-step "versions of Valkey" tests/versions/run.sh --short
-step "object store" tests/s3/run.sh
-step "clients find the leader" tests/sentinel/run.sh
-step "clients find the leader, three services" tests/sentinel/run.sh --services 3
-step "three zones" tests/zones/run.sh
-step "services are replaced" tests/zones/run.sh --replace
-step "three zones, disks" tests/zones/run.sh --disks
-step crash tests/crash/run.sh --rounds "$rounds"
-step "crash self-check" tests/crash/run.sh --self-check
-step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10
-step "crash, three services" tests/crash/run.sh --services 3 --rounds 6
-step "crash, three services, async" tests/crash/run.sh --services 3 --mode async --rounds 4
-step "crash self-check, failpoints" tests/crash/run.sh --failpoints --self-check
-step "crash, async" tests/crash/run.sh --mode async --rounds 9
-step "crash self-check, async" tests/crash/run.sh --mode async --self-check
-step oracle tests/oracle/run.sh
-step "oracle self-check" tests/oracle/run.sh --self-check
-step "as plain Valkey" tests/differential/run.sh
-step "as plain Valkey, self-check" tests/differential/run.sh --self-check
-step histories tests/histories/run.sh --rounds 50
-step "histories, three services" tests/histories/run.sh --services 3 --rounds 15
-step "histories self-check" tests/histories/run.sh --self-check
-step failover tests/failover/run.sh --rounds 3 --seconds 12
-step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
-step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
-step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12
-step "failover self-check" tests/failover/run.sh --self-check
-step "failover self-check, three services" tests/failover/run.sh --self-check --services 3
-step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/other unit/tracking
-step "Valkey's suite, leases expire" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync --failover unit/multi unit/scripting \
-    unit/functions unit/expire unit/wait unit/pause
+# Kept, because the next build puts others in their place.
+simulations=$work/simulations
+mkdir "$simulations"
+cp target/release/durability-simulation target/release/durability-replication-simulation "$simulations"
+step "build of what can be broken" cargo build --quiet --release --workspace \
+    --features logservice/failpoints,durability-simulation/self-check,durability-replication-simulation/self-check \
+    --bin logservice-failpoints --bin durability-simulation --bin durability-replication-simulation
 
-if [ ${#failures[@]} -gt 0 ]; then cat "$work/failures" >&2; fi
+# Most of these wait more than they work, so there are two rows of them side by side. Those that measure time are in the first.
+first_row() {
+    step integration tests/run-suite.sh
+    step "three zones" tests/zones/run.sh
+    step "services are replaced" tests/zones/run.sh --replace
+    step "three zones, disks" tests/zones/run.sh --disks
+    step failover tests/failover/run.sh --rounds 3 --seconds 12
+    step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
+    step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
+    step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12
+    step "failover self-check" tests/failover/run.sh --self-check
+    step "failover self-check, three services" tests/failover/run.sh --self-check --services 3
+    step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/other unit/tracking
+    step "Valkey's suite, leases expire" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync --failover unit/multi unit/scripting \
+        unit/functions unit/expire unit/wait unit/pause
+}
+
+second_row() {
+    step simulation "$simulations/durability-simulation" --seeds 10000
+    step "simulation of replication" "$simulations/durability-replication-simulation" --seeds 10000
+    step "simulation self-check" target/release/durability-simulation --self-check
+    step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
+    step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
+    step "object store" tests/s3/run.sh
+    step "clients find the leader" tests/sentinel/run.sh
+    step "clients find the leader, three services" tests/sentinel/run.sh --services 3
+    step crash tests/crash/run.sh --rounds "$rounds"
+    step "crash self-check" tests/crash/run.sh --self-check
+    step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10
+    step "crash, three services" tests/crash/run.sh --services 3 --rounds 6
+    step "crash, three services, async" tests/crash/run.sh --services 3 --mode async --rounds 4
+    step "crash self-check, failpoints" tests/crash/run.sh --failpoints --self-check
+    step "crash, async" tests/crash/run.sh --mode async --rounds 9
+    step "crash self-check, async" tests/crash/run.sh --mode async --self-check
+    step histories tests/histories/run.sh --rounds 50
+    step "histories, three services" tests/histories/run.sh --services 3 --rounds 15
+    step "histories self-check" tests/histories/run.sh --self-check
+    step oracle tests/oracle/run.sh
+    step "oracle self-check" tests/oracle/run.sh --self-check
+    step "as plain Valkey" tests/differential/run.sh
+    step "as plain Valkey, self-check" tests/differential/run.sh --self-check
+}
+
+# Job control gives the second row a process group of its own. It is shown when the first one has ended.
+set -m
+second_row >"$work/second_row" 2>&1 </dev/null &
+beside=$!
+set +m
+first_row
+say "== the other row of steps"
+tail --pid="$beside" --lines=+1 --follow "$work/second_row"
+wait "$beside" || say "the other row of steps ended early" 2>"$work/step.row.failure"
+beside=
+
+cat "$work"/step.*.failure >&2 2>/dev/null || true
+read -r passed failed < <(cat "$work"/step.*.counts | awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
 if [ "$passed" -eq 0 ]; then
     say "no test ran"
     failed=$((failed + 1))
 fi
 echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ] && [ ${#failures[@]} -eq 0 ]
+[ "$failed" -eq 0 ] && ! ls "$work"/step.*.failure >/dev/null 2>&1

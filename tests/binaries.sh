@@ -38,3 +38,23 @@ python_packages() {
     fetch "$directory" python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-warn-conflicts "$@" --target
     PYTHONPATH=$PYTHONPATH:$directory
 }
+
+# broken_module FEATURE: builds the module with a feature that breaks it, and sets BROKEN_MODULE to it. It is in a directory of its own, so
+# that nobody ever takes it for the real one. What the release build has made of other crates is used there too: files that cargo writes
+# anew are copied, the others are links.
+broken_module() {
+    local target=$TARGET/$1 part
+    if [ ! -d "$target" ] && [ -d "$TARGET/release/deps" ]; then
+        rm -rf "$target.new"
+        mkdir -p "$target.new/release"
+        cp -al "$TARGET/release/deps" "$TARGET/release/build" "$target.new/release"
+        cp -a "$TARGET/release/.fingerprint" "$target.new/release"
+        rm -rf "$target.new/release/deps/"*valkey_durability*
+        find "$target.new/release" -name '*.d' -type f | while read -r part; do cp -p "$part" "$part.own" && mv "$part.own" "$part"; done
+        mv "$target.new" "$target"
+    fi
+    # All crates of the workspace, as in the release build: with fewer, cargo would choose other features of what they use.
+    (cd "$ROOT" && cargo build --quiet --release --workspace --lib --features "valkey-durability/$1" --target-dir "$target")
+    BROKEN_MODULE=$target/release/libvalkey_durability.so
+    need "$BROKEN_MODULE"
+}

@@ -43,7 +43,7 @@ lane() { # lane NUMBER
         done
     done
 }
-(cd "$ROOT" && cargo build --quiet --release --package durability-failover)
+(cd "$ROOT" && cargo build --quiet --release --workspace --bin durability-failover)
 for number in $(seq 0 $((lanes - 1))); do lane "$number" & done
 wait
 

@@ -21,7 +21,7 @@ for argument in "$@"; do
     if [ "$argument" = --self-check ]; then self_check=yes; else arguments+=("$argument"); fi
 done
 
-(cd "$ROOT" && cargo build --quiet --release --package durability-failover)
+(cd "$ROOT" && cargo build --quiet --release --workspace --bin durability-failover)
 
 # Job control gives the program a process group of its own, in which everything is that it starts.
 harness=
@@ -42,8 +42,8 @@ run() { # run ARGUMENT...
 check() {
     local feature=$1
     shift
-    (cd "$ROOT" && cargo build --quiet --release --package valkey-durability --features "$feature" --target-dir "$TARGET/$feature")
-    DURABILITY_SO=$TARGET/$feature/release/libvalkey_durability.so run --expect-violation --rounds 12 "$@" "${arguments[@]}"
+    broken_module "$feature"
+    DURABILITY_SO=$BROKEN_MODULE run --expect-violation --rounds 12 "$@" "${arguments[@]}"
 }
 
 if [ $self_check = yes ] && [[ " ${arguments[*]} " = *" --services 3 "* ]]; then

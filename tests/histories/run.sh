@@ -12,17 +12,15 @@ source "$(dirname "$0")/../binaries.sh"
 arguments=()
 for argument in "$@"; do
     if [ "$argument" = --self-check ]; then
-        # In a directory of its own, so that nobody ever takes this module for the real one.
-        (cd "$ROOT" && cargo build --quiet --release --package valkey-durability --features broken-gate \
-            --target-dir "$TARGET/broken-gate")
-        export DURABILITY_SO=$TARGET/broken-gate/release/libvalkey_durability.so
+        broken_module broken-gate
+        export DURABILITY_SO=$BROKEN_MODULE
         arguments+=(--expect-violation --seconds 60)
     else
         arguments+=("$argument")
     fi
 done
 
-(cd "$ROOT" && cargo build --quiet --release --package durability-histories)
+(cd "$ROOT" && cargo build --quiet --release --workspace --bin durability-histories)
 need "$DURABILITY_SO"
 
 # Job control gives the program a process group of its own, in which everything is that it starts.

@@ -28,7 +28,7 @@ else
     echo "SKIPPED: ioredis, as node and npm are not installed and cannot be"
 fi
 
-(cd "$ROOT" && cargo build --quiet --release --package durability-sentinel-client)
+(cd "$ROOT" && cargo build --quiet --release --workspace --bin durability-sentinel-client)
 export REDIS_CRATE_CLIENT=$TARGET/release/durability-sentinel-client
 
 exec python3 "$HERE/sentinel_test.py" "$@"
