@@ -13,7 +13,8 @@ import unittest
 import counted_tests
 import valkey
 from child_process import wait_for
-from cluster import SHARD, Cluster, LogService
+from cluster import SHARD, Cluster
+from log_services import LogService
 from writers import Writers
 
 SEGMENT_MB = 2
@@ -103,6 +104,31 @@ class DamagedCopies(Disks):
             self.assertIn(f"copy of shard {SHARD}: sound: offsets ", found.stdout)
 
 
+class DamagedCopyOfTheClustersOwnLog(Disks):
+    def test_it_is_fetched_from_the_others_and_the_service_serves_again(self):
+        log = self.follower()
+        log.kill()
+        # What it has voted is in another file.
+        copy = log.home / "replicas" / "_cluster" / "COPY"
+        copy.write_bytes(copy.read_bytes().replace(b'"checkpoint"', b'"checkpoin!"', 1))
+        found = logservice("check", str(log.home))
+        self.assertIn("copy of the cluster's own log: DAMAGED", found.stdout)
+        with Writers(self.cluster) as writers:
+            wait_for("there is load", lambda: writers.count() > 100)
+            log.start()
+            wait_for("it serves again", lambda: log.status().get("state") == "ok", seconds=30)
+            self.cluster.wait_until_settled()
+        self.assertIn("the cluster's own log: this service's copy is whole again", log.output())
+        # It counts: another one's disk is thrown away, and shards are dropped and made.
+        lost = self.others(log)[0]
+        lost.kill()
+        shutil.rmtree(lost.home / "replicas")
+        wait_for("a node leads", self.cluster.leader, seconds=20)
+        self.assertEqual(writers.missing(), [])
+        decides = lambda log: f"decider={log.name}," in log.cluster_status().get("cluster_log", "")  # noqa: E731
+        wait_for("a service decides over the cluster", lambda: any(decides(log) for log in self.cluster.logs))
+
+
 class LookedAt(Disks):
     def test_check_dump_and_restore_read_copies(self):
         with self.cluster.leader().connect() as client:
@@ -163,7 +189,18 @@ class DroppedShards(Disks):
         self.assertNotEqual(away.status()["log_id"], log_id)
         names = lambda: sorted(path.name for path in (away.home / "replicas").iterdir())  # noqa: E731
         wait_for("its old copy is gone", lambda: names() == ["_cluster", f"{SHARD}#1"])
-        self.assertEqual(away.status()["end"], self.cluster.decider().status()["end"])
+        away_end = away.status()["end"]
+        self.assertEqual(away_end, self.cluster.decider().status()["end"])
+        away.kill()
+        found = logservice("check", str(away.home), "--shard", SHARD)
+        self.assertIn(f"copy of shard {SHARD} in replicas/{SHARD}#1: sound: offsets ", found.stdout, found.stderr)
+        dumped = logservice("dump", str(away.home), "--shard", SHARD)
+        self.assertIn('"of the new one"', dumped.stdout, dumped.stderr)
+        rdb = self.directory / "restored.rdb"
+        engine = os.environ["VALKEY_BIN_DIR"] + "/valkey-server"
+        arguments = ["restore", str(away.home), "--shard", SHARD, "--to", away_end, "--out", str(rdb)]
+        restored = logservice(*arguments, "--valkey-server", engine)
+        self.assertIn("1 keys", restored.stdout, restored.stderr)
 
 
 class FullDisks(Disks):
@@ -221,4 +258,4 @@ class FullDisks(Disks):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(DamagedCopies, LookedAt, DroppedShards, FullDisks))
+    sys.exit(counted_tests.run(DamagedCopies, DamagedCopyOfTheClustersOwnLog, LookedAt, DroppedShards, FullDisks))

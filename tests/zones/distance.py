@@ -11,7 +11,8 @@ import tempfile
 import time
 
 from child_process import HOST, ChildProcess, free_port, wait_for
-from cluster import SHARD, ZONES, Cluster, LogService
+from cluster import SHARD, ZONES, Cluster
+from log_services import LogService, write_peer_token
 from server_node import ServerNode
 
 # Long: a node that changes its role while it is measured spoils the figure.
@@ -52,8 +53,10 @@ class FarCluster(Cluster):
         self.directory = directory
         self.distance = Distance(directory, delay_us)
         ports = [free_port() for _ in range(ZONES)]
-        peers = lambda zone: [self.distance.port(zone, other, port) for other, port in enumerate(ports)]
-        self.logs = [LogService(directory, zone, peers(zone)) for zone in range(ZONES)]
+        write_peer_token(directory)
+        peers = lambda zone: {other: self.distance.port(zone, other, port) for other, port in enumerate(ports)}
+        program = os.environ["LOGSERVICE"]
+        self.logs = [LogService(directory, zone, SHARD, peers(zone), program, []) for zone in range(ZONES)]
         self.nodes = [self._node(zone) for zone in range(ZONES)]
 
     def _node(self, zone: int) -> ServerNode:

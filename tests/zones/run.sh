@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Three log services keep a shard's log, and services, nodes and whole zones die. See zones_test.py; arguments name tests. As the first
-# argument, --replace has services replaced (replacement_test.py; REPLACEMENTS says how many one after the other, 2 if it is not set), and
-# --disks has their disks full, damaged and looked at (disks_test.py).
+# argument, --replace has services replaced (replacement_test.py; REPLACEMENTS says how many one after the other, 2 if it is not set), --disks has
+# their disks full, damaged and looked at (disks_test.py), and --operate has an operator go on with one of them alone, replace one under
+# another name, and choose who decides (operators_test.py).
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
 # The last line is "N passed, N failed".
 set -euo pipefail
@@ -14,5 +15,6 @@ tests=zones_test.py
 case ${1:-} in
 --replace) tests=replacement_test.py; shift ;;
 --disks) tests=disks_test.py; shift ;;
+--operate) tests=operators_test.py; shift ;;
 esac
 exec python3 "$HERE/$tests" "$@"

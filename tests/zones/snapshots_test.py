@@ -9,7 +9,8 @@ import unittest
 
 import valkey
 from child_process import HOST, free_port, wait_for
-from cluster import SHARD, Cluster, LogService
+from cluster import SHARD, Cluster
+from log_services import LogService
 
 KEYS = 2000
 

@@ -11,7 +11,8 @@ import unittest
 
 import counted_tests
 from child_process import wait_for
-from cluster import LEASE_MS, Cluster, Node, pairs
+from cluster import LEASE_MS, Cluster, Node
+from log_services import pairs
 from snapshots_test import SnapshotsTravel
 from writers import Writers
 

@@ -17,6 +17,7 @@
 //! | `group_name.rs` | what groups are called |
 //! | `groups.rs` | what the rest of the service needs of all groups |
 //! | `store.rs`, `store_factory.rs` | a shard's store over its group |
+//! | `hearing.rs` | what it hears of its group |
 //! | `persisted_reader.rs` | its readers, which wait for this service's own disk |
 //! | `memory_group/` | for tests: groups whose other members are played by the test |
 //! | `files/` | snapshots that travel between services |
@@ -33,6 +34,7 @@ pub mod group;
 pub mod group_name;
 pub mod groups;
 pub mod handle;
+mod hearing;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory_copy;
 #[cfg(any(test, feature = "testing"))]

@@ -55,7 +55,7 @@ pub async fn run(
     let done = match action {
         Action::Init => groups.init().await,
         Action::Replace { old, new } => groups.replace(old, new).await,
-        Action::Move { shard, to } => groups.move_decision(shard, to).await,
+        Action::Move { shard, to } => service.move_decision(groups, shard, to).await,
         Action::Force { name, word } => groups.force(name, word).await,
         Action::Status => return Ok(status(service, identity, groups).await),
     };

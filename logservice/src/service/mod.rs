@@ -1,11 +1,12 @@
 //! The shards of one directory: opened when the service starts, made by their first nodes, looked up by each command.
 //!
 //! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
-//! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is), and [`engine_work`] passes what takes an engine on to the [snapshotter](crate::snapshotter).
+//! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is, `moving` whom operators choose), and [`engine_work`] passes what takes an engine on to the [snapshotter](crate::snapshotter).
 
 mod cluster_removal;
 mod directory_lock;
 pub mod engine_work;
+mod moving;
 mod placement;
 mod removal;
 pub mod replication;

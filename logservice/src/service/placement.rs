@@ -6,8 +6,9 @@
 //! 1. A decision is handed over only to a service that was heard a moment ago and has nearly all of the log, and only when the node has led,
 //!    and this service has decided, for a while: not in the middle of an outage.
 //! 2. It is handed over for the sake of zones at most once a minute, by whichever service: each tells the others when it was
-//!    ([`ShardReport::moved_ago_ms`](crate::shard::ShardReport::moved_ago_ms)).
-//! 3. Nothing that is safe rests on it. A handover that fails leaves the decision where it is, and is tried again after ten seconds.
+//!    ([`Placed`]).
+//! 3. A service that an operator has chosen (`moving.rs`) keeps the decision until another node leads, or the same one in another epoch.
+//! 4. Nothing that is safe rests on it. A handover that fails leaves the decision where it is, and is tried again after ten seconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::replication::CopyStatus;
 use super::Service;
 use crate::replica::groups::Groups;
-use crate::shard::Shard;
+use crate::shard::{Chosen, Placed, Shard};
 
 /// How often it is looked where decisions are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -31,7 +32,9 @@ const MOST_LAG: u64 = 256;
 
 /// What is known when it is looked.
 struct Facts<'a> {
-    /// The zone of this service.
+    /// The member id of this service.
+    own: u64,
+    /// Its zone.
     own_zone: &'a str,
     /// The consensus term in which it decides.
     term: u64,
@@ -62,6 +65,8 @@ struct Placement {
     moved: Option<Instant>,
     /// The term in which this service has tried to hand it over last, and when. If it still decides in that term, that has failed.
     tried: Option<(u64, Instant)>,
+    /// The last choice of an operator, as far as this service has heard.
+    chosen: Option<Chosen>,
 }
 
 /// Those of all shards.
@@ -82,6 +87,9 @@ impl Placement {
         let led_since = since(&mut self.led, epoch);
         if zone.is_empty() || zone == facts.own_zone {
             return Verdict::InPlace;
+        }
+        if self.chosen.is_some_and(|chosen| chosen.epoch == epoch && chosen.member == facts.own) {
+            return Verdict::Stays("LOG.CLUSTER MOVE has chosen this service, until another node leads".to_owned());
         }
         let there = facts.copies.iter().filter(|copy| copy.service.zone == zone && copy.votes);
         let best = there.max_by_key(|copy| (copy.is_heard && copy.service.is_connected, copy.matched));
@@ -110,6 +118,13 @@ impl Placement {
         }
         (self.moved, self.tried) = (Some(now), Some((facts.term, now)));
         Verdict::Moves(service.member, name.clone())
+    }
+
+    /// An operator chooses a service, for as long as `epoch` is the newest.
+    fn choose(&mut self, epoch: u64, member: u64) {
+        let number = self.chosen.filter(|chosen| chosen.epoch == epoch).map_or(1, |chosen| chosen.number + 1);
+        // A choice in a later epoch would have been heard from who decided then.
+        self.chosen = self.chosen.max(Some(Chosen { epoch, number, member }));
     }
 }
 
@@ -145,6 +160,7 @@ impl Service {
             return;
         }
         let facts = Facts {
+            own: groups.member(),
             own_zone: &own_zone,
             term,
             leader: leader.as_ref().map(|(epoch, zone)| (*epoch, zone.as_str())),
@@ -162,7 +178,7 @@ impl Service {
                 );
                 shard.show_placement(&format!("being handed over to service {name}"));
                 // First, so that whoever decides next knows when that was. The third service hears it from that one.
-                match self.tell(groups, &name, shard.report(term, Some(Duration::ZERO))).await {
+                match self.tell(groups, &name, shard.report(term, self.placed(shard.name()))).await {
                     Ok(()) => {
                         groups.address_of(member).into_iter().for_each(|address| shard.hand_over_to(address));
                         group.transfer_to(member);
@@ -173,17 +189,28 @@ impl Service {
         }
     }
 
-    /// How long ago the decision over a log was last handed over for the sake of zones.
-    pub(super) fn moved_ago(&self, shard: &str) -> Option<Duration> {
-        self.placements().0.get(shard)?.moved.map(|moved| moved.elapsed())
+    /// Where the decision over a log was put.
+    pub(super) fn placed(&self, shard: &str) -> Placed {
+        let placements = self.placements();
+        let Some(placement) = placements.0.get(shard) else { return Placed::default() };
+        Placed { moved_ago: placement.moved.map(|moved| moved.elapsed()), chosen: placement.chosen }
     }
 
-    /// Another service has handed over the decision so long ago.
-    pub(super) fn note_moved(&self, shard: &str, ago: Option<Duration>) {
-        let Some(at) = ago.and_then(|ago| Instant::now().checked_sub(ago)) else { return };
+    /// Another service has told where the decision over a log was put.
+    pub(super) fn note_placed(&self, shard: &str, placed: Placed) {
+        let moved = placed.moved_ago.and_then(|ago| Instant::now().checked_sub(ago));
+        if moved.is_none() && placed.chosen.is_none() {
+            return;
+        }
         let mut placements = self.placements();
-        let moved = &mut placements.0.entry(shard.to_owned()).or_default().moved;
-        *moved = (*moved).max(Some(at));
+        let placement = placements.0.entry(shard.to_owned()).or_default();
+        placement.moved = placement.moved.max(moved);
+        placement.chosen = placement.chosen.max(placed.chosen);
+    }
+
+    /// An operator chooses the service that decides over a log, for as long as `epoch` is the newest.
+    pub(super) fn note_chosen(&self, shard: &str, epoch: u64, member: u64) {
+        self.placements().0.entry(shard.to_owned()).or_default().choose(epoch, member);
     }
 
     /// The shard is gone.

@@ -19,7 +19,7 @@ fn copies() -> Vec<CopyStatus> {
 }
 
 fn facts<'a>(term: u64, leader: Option<(u64, &'a str)>, copies: &'a [CopyStatus]) -> Facts<'a> {
-    Facts { own_zone: "z1", term, leader, copies }
+    Facts { own: 1, own_zone: "z1", term, leader, copies }
 }
 
 fn seconds(count: u64) -> Duration {
@@ -109,4 +109,29 @@ fn it_stays_while_the_copy_there_is_behind_or_silent_and_says_so() {
     // Of two in the zone, the one that is heard.
     let two = vec![own(), copy(2, "z2", 0, false), copy(3, "z2", 5, true)];
     assert_eq!(look(two), Verdict::Moves(3, "s3".to_owned()));
+}
+
+#[test]
+fn an_operators_choice_stands_until_another_node_leads_and_the_last_one_counts() {
+    let copies = copies();
+    let (mut placement, now) = settled(&copies);
+    let elsewhere = facts(1, Some((1, "z2")), &copies);
+    placement.choose(1, 1);
+    for later in [0, 1, 600] {
+        assert!(why(placement.look(&elsewhere, now + seconds(later))).contains("LOG.CLUSTER MOVE has chosen"));
+    }
+    // Another service was chosen after this one, and this one decides again: zones count.
+    let first = placement.chosen;
+    placement.choose(1, 3);
+    assert!(placement.chosen > first);
+    assert_eq!(placement.look(&elsewhere, now + seconds(601)), Verdict::Moves(2, "s2".to_owned()));
+    // A node leads in another epoch.
+    let (mut placement, now) = settled(&copies);
+    placement.choose(1, 1);
+    let another = facts(1, Some((2, "z2")), &copies);
+    assert!(why(placement.look(&another, now)).contains("has changed"));
+    assert!(matches!(placement.look(&another, now + SETTLED_AFTER), Verdict::Moves(..)));
+    // What was chosen in an earlier epoch counts no more, however often that was.
+    placement.choose(2, 1);
+    assert_eq!(placement.chosen.map(|chosen| (chosen.epoch, chosen.number)), Some((2, 1)));
 }

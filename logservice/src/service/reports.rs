@@ -35,9 +35,9 @@ impl HearsReports for Hearer {
         };
         for report in reports {
             let Some(shard) = service.served_shard(&report.shard) else { continue };
-            let (name, moved_ago_ms) = (report.shard.clone(), report.moved_ago_ms);
+            let (name, placed) = (report.shard.clone(), report.placed());
             if shard.hear_report(report) {
-                service.note_moved(&name, moved_ago_ms.map(Duration::from_millis));
+                service.note_placed(&name, placed);
             }
         }
     }
@@ -88,7 +88,7 @@ impl Service {
         let deciding = self.open_shards().into_iter().filter(|shard| shard.decides());
         let of_shard = |shard: Arc<Shard>| {
             let term = groups.group(shard.name())?.view().leads_in?;
-            serde_json::to_string(&shard.report(term, self.moved_ago(shard.name()))).ok()
+            serde_json::to_string(&shard.report(term, self.placed(shard.name()))).ok()
         };
         let mut reports: Vec<String> = Vec::new();
         for report in deciding.filter_map(of_shard) {

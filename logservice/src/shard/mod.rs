@@ -53,7 +53,7 @@ pub use notifier::{AckMode, DurabilityNotifier, Progress, ProgressListener, Tick
 pub use overlap::{Overlap, Submitted};
 pub use pins::{Cut, Pin};
 pub use primary::{Primary, Roles};
-pub use reported::{ShardReport, DECIDER_SILENT_AFTER};
+pub use reported::{Chosen, Placed, ShardReport, DECIDER_SILENT_AFTER};
 #[cfg(feature = "broken-rules")]
 pub use rule_switches::{break_rule, Rule};
 pub use snapshot::Origin;

@@ -11,6 +11,26 @@ use super::{LeaseLeft, Shard};
 /// A service that was not told anything for so long does not know any more whether anybody leads.
 pub const DECIDER_SILENT_AFTER: Duration = Duration::from_secs(2);
 
+/// An operator has chosen which service decides over the log (`LOG.CLUSTER MOVE`). Of two choices the greater one is the later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Chosen {
+    /// The epoch that it was made in, and that it is for.
+    pub epoch: u64,
+    /// Which choice in that epoch it is.
+    pub number: u64,
+    /// The service.
+    pub member: u64,
+}
+
+/// Where the decision over a log was put, as far as is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// How long ago it was last handed to the zone of the leader; none if it was not.
+    pub moved_ago: Option<Duration>,
+    /// The last choice of an operator.
+    pub chosen: Option<Chosen>,
+}
+
 /// What the service that decides over a log knows of the shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardReport {
@@ -23,8 +43,18 @@ pub struct ShardReport {
     /// Whether a node leads in it, and its lease has not passed.
     leads: bool,
     /// Milliseconds since the decision was last handed to the zone of the leader; none if it was not, as far as is known.
-    pub moved_ago_ms: Option<u64>,
+    moved_ago_ms: Option<u64>,
+    /// The last choice of an operator. A version that does not know of choices tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chosen: Option<Chosen>,
     nodes: Vec<NodeReport>,
+}
+
+impl ShardReport {
+    /// Where the decision was put.
+    pub fn placed(&self) -> Placed {
+        Placed { moved_ago: self.moved_ago_ms.map(Duration::from_millis), chosen: self.chosen }
+    }
 }
 
 /// What a service that follows was told last.
@@ -48,7 +78,7 @@ impl Reported {
 
 impl Shard {
     /// What this service, which decides in `term`, tells the others.
-    pub fn report(&self, term: u64, moved_ago: Option<Duration>) -> ShardReport {
+    pub fn report(&self, term: u64, placed: Placed) -> ShardReport {
         let now = self.environment.now();
         let (epoch, leads) = {
             let accepting = self.accepting();
@@ -60,7 +90,8 @@ impl Shard {
             term,
             epoch,
             leads,
-            moved_ago_ms: moved_ago.map(|ago| ago.as_millis() as u64),
+            moved_ago_ms: placed.moved_ago.map(|ago| ago.as_millis() as u64),
+            chosen: placed.chosen,
             nodes: self.nodes().report(now),
         }
     }
@@ -117,6 +148,11 @@ impl Shard {
     pub fn leading_zone(&self) -> Option<(u64, String)> {
         let primary = self.primary().filter(|primary| primary.leads)?;
         Some((primary.epoch, self.nodes().zone(&primary.node_id).to_owned()))
+    }
+
+    /// The newest epoch that this service knows.
+    pub fn newest_epoch(&self) -> u64 {
+        self.accepting().epochs.epoch()
     }
 
     /// Why the decision is not where the leader is, for its status; empty if it is.

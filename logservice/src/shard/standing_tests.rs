@@ -10,7 +10,7 @@ use object_store::memory::InMemory;
 
 use crate::replica::memory_group::{MemoryGroup, MemoryGroups};
 use crate::replica::store_factory::ReplicatedStores;
-use crate::shard::{Held, Node, Position, Renewal, Shard, Submitted, Switches};
+use crate::shard::{Held, Node, Placed, Position, Renewal, Shard, Submitted, Switches};
 use crate::snapshots::SnapshotStore;
 use crate::store::{Epoch, Leader, Manifest, StoreFactory};
 
@@ -277,7 +277,7 @@ async fn a_shard_that_follows_shows_what_the_one_that_decides_reports_until_it_h
         };
         drop(leader.poll(heard, 0).expect("heard"));
     }
-    assert!(shard.hear_report(leader.report(3, None)));
+    assert!(shard.hear_report(leader.report(3, Placed::default())));
     let nodes = |shard: &Shard| shard.status().nodes.into_iter().map(|node| (node.id, node.zone)).collect::<Vec<_>>();
     assert_eq!(nodes(&shard), nodes(&leader));
     assert_eq!(nodes(&shard).len(), 2);
@@ -285,7 +285,7 @@ async fn a_shard_that_follows_shows_what_the_one_that_decides_reports_until_it_h
     assert_eq!(leader.leading_zone(), Some((1, "z1".to_owned())), "by the node's name");
 
     leader.resign(1, None).await.expect("resigns");
-    let free = leader.report(4, None);
+    let free = leader.report(4, Placed::default());
     assert!(shard.hear_report(free.clone()));
     assert!(!shard.primary().expect("a primary").leads, "nobody leads");
     let mut late = free.clone();

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
-use durability_protocol::is_valid_name;
-
 use super::look;
 use crate::encryption::KeyRing;
 use crate::replica::copy_files::look::CopyLook;
 use crate::replica::copy_files::UNNAMED_GROUP;
+use crate::replica::group_name::shard_of;
 use crate::snapshots::SnapshotStore;
 use crate::store::file_store::check;
 use crate::store::{Manifest, OpenError, SnapshotRecord};
@@ -26,20 +25,21 @@ pub async fn check(
     only: Option<&str>,
     out: &mut impl Write,
 ) -> io::Result<bool> {
-    let names = |place: &str| -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(directory.join(place))? {
-            names.extend(entry?.file_name().into_string().ok().filter(|name| is_valid_name(name)));
-        }
-        names.retain(|name| only.is_none_or(|only| only == name));
-        names.sort();
-        Ok(names)
-    };
-    let (alone, copies) = match (names(look::ALONE), names(look::COPIES)) {
-        (alone, Err(error)) if error.kind() == io::ErrorKind::NotFound => (alone?, Vec::new()),
-        (Err(error), copies) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), copies?),
-        (alone, copies) => (alone?, copies?),
-    };
+    let is_there = |place: &str| directory.join(place).is_dir();
+    if !is_there(look::ALONE) && !is_there(look::COPIES) {
+        // Says why.
+        std::fs::read_dir(directory.join(look::ALONE))?;
+    }
+    let (mut alone, others_alone) = look::list(directory, look::ALONE)?;
+    let (mut copies, others_of_copies) = look::list(directory, look::COPIES)?;
+    let of = |place: &'static str| move |name: String| format!("{place}/{name}");
+    let mut others: Vec<String> = others_alone.into_iter().map(of(look::ALONE)).collect();
+    others.extend(others_of_copies.into_iter().map(of(look::COPIES)));
+    if let Some(only) = only {
+        alone.retain(|name| name == only);
+        copies.retain(|name| name == only || shard_of(name) == only);
+        others.clear();
+    }
     if let Some(only) = only.filter(|_| alone.is_empty() && copies.is_empty()) {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no shard {only}")));
     }
@@ -54,12 +54,16 @@ pub async fn check(
         let verdict = check_copy(&directory.join(look::COPIES).join(name), name, snapshots, keys).await;
         is_sound &= verdict.is_ok();
         let (Ok(text) | Err(text)) = verdict;
-        let of = if name == UNNAMED_GROUP {
-            "copy of the cluster's own log".to_owned()
-        } else {
-            format!("copy of shard {name}")
+        let of = match shard_of(name) {
+            UNNAMED_GROUP => "copy of the cluster's own log".to_owned(),
+            shard if shard == name => format!("copy of shard {shard}"),
+            // Of a shard that had its name before, there may be a copy as well.
+            shard => format!("copy of shard {shard} in {}/{name}", look::COPIES),
         };
         writeln!(out, "{of}: {text}")?;
+    }
+    for other in &others {
+        writeln!(out, "{other}: passed over, as no log is named so")?;
     }
     let shards = alone.len() + copies.iter().filter(|name| *name != UNNAMED_GROUP).count();
     writeln!(out, "{shards} shards, {}", if is_sound { "all sound" } else { "not all sound" })?;

@@ -19,7 +19,7 @@ const LIMITS: RespLimits = RespLimits { items: i32::MAX as usize, item_bytes: 1 
 /// # Errors
 /// The log is damaged or holds something that is no command, a key is missing, or `out` cannot be written.
 pub fn dump(directory: &Path, shard: &str, keys: &KeyRing, range: Range<u64>, out: &mut impl Write) -> io::Result<()> {
-    if look::directory_of(directory, shard).is_none() {
+    if look::place_of(directory, shard).is_none() {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no shard {shard}")));
     }
     let mut commands = Commands::default();

@@ -1,11 +1,13 @@
 //! A shard's log in a directory, whichever way it is kept there: by this service alone, or as a copy of a log that several services keep.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use durability_protocol::is_valid_name;
 
 use crate::encryption::KeyRing;
 use crate::replica::copy_files::look::CopyLook;
+use crate::replica::group_name::{made_after, shard_of};
 use crate::store::file_store::look::{Look, Record};
 use crate::store::{LogReader, Manifest, OpenError, ReadError};
 
@@ -30,13 +32,52 @@ pub trait LogLook {
     fn for_each_record(&self, each: &mut dyn FnMut(Record) -> bool) -> Result<(), OpenError>;
 }
 
-/// The directory of a shard below that of a service, and whether it holds a copy; none if there is no such shard.
-pub fn directory_of(directory: &Path, shard: &str) -> Option<(PathBuf, bool)> {
-    if !is_valid_name(shard) {
+/// Where a shard's log is below the directory of a service.
+pub struct Place {
+    /// Its own directory.
+    pub path: PathBuf,
+    /// The group of which it is a copy; none if the service keeps the log alone.
+    pub group: Option<String>,
+}
+
+/// The names of the directories in one of the places for logs: those that are named as logs are there, and the others. Sorted; none if there
+/// is no such place. Names that begin with a dot are of what is being made or removed.
+///
+/// # Errors
+/// It cannot be listed.
+pub fn list(directory: &Path, place: &str) -> io::Result<(Vec<String>, Vec<String>)> {
+    let entries = match std::fs::read_dir(directory.join(place)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.retain(|name| !name.starts_with('.'));
+    names.sort();
+    let is_of_log = |name: &String| match place {
+        COPIES => is_valid_name(shard_of(name)) && made_after(name).is_some(),
+        _ => is_valid_name(name),
+    };
+    Ok(names.into_iter().partition(is_of_log))
+}
+
+/// Where the log of a shard is; none if there is no such shard. A shard that was dropped from a cluster and made again lies in another place
+/// than before: that of the newest of its name counts, unless `shard` names the place, as in `orders#1`.
+pub fn place_of(directory: &Path, shard: &str) -> Option<Place> {
+    if !is_valid_name(shard_of(shard)) {
         return None;
     }
-    let places = [(directory.join(ALONE), false), (directory.join(COPIES), true)];
-    places.into_iter().map(|(place, is_copy)| (place.join(shard), is_copy)).find(|(place, _)| place.is_dir())
+    let alone = directory.join(ALONE).join(shard);
+    if is_valid_name(shard) && alone.is_dir() {
+        return Some(Place { path: alone, group: None });
+    }
+    // A place that cannot be listed has no shard that can be read.
+    let (groups, _) = list(directory, COPIES).unwrap_or_default();
+    let is_it = |group: &&String| *group == shard || (is_valid_name(shard) && shard_of(group) == shard);
+    let group = groups.iter().filter(is_it).max_by_key(|group| made_after(group))?;
+    Some(Place { path: directory.join(COPIES).join(group), group: Some(group.clone()) })
 }
 
 /// Verifies the log of a shard in the directory of a service. `None` if there is no such shard, or nothing was ever stored there. Blocks on
@@ -45,15 +86,15 @@ pub fn directory_of(directory: &Path, shard: &str) -> Option<(PathBuf, bool)> {
 /// # Errors
 /// It is damaged, cannot be read, or lacks one of `keys`.
 pub fn open(directory: &Path, shard: &str, keys: &KeyRing) -> Result<Option<Box<dyn LogLook>>, OpenError> {
-    match directory_of(directory, shard) {
-        None => Ok(None),
-        Some((place, false)) => {
-            let look = Look::open(&place, shard, keys)?;
+    let Some(Place { path, group }) = place_of(directory, shard) else { return Ok(None) };
+    match group {
+        None => {
+            let look = Look::open(&path, shard, keys)?;
             Ok(look.map(|look| Box::new(look) as Box<dyn LogLook>))
         }
-        Some((place, true)) => {
-            let look = CopyLook::open(&place, shard, Some(keys))?;
-            Ok(Some(Box::new(ShardCopy::new(look, &place)?)))
+        Some(group) => {
+            let look = CopyLook::open(&path, &group, Some(keys))?;
+            Ok(Some(Box::new(ShardCopy::new(look, &path)?)))
         }
     }
 }

@@ -7,6 +7,7 @@ mod damage;
 mod flips;
 mod harness;
 mod inspect;
+mod inspect_copies;
 mod later;
 mod quota;
 mod recycling;

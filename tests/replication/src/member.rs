@@ -1,7 +1,6 @@
 //! A service with a copy: its disk, which crashes leave, and its life, which they do not.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use logservice::replica::copy::{Base, Vote};
@@ -85,7 +84,7 @@ impl Member {
         if !is_kept && !is_of_base {
             return Err(format!("{vote:?} is found, and {told:?} was told"));
         }
-        let mut group = Group::open(self.id, Arc::new(self.disk.clone()), found).map_err(|error| error.to_string())?;
+        let mut group = Group::open(self.id, found).map_err(|error| error.to_string())?;
         group.set_cached_bytes(cached_bytes);
         let mut life = Life {
             view: View { end: 0, revision: 0, state: Bytes::new() },

@@ -65,8 +65,7 @@ impl Replicas {
 
     /// Proposes that there is no such shard any more, if this service decides over the cluster. Succeeds if there is none. Blocks.
     pub(super) fn propose_drop(&self, shard: &str, log_id: &str) -> Result<(), ClusterError> {
-        let group = lock(&self.cluster_group).clone();
-        let group = group.ok_or_else(|| refused("this service is of no cluster yet: LOG.CLUSTER INIT makes one"))?;
+        let group = self.own_group()?;
         loop {
             let view = group.view();
             let Some(term) = view.leads_in else { return Err(self.not_leader(&view)) };

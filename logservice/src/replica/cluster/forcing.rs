@@ -5,7 +5,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::forming::refused;
-use super::shards::StateListener;
 use super::state::{ClusterState, CLUSTER_GROUP};
 use super::{lock, Replicas};
 use crate::replica::copy::{CopyDisks, CopyEvents, OpenedCopy};
@@ -23,8 +22,10 @@ impl Replicas {
     /// Has this service, which has to be called `name`, go on without the others. `word` confirms that.
     pub(super) async fn force_alone(&self, name: &str, word: &str) -> Result<(), ClusterError> {
         let _one_at_a_time = self.creating.lock().await;
-        let group = lock(&self.cluster_group).clone().ok_or_else(|| refused("this service is of no cluster"))?;
-        let state = self.state.borrow().clone().ok_or_else(|| refused("this service is of no cluster"))?;
+        let group = self.own_group()?;
+        let state = self.state.borrow().clone();
+        let state = state
+            .ok_or_else(|| refused("this service does not know yet what the cluster's own log says: ask again"))?;
         self.check_may_force(&state, &group.view(), name, word).map_err(refused)?;
         tracing::warn!("this service goes on without the others, as it was told to: what only they have is lost");
         drop(group);
@@ -78,10 +79,8 @@ impl Replicas {
         self.force_copy(CLUSTER_GROUP)?;
         let opened = self.driver.open(&*self.options.disks, CLUSTER_GROUP).map_err(|error| error.to_string())?;
         let group = opened.ok_or("the copy of the cluster's own log is gone")?;
-        let listener = Arc::new(StateListener::new(self.state.clone()));
-        listener.take(&group.listen(listener.clone()));
         group.campaign();
-        *lock(&self.cluster_group) = Some(group);
+        self.use_own_log(group);
         let mut left_out = Vec::new();
         for (name, record) in &state.shards {
             let open = lock(&self.shards).remove(name).or_else(|| lock(&self.arriving).remove(name));
@@ -137,7 +136,7 @@ impl Replicas {
     /// Has the cluster's state say that the others are lost.
     async fn give_up_others(&self) -> Result<(), ClusterError> {
         loop {
-            let group = lock(&self.cluster_group).clone().ok_or_else(|| refused("the cluster's own log is closed"))?;
+            let group = self.own_group()?;
             let view = group.view();
             let Some(term) = view.leads_in else {
                 self.wait_for_leader().await?;

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::copy_reports::Report;
 use super::identity::{random_id, ClusterRecord, Identity, MemberRecord};
-use super::reports::Report;
 use super::Replicas;
 use crate::replica::groups::ClusterError;
 

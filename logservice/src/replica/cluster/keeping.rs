@@ -1,5 +1,5 @@
 //! Looks after the copies once a second: one that was full is opened again, one that is damaged is fetched anew from the other services, and
-//! services tell each other of theirs (`reports.rs`).
+//! services tell each other of theirs (`copy_reports.rs`).
 //!
 //! A damaged copy is given up only when both others use theirs and one of them decides over its log: until then it is the best that there is
 //! here, and stays on the disk as it is.
@@ -8,20 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{interval, timeout, MissedTickBehavior};
+use tokio::time::{interval, MissedTickBehavior};
 
-use super::forming::Request;
-use super::reports::{judge, no_space, CopyReport, Report};
+use super::copy_reports::{judge, no_space, CopyReport, Report};
 use super::state::ShardRecord;
+use super::telling::TOLD_WITHIN;
 use super::{lock, DrivenGroup, GroupHandle, Replicas, SERVICES};
+use crate::replica::copy::Install;
 use crate::replica::driver::FailureKind;
 
 /// How often copies are looked after.
 const EVERY: Duration = Duration::from_secs(1);
-/// Copies that are told of in one request: well below what a request may have.
-const COPIES_AT_ONCE: usize = 1000;
-/// How long telling another service takes at most.
-const TOLD_WITHIN: Duration = Duration::from_millis(500);
 
 /// What is known of copies that are not as they should be, by the names of groups.
 #[derive(Default)]
@@ -36,6 +33,30 @@ pub(super) struct Ailing {
     pub fetched: BTreeSet<String>,
     /// How often each copy was fetched anew since the service started.
     pub repairs: BTreeMap<String, u64>,
+    /// Why a copy was not opened again, or not fetched anew, when that was last tried.
+    pub not_mended: BTreeMap<String, String>,
+}
+
+/// A copy that is looked after.
+pub(super) struct Patient<'a> {
+    /// Whose log it is, for people.
+    pub title: &'a str,
+    /// The group's name.
+    pub name: &'a str,
+    /// None if it could not be opened.
+    pub open: Option<Arc<DrivenGroup>>,
+    /// Where it begins if it has to begin anew.
+    pub beginning: &'a dyn Fn() -> Result<Install, String>,
+}
+
+/// What was done for a copy.
+pub(super) enum Care {
+    /// Nothing was to be done, or could be.
+    Nothing,
+    /// It was opened again: it was full, or begins anew.
+    Opened(Arc<DrivenGroup>),
+    /// It has all again that it may have acknowledged.
+    Whole,
 }
 
 impl Replicas {
@@ -57,69 +78,87 @@ impl Replicas {
         });
     }
 
-    /// Tells the other services.
-    async fn tell(&self, report: Report) {
-        let others: Vec<String> = {
-            let peers = self.peers().into_iter().map(|(name, _)| name);
-            peers.filter(|name| *name != self.options.name).collect()
-        };
-        let Report { member, copies } = report;
-        for peer in others {
-            for copies in copies.chunks(COPIES_AT_ONCE) {
-                let report = Report { member, copies: copies.to_vec() };
-                // One that is away hears it when it is back.
-                let _ = timeout(TOLD_WITHIN, self.ask(&peer, &Request::Report(report))).await;
-            }
-        }
-    }
-
     /// Does what is to be done for the copies. Returns what is to be told of them. Blocks on I/O.
     pub(super) fn look_after(&self) -> Report {
         let changing = lock(&self.changing_copies);
+        self.mend_own_log();
         let records = self.state.borrow().as_ref().map(|state| state.shards.clone()).unwrap_or_default();
         for (shard, record) in &records {
-            if let Err(reason) = self.mend(shard, record) {
-                tracing::error!("the copy of shard '{shard}' is not mended, and that is tried again: {reason}");
-            }
+            self.mend_shard(shard, record);
         }
         drop(changing);
         let mut groups: Vec<Arc<DrivenGroup>> = lock(&self.shards).values().cloned().collect();
         groups.extend(lock(&self.cluster_group).clone());
+        // One that arrives is told of only if it needs a leader of a later term: it is none by which others may judge.
+        let has_lost = |group: &&Arc<DrivenGroup>| group.status().is_some_and(|status| status.lost_in.is_some());
+        let arriving: Vec<Arc<DrivenGroup>> = lock(&self.arriving).values().cloned().collect();
+        groups.extend(arriving.iter().filter(has_lost).cloned());
         let copies = groups.iter().filter_map(|group| self.compare(group)).collect();
         Report { member: self.member, copies }
     }
 
-    /// Opens the copy of a shard again, or has it fetched anew, if that is what it needs.
-    fn mend(&self, shard: &str, record: &ShardRecord) -> Result<(), String> {
-        let group = lock(&self.shards).get(shard).cloned().filter(|group| group.group() == record.group(shard));
-        let Some(group) = group else {
-            let unopened = lock(&self.ailing).unopened.get(&record.group(shard)).cloned();
+    fn mend_shard(&self, shard: &str, record: &ShardRecord) {
+        let name = &*record.group(shard);
+        let is_it = |group: &Arc<DrivenGroup>| group.group() == name;
+        let known = lock(&self.shards).get(shard).cloned().filter(is_it);
+        let arriving = lock(&self.arriving).get(shard).cloned().filter(is_it);
+        let arrives = known.is_none() && arriving.is_some();
+        let (title, beginning) = (format!("shard '{shard}'"), || self.beginning_of(record));
+        let patient = Patient { title: &title, name, open: known.or(arriving), beginning: &beginning };
+        match self.mend(&patient) {
+            Care::Nothing => {}
+            Care::Opened(group) if arrives => drop(lock(&self.arriving).insert(shard.to_owned(), group)),
+            Care::Opened(group) => self.note_opened(shard, record, group, false),
+            Care::Whole => self.note_appeared(shard),
+        }
+    }
+
+    /// Opens a copy again, or has it fetched anew, if that is what it needs. Blocks on I/O.
+    pub(super) fn mend(&self, patient: &Patient<'_>) -> Care {
+        let Patient { title, name, .. } = patient;
+        let failed = match self.try_to_mend(patient) {
+            Ok(care) => {
+                lock(&self.ailing).not_mended.remove(*name);
+                return care;
+            }
+            Err(reason) => reason,
+        };
+        // It is tried again and again, and said once.
+        if lock(&self.ailing).not_mended.insert((*name).to_owned(), failed.clone()).as_ref() != Some(&failed) {
+            tracing::error!("{title}: this service's copy is not mended, and that is tried again: {failed}");
+        }
+        Care::Nothing
+    }
+
+    fn try_to_mend(&self, patient: &Patient<'_>) -> Result<Care, String> {
+        let Patient { title, name, open, .. } = patient;
+        let Some(group) = open else {
+            let unopened = lock(&self.ailing).unopened.get(*name).cloned();
             return match unopened {
-                Some(reason) => self.fetch_anew(shard, record, &reason),
-                None => Ok(()),
+                Some(reason) => self.fetch_anew(patient, &reason),
+                None => Ok(Care::Nothing),
             };
         };
-        if lock(&self.ailing).fetched.contains(group.group()) && group.view().failed.is_none() {
-            lock(&self.ailing).fetched.remove(group.group());
-            tracing::warn!("shard '{shard}': this service's copy is whole again, fetched from the other services");
-            self.note_appeared(shard);
+        if lock(&self.ailing).fetched.contains(*name) && group.view().failed.is_none() {
+            lock(&self.ailing).fetched.remove(*name);
+            tracing::warn!("{title}: this service's copy is whole again, fetched from the other services");
+            return Ok(Care::Whole);
         }
         match group.failure().filter(|_| group.is_stopped()) {
             Some(failure) if failure.kind == FailureKind::Full => {
-                self.driver.close(&group);
-                let opened = self.driver.open_after(&*self.options.disks, group.group(), true);
+                self.driver.close(group);
+                let opened = self.driver.open_after(&*self.options.disks, name, true);
                 let opened = opened.map_err(|error| error.to_string())?.ok_or("it is gone")?;
                 tracing::warn!(
-                    "shard '{shard}': the disk of this service is full; it goes on to vote, and takes what it lacks when there is space"
+                    "{title}: the disk of this service is full; it goes on to vote, and takes what it lacks when there is space"
                 );
-                self.note_opened(shard, record, opened, false);
-                Ok(())
+                Ok(Care::Opened(opened))
             }
-            Some(failure) if failure.kind == FailureKind::Damaged && self.can_fetch(group.group()) => {
-                self.driver.close(&group);
-                self.fetch_anew(shard, record, &failure.reason)
+            Some(failure) if failure.kind == FailureKind::Damaged && self.can_fetch(name) => {
+                self.driver.close(group);
+                self.fetch_anew(patient, &failure.reason)
             }
-            _ => Ok(()),
+            _ => Ok(Care::Nothing),
         }
     }
 
@@ -134,27 +173,22 @@ impl Replicas {
             && others.iter().all(|(_, report)| report.lost_in.is_none())
     }
 
-    /// Has the copy of a shard, which nobody has open, fetched anew from the other services.
-    fn fetch_anew(&self, shard: &str, record: &ShardRecord, reason: &str) -> Result<(), String> {
-        let name = record.group(shard);
-        if !self.can_fetch(&name) {
-            return Ok(());
+    /// Has a copy, which nobody has open, fetched anew from the other services.
+    fn fetch_anew(&self, patient: &Patient<'_>, reason: &str) -> Result<Care, String> {
+        let Patient { title, name, beginning, .. } = patient;
+        if !self.can_fetch(name) {
+            return Ok(Care::Nothing);
         }
-        tracing::error!(
-            "shard '{shard}': this service's copy is given up and fetched anew from the other services: {reason}"
-        );
-        let install = self.beginning_of(record)?;
-        self.options.disks.begin_anew(&name, &install).map_err(|error| error.to_string())?;
-        let opened = self.driver.open(&*self.options.disks, &name).map_err(|error| error.to_string())?;
+        tracing::error!("{title}: this service's copy is given up and fetched anew from the other services: {reason}");
+        let install = beginning()?;
+        self.options.disks.begin_anew(name, &install).map_err(|error| error.to_string())?;
+        let opened = self.driver.open(&*self.options.disks, name).map_err(|error| error.to_string())?;
         let group = opened.ok_or("it is gone")?;
-        {
-            let mut ailing = lock(&self.ailing);
-            ailing.unopened.remove(&name);
-            ailing.damaged_since.remove(&name);
-            *ailing.repairs.entry(name).or_default() += 1;
-        }
-        self.note_opened(shard, record, group, false);
-        Ok(())
+        let mut ailing = lock(&self.ailing);
+        ailing.unopened.remove(*name);
+        ailing.damaged_since.remove(*name);
+        *ailing.repairs.entry((*name).to_owned()).or_default() += 1;
+        Ok(Care::Opened(group))
     }
 
     /// Compares a copy with what the others have told, and does what follows. Returns what is to be told of it; none if it has stopped.

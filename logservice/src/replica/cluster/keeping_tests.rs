@@ -1,8 +1,11 @@
 //! Copies that are dropped, damaged or full, at three services in one process.
 
+use bytes::Bytes;
+
 use super::tests::{first_state, until, Cluster};
 use super::*;
 use crate::replica::driver::FailureKind;
+use crate::replica::groups::Groups;
 use crate::store::Append;
 
 fn append(offset: u64, payload: &'static [u8]) -> Append {
@@ -131,4 +134,92 @@ async fn a_damaged_copy_stays_while_nobody_else_decides() {
         cluster.driven(other, "s1").is_some_and(|now| now.usage().repairs == 1 && now.view().end == 5)
     })
     .await;
+}
+
+/// The copy of the cluster's own log at a service, if it is open.
+fn own_log(cluster: &Cluster, node: usize) -> Option<Arc<DrivenGroup>> {
+    lock(&cluster.service(node).cluster_group).clone()
+}
+
+/// How often a service has fetched its copy of the cluster's own log anew.
+fn repairs(cluster: &Cluster, node: usize) -> u64 {
+    lock(&cluster.service(node).ailing).repairs.get("").copied().unwrap_or(0)
+}
+
+/// Makes a shard at whoever decides over the cluster, and waits until it is at all services.
+async fn make_at_all(cluster: &Cluster, shard: &str) {
+    let made = |result: Result<(), ClusterError>| match result {
+        Ok(()) => true,
+        Err(ClusterError::NotLeader { .. }) => false,
+        Err(error) => panic!("{error}"),
+    };
+    while !made(cluster.service(cluster.leader().await).create(shard, first_state(shard)).await) {}
+    for node in 0..3 {
+        until("it is at all services", || cluster.service(node).group(shard).is_some()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_copy_of_the_clusters_own_log_is_fetched_anew_wherever_it_is() {
+    let (cluster, _) = with_shard().await;
+    let leader = cluster.leader().await;
+    for (count, node) in [leader, (leader + 1) % 3].into_iter().enumerate() {
+        own_log(&cluster, node).expect("open").condemn(FailureKind::Damaged, "damaged: for a test".to_owned());
+        let is_anew =
+            || repairs(&cluster, node) == 1 && own_log(&cluster, node).is_some_and(|now| now.view().failed.is_none());
+        until("it is fetched anew", is_anew).await;
+        make_at_all(&cluster, &format!("made{count}")).await;
+    }
+    let own = |node: usize| cluster.machines[node].disks.entries_of("");
+    until("all have the same", || own(0) == own(1) && own(1) == own(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_finds_its_copy_of_the_clusters_own_log_damaged_starts_and_serves_when_it_is_fetched() {
+    let (mut cluster, _) = with_shard().await;
+    let node = (cluster.leader().await + 1) % 3;
+    cluster.kill(node).await;
+    cluster.machines[node].disks.damage("");
+    make_at_all_but(&cluster, node, "s2").await;
+    let others = [(node + 1) % 3, (node + 2) % 3];
+    // While one of the others is away, it is the best that there is here.
+    cluster.kill(others[0]).await;
+    cluster.start(node);
+    cluster.service(node).look_after();
+    assert_eq!(repairs(&cluster, node), 0);
+    assert!(cluster.service(node).names().is_empty(), "it knows of no shard");
+    let text = match cluster.service(node).create("s3", first_state("s3")).await.expect_err("refused") {
+        ClusterError::Refused(text) => text,
+        error => panic!("{error:?}"),
+    };
+    assert!(text.contains("is damaged") && text.contains("fetched anew"), "{text}");
+    cluster.start(others[0]);
+    for shard in ["s1", "s2"] {
+        until("it serves again", || cluster.service(node).group(shard).is_some()).await;
+    }
+    assert_eq!(repairs(&cluster, node), 1);
+    make_at_all(&cluster, "s3").await;
+}
+
+async fn make_at_all_but(cluster: &Cluster, away: usize, shard: &str) {
+    cluster.service(cluster.leader().await).create(shard, first_state(shard)).await.expect("made");
+    for node in (0..3).filter(|&node| node != away) {
+        until("it is at the others", || cluster.service(node).group(shard).is_some()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_clusters_own_log_that_was_full_goes_on_by_itself() {
+    let (cluster, _) = with_shard().await;
+    let node = (cluster.leader().await + 1) % 3;
+    cluster.machines[node].disks.fill(true);
+    make_at_all_but(&cluster, node, "s2").await;
+    until("it waits for space", || own_log(&cluster, node).is_some_and(|now| now.awaits_room())).await;
+    make_at_all_but(&cluster, node, "s3").await;
+    assert!(cluster.service(node).group("s3").is_none());
+    cluster.machines[node].disks.fill(false);
+    for shard in ["s2", "s3"] {
+        until("it has heard of it", || cluster.service(node).group(shard).is_some()).await;
+    }
+    make_at_all(&cluster, "s4").await;
 }

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use super::tests::{first_state, until};
 use super::*;
 use crate::replica::files::SnapshotFiles;
+use crate::replica::groups::Groups;
 use crate::replica::memory_copy::MemoryDisks;
 use crate::replica::peers::{Hello, PeerAddress, PeerPatience, PeerToken, PeersOptions};
 use crate::snapshots::SnapshotStore;

@@ -5,17 +5,17 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `mod.rs` | all groups of a service |
+//! | `mod.rs`, `groups.rs` | all groups of a service, and what the rest of it asks of them |
 //! | `identity.rs` | who a service is: `DIR/SERVICE` |
 //! | `forming.rs` | `LOG.CLUSTER INIT` |
-//! | `keeping.rs`, `reports.rs` | copies that are full, damaged or different from others |
-//! | `state.rs` | what the cluster's own log says, and where groups begin |
+//! | `keeping.rs`, `copy_reports.rs` | copies that are full, damaged or different from others |
+//! | `state.rs`, `own_log.rs` | what the cluster's own log says, where groups begin, and this service's copy of that log |
 //! | `shards.rs`, `dropping.rs` | making shards, opening their copies, and dropping them |
 //! | `replacing.rs` | `LOG.CLUSTER REPLACE` |
 //! | `reconciling.rs` | the members of all groups follow the cluster's state |
-//! | `moving.rs` | `LOG.CLUSTER MOVE` |
+//! | `moving.rs` | `LOG.CLUSTER MOVE`, and handing over the decision over the cluster |
 //! | `forcing.rs` | `LOG.CLUSTER FORCE` |
-//! | `telling.rs` | what services tell each other beside the logs, and handing over the decision over the cluster |
+//! | `telling.rs` | what services tell each other beside the logs |
 //! | `peering.rs`, `connections.rs` | what is needed of the connections to peers, and those that do it |
 //!
 //! # Rules
@@ -26,9 +26,11 @@
 //! 3. A service that was replaced never counts again, whatever is left of its directory.
 
 mod connections;
+mod copy_reports;
 mod dropping;
 mod forcing;
 mod forming;
+mod groups;
 mod identity;
 mod keeping;
 #[cfg(test)]
@@ -36,15 +38,17 @@ mod keeping_tests;
 #[cfg(test)]
 mod loopback_tests;
 mod moving;
+mod own_log;
 mod peering;
 mod reconciling;
 mod replacing;
 #[cfg(test)]
 mod replacing_tests;
-mod reports;
 mod shards;
 mod state;
 mod telling;
+#[cfg(test)]
+mod telling_tests;
 #[cfg(test)]
 mod tests;
 
@@ -54,21 +58,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use self::connections::PeerConnections;
+use self::copy_reports::Reports;
 use self::identity::take_directory;
 pub use self::identity::{check_alone, IdentityError, MemberRecord};
 use self::identity::{ClusterRecord, Identity};
 use self::keeping::Ailing;
 pub use self::peering::{PeerInfo, Peering};
-use self::reports::Reports;
-use self::shards::StateListener;
 use self::state::{ClusterState, CLUSTER_GROUP};
 use super::copy::CopyDisks;
 use super::driver::{DrivenGroup, Driver, GroupError};
-use super::groups::{Answer, ClusterError, Groups, GroupsChanged, HearsReports, ServiceStatus};
+use super::groups::{ClusterError, GroupsChanged, HearsReports};
 use super::handle::GroupHandle;
 use crate::encryption::KeyUse;
 use crate::store::{MediumError, RemovedStore};
@@ -223,26 +225,14 @@ impl Replicas {
         let Some(cluster) = &identity.cluster else { return Ok(()) };
         let (id, is_formed) = (cluster.id, cluster.is_formed);
         if !is_formed {
-            let first = ClusterState::new(id, cluster.members.clone());
-            let beginning = if cluster.is_older { first.joining() } else { first.beginning() }?;
+            let beginning = cluster.beginning()?;
             self.options.disks.create(CLUSTER_GROUP, &beginning).map_err(|error: MediumError| error.to_string())?;
             let formed = ClusterRecord { is_formed: true, ..cluster.clone() };
             let next = Identity { cluster: Some(formed), ..identity.clone() };
             next.store(&self.options.directory).map_err(|error| error.to_string())?;
             *identity = next;
         }
-        let mut open = lock(&self.cluster_group);
-        if open.is_none() {
-            let opened = self.driver.open(&*self.options.disks, CLUSTER_GROUP).map_err(|error| error.to_string())?;
-            let group = opened.ok_or(
-                "it is gone, and with it what this service has voted: put it back, or have the service replaced (LOG.CLUSTER REPLACE)",
-            )?;
-            // What is committed meanwhile is heard, or in the view.
-            let listener = Arc::new(StateListener::new(self.state.clone()));
-            listener.take(&group.listen(listener.clone()));
-            *open = Some(group);
-        }
-        drop(open);
+        self.open_own_log()?;
         self.options.peering.set_cluster(id);
         Ok(())
     }
@@ -345,124 +335,6 @@ impl Replicas {
                 "the cluster is made, but its services do not reach each other: see their logs".into(),
             )
         })
-    }
-}
-
-impl Groups for Replicas {
-    fn group(&self, shard: &str) -> Option<Arc<dyn GroupHandle>> {
-        lock(&self.shards).get(shard).map(|group| group.clone() as Arc<dyn GroupHandle>)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let unopened = self.unopened();
-        lock(&self.shards).keys().cloned().chain(unopened.into_keys()).collect()
-    }
-
-    fn why_not(&self, shard: &str) -> Option<String> {
-        self.unopened().remove(shard)
-    }
-
-    fn on_groups(&self, events: Arc<dyn GroupsChanged>) {
-        *lock(&self.listener) = Some(events);
-    }
-
-    fn create<'a>(&'a self, shard: &'a str, first_state: Bytes) -> Answer<'a, Result<(), ClusterError>> {
-        Box::pin(self.make_shard(shard, first_state))
-    }
-
-    fn drop_shard<'a>(&'a self, shard: &'a str, log_id: &'a str) -> Answer<'a, Result<(), ClusterError>> {
-        Box::pin(self.drop_everywhere(shard, log_id))
-    }
-
-    fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, MediumError> {
-        let mut removed = self.options.disks.left_over()?;
-        let set_aside = std::mem::take(&mut *lock(&self.removed));
-        removed.extend(
-            set_aside
-                .into_iter()
-                .filter(|new| !removed.iter().any(|old| old.to_string() == new.to_string()))
-                .collect::<Vec<_>>(),
-        );
-        Ok(removed)
-    }
-
-    fn init(&self) -> Answer<'_, Result<(), ClusterError>> {
-        Box::pin(self.form())
-    }
-
-    fn replace<'a>(&'a self, old: &'a str, new: &'a str) -> Answer<'a, Result<(), ClusterError>> {
-        Box::pin(self.replace_service(old, new))
-    }
-
-    fn move_decision<'a>(&'a self, shard: &'a str, to: &'a str) -> Answer<'a, Result<(), ClusterError>> {
-        Box::pin(self.move_shard(shard, to))
-    }
-
-    fn force<'a>(&'a self, name: &'a str, word: &'a str) -> Answer<'a, Result<(), ClusterError>> {
-        Box::pin(self.force_alone(name, word))
-    }
-
-    fn cluster_group(&self) -> Option<Arc<dyn GroupHandle>> {
-        lock(&self.cluster_group).clone().map(|group| group as Arc<dyn GroupHandle>)
-    }
-
-    fn services(&self) -> Vec<ServiceStatus> {
-        let known = self.options.peering.known();
-        let members = self.state.borrow().as_ref().map(|state| state.services.clone()).unwrap_or_default();
-        let names = match members.is_empty() {
-            true => self.options.peers.iter().map(|(name, _)| name.clone()).collect(),
-            false => members.iter().map(|service| service.name.clone()).collect::<Vec<_>>(),
-        };
-        let service = |name: &String| {
-            let ReplicasOptions { zone, client_address, http_address, .. } = &self.options;
-            let recorded = members.iter().find(|record| record.name == *name);
-            if *name == self.options.name && recorded.is_none_or(|record| record.member == self.member) {
-                return ServiceStatus {
-                    member: self.member,
-                    name: name.clone(),
-                    zone: zone.clone(),
-                    address: client_address.clone(),
-                    http_address: http_address.clone(),
-                    is_connected: true,
-                };
-            }
-            let is_it =
-                |peer: &&PeerInfo| peer.name == *name && recorded.is_none_or(|record| record.member == peer.member);
-            let (told, zone) = match known.iter().find(is_it) {
-                Some(peer) => (peer.clone(), peer.zone.clone()),
-                None => (PeerInfo::default(), recorded.map(|record| record.zone.clone()).unwrap_or_default()),
-            };
-            let member = recorded.map_or(told.member, |record| record.member);
-            ServiceStatus {
-                member,
-                name: name.clone(),
-                zone,
-                address: told.client_address,
-                http_address: told.http_address,
-                is_connected: self.options.peering.is_connected(member),
-            }
-        };
-        names.iter().map(service).collect()
-    }
-
-    fn cluster(&self) -> Option<u64> {
-        self.identity().cluster.map(|cluster| cluster.id)
-    }
-
-    fn member(&self) -> u64 {
-        self.member
-    }
-
-    fn hand_over_cluster(&self) -> Answer<'_, ()> {
-        Box::pin(self.hand_over_own_group())
-    }
-
-    fn report<'a>(&'a self, service: &'a str, report: String) -> Answer<'a, Result<(), String>> {
-        Box::pin(self.send_report(service, report))
-    }
-
-    fn on_reports(&self, hearer: Arc<dyn HearsReports>) {
-        *lock(&self.hearer) = Some(hearer);
     }
 }
 

@@ -80,7 +80,7 @@ impl Replicas {
     }
 
     /// All groups of which this service has a copy, by name.
-    fn all_groups(&self) -> Vec<(String, Arc<DrivenGroup>)> {
+    pub(super) fn all_groups(&self) -> Vec<(String, Arc<DrivenGroup>)> {
         let own = lock(&self.cluster_group).clone().map(|group| (CLUSTER_GROUP.to_owned(), group));
         let mut groups: Vec<_> = own.into_iter().collect();
         for groups_of_shards in [&self.shards, &self.arriving] {

@@ -3,16 +3,29 @@
 //! The successor is a service that was started with `--join` on an empty directory. The service that decides over the cluster asks it to take
 //! the place, and then proposes the state that says so. From then on each log gets its members changed (`reconciling.rs`). If this is cut off,
 //! it is repeated: a successor that was asked does so again without a change, and has no part in anything until the state names it.
+//!
+//! While too few of a log's members would stay, a further replacement is refused: the log would never come to the new ones. As to who the
+//! members are, this service goes by its own copies, which tell it late at most. One that has stopped tells nothing, and holds nothing up: this
+//! service may be the one that is to be replaced.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raft::eraftpb::ConfState;
 
 use super::forming::{refused, Reply, Request};
 use super::identity::{ClusterRecord, Identity, MemberRecord};
-use super::state::ClusterState;
+use super::state::{ClusterState, CLUSTER_GROUP};
 use super::{lock, Replicas};
+use crate::replica::driver::{DrivenGroup, TICK};
 use crate::replica::group::Outcome;
+use crate::replica::group_name::shard_of;
 use crate::replica::groups::ClusterError;
 use crate::replica::handle::GroupHandle;
+
+/// How long a replacement waits for the one before. What members do that are there takes less.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A service that takes the place of another.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,8 +39,7 @@ pub(super) struct Replacement {
 impl Replicas {
     /// Puts the service `new` in the place of `old`; each is told by its name or its id in hexadecimal. Repeating that changes nothing.
     pub(super) async fn replace_service(&self, old: &str, new: &str) -> Result<(), ClusterError> {
-        let group = lock(&self.cluster_group).clone();
-        let group = group.ok_or_else(|| refused("this service is of no cluster"))?;
+        let group = self.own_group()?;
         let _one_at_a_time = self.creating.lock().await;
         loop {
             let view = group.view();
@@ -46,6 +58,7 @@ impl Replicas {
                 return Ok(());
             };
             let next = state.with_replaced(old, new.clone());
+            self.wait_until_enough_stay(&state, &next).await?;
             if let Err(error) = self.have_admitted(&next, &new).await {
                 self.tell_peers();
                 return Err(error);
@@ -63,6 +76,48 @@ impl Replicas {
                 _ => continue,
             }
         }
+    }
+
+    /// Waits a moment until most of those who keep each log are to keep it on: the others get it from them.
+    ///
+    /// # Errors
+    /// They are too few, as a replacement is under way.
+    async fn wait_until_enough_stay(&self, state: &ClusterState, next: &ClusterState) -> Result<(), ClusterError> {
+        let until = Instant::now() + FOLLOWED_WITHIN;
+        loop {
+            let groups = self.all_groups();
+            let statuses = tokio::task::spawn_blocking(move || {
+                let members = |group: Arc<DrivenGroup>| group.status().map(|status| status.members);
+                groups.into_iter().filter_map(|(name, group)| Some((name, members(group)?))).collect::<Vec<_>>()
+            });
+            let statuses = statuses.await.map_err(|error| refused(error.to_string()))?;
+            let Some((group, members)) = statuses.iter().find(|(_, members)| !do_enough_stay(members, next)) else {
+                return Ok(());
+            };
+            if Instant::now() >= until {
+                return Err(refused(self.too_few_stay(state, group, members)));
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    fn too_few_stay(&self, state: &ClusterState, group: &str, members: &ConfState) -> String {
+        let known = || state.services.iter().chain(state.retired.iter().rev());
+        let name = |member: &u64| match known().find(|service| service.member == *member) {
+            Some(service) => format!("{} ({member:016x})", service.name),
+            None => format!("{member:016x}"),
+        };
+        let voters: BTreeSet<u64> = members.voters.iter().chain(&members.voters_outgoing).copied().collect();
+        let keepers: Vec<String> = voters.iter().map(name).collect();
+        let log = match group {
+            CLUSTER_GROUP => "the cluster's own log".to_owned(),
+            group => format!("the log of shard '{}'", shard_of(group)),
+        };
+        format!(
+            "{log} is kept by {}, and too few of them would stay: wait until LOG.CLUSTER STATUS shows whole=1 for each log, at the service \
+             that decides over it, and ask again then",
+            keepers.join(", ")
+        )
     }
 
     /// Has a service take its place, before anybody counts on it.
@@ -102,6 +157,13 @@ impl Replicas {
         }
         self.finish_joining(&mut identity)
     }
+}
+
+/// Whether most of the members of a group stay if the services of `next` are to keep its log: new ones need somebody to get it from who goes
+/// on to keep it. Of one that is to have its second service replaced while the first is not there yet, they do not.
+fn do_enough_stay(members: &ConfState, next: &ClusterState) -> bool {
+    let leaving = |voters: &[u64]| voters.iter().filter(|voter| !next.has_member(**voter)).count();
+    [&members.voters, &members.voters_outgoing].into_iter().all(|voters| 2 * leaving(voters) <= voters.len())
 }
 
 /// Who takes whose place; none if that is so already. `offered` are the services that are known here and have no place, and whether each was
@@ -185,6 +247,26 @@ mod tests {
         // The one that was replaced is no successor.
         let error = plan(&next, &[(service(3, "z"), true)], "b", "z").expect_err("refused");
         assert!(error.contains("was replaced before"), "{error}");
+    }
+
+    #[test]
+    fn most_members_of_a_log_stay() {
+        let voters = |voters: &[u64]| ConfState { voters: voters.to_vec(), ..ConfState::default() };
+        let first = state().with_replaced(3, service(4, "c"));
+        let all = voters(&[1, 2, 3]);
+        assert!(do_enough_stay(&all, &first), "one is replaced");
+        let second = first.with_replaced(2, service(5, "b"));
+        assert!(!do_enough_stay(&all, &second), "the first has no place in this log yet");
+        assert!(do_enough_stay(&voters(&[1, 2, 4]), &second));
+        let joint = ConfState { voters_outgoing: vec![1, 2, 3], ..voters(&[1, 2, 4]) };
+        assert!(!do_enough_stay(&joint, &second), "the change is not over");
+        assert!(
+            do_enough_stay(&all, &first.with_replaced(4, service(6, "c"))),
+            "the successor was lost before it had the log"
+        );
+        let alone = state().without_others(1);
+        assert!(do_enough_stay(&voters(&[1]), &alone.with_replaced(2, service(5, "b"))));
+        assert!(!do_enough_stay(&voters(&[1]), &alone.with_replaced(1, service(5, "b"))), "nobody else has it");
     }
 
     #[test]

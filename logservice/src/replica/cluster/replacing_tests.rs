@@ -6,6 +6,7 @@ use super::state::CLUSTER_GROUP;
 use super::tests::{first_state, refusal, until, Cluster, Machine};
 use super::*;
 use crate::replica::group::are_members;
+use crate::replica::groups::Groups;
 use crate::store::Append;
 
 const SHARD: &str = "s1";
@@ -190,4 +191,34 @@ async fn the_last_service_goes_on_alone_when_it_is_told_to_and_gets_others() {
     }
     until("all copies are whole", || cluster.is_whole(end)).await;
     assert!(cluster.service(0).cluster_group().is_some_and(|group| group.name() == CLUSTER_GROUP));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_replacement_is_refused_while_the_first_has_no_place_in_all_logs() {
+    let mut cluster = cluster_with_a_shard().await;
+    let end = cluster.append(0, b"hello").await;
+    until("all copies are whole", || cluster.is_whole(end)).await;
+    let leader = cluster.leader().await;
+    let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
+    let name = |node: usize| ["a", "b", "c"][node];
+    cluster.lose_and_start_another(first).await;
+    // It never has any log on its disk until that answers.
+    cluster.machines[first].disks.freeze();
+    cluster.replace(name(first)).await;
+    let machine = Machine::new(true);
+    let guest = cluster.start_guest(&machine, "d");
+    let ask = async || loop {
+        match cluster.service(cluster.leader().await).replace(name(second), "d").await {
+            Err(ClusterError::NotLeader { .. }) => {}
+            answer => return answer,
+        }
+    };
+    let text = refusal(ask().await);
+    assert!(text.contains("is kept by") && text.contains("whole=1"), "{text}");
+    assert_eq!(guest.cluster(), None, "nothing was asked of it");
+    cluster.machines[first].disks.thaw();
+    until("the first is there", || cluster.is_whole(end)).await;
+    ask().await.expect("it is its turn");
+    assert!(guest.cluster().is_some());
+    guest.stop();
 }

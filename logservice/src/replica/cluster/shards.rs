@@ -9,7 +9,8 @@ use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::state::{ClusterState, ShardRecord};
+use super::own_log::is_damage;
+use super::state::{ClusterState, ShardRecord, CLUSTER_GROUP};
 use super::{lock, ClusterError, DrivenGroup, GroupError, GroupHandle, Replicas, DECISION_AT_MOST};
 use crate::replica::copy::Install;
 use crate::replica::driver::TICK;
@@ -39,8 +40,11 @@ impl StateListener {
         StateListener { state }
     }
 
-    /// Takes the state of a view, unless a newer one was heard of.
+    /// Takes the state of a view, unless a newer one was heard of. A copy that is being fetched anew tells an old one.
     pub fn take(&self, view: &View) {
+        if view.failed.is_some() {
+            return;
+        }
         match ClusterState::parse(&view.state) {
             Ok(state) => {
                 let state = ClusterState { revision: view.revision, ..state };
@@ -65,7 +69,9 @@ impl GroupEvents for StateListener {
     }
 
     fn stopped(&self, reason: &str) {
-        tracing::error!("no shards are made here any more: the copy of the cluster's own log has stopped: {reason}");
+        tracing::error!(
+            "no shards are made here until the copy of the cluster's own log is mended: it has stopped: {reason}"
+        );
     }
 }
 
@@ -191,10 +197,7 @@ impl Replicas {
 
     /// Remembers that the copy of a shard cannot be used as it is damaged: it can be fetched anew.
     fn note_unopened(&self, shard: &str, group: &str, error: &GroupError) {
-        if matches!(
-            error,
-            GroupError::Copy(OpenError::Damaged(_) | OpenError::Manifest { .. }) | GroupError::Contradiction(_)
-        ) {
+        if is_damage(error) {
             lock(&self.ailing).unopened.insert(group.to_owned(), error.to_string());
             self.note_appeared(shard);
         }
@@ -206,7 +209,8 @@ impl Replicas {
     /// The shards whose copies here could not be opened, and why.
     pub(super) fn unopened(&self) -> BTreeMap<String, String> {
         let ailing = lock(&self.ailing);
-        ailing.unopened.iter().map(|(group, reason)| (shard_of(group).to_owned(), reason.clone())).collect()
+        let shards = ailing.unopened.iter().filter(|(group, _)| *group != CLUSTER_GROUP);
+        shards.map(|(group, reason)| (shard_of(group).to_owned(), reason.clone())).collect()
     }
 
     /// Tells who listens that there is a copy of the shard, or that it is another one now.
@@ -242,8 +246,7 @@ impl Replicas {
         if !is_valid_name(shard) || shard == RESERVED_NAME {
             return Err(ClusterError::Refused(format!("'{shard}' is no name of a shard of a cluster")));
         }
-        let group = lock(&self.cluster_group).clone();
-        let group = group.ok_or_else(|| refused("this service is of no cluster yet: LOG.CLUSTER INIT makes one"))?;
+        let group = self.own_group()?;
         {
             let _one_at_a_time = self.creating.lock().await;
             while !self.is_made(shard) {

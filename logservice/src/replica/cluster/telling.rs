@@ -1,16 +1,39 @@
-//! What services tell each other beside the logs, and handing over the decision over the cluster.
+//! What services tell each other beside the logs: of their copies (`copy_reports.rs`), and what the rest of the service has to tell of shards
+//! (`service/reports.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+use super::copy_reports::Report;
 use super::forming::{Reply, Request};
-use super::{lock, GroupHandle, Replicas};
+use super::{lock, Replicas};
 use crate::replica::groups::HearsReports;
 
-/// How often it is looked whether another service decides.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Copies that are told of in one request: well below what a request may have.
+const COPIES_AT_ONCE: usize = 1000;
+/// How long telling another service takes at most.
+pub(super) const TOLD_WITHIN: Duration = Duration::from_millis(500);
 
 impl Replicas {
+    /// Tells the other services of this one's copies.
+    pub(super) async fn tell(&self, report: Report) {
+        let others: Vec<String> = {
+            let peers = self.peers().into_iter().map(|(name, _)| name);
+            peers.filter(|name| *name != self.options.name).collect()
+        };
+        let Report { member, copies } = report;
+        for peer in others {
+            for copies in copies.chunks(COPIES_AT_ONCE) {
+                let report = Report { member, copies: copies.to_vec() };
+                // One that is away hears it when it is back.
+                let _ = timeout(TOLD_WITHIN, self.ask(&peer, &Request::Report(report))).await;
+            }
+        }
+    }
+
+    /// Tells a service what the rest of this one has to tell.
     pub(super) async fn send_report(&self, service: &str, report: String) -> Result<(), String> {
         match self.ask(service, &Request::Hear(report)).await.map_err(|error| error.to_string())? {
             Reply::Heard => Ok(()),
@@ -28,27 +51,6 @@ impl Replicas {
                 Reply::Heard
             }
             None => Reply::Refused("the service is starting".to_owned()),
-        }
-    }
-
-    /// Has the service decide over the cluster that has most of its log, of those that were heard a moment ago.
-    pub(super) async fn hand_over_own_group(&self) {
-        let Some(group) = lock(&self.cluster_group).clone() else { return };
-        if group.view().leads_in.is_none() {
-            return;
-        }
-        let asked = group.clone();
-        let status = tokio::task::spawn_blocking(move || asked.status()).await.ok().flatten();
-        let Some(status) = status else { return };
-        let others = status.successors(self.member).filter(|&(member, _)| self.options.peering.is_connected(member));
-        let Some((best, _)) = others.max_by_key(|&(_, matched)| matched) else {
-            tracing::warn!("no other service can decide over the cluster now");
-            return;
-        };
-        group.transfer_to(best);
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        while group.view().leads_in.is_some() {
-            looks.tick().await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Threads that read old entries for members that are behind.
+//! Threads that read old entries: for members that are behind, and to be applied.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

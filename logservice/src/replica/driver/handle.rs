@@ -92,7 +92,7 @@ impl DrivenGroup {
     pub(super) fn forget(&self) {
         let (done, closed) = sync_channel(1);
         if self.turns.inbox.push(Input::Close { id: self.id, done }).is_ok() {
-            // An error means that the thread has ended.
+            // An error means that the thread has ended, or dropped it.
             let _ = closed.recv();
         }
     }

@@ -10,7 +10,7 @@
 //! | `mod.rs` | starting, opening groups, stopping |
 //! | `inbox.rs` | what the thread is told, and how much of it may wait |
 //! | `thread.rs` | who drives when, and what is done then |
-//! | `fetches.rs` | threads that read old entries for members that are behind |
+//! | `fetches.rs` | threads that read old entries |
 //! | `running.rs` | one group, with its disk and those who wait for it |
 //! | `shared.rs` | what a group shows to other threads |
 //! | `handle.rs` | a group, for other threads |
@@ -19,7 +19,8 @@
 //!
 //! # Rules
 //!
-//! 1. A group that panics, or whose committed entries cannot be applied, stops alone ([`GroupEvents::stopped`]): the others go on.
+//! 1. A group that panics, or whose committed entries cannot be applied, stops alone ([`GroupEvents::stopped`]): the others go on. So they do
+//!    if whoever is told of it panics.
 //! 2. A group whose disk has failed hands over the decision first, if it has it, as the other copies may be whole. It stops then.
 //! 3. A group that decides, and whose disk does not answer for a second, hands the decision over and goes on following.
 //! 4. A tick that is late is not made up for: a thread that was held up asks for no votes before it has read what came meanwhile.
@@ -147,7 +148,7 @@ impl Driver {
     ) -> Result<Option<Arc<DrivenGroup>>, GroupError> {
         let events = Arc::new(DiskEvents::new(id, self.turns.clone()));
         let Some(OpenedCopy { disk, found }) = disks.open(name, events.clone())? else { return Ok(None) };
-        let opened = catch_unwind(AssertUnwindSafe(|| Group::open(self.member, disk.clone(), found)));
+        let opened = catch_unwind(AssertUnwindSafe(|| Group::open(self.member, found)));
         let group = match opened {
             Ok(Ok(group)) => group,
             Ok(Err(error)) => return Err(GroupError::Contradiction(error.to_string())),

@@ -45,6 +45,8 @@ pub(super) struct Running {
     is_dropping: bool,
     /// Ticks for which the disk owes an answer.
     owed_ticks: u32,
+    /// Entries that are to be applied are being read from the disk, and for how many ticks.
+    reading_ticks: Option<u32>,
     handover_pause_ticks: u32,
     /// Ticks until the group stops, if its disk has failed.
     last_ticks: Option<u32>,
@@ -83,6 +85,7 @@ impl Running {
             unwritten_bytes: 0,
             is_dropping: false,
             owed_ticks: 0,
+            reading_ticks: None,
             handover_pause_ticks: 0,
             last_ticks: None,
         }
@@ -110,16 +113,24 @@ impl Running {
         self.group.confirm(term, self.last_ask);
     }
 
-    /// Old entries were read for another member. Damage among them is noticed as if it had been looked for.
+    /// Old entries were read. Damage among them is noticed as if it had been looked for. A copy that cannot read what it has to apply is of no
+    /// use.
     pub fn fetched(&mut self, fetch: Fetch, read: Result<Vec<Entry>, ReadError>) {
         match &read {
             Err(ReadError::Damaged(damage)) => self.disk_events.damaged(damage),
+            Err(error) if fetch.is_to_apply => {
+                let low = fetch.low;
+                self.disk_events.failed(&format!("entries from index {low} on, which are committed, cannot be read: {error}"));
+            }
             Err(ReadError::Medium(error)) => tracing::error!(
                 "'{}': entries from index {} on, which another service lacks, cannot be read; they are read again later: {error}",
                 self.shared.name,
                 fetch.low
             ),
             Ok(_) | Err(ReadError::Trimmed { .. }) => {}
+        }
+        if fetch.is_to_apply {
+            self.reading_ticks = None;
         }
         self.group.fetched(fetch, read);
     }
@@ -163,7 +174,9 @@ impl Running {
         }
         self.handover_pause_ticks = self.handover_pause_ticks.saturating_sub(1);
         self.owed_ticks = if self.handed_to_disk > self.persisted { self.owed_ticks + 1 } else { 0 };
-        let is_slow = self.owed_ticks >= SLOW_DISK_TICKS && self.handover_pause_ticks == 0;
+        self.reading_ticks = self.reading_ticks.map(|ticks| ticks + 1);
+        let longest_ticks = self.owed_ticks.max(self.reading_ticks.unwrap_or(0));
+        let is_slow = longest_ticks >= SLOW_DISK_TICKS && self.handover_pause_ticks == 0;
         // Also if it has just been elected, and waits for the disk until it decides.
         if is_slow && self.hand_over() {
             self.handover_pause_ticks = HANDOVER_PAUSE_TICKS;
@@ -224,6 +237,9 @@ impl Running {
             self.disk.persist(persist);
         }
         for fetch in work.fetches {
+            if fetch.is_to_apply {
+                self.reading_ticks = Some(0);
+            }
             fetches.read(self.disk_events.id(), fetch, self.disk.clone(), self.disk_events.turns());
         }
         for event in work.events {

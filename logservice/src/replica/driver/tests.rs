@@ -8,8 +8,8 @@ use raft::eraftpb::MessageType;
 
 use super::testing::{Three, GROUP, LONG_ENOUGH};
 use super::*;
-use crate::replica::group::Outcome;
-use crate::replica::handle::{GroupHandle, Replacement};
+use crate::replica::group::{Event, Outcome};
+use crate::replica::handle::{GroupEvents, GroupHandle, Replacement, View};
 use crate::store::{Append, SubmitError};
 
 /// Appends `bytes` bytes at the end that `leader` has, and returns the end with them.
@@ -215,6 +215,34 @@ fn a_group_that_panics_stops_alone() {
     assert!(reason.contains("consensus"), "{reason}");
     let other = three.leader("other", &[0, 1, 2]);
     let end = append_at(&three.group(other, "other"), 0, 100).expect("taken");
+    three.heard(victim, "other").wait_until("the other group goes on there", |view| view.end == end);
+}
+
+/// Panics when the group that it listens to is over.
+struct PanicsAtTheEnd;
+
+impl GroupEvents for PanicsAtTheEnd {
+    fn happened(&self, _event: &Event, _view: &View) {}
+
+    fn stopped(&self, _reason: &str) {
+        panic!("a listener that panics");
+    }
+}
+
+#[test]
+fn whoever_panics_when_a_group_is_closed_ends_nothing_else() {
+    let mut three = Three::new();
+    three.open_all(GROUP);
+    three.open_all("other");
+    let first = three.leader("other", &[0, 1, 2]);
+    let (victim, group) = ((first + 1) % 3, three.group((first + 1) % 3, GROUP));
+    group.listen(Arc::new(PanicsAtTheEnd));
+    three.driver(victim).close(&group);
+    assert!(group.is_stopped());
+    // Time passes there: it notices that nobody leads, and the two elect one.
+    three.kill(first);
+    let second = three.leader("other", &[victim, (victim + 1) % 3]);
+    let end = append_at(&three.group(second, "other"), 0, 100).expect("taken");
     three.heard(victim, "other").wait_until("the other group goes on there", |view| view.end == end);
 }
 

@@ -101,10 +101,10 @@ impl Thread {
 
     /// Answers all that wait.
     pub fn end(&mut self, inputs: VecDeque<Input>) {
-        inputs.into_iter().for_each(|input| self.refuse(input));
-        for (_, running) in self.groups.drain() {
-            running.stop(None);
+        for input in inputs {
+            guarded("the service stops", || self.refuse(input));
         }
+        self.groups.drain().for_each(|(_, running)| end_of(running, None));
     }
 
     /// Takes what was told, and does what is to be done then. With `is_due`, time has passed.
@@ -122,8 +122,17 @@ impl Thread {
         self.groups.values_mut().map(|running| &mut running.group)
     }
 
-    /// Reads what it was told.
+    /// Reads what it was told. If whoever is told what comes of it panics, that is the end of that group at most.
     pub fn take(&mut self, input: Input) {
+        let id = input.group();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.read(input))) {
+            let reason = reason_of(&*panic);
+            tracing::error!("what was told to a group has ended in a panic: {reason}");
+            self.stop(id, &reason);
+        }
+    }
+
+    fn read(&mut self, input: Input) {
         match input {
             Input::Open { id, mut running } => {
                 running.note_disk_failure();
@@ -133,7 +142,7 @@ impl Thread {
             Input::Close { id, done } => {
                 self.inbox.forget(id);
                 if let Some(running) = self.groups.remove(&id) {
-                    running.stop(Some("it was closed"));
+                    end_of(running, Some("it was closed"));
                 }
                 // Whoever has asked may be gone.
                 let _ = done.send(());
@@ -220,9 +229,19 @@ impl Thread {
     fn stop(&mut self, id: u64, reason: &str) {
         let Some(running) = self.groups.remove(&id) else { return };
         tracing::error!("'{}': this copy has stopped: {reason}", running.shared.name);
-        if catch_unwind(AssertUnwindSafe(|| running.stop(Some(reason)))).is_err() {
-            tracing::error!("whoever was told of it has panicked");
-        }
+        end_of(running, Some(reason));
+    }
+}
+
+/// Tells whoever waits for a group, or listens, that it is not driven any more. None of them ends the thread by a panic.
+fn end_of(running: Box<Running>, reason: Option<&str>) {
+    let name = running.shared.name.clone();
+    guarded(&name, || running.stop(reason));
+}
+
+fn guarded(what: &str, tell: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+        tracing::error!("'{what}': whoever was told of it has panicked");
     }
 }
 

@@ -1,24 +1,25 @@
-//! The entries of a copy, as the consensus crate reads them: the newest from memory, older ones from the disk.
+//! The entries of a copy, as the consensus crate reads them: the newest from memory, older ones when they were read from the disk.
+//!
+//! A copy that was opened has nothing in memory. What others say to be committed of it is read from its disk before it is applied, by another
+//! thread and in parts (`fetching.rs`): it may be much, and all groups of a service are driven by one thread.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::fetching::Fetching;
 use super::install;
 use super::members::is_member;
 use super::rule_switches::{holds, Rule};
-use crate::replica::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Vote};
+use crate::replica::copy::{Base, Checkpoint, FoundCopy, Vote};
 
 /// Bytes of entries that stay in memory after they are persisted and applied, for members that are a little behind.
 const CACHED_BYTES: usize = 16 << 20;
 
 /// The entries of a copy, and its vote when it was opened.
 pub struct Entries {
-    disk: Arc<dyn CopyDisk>,
     found: RaftState,
     base: Base,
     /// What a member gets that needs what lies below the base: the newest state.
@@ -34,20 +35,21 @@ pub struct Entries {
     persisted: u64,
     /// Older entries that were read for other members, or are to be.
     fetching: RefCell<Fetching>,
+    /// Those that were read to be applied here, or are to be.
+    applying: RefCell<Fetching>,
     /// The index of the first entry of each term, and the term. Ascending; those below the base but for the newest of them are gone.
     terms: VecDeque<(u64, u64)>,
 }
 
 impl Entries {
     /// Those of a copy as it was found.
-    pub fn new(disk: Arc<dyn CopyDisk>, found: &FoundCopy) -> Self {
+    pub fn new(found: &FoundCopy) -> Self {
         let commit = found.checkpoint.position.index;
         // A copy that was just made has voted for nobody, not even in the term of its base.
         let term = found.vote.term.max(found.base.position.term);
         let hard_state = HardState { term, vote: found.vote.member, commit, ..HardState::default() };
         let members = found.checkpoint.members.last().map(|(_, members)| members.clone()).unwrap_or_default();
         Entries {
-            disk,
             found: RaftState::new(hard_state, members),
             base: found.base.clone(),
             checkpoint: found.checkpoint.clone(),
@@ -56,7 +58,8 @@ impl Entries {
             max_cached_bytes: CACHED_BYTES,
             first_cached: found.last_index + 1,
             persisted: found.last_index,
-            fetching: RefCell::default(),
+            fetching: RefCell::new(Fetching::new(false)),
+            applying: RefCell::new(Fetching::new(true)),
             terms: found.terms.iter().copied().collect(),
         }
     }
@@ -66,7 +69,7 @@ impl Entries {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.base.position.index && first.index <= self.last() + 1, "entries without a gap");
         if first.index <= self.last() {
-            self.fetching().forget();
+            self.forget_read();
         }
         while self.cached.back().is_some_and(|last| last.index >= first.index) {
             let dropped = self.cached.pop_back();
@@ -136,7 +139,7 @@ impl Entries {
     /// Begins anew after a base, without entries.
     pub fn install(&mut self, base: Base, checkpoint: Checkpoint) {
         let index = base.position.index;
-        self.fetching().forget();
+        self.forget_read();
         self.cached.clear();
         self.terms.clear();
         (self.cached_bytes, self.first_cached, self.persisted) = (0, index + 1, index);
@@ -146,6 +149,16 @@ impl Entries {
     /// What is read for other members.
     pub fn fetching(&mut self) -> &mut Fetching {
         self.fetching.get_mut()
+    }
+
+    /// What is read to be applied here.
+    pub fn applying(&mut self) -> &mut Fetching {
+        self.applying.get_mut()
+    }
+
+    fn forget_read(&mut self) {
+        self.fetching().forget();
+        self.applying().forget();
     }
 
     /// Where the copy begins.
@@ -170,6 +183,30 @@ impl Entries {
     }
 }
 
+impl Entries {
+    /// Entries that only the disk has, as far as they were read.
+    fn older(
+        &self,
+        low: u64,
+        high: u64,
+        max_bytes: Option<u64>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if context.can_async() {
+            // For another member.
+            let max_bytes = max_bytes.unwrap_or(u64::MAX);
+            return self.fetching.borrow_mut().get(low, high, max_bytes, Some(context));
+        }
+        match max_bytes {
+            // To be applied. Fewer than are wanted are an answer, and so is none: those that are missing are asked for again.
+            Some(max_bytes) => Ok(self.applying.borrow_mut().get(low, high, max_bytes, None).unwrap_or_default()),
+            // Who asks for all that are committed and not applied counts the changes of the members among them, and neither asks for votes nor
+            // goes on to with one. There may be one among these.
+            None => Ok(vec![Entry { entry_type: EntryType::EntryConfChangeV2, index: low, ..Entry::default() }]),
+        }
+    }
+}
+
 impl Storage for Entries {
     fn initial_state(&self) -> raft::Result<RaftState> {
         Ok(self.found.clone())
@@ -188,17 +225,11 @@ impl Storage for Entries {
         if high > self.last() + 1 {
             return Err(Error::Store(StorageError::Unavailable));
         }
-        let max_bytes = max_size.into().unwrap_or(u64::MAX);
+        let max_size = max_size.into();
         if low < self.first_cached {
-            let high = high.min(self.first_cached);
-            if context.can_async() {
-                // For another member: whoever drives groups waits for no disk.
-                return self.fetching.borrow_mut().get(low, high, max_bytes, context);
-            }
-            // The consensus crate stops without those that are to be applied.
-            let read = self.disk.entries(low, high, max_bytes);
-            return read.map_err(|error| Error::Store(StorageError::Other(Box::new(error))));
+            return self.older(low, high.min(self.first_cached), max_size, context);
         }
+        let max_bytes = max_size.unwrap_or(u64::MAX);
         let mut bytes = 0;
         let skipped = (low - self.first_cached) as usize;
         let wanted = self.cached.iter().skip(skipped).take((high - low) as usize);

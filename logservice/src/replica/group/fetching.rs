@@ -1,5 +1,5 @@
-//! Old entries for members that are behind: they are read from the disk by another thread, and handed to the consensus crate when they are
-//! there. Whoever drives groups waits for no disk.
+//! Old entries that are read from the disk by another thread, and handed to the consensus crate when they are there: those for members that
+//! are behind, and those that a copy which was opened has to apply. Whoever drives groups waits for no disk.
 
 use std::collections::VecDeque;
 
@@ -24,13 +24,16 @@ pub struct Fetch {
     pub high: u64,
     /// Bytes of data after which no more need be read.
     pub max_bytes: u64,
+    /// They are committed, and to be applied here. If not, another member lacks them.
+    pub is_to_apply: bool,
     /// Tells apart what is read before and after entries were replaced.
     generation: u64,
 }
 
-/// What is being read, and what was.
-#[derive(Debug, Default)]
+/// What is being read for one purpose, and what was.
+#[derive(Debug)]
 pub struct Fetching {
+    is_to_apply: bool,
     generation: u64,
     /// Not handed out yet.
     wanted: Vec<Fetch>,
@@ -43,8 +46,26 @@ pub struct Fetching {
 }
 
 impl Fetching {
+    /// Nothing was read yet.
+    pub fn new(is_to_apply: bool) -> Self {
+        Fetching {
+            is_to_apply,
+            generation: 0,
+            wanted: Vec::new(),
+            asked: Vec::new(),
+            fetched: VecDeque::new(),
+            trimmed: None,
+        }
+    }
+
     /// The entries from `low` on, if they were read. If not, they will be: then `LogTemporarilyUnavailable`, and `context` is told.
-    pub fn get(&mut self, low: u64, high: u64, max_bytes: u64, context: GetEntriesContext) -> raft::Result<Vec<Entry>> {
+    pub fn get(
+        &mut self,
+        low: u64,
+        high: u64,
+        max_bytes: u64,
+        context: Option<GetEntriesContext>,
+    ) -> raft::Result<Vec<Entry>> {
         let unavailable = Err(Error::Store(StorageError::LogTemporarilyUnavailable));
         if self.trimmed.take_if(|trimmed| *trimmed == low).is_some() {
             return Err(Error::Store(StorageError::Compacted));
@@ -53,11 +74,12 @@ impl Fetching {
             return Ok(entries);
         }
         if let Some((_, waiting)) = self.asked.iter_mut().find(|(fetch, _)| fetch.low == low) {
-            waiting.push(context);
+            waiting.extend(context);
         } else if self.asked.len() < MOST_FETCHES {
-            let fetch = Fetch { low, high, max_bytes: max_bytes.max(FETCH_BYTES), generation: self.generation };
+            let (max_bytes, is_to_apply, generation) = (max_bytes.max(FETCH_BYTES), self.is_to_apply, self.generation);
+            let fetch = Fetch { low, high, max_bytes, is_to_apply, generation };
             self.wanted.push(fetch);
-            self.asked.push((fetch, vec![context]));
+            self.asked.push((fetch, context.into_iter().collect()));
         }
         unavailable
     }
@@ -118,11 +140,13 @@ impl Fetching {
 }
 
 impl Group {
-    /// What was to be fetched was read. Another error than that it was trimmed is for the caller to act on: nothing is sent, and it is asked
-    /// for again.
+    /// What was to be fetched was read. Another error than that it was trimmed is for the caller to act on, and any error of what is to be
+    /// applied: nothing comes of it, and it is asked for again.
     pub fn fetched(&mut self, fetch: Fetch, read: Result<Vec<Entry>, ReadError>) {
         let is_there = matches!(read, Ok(_) | Err(ReadError::Trimmed { .. }));
-        let waiting = self.node.mut_store().fetching().take(fetch, read);
+        let store = self.node.mut_store();
+        let fetching = if fetch.is_to_apply { store.applying() } else { store.fetching() };
+        let waiting = fetching.take(fetch, read);
         if self.installing.is_none() && is_there {
             waiting.into_iter().for_each(|context| self.node.on_entries_fetched(context));
         }

@@ -45,7 +45,7 @@ pub fn only_member(member: u64, disk: Arc<dyn CopyDisk>, found: &FoundCopy) -> R
     if found.lost_in.is_some_and(|lost_in| lost_in >= found.checkpoint.position.term) {
         return Err(ForceError::NotWhole);
     }
-    let mut forced = Forced::new(member, disk.clone(), found)?;
+    let mut forced = Forced::new(member, found)?;
     let mut next = found.checkpoint.position.index + 1;
     while next <= found.last_index {
         for entry in disk.entries(next, found.last_index + 1, READ_BYTES)? {
@@ -89,11 +89,11 @@ struct Forced {
 }
 
 impl Forced {
-    fn new(member: u64, disk: Arc<dyn CopyDisk>, found: &FoundCopy) -> Result<Self, raft::Error> {
+    fn new(member: u64, found: &FoundCopy) -> Result<Self, raft::Error> {
         let applied = found.checkpoint.position.index;
         let config = Config { id: member, applied, ..Config::default() };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node = RawNode::new(&config, Entries::new(disk, found), &logger)?;
+        let node = RawNode::new(&config, Entries::new(found), &logger)?;
         let newest = found.terms.last().map_or(found.base.position.term, |&(_, term)| term);
         let machine = Machine::new(found.checkpoint.clone());
         Ok(Forced { term: found.vote.term.max(newest) + 1, node, machine, entries: Vec::new() })

@@ -14,7 +14,7 @@
 //! leader in turn.
 //!
 //! Of terms up to `lost_in` the copy takes no message at all: a leader in one takes it for further than it is. Services tell each other of
-//! `lost_in` (`cluster/reports.rs`), and such a leader hands over, which begins a later term.
+//! `lost_in` (`cluster/copy_reports.rs`), and such a leader hands over, which begins a later term.
 //!
 //! # No space
 //!

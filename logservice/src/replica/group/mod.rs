@@ -7,6 +7,7 @@
 //! | file | |
 //! |---|---|
 //! | `mod.rs` | a copy's life: what happens to it, and what it does then |
+//! | `persisting.rs`, `applying.rs` | what is handed to the disk, and what is done with entries that are committed |
 //! | `leading.rs` | what is proposed and confirmed while its service decides over the log |
 //! | `acknowledged.rs` | what is acknowledged before this copy's own disk has it |
 //! | `machine.rs` | what committed entries add up to |
@@ -14,7 +15,7 @@
 //! | `lost.rs` | a copy that has lost what it acknowledged, or that has no space |
 //! | `entries.rs` | entries, as the consensus crate reads them |
 //! | `telling.rs` | what the others are told earlier or later than the consensus crate would |
-//! | `fetching.rs` | old entries for members that are behind |
+//! | `fetching.rs` | old entries, for members that are behind or to be applied, which another thread reads |
 //! | `install.rs` | what a member gets that lacks entries that are gone |
 //! | `members.rs` | changes of the members |
 //! | `forcing.rs` | a copy that goes on without the others |
@@ -33,6 +34,7 @@
 //! 5. A copy that is no member any more stops ([`Work::is_removed`]).
 
 mod acknowledged;
+mod applying;
 mod entries;
 mod fetching;
 mod forcing;
@@ -42,33 +44,34 @@ mod lost;
 mod machine;
 mod marks;
 mod members;
+mod persisting;
 mod rule_switches;
 mod telling;
 mod told;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use raft::eraftpb::{Entry, EntryType, Message, Snapshot};
+use raft::eraftpb::Message;
 use raft::{Config, RawNode, Ready, StateRole};
 
 pub use self::entries::members_at;
-use self::entries::{vote_of, Entries};
+use self::entries::Entries;
 pub use self::fetching::Fetch;
 pub use self::forcing::{is_only_member, only_member, ForceError};
 use self::leading::Leading;
 pub use self::leading::{Outcome, StateChange};
 pub use self::machine::Divergence;
-use self::machine::{Applied, Machine};
+use self::machine::Machine;
 use self::marks::Marks;
 pub use self::members::{are_members, is_member, MembersStep, FIRST_INDEX};
+use self::persisting::Unpersisted;
 use self::rule_switches::holds;
 #[cfg(not(feature = "broken-rules"))]
 use self::rule_switches::Rule;
 #[cfg(feature = "broken-rules")]
 pub use self::rule_switches::{break_rule, Rule};
 pub use self::told::{Event, GroupStatus, Work};
-use super::copy::{Base, Checkpoint, CopyDisk, FoundCopy, Persist, Vote};
+use super::copy::{Base, Checkpoint, FoundCopy, Vote};
 
 /// Ticks without a leader until a member asks for votes: so many to twice as many.
 pub const ELECTION_TICKS: usize = 10;
@@ -78,8 +81,9 @@ const HEARTBEAT_TICKS: usize = 2;
 const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages with entries on their way to a member.
 const MESSAGES_IN_FLIGHT: usize = 64;
-/// Bytes of committed entries that are applied at a time.
-const APPLY_BYTES: u64 = 16 << 20;
+/// Bytes of committed entries that are applied at a time. Of those that are read from the disk, all that are applied in one turn.
+const APPLY_BYTES: u64 = 4 << 20;
+
 /// One copy.
 pub struct Group {
     member: u64,
@@ -118,21 +122,12 @@ pub struct Group {
     marks: Marks,
 }
 
-struct Unpersisted {
-    number: u64,
-    is_on_disk: bool,
-    last: Option<(u64, u64)>,
-    /// The term of the vote in it.
-    term: Option<u64>,
-    messages: Vec<Message>,
-}
-
 impl Group {
-    /// The copy of `member`, as it was found on `disk`.
+    /// The copy of `member`, as it was found on its disk.
     ///
     /// # Errors
     /// What was found contradicts itself.
-    pub fn open(member: u64, disk: Arc<dyn CopyDisk>, found: FoundCopy) -> Result<Self, raft::Error> {
+    pub fn open(member: u64, found: FoundCopy) -> Result<Self, raft::Error> {
         let config = Config {
             id: member,
             election_tick: ELECTION_TICKS,
@@ -148,7 +143,7 @@ impl Group {
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node = RawNode::new(&config, Entries::new(disk, &found), &logger)?;
+        let node = RawNode::new(&config, Entries::new(&found), &logger)?;
         // A copy that was never given anything has no members at all.
         let is_new = found.checkpoint.position.index == 0;
         let is_removed = !is_new && !is_member(&node.raft.prs().conf().to_conf_state(), member);
@@ -208,31 +203,6 @@ impl Group {
         self.installing.is_some() || self.is_removed
     }
 
-    /// What has that number is persisted, and all before it.
-    pub fn persisted(&mut self, number: u64) {
-        let Some(at) = self.unpersisted.iter().position(|waiting| waiting.number > number && waiting.is_on_disk) else {
-            return self.release(self.unpersisted.len());
-        };
-        self.release(at);
-    }
-
-    fn release(&mut self, count: usize) {
-        let released: Vec<_> = self.unpersisted.drain(..count).collect();
-        let Some(last) = released.last() else { return };
-        self.node.on_persist_ready(last.number);
-        if self.installing.is_some_and(|number| number <= last.number) {
-            self.installing = None;
-            self.node.advance_apply_to(self.machine.position().index);
-        }
-        for waiting in released {
-            self.persisted_term = self.persisted_term.max(waiting.term.unwrap_or(0));
-            if let Some((index, term)) = waiting.last {
-                self.node.mut_store().note_persisted(index, term);
-            }
-            self.messages.extend(waiting.messages);
-        }
-    }
-
     /// The copy's entries begin later than before.
     pub fn trimmed(&mut self, base: Base) {
         self.machine.forget_members_before(base.position.index);
@@ -273,7 +243,7 @@ impl Group {
         self.propose(unix_ms);
         while !self.is_standing() && self.node.has_ready() {
             let mut ready = self.node.ready();
-            let number = ready.number();
+            let (number, is_idle) = (ready.number(), is_idle(&ready));
             self.messages.extend(ready.take_messages());
             for read in ready.take_read_states() {
                 self.confirmed(&read.request_ctx);
@@ -292,100 +262,18 @@ impl Group {
             self.apply(number, committed, &mut persists)?;
             self.note_role();
             self.last_number = number;
+            if is_idle {
+                // What is committed has to be read first.
+                break;
+            }
         }
         self.acknowledge();
         self.note_regained(&mut persists);
         let (messages, events) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.events));
-        let fetches = self.node.mut_store().fetching().take_wanted();
+        let store = self.node.mut_store();
+        let mut fetches = store.applying().take_wanted();
+        fetches.append(&mut store.fetching().take_wanted());
         Ok(Work { messages, persists, events, fetches, is_removed: self.is_removed })
-    }
-
-    /// Puts what is to be persisted where it can be read, and returns it; none if there is nothing.
-    fn persist(&mut self, ready: &mut Ready) -> Result<Option<Persist>, Divergence> {
-        let number = ready.number();
-        // A commit index alone is not worth a sync: it is told again.
-        let vote = ready.hs().map(vote_of).filter(|vote| *vote != self.vote && holds(Rule::StoresVote));
-        self.vote = vote.unwrap_or(self.vote);
-        let mut messages = ready.take_persisted_messages();
-        if !holds(Rule::HoldsMessages) {
-            self.messages.append(&mut messages);
-        }
-        self.send_early(&mut messages);
-        let install = match ready.snapshot().is_empty() {
-            true => None,
-            false => Some(self.install(number, ready.snapshot())?),
-        };
-        let entries = ready.take_entries();
-        self.node.mut_store().append(&entries);
-        let last = entries.last().map(|entry| (entry.index, entry.term));
-        let term = vote.map(|vote| vote.term);
-        let is_on_disk = install.is_some() || vote.is_some() || last.is_some();
-        self.unpersisted.push_back(Unpersisted { number, is_on_disk, last, term, messages });
-        Ok(is_on_disk.then_some(Persist { number, install, vote, entries, checkpoint: None }))
-    }
-
-    fn install(&mut self, number: u64, snapshot: &Snapshot) -> Result<super::copy::Install, Divergence> {
-        let index = snapshot.get_metadata().index;
-        let install =
-            install::decode(snapshot).map_err(|reason| Divergence::Bad(super::entry::BadEntry { index, reason }))?;
-        self.node.mut_store().install(install.base.clone(), install.checkpoint.clone());
-        self.machine = Machine::new(install.checkpoint.clone());
-        self.marks.clear();
-        self.installing = holds(Rule::WaitsForInstall).then_some(number);
-        self.events.push(Event::Installed { end: install.base.position.end });
-        Ok(install)
-    }
-
-    /// Applies entries, which a `Ready` of that number has brought.
-    fn apply(&mut self, number: u64, committed: Vec<Entry>, persists: &mut Vec<Persist>) -> Result<(), Divergence> {
-        let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
-        let mut told_end = self.machine.position().end;
-        for entry in &committed {
-            let end_before = self.machine.position().end;
-            let applied = self.machine.apply(entry)?;
-            self.marks.note(self.machine.position());
-            if entry.get_entry_type() != EntryType::EntryNormal {
-                self.change_members(entry)?;
-                persists.push(self.checkpoint_to_persist(number));
-            }
-            match applied {
-                Applied::Nothing | Applied::Extended => {}
-                Applied::BegunAnew => {
-                    told_end = self.machine.position().end;
-                    self.events.push(Event::Installed { end: told_end });
-                    // Readers of the disk know by it where the log begins anew.
-                    persists.push(self.checkpoint_to_persist(number));
-                }
-                Applied::StateReplaced { restarted } => {
-                    // Not the end after a restart.
-                    self.tell_end(end_before, &mut told_end);
-                    let checkpoint = self.machine.checkpoint().clone();
-                    let (revision, state) = (checkpoint.revision, checkpoint.state.clone());
-                    let restart_at = restarted.then_some(checkpoint.position.end);
-                    told_end = restart_at.unwrap_or(told_end);
-                    self.events.push(Event::StateReplaced { revision, state, restart_at });
-                    self.node.mut_store().set_checkpoint(checkpoint);
-                    persists.push(self.checkpoint_to_persist(number));
-                }
-            }
-            self.note_applied(entry, &mut told_end);
-        }
-        self.tell_end(self.machine.position().end, &mut told_end);
-        self.node.advance_apply_to(last);
-        self.node.mut_store().shrink(last);
-        Ok(())
-    }
-
-    fn checkpoint_to_persist(&self, number: u64) -> Persist {
-        Persist { number, checkpoint: Some(self.machine.checkpoint().clone()), ..Persist::default() }
-    }
-
-    /// Says that the log is committed up to `end`, if it was not said.
-    fn tell_end(&mut self, end: u64, told: &mut u64) {
-        if end > *told {
-            *told = end;
-            self.events.push(Event::Committed { end });
-        }
     }
 
     /// Notices who leads.
@@ -425,4 +313,12 @@ impl Group {
     pub fn is_whole(&self) -> bool {
         self.machine.is_whole()
     }
+}
+
+/// Whether there is nothing in it.
+fn is_idle(ready: &Ready) -> bool {
+    let has_messages = !ready.messages().is_empty() || !ready.persisted_messages().is_empty();
+    let has_entries = !ready.entries().is_empty() || !ready.committed_entries().is_empty();
+    let has_changed = ready.hs().is_some() || ready.ss().is_some() || !ready.snapshot().is_empty();
+    !has_messages && !has_entries && !has_changed && ready.read_states().is_empty()
 }

@@ -77,7 +77,8 @@ pub struct Work {
     pub persists: Vec<Persist>,
     /// For the service, in order.
     pub events: Vec<Event>,
-    /// Old entries that are to be read from the disk, not by who drives the group, and given to [`Group::fetched`].
+    /// Old entries that are to be read from the disk, not by who drives the group, and given to [`Group::fetched`]. Those that are to be
+    /// applied come first.
     pub fetches: Vec<Fetch>,
     /// This copy is no member any more: the group must stop here, once the rest is done.
     pub is_removed: bool,

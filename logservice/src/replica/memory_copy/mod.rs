@@ -11,7 +11,7 @@
 mod kept;
 mod reader;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use raft::eraftpb::{ConfState, Entry};
 use self::kept::Kept;
 use self::reader::MemoryCopyReader;
 use super::copy::{Base, CopyDisk, CopyDisks, CopyEvents, Install, OpenedCopy, Persist};
-use crate::store::{LogReader, Manifest, MediumError, OpenError, ReadError, RemovedStore, Usage};
+use crate::store::{Damage, LogReader, Manifest, MediumError, OpenError, ReadError, RemovedStore, Usage};
 
 /// The disk of one machine.
 pub struct MemoryDisks {
@@ -40,12 +40,25 @@ struct State {
     /// Goes up with each crash: copies that were opened before change nothing any more.
     life: u64,
     is_frozen: bool,
+    /// Groups of which reads of entries wait.
+    held_reads: BTreeSet<String>,
     is_gone: bool,
     delay: Duration,
     /// A group whose next write fails, and why.
     failing: Option<(String, String)>,
+    /// There is no space for entries.
+    is_full: bool,
+    /// Groups whose copies are found damaged when they are opened.
+    damaged: BTreeSet<String>,
     persists: u64,
     votes: u64,
+}
+
+/// What came of a job.
+enum Done {
+    Persisted(u64),
+    Failed(String),
+    Full,
 }
 
 struct Job {
@@ -77,7 +90,7 @@ impl Machine {
                 std::thread::sleep(delay);
                 state = self.lock();
             }
-            let mut done: Vec<(Arc<dyn CopyEvents>, Result<u64, String>)> = Vec::new();
+            let mut done: Vec<(Arc<dyn CopyEvents>, Done)> = Vec::new();
             for job in std::mem::take(&mut state.queue) {
                 done.extend(state.carry_out(job));
             }
@@ -85,8 +98,9 @@ impl Machine {
             self.changed.notify_all();
             for (events, outcome) in done {
                 match outcome {
-                    Ok(number) => events.persisted(number),
-                    Err(reason) => events.failed(&reason),
+                    Done::Persisted(number) => events.persisted(number),
+                    Done::Failed(reason) => events.failed(&reason),
+                    Done::Full => events.full("the disk is full"),
                 }
             }
         }
@@ -94,17 +108,21 @@ impl Machine {
 }
 
 impl State {
-    fn carry_out(&mut self, job: Job) -> Option<(Arc<dyn CopyEvents>, Result<u64, String>)> {
+    fn carry_out(&mut self, job: Job) -> Option<(Arc<dyn CopyEvents>, Done)> {
         let kept = self.copies.get_mut(&*job.group).filter(|kept| job.life == self.life && !kept.has_failed)?;
         if let Some((_, reason)) = self.failing.take_if(|(group, _)| **group == *job.group) {
             kept.has_failed = true;
-            return Some((job.events, Err(reason)));
+            return Some((job.events, Done::Failed(reason)));
+        }
+        if self.is_full && !job.persist.entries.is_empty() {
+            kept.has_failed = true;
+            return Some((job.events, Done::Full));
         }
         let number = job.persist.number;
         self.votes += u64::from(job.persist.vote.is_some());
         kept.persist(job.persist);
         self.persists += 1;
-        (number > 0).then_some((job.events, Ok(number)))
+        (number > 0).then_some((job.events, Done::Persisted(number)))
     }
 }
 
@@ -129,6 +147,17 @@ impl MemoryDisks {
         self.machine.changed.notify_all();
     }
 
+    /// From now on reads of the entries of a group wait, until [`MemoryDisks::release_reads`].
+    pub fn hold_reads(&self, group: &str) {
+        self.machine.lock().held_reads.insert(group.to_owned());
+    }
+
+    /// Reads wait no more.
+    pub fn release_reads(&self) {
+        self.machine.lock().held_reads.clear();
+        self.machine.changed.notify_all();
+    }
+
     /// From now on each sync takes so long.
     pub fn set_delay(&self, delay: Duration) {
         self.machine.lock().delay = delay;
@@ -139,13 +168,26 @@ impl MemoryDisks {
         self.machine.lock().failing = Some((group.to_owned(), reason.to_owned()));
     }
 
+    /// From now on there is no space for entries, or there is again.
+    pub fn fill(&self, is_full: bool) {
+        self.machine.lock().is_full = is_full;
+    }
+
+    /// The copy of a group is found damaged when it is opened, until it begins anew.
+    pub fn damage(&self, group: &str) {
+        self.machine.lock().damaged.insert(group.to_owned());
+    }
+
     /// The machine stops: what is not durable is lost, and copies that are open change and report nothing any more.
     pub fn crash(&self) {
         let mut state = self.machine.lock();
         state.life += 1;
         state.queue.clear();
         state.is_frozen = false;
+        state.held_reads.clear();
         state.copies.values_mut().for_each(|kept| kept.has_failed = false);
+        drop(state);
+        self.machine.changed.notify_all();
     }
 
     /// How often something became durable.
@@ -182,10 +224,14 @@ impl CopyDisks for MemoryDisks {
     }
 
     fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError> {
-        let state = self.machine.lock();
-        let Some(kept) = state.copies.get(group) else { return Ok(None) };
-        let disk =
-            Arc::new(MemoryCopy { machine: self.machine.clone(), group: group.into(), life: state.life, events });
+        let mut state = self.machine.lock();
+        if state.damaged.contains(group) {
+            return Err(OpenError::Damaged(Damage { place: "memory".to_owned(), reason: "for a test".to_owned() }));
+        }
+        let life = state.life;
+        let Some(kept) = state.copies.get_mut(group) else { return Ok(None) };
+        kept.has_failed = false;
+        let disk = Arc::new(MemoryCopy { machine: self.machine.clone(), group: group.into(), life, events });
         Ok(Some(OpenedCopy { disk, found: kept.found() }))
     }
 
@@ -194,6 +240,7 @@ impl CopyDisks for MemoryDisks {
         if let Some(kept) = state.copies.get_mut(group) {
             *kept = kept.begun_anew(install.clone());
         }
+        state.damaged.remove(group);
         Ok(())
     }
 
@@ -258,6 +305,9 @@ impl CopyDisk for MemoryCopy {
     }
 
     fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, ReadError> {
+        let is_held =
+            |state: &mut State| state.held_reads.contains(&*self.group) && !state.is_gone && state.life == self.life;
+        drop(self.machine.changed.wait_while(self.machine.lock(), is_held));
         Ok(self.on_medium(|kept| kept.read_entries(low, high, max_bytes))?)
     }
 
@@ -268,6 +318,10 @@ impl CopyDisk for MemoryCopy {
 
     fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError> {
         self.on_medium(|kept| kept.trim(offset, upto, members_at))
+    }
+
+    fn has_room(&self) -> bool {
+        !self.machine.lock().is_full
     }
 
     fn usage(&self) -> Usage {
