@@ -18,6 +18,7 @@ use crate::connections::tls::{Tls, TlsError, TlsPort};
 use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::EngineOptions;
 use crate::replica::cluster::{check_alone, IdentityError, Replicas};
+use crate::replica::copy::CopyDisks;
 use crate::replica::copy_files::CopyFiles;
 use crate::replica::files::SnapshotFiles;
 use crate::replica::groups::Groups;
@@ -204,8 +205,11 @@ async fn replicated(
     addresses: (SocketAddr, SocketAddr),
 ) -> Result<(Arc<dyn StoreFactory>, Arc<Replicas>, Arc<SnapshotFiles>), StartError> {
     let copies = CopyFiles::new(&config.dir.join("replicas"), config.store(keys)?.files()?);
-    let (replicas, files) = replication::start(cluster, config, (Arc::new(copies), snapshots), tls, addresses).await?;
-    Ok((Arc::new(ReplicatedStores::new(replicas.clone())), replicas, files))
+    let alone = config.store(keys)?.factory_of_used()?;
+    let kept = (Arc::new(copies) as Arc<dyn CopyDisks>, alone.clone(), snapshots);
+    let (replicas, files) = replication::start(cluster, config, kept, tls, addresses).await?;
+    let stores = ReplicatedStores::new(replicas.clone()).and_alone(alone);
+    Ok((Arc::new(stores), replicas, files))
 }
 
 /// Warns early if no snapshots can be made, before the log has grown.

@@ -13,6 +13,7 @@ use crate::replica::copy::CopyDisks;
 use crate::replica::files::SnapshotFiles;
 use crate::replica::peers::{Hello, PeerAddress, PeerPatience, PeerToken, PeerTokenError, PeersError, PeersOptions};
 use crate::snapshots::{OtherServices, SnapshotStore};
+use crate::store::StoreFactory;
 
 /// Connections to the peers' port whose other end has not proved that it is a service of the cluster.
 const MAX_STRANGERS: u32 = 64;
@@ -48,7 +49,7 @@ pub enum ReplicationError {
     Unfinished(#[from] tokio::task::JoinError),
 }
 
-/// Opens this service's copies, and connects it to its peers, with whom it shares `snapshots`. `listen` and `http` are the addresses of its
+/// Opens this service's copies, and connects it to its peers, with whom it shares `snapshots` and to whom it may bring what it has kept `alone`. `listen` and `http` are the addresses of its
 /// ports for clients.
 ///
 /// # Errors
@@ -56,7 +57,7 @@ pub enum ReplicationError {
 pub async fn start(
     cluster: ClusterConfig,
     config: &Config,
-    (disks, snapshots): (Arc<dyn CopyDisks>, &Arc<SnapshotStore>),
+    (disks, alone, snapshots): (Arc<dyn CopyDisks>, Option<Arc<dyn StoreFactory>>, &Arc<SnapshotStore>),
     tls: Option<Arc<Tls>>,
     (listen, http): (SocketAddr, SocketAddr),
 ) -> Result<(Arc<Replicas>, Arc<SnapshotFiles>), ReplicationError> {
@@ -92,7 +93,10 @@ pub async fn start(
     };
     let connections = Arc::new(PeerConnections::new(hello));
     let files = SnapshotFiles::new(snapshots.clone(), connections.clone());
-    snapshots.share_with(&(files.clone() as Arc<dyn OtherServices>));
+    if of_cluster.is_some() {
+        // Before any shard is opened. A service that joins later does so then.
+        snapshots.share_with(&(files.clone() as Arc<dyn OtherServices>));
+    }
     let replicas = ReplicasOptions {
         directory: config.dir.clone(),
         name: cluster.name,
@@ -102,6 +106,7 @@ pub async fn start(
         http_address,
         joins: cluster.joins,
         disks,
+        alone,
         peering: connections.clone(),
     };
     let replicas = tokio::task::spawn_blocking(move || Replicas::start(replicas)).await??;

@@ -184,6 +184,22 @@ pub trait CopyDisk: Send + Sync {
     fn close(&self);
 }
 
+/// The copy of a group in the making, of what a log holds that was kept otherwise. It is none before [`CopyDraft::finish`], and is removed
+/// when it is dropped before.
+pub trait CopyDraft: Send {
+    /// Adds entries without a gap, the first of them after the base. They are durable when this returns. Blocks on I/O.
+    ///
+    /// # Errors
+    /// It cannot be finished any more.
+    fn append(&mut self, entries: &[Entry]) -> Result<(), MediumError>;
+
+    /// It is the copy from now on. `checkpoint` is what the group is after the last entry. Durable when this returns. Blocks on I/O.
+    ///
+    /// # Errors
+    /// It may be the copy or not: [`CopyDisks::list`] tells, and opening it makes that durable.
+    fn finish(self: Box<Self>, checkpoint: Checkpoint) -> Result<(), MediumError>;
+}
+
 /// Opens and removes copies.
 pub trait CopyDisks: Send + Sync {
     /// The groups of which there are copies.
@@ -191,6 +207,15 @@ pub trait CopyDisks: Send + Sync {
 
     /// Makes a copy that begins after `install`, unless there is one. Durable when this returns. Blocks on I/O.
     fn create(&self, group: &str, install: &Install) -> Result<(), MediumError>;
+
+    /// Begins to make the copy of a group, of which there is none, with entries after `base`. What was begun before for the group is gone, or is
+    /// not finished any more. Blocks on I/O.
+    ///
+    /// # Errors
+    /// There is one, or nothing can be written.
+    fn draft(&self, group: &str, _base: &Base) -> Result<Box<dyn CopyDraft>, MediumError> {
+        Err(MediumError::new(format!("a copy of '{group}' cannot be made of what is kept otherwise")))
+    }
 
     /// Opens the copy of a group; `None` if there is none. Blocks on I/O.
     fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError>;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::bringing::Bringing;
 use super::handle::GroupHandle;
 use crate::store::{MediumError, RemovedStore};
 
@@ -41,6 +42,22 @@ pub trait Groups: Send + Sync {
     /// The disk cannot be read.
     fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, MediumError> {
         Ok(Vec::new())
+    }
+
+    /// Where the copy of a shard is that the cluster has, and that this service is to keep and has not got yet: [`ClusterError::NotLeader`] with
+    /// the service to go to, if that is known.
+    fn elsewhere(&self, _shard: &str) -> Option<ClusterError> {
+        None
+    }
+
+    /// Whether a shard is one that another service was to bring, and that one is not connected.
+    fn is_lost(&self, _shard: &str) -> bool {
+        false
+    }
+
+    /// How this service brings shards that it has kept alone; none if services like this one never have any.
+    fn bringing(&self) -> Option<&dyn Bringing> {
+        None
     }
 
     /// Makes a cluster of this service and those that it was configured with. Repeating that succeeds and changes nothing.
@@ -95,6 +112,13 @@ pub trait GroupsChanged: Send + Sync {
     fn appeared(&self, shard: &str);
     /// There is none any more.
     fn disappeared(&self, shard: &str);
+    /// This service has become one of a cluster.
+    fn joined(&self) {}
+    /// Has the service called `by` store what the state of `shard` names besides the log. Durable there when it succeeds; the error is a text for
+    /// people. Asked where the log is decided over.
+    fn have_held<'a>(&'a self, _shard: &'a str, _by: &'a str) -> Answer<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
     /// The copy of a shard that was dropped is set aside, after it has disappeared: what it held is to be removed.
     fn removed(&self, _shard: &str, _removed: Arc<dyn RemovedStore>) {}
 }

@@ -14,9 +14,10 @@
 //! | `driver/` | the thread that drives all groups |
 //! | `cluster/` | the services of a cluster, and the shards that they keep together |
 //! | `memory_copy/` | for tests: copies in memory |
+//! | `bringing.rs` | shards that a service has kept alone before |
 //! | `group_name.rs` | what groups are called |
 //! | `groups.rs` | what the rest of the service needs of all groups |
-//! | `store.rs`, `store_factory.rs` | a shard's store over its group |
+//! | `store.rs`, `store_factory.rs` | a shard's store over its group, or kept alone still |
 //! | `hearing.rs` | what it hears of its group |
 //! | `persisted_reader.rs` | its readers, which wait for this service's own disk |
 //! | `memory_group/` | for tests: groups whose other members are played by the test |
@@ -24,6 +25,7 @@
 //! | `peers/` | connections between services |
 //! | `wire/` | what they say, as bytes |
 
+pub mod bringing;
 pub mod cluster;
 pub mod copy;
 pub mod copy_files;

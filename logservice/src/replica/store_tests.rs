@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::*;
+use crate::replica::handle::GroupEvents;
 use crate::replica::memory_group::{MemoryGroup, MemoryGroups};
 
 #[derive(Debug, Clone, PartialEq, Eq)]

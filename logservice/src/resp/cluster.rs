@@ -13,6 +13,7 @@ use super::reply::{self, failure, Reply};
 use crate::access::roles::TokenRole;
 use crate::replica::group::{are_members, GroupStatus};
 use crate::replica::groups::{Groups, ServiceStatus};
+use crate::service::bringing::AloneStatus;
 use crate::service::replication::{refusal, CopyStatus};
 use crate::service::Service;
 
@@ -23,7 +24,7 @@ const ALL_SHARDS: &str = "";
 
 /// `LOG.CLUSTER INIT | STATUS | REPLACE old new | MOVE shard service | FORCE service ACCEPT-LOSS`.
 pub async fn run(
-    service: &Service,
+    service: &Arc<Service>,
     identity: &Identity,
     command: &Entry,
     arguments: &[Bytes],
@@ -53,7 +54,7 @@ pub async fn run(
         return Err(failure("this log service is alone: it was started without --peers"));
     };
     let done = match action {
-        Action::Init => groups.init().await,
+        Action::Init => return service.init_cluster().await.map(|()| reply::ok()),
         Action::Replace { old, new } => groups.replace(old, new).await,
         Action::Move { shard, to } => service.move_decision(groups, shard, to).await,
         Action::Force { name, word } => groups.force(name, word).await,
@@ -94,8 +95,14 @@ async fn status(service: &Service, identity: &Identity, groups: &Arc<dyn Groups>
     fields.push(("cluster_log".to_owned(), group_line("", own.as_ref(), &services)));
     let seen = service.names().into_iter().filter(|name| identity.may(name, TokenRole::Observe));
     for (at, name) in seen.enumerate() {
-        let status = service.group_status(&name).await.map(|(_, status)| status);
-        fields.push((format!("shard{at}"), group_line(&name, status.as_ref(), &services)));
+        let line = match service.alone_status(&name) {
+            Some(alone) => alone_line(&name, groups.member(), alone, &services),
+            None => {
+                let status = service.group_status(&name).await.map(|(_, status)| status);
+                group_line(&name, status.as_ref(), &services)
+            }
+        };
+        fields.push((format!("shard{at}"), line));
     }
     reply::array(fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]).collect())
 }
@@ -135,6 +142,15 @@ fn group_line(name: &str, status: Option<&GroupStatus>, services: &[ServiceStatu
         names(learners),
         names(&leaving),
         u8::from(is_whole)
+    )
+}
+
+/// A shard that this service keeps alone.
+fn alone_line(name: &str, own: u64, alone: AloneStatus, services: &[ServiceStatus]) -> String {
+    let own = services.iter().find(|service| service.member == own).map(|own| own.name.as_str()).unwrap_or_default();
+    let AloneStatus { end, left_bytes } = alone;
+    format!(
+        "name={name},decider={own},term=0,end={end},members={own},learners=,leaving=,whole=0,alone=1,left_bytes={left_bytes}"
     )
 }
 

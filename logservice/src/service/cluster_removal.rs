@@ -19,7 +19,16 @@ impl Service {
         log_id: &str,
         force: bool,
     ) -> Result<(), Refusal> {
-        let slot = self.lock().get(name).cloned().ok_or_else(|| Refusal::no_shard(name))?;
+        let slot = self.lock().get(name).cloned();
+        let Some(slot) = slot else {
+            return match groups.elsewhere(name) {
+                // Nobody has it but a service that is gone.
+                Some(_) if force && groups.is_lost(name) => groups.drop_shard(name, log_id).await.map_err(refusal),
+                Some(elsewhere) => Err(refusal(elsewhere)),
+                None => Err(Refusal::no_shard(name)),
+            };
+        };
+        self.check_not_alone(name).await?;
         if let Ok(shard) = self.opened(name, slot).await {
             check_id(name, &shard.log_id(), log_id)?;
             if !shard.decides() && (!force || shard.decider().is_some()) {

@@ -1,8 +1,11 @@
 //! The shards of one directory: opened when the service starts, made by their first nodes, looked up by each command.
 //!
 //! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
-//! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is, `moving` whom operators choose), and [`engine_work`] passes what takes an engine on to the [snapshotter](crate::snapshotter).
+//! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is, `moving` whom operators choose,
+//! `bringing` how they come to keep what one has kept alone), and [`engine_work`] passes what takes an engine on to the
+//! [snapshotter](crate::snapshotter).
 
+pub mod bringing;
 mod cluster_removal;
 mod directory_lock;
 pub mod engine_work;
@@ -26,6 +29,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use durability_protocol::{is_valid_name, Code, Refusal};
 use tokio::sync::{broadcast, mpsc, watch, Semaphore};
 
+use self::bringing::Underway;
 use self::directory_lock::take_lock;
 use self::engine_work::EngineRequest;
 use self::placement::Placements;
@@ -91,6 +95,8 @@ pub struct Service {
     /// Changes when the other services are to be told soon what this one knows.
     report_due: watch::Sender<()>,
     placements: Mutex<Placements>,
+    /// Shards that are being brought into a cluster.
+    brought: Mutex<BTreeMap<String, Underway>>,
     this: Weak<Service>,
     _lock: File,
 }
@@ -131,6 +137,7 @@ impl Service {
             appeared: watch::Sender::new(()),
             report_due: watch::Sender::new(()),
             placements: Mutex::default(),
+            brought: Mutex::default(),
             this: this.clone(),
             _lock: lock,
         });
@@ -139,6 +146,7 @@ impl Service {
         service.exchange_reports();
         service.keep_placement();
         service.make_for_others();
+        service.bring_shards();
         removed.into_iter().for_each(|removed| service.finish_drop(removed, Weak::new()));
         Ok(service)
     }
@@ -219,7 +227,11 @@ impl Service {
     /// [`Code::NoShard`] if there is none, [`Code::LogFailed`] if it is not served.
     pub async fn shard(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
         check_name(name)?;
-        let slot = self.lock().get(name).cloned().ok_or_else(|| Refusal::no_shard(name))?;
+        let slot = self.lock().get(name).cloned();
+        let slot = slot.ok_or_else(|| {
+            let elsewhere = self.groups().and_then(|groups| groups.elsewhere(name));
+            elsewhere.map_or_else(|| Refusal::no_shard(name), replication::refusal)
+        })?;
         self.opened(name, slot).await.map_err(Refusal::from)
     }
 
@@ -229,20 +241,24 @@ impl Service {
     /// There are as many shards as are allowed, or this one is not served.
     pub async fn shard_or_new(self: &Arc<Self>, name: &str) -> Result<Arc<Shard>, Refusal> {
         check_name(name)?;
-        let known = self.lock().get(name).cloned();
-        if let (None, Some(groups)) = (&known, self.groups()) {
-            self.check_room_beside(self.lock().len())?;
-            let slot = self.create(groups, name).await?;
-            return self.opened(name, slot).await.map_err(Refusal::from);
-        }
-        let slot = {
-            let mut shards = self.lock();
-            if !shards.contains_key(name) {
-                self.check_room_beside(shards.len())?;
-            }
-            shards.entry(name.to_owned()).or_default().clone()
+        let slot = match (self.slot_or_new(name)?, self.groups()) {
+            (Some(slot), _) => slot,
+            (None, Some(groups)) => self.create(groups, name).await?,
+            (None, None) => return Err(Refusal::no_shard(name)),
         };
         self.opened(name, slot).await.map_err(Refusal::from)
+    }
+
+    /// The slot of the shard of that name, made if there is none and this service makes shards alone.
+    fn slot_or_new(&self, name: &str) -> Result<Option<Arc<Slot>>, Refusal> {
+        let mut shards = self.lock();
+        if let Some(slot) = shards.get(name) {
+            return Ok(Some(slot.clone()));
+        }
+        self.check_room_beside(shards.len())?;
+        // Under the lock: the shards that are brought are counted under it later.
+        let is_alone = self.groups().is_none_or(|groups| groups.bringing().is_some_and(|bringing| bringing.is_alone()));
+        Ok(is_alone.then(|| shards.entry(name.to_owned()).or_default().clone()))
     }
 
     fn check_room_beside(&self, shards: usize) -> Result<(), Refusal> {

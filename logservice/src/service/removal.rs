@@ -32,7 +32,7 @@ impl Service {
     pub async fn drop_shard(self: &Arc<Self>, name: &str, log_id: &str, force: bool) -> Result<(), Refusal> {
         check_name(name)?;
         let _one_at_a_time = self.dropping.lock().await;
-        if let Some(groups) = self.groups() {
+        if let Some(groups) = self.groups().filter(|_| !self.is_alone()) {
             return self.drop_in_cluster(groups, name, log_id, force).await;
         }
         let slot = self.lock().get(name).cloned().ok_or_else(|| Refusal::no_shard(name))?;

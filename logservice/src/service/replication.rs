@@ -11,8 +11,9 @@ use tokio::time::timeout;
 
 use super::{snapshot_files, Service, Slot};
 use crate::replica::group::GroupStatus;
-use crate::replica::groups::{ClusterError, Groups, GroupsChanged, ServiceStatus};
+use crate::replica::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
 use crate::shard::{not_leader, Shard};
+use crate::snapshots::OtherServices;
 use crate::store::{Manifest, RemovedStore};
 
 /// How long whoever makes a shard waits at most until it is here.
@@ -91,6 +92,18 @@ impl GroupsChanged for Appearing {
         }
     }
 
+    fn joined(&self) {
+        let Some(service) = self.service.upgrade() else { return };
+        service.share_snapshots();
+    }
+
+    fn have_held<'a>(&'a self, shard: &'a str, by: &'a str) -> Answer<'a, Result<(), String>> {
+        Box::pin(async move {
+            let service = self.service.upgrade().ok_or("the service is stopping")?;
+            service.have_snapshots_held(shard, by).await
+        })
+    }
+
     fn removed(&self, shard: &str, removed: Arc<dyn RemovedStore>) {
         let Some(service) = self.service.upgrade() else { return };
         let users = self.lock_disappeared().remove(shard).unwrap_or_default();
@@ -111,8 +124,18 @@ impl Service {
         let (service, runtime) = (self.this.clone(), Handle::current());
         let appearing = Arc::new(Appearing { service, runtime, disappeared: Mutex::default() });
         groups.on_groups(appearing.clone());
+        if groups.cluster().is_some() {
+            self.share_snapshots();
+        }
         let known = self.names();
         groups.names().iter().filter(|name| !known.contains(name)).for_each(|name| appearing.appeared(name));
+    }
+
+    /// Keeps snapshots together with the other services from now on, each in its own directory.
+    fn share_snapshots(&self) {
+        if let Some(files) = self.files() {
+            self.options.snapshots.share_with(&(files.clone() as Arc<dyn OtherServices>));
+        }
     }
 
     /// Opens the shard anew when who decides over its log changes, and drops log that the service that decides needs no more. Must run
@@ -139,7 +162,7 @@ impl Service {
 
     /// Opens `old` anew. Until that is done, commands find the one before, which refuses what only the service that decides may do. Blocks on
     /// I/O.
-    fn reopen(&self, old: &Arc<Shard>) {
+    pub(super) fn reopen(&self, old: &Arc<Shard>) {
         let _one_at_a_time = self.reopening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let name = old.name();
         let is_old = |slot: &Arc<Slot>| matches!(slot.get(), Some(Ok(current)) if Arc::ptr_eq(current, old));
@@ -147,6 +170,7 @@ impl Service {
             return;
         }
         old.store().close();
+        self.finish_bringing(old);
         let slot = Arc::new(Slot::new());
         // The reason of an error has been logged, and is the answer to every command on the shard.
         if let Ok(shard) = self.open_slot(name, &slot) {
@@ -218,7 +242,8 @@ impl Service {
             Ok(0) => {}
             Ok(count) => tracing::info!("{count} shards were handed over in {} ms", began.elapsed().as_millis()),
             Err(_) => {
-                let left = self.open_shards().iter().filter(|shard| shard.decides()).count();
+                let is_left = |shard: &&Arc<Shard>| shard.decides() && shard.is_replicated();
+                let left = self.open_shards().iter().filter(is_left).count();
                 tracing::warn!("{left} shards were not handed over within {} s", HAND_OVER_AT_MOST.as_secs());
             }
         }
@@ -227,7 +252,8 @@ impl Service {
     /// Returns how many shards were handed over.
     async fn hand_over_all(&self, groups: Arc<dyn Groups>) -> usize {
         let mut handed_over = Vec::new();
-        for shard in self.open_shards().into_iter().filter(|shard| shard.decides()) {
+        let deciding = self.open_shards().into_iter().filter(|shard| shard.decides() && shard.is_replicated());
+        for shard in deciding {
             let others = self.copies(&shard).await.into_iter();
             let others =
                 others.filter(|copy| !copy.decides && copy.votes && copy.is_heard && copy.service.is_connected);

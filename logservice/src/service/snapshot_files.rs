@@ -85,6 +85,16 @@ impl Service {
         Err(failed)
     }
 
+    /// Has the service called `by` store all snapshots of a shard over whose log this one decides.
+    pub(super) async fn have_snapshots_held(&self, shard: &str, by: &str) -> Result<(), String> {
+        let shard = self.served_shard(shard).ok_or_else(|| format!("shard '{shard}' is not served here"))?;
+        let Some(files) = self.files().filter(|_| shard.snapshots().has_others()) else { return Ok(()) };
+        for record in shard.store().manifest().snapshots {
+            files.have_held(by, &record).await?;
+        }
+        Ok(())
+    }
+
     async fn make_for_decider(&self, name: &str, least_end: u64) -> Result<Made, NotMade> {
         let not_made = |reason: String| NotMade { reason, is_final: false };
         let shard = self.served_shard(name).ok_or_else(|| not_made(format!("shard '{name}' is not served here")))?;

@@ -319,8 +319,9 @@ impl Shard {
     }
 
     fn is_superseded_by(&self, error: &ManifestError) -> bool {
-        let is_unknown = matches!(error, ManifestError::Unknown(_));
-        matches!(error, ManifestError::NotLeader) || is_unknown && !self.decides()
+        // A log that was kept alone is closed when it is kept by a group from then on.
+        let may_be = matches!(error, ManifestError::Unknown(_) | ManifestError::Closed);
+        matches!(error, ManifestError::NotLeader) || may_be && !self.decides()
     }
 
     /// Changes the manifest where it may block. After a change whose outcome is not known the shard counts as failed: what it

@@ -79,7 +79,7 @@ use self::reported::Reported;
 use self::rule_switches::Rule;
 use crate::base::log_throttle::{say, LineThrottle};
 use crate::snapshots::SnapshotStore;
-use crate::store::{Append, OpenError, Opened, Standing, Store, StoreEvents, SubmitError};
+use crate::store::{Append, Manifest, OpenError, Opened, Standing, Store, StoreEvents, SubmitError};
 
 /// One shard of the log.
 pub struct Shard {
@@ -321,6 +321,15 @@ impl Shard {
             (SubmitError::NoSpace(reason), _) => Refusal::new(Code::NoSpace, reason.clone()),
             (SubmitError::Busy { .. }, _) => Refusal::new(Code::Err, format!("{error}; send it again later")),
         }
+    }
+
+    /// The manifest, and what keeps the log from its base on.
+    pub fn pin_base(&self) -> (Manifest, Pin) {
+        let (pin, manifest) = self.pins.pin(|| {
+            let manifest = self.store.manifest();
+            (manifest.base, manifest)
+        });
+        (manifest, pin)
     }
 
     /// Counts a replica until the guard is dropped.

@@ -239,15 +239,17 @@ impl Shard {
         }
     }
 
-    /// Stores a draft, at two services if each keeps its own; answers what is to be recorded, and what keeps it until then.
+    /// Stores a draft, at two services if several keep the log and each keeps its own; answers what is to be recorded, and what keeps it until then.
     pub(super) async fn store_snapshot(
         &self,
         draft: Draft,
         origin: Origin<'_>,
     ) -> Result<(SnapshotRecord, Stored), Refusal> {
         let (record, stored) = self.store_snapshot_here(draft, origin).await?;
-        let spread = self.snapshots.spread(&record).await;
-        spread.map_err(|error| Refusal::new(Code::Err, error.to_string()))?;
+        if self.is_replicated() {
+            let spread = self.snapshots.spread(&record).await;
+            spread.map_err(|error| Refusal::new(Code::Err, error.to_string()))?;
+        }
         Ok((record, stored))
     }
 

@@ -4,7 +4,7 @@ use durability_protocol::{Code, Refusal};
 use tokio::sync::{oneshot, watch};
 
 use super::Shard;
-use crate::store::Standing;
+use crate::store::{Standing, StoreEvents};
 
 impl Shard {
     /// Whether this service decides over the log, as far as it knows.
@@ -32,6 +32,12 @@ impl Shard {
     pub fn not_leader(&self) -> Refusal {
         let decider = self.decider();
         not_leader(decider.as_deref().or(self.acceptance.successor.get().map(String::as_str)))
+    }
+
+    /// A group keeps the log from now on that this service has kept alone: this one takes nothing and acknowledges nothing any more, and is opened
+    /// anew. What it had acknowledged by then is durable here.
+    pub fn hand_to_group(&self) {
+        self.acceptance.superseded();
     }
 
     /// This service hands the decision over to the one that clients reach at `address`. Whoever is refused from then on because this one

@@ -241,7 +241,8 @@ impl Turns {
     }
 
     fn may_be_elsewhere(&self, shard: &Shard) -> bool {
-        self.service.files().is_some() && shard.decides() && !self.here_until.contains_key(&shard.log_id())
+        let has_others = self.service.files().is_some() && shard.is_replicated();
+        has_others && shard.decides() && !self.here_until.contains_key(&shard.log_id())
     }
 
     fn ask_to_give_way(&mut self) {

@@ -27,6 +27,15 @@ pub trait StoreFactory: Send + Sync {
     /// Removes the store of `shard`: when this returns, it is gone, also after a crash, and its name is free. What it held is still on the
     /// medium, and listed, until [`RemovedStore::finish`]. Removing a store that is missing succeeds.
     fn remove(&self, shard: &str) -> Result<Arc<dyn RemovedStore>, RemoveError>;
+
+    /// Sets the store of `shard` aside, as it is kept otherwise from now on: when this returns, it is none any more, also after a crash. What it
+    /// held is kept for people, at the place that is returned, and nothing removes it. `None` if there is no such store.
+    ///
+    /// # Errors
+    /// It is as it was, or that is not known.
+    fn set_aside(&self, shard: &str) -> Result<Option<String>, RemoveError> {
+        Err(RemoveError::Unchanged(MediumError::new(format!("the store of shard {shard} cannot be set aside"))))
+    }
 }
 
 /// What a factory's medium holds.

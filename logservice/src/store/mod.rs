@@ -58,6 +58,19 @@ pub struct Append {
     pub payload: Bytes,
 }
 
+/// A part of the log as it was written: what one leader appended at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The epoch of the leader that wrote it.
+    pub epoch: u64,
+    /// Position of its first byte of log.
+    pub offset: u64,
+    /// When it was written, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The bytes.
+    pub payload: Bytes,
+}
+
 /// Receives the outcome of appends. A store calls it from its own threads, or from the one that is in [`Store::close`],
 /// [`Store::restart`] or [`Store::go_on`], one call at a time, and never from within [`Store::submit`]. An implementation must return soon and must not call the store.
 pub trait StoreEvents: Send + Sync {
@@ -144,6 +157,14 @@ pub trait Store: Send + Sync {
     /// dropped. Blocks on I/O.
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError>;
 
+    /// Opens a reader of records, as [`Store::reader`] opens one of bytes. Blocks on I/O.
+    ///
+    /// # Errors
+    /// As of [`Store::reader`]; or this store does not know who wrote what, and when.
+    fn records(&self, _offset: u64) -> Result<Box<dyn RecordReader>, ReadError> {
+        Err(MediumError::new("this log is not read record by record").into())
+    }
+
     /// The manifest as last replaced. After an indeterminate replacement it is the one before.
     fn manifest(&self) -> Manifest;
 
@@ -185,6 +206,19 @@ pub trait LogReader: Send {
     /// The next bytes: at least one, at most `max_bytes`, and none at or beyond `limit` (exclusive), which must be durable and beyond
     /// what was read so far. Checksums are verified before bytes are returned. Blocks on I/O.
     fn read(&mut self, limit: u64, max_bytes: usize) -> Result<Bytes, ReadError>;
+
+    /// Position of the next byte.
+    fn offset(&self) -> u64;
+}
+
+/// A place in the log that moves forward by records. It stays usable when its store is closed.
+pub trait RecordReader: Send {
+    /// The next record, of the first one only what lies at or beyond where the reader was opened. It begins below `limit` (exclusive), which
+    /// must be durable and beyond what was read so far. Checksums are verified before it is returned. Blocks on I/O.
+    ///
+    /// # Errors
+    /// It was dropped, or is damaged.
+    fn next(&mut self, limit: u64) -> Result<Record, ReadError>;
 
     /// Position of the next byte.
     fn offset(&self) -> u64;

@@ -33,6 +33,17 @@ impl StoreOptions {
         Ok(Arc::new(FileStores::new(&directory, self.files()?)))
     }
 
+    /// As [`StoreOptions::factory`], if stores were ever made there.
+    ///
+    /// # Errors
+    /// As of [`StoreOptions::factory`].
+    pub fn factory_of_used(self) -> std::io::Result<Option<Arc<dyn StoreFactory>>> {
+        match self.directory.join("shards").is_dir() {
+            true => self.factory().map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// How segment files are written, for whatever consists of them.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use durability_protocol::{Grammar, RespLimits, RespParser};
 
 use super::look;
 use crate::encryption::KeyRing;
-use crate::store::file_store::look::Record;
+use crate::store::Record;
 
 /// As much as Valkey itself allows: an argument may have any length that `proto-max-bulk-len` can be set to.
 const LIMITS: RespLimits = RespLimits { items: i32::MAX as usize, item_bytes: 1 << 40, frame_bytes: usize::MAX };

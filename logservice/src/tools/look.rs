@@ -8,8 +8,8 @@ use durability_protocol::is_valid_name;
 use crate::encryption::KeyRing;
 use crate::replica::copy_files::look::CopyLook;
 use crate::replica::group_name::{made_after, shard_of};
-use crate::store::file_store::look::{Look, Record};
-use crate::store::{LogReader, Manifest, OpenError, ReadError};
+use crate::store::file_store::look::Look;
+use crate::store::{LogReader, Manifest, OpenError, ReadError, Record};
 
 /// Where the logs are that this service keeps alone.
 pub const ALONE: &str = "shards";

@@ -256,6 +256,8 @@ fn cause(step: Step) -> Option<Step> {
 /// Those of a life, without its end.
 fn steps() -> impl Iterator<Item = Step> {
     let ends = [Step::DropRename, Step::DropDirectorySync, Step::DropRemove];
+    let others = [Step::AsideCreate, Step::AsideRename, Step::AsideDirectorySync];
+    let ends = [ends, others].concat();
     Step::ALL.iter().copied().filter(move |step| !ends.contains(step))
 }
 

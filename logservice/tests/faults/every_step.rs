@@ -34,12 +34,14 @@ fn is_of_spare(step: Step) -> bool {
     matches!(step, Step::SpareCreate | Step::SpareWrite | Step::SpareSync)
 }
 
-/// Those of a life: not those that end it, see `dropping.rs`, nor those of a copy that several services keep, see `copies.rs`.
+/// Those of a life: not those that end it, see `dropping.rs`, nor those of a copy that several services keep, see `copies.rs`,
+/// nor those by which a shard is set aside that several services keep by now, see `tests/zones/growing_test.py`.
 fn steps() -> impl Iterator<Item = Step> {
     use Step::*;
     let is_of_end = |step| matches!(step, DropRename | DropDirectorySync | DropRemove);
     let is_of_copy = |step| matches!(step, VoteCreate | VoteWrite | VoteSync | CopyRename | CopyDirectorySync);
-    Step::ALL.iter().copied().filter(move |&step| !is_of_end(step) && !is_of_copy(step))
+    let is_of_aside = |step| matches!(step, AsideCreate | AsideRename | AsideDirectorySync);
+    Step::ALL.iter().copied().filter(move |&step| !is_of_end(step) && !is_of_copy(step) && !is_of_aside(step))
 }
 
 fn life_with(step: Step) -> Life {

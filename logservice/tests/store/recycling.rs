@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use logservice::store::file_store::check::check;
 use logservice::store::file_store::format::{RecordHeader, SegmentHeader, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
-use logservice::store::file_store::look::{Look, Record};
+use logservice::store::file_store::look::Look;
 use logservice::store::file_store::MIN_SEGMENT_BYTES;
-use logservice::store::OpenError;
+use logservice::store::{OpenError, Record};
 
 use crate::common::{memory_directory, pattern};
 use crate::harness::{overwrite, read_at, segments, shrink, trim, Log};

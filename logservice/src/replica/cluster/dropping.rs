@@ -129,6 +129,11 @@ impl Replicas {
             Err(error) => return tracing::error!("copies of dropped shards are not looked for: {error}"),
         };
         for group in copies.iter().filter(|group| state.has_dropped(group)) {
+            // Without a copy, it would be the shard again.
+            if let Err(reason) = self.set_brought_aside() {
+                tracing::error!("'{group}' was dropped, and its copy stays until the next start: {reason}");
+                continue;
+            }
             match self.options.disks.set_aside(group) {
                 Ok(removed) => {
                     tracing::warn!("'{group}' was dropped: its copy is removed");

@@ -3,11 +3,16 @@
 //! The service that is asked finds out who the others are, and then has each join, itself included, in the order of their names. So of two
 //! that do this at a time, one comes too late at the first name, and has changed nothing. If it is cut off in the middle, it is repeated
 //! at the same service: who has joined does so again without a change.
+//!
+//! At most one of the three has shards, which it has kept alone so far, and that is the one at which the cluster is made. It brings them:
+//! `bringing.rs`.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use super::bringing::check_who_brings;
 use super::copy_reports::Report;
 use super::identity::{random_id, ClusterRecord, Identity, MemberRecord};
 use super::Replicas;
@@ -26,6 +31,9 @@ pub(super) enum Request {
     Newest,
     /// That the cluster drops a shard, whose log has that id. Of the service that decides over the cluster.
     Drop { shard: String, log_id: String },
+    /// That the cluster expects shards that a member has kept alone: their names, and the ids of their logs. Of the service that decides over
+    /// the cluster. These are the last ones if it `is_all`.
+    Bring { member: u64, shards: Vec<(String, String)>, is_all: bool },
     /// Nothing; tells of the copies of who asks.
     Report(Report),
     /// That it hears what this service knows of shards.
@@ -35,10 +43,19 @@ pub(super) enum Request {
 /// What it answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Reply {
-    Identity { record: MemberRecord, cluster: Option<ClusterRecord> },
+    Identity {
+        record: MemberRecord,
+        cluster: Option<ClusterRecord>,
+        /// Whether it has what no other service has: shards that it keeps alone, or whose only copy it has. None of an older version.
+        #[serde(default)]
+        has_shards: Option<bool>,
+    },
     Joined,
-    Newest { revision: u64 },
+    Newest {
+        revision: u64,
+    },
     Dropped,
+    Brought,
     Noted,
     Heard,
     Refused(String),
@@ -54,7 +71,12 @@ impl Replicas {
         let reply = match serde_json::from_slice(request) {
             Ok(Request::Identify) => {
                 let Identity { cluster, .. } = self.identity();
-                Reply::Identity { record: self.own_record(), cluster }
+                match self.has_shards_of_its_own() {
+                    Ok(has_shards) => {
+                        Reply::Identity { record: self.own_record(), cluster, has_shards: Some(has_shards) }
+                    }
+                    Err(reason) => Reply::Refused(format!("which shards it keeps alone is not known: {reason}")),
+                }
             }
             Ok(Request::Join(record)) => match self.join(record) {
                 Ok(()) => Reply::Joined,
@@ -70,6 +92,10 @@ impl Replicas {
             },
             Ok(Request::Drop { shard, log_id }) => match self.propose_drop(&shard, &log_id) {
                 Ok(()) => Reply::Dropped,
+                Err(error) => Reply::Refused(format!("{error}: ask again")),
+            },
+            Ok(Request::Bring { member, shards, is_all }) => match self.propose_brought(member, &shards, is_all) {
+                Ok(()) => Reply::Brought,
                 Err(error) => Reply::Refused(format!("{error}: ask again")),
             },
             Ok(Request::Report(report)) => {
@@ -101,10 +127,16 @@ impl Replicas {
     pub(super) async fn form(&self) -> Result<(), ClusterError> {
         let _one_at_a_time = self.forming.lock().await;
         let (mut members, mut clusters) = (vec![self.own_record()], vec![self.identity().cluster]);
+        let has_shards = self.check_own_shards().await?;
         for (name, address) in self.options.peers.iter().filter(|(name, _)| *name != self.options.name) {
-            let Reply::Identity { record, cluster } = self.ask_to_form(name, &Request::Identify).await? else {
-                return Err(refused(format!("service {name} did not say who it is")));
+            let (record, cluster, of_its_own) = match self.ask_to_form(name, &Request::Identify).await? {
+                Reply::Identity { record, cluster, has_shards } => (record, cluster, has_shards),
+                Reply::Refused(reason) => return Err(refused(format!("service {name}: {reason}"))),
+                _ => return Err(refused(format!("service {name} did not say who it is"))),
             };
+            if cluster.is_none() {
+                check_who_brings(&self.options.name, has_shards, name, of_its_own).map_err(refused)?;
+            }
             if record.name != *name {
                 let text = format!("the service at {address} is named {}, not {name}: correct --peers", record.name);
                 return Err(refused(text));
@@ -114,7 +146,7 @@ impl Replicas {
             clusters.push(cluster);
         }
         members.sort_by(|one, other| one.name.cmp(&other.name));
-        let Some(record) = self.plan(&members, &clusters)? else { return Ok(()) };
+        let Some(record) = self.plan(&members, &clusters, has_shards)? else { return Ok(()) };
         for member in &record.members {
             if member.name == self.options.name {
                 self.join_here(record.clone()).await.map_err(refused)?;
@@ -123,7 +155,12 @@ impl Replicas {
             match self.ask_to_form(&member.name, &Request::Join(record.clone())).await? {
                 Reply::Joined => {}
                 Reply::Refused(reason) => return Err(refused(reason)),
-                Reply::Identity { .. } | Reply::Newest { .. } | Reply::Dropped | Reply::Noted | Reply::Heard => {
+                Reply::Identity { .. }
+                | Reply::Newest { .. }
+                | Reply::Dropped
+                | Reply::Brought
+                | Reply::Noted
+                | Reply::Heard => {
                     return Err(refused(format!("service {} did not say whether it joins", member.name)));
                 }
             }
@@ -136,6 +173,7 @@ impl Replicas {
         &self,
         members: &[MemberRecord],
         clusters: &[Option<ClusterRecord>],
+        has_shards: bool,
     ) -> Result<Option<ClusterRecord>, ClusterError> {
         let own = self.identity();
         if !own.is_in(members) {
@@ -144,8 +182,9 @@ impl Replicas {
         let ids: BTreeSet<u64> = clusters.iter().flatten().map(|cluster| cluster.id).collect();
         let Some(begun) = clusters.iter().flatten().next() else {
             let id = random_id().map_err(|error| refused(error.to_string()))?;
-            let members = members.to_vec();
-            return Ok(Some(ClusterRecord { id, initiator: own.member, members, is_formed: false, is_older: false }));
+            let (initiator, members) = (own.member, members.to_vec());
+            let begun = ClusterRecord { id, initiator, members, is_formed: false, is_older: false, has_shards };
+            return Ok(Some(begun));
         };
         if ids.len() > 1 {
             return Err(refused("the services are of different clusters: correct --peers, or --dir"));
@@ -219,9 +258,17 @@ impl Replicas {
                 return Err(format!("service {own} has joined this cluster with other services"));
             }
             Some(_) => {}
+            None if record.initiator != self.member && self.has_shards_of_its_own()? => {
+                return Err(format!("service {own} has shards of its own: say LOG.CLUSTER INIT there"));
+            }
             None => {
+                // From here on none is made alone that the cluster does not hear of.
+                let was_alone = self.is_alone.swap(false, Ordering::SeqCst);
                 let next = Identity { cluster: Some(record), ..identity.clone() };
-                next.store(&self.options.directory).map_err(|error| error.to_string())?;
+                next.store(&self.options.directory).map_err(|error| {
+                    self.is_alone.store(was_alone, Ordering::SeqCst);
+                    error.to_string()
+                })?;
                 *identity = next;
             }
         }

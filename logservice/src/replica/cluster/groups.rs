@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::peering::PeerInfo;
 use super::{lock, Replicas, ReplicasOptions};
+use crate::replica::bringing::Bringing;
 use crate::replica::groups::{Answer, ClusterError, Groups, GroupsChanged, HearsReports, ServiceStatus};
 use crate::replica::handle::GroupHandle;
 use crate::store::{MediumError, RemovedStore};
@@ -26,6 +27,21 @@ impl Groups for Replicas {
 
     fn on_groups(&self, events: Arc<dyn GroupsChanged>) {
         *lock(&self.listener) = Some(events);
+    }
+
+    fn elsewhere(&self, shard: &str) -> Option<ClusterError> {
+        self.not_here_yet(shard)
+    }
+
+    fn is_lost(&self, shard: &str) -> bool {
+        let state = self.state.borrow().clone();
+        let brings = state.and_then(|state| state.shards.get(shard)?.brought_by());
+        let brings = brings.filter(|&member| member != self.member);
+        brings.is_some_and(|member| !self.options.peering.is_connected(member))
+    }
+
+    fn bringing(&self) -> Option<&dyn Bringing> {
+        Some(self)
     }
 
     fn create<'a>(&'a self, shard: &'a str, first_state: Bytes) -> Answer<'a, Result<(), ClusterError>> {

@@ -44,6 +44,9 @@ pub struct ClusterRecord {
     /// Whether it was there before this service came, so that this one's copies begin with nothing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_older: bool,
+    /// Whether the one at which it was made brings shards that it has kept alone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_shards: bool,
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -92,8 +95,8 @@ pub enum IdentityError {
         /// Who wants it.
         name: String,
     },
-    /// It has the shards of a service that is alone.
-    #[error("{} has shards of a service without peers, which cannot be given to a cluster yet: choose an empty --dir", .0.display())]
+    /// It has the shards of a service that is alone, and is to get what others have.
+    #[error("{} has shards of a service without peers, and a service that takes the place of another brings none: give --join an empty --dir", .0.display())]
     HasShards(PathBuf),
     /// It is of a service with peers.
     #[error("{} belongs to a service of a cluster: give its --name and --peers, or another --dir", .0.display())]
@@ -119,9 +122,10 @@ pub fn random_id() -> Result<u64, IdentityError> {
 /// # Errors
 /// It is of a service with peers.
 pub fn check_alone(directory: &Path) -> Result<(), IdentityError> {
-    match directory.join(FILE).exists() {
-        true => Err(IdentityError::NeedsPeers(directory.to_owned())),
-        false => Ok(()),
+    match Identity::read(directory)? {
+        // It has promised nothing to anybody.
+        Some(Identity { cluster: None, .. }) | None => Ok(()),
+        Some(_) => Err(IdentityError::NeedsPeers(directory.to_owned())),
     }
 }
 
@@ -142,11 +146,25 @@ impl Identity {
     /// # Errors
     /// The directory is of somebody else, or cannot be used.
     pub fn open(directory: &Path, name: &str) -> Result<Self, IdentityError> {
+        match Self::read(directory)? {
+            Some(found) if found.name == name => Ok(found),
+            Some(Identity { name: found, .. }) => {
+                Err(IdentityError::OtherName { directory: directory.to_owned(), found, name: name.to_owned() })
+            }
+            None => Self::make(directory, name),
+        }
+    }
+
+    /// That of the service in `directory`; none if none was made. Blocks on I/O.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    fn read(directory: &Path) -> Result<Option<Self>, IdentityError> {
         let path = directory.join(FILE);
         let damaged = |reason: String| IdentityError::Damaged { path: path.clone(), reason };
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::make(directory, name),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Err::<(), _>(error).in_file("cannot read", &path).unwrap_err().into()),
         };
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
@@ -156,21 +174,10 @@ impl Identity {
         if checksum(&stored.service).is_none_or(|sum| sum != stored.crc32c) {
             return Err(damaged("it does not match its checksum".to_owned()));
         }
-        if stored.service.name != name {
-            let found = stored.service.name;
-            return Err(IdentityError::OtherName { directory: directory.to_owned(), found, name: name.to_owned() });
-        }
-        Ok(stored.service)
+        Ok(Some(stored.service))
     }
 
     fn make(directory: &Path, name: &str) -> Result<Self, IdentityError> {
-        let shards = directory.join("shards");
-        match fs::read_dir(&shards).map(|mut entries| entries.next().is_some()) {
-            Ok(true) => return Err(IdentityError::HasShards(directory.to_owned())),
-            Ok(false) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Err::<(), _>(error).in_file("cannot list", &shards).unwrap_err().into()),
-        }
         let identity =
             Identity { member: random_id()?, name: name.to_owned(), cluster: None, copies_made: BTreeSet::new() };
         identity.store(directory)?;
@@ -222,8 +229,14 @@ mod tests {
         let error = Identity::open(directory.path(), "b").expect_err("another name").to_string();
         assert!(error.contains("belongs to the service named 'a'"), "{error}");
         let record = MemberRecord { member: 1, name: "a".into(), zone: "z".into(), address: "h:1".into() };
-        first.cluster =
-            Some(ClusterRecord { id: 5, initiator: 1, members: vec![record], is_formed: true, is_older: false });
+        first.cluster = Some(ClusterRecord {
+            id: 5,
+            initiator: 1,
+            members: vec![record],
+            is_formed: true,
+            is_older: false,
+            has_shards: false,
+        });
         first.store(directory.path()).expect("stored");
         assert_eq!(Identity::open(directory.path(), "a").expect("found"), first);
         assert!(matches!(check_alone(directory.path()), Err(IdentityError::NeedsPeers(_))));
@@ -244,12 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_with_shards_of_a_service_that_is_alone_is_refused() {
+    fn a_service_that_has_joined_nobody_may_go_back_to_be_alone() {
         let directory = tempfile::tempdir().expect("tempdir");
         check_alone(directory.path()).expect("nobody's");
-        std::fs::create_dir_all(directory.path().join("shards/s1")).expect("a shard");
-        assert!(matches!(Identity::open(directory.path(), "a"), Err(IdentityError::HasShards(_))));
-        assert!(!directory.path().join(FILE).exists(), "nothing is written");
+        Identity::open(directory.path(), "a").expect("made");
+        check_alone(directory.path()).expect("of no cluster");
+        std::fs::write(directory.path().join(FILE), "{}").expect("written");
+        assert!(matches!(check_alone(directory.path()), Err(IdentityError::Damaged { .. })));
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Machine {
             http_address: String::new(),
             joins: false,
             disks: self.disks.clone(),
+            alone: None,
             peering: connections.clone(),
         });
         let replicas = replicas.expect("it starts");

@@ -7,12 +7,12 @@
 //! |---|---|
 //! | `mod.rs`, `groups.rs` | all groups of a service, and what the rest of it asks of them |
 //! | `identity.rs` | who a service is: `DIR/SERVICE` |
-//! | `forming.rs` | `LOG.CLUSTER INIT` |
+//! | `forming.rs`, `bringing.rs` | `LOG.CLUSTER INIT`, and what a service has kept alone before |
 //! | `keeping.rs`, `copy_reports.rs` | copies that are full, damaged or different from others |
 //! | `state.rs`, `own_log.rs` | what the cluster's own log says, where groups begin, and this service's copy of that log |
 //! | `shards.rs`, `dropping.rs` | making shards, opening their copies, and dropping them |
 //! | `replacing.rs` | `LOG.CLUSTER REPLACE` |
-//! | `reconciling.rs` | the members of all groups follow the cluster's state |
+//! | `reconciling.rs`, `holding.rs` | the members of all groups follow the cluster's state, and have the snapshots first |
 //! | `moving.rs` | `LOG.CLUSTER MOVE`, and handing over the decision over the cluster |
 //! | `forcing.rs` | `LOG.CLUSTER FORCE` |
 //! | `telling.rs` | what services tell each other beside the logs |
@@ -25,12 +25,16 @@
 //! 2. The copy of the cluster's own log is made once. If it is gone later, the service does not start, as it may have voted.
 //! 3. A service that was replaced never counts again, whatever is left of its directory.
 
+mod bringing;
+#[cfg(test)]
+mod bringing_tests;
 mod connections;
 mod copy_reports;
 mod dropping;
 mod forcing;
 mod forming;
 mod groups;
+mod holding;
 mod identity;
 mod keeping;
 #[cfg(test)]
@@ -55,6 +59,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -73,7 +78,7 @@ use super::driver::{DrivenGroup, Driver, GroupError};
 use super::groups::{ClusterError, GroupsChanged, HearsReports};
 use super::handle::GroupHandle;
 use crate::encryption::KeyUse;
-use crate::store::{MediumError, RemovedStore};
+use crate::store::{MediumError, RemovedStore, StoreFactory};
 
 /// How many services keep a log.
 const SERVICES: usize = 3;
@@ -98,6 +103,8 @@ pub struct ReplicasOptions {
     pub joins: bool,
     /// Where its copies are.
     pub disks: Arc<dyn CopyDisks>,
+    /// What it keeps alone, if it ever did.
+    pub alone: Option<Arc<dyn StoreFactory>>,
     /// The connections to the others.
     pub peering: Arc<dyn Peering>,
 }
@@ -108,6 +115,9 @@ pub enum ReplicasError {
     /// The directory is not its own.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What it keeps alone, or kept, cannot be read or set aside.
+    #[error("{0}")]
+    Alone(String),
     /// Its copy of the cluster's own log cannot be used.
     #[error("this service's copy of the cluster's own log cannot be used: {0}")]
     ClusterCopy(String),
@@ -147,6 +157,10 @@ pub struct Replicas {
     hearer: Mutex<Option<Arc<dyn HearsReports>>>,
     /// What the cluster's own log says, as far as it is committed.
     state: watch::Sender<Option<Arc<ClusterState>>>,
+    /// It keeps shards alone, and is of no cluster: it may make some.
+    is_alone: AtomicBool,
+    /// Changes when there may be something to bring.
+    to_bring: watch::Sender<()>,
     /// Held while a cluster is made.
     forming: tokio::sync::Mutex<()>,
     /// Held while a shard is made.
@@ -194,6 +208,8 @@ impl Replicas {
             unused: Mutex::default(),
             hearer: Mutex::default(),
             state: watch::Sender::new(None),
+            is_alone: AtomicBool::new(false),
+            to_bring: watch::Sender::new(()),
             forming: tokio::sync::Mutex::default(),
             creating: tokio::sync::Mutex::default(),
             this: this.clone(),
@@ -201,10 +217,12 @@ impl Replicas {
         });
         {
             let mut identity = lock(&replicas.identity);
-            if identity.cluster.is_some() {
-                replicas.finish_joining(&mut identity).map_err(ReplicasError::ClusterCopy)?;
+            match identity.cluster {
+                Some(_) => replicas.finish_joining(&mut identity).map_err(ReplicasError::ClusterCopy)?,
+                None => replicas.begin_alone()?,
             }
         }
+        replicas.set_brought_aside().map_err(ReplicasError::Alone)?;
         // What changes while shards are opened is not missed.
         let states = replicas.state.subscribe();
         replicas.remove_dropped();
@@ -218,6 +236,16 @@ impl Replicas {
         replicas.keep_members();
         replicas.keep_copies();
         Ok(replicas)
+    }
+
+    /// Serves the shards that are kept alone, if there are some, until a cluster is made.
+    fn begin_alone(&self) -> Result<(), ReplicasError> {
+        let has_shards = !self.kept_alone().map_err(|error| ReplicasError::Alone(error.to_string()))?.is_empty();
+        if has_shards && self.options.joins {
+            return Err(IdentityError::HasShards(self.options.directory.clone()).into());
+        }
+        self.is_alone.store(has_shards, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Opens the copy of the cluster's own log; makes it if the service was cut off before it did so.
@@ -234,6 +262,10 @@ impl Replicas {
         }
         self.open_own_log()?;
         self.options.peering.set_cluster(id);
+        let listener = lock(&self.listener).clone();
+        if let Some(listener) = listener {
+            listener.joined();
+        }
         Ok(())
     }
 

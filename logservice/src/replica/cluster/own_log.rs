@@ -92,6 +92,7 @@ impl ClusterRecord {
     /// Where this service's copy of the cluster's own log begins.
     pub(super) fn beginning(&self) -> Result<Install, String> {
         let first = ClusterState::new(self.id, self.members.clone());
+        let first = ClusterState { awaits: self.has_shards.then_some(self.initiator), ..first };
         if self.is_older {
             first.joining()
         } else {

@@ -10,7 +10,10 @@ use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 use std::time::Duration;
 
+use raft::eraftpb::ConfState;
+
 use super::forming::{Reply, Request};
+use super::holding::Holdings;
 use super::state::{ClusterState, CLUSTER_GROUP};
 use super::{lock, Replicas};
 use crate::replica::driver::DrivenGroup;
@@ -27,6 +30,8 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 struct Known {
     /// The terms in which the newest word was asked for, by group.
     asked_in: BTreeMap<String, u64>,
+    /// Services that come to be members store the snapshots first.
+    holdings: Holdings,
     /// The groups whose members were those that are wanted, in which term, by which revision of the cluster's state.
     settled: BTreeMap<String, (u64, u64)>,
 }
@@ -69,6 +74,9 @@ impl Replicas {
             if name != CLUSTER_GROUP && known.asked_in.get(name) != Some(&term) {
                 continue;
             }
+            if name != CLUSTER_GROUP && !self.may_vote(&mut known.holdings, group, term, &wanted).await {
+                continue;
+            }
             match step(group.clone(), term, wanted.clone()).await {
                 MembersStep::Done => drop(known.settled.insert(name.clone(), (term, state.revision))),
                 MembersStep::Proposed => tracing::info!("'{name}': the services that keep it are changed"),
@@ -77,6 +85,25 @@ impl Replicas {
             }
         }
         self.note_gone(&state, groups).await;
+    }
+
+    /// Whether the next step may make members vote.
+    async fn may_vote(
+        &self,
+        holdings: &mut Holdings,
+        group: &Arc<DrivenGroup>,
+        term: u64,
+        wanted: &BTreeSet<u64>,
+    ) -> bool {
+        let of = group.clone();
+        let status = tokio::task::spawn_blocking(move || of.status()).await.ok().flatten();
+        let Some(status) = status else { return true };
+        let ConfState { voters, learners, voters_outgoing, .. } = &status.members;
+        let are_all_members = wanted.iter().all(|member| voters.contains(member) || learners.contains(member));
+        if !are_all_members || !voters_outgoing.is_empty() {
+            return true;
+        }
+        holdings.are_stored(self, group, (term, &status), wanted).await
     }
 
     /// All groups of which this service has a copy, by name.

@@ -57,6 +57,7 @@ impl Replicas {
             let Some(Replacement { old, new }) = plan(&state, &offered, old, new).map_err(refused)? else {
                 return Ok(());
             };
+            self.check_may_go(&state, old).await?;
             let next = state.with_replaced(old, new.clone());
             self.wait_until_enough_stay(&state, &next).await?;
             if let Err(error) = self.have_admitted(&next, &new).await {
@@ -120,6 +121,24 @@ impl Replicas {
         )
     }
 
+    /// Refuses while the service to be replaced has shards that no other service has. One that is lost has none any more.
+    pub(super) async fn check_may_go(&self, state: &ClusterState, old: u64) -> Result<(), ClusterError> {
+        let place = state.services.iter().find(|service| service.member == old);
+        let Some(place) = place.filter(|place| place.member != self.member) else { return Ok(()) };
+        if !self.options.peering.is_connected(old) {
+            return Ok(());
+        }
+        match self.ask(&place.name, &Request::Identify).await {
+            Ok(Reply::Identity { has_shards: Some(true), record, .. }) if record.member == old => {
+                Err(refused(format!(
+                    "service {} has shards that no other service has: wait until LOG.CLUSTER STATUS shows whole=1 for all of them",
+                    place.name
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Has a service take its place, before anybody counts on it.
     async fn have_admitted(&self, next: &ClusterState, new: &MemberRecord) -> Result<(), ClusterError> {
         let mut peers = self.peers();
@@ -127,8 +146,14 @@ impl Replicas {
         peers.push((new.name.clone(), new.address.clone()));
         self.options.peering.set_peers(&peers).map_err(refused)?;
         let members = next.services.clone();
-        let record =
-            ClusterRecord { id: next.cluster, initiator: self.member, members, is_formed: false, is_older: true };
+        let record = ClusterRecord {
+            id: next.cluster,
+            initiator: self.member,
+            members,
+            is_formed: false,
+            is_older: true,
+            has_shards: false,
+        };
         match self.ask(&new.name, &Request::Admit(record)).await? {
             Reply::Joined => Ok(()),
             Reply::Refused(reason) => Err(refused(reason)),

@@ -139,6 +139,7 @@ async fn who_was_not_started_to_join_takes_no_place() {
         members: vec![cluster.service(other).own_record()],
         is_formed: false,
         is_older: true,
+        has_shards: false,
     };
     let text = cluster.service(other).admit(record).expect_err("refused");
     assert!(text.contains("without --join"), "{text}");

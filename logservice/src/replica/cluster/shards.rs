@@ -21,7 +21,7 @@ use crate::replica::handle::{GroupEvents, Replacement, View};
 use crate::store::OpenError;
 
 /// The name under which disks keep the copy of the cluster's own log.
-const RESERVED_NAME: &str = "_cluster";
+pub(super) const RESERVED_NAME: &str = "_cluster";
 /// How long after a copy could not be used that is tried again: at first, and at most.
 const RETRY_FROM: Duration = Duration::from_millis(500);
 const RETRY_TO: Duration = Duration::from_secs(30);
@@ -94,6 +94,7 @@ impl Replicas {
                 };
                 let Some(replicas) = this.upgrade().filter(|_| changed.is_ok()) else { return };
                 replicas.tell_peers();
+                replicas.to_bring.send_replace(());
                 let opened = tokio::task::spawn_blocking(move || {
                     replicas.remove_dropped();
                     replicas.open_shards();
@@ -114,7 +115,7 @@ impl Replicas {
         for (name, record) in &state.shards {
             let is_open = lock(&self.shards).contains_key(name) || lock(&self.arriving).contains_key(name);
             let is_first = record.members.contains(&self.member);
-            if is_open || !(is_first || state.has_member(self.member)) {
+            if is_open || !(is_first || state.has_member(self.member)) || self.is_to_bring(name, record) {
                 continue;
             }
             match self.open_shard(name, record) {
@@ -143,7 +144,14 @@ impl Replicas {
         }
     }
 
-    fn open_shard(&self, name: &str, record: &ShardRecord) -> Result<(Arc<DrivenGroup>, bool), String> {
+    /// The copy of a shard is not used, for that reason: it is tried again.
+    pub(super) fn note_unused(&self, shard: &str, reason: &str) {
+        lock(&self.unused).insert(shard.to_owned(), reason.to_owned());
+        tracing::error!("the copy of shard '{shard}' is not used: {reason}");
+        self.state.send_modify(|_| {});
+    }
+
+    pub(super) fn open_shard(&self, name: &str, record: &ShardRecord) -> Result<(Arc<DrivenGroup>, bool), String> {
         let shard = name;
         let name = &*record.group(name);
         let is_new = !self.identity().copies_made.contains(name);
@@ -247,6 +255,9 @@ impl Replicas {
             return Err(ClusterError::Refused(format!("'{shard}' is no name of a shard of a cluster")));
         }
         let group = self.own_group()?;
+        if let Some(elsewhere) = self.not_here_yet(shard) {
+            return Err(elsewhere);
+        }
         {
             let _one_at_a_time = self.creating.lock().await;
             while !self.is_made(shard) {
@@ -276,6 +287,23 @@ impl Replicas {
         Ok(())
     }
 
+    /// Where a shard is that this service has not got yet: it arrives, or another service brings it, or may do so.
+    pub(super) fn not_here_yet(&self, shard: &str) -> Option<ClusterError> {
+        let state = self.state.borrow().clone()?;
+        if lock(&self.shards).contains_key(shard) {
+            return None;
+        }
+        let arriving = lock(&self.arriving).get(shard).map(|group| group.view().leader);
+        let brings = state.shards.get(shard).map_or(state.awaits, ShardRecord::brought_by);
+        let brings = brings.filter(|&member| member != self.member);
+        if arriving.is_none() && brings.is_none() {
+            return None;
+        }
+        let groups: &dyn Groups = self;
+        let address = arriving.flatten().or(brings).and_then(|member| groups.address_of(member));
+        Some(ClusterError::NotLeader { address })
+    }
+
     fn is_made(&self, shard: &str) -> bool {
         self.state.borrow().as_ref().is_some_and(|state| state.shards.contains_key(shard))
     }
@@ -289,6 +317,10 @@ impl Replicas {
             // Heard of a moment later.
             tokio::task::yield_now().await;
             return Ok(());
+        }
+        if state.awaits.is_some() {
+            let text = "the shards that this service brings are being told to the cluster, and until then it makes none: ask again";
+            return Err(self.not_here_yet(shard).unwrap_or_else(|| ClusterError::Refused(text.to_owned())));
         }
         let next = state.with_shard(shard, self.member, first_state);
         let group_bytes = next.shards[shard].group(shard).len();

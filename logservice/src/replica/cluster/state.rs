@@ -36,6 +36,9 @@ pub struct ClusterState {
     /// How many shards were dropped so far.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub drops: u64,
+    /// The member that brings shards which it has kept alone, and has not told which: until then none is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits: Option<u64>,
     /// The revision of this state in the cluster's own log, as far as it was heard of.
     #[serde(skip)]
     pub revision: u64,
@@ -48,7 +51,7 @@ fn is_zero(number: &u64) -> bool {
 /// A shard, as it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardRecord {
-    /// The members that have a copy from the beginning.
+    /// The members that have a copy from the beginning; none of a shard that the one that made it has kept alone before.
     pub members: Vec<u64>,
     /// The one that is to decide over its log first.
     pub made_by: u64,
@@ -62,7 +65,15 @@ pub struct ShardRecord {
 impl ClusterState {
     /// That of a new cluster.
     pub fn new(cluster: u64, services: Vec<MemberRecord>) -> Self {
-        ClusterState { cluster, services, shards: BTreeMap::new(), retired: Vec::new(), drops: 0, revision: 0 }
+        ClusterState {
+            cluster,
+            services,
+            shards: BTreeMap::new(),
+            retired: Vec::new(),
+            drops: 0,
+            awaits: None,
+            revision: 0,
+        }
     }
 
     /// Reads it.
@@ -110,6 +121,7 @@ impl ClusterState {
             // It was given up before.
             None => next.services.push(new),
         }
+        next.awaits = self.awaits.filter(|&member| member != old);
         next
     }
 
@@ -119,6 +131,7 @@ impl ClusterState {
         let (left, lost) = next.services.drain(..).partition(|service| service.member == member);
         next.services = left;
         next.retired.extend::<Vec<MemberRecord>>(lost);
+        next.awaits = self.awaits.filter(|&awaited| awaited == member);
         next
     }
 
@@ -134,6 +147,11 @@ impl ClusterState {
 }
 
 impl ShardRecord {
+    /// The member that has kept the shard alone and brings it; none if it was made in the cluster.
+    pub fn brought_by(&self) -> Option<u64> {
+        self.members.is_empty().then_some(self.made_by)
+    }
+
     /// The group of this shard, which is named `shard`. One that had its name before has another group.
     pub fn group(&self, shard: &str) -> String {
         group_of(shard, self.made_after)

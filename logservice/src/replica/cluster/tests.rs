@@ -6,11 +6,12 @@ use std::sync::Weak;
 use bytes::Bytes;
 use raft::eraftpb::Message;
 
+use super::bringing_tests::MemoryAlone;
 use super::*;
 use crate::replica::driver::Network;
 use crate::replica::groups::{Answer, Groups};
 use crate::replica::memory_copy::MemoryDisks;
-use crate::store::Manifest;
+use crate::store::{Manifest, StoreFactory};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -80,7 +81,18 @@ impl Peering for NetOf {
 pub(super) struct Machine {
     directory: tempfile::TempDir,
     pub disks: Arc<MemoryDisks>,
-    joins: bool,
+    /// What the service keeps alone.
+    pub alone: Option<Arc<MemoryAlone>>,
+    pub joins: bool,
+}
+
+/// The rest of a service whose shards have no snapshots.
+struct WithoutSnapshots;
+
+impl GroupsChanged for WithoutSnapshots {
+    fn appeared(&self, _shard: &str) {}
+
+    fn disappeared(&self, _shard: &str) {}
 }
 
 pub(super) struct Cluster {
@@ -92,19 +104,22 @@ pub(super) struct Cluster {
 impl Machine {
     /// With an empty disk.
     pub fn new(joins: bool) -> Self {
-        Machine { directory: tempfile::tempdir().expect("tempdir"), disks: MemoryDisks::new(), joins }
+        Machine { directory: tempfile::tempdir().expect("tempdir"), disks: MemoryDisks::new(), alone: None, joins }
     }
 }
 
 impl Cluster {
     pub fn new() -> Self {
-        let machines = (0..3).map(|_| Machine::new(false)).collect();
+        Self::of((0..3).map(|_| Machine::new(false)).collect())
+    }
+
+    pub fn of(machines: Vec<Machine>) -> Self {
         let mut cluster = Cluster { net: Arc::default(), machines, services: vec![None; 3] };
         (0..3).for_each(|node| cluster.start(node));
         cluster
     }
 
-    fn try_start(&self, node: usize) -> Result<Arc<Replicas>, ReplicasError> {
+    pub fn try_start(&self, node: usize) -> Result<Arc<Replicas>, ReplicasError> {
         self.try_start_on(&self.machines[node], NAMES[node])
     }
 
@@ -118,12 +133,14 @@ impl Cluster {
             http_address: format!("{name}:7380"),
             joins: machine.joins,
             disks: machine.disks.clone(),
+            alone: machine.alone.clone().map(|alone| alone as Arc<dyn StoreFactory>),
             peering: Arc::new(NetOf { net: self.net.clone() }),
         })
     }
 
     pub fn start(&mut self, node: usize) {
         let service = self.try_start(node).expect("it starts");
+        service.on_groups(Arc::new(WithoutSnapshots));
         lock(&self.net.services).insert(NAMES[node].to_owned(), Arc::downgrade(&service));
         self.services[node] = Some(service);
     }
@@ -248,6 +265,7 @@ async fn a_cluster_that_was_cut_off_in_the_middle_is_made_by_a_repetition_at_the
         members: (0..3).map(|node| cluster.service(node).own_record()).collect(),
         is_formed: false,
         is_older: false,
+        has_shards: false,
     };
     cluster.service(0).join(record).expect("joined");
     let text = refusal(cluster.service(2).init().await);
@@ -275,7 +293,8 @@ async fn of_two_that_make_a_cluster_at_a_time_one_loses() {
 async fn a_service_joins_only_those_that_it_was_configured_with_and_only_once() {
     let cluster = Cluster::new();
     let members: Vec<_> = (0..3).map(|node| cluster.service(node).own_record()).collect();
-    let record = ClusterRecord { id: 5, initiator: members[0].member, members, is_formed: false, is_older: false };
+    let initiator = members[0].member;
+    let record = ClusterRecord { id: 5, initiator, members, is_formed: false, is_older: false, has_shards: false };
     let mut stranger = record.clone();
     stranger.members[2].name = "d".to_owned();
     let mut twin = record.clone();

@@ -23,8 +23,7 @@ use crate::encryption::KeyRing;
 use crate::replica::copy::{Position, Vote};
 use crate::replica::entry::Content;
 use crate::store::file_store::errors::damage_at;
-use crate::store::file_store::look::Record;
-use crate::store::{LogReader, OpenError, ReadError};
+use crate::store::{LogReader, OpenError, ReadError, Record};
 
 /// A copy as it was when it was opened. If it is served meanwhile, parts of it may be dropped or overwritten: reading those is an error, as what
 /// is read is verified.

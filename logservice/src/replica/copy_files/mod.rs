@@ -17,6 +17,7 @@
 //! | `format.rs` | the bytes of segments and records |
 //! | `segment.rs`, `log.rs` | one segment file, and those of a copy |
 //! | `queue.rs`, `writer.rs` | entries on their way into records |
+//! | `draft.rs` | a copy in the making, of what was kept otherwise |
 //! | `records.rs`, `reader.rs` | entries, and bytes of the log, out of records |
 //! | `look.rs` | for tools: a copy that is read, and not served |
 //! | `open.rs`, `tail.rs`, `verify.rs` | recovery, what a crash has torn, and what is verified when |
@@ -28,6 +29,9 @@ mod anew_tests;
 #[cfg(test)]
 mod damage_tests;
 mod disk;
+mod draft;
+#[cfg(test)]
+mod draft_tests;
 pub mod format;
 #[cfg(test)]
 mod harness_tests;
@@ -56,10 +60,11 @@ use std::{fs, io};
 use durability_protocol::is_valid_name;
 
 use self::disk::CopyFilesDisk;
+use self::draft::{CopyFilesDraft, Drafts};
 use self::head::Head;
 use self::removed::RemovedCopy;
 use self::vote::VoteFile;
-use super::copy::{CopyDisks, CopyEvents, Install, OpenedCopy};
+use super::copy::{Base, CopyDisks, CopyDraft, CopyEvents, Install, OpenedCopy};
 use super::group_name::{made_after, shard_of};
 use crate::base::file_error::{sync_directory, FileError, InFile};
 use crate::base::private;
@@ -76,6 +81,7 @@ const IN_THE_MAKING: &str = ".new-";
 pub struct CopyFiles {
     directory: PathBuf,
     options: FileStoreOptions,
+    drafts: Drafts,
 }
 
 impl CopyFiles {
@@ -95,7 +101,7 @@ impl CopyFiles {
 
     /// Copies in directories below `directory`, which need not exist yet.
     pub fn new(directory: &Path, options: FileStoreOptions) -> Self {
-        CopyFiles { directory: directory.to_owned(), options }
+        CopyFiles { directory: directory.to_owned(), options, drafts: Drafts::default() }
     }
 
     /// The name of a group's directory.
@@ -132,6 +138,7 @@ impl CopyFiles {
                 Ok(name) if is_valid_name(shard_of(&name)) && made_after(&name).is_some() => groups.push(name),
                 Ok(name) if name.starts_with(IN_THE_MAKING) => remove::remove_rest(&entry.path())?,
                 Ok(name) if remove::is_set_aside(&name) => {}
+                Ok(name) if self.drafts.remove_left_over(&entry.path(), &name)? => {}
                 _ => tracing::warn!("{} is no copy; left alone", entry.path().display()),
             }
         }
@@ -158,6 +165,16 @@ impl CopyFiles {
         head.replace(&making, group).map_err(ReplaceError::into_error)?;
         Step::CopyRename.rename(&making, &path).in_file("cannot rename a copy to", &path)?;
         Step::CopyDirectorySync.sync_directory(&self.directory)
+    }
+
+    fn draft(&self, group: &str, base: &Base) -> Result<CopyFilesDraft, FileError> {
+        let name = self.name_of(group)?;
+        let path = self.directory.join(name);
+        if path.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists)).in_file("there is a copy in", &path);
+        }
+        self.make_directory()?;
+        CopyFilesDraft::begin(&self.drafts, path, name, group, base, &self.options_of(group))
     }
 
     /// The file `COPY` says that the copy begins anew, after which the segments that are there are left-overs: opening it removes them. The
@@ -201,6 +218,10 @@ impl CopyDisks for CopyFiles {
 
     fn create(&self, group: &str, install: &Install) -> Result<(), MediumError> {
         Ok(CopyFiles::create(self, group, install)?)
+    }
+
+    fn draft(&self, group: &str, base: &Base) -> Result<Box<dyn CopyDraft>, MediumError> {
+        Ok(Box::new(CopyFiles::draft(self, group, base)?))
     }
 
     fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError> {

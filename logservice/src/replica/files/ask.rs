@@ -50,8 +50,8 @@ impl SnapshotFiles {
         Err(SnapshotError::NotAtTwo { file: record.file.clone(), reason: reasons.join("; ") })
     }
 
-    /// Has `peer` store the file of `record`, and waits for that.
-    async fn have_held(&self, peer: &str, record: &SnapshotRecord) -> Result<(), String> {
+    /// Has `peer` store the file of `record`, which is here, and waits for that. The error is a text for people.
+    pub async fn have_held(&self, peer: &str, record: &SnapshotRecord) -> Result<(), String> {
         let request = Request::Hold(Box::new(record.clone()));
         let (mut pause, mut progress) = (LEAST_PAUSE, (0, Instant::now()));
         loop {

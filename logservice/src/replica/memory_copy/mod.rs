@@ -19,7 +19,7 @@ use raft::eraftpb::{ConfState, Entry};
 
 use self::kept::Kept;
 use self::reader::MemoryCopyReader;
-use super::copy::{Base, CopyDisk, CopyDisks, CopyEvents, Install, OpenedCopy, Persist};
+use super::copy::{Base, Checkpoint, CopyDisk, CopyDisks, CopyDraft, CopyEvents, Install, OpenedCopy, Persist};
 use crate::store::{Damage, LogReader, Manifest, MediumError, OpenError, ReadError, RemovedStore, Usage};
 
 /// The disk of one machine.
@@ -223,6 +223,12 @@ impl CopyDisks for MemoryDisks {
         Ok(())
     }
 
+    fn draft(&self, group: &str, base: &Base) -> Result<Box<dyn CopyDraft>, MediumError> {
+        let life = self.machine.lock().life;
+        let (machine, group) = (self.machine.clone(), group.to_owned());
+        Ok(Box::new(MemoryDraft { machine, group, life, base: base.clone(), entries: Vec::new() }))
+    }
+
     fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError> {
         let mut state = self.machine.lock();
         if state.damaged.contains(group) {
@@ -252,6 +258,35 @@ impl CopyDisks for MemoryDisks {
     fn set_aside(&self, group: &str) -> Result<Arc<dyn RemovedStore>, MediumError> {
         self.machine.lock().copies.remove(group);
         Ok(Arc::new(Nothing))
+    }
+}
+
+/// A copy in the making. Until it is finished, nothing of it is on the medium.
+struct MemoryDraft {
+    machine: Arc<Machine>,
+    group: String,
+    life: u64,
+    base: Base,
+    entries: Vec<Entry>,
+}
+
+impl CopyDraft for MemoryDraft {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), MediumError> {
+        self.entries.extend_from_slice(entries);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, checkpoint: Checkpoint) -> Result<(), MediumError> {
+        let mut state = self.machine.lock();
+        if state.life != self.life || state.copies.contains_key(&self.group) {
+            return Err(MediumError::new(format!("the copy of '{}' cannot be made", self.group)));
+        }
+        let position = self.base.position;
+        let install = Install { base: self.base, checkpoint: Checkpoint { position, ..checkpoint.clone() } };
+        let mut kept = Kept::new(install);
+        kept.persist(Persist { entries: self.entries, checkpoint: Some(checkpoint), ..Persist::default() });
+        state.copies.insert(self.group, kept);
+        Ok(())
     }
 }
 

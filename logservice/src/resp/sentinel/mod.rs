@@ -38,14 +38,15 @@ pub fn answer(service: &Service, identity: &Identity, arguments: &[Bytes]) -> Re
     };
     match subcommand.as_str() {
         "get-primary-addr-by-name" | "get-master-addr-by-name" => Ok(view.address(name()?)),
-        "primary" | "master" => view.monitored(name()?, |shard| shard.show(view.others().len())),
+        "primary" | "master" => view.monitored(name()?, |shard| shard.show(view.others(shard.name()).len())),
         "replicas" | "slaves" => view.monitored(name()?, |shard| shard.show_replicas()),
-        "sentinels" => view.monitored(name()?, |_| reply::array(view.others().iter().filter_map(sentinel).collect())),
+        "sentinels" => view
+            .monitored(name()?, |shard| reply::array(view.others(shard.name()).iter().filter_map(sentinel).collect())),
         "ckquorum" => view.check_quorum(name()?),
         "primaries" | "masters" if arguments.len() == 2 => {
             let all = view.all();
-            let others = view.others().len();
-            Ok(reply::array(all.iter().filter_map(Monitored::new).map(|shard| shard.show(others)).collect()))
+            let show = |shard: Monitored<'_>| shard.show(view.others(shard.name()).len());
+            Ok(reply::array(all.iter().filter_map(Monitored::new).map(show).collect()))
         }
         "primaries" | "masters" => Err(arity()),
         _ => {
@@ -65,7 +66,7 @@ pub fn role(service: &Service, identity: &Identity) -> Reply {
 /// The section of `INFO` in which a Sentinel shows what it watches.
 pub fn info(service: &Service, identity: &Identity) -> String {
     let view = View { service, identity };
-    let (all, sentinels) = (view.all(), view.others().len() + 1);
+    let all = view.all();
     let monitored: Vec<_> = all.iter().filter_map(Monitored::new).collect();
     let mut out = format!(
         "# Sentinel\r\nsentinel_masters:{}\r\nsentinel_tilt:0\r\nsentinel_tilt_since_seconds:-1\r\nsentinel_total_tilt:0\r\n\
@@ -75,6 +76,7 @@ pub fn info(service: &Service, identity: &Identity) -> String {
     for (at, shard) in monitored.iter().enumerate() {
         let status = if shard.is_down() { "odown" } else { "ok" };
         let (name, address, replicas) = (shard.name(), shard.address, shard.replicas().count());
+        let sentinels = view.others(name).len() + 1;
         let line = format!(
             "master{at}:name={name},status={status},address={address},slaves={replicas},sentinels={sentinels}\r\n"
         );
@@ -90,9 +92,10 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// The other services that keep the logs.
-    fn others(&self) -> Vec<ServiceStatus> {
-        let Some(groups) = self.service.groups() else { return Vec::new() };
+    /// The other services that keep the log of a shard.
+    fn others(&self, name: &str) -> Vec<ServiceStatus> {
+        let is_alone = self.service.served_shard(name).is_some_and(|shard| !shard.is_replicated());
+        let Some(groups) = self.service.groups().filter(|_| !is_alone) else { return Vec::new() };
         let (own, mut services) = (groups.member(), groups.services());
         services.retain(|service| service.member != own);
         services
@@ -129,7 +132,7 @@ impl View<'_> {
         let shard = self.service.served_shard(name);
         let is_served = shard
             .is_some_and(|shard| shard.check_not_failed().is_ok() && shard.decider_silent() < DECIDER_SILENT_AFTER);
-        let others = self.others();
+        let others = self.others(name);
         let usable = 1 + others.iter().filter(|service| service.is_connected).count();
         let can_pass = is_served && usable > others.len().div_ceil(2);
         self.monitored(name, |_| match usable {

@@ -72,6 +72,12 @@ impl StoreFactory for FileStores {
     fn remove(&self, shard: &str) -> Result<Arc<dyn RemovedStore>, RemoveError> {
         Ok(Arc::new(RemovedDirectory(remove::set_aside(&self.directory_of(shard))?)))
     }
+
+    fn set_aside(&self, shard: &str) -> Result<Option<String>, RemoveError> {
+        let kept = self.directory.with_file_name(remove::KEPT);
+        let path = remove::keep_aside(&self.directory_of(shard), &kept)?;
+        Ok(path.map(|path| path.display().to_string()))
+    }
 }
 
 /// A shard's directory that was set aside.

@@ -14,20 +14,7 @@ use super::segment::Segment;
 use super::segments::Segments;
 use crate::base::file_error::{FileError, InFile};
 use crate::encryption::KeyRing;
-use crate::store::{LogReader, Manifest, OpenError, ReadError};
-
-/// A record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The epoch of the leader that wrote it.
-    pub epoch: u64,
-    /// Position of its first byte of log.
-    pub offset: u64,
-    /// When it was written, in milliseconds since 1970.
-    pub time_ms: u64,
-    /// The bytes.
-    pub payload: Bytes,
-}
+use crate::store::{LogReader, Manifest, OpenError, ReadError, Record};
 
 /// A shard's log as it was when it was opened. If it is served meanwhile, parts of it may be dropped or overwritten: reading those is an
 /// error, as what is read is verified.

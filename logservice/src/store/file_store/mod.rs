@@ -34,6 +34,8 @@ pub mod files;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod handing_on_tests;
 pub mod look;
 mod open;
 mod queue;
@@ -60,7 +62,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 pub use self::factory::FileStores;
 use self::files::Step;
 use self::queue::Queue;
-use self::reader::FileReader;
+use self::reader::{FileReader, FileRecords};
 use self::segment::Segment;
 use self::segments::Segments;
 use self::spare::Spare;
@@ -69,8 +71,8 @@ use self::verify::{Verification, Verifying};
 use self::workers::{is_worker, Job};
 use self::writer::{WriteError, Writer};
 use super::{
-    Append, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, Store, StoreEvents, SubmitError,
-    TrimError, Usage,
+    Append, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, RecordReader, Store, StoreEvents,
+    SubmitError, TrimError, Usage,
 };
 use crate::base::file_error::{FileError, InFile};
 use crate::encryption::{KeyRing, TAG_BYTES};
@@ -280,6 +282,10 @@ impl Store for FileStore {
 
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
         Ok(Box::new(FileReader::new(self.shared.segments.clone(), offset)?))
+    }
+
+    fn records(&self, offset: u64) -> Result<Box<dyn RecordReader>, ReadError> {
+        Ok(Box::new(FileRecords::new(self.shared.segments.clone(), offset)?))
     }
 
     fn manifest(&self) -> Manifest {

@@ -3,6 +3,7 @@
 //!
 //! A segment's index leads to a record near the one that is wanted. It covers what was verified so far; the reader reads from its end.
 
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 
 use super::errors::damage_at;
-use super::format::RECORD_HEADER_BYTES;
+use super::format::{RecordHeader, RECORD_HEADER_BYTES};
 use super::segment::{first_place, Place, Segment};
 use super::segments::Segments;
 use super::verify::ends_otherwise;
 use crate::base::file_error::{FileError, InFile};
-use crate::store::{LogReader, ReadError};
+use crate::store::{LogReader, ReadError, Record, RecordReader};
 
 /// What one system call reads: many small records.
 const READ_AHEAD_BYTES: usize = 256 << 10;
@@ -34,6 +35,8 @@ pub struct FileReader {
     last_record_bytes: usize,
     /// Bytes of the log at `offset`, verified and not handed out yet.
     verified: Bytes,
+    /// The headers of the records that those bytes are of, if somebody wants to know.
+    headers: Option<VecDeque<RecordHeader>>,
     offset: u64,
 }
 
@@ -42,7 +45,7 @@ impl FileReader {
     pub fn new(segments: Arc<Segments>, offset: u64) -> Result<Self, ReadError> {
         let segment = segments.holding(offset).ok_or(ReadError::Trimmed { offset })?;
         let next = segment.record_before(offset);
-        Ok(FileReader { segments, segment, next, last_record_bytes: 0, verified: Bytes::new(), offset })
+        Ok(FileReader { segments, segment, next, last_record_bytes: 0, verified: Bytes::new(), headers: None, offset })
     }
 
     fn damaged(&self, reason: impl Into<String>) -> ReadError {
@@ -99,6 +102,7 @@ impl FileReader {
             }
             if header.end() > self.offset {
                 payloads.push(stored.start..stored.start + header.payload_bytes as usize);
+                self.headers.iter_mut().for_each(|headers| headers.push_back(header));
             }
             self.next = self.next.after(&header);
             self.last_record_bytes = header.file_bytes();
@@ -154,5 +158,37 @@ impl LogReader for FileReader {
 
     fn offset(&self) -> u64 {
         self.offset
+    }
+}
+
+/// The same, record by record.
+pub struct FileRecords(FileReader);
+
+impl FileRecords {
+    /// A reader whose next byte is the one at `offset`.
+    pub fn new(segments: Arc<Segments>, offset: u64) -> Result<Self, ReadError> {
+        let reader = FileReader::new(segments, offset)?;
+        Ok(FileRecords(FileReader { headers: Some(VecDeque::new()), ..reader }))
+    }
+}
+
+impl RecordReader for FileRecords {
+    fn next(&mut self, limit: u64) -> Result<Record, ReadError> {
+        debug_assert!(limit > self.0.offset);
+        while self.0.verified.is_empty() {
+            self.0.fill(limit)?;
+        }
+        let reader = &mut self.0;
+        let header = reader.headers.as_mut().and_then(VecDeque::pop_front);
+        // What is verified is of records that were noted.
+        let header = header.ok_or(ReadError::Trimmed { offset: reader.offset })?;
+        let offset = reader.offset;
+        let payload = reader.verified.split_to(header.end().saturating_sub(offset) as usize);
+        reader.offset = header.end();
+        Ok(Record { epoch: header.epoch, offset, time_ms: header.time_ms, payload })
+    }
+
+    fn offset(&self) -> u64 {
+        self.0.offset
     }
 }

@@ -12,6 +12,9 @@ use crate::store::Manifest;
 /// Precedes the name of a shard whose directory is set aside. No shard's name begins with a dot.
 const SET_ASIDE: &str = ".dropped-";
 
+/// The directory beside that of all shards for those that are kept otherwise by now.
+pub const KEPT: &str = "before-cluster";
+
 /// Whether that is the name of a directory that was set aside.
 pub fn is_set_aside(name: &str) -> bool {
     name.starts_with(SET_ASIDE)
@@ -33,6 +36,32 @@ pub fn set_aside(directory: &Path) -> Result<PathBuf, ReplaceError> {
     }
     Step::DropDirectorySync.sync_directory(parent).map_err(ReplaceError::Unknown)?;
     Ok(path)
+}
+
+/// Moves a shard's directory into the directory `kept`, for people. Returns where it is then; none if there is no such directory. Blocks on I/O.
+pub fn keep_aside(directory: &Path, kept: &Path) -> Result<Option<PathBuf>, ReplaceError> {
+    let unchanged = ReplaceError::Unchanged;
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+        let source = std::io::ErrorKind::InvalidInput.into();
+        return Err(unchanged(FileError { action: "cannot move", path: directory.to_owned(), source }));
+    };
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    Step::AsideCreate.create_directories(kept).in_file("cannot create", kept).map_err(unchanged)?;
+    if let Some(above) = kept.parent() {
+        Step::AsideDirectorySync.sync_directory(above).map_err(unchanged)?;
+    }
+    let mut path = kept.join(name);
+    if path.exists() {
+        let random = getrandom::u32().map_err(std::io::Error::from).in_file("cannot draw a random number for", kept);
+        path.as_mut_os_string().push(format!("-{:08x}", random.map_err(unchanged)?));
+    }
+    Step::AsideRename.rename(directory, &path).in_file("cannot move", directory).map_err(unchanged)?;
+    for changed in [kept, parent] {
+        Step::AsideDirectorySync.sync_directory(changed).map_err(ReplaceError::Unknown)?;
+    }
+    Ok(Some(path))
 }
 
 /// Removes everything in a directory that was set aside except the manifest. Blocks on I/O.

@@ -84,6 +84,13 @@ steps! {
     /// A file of a shard that was dropped is removed.
     DropRemove = "drop-remove",
 
+    /// The directory is created for shards that several services keep by now.
+    AsideCreate = "aside-create",
+    /// The directory of such a shard is moved there.
+    AsideRename = "aside-rename",
+    /// The directories are synced before and after that.
+    AsideDirectorySync = "aside-directory-sync",
+
     /// The file with the vote of a copy is created.
     VoteCreate = "vote-create",
     /// A vote is written.
