@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Writes within this time of each other share a sample. The lag is never shown too small, and too large by at most
-/// this much.
+/// So many samples are kept apart, however close they are: a log that keeps up with its writers has fewer.
+const FINE_SAMPLES: usize = 512;
+/// Beyond that, writes within this time of each other share a sample. The lag is never shown too small, and too large by at most this much.
 const RESOLUTION: Duration = Duration::from_millis(10);
 
 /// When the writes that are not durable happened. Main thread only.
@@ -19,16 +20,18 @@ pub struct Lag {
 impl Lag {
     /// The replication stream stands at `offset` now.
     pub fn written(&mut self, now: Instant, offset: u64) {
+        let is_coarse = self.samples.len() >= FINE_SAMPLES;
         match self.samples.back_mut() {
             Some((_, newest)) if *newest >= offset => {}
-            Some((since, newest)) if now.duration_since(*since) < RESOLUTION => *newest = offset,
+            Some((since, newest)) if is_coarse && now.duration_since(*since) < RESOLUTION => *newest = offset,
             _ => self.samples.push_back((now, offset)),
         }
     }
 
-    /// The log has acknowledged everything up to `offset`.
-    pub fn durable(&mut self, offset: u64) {
-        while self.samples.front().is_some_and(|(_, end)| *end <= offset) {
+    /// The log has acknowledged everything up to `offset`. Tells `acknowledged`, of each sample that is durable now, when its first write ran.
+    pub fn durable(&mut self, offset: u64, mut acknowledged: impl FnMut(Instant)) {
+        while let Some((since, _)) = self.samples.front().filter(|(_, end)| *end <= offset) {
+            acknowledged(*since);
             self.samples.pop_front();
         }
     }
@@ -57,6 +60,10 @@ mod tests {
         Duration::from_millis(count)
     }
 
+    fn durable(lag: &mut Lag, offset: u64) {
+        lag.durable(offset, |_| {});
+    }
+
     #[test]
     fn lag_is_the_age_of_the_oldest_write_that_is_not_durable() {
         let (start, mut lag) = (Instant::now(), Lag::default());
@@ -64,19 +71,39 @@ mod tests {
         lag.written(start, 100);
         lag.written(start + ms(50), 200);
         assert_eq!(lag.age(start + ms(80)), ms(80));
-        lag.durable(100);
+        durable(&mut lag, 100);
         assert_eq!(lag.age(start + ms(80)), ms(30));
-        lag.durable(200);
+        durable(&mut lag, 200);
         assert!(lag.is_empty());
     }
 
     #[test]
     fn a_sample_that_is_partly_durable_still_counts_from_its_first_write() {
         let (start, mut lag) = (Instant::now(), Lag::default());
-        lag.written(start, 100);
-        lag.written(start + ms(9), 200);
-        lag.durable(150);
+        let end = FINE_SAMPLES as u64;
+        (1..=end).for_each(|n| lag.written(start, n));
+        // There are many, so this shares the last one.
+        lag.written(start + ms(9), end + 100);
+        durable(&mut lag, end + 50);
         assert_eq!(lag.age(start + ms(20)), ms(20));
+        // There are few again.
+        lag.written(start + ms(10), end + 200);
+        lag.written(start + ms(11), end + 300);
+        durable(&mut lag, end + 250);
+        assert_eq!(lag.age(start + ms(20)), ms(9));
+    }
+
+    #[test]
+    fn each_sample_that_becomes_durable_is_told_once() {
+        let (start, mut lag) = (Instant::now(), Lag::default());
+        for n in 1..=3 {
+            lag.written(start + ms(n), n * 100);
+        }
+        let mut told = Vec::new();
+        for offset in [150, 299, 300, 300] {
+            lag.durable(offset, |since| told.push((offset, since)));
+        }
+        assert_eq!(told, [(150, start + ms(1)), (299, start + ms(2)), (300, start + ms(3))]);
     }
 
     #[test]
@@ -95,6 +122,6 @@ mod tests {
         for n in 0..100_000 {
             lag.written(start + Duration::from_micros(n * 100), n + 1);
         }
-        assert!(lag.samples.len() <= 1001, "{}", lag.samples.len());
+        assert!(lag.samples.len() <= 1001 + FINE_SAMPLES, "{}", lag.samples.len());
     }
 }

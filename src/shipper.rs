@@ -22,7 +22,6 @@ use crate::decide::service_choice::Failure;
 use crate::decide::unacked::Backlog;
 use crate::exchange::mailbox::Task;
 use crate::exchange::pipe::SendNow;
-use crate::exchange::LinkStatus;
 use crate::log::append_link::{AppendLink, LinkError};
 use crate::log::services::time_for_one;
 use crate::settings::{self, Mode};
@@ -331,7 +330,7 @@ impl Shipper<'_> {
         match AppendLink::open(&*self.agent.shared) {
             Ok(link) => {
                 uplink.connected(link);
-                self.agent.shared.set_link(LinkStatus::Up);
+                self.agent.shared.link.connected();
             }
             Err(why) => {
                 self.agent.shared.try_again_after(&why);
@@ -361,7 +360,7 @@ impl Shipper<'_> {
         if shared.set_last_error(&why) {
             log_warning(format!("durability: {why}; {} bytes wait", uplink.backlog.pending_bytes()));
         }
-        shared.set_link(LinkStatus::Down);
+        shared.link.lost();
         shared.log_reconnects.fetch_add(1, Ordering::Relaxed);
         // What it acknowledged before counts.
         self.agent.publish(&uplink.backlog);
@@ -377,6 +376,7 @@ impl Shipper<'_> {
         let (is_logged_in, service) = (link.is_logged_in(), Arc::clone(link.service()));
         if is_logged_in && !was_logged_in {
             services.decided(&service);
+            self.agent.shared.link.answered(&service);
         }
         if is_news {
             // The error is cleared first: a client that is answered because of what is published may ask for it.

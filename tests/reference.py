@@ -141,7 +141,7 @@ def named_fields(page, heading):
 
 def fields_of_the_module():
     # A field that is always shown is `name: |it| value`; the name of another is a constant.
-    pattern = r'(?:^    (?=[a-z_]+: \|)|^const \w+: &str = ")([a-z_]+)\b'
+    pattern = r'(?:^    (?=[a-z_0-9]+: \|)|^const \w+: &str = ")([a-z_0-9]+)\b'
     return declared_fields(MODULE_FIGURES, pattern), named_fields(pathlib.Path("fields.md"), "## DURABILITY.STATUS")
 
 

@@ -12,9 +12,9 @@ use crate::agent::state::Agent;
 use crate::agent::tap::{self, Start, Tap};
 use crate::base::{host_name, process_identity};
 use crate::decide::known_log::Contradiction;
+use crate::exchange::lease_clock;
 use crate::exchange::mailbox::Task;
 use crate::exchange::server_facts::ServerFacts;
-use crate::exchange::{lease_clock, LinkStatus};
 use crate::lead::keeper_state::Duty;
 use crate::log::control::LogConnection;
 use crate::log::control_commands::{Engine, LogPosition};
@@ -32,7 +32,7 @@ pub fn attach(agent: &mut Agent, facts: &ServerFacts) -> Result<Leadership, Inte
     let node_id = name_node(agent, &host, facts.clients_port());
     let (mut log, held) = agent.open_checked()?;
     agent.shared.remember(|memory, _| memory.attached(log.log_id()));
-    agent.shared.set_link(LinkStatus::Up);
+    agent.shared.link.answered(agent.shared.services.in_use());
     let mut status = log.status()?;
     // A node that has seen a leader alive waits for it, however its lease ended.
     if agent.shared.view().is_none() && led_on_another_port(&status, &node_id, &host) {

@@ -47,7 +47,7 @@ use crate::decide::known_log::Contradiction;
 use crate::exchange::mailbox::{Command, Task};
 use crate::exchange::passed_over::{NextCopy, PassedOver};
 use crate::exchange::server_support::ServerSupport;
-use crate::exchange::{LinkStatus, Shared};
+use crate::exchange::Shared;
 use crate::lead::keeper_state::Duty;
 use crate::lead::lease_keeper::{LeaseKeeper, LeaseKeeperHandle};
 use crate::log::control::LogConnection;
@@ -125,7 +125,7 @@ impl Agent {
     fn stop_leading(&self) {
         self.keeper.set(Duty::Nothing);
         self.shared.remember(|memory, durable| memory.ceased(durable));
-        self.shared.set_link(LinkStatus::Down);
+        self.shared.link.lost();
         self.shared.epoch.store(0, Ordering::Relaxed);
     }
 

@@ -9,9 +9,11 @@
 //!   follows from a command's name and flags.
 //! - What waiting replies cost: `taken_replies.rs`, `held_memory.rs`, `reply_timeouts.rs`.
 //! - What the stream must hold: `omitted_effects.rs`, `command_arguments.rs`, `silent_writes.rs`, `unlogged.rs`.
-//! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up.
+//! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up. How long it takes to
+//!   acknowledge: `ack_times.rs`.
 //! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`.
 
+pub mod ack_times;
 pub mod client_lookup;
 pub mod command_arguments;
 pub mod command_properties;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::decide::ack_times::AckTimes;
 use crate::decide::lag_history::LagHistory;
 use crate::lag::Lag;
 
@@ -61,6 +62,8 @@ pub enum Change {
 pub struct WriteLimit {
     lag: Lag,
     history: LagHistory,
+    /// How long acknowledgements took.
+    pub ack_times: AckTimes,
     /// When the event loop last woke: what was written since ran after this.
     woke_at: Instant,
     /// The end of the stream when the epoch began.
@@ -81,6 +84,7 @@ impl WriteLimit {
         WriteLimit {
             lag: Lag::default(),
             history: LagHistory::new(now),
+            ack_times: AckTimes::new(now),
             woke_at: now,
             begin: 0,
             offset: 0,
@@ -134,7 +138,8 @@ impl WriteLimit {
         // The stream of a server that was made a replica in between may be shorter.
         self.offset = offset;
         self.history.record(now, self.lag.age(now));
-        self.lag.durable(durable);
+        let WriteLimit { lag, ack_times, .. } = self;
+        lag.durable(durable, |since| ack_times.note(since, now));
         Behind { lag: self.lag.age(now), pending_bytes: offset.saturating_sub(durable) }
     }
 

@@ -7,12 +7,16 @@
 //! - `server_facts`, `server_support`: what the main thread tells the agent of the server
 //! - `stream_rules`: what a leader may put into its log
 //! - `own_logins`: how the server recognizes the module's own connections
+//! - `link`: the state of the connection to the log
+//! - `monitoring`: figures for the log service
 //! - `audit_step`, `passed_over`, `last_error`: what both sides say of audits, of commands that could not be applied, and of errors
 
 pub mod audit_step;
 pub mod last_error;
 pub mod lease_clock;
+pub mod link;
 pub mod mailbox;
+pub mod monitoring;
 pub mod own_logins;
 pub mod passed_over;
 pub mod pipe;
@@ -21,7 +25,7 @@ pub mod server_support;
 pub mod stream_rules;
 pub mod waker;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -33,23 +37,15 @@ use crate::base::locks::lock;
 use crate::base::time_limit::EndTime;
 use crate::decide::known_log::{Contradiction, Memory};
 use crate::exchange::last_error::LastError;
+use crate::exchange::link::Link;
 use crate::exchange::mailbox::Task;
+use crate::exchange::monitoring::Monitoring;
 use crate::exchange::stream_rules::CurrentRules;
 use crate::exchange::waker::Waker;
 use crate::log::local_node::LocalNode;
 use crate::log::services::{Reached, Services};
 use crate::log::shard_view::ShardView;
 use crate::settings;
-
-/// The state of the connection to the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum LinkStatus {
-    /// Not connected.
-    Down,
-    /// Connected, or just lost and not noticed yet.
-    Up,
-}
 
 /// No target: see [`Shared::attach_target`].
 pub const NO_TARGET: u64 = u64::MAX;
@@ -68,7 +64,8 @@ pub struct Shared {
     pub snapshots_taken: AtomicU64,
     /// Current epoch of this leader; 0 if it does not lead.
     pub epoch: AtomicU64,
-    link: AtomicU8,
+    /// The connection to the log.
+    pub link: Link,
     /// While attaching: the main thread reports once when the server has applied everything up to this offset (exclusive).
     pub attach_target: AtomicU64,
     /// How often the connection to the log was made again.
@@ -116,6 +113,8 @@ pub struct Shared {
     failover: Mutex<String>,
     /// The log services, and which of them is in use.
     pub services: Services,
+    /// Figures for the log service.
+    pub monitoring: Monitoring,
     /// What may go into the log, where another module is loaded. Written by the main thread.
     pub stream_rules: Arc<CurrentRules>,
     /// The name of this node, once the server has described itself.
@@ -143,7 +142,7 @@ impl Shared {
             snapshots_wanted: AtomicU64::new(0),
             snapshots_taken: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            link: AtomicU8::new(LinkStatus::Down as u8),
+            link: Link::default(),
             attach_target: AtomicU64::new(NO_TARGET),
             log_reconnects: AtomicU64::new(0),
             tap_reconnects: AtomicU64::new(0),
@@ -170,6 +169,7 @@ impl Shared {
             lease_error: Mutex::default(),
             failover: Mutex::new(String::new()),
             services: Services::configured(),
+            monitoring: Monitoring::default(),
             stream_rules: Arc::default(),
             node_id: OnceLock::new(),
             default_address: OnceLock::new(),
@@ -201,20 +201,6 @@ impl Shared {
     pub fn set_durable(&self, offset: u64) {
         self.durable_offset.store(offset, Ordering::Release);
         self.main_waker.wake();
-    }
-
-    /// The state of the connection to the log. Any thread.
-    pub fn link(&self) -> LinkStatus {
-        if self.link.load(Ordering::Relaxed) == LinkStatus::Up as u8 {
-            LinkStatus::Up
-        } else {
-            LinkStatus::Down
-        }
-    }
-
-    /// Sets [`Shared::link`]. Agent.
-    pub fn set_link(&self, link: LinkStatus) {
-        self.link.store(link as u8, Ordering::Relaxed);
     }
 
     /// The last thing that went wrong; empty if nothing has since all was well. Any thread.

@@ -3,9 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::decide::ack_times::Acks;
 use crate::decide::taken_replies;
 use crate::decide::write_limit::{Behind, Verdict};
-use crate::exchange::{lease_clock, LinkStatus};
+use crate::exchange::lease_clock;
+use crate::exchange::link::LinkStatus;
 use crate::node::command_filter::refusal::REFUSED_COMMANDS;
 use crate::node::{Module, Role};
 use crate::server::{api, support};
@@ -59,6 +61,10 @@ struct Source<'a> {
     reported_epoch: Option<u64>,
     /// Name and address of the leader; empty if they are not known.
     leader: (String, String),
+    /// Acknowledgements since the module was loaded.
+    acks: Acks,
+    /// Those of the last minute.
+    minute_acks: Acks,
 }
 
 /// A field that is always shown.
@@ -97,7 +103,7 @@ fields! {
     /// The address of the log service in use, of those that are configured.
     log_service: |it| it.module.shared.services.in_use().address.as_str();
     /// Whether the connection to the log is up or down.
-    link: |it| link(it.module.shared.link());
+    link: |it| link(it.module.shared.link.status());
     /// The id of the log that this node knows; empty if it knows none.
     log_id: |it| it.module.shared.known().map_or_else(String::new, |known| known.log);
     /// How the log contradicts what this node knows; empty if it does not.
@@ -116,6 +122,22 @@ fields! {
     lag_ms: |it| it.behind.lag.as_millis() as u64;
     /// Bytes of the stream that the log has not acknowledged.
     pending_bytes: |it| it.behind.pending_bytes;
+    /// Acknowledgements by the log: groups of writes that were found durable together.
+    acks: |it| it.acks.count;
+    /// Median time in microseconds from the writes of a group to the moment that this node found them durable; 0 without any.
+    ack_p50_us: |it| it.acks.p50_us;
+    /// The time in microseconds that 99 % of them took at most.
+    ack_p99_us: |it| it.acks.p99_us;
+    /// The longest of them, in microseconds.
+    ack_max_us: |it| it.acks.max_us;
+    /// Acknowledgements of the last minute, and of up to ten seconds before it.
+    minute_acks: |it| it.minute_acks.count;
+    /// The median time of these, in microseconds.
+    minute_ack_p50_us: |it| it.minute_acks.p50_us;
+    /// The time in microseconds that 99 % of these took at most.
+    minute_ack_p99_us: |it| it.minute_acks.p99_us;
+    /// The longest of these, in microseconds.
+    minute_ack_max_us: |it| it.minute_acks.max_us;
     /// Clients whose replies wait for the log.
     held_clients: |it| it.module.gate.as_ref().map_or(0, |gate| gate.held_clients());
     /// Clients that have ended their sending and still get what waits for the log.
@@ -179,14 +201,17 @@ const NODES: [&str; 8] = ["node0", "node1", "node2", "node3", "node4", "node5", 
 
 /// All fields with their values, in the order in which they are shown.
 pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
-    let behind = module.behind();
+    let (behind, now) = (module.behind(), Instant::now());
+    let (acks, minute_acks) = (module.limits.writes.ack_times.ever(), module.limits.writes.ack_times.last_minute(now));
     let view = module.shared.view();
     let source = Source {
         module,
-        now: Instant::now(),
+        now,
         behind,
         is_leader: module.role.leads(),
         reported_epoch: view.as_ref().map(|view| view.epoch),
+        acks,
+        minute_acks,
         leader: view.as_ref().map(|view| (view.leader.clone(), view.leader_address.clone())).unwrap_or_default(),
     };
     let mut figures: Vec<_> = FIELDS.iter().map(|field| (field.name, (field.value)(&source))).collect();

@@ -7,7 +7,8 @@ use crate::hooks;
 use crate::node::{command_filter, ran_commands};
 use crate::server::groups::GROUPS;
 use crate::server::{
-    half_closed, handed_over, held_table, late_holds, named_link, propagation, read_pause, running_client,
+    half_closed, handed_over, held_table, hidden_replica, late_holds, named_link, propagation, read_pause,
+    running_client,
 };
 
 /// Forgets everything that an earlier life of the module knew. Main thread, while the module loads.
@@ -22,6 +23,7 @@ pub fn forget_earlier_life() {
     running_client::forget_all();
     read_pause::forget_all();
     named_link::forget_all();
+    hidden_replica::forget_all();
     late_holds::withhold_notifications(false);
     lease_clock::not_needed();
     lease_clock::answer_nobody_beyond_it();
@@ -67,6 +69,7 @@ mod tests {
         ("server", "GROUPS"),
         ("server", "HAS_CLOSING"),
         ("server", "HAS_LATE_HOLDS"),
+        ("server", "HIDDEN"),
         ("server", "IS_USED"),
         ("server", "KNOWS_CLIENTS"),
         ("server", "LATE_HOLDS"),

@@ -21,8 +21,8 @@ use crate::server::connections::ServerConnections;
 use crate::server::events::CommandEvents;
 use crate::server::internals::Internals;
 use crate::server::{
-    events, forks, intercepted_writes, module_load, module_options, named_link, read_pause, running_client, support,
-    version,
+    events, forks, hidden_replica, intercepted_writes, module_load, module_options, named_link, read_pause,
+    running_client, support, version,
 };
 use crate::settings::arguments::Arguments;
 use crate::settings::{self, tls, token, Mode};
@@ -111,6 +111,7 @@ fn start(ctx: &Context) -> Result<(), String> {
         Ok(internals) if why_no_sync.is_none() => {
             intercepted_writes::install(internals);
             named_link::install();
+            hidden_replica::install();
             Some(Gate::new(ServerConnections::new(internals, Arc::clone(&shared))))
         }
         _ => {
@@ -168,6 +169,7 @@ pub fn unload(ctx: &Context) -> Status {
                 gate.connections.abandon_half_closed();
                 intercepted_writes::uninstall();
                 named_link::uninstall();
+                hidden_replica::uninstall();
                 reset::forget_connections();
             }
         }

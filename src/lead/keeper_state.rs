@@ -80,6 +80,8 @@ pub(super) struct Session {
     pub(super) log: Option<LogConnection>,
     /// The version of the leadership that it saw last on this connection; 0 before.
     version: u64,
+    /// Whether the service on this connection takes figures for monitoring.
+    takes_figures: bool,
     /// An epoch, and its lease.
     pub(super) lease: Option<(u64, Lease)>,
     pub(super) retry: Backoff,
@@ -92,7 +94,15 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new() -> Self {
         let retry = Backoff::new(RETRY_FROM, RETRY_TO);
-        Session { log: None, version: 0, lease: None, retry, reported: String::new(), confirmations: 0 }
+        Session {
+            log: None,
+            version: 0,
+            takes_figures: false,
+            lease: None,
+            retry,
+            reported: String::new(),
+            confirmations: 0,
+        }
     }
 
     /// The next question goes out on a new connection.
@@ -159,7 +169,7 @@ impl KeeperState {
                 let time = time.max(opening_time(&self.shared.services));
                 let log = LogConnection::open_within(&self.shared, time, AtEnd::GoesOn)?;
                 self.shared.set_log_address(log.reached()?);
-                session.version = 0;
+                (session.version, session.takes_figures) = (0, false);
                 none.insert(log)
             }
         };
@@ -183,12 +193,14 @@ impl KeeperState {
         };
         self.connection(session, time)?;
         // After the connection is there: another service counts its versions otherwise.
-        let version = session.version;
+        let (version, takes_figures) = (session.version, session.takes_figures);
         let log = self.connection(session, time)?;
         let (id, address) = (self.shared.node_id(), self.shared.address());
-        let report = Report { role, priority: self.shared.priority(), zone: settings::ZONE.value(), applied, version };
+        let figures = if takes_figures { self.shared.monitoring.ask() } else { None };
+        let (priority, zone) = (self.shared.priority(), settings::ZONE.value());
+        let report = Report { role, priority, zone, applied, version, figures };
         let view = log.node(&Node { id: &id, address: &address }, &report, wait)?;
-        session.version = view.version;
+        (session.version, session.takes_figures) = (view.version, view.takes_figures);
         Ok(self.shared.set_view(view))
     }
 

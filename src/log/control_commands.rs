@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durability_leadership::Moment;
-use durability_protocol::{ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, RENEW, RESIGN, STATUS, ZONE};
+use durability_protocol::{NodeFigures, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, FIGURES, RENEW, RESIGN, STATUS, ZONE};
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::base::process_identity;
@@ -51,6 +51,8 @@ pub struct Report<'a> {
     pub applied: u64,
     /// The version of the leadership that it saw last.
     pub version: u64,
+    /// For monitoring; none if there are none yet, or the service on this connection did not say that it takes them.
+    pub figures: Option<NodeFigures>,
 }
 
 impl LogConnection {
@@ -161,6 +163,8 @@ impl LogConnection {
             // Not otherwise: a service of an earlier version does not know it.
             command.extend([ZONE, &report.zone]);
         }
+        let figures = report.figures.map(|figures| figures.text());
+        command.extend(figures.iter().flat_map(|figures| [FIGURES, figures]));
         let reply = self.ask(&command)?;
         ShardView::read(&reply).map_err(|detail| self.protocol(detail))
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use durability_leadership::Peer;
 use durability_protocol::audit::AuditOrder;
+use durability_protocol::TAKES_FIGURES;
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::log::reply::fields;
@@ -77,6 +78,8 @@ pub struct ShardView {
     pub end: u64,
     /// The audit that the log service wants; `None` if it wants none.
     pub audit: Option<AuditOrder>,
+    /// Whether the log service takes figures for monitoring.
+    pub takes_figures: bool,
     /// All nodes that the log service knows.
     pub nodes: Vec<NodeView>,
     /// When the log service answered again after an [`OUTAGE`]; `None` if there was none.
@@ -134,6 +137,7 @@ impl ShardView {
             replid: String::new(),
             end: 0,
             audit: None,
+            takes_figures: false,
             nodes: Vec::new(),
             heard_again: None,
         };
@@ -152,6 +156,7 @@ impl ShardView {
                 "replid" => view.replid = value,
                 "end" => (view.end, has_end) = (number()?, true),
                 "audit" => view.audit = AuditOrder::parse(&value),
+                TAKES_FIGURES => view.takes_figures = value == "1",
                 _ if is_node(&name) => view.nodes.push(NodeView::read(value)),
                 _ => {}
             }

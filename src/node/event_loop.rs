@@ -11,6 +11,7 @@ use crate::decide::taken_replies;
 use crate::exchange::mailbox::{Command, Task};
 use crate::exchange::NO_TARGET;
 use crate::node::leading;
+use crate::node::monitoring;
 use crate::node::ran_commands::has_thread_written;
 use crate::node::role_changes;
 use crate::node::{Module, Role};
@@ -83,6 +84,7 @@ pub fn before_sleep(module: &mut Module) {
         module.shared.send(Task::RestoreSettings);
     }
     end_read_pause_if_done(module);
+    monitoring::publish_if_wanted(module);
 }
 
 fn find_silent_writes(module: &mut Module) {
@@ -158,6 +160,7 @@ fn account(module: &mut Module) {
             limits.offer_again(gate, now);
         }
     }
+    monitoring::report_latency(module);
 }
 
 /// Closes clients that were to be notified of keys before the log had confirmed them.

@@ -8,7 +8,7 @@ use valkey_module::Context;
 use crate::decide::gate::Held;
 use crate::exchange::own_logins::{Origin, SELF_TEST, TAP};
 use crate::node::Module;
-use crate::server::api;
+use crate::server::{api, hidden_replica};
 
 /// A client logs in, as that user with that password. Returns whether that is an own connection, which is logged in now.
 pub fn log_in(module: &mut Module, ctx: &Context, user: &[u8], password: &[u8]) -> bool {
@@ -37,6 +37,7 @@ fn take_login(module: &mut Module, ctx: &Context, user: &[u8], password: &[u8]) 
         }
     } else {
         module.shared.tap_client.store(client, Ordering::Relaxed);
+        hidden_replica::hide(client);
     }
     Some(())
 }

@@ -13,6 +13,7 @@
 //! | `redirect.rs` | clients that are sent to the leader |
 //! | `remembered.rs` | what `stream_commands.rs` remembers |
 //! | `module.rs` | the module: all of that, and where it is kept |
+//! | `monitoring.rs` | what the node reports of itself |
 //! | `listening.rs` | which events of commands the server sends |
 //! | `role_changes.rs` | how the role changes |
 //! | `leading.rs` | how a node leads |
@@ -38,6 +39,7 @@ pub mod listening;
 pub mod login_check;
 pub mod mode_change;
 pub mod module;
+mod monitoring;
 pub mod ran_commands;
 pub mod read_pauses;
 mod redirect;

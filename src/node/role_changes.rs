@@ -20,10 +20,14 @@ pub const INTERNAL_ERROR: &str = "internal error, see the server's log; restart 
 /// How long a node may take to leave its log: to ship what clients wait for, and to give back the lease.
 const LEAVE_TIME: Duration = Duration::from_millis(1600);
 
-/// Sets the role. A node in which a callback has panicked cannot rely on anything it knows, so it serves nobody, whatever it was about to
-/// become.
+/// Sets the role, and says so in the server's log. A node in which a callback has panicked cannot rely on anything it knows, so it serves
+/// nobody, whatever it was about to become.
 pub fn set_role(module: &mut Module, role: Role) {
-    module.role = if has_failed() { Role::Refused(INTERNAL_ERROR.to_owned()) } else { role };
+    let role = if has_failed() { Role::Refused(INTERNAL_ERROR.to_owned()) } else { role };
+    if role.name() != module.role.name() {
+        log_notice(format!("durability: role: {}, was {}", role.name(), module.role.name()));
+    }
+    module.role = role;
 }
 
 /// Publishes, for other threads, what this node serves.

@@ -1,5 +1,6 @@
 //! The server's tables of functions for its kinds of connections, in which the module puts functions of its own: for writing
-//! (`server/intercepted_writes.rs`), for reading (`server/read_pause.rs`) and for connecting (`server/named_link.rs`).
+//! (`server/intercepted_writes.rs`), for reading (`server/read_pause.rs`), for connecting (`server/named_link.rs`) and for addresses
+//! (`server/hidden_replica.rs`).
 //!
 //! This file alone reads and writes those tables. What a table held before the module changed anything in it is kept for the life of the
 //! process: it is what the module's functions call, and what goes back into the table. Unix-socket connections have a table of their own, but
@@ -11,8 +12,8 @@ use std::sync::OnceLock;
 
 use crate::server::internals::Internals;
 use crate::server::structs::{
-    CloseFunction, ConnectFunction, ConnectionType, PostponeFunction, ReadFunction, SetWriteHandlerFunction,
-    WriteFunction, WritevFunction,
+    AddressFunction, CloseFunction, ConnectFunction, ConnectionType, PostponeFunction, ReadFunction,
+    SetWriteHandlerFunction, WriteFunction, WritevFunction,
 };
 
 /// The kind of TCP connections.
@@ -125,6 +126,22 @@ pub fn restore_read_functions() {
     for Table { live, original } in TABLES.iter().filter_map(OnceLock::get) {
         // SAFETY: the server's live table, which is never freed.
         unsafe { put(&raw mut (**live).read, original.read) };
+    }
+}
+
+/// Puts a function in place that tells the addresses of TCP connections. Main thread, after [`save`].
+pub fn put_address_function(address: AddressFunction) {
+    if let Some(Table { live, .. }) = TABLES[TCP].get() {
+        // SAFETY: the server's live table, which is never freed.
+        unsafe { put(&raw mut (**live).address, address) };
+    }
+}
+
+/// Puts the server's own function that tells addresses back. Main thread.
+pub fn restore_address_function() {
+    if let Some(Table { live, original }) = TABLES[TCP].get() {
+        // SAFETY: the server's live table, which is never freed.
+        unsafe { put(&raw mut (**live).address, original.address) };
     }
 }
 

@@ -120,9 +120,10 @@ fn try_out(kind: *mut ConnectionType) -> Result<(), String> {
     if connection.is_null() {
         return Err("none is made of a socket".to_owned());
     }
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("its fields", fields),
         ("accepting", accept),
+        ("its address", address),
         ("writing", write),
         ("reading", read),
         ("the end of what the other end sends", end),
@@ -171,6 +172,20 @@ unsafe fn accept(
         let is_marked = std::mem::replace(&mut (*connection).private_data, ptr::null_mut()) == connection.cast();
         Ok(answers == [0; 3] && (*connection).state == CONNECTED && is_marked)
     }
+}
+
+unsafe fn address(
+    kind: *mut ConnectionType,
+    connection: *mut Connection,
+    _: c_int,
+    _: &mut UnixStream,
+) -> io::Result<bool> {
+    let (mut text, mut port) = ([1; 46], -1);
+    // SAFETY: by contract; the buffer is that long.
+    let answer = unsafe {
+        ((*kind).address)(connection, text.as_mut_ptr().cast(), text.len(), &raw mut port, c_int::from(true))
+    };
+    Ok(answer == 0 && text.starts_with(b"/unixsocket\0") && port == 0)
 }
 
 unsafe fn write(

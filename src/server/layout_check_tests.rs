@@ -1,6 +1,6 @@
 //! Servers that are made up: one as Valkey 9.1, and some in which a thing is different.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -23,6 +23,15 @@ unsafe extern "C" fn accept(connection: *mut Connection, handler: ConnectionHand
     unsafe {
         (*connection).state = CONNECTED;
         handler.expect("a handler")(connection);
+    }
+    0
+}
+
+unsafe extern "C" fn address(_: *mut Connection, text: *mut c_char, _: usize, port: *mut c_int, _: c_int) -> c_int {
+    // SAFETY: as the check says.
+    unsafe {
+        text.copy_from_nonoverlapping(c"/unixsocket".as_ptr(), 12);
+        *port = 0;
     }
     0
 }
@@ -80,6 +89,7 @@ fn table(change: impl FnOnce(*mut ConnectionType)) -> *mut ConnectionType {
     unsafe {
         (&raw mut (*kind).create_accepted).write(made);
         (&raw mut (*kind).accept).write(accept);
+        (&raw mut (*kind).address).write(address);
         (&raw mut (*kind).write).write(write);
         (&raw mut (*kind).writev).write(writev);
         (&raw mut (*kind).read).write(read);
@@ -124,6 +134,12 @@ fn connections_are_taken_if_they_are_those_of_9_1_and_nothing_else() {
     }
     // SAFETY: the table lives.
     assert_eq!(verdict(|kind| unsafe { (*kind).writev = neither }), Err("writing went wrong".to_owned()));
+
+    unsafe extern "C" fn has_none(_: *mut Connection, _: *mut c_char, _: usize, _: *mut c_int, _: c_int) -> c_int {
+        -1
+    }
+    // SAFETY: the table lives.
+    assert_eq!(verdict(|kind| unsafe { (*kind).address = has_none }), Err("its address went wrong".to_owned()));
 
     unsafe extern "C" fn leaves_open(_: *mut Connection) {}
     // SAFETY: the table lives.

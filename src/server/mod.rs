@@ -5,7 +5,7 @@
 //! - What it does not offer to modules: `internals` (functions that it exports by accident), `structs` and `command_result` (structs that it
 //!   passes), `client_layout` and `stream_queue` (places that are found in its memory by `foreign_memory`).
 //! - Its connections: `connection_functions` (functions of the module's in place of its own), `intercepted_writes` (what may leave), `read_pause` (what is
-//!   read), `named_link` (the link to the log) with `loaded_objects`; `connections`, `held_table`, `groups`, `late_holds`, `handed_over`, `half_closed/`,
+//!   read), `named_link` (the link to the log) with `loaded_objects`, `hidden_replica` (the tap among the replicas); `connections`, `held_table`, `groups`, `late_holds`, `handed_over`, `half_closed/`,
 //!   `diversion`, `vectors`, `main_thread`.
 //! - Its commands and its stream: `command_table`, `command_names`, `data_types`, `running_client`, `propagation`, `replaced_commands`,
 //!   `stream`, `debug_command`, `follow_settings`.
@@ -30,6 +30,7 @@ pub mod groups;
 pub mod half_closed;
 pub mod handed_over;
 pub mod held_table;
+pub mod hidden_replica;
 pub mod intercepted_writes;
 pub mod internals;
 pub mod keys;

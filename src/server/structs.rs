@@ -100,6 +100,9 @@ pub const POSTPONE_WRITE: c_int = 1 << 1;
 /// `ConnectionType.postpone_update_state`.
 pub type PostponeFunction = unsafe extern "C" fn(*mut Connection, c_int);
 
+/// `ConnectionType.addr`: of the other end, or of the server's own.
+pub type AddressFunction = unsafe extern "C" fn(*mut Connection, *mut c_char, usize, *mut c_int, c_int) -> c_int;
+
 /// `ConnectionType.connect`.
 pub type ConnectFunction =
     unsafe extern "C" fn(*mut Connection, *const c_char, c_int, *const c_char, c_int, ConnectionHandler) -> c_int;
@@ -112,8 +115,12 @@ pub type AcceptFunction = unsafe extern "C" fn(*mut Connection, ConnectionHandle
 #[repr(C)]
 pub struct ConnectionType {
     get_type: *const c_void,
-    /// init, cleanup, configure, ae_handler, accept_handler, addr, is_local, listen, closeListener, conn_create.
-    before_create_accepted: [*const c_void; 10],
+    /// init, cleanup, configure, ae_handler, accept_handler.
+    before_address: [*const c_void; 5],
+    /// Tells the address of the other end.
+    pub address: AddressFunction,
+    /// is_local, listen, closeListener, conn_create.
+    before_create_accepted: [*const c_void; 4],
     /// Makes a connection of a socket that was accepted.
     pub create_accepted: CreateAcceptedFunction,
     /// Ends the connection in both directions, also for processes that share its socket.

@@ -15,12 +15,15 @@ use crate::connections::strangers::Strangers;
 use crate::resp::fuzz::{runtime, shared};
 
 /// Parts of requests, so that not every input is refused for its first byte.
-const PIECES: [&str; 32] = [
+const PIECES: [&str; 35] = [
     "GET ",
     "PUT ",
     "HEAD ",
     "/",
     "/healthz",
+    "/readyz",
+    "/metrics",
+    "/api/shards",
     "/shards",
     "/shards/s1/snapshot",
     "/shards/%2e%2e%2fx/snapshot",
@@ -57,7 +60,8 @@ const MOST_BYTES: usize = 1 << 20;
 fn any_bytes_are_requests_that_are_answered_or_refused() {
     let tokens = Tokens::parse("s1 a-token-that-opens-it\n", [7; 32]).expect("tokens");
     let shared = AssertUnwindSafe(shared(Some(tokens)));
-    let router = AssertUnwindSafe(endpoints::router(shared.service.clone(), shared.limits.clone()));
+    let router =
+        AssertUnwindSafe(endpoints::router(shared.service.clone(), shared.limits.clone(), watch::channel(false).1));
     let peer: SocketAddr = "127.0.0.1:1".parse().expect("an address");
     let places = AssertUnwindSafe(Arc::new(HttpPlaces::new(2)));
     bolero::check!().with_type::<Vec<(u8, Vec<u8>)>>().for_each(|pieces| {

@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::Extension;
 use durability_protocol::{Code, Refusal};
+use tokio::sync::watch;
 
 use super::places::{TooMany, Visitor};
 use crate::access::guesses::{too_many_guesses, Credential};
@@ -24,6 +25,8 @@ pub struct HttpState {
     pub service: Arc<Service>,
     /// What a client may do.
     pub limits: Arc<Limits>,
+    /// Whether the service stops.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// What a request has to pass before its endpoint answers it.
@@ -54,7 +57,7 @@ pub async fn admit(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refused> {
-    let Gate { state: HttpState { service, limits }, path, access } = gate;
+    let Gate { state: HttpState { service, limits, .. }, path, access } = gate;
     let mut proof = Proof::default();
     if let (Access::Needs(role), Some(watch), Some(tokens)) = (access, service.watch_tokens(), service.tokens()) {
         let token = bearer(request.headers());

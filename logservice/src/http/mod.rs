@@ -1,13 +1,16 @@
 //! The HTTP port: a leader uploads its initial snapshot here, and a machine can ask how the service is.
 //!
 //! This file serves the connections and bounds how long a client may keep one without using it. [`endpoints`] lists what can be requested,
-//! [`gate`] admits requests by their tokens, and [`upload`] is the one large request. [`places`] bounds how many requests are answered at a
-//! time, and [`upload_places`] allows one upload per shard.
+//! [`gate`] admits requests by their tokens, [`monitoring`] answers who watches the service ([`metrics`] in the format of Prometheus), and
+//! [`upload`] is the one large request. [`places`] bounds how many requests are answered at a time, and [`upload_places`] allows one upload
+//! per shard.
 
 mod endpoints;
 #[cfg(test)]
 mod fuzz;
 mod gate;
+mod metrics;
+mod monitoring;
 mod places;
 mod upload;
 mod upload_places;
@@ -57,7 +60,7 @@ pub async fn serve(
     shutdown: watch::Receiver<bool>,
 ) {
     let places = Arc::new(HttpPlaces::new(limits.max_http_connections));
-    let router = endpoints::router(service, limits.clone());
+    let router = endpoints::router(service, limits.clone(), shutdown.clone());
     let most = limits.max_http_strangers();
     let strangers = Strangers::new(most, limits.lingering(most), "an HTTP connection");
     let stopping = shutdown.clone();
@@ -156,7 +159,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Hyper flushes what it has written, and it has written an answer before it flushes for the first time after the answer is ready:
-        // answers are whole, none is a stream.
+        // answers are whole. One that is a stream keeps its place, and so counts as not ready, until the stream has ended.
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         if matches!(flushed, Poll::Ready(Ok(()))) {
             self.visitor.all_is_sent();

@@ -1,6 +1,6 @@
 //! How many requests the HTTP port answers at a time. A connection counts as a stranger's except while a request is answered that a token
-//! allows, until its answer is sent. Such requests take places for as long. Queries and uploads have places of their own, so that neither
-//! keeps out the other.
+//! allows, until its answer is sent. Such requests take places for as long. Queries, streams of events and uploads have places of their own,
+//! so that none keeps out another.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -12,10 +12,13 @@ use crate::connections::strangers::Guest;
 
 /// One of so many places is for queries.
 const QUESTIONS_SHARE: u32 = 4;
+/// One of so many places is for streams of events.
+const STREAMS_SHARE: u32 = 8;
 
 /// The places of the port.
 pub struct HttpPlaces {
     questions: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     uploads: Arc<Uploads>,
 }
 
@@ -37,6 +40,9 @@ struct Standing {
     unsent: Option<Box<dyn Send>>,
 }
 
+/// The place of a stream of events.
+pub struct Streaming(#[expect(dead_code, reason = "it is given back when this is dropped")] OwnedSemaphorePermit);
+
 /// A request that is being answered. When this is dropped, the answer is ready: it is sent next.
 pub struct Admitted<T: Send + 'static> {
     visitor: Arc<Visitor>,
@@ -45,11 +51,12 @@ pub struct Admitted<T: Send + 'static> {
 }
 
 impl HttpPlaces {
-    /// `most` in total, but at least one for queries and one for uploads.
+    /// `most` in total, but at least one for queries, one for streams and one for uploads.
     pub fn new(most: u32) -> Self {
-        let questions = (most / QUESTIONS_SHARE).max(1);
-        let uploads = Uploads::new(most.saturating_sub(questions).max(1));
-        HttpPlaces { questions: Arc::new(Semaphore::new(questions as usize)), uploads }
+        let (questions, streams) = ((most / QUESTIONS_SHARE).max(1), (most / STREAMS_SHARE).max(1));
+        let uploads = Uploads::new(most.saturating_sub(questions + streams).max(1));
+        let semaphore = |places: u32| Arc::new(Semaphore::new(places as usize));
+        HttpPlaces { questions: semaphore(questions), streams: semaphore(streams), uploads }
     }
 }
 
@@ -67,6 +74,11 @@ impl Visitor {
     /// Takes a place for a query that a token allows.
     pub fn ask(self: &Arc<Self>) -> Result<Admitted<OwnedSemaphorePermit>, TooMany> {
         self.admit(self.places.questions.clone().try_acquire_owned().ok())
+    }
+
+    /// Takes a place for a stream of events that a token allows.
+    pub fn stream(self: &Arc<Self>) -> Result<Admitted<Streaming>, TooMany> {
+        self.admit(self.places.streams.clone().try_acquire_owned().ok().map(Streaming))
     }
 
     /// Takes a place for an upload of `shard`, which a token allows, by the shard's leader. It displaces an earlier upload of that shard.

@@ -34,7 +34,7 @@ pub struct InitialSnapshot {
 
 /// `PUT /shards/{shard}/snapshot?epoch=E&offset=N&replid=R[&log=ID]`: the leader's whole data set as an RDB.
 pub async fn put_snapshot(
-    State(HttpState { service, limits }): State<HttpState>,
+    State(HttpState { service, limits, .. }): State<HttpState>,
     Extension(visitor): Extension<Arc<Visitor>>,
     Path(name): Path<String>,
     Query(snapshot): Query<InitialSnapshot>,

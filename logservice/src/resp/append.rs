@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use durability_protocol::{Refusal, MAX_APPEND_BYTES};
@@ -26,7 +27,7 @@ pub struct Target {
 
 enum Waiting {
     Reply(Reply, Protocol),
-    Append { target: usize, ticket: Ticket, bytes: usize },
+    Append { target: usize, ticket: Ticket, bytes: usize, arrived: Instant },
 }
 
 /// The replies of a connection in the order of its commands, from the first that waits for durability on.
@@ -107,10 +108,10 @@ impl Replies {
         Ok(self.targets.len() - 1)
     }
 
-    /// Adds the reply to an append of so many bytes, which is given when `ticket` has an outcome.
-    pub fn push_append(&mut self, target: usize, ticket: Ticket, bytes: usize) {
+    /// Adds the reply to an append of so many bytes that came at `arrived`. It is given when `ticket` has an outcome.
+    pub fn push_append(&mut self, target: usize, ticket: Ticket, bytes: usize, arrived: Instant) {
         self.waiting_bytes += bytes;
-        self.waiting.push_back(Waiting::Append { target, ticket, bytes });
+        self.waiting.push_back(Waiting::Append { target, ticket, bytes, arrived });
     }
 
     /// Adds a reply that waits only for those before it.
@@ -124,13 +125,19 @@ impl Replies {
 
     /// Encodes the replies that can be given now into `out`.
     pub fn settle(&mut self, out: &mut BytesMut) {
+        // Read once for all of them, if there are any.
+        let mut now = None;
         while let Some(first) = self.waiting.front() {
             match first {
                 Waiting::Reply(reply, protocol) => reply::encode(out, reply, *protocol),
-                Waiting::Append { target, ticket, bytes } => {
+                Waiting::Append { target, ticket, bytes, arrived } => {
                     let Some(target) = self.targets.get(*target) else { break };
                     let Some(outcome) = ticket.outcome(&target.progress.borrow()) else { break };
                     self.waiting_bytes -= bytes;
+                    if outcome.is_ok() {
+                        let now = *now.get_or_insert_with(Instant::now);
+                        target.shard.append_latency().note(now.saturating_duration_since(*arrived));
+                    }
                     let reply = outcome.map_or_else(|refusal| reply::error(&refusal), reply::integer);
                     // The same in every protocol.
                     reply::encode(out, &reply, Protocol::default());

@@ -51,13 +51,15 @@ pub struct Clock {
     begun: Instant,
     partial_since: Option<Instant>,
     has_read: bool,
+    last_read: Instant,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Clock {
     /// The client was just accepted.
     pub fn new(limits: Arc<Limits>) -> Self {
-        Clock { limits, begun: Instant::now(), partial_since: None, has_read: false, timer: None }
+        let now = Instant::now();
+        Clock { limits, begun: now, partial_since: None, has_read: false, last_read: now, timer: None }
     }
 
     /// The client has got a place, in which it may have to show that it is a node.
@@ -68,6 +70,12 @@ impl Clock {
     /// Records that something has arrived.
     pub fn has_read(&mut self) {
         self.has_read = true;
+        self.last_read = Instant::now();
+    }
+
+    /// When something arrived last: what a command took counts from then.
+    pub fn last_read(&self) -> Instant {
+        self.last_read
     }
 
     /// Records that a command was complete.

@@ -28,7 +28,7 @@ use crate::store::memory_store::MemoryStores;
 use crate::store::StoreFactory;
 
 /// Words with a meaning, so that not every input is refused for its first word.
-const WORDS: [&str; 68] = [
+const WORDS: [&str; 70] = [
     "LOG.CLUSTER",
     "INIT",
     "STATUS",
@@ -78,6 +78,8 @@ const WORDS: [&str; 68] = [
     "DELAY-ACKS",
     "TO",
     "follower",
+    "FIGURES",
+    "mode=sync,lag_ms=1",
     "SETNAME",
     "ID",
     "ack",

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_name, Refusal, MAX_POLL_WAIT_MS, MAX_PRIORITY, ZONE};
+use durability_protocol::{
+    is_valid_name, NodeFigures, Refusal, FIGURES, MAX_POLL_WAIT_MS, MAX_PRIORITY, TAKES_FIGURES, ZONE,
+};
 
 use super::arguments::{number, text};
 use super::leadership_commands;
@@ -12,20 +14,27 @@ use super::reply::{self, failure, Reply};
 use crate::service::status_fields::for_nodes;
 use crate::shard::{Heard, NodeStatus, Poll, Role, Shard, Status};
 
-const USAGE: &str = "usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone]";
+const USAGE: &str =
+    "usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] [FIGURES figures]";
 const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ : -, not beginning with a dot";
 
-/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone]`. The reply is given when the poll is due.
+/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] [FIGURES figures]`. The reply is given when the
+/// poll is due.
 pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let usage = || failure(USAGE);
     let [_, _, node_id, address, role, priority, applied, version, wait_ms, options @ ..] = arguments else {
         return Err(usage());
     };
-    let zone = match options {
-        [] => "",
-        [name, zone] if name.eq_ignore_ascii_case(ZONE.as_bytes()) => text(zone)?,
-        _ => return Err(usage()),
-    };
+    let (mut zone, mut figures) = ("", None);
+    for option in options.chunks(2) {
+        match option {
+            [name, value] if name.eq_ignore_ascii_case(ZONE.as_bytes()) => zone = text(value)?,
+            [name, value] if name.eq_ignore_ascii_case(FIGURES.as_bytes()) => {
+                figures = Some(NodeFigures::parse(text(value)?).map_err(failure)?);
+            }
+            _ => return Err(usage()),
+        }
+    }
     if !zone.is_empty() && !is_valid_name(zone) {
         return Err(failure(format!("not a valid zone: {NAME_RULE}")));
     }
@@ -37,7 +46,7 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let applied = number(applied, "applied-offset")?;
     let version = number(version, "version")?;
     let wait = Duration::from_millis(number(wait_ms, "wait-ms")?.min(MAX_POLL_WAIT_MS));
-    shard.poll(Heard { node_id, address, role, priority, applied, wait, zone }, version)
+    shard.poll(Heard { node_id, address, role, priority, applied, wait, zone, figures }, version)
 }
 
 /// The reply to a poll, by the shard's state now.
@@ -49,7 +58,8 @@ pub fn answer(poll: &Poll) -> Result<Reply, Refusal> {
     let status = poll.shard().status();
     let audit = poll.shard().wanted_audit().map(|order| ("audit", order.to_string()));
     let fields = for_nodes(&status).map(|(name, value)| (name, value.to_string()));
-    let items = fields.chain(audit).flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
+    let takes = std::iter::once((TAKES_FIGURES, "1".to_owned()));
+    let items = fields.chain(takes).chain(audit).flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
     Ok(reply::array(items.chain(fields_of_nodes(&status)).collect()))
 }
 
@@ -60,7 +70,7 @@ pub fn fields_of_nodes(status: &Status) -> impl Iterator<Item = Reply> + '_ {
 }
 
 fn line(node: &NodeStatus) -> String {
-    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, silent_ms: _, zone } = node;
+    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, zone, .. } = node;
     let role = role.word();
     format!(
         "id={id},address={address},role={role},priority={priority},applied={applied},\

@@ -106,11 +106,13 @@ impl Output {
         state.replies.is_empty() && !state.replies.has_targets()
     }
 
-    /// Gives an append to its shard. The reply follows when it is durable. `shard` looks up the shard at the first append to it.
+    /// Gives an append that came at `arrived` to its shard. The reply follows when it is durable. `shard` looks up the shard at the first
+    /// append to it.
     pub async fn append(
         self: &Arc<Self>,
         shard: impl Future<Output = Result<Arc<Shard>, Refusal>>,
         command: AppendCommand<'_>,
+        arrived: Instant,
     ) -> Result<(), Refusal> {
         let known = self.lock().replies.target(command.shard);
         let (target, shard) = match known {
@@ -127,7 +129,7 @@ impl Output {
         // Not under the lock, which progress takes while it holds the shard's.
         let ticket = command.submit(&shard).await?;
         // If it has become durable meanwhile, the task sees that when it settles before its next wait.
-        self.lock().replies.push_append(target, ticket, bytes);
+        self.lock().replies.push_append(target, ticket, bytes, arrived);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
 //! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is, `moving` whom operators choose,
-//! `bringing` how they come to keep what one has kept alone), and [`engine_work`] passes what takes an engine on to the
+//! `bringing` how they come to keep what one has kept alone), [`overview`] is all that monitoring shows, and [`engine_work`] passes what takes an engine on to the
 //! [snapshotter](crate::snapshotter).
 
 pub mod bringing;
@@ -10,6 +10,7 @@ mod cluster_removal;
 mod directory_lock;
 pub mod engine_work;
 mod moving;
+pub mod overview;
 mod placement;
 mod removal;
 pub mod replication;
@@ -25,6 +26,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::SystemTime;
 
 use durability_protocol::{is_valid_name, Code, Refusal};
 use tokio::sync::{broadcast, mpsc, watch, Semaphore};
@@ -97,6 +99,7 @@ pub struct Service {
     placements: Mutex<Placements>,
     /// Shards that are being brought into a cluster.
     brought: Mutex<BTreeMap<String, Underway>>,
+    started: SystemTime,
     this: Weak<Service>,
     _lock: File,
 }
@@ -138,6 +141,7 @@ impl Service {
             report_due: watch::Sender::new(()),
             placements: Mutex::default(),
             brought: Mutex::default(),
+            started: SystemTime::now(),
             this: this.clone(),
             _lock: lock,
         });
@@ -362,13 +366,17 @@ impl Service {
 
     /// The status of all opened shards whose names `may_see` allows, in order of the names.
     pub fn statuses(&self, may_see: impl Fn(&str) -> bool) -> Vec<Status> {
-        let mut slots: Vec<_> = self.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
-        slots.retain(|(name, _)| may_see(name));
         let status = |(name, slot): (String, Arc<Slot>)| match slot.get()? {
             Ok(shard) => Some(shard.status()),
             Err(unserved) => Some(unserved.clone().status(name)),
         };
-        slots.into_iter().filter_map(status).collect()
+        self.slots(may_see).into_iter().filter_map(status).collect()
+    }
+
+    fn slots(&self, may_see: impl Fn(&str) -> bool) -> Vec<(String, Arc<Slot>)> {
+        let mut slots: Vec<_> = self.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        slots.retain(|(name, _)| may_see(name));
+        slots
     }
 
     /// Waits until everything that was accepted is durable.

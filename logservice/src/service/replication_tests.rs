@@ -214,6 +214,7 @@ async fn services_tell_each_other_what_they_know_of_the_shards_over_which_they_d
         applied: 0,
         wait: Duration::ZERO,
         zone: "z1",
+        figures: None,
     };
     drop(shard.poll(heard, 0).expect("heard"));
     let told = std::cell::RefCell::new(None);

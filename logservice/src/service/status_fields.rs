@@ -153,13 +153,20 @@ pub fn for_nodes(status: &Status) -> impl Iterator<Item = (&'static str, Value)>
 /// A status as `GET /shards` shows it: the fields, and the nodes.
 pub struct StatusAsJson<'a>(pub &'a Status);
 
-impl Serialize for StatusAsJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
+impl StatusAsJson<'_> {
+    /// The same as entries of a map that may hold more.
+    pub fn serialize_into<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         for field in FIELDS.iter().filter(|field| field.shown != Shown::Status) {
             map.serialize_entry(field.name, &field.value(self.0))?;
         }
-        map.serialize_entry("nodes", &self.0.nodes)?;
+        map.serialize_entry("nodes", &self.0.nodes)
+    }
+}
+
+impl Serialize for StatusAsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.serialize_into(&mut map)?;
         map.end()
     }
 }

@@ -77,6 +77,7 @@ use self::pins::Pins;
 use self::reported::Reported;
 #[cfg(not(feature = "broken-rules"))]
 use self::rule_switches::Rule;
+use crate::base::latency::Latency;
 use crate::base::log_throttle::{say, LineThrottle};
 use crate::snapshots::SnapshotStore;
 use crate::store::{Append, Manifest, OpenError, Opened, Standing, Store, StoreEvents, SubmitError};
@@ -100,6 +101,7 @@ pub struct Shard {
     /// Renewals that change nothing that is stored do without; see [`Accepting::replace_terms`].
     changing: tokio::sync::Mutex<()>,
     replicas: AtomicU64,
+    append_latency: Latency,
     nodes: Mutex<Nodes>,
     contradictions: Mutex<Contradictions>,
     reported: Mutex<Reported>,
@@ -227,6 +229,7 @@ impl Shard {
             acceptance,
             changing: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),
+            append_latency: Latency::new(),
             nodes: Mutex::default(),
             contradictions: Mutex::default(),
             reported: Mutex::new(Reported::new(now)),
@@ -256,6 +259,11 @@ impl Shard {
     /// Where its bytes are.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// How long appends took, from their arrival until they were acknowledged, since the shard was opened.
+    pub fn append_latency(&self) -> &Latency {
+        &self.append_latency
     }
 
     /// What tells its progress.

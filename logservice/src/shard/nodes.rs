@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use durability_protocol::MAX_NODES;
-use serde::{Deserialize, Serialize};
+use durability_protocol::{NodeFigures, MAX_NODES};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A node that was not heard of for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
@@ -55,6 +55,8 @@ pub struct Heard<'a> {
     pub wait: Duration,
     /// The zone that it is in; empty if it tells none.
     pub zone: &'a str,
+    /// What it tells for monitoring, if it does.
+    pub figures: Option<NodeFigures>,
 }
 
 /// A node as an operator sees it.
@@ -81,6 +83,16 @@ pub struct NodeStatus {
     pub silent_ms: u64,
     /// The zone that it is in; empty if it tells none.
     pub zone: String,
+    /// What it told for monitoring when it was heard of last; none if it tells nothing.
+    #[serde(serialize_with = "figures_as_map")]
+    pub figures: Option<NodeFigures>,
+}
+
+/// The figures by their names, and the mode as a word.
+fn figures_as_map<S: Serializer>(figures: &Option<NodeFigures>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(figures) = figures else { return serializer.serialize_none() };
+    let numbers = figures.numbers().into_iter().map(|(name, number)| (name, serde_json::Value::from(number)));
+    serializer.collect_map(std::iter::once(("mode", figures.mode.word().into())).chain(numbers))
 }
 
 /// What one service tells another of a node.
@@ -96,6 +108,9 @@ pub struct NodeReport {
     /// Milliseconds for which its last poll may have waited.
     wait_ms: u64,
     zone: String,
+    /// As a node sends them; none from a service of an earlier version.
+    #[serde(default)]
+    figures: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -107,6 +122,7 @@ struct Known {
     at: Instant,
     wait: Duration,
     zone: String,
+    figures: Option<NodeFigures>,
 }
 
 /// The nodes of a shard, by name.
@@ -116,14 +132,14 @@ pub struct Nodes(BTreeMap<String, Known>);
 impl Nodes {
     /// A node tells of itself. If there are too many, the one that was not heard of for the longest time is forgotten.
     pub fn hear(&mut self, heard: Heard<'_>, now: Instant) {
-        let Heard { node_id, address, role, priority, applied, wait, zone } = heard;
+        let Heard { node_id, address, role, priority, applied, wait, zone, figures } = heard;
         self.forget(now);
         if self.0.len() >= MAX_NODES && !self.0.contains_key(node_id) {
             let silent = self.0.iter().min_by_key(|(_, known)| known.at).map(|(id, _)| id.clone());
             silent.map(|id| self.0.remove(&id));
         }
-        let known =
-            Known { address: address.to_owned(), role, priority, applied, at: now, wait, zone: zone.to_owned() };
+        let (address, zone) = (address.to_owned(), zone.to_owned());
+        let known = Known { address, role, priority, applied, at: now, wait, zone, figures };
         self.0.insert(node_id.to_owned(), known);
     }
 
@@ -139,6 +155,7 @@ impl Nodes {
             contact_ms: now.saturating_duration_since(known.at).as_millis() as u64,
             wait_ms: known.wait.as_millis() as u64,
             zone: known.zone.clone(),
+            figures: known.figures.map(|figures| figures.text()),
         };
         self.0.iter().map(report).collect()
     }
@@ -146,9 +163,12 @@ impl Nodes {
     /// What another service knows takes the place of what was known.
     pub fn take_report(&mut self, reports: Vec<NodeReport>, now: Instant) {
         let known = |report: NodeReport| {
-            let NodeReport { id, address, role, priority, applied, contact_ms, wait_ms, zone } = report;
+            let NodeReport { id, address, role, priority, applied, contact_ms, wait_ms, zone, figures } = report;
             let at = now.checked_sub(Duration::from_millis(contact_ms)).unwrap_or(now);
-            (id, Known { address, role, priority, applied, at, wait: Duration::from_millis(wait_ms), zone })
+            let wait = Duration::from_millis(wait_ms);
+            // The service that was told them has checked them; another version may know them otherwise.
+            let figures = figures.and_then(|figures| NodeFigures::parse(&figures).ok());
+            (id, Known { address, role, priority, applied, at, wait, zone, figures })
         };
         self.0 = reports.into_iter().take(MAX_NODES).map(known).collect();
     }
@@ -180,6 +200,7 @@ impl Nodes {
                 contact_ms: since_contact.as_millis() as u64,
                 silent_ms: since_contact.saturating_sub(known.wait).as_millis() as u64,
                 zone: known.zone.clone(),
+                figures: known.figures,
             }
         };
         self.0.iter().map(status).collect()
@@ -203,6 +224,7 @@ mod tests {
             applied,
             wait: Duration::ZERO,
             zone: "",
+            figures: None,
         }
     }
 
@@ -253,6 +275,7 @@ mod tests {
             contact_ms: 0,
             silent_ms: 0,
             zone: String::new(),
+            figures: None,
         };
         assert_eq!(listed, [expected]);
     }
@@ -261,7 +284,8 @@ mod tests {
     fn what_one_service_reports_another_shows_as_that_one_does() {
         let (mut nodes, start) = (Nodes::default(), Instant::now());
         nodes.hear(Heard { wait: Duration::from_millis(100), zone: "z1", ..heard("n1", 40) }, start);
-        nodes.hear(Heard { role: Role::Leader, ..heard("n2", 90) }, start + Duration::from_millis(30));
+        let figures = Some(NodeFigures { lag_ms: 17, ..NodeFigures::default() });
+        nodes.hear(Heard { role: Role::Leader, figures, ..heard("n2", 90) }, start + Duration::from_millis(30));
         let later = start + Duration::from_millis(250);
         let mut others = Nodes::default();
         others.hear(heard("gone", 0), start);
@@ -269,6 +293,7 @@ mod tests {
         others.take_report(serde_json::from_str(&told).expect("parses"), later);
         let age = |_| Duration::from_secs(1);
         assert_eq!(others.list(100, age, later), nodes.list(100, age, later));
+        assert_eq!(others.list(100, age, later)[1].figures, figures);
         assert_eq!((others.zone("n1"), others.zone("n2"), others.zone("gone")), ("z1", "", ""));
     }
 

@@ -28,6 +28,10 @@ pub enum LogState {
 }
 
 impl LogState {
+    /// All states.
+    pub const ALL: [LogState; 5] =
+        [LogState::Ok, LogState::NoSpace, LogState::Failed, LogState::Damaged, LogState::Locked];
+
     /// As it stands in a status.
     pub fn word(self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ mod hostile_http;
 mod identity;
 mod leases;
 mod leftovers;
+mod monitoring;
 mod nodes;
 mod process;
 mod replicas;

@@ -220,10 +220,14 @@ fn every_endpoint_is_for_some_roles_and_refused_to_the_others() {
     let mut all = service.connect();
     all.ok(&["AUTH", "the-token-of-this-test"]);
     all.make("s1");
+    let observers = &[TokenRole::Observe, TokenRole::Follow, TokenRole::Operate, TokenRole::Node][..];
     let upload = format!("PUT /shards/s1/snapshot?epoch=1&offset=1&replid={A}");
     for (request, obeyed, roles) in [
         ("GET /healthz", 200, &TokenRole::ALL[..]),
-        ("GET /shards", 200, &[TokenRole::Observe, TokenRole::Follow, TokenRole::Operate, TokenRole::Node]),
+        ("GET /readyz", 200, &TokenRole::ALL[..]),
+        ("GET /shards", 200, observers),
+        ("GET /metrics", 200, observers),
+        ("GET /api/shards", 200, observers),
         (&upload, 409, &[TokenRole::Node]),
     ] {
         for role in TokenRole::ALL {

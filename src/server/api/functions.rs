@@ -1,6 +1,6 @@
 //! Single functions of the module API, and how they are called.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_longlong, CStr};
 
 use valkey_module::{raw, CommandFilterCtx, Context};
 
@@ -47,6 +47,13 @@ pub fn cached_time_ms() -> i64 {
     // SAFETY: reads a variable of the server.
     let us: i64 = unsafe { api!(RedisModule_CachedMicroseconds)() };
     us / 1000
+}
+
+/// Tells the server's latency monitor that something of that name took so many milliseconds. It keeps what reaches
+/// `latency-monitor-threshold`.
+pub fn add_latency(event: &CStr, ms: i64) {
+    // SAFETY: the server copies the name.
+    unsafe { api!(RedisModule_LatencyAddSample)(event.as_ptr(), c_longlong::from(ms)) }
 }
 
 /// Commands that are run in the context see the database of that number from now on. Answers whether there is one.

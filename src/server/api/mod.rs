@@ -11,5 +11,5 @@ pub use clients::{
     client_flags, client_list, client_place, executes_for_primary, is_connected_primary, loads_for_module, receivers,
 };
 pub(crate) use functions::api;
-pub use functions::{bytes, cached_time_ms, filtered_argument, select_database, version};
+pub use functions::{add_latency, bytes, cached_time_ms, filtered_argument, select_database, version};
 pub use users::{may_run, TapUser};

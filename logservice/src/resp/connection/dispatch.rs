@@ -169,7 +169,8 @@ impl Connection {
         let append = AppendCommand::parse(arguments)?;
         let shard = append.shard;
         self.identity.check(command, shard)?;
-        self.output.append(self.shard_named(command, shard), append).await?;
+        let arrived = self.clock.last_read();
+        self.output.append(self.shard_named(command, shard), append, arrived).await?;
         Ok(Next::Later)
     }
 

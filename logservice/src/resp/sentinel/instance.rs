@@ -148,8 +148,8 @@ mod tests {
     fn node(id: &str, address: &str, role: Role, silent_ms: u64) -> NodeStatus {
         let (id, address) = (id.to_owned(), address.to_owned());
         let (priority, applied, lag_bytes, lag_ms, contact_ms) = (100, 7, 0, 0, silent_ms);
-        let zone = String::new();
-        NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, silent_ms, zone }
+        let (zone, figures) = (String::new(), None);
+        NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, silent_ms, zone, figures }
     }
 
     fn roles(nodes: Vec<NodeStatus>) -> Roles {

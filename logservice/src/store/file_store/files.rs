@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::fs::FallocateFlags;
 
@@ -16,6 +17,10 @@ pub use super::steps::Step;
 #[cfg(feature = "failpoints")]
 use super::watch::{self, Deed};
 use crate::base::file_error::{self, FileError, InFile};
+use crate::base::latency::Latency;
+
+/// How long it took to make records of logs durable, of all shards: they share the disk.
+pub static RECORD_SYNCS: Latency = Latency::new();
 
 /// Returns what a test has done in the place of a deed, if it watches this thread and has done something.
 macro_rules! watched {
@@ -94,9 +99,14 @@ impl Step {
 
     /// Makes a file's bytes durable.
     pub fn sync_data(self, file: &File) -> io::Result<()> {
+        let begun = Instant::now();
         self.before()?;
         watched!(self, Deed::Sync(file));
-        file.sync_data()
+        file.sync_data()?;
+        if self == Step::RecordSync {
+            RECORD_SYNCS.note(begun.elapsed());
+        }
+        Ok(())
     }
 
     /// Makes a file's bytes and everything else about it durable, but not its name.

@@ -1,0 +1,242 @@
+//! What machines that watch the service are shown: metrics, JSON, and a stream of events.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::client::{Client, Reply, Service};
+
+const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const FIGURES: &str = "mode=sync,age_ms=5,lag_ms=250,refusals=3,acks=2,ack_p50_us=600,from_a_later_version=1";
+
+fn get(service: &Service, path: &str, token: &str) -> (u16, String) {
+    service.http(&format!("GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}"), b"")
+}
+
+fn scrape(service: &Service, token: &str) -> String {
+    let (status, text) = get(service, "/metrics", token);
+    assert_eq!(status, 200, "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    text
+}
+
+fn assert_shows(text: &str, line: &str) {
+    assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
+}
+
+/// A node reports itself once.
+fn report(client: &mut Client, shard: &str, node: &str, figures: &str) -> Reply {
+    client.call(&["LOG.NODE", shard, node, "host:1", "leader", "100", "3", "0", "0", "FIGURES", figures, "ZONE", "z1"])
+}
+
+/// A service with tokens, in which a node leads `s1`; there is a shard `s2` as well.
+fn start(directory: &Path, flags: &[&str]) -> (Service, Client) {
+    let tokens = directory.join("tokens");
+    std::fs::write(&tokens, "* all\n* watches-all observe\ns1 watches-one observe\ns1 finds discover\n")
+        .expect("written");
+    let flags = [&["--tokens", tokens.to_str().expect("text")][..], flags].concat();
+    let service = Service::start(&directory.join("data"), &flags).expect("starts");
+    let mut client = service.connect();
+    client.ok(&["AUTH", "all"]);
+    client.make("s2");
+    let (mut leader, epoch, end) = service.lead_by(client, "s1", "n1", A);
+    assert_eq!(leader.append("s1", epoch, end, b"one"), Reply::Integer(3));
+    (service, leader)
+}
+
+#[test]
+fn a_scrape_shows_shards_nodes_and_how_long_appends_took() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut leader) = start(directory.path(), &[]);
+    let Reply::Array(answer) = report(&mut leader, "s1", "n1", FIGURES) else { panic!("no answer") };
+    assert!(answer.contains(&Reply::Text("takes_figures".to_owned())), "{answer:?}");
+    let text = scrape(&service, "watches-all");
+    for line in [
+        "logservice_ready 1.0",
+        "logservice_shards 2.0",
+        r#"logservice_shard_writable{shard="s1"} 1.0"#,
+        r#"logservice_shard_written_bytes_total{shard="s1"} 3.0"#,
+        r#"logservice_shard_has_leader{shard="s1"} 1.0"#,
+        r#"logservice_shard_has_leader{shard="s2"} 0.0"#,
+        r#"logservice_shard_lag_seconds{shard="s1"} 0.25"#,
+        r#"logservice_append_duration_seconds_count{shard="s1"} 1"#,
+        r#"logservice_append_duration_seconds_count{shard="s2"} 0"#,
+        r#"logservice_append_duration_seconds_bucket{le="+Inf",shard="s1"} 1"#,
+        r#"valkey_durability_node_info{shard="s1",node="n1",address="host:1",zone="z1",role="leader",mode="sync"} 1.0"#,
+        r#"valkey_durability_refusals_total{shard="s1",node="n1"} 3.0"#,
+        r#"valkey_durability_ack_p50_seconds{shard="s1",node="n1"} 0.0006"#,
+        r#"valkey_durability_figures_age_seconds{shard="s1",node="n1"} 0.005"#,
+    ] {
+        assert_shows(&text, line);
+    }
+    let syncs = text.lines().find_map(|line| line.strip_prefix("logservice_sync_duration_seconds_count "));
+    assert!(syncs.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0), "{text}");
+    service.stop();
+}
+
+#[test]
+fn a_node_that_tells_no_figures_has_none_and_wrong_ones_are_refused() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut leader) = start(directory.path(), &[]);
+    for (figures, why) in [("lag_ms", "figures are name=value"), ("lag_ms=soon", "figure lag_ms is no number")] {
+        match report(&mut leader, "s1", "n1", figures) {
+            Reply::Error(text) => assert!(text.contains(why), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    leader.refused(&["LOG.NODE", "s1", "n1", "host:1", "leader", "100", "3", "0", "0", "FIGURES"], "ERR usage:");
+    report(&mut leader, "s1", "n1", FIGURES);
+    leader.call(&["LOG.NODE", "s1", "n1", "host:1", "leader", "100", "3", "0", "0"]);
+    let text = scrape(&service, "watches-all");
+    assert!(!text.contains("valkey_durability_lag_seconds{"), "{text}");
+    assert_shows(
+        &text,
+        r#"valkey_durability_node_info{shard="s1",node="n1",address="host:1",zone="",role="leader",mode=""} 1.0"#,
+    );
+    service.stop();
+}
+
+#[test]
+fn a_token_shows_its_shards_and_no_others() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, _leader) = start(directory.path(), &[]);
+    for path in ["/metrics", "/api/shards"] {
+        let (_, all) = get(&service, path, "watches-all");
+        let (_, one) = get(&service, path, "watches-one");
+        assert!(all.contains(r#""s1""#) && all.contains(r#""s2""#), "{all}");
+        assert!(one.contains(r#""s1""#) && !one.contains("s2"), "{one}");
+        assert_eq!(get(&service, path, "wrong").0, 401);
+    }
+    for path in ["/metrics", "/api/shards", "/api/events"] {
+        assert_eq!(get(&service, path, "finds").0, 403, "{path}");
+    }
+    service.stop();
+}
+
+#[test]
+fn shards_and_nodes_are_json_with_their_figures() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut leader) = start(directory.path(), &[]);
+    report(&mut leader, "s1", "n1", FIGURES);
+    let (status, text) = get(&service, "/api/shards", "watches-all");
+    assert_eq!(status, 200, "{text}");
+    let shown: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((shown["ready"] == true, shown["services"].as_array().map(Vec::len)), (true, Some(0)), "{text}");
+    let shard = &shown["shards"][0];
+    assert_eq!(shard["shard"], "s1");
+    assert_eq!((shard["end"].as_u64(), shard["copies"].as_array().map(Vec::len)), (Some(3), Some(0)), "{text}");
+    let node = shard["nodes"].as_array().and_then(|nodes| nodes.iter().find(|node| node["id"] == "n1"));
+    let figures = &node.expect("n1")["figures"];
+    assert_eq!(figures["mode"], "sync");
+    assert_eq!((figures["lag_ms"].as_u64(), figures["refusals"].as_u64()), (Some(250), Some(3)), "{text}");
+    assert_eq!(shown["shards"][1]["shard"], "s2");
+    service.stop();
+}
+
+#[test]
+fn a_service_alone_is_ready_without_a_token() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, _leader) = start(directory.path(), &[]);
+    assert_eq!(service.http("GET /readyz HTTP/1.1", b""), (200, "ready\n".to_owned()));
+    service.stop();
+}
+
+/// A stream of events.
+struct Events(BufReader<TcpStream>);
+
+impl Events {
+    fn open(service: &Service, token: &str) -> Self {
+        let mut stream = TcpStream::connect(service.http_address()).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+        let head = format!("GET /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        Events(BufReader::new(stream))
+    }
+
+    /// The next line that begins so.
+    fn line(&mut self, start: &str) -> String {
+        let mut line = String::new();
+        while !line.starts_with(start) {
+            line.clear();
+            assert!(self.0.read_line(&mut line).expect("a line") > 0, "it ended before a line {start}");
+        }
+        line
+    }
+
+    fn next(&mut self) -> Value {
+        assert_eq!(self.line("event:").trim_end(), "event: shards");
+        serde_json::from_str(self.line("data:").trim_start_matches("data:")).expect("JSON")
+    }
+
+    /// Waits until the service has ended it.
+    fn assert_ends(mut self) {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match self.0.read_line(&mut line) {
+                Ok(0) => return,
+                // The end of the chunks: the connection could be used again.
+                Ok(_) if line == "0\r\n" => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                Err(error) => panic!("it goes on: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn events_show_what_changes_and_end_with_the_service() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut leader) = start(directory.path(), &[]);
+    let mut events = Events::open(&service, "watches-one");
+    assert!(events.line("content-type:").contains("text/event-stream"));
+    assert_eq!(events.next()["shards"][0]["end"], 3);
+    assert_eq!(leader.append("s1", 1, 3, b"two"), Reply::Integer(6));
+    let shown = events.next();
+    assert_eq!((shown["shards"][0]["end"].as_u64(), shown["shards"].as_array().map(Vec::len)), (Some(6), Some(1)));
+    let stopping = std::thread::spawn(move || service.stop());
+    events.assert_ends();
+    stopping.join().expect("stops");
+}
+
+#[test]
+fn events_end_when_the_token_is_removed() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, _leader) = start(directory.path(), &[]);
+    let mut events = Events::open(&service, "watches-one");
+    events.next();
+    std::fs::write(directory.path().join("tokens"), "* all\n* watches-all observe\n").expect("written");
+    service.server().reload();
+    events.assert_ends();
+    service.stop();
+}
+
+#[test]
+fn streams_are_bounded_and_take_no_place_of_a_scrape() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, _leader) = start(directory.path(), &["--max-http-connections", "8"]);
+    let mut first = Events::open(&service, "watches-all");
+    first.next();
+    let (status, text) = get(&service, "/api/events", "watches-all");
+    assert_eq!(status, 503, "{text}");
+    for _ in 0..3 {
+        scrape(&service, "watches-all");
+    }
+    first.next();
+    drop(first);
+    // Its place is free once the service has noticed.
+    let begun = std::time::Instant::now();
+    loop {
+        let mut other = Events::open(&service, "watches-all");
+        if other.line("HTTP/1.1").contains(" 200 ") {
+            other.next();
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "the place is not free again");
+    }
+    service.stop();
+}
