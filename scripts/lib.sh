@@ -9,12 +9,25 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/valkey-durability
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# missing_packages PACKAGE...: prints those that are not installed.
+missing_packages() {
+    local package
+    for package in "$@"; do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || echo "$package"
+    done
+}
+
 # need_packages PACKAGE...: installs the Debian packages that are missing. Uses the network only if one is.
 need_packages() {
-    local missing=() package
-    for package in "$@"; do
-        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
-    done
+    [ -n "$(missing_packages "$@")" ] || return 0
+    mkdir -p "$CACHE"
+    # One script at a time: apt-get would refuse the second.
+    (flock 8 && install_packages "$@") 8>"$CACHE/packages.lock"
+}
+
+install_packages() {
+    local missing
+    mapfile -t missing < <(missing_packages "$@")
     [ ${#missing[@]} -eq 0 ] && return 0
     say "installing ${missing[*]}"
     local as_root=()
@@ -31,8 +44,15 @@ need_packages() {
     rm -f "$log"
 }
 
+# What the crates in Cargo.lock need; tests/deploy/ compares.
+RUST_MINIMUM=1.89
+
 need_rust() {
-    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.85 or newer (https://rustup.rs)"
+    local version
+    command -v cargo >/dev/null || die "cargo is missing: install Rust $RUST_MINIMUM or newer (https://rustup.rs)"
+    version=$(cargo --version | cut -d ' ' -f 2)
+    [ "$(printf '%s\n' "$RUST_MINIMUM" "$version" | sort -V | head -n 1)" = "$RUST_MINIMUM" ] ||
+        die "cargo $version is too old: install Rust $RUST_MINIMUM or newer (https://rustup.rs)"
 }
 
 # The bindgen build step of the valkey-module crate loads libclang and wants the compiler's own headers.

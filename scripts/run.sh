@@ -8,6 +8,7 @@
 # The log service listens on PORT+1000 (RESP) and PORT+1001 (HTTP). With --zones 3 there are three, which keep the same log: the ports of
 # service N are PORT+1000+10(N-1) (RESP), one more (HTTP), and two more (its peers).
 source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/progress.sh"
 
 usage() { sed -n '4p' "$0" | cut -c5-; }
 
@@ -32,10 +33,14 @@ log_port() { echo $((port + 1000 + 10 * ($1 - 1))); } # log_port ZONE
 log_addresses=127.0.0.1:$(log_port 1)
 for zone in $(seq 2 "$zones"); do log_addresses+=,127.0.0.1:$(log_port "$zone"); done
 
+# Side by side, as each of the two has parts in which one core has nothing to do.
 need_build_packages
-valkey=$("$ROOT/scripts/valkey.sh")
-say "building (a few minutes the first time)"
-(cd "$ROOT" && cargo build --quiet --release)
+job Valkey valkey_state "$ROOT/scripts/valkey.sh"
+job "module and log service" cargo_state env CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 \
+    cargo build --release --manifest-path "$ROOT/Cargo.toml"
+wait_for_jobs "start all"
+valkey=$(job_output 0)
+end_jobs
 module=$ROOT/target/release/libvalkey_durability.so
 logservice=$ROOT/target/release/logservice
 

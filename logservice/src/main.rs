@@ -14,6 +14,7 @@ use logservice::program::config::Config;
 use logservice::program::lifecycle;
 use logservice::snapshots::SnapshotStore;
 use logservice::tools::{check, dump, restore};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
@@ -86,6 +87,8 @@ async fn run(config: &Config) -> Result<(), lifecycle::StartError> {
     // With a handler, a write beyond RLIMIT_FSIZE is an error, which counts as a lack of space, and does not end the process.
     let _file_size_limit = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     let server = lifecycle::start(config).await?;
+    let serves = format!("RESP on {}, HTTP on {}", server.listen, server.http);
+    tell_systemd(&[NotifyState::Ready, NotifyState::Status(&serves)]);
     let name = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
@@ -94,9 +97,17 @@ async fn run(config: &Config) -> Result<(), lifecycle::StartError> {
         }
     };
     tracing::info!("stopping on {name}");
+    tell_systemd(&[NotifyState::Stopping]);
     server.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says how the service is to whoever started it with `NOTIFY_SOCKET`, as a unit with `Type=notify` does; to nobody otherwise.
+fn tell_systemd(states: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot say to systemd that the service starts or stops: {error}");
+    }
 }
 
 fn fail(reason: &str) -> ExitCode {

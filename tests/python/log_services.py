@@ -34,10 +34,10 @@ class LogService(ChildProcess):
                  disk_mb: int = 0):
         """`peer_ports` are those of all services, by their numbers; none if it is alone. `more` are words of the command line. With `disk_mb`
         its directory is a disk of that size, which is lost when the process ends."""
-        self.port = free_port()
+        self.port, self.http_port = free_port(), free_port()
         self.home = directory / f"log{number}"
         self._shard = shard
-        command = [program, "--dir", str(self.home), "--listen", f"{HOST}:{self.port}", "--http", f"{HOST}:{free_port()}"]
+        command = [program, "--dir", str(self.home), "--listen", f"{HOST}:{self.port}", "--http", f"{HOST}:{self.http_port}"]
         command += ["--valkey-server", os.environ["VALKEY_BIN_DIR"] + "/valkey-server", *more]
         if peer_ports:
             command += ["--name", f"log{number}", "--zone", f"zone{number}", "--peers", self._peers(peer_ports)]

@@ -1,0 +1,15 @@
+"""What is in deploy/, see run.sh.
+
+    deploy_test.py [test...]
+"""
+
+import sys
+
+import counted_tests
+from containers_test import Compose, ContainerFiles
+from packages_test import Packages
+from prometheus_test import AgainstARealScrape, Alerts
+from units_test import OnAMachine, Units
+
+if __name__ == "__main__":
+    sys.exit(counted_tests.run(Packages, Units, OnAMachine, ContainerFiles, Compose, Alerts, AgainstARealScrape))
