@@ -12,6 +12,8 @@ pub const KEY_BYTES: usize = 32;
 
 /// Never used twice with a key.
 pub type Nonce = [u8; NONCE_BYTES];
+/// By which a change is detected.
+pub type Tag = [u8; TAG_BYTES];
 
 /// A key that encrypts. Never shown as text.
 pub struct DataKey(LessSafeKey);
@@ -47,6 +49,27 @@ impl DataKey {
         let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
         let sealed = self.0.seal_in_place_append_tag(nonce, Aad::from(context), buffer);
         sealed.map_err(|ring::error::Unspecified| std::io::Error::other("cannot encrypt so much at once"))
+    }
+
+    /// As [`DataKey::seal`], but returns the tag instead of adding it.
+    ///
+    /// # Errors
+    /// As those of [`DataKey::seal`].
+    pub fn seal_apart(&self, nonce: Nonce, context: &[u8], bytes: &mut [u8]) -> std::io::Result<Tag> {
+        let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
+        let sealed = self.0.seal_in_place_separate_tag(nonce, Aad::from(context), bytes);
+        let tag = sealed.map_err(|ring::error::Unspecified| std::io::Error::other("cannot encrypt so much at once"))?;
+        let mut out = [0; TAG_BYTES];
+        out.copy_from_slice(tag.as_ref());
+        Ok(out)
+    }
+
+    /// Decrypts the result of [`DataKey::seal_apart`] in place. False if it was sealed with another key, nonce, context or tag, or was changed
+    /// since; then `stored` holds meaningless bytes.
+    #[must_use]
+    pub fn open_apart(&self, nonce: Nonce, context: &[u8], stored: &mut [u8], tag: Tag) -> bool {
+        let nonce = ring::aead::Nonce::assume_unique_for_key(nonce);
+        self.0.open_in_place_separate_tag(nonce, Aad::from(context), tag.into(), stored, 0..).is_ok()
     }
 
     /// Decrypts the result of [`DataKey::seal`] in place, and returns the plain bytes: all of `stored` without its last [`TAG_BYTES`]. `None`
@@ -87,6 +110,28 @@ mod tests {
             assert_eq!(open(&key, [2; NONCE_BYTES], b"context", flipped), None, "bit {bit}");
         }
         assert_eq!(open(&key, [2; NONCE_BYTES], b"context", sealed[..TAG_BYTES - 1].to_vec()), None);
+    }
+
+    #[test]
+    fn a_tag_that_is_kept_apart_is_the_one_that_is_added() {
+        let key = DataKey::new(&[1; KEY_BYTES]);
+        let (nonce, plain) = ([2; NONCE_BYTES], b"payload");
+        let (mut joined, mut apart) = (plain.to_vec(), plain.to_vec());
+        key.seal(nonce, b"context", &mut joined).expect("sealed");
+        let tag = key.seal_apart(nonce, b"context", &mut apart).expect("sealed");
+        assert_eq!([&apart[..], &tag].concat(), joined);
+        let open = |nonce, context: &[u8], tag| {
+            let mut stored = apart.clone();
+            key.open_apart(nonce, context, &mut stored, tag).then_some(stored)
+        };
+        assert_eq!(open(nonce, b"context", tag).as_deref(), Some(&plain[..]));
+        assert_eq!(open([3; NONCE_BYTES], b"context", tag), None);
+        assert_eq!(open(nonce, b"contexts", tag), None);
+        for bit in 0..tag.len() * 8 {
+            let mut flipped = tag;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open(nonce, b"context", flipped), None, "bit {bit}");
+        }
     }
 
     #[test]

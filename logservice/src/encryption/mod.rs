@@ -8,8 +8,9 @@
 //! - Master keys wrap with random nonces, one for each segment and snapshot. After 2^32 of them (256 EiB of log in segments of 64 MiB), two
 //!   are equal with a probability of 2^-33.
 //! - **Records of the log** have random nonces, stored in their headers. A record's place would not do as a nonce: after a crash other bytes
-//!   are written at the place of a torn record, and a copy of the directory continues at the same place with other bytes. A segment has at
-//!   most 2^26 records, so two of its nonces are equal with a probability of 2^-45.
+//!   are written at the place of a torn record, and a copy of the directory continues at the same place with other bytes. The frames of a
+//!   record have its nonce with their numbers XORed into it, which are all different (`store/file_store/form.rs`). A segment has at most
+//!   2^26 frames, so two of its nonces are equal with a probability of 2^-45.
 //! - **Frames of a snapshot** are numbered ([`frames`]). A snapshot is written once, from beginning to end, by one process, under a key of its
 //!   own. What a crash has left of it is removed and never continued.
 //!
@@ -22,7 +23,7 @@ mod key_file;
 mod key_ring;
 
 pub(crate) use data_key::draw_nonce;
-pub use data_key::{DataKey, Nonce, NONCE_BYTES, TAG_BYTES};
+pub use data_key::{DataKey, Nonce, Tag, NONCE_BYTES, TAG_BYTES};
 pub use envelope::{Envelope, ENVELOPE_BYTES};
 pub use key_file::{KeyFileError, KeyUse};
 pub use key_ring::{KeyError, KeyRing};

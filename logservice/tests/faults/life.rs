@@ -113,8 +113,8 @@ fn leave_what_a_crash_leaves(directory: &Path, end: u64) {
         running_checksum = record.running_checksum;
     }
     // The payload never came.
-    let nonce = header.envelope.is_some().then_some([7; 12]);
-    let torn = RecordHeader { nonce, ..RecordHeader::following(running_checksum, 1000, 1, end, 0, 1) };
+    let (form, nonce) = (header.form, header.envelope.is_some().then_some([7; 12]));
+    let torn = RecordHeader { form, nonce, ..RecordHeader::following(running_checksum, 1000, 1, end, 0, 1) };
     overwrite(&path, position, &torn.encode(header.salt));
     fs::write(directory.join("log/unnamed"), b"x").expect("written");
 }

@@ -6,6 +6,7 @@ mod common;
 mod copies;
 #[path = "../faults/every_step.rs"]
 mod every_step;
+mod frames;
 #[allow(dead_code)] // Some of it is for the tests of the store.
 #[path = "../store/harness.rs"]
 mod harness;

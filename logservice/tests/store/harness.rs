@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logservice::encryption::KeyRing;
+use logservice::store::file_store::form::Form;
 use logservice::store::file_store::format::{self, SegmentHeader, SEGMENT_HEADER_BYTES};
 use logservice::store::file_store::{self, FileStoreOptions, Threads, MIN_SEGMENT_BYTES};
 use logservice::store::{Append, OpenError, Opened, ReadError, Store, StoreEvents};
@@ -195,7 +196,8 @@ pub fn shrink(path: &Path, file_bytes: u64) {
 
 /// Bytes of a payload of that length as it is stored.
 pub fn stored_bytes(payload_bytes: usize) -> usize {
-    format::stored_bytes(payload_bytes, crate::keys().has_keys())
+    let form = if crate::keys().has_keys() { Form::Framed } else { Form::Plain };
+    form.stored_bytes(payload_bytes)
 }
 
 /// Bytes that a record takes in the file whose payload has that length.

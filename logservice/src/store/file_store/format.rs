@@ -1,4 +1,6 @@
-//! The bytes on disk, version 2, and version 3, which is encrypted. All integers are little-endian; checksums are CRC32C (Castagnoli).
+//! The bytes on disk: version 2, and versions 3 and 6, which are encrypted. All integers are little-endian; checksums are CRC32C
+//! (Castagnoli). Version 3 is read and goes on until its segment is full, but no new segments have it. Versions 4 and 5 are those of copies
+//! that several services keep (`replica/copy_files/format.rs`).
 //!
 //! A segment is a file `<generation, 6 digits>-<first offset, 20 digits>.log` of a fixed length: a header block of 4096 bytes,
 //! then records, each beginning at a multiple of 8. The header block:
@@ -15,7 +17,7 @@
 //! | 44 | 64 | name of the shard, padded with zeros |
 //! | 108 | 16 | zeros |
 //! | 124 | 4 | checksum of bytes 0 to 123 |
-//! | 128 | 3968 | not looked at; in version 3 first the segment's data key (128 bytes, `encryption/envelope.rs`), wrapped over bytes 0 to 31 and 40 to 107 |
+//! | 128 | 3968 | not looked at; if it is encrypted first the segment's data key (128 bytes, `encryption/envelope.rs`), wrapped over bytes 0 to 31 and 40 to 107 |
 //!
 //! A record:
 //!
@@ -27,23 +29,29 @@
 //! | 16 | 8 | position in the log of its first byte: the end of the record before it |
 //! | 24 | 8 | when it was written, milliseconds since 1970 |
 //! | 32 | 4 | checksum of the payload |
-//! | 36 | 4 | running checksum: of the one before it (4 bytes), then bytes 4 to 35 |
-//! | 40 | 1 | 1 if the payload is encrypted, as all are in version 3, else 0 |
+//! | 36 | 4 | running checksum: of the one before it (4 bytes), then bytes 4 to 35, then 4 zeros |
+//! | 40 | 1 | 0 if the payload is not encrypted, as none is in version 2; 1 if it is, as all are in version 3; 2 if it is in frames, as all are in version 6 |
 //! | 41 | 12 | the nonce, drawn at random; zeros if it is not encrypted |
 //! | 53 | 7 | zeros |
 //! | 60 | 4 | checksum of bytes 0 to 59, started from the salt instead of 0 |
 //! | 64 | | the payload, then up to 7 bytes, not looked at, to the next multiple of 8 |
 //!
 //! An encrypted payload is as long as it would be otherwise, and is followed by a tag of 16 bytes, which also takes in bytes 4 to 31 of the
-//! record's header. The payload's checksum is then of what is stored: of both. So nobody needs a key to tell what is whole.
+//! record's header. In version 6 it is encrypted in frames of 256 KiB, of which the last may be shorter, and followed by their tags. A
+//! frame's nonce is the record's with the frame's number (4 bytes, from 0 on) XORed into its last bytes. Its tag takes in the number too,
+//! behind bytes 4 to 31 of the header. So a frame has one place in one record, and a record as many frames as its length says. The
+//! payload's checksum is of what is stored: of all of it with the tags. So nobody needs a key to tell what is whole.
 //!
 //! The log ends where no record follows. What lies behind it may be anything: zeros, or what the file held when it was a
 //! segment before (`spare.rs`). Because of the salt neither that, nor bytes inside a payload, passes for a record of this
-//! segment. If the four bytes there are this segment's magic number, a record was begun and not finished. The running
-//! checksum takes in every record since the generation began, so a record that is missing, repeated or swapped is found
+//! segment. If the four bytes there are this segment's magic number, a record was begun and not finished. If they are not, one may have
+//! been begun all the same: the order in which a record's parts are written means nothing (`record_writer.rs`).
+//!
+//! The running checksum takes in every record since the generation began, so a record that is missing, repeated or swapped is found
 //! although each one is sound by itself, and each segment begins with the one at the end of the segment before it.
 
-use crate::encryption::{Envelope, Nonce, ENVELOPE_BYTES, NONCE_BYTES, TAG_BYTES};
+use super::form::Form;
+use crate::encryption::{Envelope, Nonce, ENVELOPE_BYTES, NONCE_BYTES};
 
 /// Bytes at the start of a segment that hold no records. A whole page, so that writing records never touches it.
 pub const SEGMENT_HEADER_BYTES: u64 = 4096;
@@ -51,10 +59,6 @@ pub const SEGMENT_HEADER_BYTES: u64 = 4096;
 pub const RECORD_HEADER_BYTES: usize = 64;
 /// Largest payload of one record: how much is grouped under one sync.
 pub const MAX_RECORD_PAYLOAD_BYTES: usize = 4 << 20;
-/// The version of a segment that is not encrypted.
-pub const FORMAT_VERSION: u32 = 2;
-/// The version of one that is.
-pub const ENCRYPTED_FORMAT_VERSION: u32 = 3;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"VKDURLOG";
 const RECORD_MAGIC: u32 = 0x4443_4552;
@@ -78,6 +82,8 @@ pub struct SegmentHeader {
     pub running_checksum: u32,
     /// Drawn at random; changes the magic number of its records and is where their header checksums start.
     pub salt: u32,
+    /// How its payloads are stored.
+    pub form: Form,
     /// The key of its payloads, wrapped; none if they are not encrypted.
     pub envelope: Option<Envelope>,
 }
@@ -97,6 +103,8 @@ pub struct RecordHeader {
     pub payload_crc32c: u32,
     /// The running checksum after this record.
     pub running_checksum: u32,
+    /// How the payload is stored.
+    pub form: Form,
     /// With what the payload is encrypted besides the key; none if it is not.
     pub nonce: Option<Nonce>,
 }
@@ -106,16 +114,10 @@ pub fn record_bytes(stored_bytes: usize) -> usize {
     (RECORD_HEADER_BYTES + stored_bytes).next_multiple_of(8)
 }
 
-/// Bytes of a payload as it is stored.
-pub fn stored_bytes(payload_bytes: usize, is_encrypted: bool) -> usize {
-    payload_bytes + if is_encrypted { TAG_BYTES } else { 0 }
-}
-
 impl SegmentHeader {
     /// The header block's first bytes; the rest of [`SEGMENT_HEADER_BYTES`] is not looked at.
     pub fn encode(&self) -> Vec<u8> {
-        let version = if self.envelope.is_some() { ENCRYPTED_FORMAT_VERSION } else { FORMAT_VERSION };
-        let mut out = self.fields(version);
+        let mut out = self.fields();
         let checksum = crc32c::crc32c(&out);
         out.extend_from_slice(&checksum.to_le_bytes());
         out.extend(self.envelope.iter().flat_map(Envelope::encode));
@@ -124,14 +126,14 @@ impl SegmentHeader {
 
     /// What its data key is wrapped over: of which log it is, and where in it. All but its length.
     pub fn context(&self) -> Vec<u8> {
-        let fields = self.fields(ENCRYPTED_FORMAT_VERSION);
+        let fields = self.fields();
         [&fields[..32], &fields[40..44 + NAME_BYTES]].concat()
     }
 
-    fn fields(&self, version: u32) -> Vec<u8> {
+    fn fields(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(SEGMENT_FIELDS_BYTES + ENVELOPE_BYTES);
         out.extend_from_slice(&SEGMENT_MAGIC);
-        out.extend_from_slice(&version.to_le_bytes());
+        out.extend_from_slice(&self.form.version().to_le_bytes());
         out.extend_from_slice(&self.salt.to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&self.first_offset.to_le_bytes());
@@ -155,16 +157,10 @@ impl SegmentHeader {
         let version = fields_after_magic.u32();
         let checksum = Fields(&fields[SEGMENT_FIELDS_BYTES - 4..]).u32();
         let is_sound = checksum == crc32c::crc32c(&fields[..SEGMENT_FIELDS_BYTES - 4]);
-        if !(FORMAT_VERSION..=ENCRYPTED_FORMAT_VERSION).contains(&version) {
-            let (by, hint) = match version > FORMAT_VERSION {
-                true => ("a newer version", ": upgrade logservice"),
-                false => ("a version before the first release", ""),
-            };
+        let Some(form) = Form::of_version(version) else {
             let doubt = if is_sound { "" } else { ", or its header is damaged" };
-            return Err(format!(
-                "written by {by} (segment format {version}, this one reads {FORMAT_VERSION} and {ENCRYPTED_FORMAT_VERSION}){doubt}{hint}"
-            ));
-        }
+            return Err(foreign(version, doubt));
+        };
         if !is_sound {
             return Err("the segment header does not match its checksum".to_owned());
         }
@@ -176,11 +172,8 @@ impl SegmentHeader {
         let name = &fields_after_magic.0[..NAME_BYTES];
         let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES)];
         let shard = String::from_utf8(name.to_vec()).map_err(|_| "the shard name is not text".to_owned())?;
-        let envelope = match version {
-            ENCRYPTED_FORMAT_VERSION => Some(Envelope::decode(&block[SEGMENT_FIELDS_BYTES..])?),
-            _ => None,
-        };
-        Ok(SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt, envelope })
+        let envelope = form.is_encrypted().then(|| Envelope::decode(&block[SEGMENT_FIELDS_BYTES..])).transpose()?;
+        Ok(SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt, form, envelope })
     }
 }
 
@@ -194,9 +187,9 @@ impl RecordHeader {
         time_ms: u64,
         payload_crc32c: u32,
     ) -> Self {
-        let (running_checksum, nonce) = (0, None);
+        let (running_checksum, form, nonce) = (0, Form::Plain, None);
         let mut header =
-            RecordHeader { payload_bytes, epoch, offset, time_ms, payload_crc32c, running_checksum, nonce };
+            RecordHeader { payload_bytes, epoch, offset, time_ms, payload_crc32c, running_checksum, form, nonce };
         header.running_checksum = header.checksum_after(previous);
         header
     }
@@ -209,18 +202,22 @@ impl RecordHeader {
         crc32c::crc32c(&fields)
     }
 
-    /// What the tag of an encrypted payload takes in besides that.
-    pub fn context(&self) -> [u8; 28] {
-        let mut fields = [0; 32];
-        self.put_fields(&mut fields);
-        let mut context = [0; 28];
-        context.copy_from_slice(&fields[..28]);
+    /// What the tag of a frame takes in besides the frame itself: what is known of the record before its payload is stored and, if payloads
+    /// are framed, the frame's number. The number in the nonce alone would not do. With another nonce in the header, which is in no tag,
+    /// frames could be put into another order.
+    pub fn context(&self, frame: u32) -> Vec<u8> {
+        let mut context = vec![0; 32];
+        self.put_fields(&mut context);
+        context.truncate(28);
+        if self.form == Form::Framed {
+            context.extend_from_slice(&frame.to_le_bytes());
+        }
         context
     }
 
     /// Bytes of the payload as it is stored.
     pub fn stored_bytes(&self) -> usize {
-        stored_bytes(self.payload_bytes as usize, self.nonce.is_some())
+        self.form.stored_bytes(self.payload_bytes as usize)
     }
 
     /// Bytes that the record takes in the file.
@@ -242,8 +239,12 @@ impl RecordHeader {
         out[..4].copy_from_slice(&record_magic(salt));
         self.put_fields(&mut out[4..]);
         out[36..40].copy_from_slice(&self.running_checksum.to_le_bytes());
+        out[SEALED_AT] = match self.form {
+            Form::Plain => 0,
+            Form::Whole => 1,
+            Form::Framed => 2,
+        };
         if let Some(nonce) = &self.nonce {
-            out[SEALED_AT] = 1;
             out[SEALED_AT + 1..SEALED_AT + 1 + NONCE_BYTES].copy_from_slice(nonce);
         }
         let checksum = crc32c::crc32c_append(salt, &out[..RECORD_HEADER_BYTES - 4]);
@@ -269,13 +270,16 @@ impl RecordHeader {
             time_ms: fields.u64(),
             payload_crc32c: fields.u32(),
             running_checksum: fields.u32(),
+            form: Form::Plain,
             nonce: None,
         };
-        header.nonce = match fields.take() {
-            [0] => None,
-            [1] => Some(fields.take()),
+        header.form = match fields.take() {
+            [0] => Form::Plain,
+            [1] => Form::Whole,
+            [2] => Form::Framed,
             _ => return None,
         };
+        header.nonce = header.form.is_encrypted().then(|| fields.take());
         (1..=MAX_RECORD_PAYLOAD_BYTES).contains(&(header.payload_bytes as usize)).then_some(header)
     }
 
@@ -283,6 +287,18 @@ impl RecordHeader {
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.payload_bytes))
     }
+}
+
+/// Why a segment of that version is not read.
+fn foreign(version: u32, doubt: &str) -> String {
+    let whose = match version {
+        0 | 1 => "written by a version before the first release",
+        4 | 5 => "one of a copy that several services keep, not of the log of a single one",
+        _ => "written by a newer version",
+    };
+    let hint = if version > Form::Framed.version() { ": upgrade logservice" } else { "" };
+    let read = Form::ALL.map(|form| form.version().to_string()).join(", ");
+    format!("{whose} (segment format {version}, this one reads {read}){doubt}{hint}")
 }
 
 /// Whether a record header of a segment with that salt begins here, be it sound or not: cheap enough to ask at every

@@ -10,12 +10,18 @@ fn encrypted(header: SegmentHeader) -> SegmentHeader {
     SegmentHeader { envelope: Some(envelope), ..header }
 }
 
+fn any_form() -> impl Strategy<Value = Form> {
+    proptest::sample::select(&Form::ALL[..])
+}
+
 fn any_header() -> impl Strategy<Value = (RecordHeader, u32)> {
     let fields = (1..=MAX_RECORD_PAYLOAD_BYTES as u32, any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
-    let nonce = any::<Option<[u8; NONCE_BYTES]>>();
-    (fields, any::<u32>(), any::<u32>(), nonce).prop_map(
-        |((bytes, epoch, offset, time_ms, crc), previous, salt, nonce)| {
-            (RecordHeader { nonce, ..RecordHeader::following(previous, bytes, epoch, offset, time_ms, crc) }, salt)
+    let (form, nonce) = (any_form(), any::<[u8; NONCE_BYTES]>());
+    (fields, any::<u32>(), any::<u32>(), form, nonce).prop_map(
+        |((bytes, epoch, offset, time_ms, crc), previous, salt, form, nonce)| {
+            let nonce = form.is_encrypted().then_some(nonce);
+            let plain = RecordHeader::following(previous, bytes, epoch, offset, time_ms, crc);
+            (RecordHeader { form, nonce, ..plain }, salt)
         },
     )
 }
@@ -50,11 +56,11 @@ proptest! {
     #[test]
     fn a_segment_header_survives_and_every_flipped_bit_is_seen(
         shard in "[A-Za-z0-9_:-]{1,64}", generation: u64, first_offset: u64, file_bytes: u64,
-        running_checksum: u32, salt: u32, is_encrypted: bool,
+        running_checksum: u32, salt: u32, form in any_form(),
     ) {
         let plain =
-            SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt, envelope: None };
-        let header = if is_encrypted { encrypted(plain) } else { plain };
+            SegmentHeader { shard, generation, first_offset, file_bytes, running_checksum, salt, form, envelope: None };
+        let header = if form.is_encrypted() { encrypted(plain) } else { plain };
         let bytes = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         for bit in 0..bytes.len() * 8 {
@@ -82,6 +88,7 @@ fn a_segment_of_another_version_is_refused_with_what_to_do() {
         file_bytes: 2 << 20,
         running_checksum: 0,
         salt: 7,
+        form: Form::Plain,
         envelope: None,
     };
     let of_version = |version: u32| {
@@ -91,8 +98,14 @@ fn a_segment_of_another_version_is_refused_with_what_to_do() {
         bytes[SEGMENT_FIELDS_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
         SegmentHeader::decode(&bytes)
     };
-    assert_eq!(of_version(FORMAT_VERSION), Ok(header.clone()));
-    let newer = of_version(ENCRYPTED_FORMAT_VERSION + 1).expect_err("newer");
-    assert!(newer.starts_with("written by a newer version (segment format 4") && newer.ends_with("upgrade logservice"));
+    assert_eq!(of_version(Form::Plain.version()), Ok(header.clone()));
+    let newer = of_version(Form::Framed.version() + 1).expect_err("newer");
+    assert!(newer.starts_with("written by a newer version (segment format 7, this one reads 2, 3, 6)"), "{newer}");
+    assert!(newer.ends_with("upgrade logservice"), "{newer}");
     assert!(of_version(1).expect_err("older").contains("before the first release"));
+    for of_copy in [4, 5] {
+        assert!(of_version(of_copy)
+            .expect_err("another log's")
+            .starts_with("one of a copy that several services keep"));
+    }
 }

@@ -7,9 +7,9 @@
 //! |---|---|
 //! | `mod.rs` | the store: how its parts work together |
 //! | `factory.rs` | the directory with all shards |
-//! | `format.rs` | the bytes of segments and records |
+//! | `format.rs`, `form.rs` | the bytes of segments and records, and how payloads are stored |
 //! | `segment.rs`, `segments.rs` | one segment file, and those of a log |
-//! | `queue.rs`, `writer.rs` | appends on their way into records |
+//! | `queue.rs`, `writer.rs`, `record_writer.rs` | appends on their way into records |
 //! | `reader.rs` | log bytes out of records |
 //! | `open.rs`, `scan.rs`, `verify.rs` | recovery, and what is verified when |
 //! | `spare.rs` | segments prepared ahead of time |
@@ -31,6 +31,7 @@ mod factory;
 #[cfg(feature = "failpoints")]
 mod failpoint_file;
 pub mod files;
+pub mod form;
 pub mod format;
 #[cfg(test)]
 mod fuzz;
@@ -41,6 +42,7 @@ mod open;
 mod queue;
 pub(crate) mod quota;
 mod reader;
+mod record_writer;
 pub mod remove;
 mod scan;
 pub(crate) mod segment;

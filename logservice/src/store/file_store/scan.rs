@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::format::{has_record_magic, stored_bytes, RecordHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES};
+use super::form::Form;
+use super::format::{has_record_magic, RecordHeader, MAX_RECORD_PAYLOAD_BYTES, RECORD_HEADER_BYTES};
 use super::segment::{first_place, Place, Segment};
 use crate::base::file_error::{FileError, InFile};
 
@@ -139,7 +140,7 @@ struct Window<'a> {
 impl Window<'_> {
     /// Up to `wanted` bytes at `position`; fewer only at the end of the file.
     fn get(&mut self, position: u64, wanted: usize) -> io::Result<&[u8]> {
-        debug_assert!(wanted <= stored_bytes(MAX_RECORD_PAYLOAD_BYTES, true));
+        debug_assert!(wanted <= Form::Framed.stored_bytes(MAX_RECORD_PAYLOAD_BYTES));
         let wanted = wanted.min(self.file_bytes.saturating_sub(position) as usize);
         let held = position.checked_sub(self.start).filter(|&skip| skip + wanted as u64 <= self.bytes.len() as u64);
         let skip = match held {

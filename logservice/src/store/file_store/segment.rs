@@ -8,10 +8,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::files::Step;
+use super::form::frame_nonce;
 use super::format::{RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::spare::UsedFile;
 use crate::base::file_error::{FileError, InFile};
-use crate::encryption::{DataKey, KeyError, KeyRing, Nonce};
+use crate::encryption::{DataKey, KeyError, KeyRing, Tag, TAG_BYTES};
 
 /// File bytes between two entries of a segment's index.
 const INDEX_STEP_BYTES: u64 = 256 << 10;
@@ -102,26 +103,34 @@ impl Segment {
     /// not count, or anybody who can write to the disk could add to the log.
     pub fn decode_record(&self, bytes: &[u8]) -> Option<RecordHeader> {
         let header = RecordHeader::decode(bytes, self.header.salt)?;
-        (header.nonce.is_some() == self.header.envelope.is_some()).then_some(header)
+        (header.form == self.header.form).then_some(header)
     }
 
-    /// Encrypts the payload of a record in place, with a nonce that was not used before, and adds the tag.
+    /// Encrypts a frame of a record's payload in place, and returns its tag. The record's nonce was not used before.
     ///
     /// # Errors
-    /// The segment has no key.
-    pub fn seal_payload(&self, nonce: Nonce, header: &RecordHeader, payload: &mut Vec<u8>) -> std::io::Result<()> {
-        let key = self.key.as_ref().ok_or_else(|| std::io::Error::other("there is no key for it"))?;
-        key.seal(nonce, &header.context(), payload)
+    /// The segment has no key, or the record no nonce.
+    pub fn seal_frame(&self, header: &RecordHeader, number: u32, frame: &mut [u8]) -> std::io::Result<Tag> {
+        let (Some(key), Some(nonce)) = (&self.key, header.nonce) else {
+            return Err(std::io::Error::other("there is no key for it"));
+        };
+        key.seal_apart(frame_nonce(nonce, number), &header.context(number), frame)
     }
 
-    /// Decrypts the payload of a record in place, if it is encrypted, and returns it: `stored` without the tag.
+    /// Decrypts the payload of a record in place, if it is encrypted: all of `stored` without the tags.
     ///
     /// # Errors
     /// It was not encrypted with this key. As the caller has compared the checksum, this is no damage but a forgery.
-    pub fn open_payload<'a>(&self, header: &RecordHeader, stored: &'a mut [u8]) -> Result<&'a mut [u8], String> {
-        let Some(nonce) = header.nonce else { return Ok(stored) };
+    pub fn open_payload(&self, header: &RecordHeader, stored: &mut [u8]) -> Result<(), String> {
+        let Some(nonce) = header.nonce else { return Ok(()) };
         let key = self.key.as_ref().ok_or("it is encrypted, and was not unlocked")?;
-        key.open(nonce, &header.context(), stored).ok_or_else(|| {
+        let (payload, tags) = stored.split_at_mut(header.payload_bytes as usize);
+        let tags = tags.chunks_exact(TAG_BYTES).filter_map(|tag| Tag::try_from(tag).ok());
+        let mut frames = payload.chunks_mut(header.form.frame_bytes()).zip(tags).zip(0..);
+        let is_ours = frames.all(|((frame, tag), number)| {
+            key.open_apart(frame_nonce(nonce, number), &header.context(number), frame, tag)
+        });
+        is_ours.then_some(()).ok_or_else(|| {
             format!(
                 "the record of offset {} matches its checksum, but was not encrypted so: somebody has changed it",
                 header.offset

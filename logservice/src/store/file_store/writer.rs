@@ -1,25 +1,20 @@
 //! Writes records: one at a time, each synced before the next begins, so that at most one can be torn by a crash.
 
-use std::cell::RefCell;
-use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::files::Step;
-use super::format::{record_bytes, stored_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
+use super::form::Form;
+use super::format::{record_bytes, RecordHeader, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::quota::{self, OverQuota};
+use super::record_writer;
 use super::segment::{create_allocated, segment_name, Place, Segment};
 use super::segments::Segments;
 use super::spare::{Spare, SpareFile};
 use crate::base::file_error::{FileError, InFile};
-use crate::encryption::{draw_nonce, KeyRing, Nonce};
+use crate::encryption::KeyRing;
 use crate::store::Append;
-
-thread_local! {
-    /// Where payloads are encrypted. Each thread has one, not each shard: threads are few, and end when they have nothing to do.
-    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Temporary name of a segment for which no spare was ready.
 pub const UNNAMED: &str = "unnamed";
@@ -85,11 +80,8 @@ impl Writer {
         let Some(active) = &mut self.active else { return Ok(()) };
         let header = RecordHeader::following(self.running_checksum, payload_bytes as u32, epoch, self.end, now_ms(), 0);
         let segment = &active.segment;
-        let header = match segment.key() {
-            None => write_plain(segment, active.position, batch, header, self.running_checksum),
-            Some(_) => write_sealed(segment, active.position, batch, header, self.running_checksum),
-        };
-        let header = header.map_err(WriteError::Failed)?;
+        let header = record_writer::write(segment, active.position, batch, header, self.running_checksum)
+            .map_err(WriteError::Failed)?;
         let whole = header.file_bytes() as u64;
         let (offset, position, running_checksum) = (self.end, active.position, self.running_checksum);
         segment.note_record(Place { offset, position, running_checksum });
@@ -131,11 +123,13 @@ impl Writer {
             file_bytes: self.segment_bytes,
             running_checksum: self.running_checksum,
             salt: random_salt().in_file("cannot draw a random number for", &path).map_err(WriteError::Failed)?,
+            form: Form::Framed,
             envelope: None,
         };
         let drawn = self.keys.draw(&header.context()).in_file("cannot draw a key for", &path);
         let (key, envelope) = drawn.map_err(WriteError::Failed)?.unzip();
-        let header = SegmentHeader { envelope, ..header };
+        let form = if key.is_some() { Form::Framed } else { Form::Plain };
+        let header = SegmentHeader { form, envelope, ..header };
         let (file, unnamed) = match self.spare.take(first_of_log, header.envelope.is_some()) {
             Some(SpareFile { file, path, .. }) => (file, path),
             None => {
@@ -176,59 +170,9 @@ impl Active {
     }
 
     fn has_room(&self, payload_bytes: usize) -> bool {
-        let is_encrypted = self.segment.header.envelope.is_some();
-        let whole = record_bytes(stored_bytes(payload_bytes, is_encrypted)) as u64;
+        let whole = record_bytes(self.segment.header.form.stored_bytes(payload_bytes)) as u64;
         self.position + whole <= self.segment.file_bytes
     }
-}
-
-/// Writes and syncs a batch as a record that follows one with the running checksum `previous`. Returns its header: `header` with the
-/// checksums filled in.
-fn write_plain(
-    segment: &Segment,
-    position: u64,
-    batch: &[Append],
-    mut header: RecordHeader,
-    previous: u32,
-) -> Result<RecordHeader, FileError> {
-    header.payload_crc32c = batch.iter().fold(0, |checksum, append| crc32c::crc32c_append(checksum, &append.payload));
-    header.running_checksum = header.checksum_after(previous);
-    let header_bytes = header.encode(segment.header.salt);
-    let mut parts = Vec::with_capacity(batch.len() + 1);
-    parts.push(IoSlice::new(&header_bytes));
-    parts.extend(batch.iter().map(|append| IoSlice::new(&append.payload)));
-    write_parts(segment, position, &mut parts)?;
-    Ok(header)
-}
-
-/// As [`write_plain`], encrypted.
-fn write_sealed(
-    segment: &Segment,
-    position: u64,
-    batch: &[Append],
-    mut header: RecordHeader,
-    previous: u32,
-) -> Result<RecordHeader, FileError> {
-    SEALED.with_borrow_mut(|sealed| {
-        sealed.clear();
-        batch.iter().for_each(|append| sealed.extend_from_slice(&append.payload));
-        let nonce = draw_nonce().and_then(|nonce| {
-            segment.seal_payload(nonce, &header, sealed)?;
-            Ok::<Nonce, std::io::Error>(nonce)
-        });
-        header.nonce = Some(nonce.in_file("cannot encrypt what is to be written to", &segment.path)?);
-        header.payload_crc32c = crc32c::crc32c(sealed);
-        header.running_checksum = header.checksum_after(previous);
-        let header_bytes = header.encode(segment.header.salt);
-        write_parts(segment, position, &mut [IoSlice::new(&header_bytes), IoSlice::new(sealed)])?;
-        Ok(header)
-    })
-}
-
-fn write_parts(segment: &Segment, position: u64, parts: &mut [IoSlice<'_>]) -> Result<(), FileError> {
-    let written = Step::RecordWrite.write_all_vectored_at(&segment.file, parts, position);
-    written.in_file("cannot write to", &segment.path)?;
-    Step::RecordSync.sync_data(&segment.file).in_file("cannot sync", &segment.path)
 }
 
 fn no_space_or_failed(error: FileError) -> WriteError {
