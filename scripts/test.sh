@@ -95,6 +95,8 @@ first_row() {
     step "three zones" tests/zones/run.sh
     step "services are replaced" tests/zones/run.sh --replace
     step "three zones, disks" tests/zones/run.sh --disks
+    step "three zones, operators" tests/zones/run.sh --operate
+    step "a single service becomes three" tests/zones/run.sh --grow
     step failover tests/failover/run.sh --rounds 3 --seconds 12
     step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
     step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
@@ -112,6 +114,7 @@ second_row() {
     step "simulation self-check" target/release/durability-simulation --self-check
     step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
     step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
+    step "install and operate" tests/deploy/run.sh
     step "object store" tests/s3/run.sh
     step "clients find the leader" tests/sentinel/run.sh
     step "clients find the leader, three services" tests/sentinel/run.sh --services 3

@@ -122,7 +122,7 @@ class Grows(unittest.TestCase):
         wait_for("writes go on", lambda: writers.count() > count + 50, 40)
 
     def snapshot(self) -> None:
-        with self.growing.old.connect(timeout_s=30) as client:
+        with self.growing.old.connect(timeout_s=120) as client:
             client.execute_command("LOG.SNAPSHOT", SHARD)
 
     def lose_the_old_disk(self, writers: Writers, values: int) -> None:
@@ -160,7 +160,7 @@ class ASingleServiceBecomesThree(Grows):
                     other.ask("INIT")
             moment = time.monotonic()
             growing.init()
-            wait_for("all three keep the log, whole", growing.is_whole, 60)
+            wait_for("all three keep the log, whole", growing.is_whole, 120)
             print(f"{time.monotonic() - moment:.1f} s, longest pause {writers.gap_after(moment) * 1000:.0f} ms;", end=" ")
             self.goes_on(writers)
             self.assertEqual([node.role() for node in growing.nodes].count("leader"), 1)
@@ -190,7 +190,7 @@ class ASingleServiceBecomesThree(Grows):
             growing.logs[1].start()
             self.goes_on(writers)
             growing.logs[2].start()
-            wait_for("all three keep the log, whole", growing.is_whole, 60)
+            wait_for("all three keep the log, whole", growing.is_whole, 120)
             self.lose_the_old_disk(writers, 200)
         self.assertEqual(writers.missing(), [])
 
@@ -208,14 +208,17 @@ class ASingleServiceBecomesThree(Grows):
         self.assertIn("log0 and log1 both have shards of their own", error)
         wait_for("the third one refuses it, too", lambda: self._refusal(growing.logs[2], "has shards of its own: say LOG.CLUSTER INIT there"))
         # A service that is to take a place brings nothing.
-        growing.logs[1].kill()
-        growing.logs[1].start_to_join()
-        wait_for("it does not start", lambda: not growing.logs[1].is_running())
-        self.assertIn("give --join an empty --dir", growing.logs[1].output())
+        growing.logs[1].terminate()
+        wait_for("it does not start, and says why", lambda: self._does_not_join(growing.logs[1]))
         # As long as there is no cluster, it may be what it was.
         growing.old.terminate()
         growing.single.start()
         wait_for("it is served", lambda: growing.old.status().get("standing") == "alone")
+
+    def _does_not_join(self, log: LogService) -> bool:
+        log.start_to_join()
+        wait_for("it ends", lambda: not log.is_running())
+        return "give --join an empty --dir" in log.output()
 
     def _refusal(self, log: LogService, why: str) -> str:
         try:
@@ -243,7 +246,7 @@ class AnEncryptedServiceBecomesThree(Grows):
         with Writers(growing) as writers:
             growing.start_with_peers()
             growing.init()
-            wait_for("all three keep the log, whole", growing.is_whole, 60)
+            wait_for("all three keep the log, whole", growing.is_whole, 120)
             self.lose_the_old_disk(writers, 200)
         self.assertEqual(writers.missing(), [])
         for log in growing.logs[1:]:
@@ -254,10 +257,8 @@ class AnEncryptedServiceBecomesThree(Grows):
                 self.assertNotIn(VALUE[:100].encode(), path.read_bytes())
 
 
-class ItIsKilledAtAnyStep(Grows):
-    """With the program whose steps on files can be made to end it."""
-
-    # Those of a copy in the making, of its name, of what is set aside, of votes and states.
+class ItIsKilledMeanwhile(Grows):
+    # Steps on files: those of a copy in the making, of its name, of what is set aside, of votes and states.
     STEPS = ("record-write", "record-sync", "segment-header-write", "segment-header-sync", "segment-rename", "segment-directory-sync", "vote-create",
              "vote-write", "vote-sync", "manifest-create", "manifest-write", "manifest-sync", "manifest-rename", "manifest-directory-sync",
              "copy-rename", "copy-directory-sync", "aside-create", "aside-rename", "aside-directory-sync", "open-create", "open-directory-sync")
@@ -286,14 +287,54 @@ class ItIsKilledAtAnyStep(Grows):
         return found.stdout
 
     def test_it_is_killed_at_steps_of_files_until_all_is_brought(self):
+        old = self.growing.old
+        file = self.directory / "failpoints"
+        chance = random.Random(7)
+
+        def rounds():
+            program, old._command[0] = old._command[0], os.environ["LOGSERVICE_FAILPOINTS"]
+            for step in self.STEPS:
+                # The opening of what is there takes some of these steps, too.
+                file.write_text(f"{step}={chance.randrange(12)}*off->return(kill)")
+                old.start({"FAILPOINTS_FILE": str(file)})
+                yield 3
+            old._command[0] = program
+
+        self.kill_and_go_on(rounds())
+        killed = {line.split()[1].rstrip(":") for line in old.output().splitlines() if line.startswith("failpoint ") and line.endswith("killed")}
+        print(f"killed at {len(killed)} steps: {' '.join(sorted(killed))}", end=" ")
+        self.assertGreater(len(killed), len(self.STEPS) // 2)
+
+    def test_it_is_killed_at_any_moment_until_all_is_brought(self):
+        chance = random.Random(8)
+
+        def rounds():
+            for _ in range(12):
+                self.start_old()
+                yield chance.uniform(0.05, 1)
+
+        self.kill_and_go_on(rounds())
+
+    def start_old(self) -> None:
+        old = self.growing.old
+
+        def answers() -> bool:
+            # A program that the one before had started may still have its port for a moment.
+            if not old.is_running():
+                old.start()
+            return _answers(old)
+
+        wait_for("the old service answers", answers)
+
+    def kill_and_go_on(self, rounds) -> None:
+        """Each round has started the old service, and says after how many seconds it is killed, if it has not ended before. At last it is
+        left alone, and must have lost nothing."""
         growing, old = self.growing, self.growing.old
         growing.start_alone()
         self.make_shards()
         self.fill(3)
         self.snapshot()
         self.fill(1, first=300)
-        program, old._command[0] = old._command[0], os.environ["LOGSERVICE_FAILPOINTS"]
-        file = self.directory / "failpoints"
         with Writers(growing) as writers:
             wait_for("there is load", lambda: writers.count() > 100)
             growing.single.terminate()
@@ -301,24 +342,16 @@ class ItIsKilledAtAnyStep(Grows):
             self.assertEqual(len(set(dumped.values())), len(self.SHARDS))
             for log in growing.logs[1:]:
                 log.start()
-            chance = random.Random(7)
-            for step in self.STEPS:
-                # The opening of what is there takes some of these steps, too.
-                file.write_text(f"{step}={chance.randrange(12)}*off->return(kill)")
-                old.start({"FAILPOINTS_FILE": str(file)})
-                until = time.monotonic() + 3
+            for seconds in rounds:
+                until = time.monotonic() + seconds
                 while old.is_running() and time.monotonic() < until:
                     growing._init()
                     time.sleep(0.01)
                 old.kill()
-            killed = {line.split()[1].rstrip(":") for line in old.output().splitlines() if line.startswith("failpoint ")}
-            print(f"killed at {len(killed)} steps: {' '.join(sorted(killed))};", end=" ")
-            self.assertGreater(len(killed), len(self.STEPS) // 2)
-            old._command[0] = program
-            old.start()
+            self.start_old()
             growing.init()
             for shard in (*self.SHARDS, "", SHARD):
-                wait_for(f"'{shard}' is whole", lambda shard=shard: any(log.has_whole(shard) for log in growing.logs), 60)
+                wait_for(f"'{shard}' is whole", lambda shard=shard: any(log.has_whole(shard) for log in growing.logs), 120)
             self.goes_on(writers)
             for log in growing.logs[1:]:
                 wait_for("it has all", lambda log=log: all(log_has(log, shard, dumped[shard]) for shard in self.SHARDS))
@@ -340,4 +373,4 @@ def log_has(log: LogService, shard: str, dumped: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ASingleServiceBecomesThree, AnEncryptedServiceBecomesThree, ItIsKilledAtAnyStep))
+    sys.exit(counted_tests.run(ASingleServiceBecomesThree, AnEncryptedServiceBecomesThree, ItIsKilledMeanwhile))

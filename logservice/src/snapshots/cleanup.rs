@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::incoming::comes_as;
 use super::scratch::Scratch;
 use super::{blocking, place, snapshot_offset, SnapshotError, SnapshotStore, PARTIAL};
 use crate::base::file_error::{FileError, InFile};
@@ -23,16 +24,23 @@ impl SnapshotStore {
         self.plain.as_ref().map_or(Ok(()), Scratch::remove)
     }
 
-    /// Removes drafts that a crash has left of the shard of `manifest`. None may be in progress. Blocks on I/O.
+    /// Removes drafts that a crash has left of the shard of `manifest`. None may be in progress but of what comes from another service: that may
+    /// have begun before the shard was opened here. Blocks on I/O.
     pub fn remove_drafts(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
         let Some(root) = &self.local else { return Ok(()) };
-        let directory = root.join(place(manifest));
+        let place = place(manifest);
+        let directory = root.join(&place);
         let entries = match std::fs::read_dir(&directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             entries => entries.in_file("cannot list", &directory)?,
         };
+        let comes =
+            |name: &str| comes_as(name).is_some_and(|snapshot| self.in_use.contains(&format!("{place}/{snapshot}")));
         for entry in entries {
             let path = entry.in_file("cannot list", &directory)?.path();
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(comes) {
+                continue;
+            }
             if path.is_dir() {
                 std::fs::remove_dir_all(&path).in_file("cannot remove", &path)?;
             } else if path.file_name().and_then(|name| name.to_str()).and_then(snapshot_offset).is_none() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::draft::SYNC_BYTES;
 use super::others::check_name;
-use super::{blocking, stored_bytes, SnapshotError, SnapshotStore, Stored, Use, PARTIAL};
+use super::{blocking, snapshot_offset, stored_bytes, SnapshotError, SnapshotStore, Stored, Use, PARTIAL};
 use crate::base::file_error::{sync_directory, InFile};
 use crate::store::SnapshotRecord;
 
@@ -67,6 +67,12 @@ impl SnapshotStore {
     }
 }
 
+/// The name of the snapshot that comes from another service as the draft of that name; none if it is no such draft.
+pub(super) fn comes_as(draft: &str) -> Option<&str> {
+    let (snapshot, _random) = draft.strip_suffix(PARTIAL)?.rsplit_once('.')?;
+    snapshot_offset(snapshot).map(|_| snapshot)
+}
+
 impl Incoming {
     /// How many bytes have come.
     pub fn bytes(&self) -> u64 {
@@ -119,5 +125,40 @@ impl Drop for Incoming {
             // What stays is removed when the service starts.
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Manifest;
+
+    #[test]
+    fn what_comes_is_not_taken_for_what_a_crash_has_left() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let snapshots = SnapshotStore::open(None, directory.path()).expect("a directory");
+        let manifest = Manifest::new("s1", "r".repeat(40), "id".to_owned());
+        let record = SnapshotRecord {
+            offset: 7,
+            file: "s1-id/00000000000000000007-0000002a.rdb".to_owned(),
+            bytes: 3,
+            crc32c: crc32c::crc32c(b"abc"),
+            blocks: None,
+            replid: "r".repeat(40),
+            engine: None,
+            time_ms: 0,
+            contents: None,
+            encrypt_key: None,
+        };
+        let mut incoming = snapshots.incoming(&record).expect("begun");
+        incoming.write(b"ab").expect("written");
+        let left = directory.path().join("snapshots/s1-id/00000000000000000009-0000002b.rdb.0000002c.partial");
+        std::fs::write(&left, "").expect("written");
+        // The shard is opened.
+        snapshots.remove_drafts(&manifest).expect("removed");
+        assert!(incoming.path.is_file() && !left.exists());
+        let path = incoming.path.clone();
+        drop(incoming);
+        assert!(!path.exists());
     }
 }
