@@ -23,7 +23,6 @@ use crate::decide::unacked::Backlog;
 use crate::exchange::mailbox::Task;
 use crate::exchange::pipe::SendNow;
 use crate::log::append_link::{AppendLink, LinkError};
-use crate::log::services::time_for_one;
 use crate::settings::{self, Mode};
 
 /// A log that owes acknowledgements and sends none for this long is connected to again.
@@ -406,7 +405,7 @@ impl Shipper<'_> {
     fn stall_time(&self, is_logged_in: bool) -> Duration {
         match is_logged_in || !self.agent.shared.services.are_several() {
             true => STALL_TIMEOUT,
-            false => time_for_one(),
+            false => self.agent.shared.services.time_for_one(),
         }
     }
 

@@ -11,9 +11,11 @@
 //! - What the stream must hold: `omitted_effects.rs`, `command_arguments.rs`, `silent_writes.rs`, `unlogged.rs`.
 //! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up. How long it takes to
 //!   acknowledge: `ack_times.rs`.
-//! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`.
+//! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`, and how long one may take to
+//!   answer: `answer_time.rs`.
 
 pub mod ack_times;
+pub mod answer_time;
 pub mod client_lookup;
 pub mod command_arguments;
 pub mod command_properties;

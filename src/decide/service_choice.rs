@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::decide::answer_time::AnswerTime;
+
 /// A service that did not answer in time is passed over for so long, as long as others answer: asking it again costs much time.
 const PASSED_OVER: Duration = Duration::from_secs(3);
 /// For so long after it did not answer in time, other services may not know yet that it decides no more. They need at most a second to
@@ -32,6 +34,9 @@ pub struct ServiceChoice {
     services: Vec<Tried>,
     /// Whether all services have been tried in vain. The next failure begins another round.
     is_round_over: bool,
+    /// Whether a service did not answer in time in this round.
+    is_round_silent: bool,
+    answer_time: AnswerTime,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -57,7 +62,15 @@ impl ServiceChoice {
     /// The choice among `count` services, at least one.
     pub fn among(count: usize) -> Self {
         let services = vec![Tried::default(); count.max(1)];
-        ServiceChoice { in_use: 0, is_confirmed: false, confirmations: 0, services, is_round_over: false }
+        ServiceChoice {
+            in_use: 0,
+            is_confirmed: false,
+            confirmations: 0,
+            services,
+            is_round_over: false,
+            is_round_silent: false,
+            answer_time: AnswerTime::default(),
+        }
     }
 
     /// The service in use.
@@ -101,6 +114,7 @@ impl ServiceChoice {
             self.begin_round();
         }
         self.services[which].in_vain = true;
+        self.is_round_silent |= failure == Failure::Silent;
         self.services[which].has_answered |= matches!(failure, Failure::DecidesNot(_));
         let named = match failure {
             Failure::DecidesNot(Some(named)) if named != which && !self.is_doubted(named, now) => Some(named),
@@ -112,13 +126,26 @@ impl ServiceChoice {
             return;
         }
         self.is_round_over = true;
+        if self.is_round_silent {
+            self.answer_time.round_was_silent(now);
+        }
         let others = self.behind(which);
         let answers = others.clone().find(|other| !self.services[*other].was_silent_within(PASSED_OVER, now));
         self.in_use = named.or(answers).unwrap_or((which + 1) % self.services.len());
     }
 
+    /// How long a service may take to answer, where `usual` is enough as a rule.
+    pub fn answer_time(&self, usual: Duration, now: Instant) -> Duration {
+        self.answer_time.now(usual, now)
+    }
+
+    /// How long answers take.
+    pub fn answer_times(&mut self) -> &mut AnswerTime {
+        &mut self.answer_time
+    }
+
     fn begin_round(&mut self) {
-        self.is_round_over = false;
+        (self.is_round_over, self.is_round_silent) = (false, false);
         for service in &mut self.services {
             *service = Tried { silent: service.silent, ..Tried::default() };
         }
@@ -246,6 +273,24 @@ mod tests {
             let tried = round(&mut choice, start + PASSED_OVER, |_| Silent);
             assert_eq!(tried.len(), 3, "{tried:?}");
         }
+    }
+
+    #[test]
+    fn services_that_answer_late_are_given_longer() {
+        let (mut choice, now) = (ServiceChoice::among(3), Instant::now());
+        let usual = Duration::from_millis(250);
+        // The one that decides needs long for a renewal. The others only say that it decides.
+        for expected in [1, 1, 1, 2, 4] {
+            assert_eq!(choice.answer_time(usual, now), usual * expected);
+            choice.decided(0);
+            round(&mut choice, now, |which| if which == 0 { Silent } else { DecidesNot(Some(0)) });
+        }
+        // One that is gone is passed over, and costs no time.
+        let mut gone = ServiceChoice::among(3);
+        for _ in 0..9 {
+            round(&mut gone, now, |which| if which == 0 { Silent } else { DecidesNot(None) });
+        }
+        assert_eq!(gone.answer_time(usual, now), usual);
     }
 
     #[test]

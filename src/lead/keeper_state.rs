@@ -18,7 +18,7 @@ use crate::log::control::{Breaker, LogConnection};
 use crate::log::control_commands::Report;
 use crate::log::error::LogError;
 use crate::log::local_node::Node;
-use crate::log::services::{time_for_one, Services};
+use crate::log::services::Services;
 use crate::log::shard_view::ShardView;
 use crate::settings;
 
@@ -232,6 +232,7 @@ impl KeeperState {
             lease.renewal_failed(lease_clock::now());
             return Err(error);
         }
+        self.shared.services.renewed(lease_clock::now().since(sent));
         if is_over || !lease.renewed(sent) {
             // The log service would have refused if another node had led. The clients of the lease that is over are closed.
             *lease = Lease::acquired(sent, length);
@@ -288,7 +289,7 @@ impl KeeperState {
 /// How much longer than it waits for news an answer to a follower may take.
 fn answer_time(services: &Services) -> Duration {
     if services.are_several() {
-        time_for_one()
+        services.time_for_one()
     } else {
         ANSWER_TIME
     }
@@ -298,7 +299,7 @@ fn answer_time(services: &Services) -> Duration {
 fn renewal_time(services: &Services) -> Duration {
     let length = settings::lease();
     if services.are_several() {
-        time_for_one()
+        services.time_for_one()
     } else if length.is_zero() {
         RENEWAL_TIME
     } else {
@@ -311,7 +312,7 @@ fn renewal_time(services: &Services) -> Duration {
 fn opening_time(services: &Services) -> Duration {
     if services.are_several() {
         // The last one gets half of what is left.
-        time_for_one() * (services.count() + 1)
+        services.time_for_one() * (services.count() + 1)
     } else {
         RENEWAL_TIME.max(settings::lease() / 3)
     }

@@ -18,7 +18,7 @@ use crate::log::connect::connect;
 use crate::log::local_node::LocalNode;
 use crate::log::reply::take_reply;
 use crate::log::request::{encode, login, other_build};
-use crate::log::services::{time_for_one, Service};
+use crate::log::services::Service;
 use crate::log::socket::LogSocket;
 use crate::settings;
 
@@ -96,7 +96,7 @@ impl AppendLink {
         let service = services.in_use();
         let mut limit = TimeLimit::within(CONNECT_TIME, AtEnd::GoesOn, node.end());
         if services.are_several() {
-            limit = limit.at_most(time_for_one());
+            limit = limit.at_most(services.time_for_one());
         }
         let login = login().map_err(|error| error.to_string())?;
         let mut socket = connect(&service, &limit).map_err(|error| {

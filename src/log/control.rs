@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Known, Refusal, ACCEPT, CHECK, DIFFERS};
 use redis_protocol::resp2::types::OwnedFrame;
@@ -18,12 +18,15 @@ use crate::log::error::LogError;
 use crate::log::local_node::{LocalNode, Node};
 use crate::log::reply::take_reply;
 use crate::log::request::{encode, login, other_build, read_log_id};
-use crate::log::services::{time_for_one, Reached, Service};
+use crate::log::services::{Reached, Service};
 use crate::log::socket::LogSocket;
 use crate::settings;
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long is waited for what has come already. The system has no shorter time.
+const AT_HAND: Duration = Duration::from_millis(1);
 
 /// A stream that goes on comes sooner.
 const QUIET: Duration = Duration::from_millis(200);
@@ -196,6 +199,12 @@ impl LogConnection {
         let left = limit.left().max(Duration::from_millis(1));
         let sent = self.socket.tcp().set_write_timeout(Some(left)).and_then(|()| self.socket.write_all(command));
         sent.map_err(|error| self.unreachable(error))?;
+        self.receive(limit)
+    }
+
+    /// Waits for a reply. What has come by the time limit counts, however late this thread runs.
+    fn receive(&mut self, limit: &TimeLimit<'_>) -> Result<OwnedFrame, LogError> {
+        let mut out_of_time = None;
         loop {
             let reply = take_reply(&mut self.buffer).map_err(|detail| self.protocol(detail))?;
             match reply {
@@ -206,9 +215,15 @@ impl LogConnection {
             if self.node.services().is_out_of_use(&self.service) {
                 return Err(self.unreachable(std::io::Error::other("no answer, and another one decides by now")));
             }
+            if let Some(error) = out_of_time {
+                return Err(self.unreachable(error));
+            }
             let mut bytes = [0; 4096];
-            let step = limit.next_step();
-            let read = step.and_then(|step| self.socket.tcp().set_read_timeout(Some(step)));
+            let step = limit.next_step().unwrap_or_else(|error| {
+                out_of_time = Some(error);
+                AT_HAND
+            });
+            let read = self.socket.tcp().set_read_timeout(Some(step));
             match read.and_then(|()| self.socket.read(&mut bytes)) {
                 Ok(0) => return Err(self.unreachable(ErrorKind::UnexpectedEof.into())),
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
@@ -337,9 +352,13 @@ fn try_services(
     loop {
         let service = services.in_use();
         // One that is silent leaves time for another one.
-        let own = if services.are_several() { limit.part(2).at_most(time_for_one()) } else { limit };
+        let own = if services.are_several() { limit.part(2).at_most(services.time_for_one()) } else { limit };
+        let began = Instant::now();
         let opened = connect(&service, &own).and_then(|socket| open(socket, Arc::clone(&service), &own));
-        let Err(error) = opened else { return opened };
+        let Err(error) = opened else {
+            services.opened(began.elapsed());
+            return opened;
+        };
         let failure = match error.failure(services) {
             // It does not take the token, say, and another one may.
             None if error.code() == Some(Code::Err) => Failure::Lost,

@@ -88,6 +88,19 @@ fn an_answer_that_trickles_in_ends_at_the_limit() {
 }
 
 #[test]
+fn an_answer_that_has_come_counts_although_the_time_is_over() {
+    let node = Arc::new(TestNode::default());
+    let (mut connection, log) = log_that_answers(&node, vec![b":7\r\n".to_vec()]);
+    let over = TimeLimit::within(Duration::ZERO, AtEnd::GoesOn, node.end());
+    let error = connection.receive(&over).expect_err("nothing has come");
+    assert!(error.to_string().contains("no answer in time"), "{error}");
+    connection.socket.write_all(b"question").unwrap();
+    log.join().unwrap();
+    let receives = connection.receive(&over);
+    assert!(matches!(receives, Ok(OwnedFrame::Integer(7))), "{receives:?}");
+}
+
+#[test]
 fn a_node_that_is_to_end_waits_for_the_answer_to_acquire_and_asks_nothing_else() {
     let node = Arc::new(TestNode::default());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -167,6 +180,11 @@ fn a_lease_that_is_granted_late_is_given_back_as_long_as_there_is_time() {
 /// A log service on a port of its own that answers each command on each connection by the next of `answers`, and stays silent after the
 /// last. Returns its address, and how often it was connected to.
 fn service(answers: &'static [&'static str]) -> (String, Arc<AtomicUsize>) {
+    service_after(Duration::ZERO, answers)
+}
+
+/// As [`service`], but on each connection the first answer takes that long.
+fn service_after(pause: Duration, answers: &'static [&'static str]) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -176,8 +194,9 @@ fn service(answers: &'static [&'static str]) -> (String, Arc<AtomicUsize>) {
             counted.fetch_add(1, Ordering::Relaxed);
             let mut socket = socket.unwrap();
             std::thread::spawn(move || {
-                let mut answers = answers.iter();
+                let (mut answers, all) = (answers.iter(), answers.len());
                 while socket.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
+                    std::thread::sleep(if answers.len() == all { pause } else { Duration::ZERO });
                     if let Some(answer) = answers.next() {
                         let _ = socket.write_all(answer.as_bytes());
                     }
@@ -186,6 +205,18 @@ fn service(answers: &'static [&'static str]) -> (String, Arc<AtomicUsize>) {
         }
     });
     (address, connections)
+}
+
+#[test]
+fn a_service_that_answers_late_is_given_longer_if_there_is_no_other() {
+    let (late, _) = service_after(Duration::from_millis(1300), DECIDES);
+    let node = Arc::new(TestNode(EndTime::default(), Services::of(&format!("{late},{}", nothing()))));
+    assert!(
+        node.services().time_for_one() < Duration::from_millis(1300),
+        "it is too late for a service that is one of several"
+    );
+    let mut attempts = (1..10).map(|_| LogConnection::open_within(&node, LONG, AtEnd::BreaksOff));
+    assert!(attempts.any(|opened| opened.is_ok()), "it is never waited for");
 }
 
 /// The address of a port at which nothing listens.

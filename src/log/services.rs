@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{Code, Refusal};
 
 use crate::base::locks::lock;
+use crate::decide::answer_time::AnswerTime;
 use crate::decide::service_choice::{Failure, ServiceChoice};
 use crate::settings;
 
@@ -121,6 +122,30 @@ impl Services {
         }
     }
 
+    /// How long one of several services may take to answer before another one is tried: a quarter of the lease, and longer for as long as
+    /// they are slow.
+    pub fn time_for_one(&self) -> Duration {
+        self.lock().answer_time(usual_time(), Instant::now())
+    }
+
+    /// A service was connected to, and has taken the login, after that time.
+    pub fn opened(&self, took: Duration) {
+        self.note_in_time(took, AnswerTime::answered);
+    }
+
+    /// A service has renewed the lease after that time.
+    pub fn renewed(&self, took: Duration) {
+        self.note_in_time(took, AnswerTime::renewed);
+    }
+
+    /// What took longer than a service may take was waited for by chance: this process stood still, say.
+    fn note_in_time(&self, took: Duration, note: fn(&mut AnswerTime, Duration, Instant)) {
+        let (mut choice, now) = (self.lock(), Instant::now());
+        if took <= choice.answer_time(usual_time(), now) {
+            note(choice.answer_times(), took, now);
+        }
+    }
+
     /// What a refusal says of the service: `None` if it decides, and so may say that.
     pub fn failure_of(&self, refusal: &Refusal) -> Option<Failure> {
         match refusal.code {
@@ -144,8 +169,8 @@ impl Services {
     }
 }
 
-/// How long one of several services may take to answer before another one is tried: a quarter of the lease.
-pub fn time_for_one() -> Duration {
+/// How long one of several services may take to answer if none is slow.
+fn usual_time() -> Duration {
     match settings::lease() {
         Duration::ZERO => ANSWER_AT_MOST,
         lease => (lease / 4).clamp(ANSWER_AT_LEAST, ANSWER_AT_MOST),

@@ -15,7 +15,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType,
 };
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::UnshareFlags;
 use tokio::process::{Child, Command};
 
@@ -73,27 +73,26 @@ pub fn spawn(options: &EngineOptions, command: impl Fn() -> Command) -> io::Resu
 fn spawn_among_others(options: &EngineOptions, mut command: Command) -> io::Result<Confined> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     prepare(&mut command, options);
-    give_way_last(&mut command, options);
-    Ok(Confined { child: command.spawn()?, listener })
+    Ok(Confined { child: spawn_prepared(&mut command, options)?, listener })
 }
 
 fn spawn_apart(options: &EngineOptions, mut command: Command, apart: UnshareFlags) -> io::Result<Confined> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     prepare(&mut command, options);
+    let parent = rustix::process::getpid();
     // SAFETY: called in the child between fork and exec; what it calls are system calls that are safe there, and allocate nothing.
     unsafe {
         command.pre_exec(move || {
             // SAFETY: the child has one thread, and shares no table of open files that others use.
             rustix::thread::unshare_unsafe(apart)?;
             // New credentials may have reset it.
-            end_with_parent()?;
+            end_with_parent(parent)?;
             raise_loopback()?;
             send_listener(theirs.as_fd())
         });
     }
-    give_way_last(&mut command, options);
-    let child = command.spawn()?;
+    let child = spawn_prepared(&mut command, options)?;
     // Closes the ends of the pair that the command holds, so that what has not arrived never does.
     drop(command);
     Ok(Confined { child, listener: receive_listener(ours.as_fd())? })
@@ -101,7 +100,7 @@ fn spawn_apart(options: &EngineOptions, mut command: Command, apart: UnshareFlag
 
 /// Restricts the child in the ways that do not depend on its namespaces.
 fn prepare(command: &mut Command, options: &EngineOptions) {
-    let memory_bytes = options.bounds.memory_bytes;
+    let (memory_bytes, parent) = (options.bounds.memory_bytes, rustix::process::getpid());
     // SAFETY: called in the child between fork and exec; what it calls are system calls that are safe there, and allocate nothing.
     unsafe {
         command.pre_exec(move || {
@@ -115,28 +114,26 @@ fn prepare(command: &mut Command, options: &EngineOptions) {
                 rustix::process::setrlimit(Resource::As, Rlimit { current: limit, maximum: limit })?;
             }
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-            end_with_parent()
+            end_with_parent(parent)
         });
     }
 }
 
-/// Lets the child give way once all else is done. A thread of this process waits until the child has become another program, and would wait
-/// for a free core with it.
-fn give_way_last(command: &mut Command, options: &EngineOptions) {
-    if options.is_background {
-        // SAFETY: called in the child between fork and exec; it makes system calls that are safe there, and allocates nothing.
-        unsafe {
-            command.pre_exec(|| {
-                give_way();
-                Ok(())
-            });
-        }
-    }
+/// Starts the child, which gives way to all else once it is another program.
+fn spawn_prepared(command: &mut Command, options: &EngineOptions) -> io::Result<Child> {
+    let child = command.spawn()?;
+    child.id().filter(|_| options.is_background).into_iter().for_each(give_way);
+    Ok(child)
 }
 
-/// Lets the child end when this process does, even if that is killed. For a child between fork and exec.
-fn end_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+/// Lets the child end when this process, `parent`, does, even if that is killed. For a child between fork and exec.
+fn end_with_parent(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // A parent that has ended before tells nothing any more. Nobody would configure this engine, which would serve its default port.
+    match rustix::process::getppid() {
+        Some(now) if now == parent => Ok(()),
+        _ => Err(io::ErrorKind::BrokenPipe.into()),
+    }
 }
 
 /// Brings up the loopback interface, which is down in a new network namespace. For a child between fork and exec.

@@ -14,6 +14,7 @@ use super::config::{Config, QuotaError};
 use super::replication::{self, ReplicationError};
 use crate::access::tokens::{Tokens, TokensError};
 use crate::connections::limits::OpenFilesError;
+use crate::connections::listen::listen_when_free;
 use crate::connections::tls::{Tls, TlsError, TlsPort};
 use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::EngineOptions;
@@ -247,7 +248,8 @@ fn tell_encryption(keys: &KeyRing) {
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { flag, address, source })
+    let listening = listen_when_free(format_args!("{flag} {address}"), address).await;
+    listening.map_err(|source| StartError::Listen { flag, address, source })
 }
 
 impl RunningService {

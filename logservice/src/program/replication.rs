@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
-
 use super::cluster_flags::ClusterConfig;
 use super::config::Config;
+use crate::connections::listen::listen_when_free;
 use crate::connections::tls::{Tls, TlsError};
 use crate::replica::cluster::{IdentityError, PeerConnections, Replicas, ReplicasError, ReplicasOptions};
 use crate::replica::copy::CopyDisks;
@@ -66,7 +65,8 @@ pub async fn start(
         tls.connect_with(ca, config.tls_client_crl.clone())?;
     }
     let peer = |(name, address): &(String, String)| PeerAddress { name: name.clone(), address: address.clone() };
-    let listener = TcpListener::bind(&cluster.address).await;
+    let what = format_args!("the address for peers, {},", cluster.address);
+    let listener = listen_when_free(what, &cluster.address).await;
     let options = PeersOptions {
         listener: listener.map_err(|source| ReplicationError::Listen { address: cluster.address.clone(), source })?,
         peers: cluster.peers.iter().map(peer).collect(),

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{snapshot_files, Service, Slot};
 use crate::replica::group::GroupStatus;
 use crate::replica::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
+use crate::replica::handle::GroupHandle;
 use crate::shard::{not_leader, Shard};
 use crate::snapshots::OtherServices;
 use crate::store::{Manifest, RemovedStore};
@@ -20,6 +21,8 @@ use crate::store::{Manifest, RemovedStore};
 const MADE_AT_MOST: Duration = Duration::from_secs(5);
 /// How often it is looked who decides after a handover.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often a shard is opened again that could not be, although its copy is well.
+const OPEN_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// How long a stop waits at most until other services decide.
 const HAND_OVER_AT_MOST: Duration = Duration::from_secs(2);
 
@@ -51,6 +54,33 @@ struct Appearing {
 impl Appearing {
     fn lock_disappeared(&self) -> MutexGuard<'_, BTreeMap<String, Weak<Shard>>> {
         self.disappeared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Opens shards again that could not be opened, for as long as the service is there: the copy may have been another one then, which was being
+/// given up, or a directory may not have been there. Whoever does not serve a shard is not to decide over its log meanwhile.
+async fn open_again(groups: Arc<dyn Groups>, appearing: Arc<Appearing>) {
+    let mut looks = tokio::time::interval(OPEN_AGAIN_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let Some(unserved) = appearing.service.upgrade().map(|service| service.unserved(&groups)) else { return };
+        for group in unserved {
+            appearing.appeared(group.name());
+            if group.view().leads_in.is_none() {
+                continue;
+            }
+            let (copy, own) = (group.clone(), groups.member());
+            let status = tokio::task::spawn_blocking(move || copy.status()).await.ok().flatten();
+            let best = status.and_then(|status| status.successors(own).max_by_key(|&(_, matched)| matched));
+            if let Some((member, _)) = best {
+                tracing::warn!(
+                    "shard {}: another service is to decide over its log, as it is not served here",
+                    group.name()
+                );
+                group.transfer_to(member);
+            }
+        }
     }
 }
 
@@ -129,6 +159,15 @@ impl Service {
         }
         let known = self.names();
         groups.names().iter().filter(|name| !known.contains(name)).for_each(|name| appearing.appeared(name));
+        tokio::spawn(open_again(groups.clone(), appearing));
+    }
+
+    /// Shards that are not served, although the copy of each is well.
+    fn unserved(&self, groups: &Arc<dyn Groups>) -> Vec<Arc<dyn GroupHandle>> {
+        let slots = self.lock();
+        let unserved = slots.iter().filter(|(_, slot)| matches!(slot.get(), Some(Err(_))));
+        let copies = unserved.filter_map(|(name, _)| groups.group(name));
+        copies.filter(|group| group.view().failed.is_none()).collect()
     }
 
     /// Keeps snapshots together with the other services from now on, each in its own directory.

@@ -12,6 +12,7 @@ use crate::replica::memory_group::MemoryGroups;
 use crate::replica::store_factory::ReplicatedStores;
 use crate::service::ServiceOptions;
 use crate::snapshots::SnapshotStore;
+use crate::store::Append;
 
 struct Tested {
     service: Arc<Service>,
@@ -76,6 +77,36 @@ async fn a_shard_is_opened_anew_whenever_who_decides_over_its_log_changes() {
     let shard = service.shard("s1").await.expect("served");
     assert_eq!(shard.decider().as_deref(), Some("10.0.0.3:7379"));
     assert_eq!(service.names(), ["s1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_could_not_be_opened_is_opened_once_its_copy_is_well() {
+    let groups = Arc::new(MemoryGroups::default());
+    let group = groups.get_or_make("s1");
+    group.lead(1);
+    group.settle();
+    group.fail_writes(true);
+    let append = Append { epoch: 0, offset: 0, payload: Bytes::from_static(b"what cannot be written") };
+    group.append(1, append).expect("taken");
+    group.settle();
+    assert!(group.view().failed.is_some());
+    let Tested { service, _directory, .. } = start(groups);
+    assert!(service.shard("s1").await.is_err_and(|refusal| refusal.code == Code::LogFailed));
+    // Nobody tells of it: that was said before.
+    group.fail_writes(false);
+    until("it is served", async || service.shard("s1").await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_does_not_serve_a_shard_does_not_decide_over_its_log() {
+    let groups = Arc::new(MemoryGroups::default());
+    let group = groups.get_or_make("s1");
+    group.receive_state(&Manifest::new("another", "a".repeat(40), "id".to_owned()).next(), None);
+    group.settle();
+    let Tested { service, _directory, .. } = start(groups);
+    assert!(service.shard("s1").await.is_err_and(|refusal| refusal.code == Code::LogFailed));
+    group.lead(1);
+    until("another one is to decide", async || !group.transfers().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
