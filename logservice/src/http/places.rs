@@ -40,8 +40,10 @@ struct Standing {
     unsent: Option<Box<dyn Send>>,
 }
 
-/// The place of a stream of events.
-pub struct Streaming(#[expect(dead_code, reason = "it is given back when this is dropped")] OwnedSemaphorePermit);
+/// The place of a stream of events, until it is dropped.
+pub struct Streaming {
+    _permit: OwnedSemaphorePermit,
+}
 
 /// A request that is being answered. When this is dropped, the answer is ready: it is sent next.
 pub struct Admitted<T: Send + 'static> {
@@ -78,7 +80,8 @@ impl Visitor {
 
     /// Takes a place for a stream of events that a token allows.
     pub fn stream(self: &Arc<Self>) -> Result<Admitted<Streaming>, TooMany> {
-        self.admit(self.places.streams.clone().try_acquire_owned().ok().map(Streaming))
+        let permit = self.places.streams.clone().try_acquire_owned().ok();
+        self.admit(permit.map(|permit| Streaming { _permit: permit }))
     }
 
     /// Takes a place for an upload of `shard`, which a token allows, by the shard's leader. It displaces an earlier upload of that shard.

@@ -175,6 +175,6 @@ fn escaped(value: &str) -> Cow<'_, str> {
 fn put_times(encoder: &mut MetricEncoder<'_>, times: &LatencyCounts) -> fmt::Result {
     let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
     let buckets: Vec<(f64, u64)> = bounds.zip(times.counts).collect();
-    let count = times.counts.iter().sum();
+    let count: u64 = times.counts.iter().sum();
     encoder.encode_histogram::<NoLabelSet>(times.total_us as f64 / 1e6, count, &buckets, None)
 }
