@@ -86,8 +86,10 @@ simulations=$work/simulations
 mkdir "$simulations"
 cp target/release/durability-simulation target/release/durability-replication-simulation "$simulations"
 step "build of what can be broken" cargo build --quiet --release --workspace \
-    --features logservice/failpoints,durability-simulation/self-check,durability-replication-simulation/self-check \
-    --bin logservice-failpoints --bin durability-simulation --bin durability-replication-simulation
+    --features logservice/failpoints,durability-simulation/self-check \
+    --features durability-replication-simulation/files,durability-replication-simulation/self-check \
+    --bin logservice-failpoints --bin durability-simulation --bin durability-replication-simulation \
+    --bin durability-copy-files-simulation
 
 # Most of these wait more than they work, so there are two rows of them side by side. Those that measure time are in the first.
 first_row() {
@@ -111,6 +113,8 @@ first_row() {
 second_row() {
     step simulation "$simulations/durability-simulation" --seeds 10000
     step "simulation of replication" "$simulations/durability-replication-simulation" --seeds 10000
+    step "simulation of copies in files" target/release/durability-copy-files-simulation --seeds 2000
+    step "simulation of copies in files, self-check" target/release/durability-copy-files-simulation --self-check --seeds 4000
     step "simulation self-check" target/release/durability-simulation --self-check
     step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
     step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short

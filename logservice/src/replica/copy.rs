@@ -175,6 +175,12 @@ pub trait CopyDisk: Send + Sync {
         Ok(())
     }
 
+    /// What [`FoundCopy::lost_in`] would be if the copy were opened after a crash now: until a checkpoint of a later term is on the medium, what
+    /// was lost counts as lost again. Does not block.
+    fn lost_in(&self) -> Option<u64> {
+        None
+    }
+
     /// The ids of the keys with which parts of the copy are encrypted. None are where nothing is.
     fn key_ids(&self) -> BTreeSet<String> {
         BTreeSet::new()

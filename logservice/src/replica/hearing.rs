@@ -11,12 +11,13 @@ use super::handle::{GroupEvents, View};
 use crate::store::{Manifest, MediumError, ReadError, StoreEvents};
 
 /// How long a reader waits for what was acknowledged, and this service's disk has not written yet.
-const READABLE_AT_MOST: Duration = Duration::from_secs(10);
+pub(super) const READABLE_AT_MOST: Duration = Duration::from_secs(10);
 
 /// What a store hears of its group. It hears from before the store is there.
 pub(super) struct Hearing {
     pub shard: String,
     events: Arc<dyn StoreEvents>,
+    readable_at_most: Duration,
     /// Held while anything is passed on, so that it is passed on in order. Taken before `known`, which is not held meanwhile: whoever is told
     /// may wait for somebody who asks the store for its manifest.
     order: Mutex<Order>,
@@ -40,6 +41,8 @@ pub(super) struct Known {
     pub leader: Option<u64>,
     /// The end (exclusive) of what is committed and persisted here: what can be read.
     end: u64,
+    /// The end (exclusive) of what was told to be durable.
+    told: u64,
     /// The group has stopped here.
     has_stopped: bool,
     pub is_superseded: bool,
@@ -63,13 +66,20 @@ impl GroupEvents for Hearer {
 }
 
 impl Hearing {
-    /// Nothing was heard yet. The shard has at least this `manifest`.
-    pub fn new(shard: String, events: Arc<dyn StoreEvents>, manifest: Manifest) -> Arc<Self> {
+    /// Nothing was heard yet. The shard has at least this `manifest`. Readers wait for `readable_at_most` for what this service's disk has not
+    /// written yet.
+    pub fn new(
+        shard: String,
+        events: Arc<dyn StoreEvents>,
+        manifest: Manifest,
+        readable_at_most: Duration,
+    ) -> Arc<Self> {
         let manifest = Arc::new(manifest);
-        let known = Known { manifest, leader: None, end: 0, has_stopped: false, is_superseded: false };
+        let known = Known { manifest, leader: None, end: 0, told: 0, has_stopped: false, is_superseded: false };
         Arc::new(Hearing {
             shard,
             events,
+            readable_at_most,
             order: Mutex::default(),
             known: Mutex::new(known),
             changed: Condvar::new(),
@@ -85,7 +95,7 @@ impl Hearing {
     /// The end of what can be read, once that is beyond `after`. What was acknowledged may not be on this service's disk yet. Blocks.
     pub fn wait_until_readable(&self, after: u64) -> Result<u64, ReadError> {
         let is_missing = |known: &mut Known| known.end <= after && !known.is_superseded && !known.has_stopped;
-        let waited = self.changed.wait_timeout_while(self.lock(), READABLE_AT_MOST, is_missing);
+        let waited = self.changed.wait_timeout_while(self.lock(), self.readable_at_most, is_missing);
         let (known, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         match known.end > after {
             true => Ok(known.end),
@@ -113,6 +123,7 @@ impl Hearing {
             let mut known = self.lock();
             known.take(manifest);
             (known.leader, known.end) = (view.leader, view.end);
+            known.told = view.end.max(view.acknowledged);
         }
         for (event, view) in std::mem::take(&mut order.early) {
             self.pass_on(term, &event, &view);
@@ -141,8 +152,8 @@ impl Hearing {
             }
             // It can be read when it is told as committed.
             Event::Acknowledged { end, .. } => {
-                let is_superseded = self.lock().is_superseded;
-                if !is_superseded {
+                let is_told = self.lock().tell(*end);
+                if is_told {
                     self.events.durable(*end);
                 }
             }
@@ -151,7 +162,7 @@ impl Hearing {
                 let is_told = {
                     let mut known = self.lock();
                     known.end = *end;
-                    !known.is_superseded
+                    known.tell(*end)
                 };
                 if is_told {
                     self.events.durable(*end);
@@ -178,6 +189,7 @@ impl Hearing {
         let (manifest, is_told) = {
             let mut known = self.lock();
             known.end = begins_at.unwrap_or(known.end);
+            known.told = begins_at.unwrap_or(known.told);
             known.take(manifest);
             // Who decides has replaced it itself.
             (known.manifest.clone(), term.is_none() && !known.is_superseded)
@@ -215,6 +227,13 @@ impl Hearing {
 }
 
 impl Known {
+    /// Whether it is to be told that everything below `end` is durable: it was not told before, as acknowledged.
+    fn tell(&mut self, end: u64) -> bool {
+        let is_news = end > self.told && !self.is_superseded;
+        self.told = self.told.max(end);
+        is_news
+    }
+
     /// `manifest` is in force, unless a later one is known.
     pub fn take(&mut self, manifest: Manifest) {
         if self.manifest.revision < manifest.revision {

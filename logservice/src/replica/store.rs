@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::group::Outcome;
 use super::groups::Groups;
 use super::handle::{GroupHandle, Replacement, View};
-use super::hearing::{parse, Hearer, Hearing};
+use super::hearing::{parse, Hearer, Hearing, READABLE_AT_MOST};
 use super::persisted_reader::PersistedReader;
 use crate::store::{
     Append, LogReader, Manifest, ManifestError, MediumError, OnConfirmed, OpenError, Opened, ReadError, Standing,
@@ -45,12 +45,25 @@ impl ReplicatedStore {
         group: Arc<dyn GroupHandle>,
         events: Arc<dyn StoreEvents>,
     ) -> Result<Opened, OpenError> {
+        Self::open_with_patience(groups, group, events, READABLE_AT_MOST)
+    }
+
+    /// As [`ReplicatedStore::open`], with the longest that readers wait for what was acknowledged and this service's disk has not written yet.
+    ///
+    /// # Errors
+    /// As of [`ReplicatedStore::open`].
+    pub fn open_with_patience(
+        groups: Arc<dyn Groups>,
+        group: Arc<dyn GroupHandle>,
+        events: Arc<dyn StoreEvents>,
+        readable_at_most: Duration,
+    ) -> Result<Opened, OpenError> {
         let shard = group.name().to_owned();
         let parse = |view: &View| {
             parse(&shard, &view.state, view.revision)
                 .map_err(|reason| OpenError::Manifest { place: format!("the state of shard {shard}"), reason })
         };
-        let hearing = Hearing::new(shard.clone(), events, parse(&group.view())?);
+        let hearing = Hearing::new(shard.clone(), events, parse(&group.view())?, readable_at_most);
         let view = group.listen(Arc::new(Hearer(Arc::downgrade(&hearing))));
         if let Some(reason) = view.failed {
             return Err(MediumError::new(reason).into());

@@ -142,7 +142,7 @@ pub struct Usage {
 /// function; calls that replace the manifest are made one at a time, and [`Store::restart`] with no append in flight.
 pub trait Store: Send + Sync {
     /// Submits an append without waiting for it. Its outcome comes through [`StoreEvents`]. An append that does not continue the one
-    /// before it is dropped in silence, which happens only after [`StoreEvents::refused`].
+    /// before it is dropped in silence, which happens only after [`StoreEvents::refused`] or [`SubmitError::NoSpace`].
     fn submit(&self, append: Append) -> Result<(), SubmitError>;
 
     /// As [`Store::submit`], for who calls [`Store::go_on`] next: until then, what was submitted may wait for some ticks of a clock.

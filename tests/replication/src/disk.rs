@@ -37,6 +37,9 @@ pub struct Contents {
     /// A trim has failed: a crash may show that it was done.
     #[cfg(feature = "files")]
     pub(crate) is_base_in_doubt: bool,
+    /// The process has ended while the copy was to begin anew so.
+    #[cfg(feature = "files")]
+    pub(crate) anew_in_doubt: Option<Install>,
     /// How many writes were torn.
     pub torn: u64,
     /// How many whole ones were found of which nobody had heard.
@@ -64,6 +67,8 @@ impl Disk {
             faults: 0,
             #[cfg(feature = "files")]
             is_base_in_doubt: false,
+            #[cfg(feature = "files")]
+            anew_in_doubt: None,
             torn: 0,
             unawaited: 0,
             truncations: 0,
@@ -109,6 +114,21 @@ impl Contents {
         Ok(Some(self.medium.found()))
     }
 
+    /// The entry of that index that was handed over last, persisted or not.
+    #[cfg(feature = "files")]
+    pub fn newest_entry(&self, index: u64) -> Option<&Entry> {
+        for persist in self.queue.iter().rev() {
+            if let Some(entry) = persist.entries.iter().find(|entry| entry.index == index) {
+                return Some(entry);
+            }
+            let is_dropped = persist.entries.first().is_some_and(|first| first.index < index);
+            if is_dropped || persist.install.is_some() {
+                return None;
+            }
+        }
+        self.medium.entry(index)
+    }
+
     /// Whether the service cannot go on.
     pub fn has_failed(&self) -> bool {
         #[cfg(feature = "files")]
@@ -135,6 +155,10 @@ impl Contents {
 
     /// The copy is damaged, and begins anew. Nothing is on its way.
     pub fn begin_anew(&mut self, install: &Install) {
+        #[cfg(feature = "files")]
+        if self.files.is_some() {
+            return self.begin_files_anew(install);
+        }
         self.medium.begin_anew(install);
         self.committed = install.base.position.index;
     }
@@ -254,6 +278,16 @@ impl CopyDisk for Disk {
 
     fn usage(&self) -> Usage {
         Usage::default()
+    }
+
+    fn lost_in(&self) -> Option<u64> {
+        let contents = self.lock();
+        #[cfg(feature = "files")]
+        if let Some(files) = &contents.files {
+            return files.lost_in();
+        }
+        let Medium { lost_in, checkpoint, .. } = &contents.medium;
+        lost_in.filter(|lost_in| *lost_in >= checkpoint.position.term)
     }
 
     fn close(&self) {

@@ -1,7 +1,7 @@
 //! A disk whose copy stands in real files. What they have reported as persisted is kept beside them, and what is found after a crash is
 //! compared with that.
 
-use logservice::replica::copy::{Base, FoundCopy};
+use logservice::replica::copy::{Base, FoundCopy, Install};
 use logservice::store::{MediumError, ReadError};
 use raft::eraftpb::{ConfState, Entry};
 
@@ -25,6 +25,7 @@ impl Contents {
             self.crash_files(self.committed);
             return Ok(None);
         };
+        self.settle_doubt(&found);
         self.check_found(&found, &entries)?;
         self.unawaited += u64::from(found.last_index > self.medium.last());
         self.queue.clear();
@@ -33,12 +34,62 @@ impl Contents {
         Ok(Some(found))
     }
 
+    /// The copy is damaged, and begins anew. The process may end meanwhile.
+    pub(crate) fn begin_files_anew(&mut self, install: &Install) {
+        let Some(files) = &self.files else { return };
+        if self.draw.chance(self.faults * 8) {
+            files.arm(self.draw.within(0..8), Fault::Stop);
+        }
+        let begun = files.begin_anew(install);
+        files.disarm();
+        match begun {
+            Ok(true) => self.is_anew(install),
+            Ok(false) => {
+                self.anew_in_doubt = Some(install.clone());
+                self.crash_files(install.base.position.index);
+            }
+            Err(violation) => {
+                self.violation.get_or_insert(violation);
+            }
+        }
+        self.committed = install.base.position.index;
+    }
+
+    /// The copy has begun anew. Of what was on its way, a vote may be on the disk.
+    fn is_anew(&mut self, install: &Install) {
+        self.medium.begin_anew(install);
+        self.is_base_in_doubt = false;
+        self.queue.retain_mut(|persist| {
+            (persist.install, persist.checkpoint) = (None, None);
+            persist.entries.clear();
+            persist.vote.is_some()
+        });
+    }
+
+    /// If the process ended while the copy was to begin anew, it may have.
+    fn settle_doubt(&mut self, found: &FoundCopy) {
+        let Some(install) = self.anew_in_doubt.take() else { return };
+        let is_anew = found.lost_in.is_some() && found.last_index == found.base.position.index;
+        if is_anew && (&found.base, &found.checkpoint) == (&install.base, &install.checkpoint) {
+            self.is_anew(&install);
+        }
+    }
+
     /// What was reported as persisted is there, and nothing that was never handed over.
     fn check_found(&self, found: &FoundCopy, entries: &[Entry]) -> Result<(), String> {
         let medium = &self.medium;
         let votes = self.queue.iter().filter_map(|persist| persist.vote);
         if found.vote != medium.vote && votes.clone().all(|vote| vote != found.vote) {
             return Err(format!("{:?} is found, and {:?} was persisted", found.vote, medium.vote));
+        }
+        // A copy that began anew has read the vote that is on the disk.
+        let mut lost_in = votes.map(|vote| vote.term).chain([medium.lost_in.unwrap_or(0)]);
+        // Of no meaning once the copy has a checkpoint of a later term.
+        let is_regained = found.lost_in.is_none() && medium.lost_in < Some(found.checkpoint.position.term);
+        let is_known = found.lost_in.is_some() == medium.lost_in.is_some()
+            && lost_in.any(|term| term == found.lost_in.unwrap_or(0));
+        if !is_regained && !is_known {
+            return Err(format!("what was lost in {:?} is found, and not in {:?}", found.lost_in, medium.lost_in));
         }
         let mut installs = self.queue.iter().filter_map(|persist| persist.install.as_ref());
         let is_trimmed = self.is_base_in_doubt

@@ -6,7 +6,6 @@ use logservice::replica::copy::Install;
 use logservice::store::file_store::files::Step;
 
 use crate::disk::Disk;
-use crate::network::MEMBERS;
 use crate::promises::Violation;
 use crate::seed::count;
 use crate::seen::Seen;
@@ -31,7 +30,7 @@ impl Simulation for FilesSimulation {
 
 /// Plays a seed. `lie` is a step that no machine does, though it says so.
 pub fn play(seed: u64, steps: u64, lie: Option<Step>, is_traced: bool) -> Played<Seen> {
-    let mut world = World::new(seed, None, is_traced);
+    let mut world = World::new(seed, steps, None, is_traced);
     let violation = violation_of(|| {
         world.use_files(seed, lie)?;
         world.run(steps)?;
@@ -41,25 +40,43 @@ pub fn play(seed: u64, steps: u64, lie: Option<Step>, is_traced: bool) -> Played
     Played { seen: count(&world), violation }
 }
 
+/// How copies stand in files.
+pub struct OnFiles {
+    /// A step that no machine does, though it says so.
+    lie: Option<Step>,
+    /// A thousandth part of what is done to files to which something happens.
+    faults: u32,
+    draw: Draw,
+}
+
+impl OnFiles {
+    /// A disk with a copy that was just made.
+    pub fn new_disk(&mut self, install: &Install) -> Result<Disk, Violation> {
+        let disk = Disk::on_files(install, self.lie, self.draw.fork())?;
+        disk.lock().faults = self.faults;
+        Ok(disk)
+    }
+}
+
 impl World {
     /// Puts the copies, which were just made, into files.
     fn use_files(&mut self, seed: u64, lie: Option<Step>) -> Result<(), Violation> {
         let mut draw = Draw::new(seed ^ 0xf11e);
         let faults = draw.pick(&[0, 5, 20, 60]);
         self.profile.append_bytes = draw.pick(&[40, 600, 600, 2500]);
+        let mut files = OnFiles { lie, faults, draw };
         for member in &mut self.members {
-            let medium = member.disk.lock().medium.clone();
-            let install = Install { base: medium.base, checkpoint: medium.checkpoint };
-            member.disk = Disk::on_files(&install, lie, draw.fork())?;
-            member.disk.lock().faults = faults;
+            member.disk = files.new_disk(&self.beginning)?;
         }
+        self.files = Some(files);
         Ok(())
     }
 
     /// All machines stop at a time, and start again.
     fn lose_power(&mut self) -> Result<(), Violation> {
-        (0..MEMBERS).for_each(|index| self.crash(index));
-        (0..MEMBERS).try_for_each(|index| self.start(index))?;
+        let left: Vec<usize> = (0..self.members.len()).filter(|&index| !self.members[index].is_gone).collect();
+        left.iter().for_each(|&index| self.crash(index));
+        left.into_iter().try_for_each(|index| self.start(index))?;
         self.promises.check(&self.members)
     }
 }

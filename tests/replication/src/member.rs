@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use logservice::replica::copy::{Base, Vote};
+use logservice::replica::copy::{Base, CopyDisk, Vote};
 use logservice::replica::group::{Fetch, Group, GroupStatus};
 use logservice::store::ReadError;
 use raft::eraftpb::Entry;
@@ -108,6 +108,11 @@ impl Member {
                 medium.lost_in.filter(|lost_in| *lost_in >= medium.checkpoint.position.term)
             }
         }
+    }
+
+    /// As [`Member::lost_in`], or if it would be so after a crash.
+    pub fn may_lose(&self) -> Option<u64> {
+        self.lost_in().or(self.disk.lost_in())
     }
 
     /// Its life, unless it is down or pauses at that step.

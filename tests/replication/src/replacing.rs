@@ -72,7 +72,7 @@ impl World {
         if loses_disk {
             self.lose_disk(old);
         }
-        let (disk, new) = (Disk::new(&with_nothing(), self.broken, self.draw.fork()), self.members.len());
+        let (disk, new) = (self.new_disk(&with_nothing())?, self.members.len());
         self.members.push(Member {
             id: new as u64 + 1,
             disk,

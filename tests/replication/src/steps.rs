@@ -180,7 +180,7 @@ impl World {
         if self.replacing.is_some() {
             return;
         }
-        let is_lost = |world: &World, index: usize| world.members[index].lost_in().is_some();
+        let is_lost = |world: &World, index: usize| world.members[index].may_lose().is_some();
         let mut others = (0..MEMBERS).filter(|&other| other != index);
         if others.clone().any(|other| is_lost(self, other)) || !others.any(|other| self.leads(other)) {
             return;

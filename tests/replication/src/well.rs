@@ -1,5 +1,7 @@
 //! The end of a seed: all trouble ends, and then the copies have to become equal and take new writes within a bounded time.
 
+use logservice::replica::group::GroupStatus;
+
 use crate::promises::Violation;
 use crate::world::World;
 
@@ -37,7 +39,8 @@ impl World {
             let is_writing = self.promises.acknowledged <= acknowledged;
             if is_writing {
                 if tick >= WRITES_WITHIN {
-                    return Err(format!("all is well for {tick} ticks, and no write is acknowledged"));
+                    let copies = self.copies();
+                    return Err(format!("all is well for {tick} ticks, and no write is acknowledged: {copies:?}"));
                 }
                 all.clone().try_for_each(|index| self.act(index))?;
                 self.come_to_rest()?;
@@ -45,8 +48,13 @@ impl World {
                 return Ok(());
             }
         }
-        let copies: Vec<_> = self.members.iter().filter_map(|member| Some(member.life.as_ref()?.status())).collect();
+        let copies = self.copies();
         Err(format!("all is well for {equal_within} ticks, and the copies differ: {copies:?}"))
+    }
+
+    /// What all copies say of themselves, to be told.
+    fn copies(&self) -> Vec<(u64, GroupStatus)> {
+        self.members.iter().filter_map(|member| Some((member.id, member.life.as_ref()?.status()))).collect()
     }
 
     /// Everything that can happen without time happens.

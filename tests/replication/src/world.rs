@@ -33,6 +33,9 @@ pub struct World {
     pub(crate) broken: Option<DiskRule>,
     /// How each copy began.
     pub(crate) beginning: Install,
+    /// How copies stand in files, if they do.
+    #[cfg(feature = "files")]
+    pub(crate) files: Option<crate::files_seed::OnFiles>,
     next_id: u64,
     is_traced: bool,
 }
@@ -68,6 +71,8 @@ impl World {
             replacing,
             broken,
             beginning: install,
+            #[cfg(feature = "files")]
+            files: None,
             next_id,
             is_traced,
         };
@@ -87,6 +92,15 @@ impl World {
             self.promises.check(&self.members)?;
         }
         Ok(())
+    }
+
+    /// A disk with a copy that was just made.
+    pub(crate) fn new_disk(&mut self, install: &Install) -> Result<Disk, Violation> {
+        #[cfg(feature = "files")]
+        if let Some(files) = &mut self.files {
+            return files.new_disk(install);
+        }
+        Ok(Disk::new(install, self.broken, self.draw.fork()))
     }
 
     /// A number that was not used yet.
@@ -109,7 +123,7 @@ impl World {
 
     /// Services whose disks have failed die.
     pub(crate) fn bury(&mut self) {
-        for index in 0..MEMBERS {
+        for index in 0..self.members.len() {
             if self.members[index].disk.lock().has_failed() {
                 self.crash(index);
             }

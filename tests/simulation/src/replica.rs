@@ -19,8 +19,8 @@ pub struct Session {
 }
 
 impl Node {
-    /// Takes the next bytes of the log. What is wrong with them, if anything is.
-    pub fn follow(&mut self, service: &Service, draw: &mut Draw) -> Result<(), String> {
+    /// Takes the next bytes of the log, below `readable` (exclusive). What is wrong with them, if anything is.
+    pub fn follow(&mut self, service: &Service, readable: u64, draw: &mut Draw) -> Result<(), String> {
         let (shard, store) = (&service.shard, service.shard.store());
         let progress = shard.notifier().progress();
         let is_up = |session: &Session| (session.service_life, session.stream) == (service.life, progress.stream);
@@ -29,9 +29,10 @@ impl Node {
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let held = self.data.len() as u64;
-        if progress.visible > held {
+        let readable = progress.visible.min(readable);
+        if readable > held {
             let most = draw.within(1..MOST_BYTES as u64) as usize;
-            match store.reader(held).and_then(|mut reader| reader.read(progress.visible, most)) {
+            match store.reader(held).and_then(|mut reader| reader.read(readable, most)) {
                 Ok(bytes) => self.data.extend_from_slice(&bytes),
                 Err(error) if store.manifest().generation == session.generation => {
                     return Err(format!("log that is pinned at {held} cannot be read: {error}"));

@@ -229,7 +229,7 @@ impl World {
         if let Some(service) =
             self.service.as_ref().filter(|_| self.draw.chance(if self.profile.careless > 0 { 150 } else { 600 }))
         {
-            node.follow(service, &mut self.draw)?;
+            node.follow(service, u64::MAX, &mut self.draw)?;
             let (held, disk) = (&self.nodes[index].data, self.disk.lock());
             return match self.nodes[index].session.is_none() || disk.history.starts_with(held) {
                 true => Ok(()),

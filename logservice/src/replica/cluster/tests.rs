@@ -13,18 +13,18 @@ use crate::replica::groups::{Answer, Groups};
 use crate::replica::memory_copy::MemoryDisks;
 use crate::store::{Manifest, StoreFactory};
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
+pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Default)]
-struct Net {
-    services: Mutex<HashMap<String, Weak<Replicas>>>,
+pub(super) struct Net {
+    pub services: Mutex<HashMap<String, Weak<Replicas>>>,
     /// Peers that do not answer requests.
     mute: Mutex<Vec<String>>,
 }
 
 /// The network, as one service sees it.
-struct NetOf {
-    net: Arc<Net>,
+pub(super) struct NetOf {
+    pub net: Arc<Net>,
 }
 
 impl NetOf {

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::harness_tests::{
     append, appends, change, directory, disks, install_at, made, segments, state, Copy, SEGMENT_BYTES,
 };
+use super::head::Head;
 use super::look::CopyLook;
 use super::CopyFiles;
 use crate::encryption::KeyRing;
@@ -34,9 +36,17 @@ fn a_damaged_copy_begins_anew_with_its_vote_and_says_what_it_may_have_acknowledg
     let mut copy = Copy::open(&disks).expect("opened");
     assert_eq!((copy.found.lost_in, copy.found.last_index), (Some(7), 29), "a restart forgets nothing of that");
     copy.write(&[append(30, 8, 28_100, 10)]);
+    assert_eq!(copy.disk.lost_in(), Some(7), "a crash would find it so");
     let position = Position { index: 30, term: 8, end: 28_110, checksum: 0 };
     let checkpoint = Checkpoint { position, state_index: 30, ..install.checkpoint };
     copy.persist(Persist { checkpoint: Some(checkpoint), ..Persist::default() });
+    let since = Instant::now();
+    while copy.disk.lost_in().is_some() {
+        assert!(since.elapsed() < Duration::from_secs(20), "it is written at once");
+        std::thread::yield_now();
+    }
+    let written = Head::read(&directory.path().join("s1"), "s1").expect("read");
+    assert_eq!(written.lost_in, None, "a crash would find it so");
     drop(copy);
     assert_eq!(Copy::open(&disks).expect("opened").found.lost_in, None, "it has entries of a later term");
 }

@@ -13,7 +13,7 @@
 //! | file of the source | |
 //! |---|---|
 //! | `mod.rs` | the directory with all copies |
-//! | `disk.rs` | one copy: how its parts work together |
+//! | `disk/` | one copy: how its parts work together, its checkpoints, and what is dropped of it |
 //! | `format.rs` | the bytes of segments and records |
 //! | `segment.rs`, `log.rs` | one segment file, and those of a copy |
 //! | `queue.rs`, `writer.rs` | entries on their way into records |
@@ -49,6 +49,8 @@ mod segment;
 mod tail;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub mod tracked;
 mod verify;
 mod vote;
 mod writer;
@@ -64,7 +66,7 @@ use self::draft::{CopyFilesDraft, Drafts};
 use self::head::Head;
 use self::removed::RemovedCopy;
 use self::vote::VoteFile;
-use super::copy::{Base, CopyDisks, CopyDraft, CopyEvents, Install, OpenedCopy};
+use super::copy::{Base, CopyDisks, CopyDraft, CopyEvents, FoundCopy, Install, OpenedCopy};
 use super::group_name::{made_after, shard_of};
 use crate::base::file_error::{sync_directory, FileError, InFile};
 use crate::base::private;
@@ -193,6 +195,20 @@ impl CopyFiles {
         head.replace(&path, group).map_err(|error| OpenError::from(error.into_error()))
     }
 
+    fn open_disk(
+        &self,
+        group: &str,
+        events: Arc<dyn CopyEvents>,
+    ) -> Result<Option<(CopyFilesDisk, FoundCopy)>, OpenError> {
+        let path = self.directory.join(self.name_of(group)?);
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        // It was renamed, perhaps by a process that was cut off before that was synced. What is promised from now on must not be lost with it.
+        Step::OpenDirectorySync.sync_directory(&self.directory)?;
+        CopyFilesDisk::open(path, group, &self.options_of(group), events).map(Some)
+    }
+
     fn left_over(&self) -> Result<Vec<Arc<dyn RemovedStore>>, FileError> {
         self.make_directory()?;
         let mut removed: Vec<Arc<dyn RemovedStore>> = Vec::new();
@@ -225,14 +241,8 @@ impl CopyDisks for CopyFiles {
     }
 
     fn open(&self, group: &str, events: Arc<dyn CopyEvents>) -> Result<Option<OpenedCopy>, OpenError> {
-        let path = self.directory.join(self.name_of(group)?);
-        if !path.is_dir() {
-            return Ok(None);
-        }
-        // It was renamed, perhaps by a process that was cut off before that was synced. What is promised from now on must not be lost with it.
-        Step::OpenDirectorySync.sync_directory(&self.directory)?;
-        let (disk, found) = CopyFilesDisk::open(path, group, &self.options_of(group), events)?;
-        Ok(Some(OpenedCopy { disk: Arc::new(disk), found }))
+        let opened = self.open_disk(group, events)?;
+        Ok(opened.map(|(disk, found)| OpenedCopy { disk: Arc::new(disk), found }))
     }
 
     fn begin_anew(&self, group: &str, install: &Install) -> Result<(), OpenError> {

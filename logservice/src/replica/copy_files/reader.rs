@@ -103,9 +103,13 @@ impl CopyReader {
         let mut parts: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
         loop {
-            let Some(record) = self.walk.next(true)? else {
+            let record = match self.walk.next(true) {
+                // What is sound before that is handed out first. Reading on comes there again.
+                Ok(None) | Err(_) if bytes > 0 => break,
                 // The log was restarted.
-                return Err(ReadError::Trimmed { offset: self.offset });
+                Ok(None) => return Err(ReadError::Trimmed { offset: self.offset }),
+                Err(error) => return Err(error),
+                Ok(Some(record)) => record,
             };
             if let Ok(Content::Append(append)) = Content::decode(&record.entry) {
                 if append.offset > self.offset + bytes as u64 {

@@ -65,7 +65,10 @@ impl ByHand {
     /// Ends as the thread does when the service stops: all that wait are answered.
     pub fn stop(mut self) {
         self.inbox.close();
+        // What was taken and not read comes before what was told since.
+        let mut inputs = std::mem::take(&mut self.inputs);
         self.waiting();
-        self.thread.end(self.inputs);
+        inputs.append(&mut self.inputs);
+        self.thread.end(inputs);
     }
 }

@@ -179,7 +179,9 @@ impl GroupHandle for DrivenGroup {
     fn status(&self) -> Option<GroupStatus> {
         let (reply, status) = sync_channel(1);
         self.turns.inbox.push(Input::Status { id: self.id, reply }).ok()?;
-        status.recv().ok()
+        let status = status.recv().ok()?;
+        // Whoever relies on this copy relies on it after a restart as well.
+        Some(GroupStatus { lost_in: status.lost_in.or(self.disk.lost_in()), ..status })
     }
 
     fn usage(&self) -> Usage {

@@ -54,6 +54,8 @@ pub(super) struct Running {
     awaits_room: bool,
     /// The copy lacks what it may have acknowledged.
     has_lost: bool,
+    /// Whether the state was that of the log's end when that was last looked at.
+    was_whole: bool,
 }
 
 impl Running {
@@ -69,6 +71,7 @@ impl Running {
         Running {
             awaits_room,
             has_lost: group.lost_in().is_some(),
+            was_whole: group.is_whole(),
             group,
             disk,
             disk_events,
@@ -250,6 +253,12 @@ impl Running {
             self.shared.note_regained();
             tracing::info!("'{}': this copy has all again that it may have acknowledged", self.shared.name);
         }
+        // The entry that makes it so may be one of which nothing is told: a change of the members, the last entry of a log that is idle.
+        let is_whole = self.group.is_whole();
+        if is_whole && !self.was_whole {
+            self.shared.note_whole();
+        }
+        self.was_whole = is_whole;
         Ok(!work.is_removed)
     }
 

@@ -92,6 +92,11 @@ impl Shared {
         }
     }
 
+    /// The state is that of the log's end.
+    pub fn note_whole(&self) {
+        self.lock().view.is_whole = true;
+    }
+
     /// Whether the copy takes no entries for want of space.
     pub fn awaits_room(&self) -> bool {
         self.awaits_room.load(Ordering::Relaxed)

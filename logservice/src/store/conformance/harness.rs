@@ -110,9 +110,13 @@ impl Log {
         Self::try_open(subject, SHARD).expect("opens")
     }
 
+    /// Submits so many bytes. A store may refuse them for want of space at once, or later.
     pub fn submit(&mut self, bytes: usize) {
         let end = self.end;
-        self.try_submit(1, end, bytes).expect("submitted");
+        match self.try_submit(1, end, bytes) {
+            Err(SubmitError::NoSpace(reason)) => self.events.refused(end, &reason),
+            submitted => submitted.expect("submitted"),
+        }
         self.end += bytes as u64;
     }
 

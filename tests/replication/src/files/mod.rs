@@ -129,6 +129,19 @@ impl Files {
         Ok(Some((found, entries)))
     }
 
+    /// The copy, which is not open, begins anew as it is damaged. False if the process ended meanwhile, as was drawn.
+    ///
+    /// # Errors
+    /// It cannot, and nothing was drawn.
+    pub fn begin_anew(&self, install: &Install) -> Result<bool, String> {
+        let copies = copies(self.directory.path(), &self.keys, &Threads::by_hand());
+        match self.watched(|| CopyDisks::begin_anew(&copies, GROUP, install)) {
+            Ok(()) => Ok(true),
+            Err(_) if self.machine.has_failed() => Ok(false),
+            Err(error) => Err(format!("the copy cannot begin anew: {error}")),
+        }
+    }
+
     /// Something is to happen after so many steps on files.
     pub fn arm(&self, steps: u64, fault: Fault) {
         self.machine.arm(steps, fault);
@@ -173,6 +186,11 @@ impl Files {
             None if self.machine.has_stopped() => Ok(Turn::Failed),
             None => Ok(Turn::Persisted(told.0.take())),
         }
+    }
+
+    /// As the disk of a copy is asked; none if it is not open.
+    pub fn lost_in(&self) -> Option<u64> {
+        self.life.as_ref().and_then(|life| life.disk.lost_in())
     }
 
     /// As the disk of a copy is asked.

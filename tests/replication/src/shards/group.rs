@@ -8,9 +8,11 @@ use durability_simulation::service::SHARD;
 use logservice::replica::copy::{CopyDisks, CopyEvents, Install, OpenedCopy};
 use logservice::replica::driver::{DrivenGroup, Network as Sends};
 use logservice::replica::group::{GroupStatus, Outcome};
-use logservice::replica::groups::{Answer, ClusterError, Groups, GroupsChanged, ServiceStatus};
+use logservice::replica::groups::{Answer, ClusterError, Groups, GroupsChanged, HearsReports, ServiceStatus};
 use logservice::replica::handle::{GroupEvents, GroupHandle, OnConfirmed, OnOutcome, Replacement, View};
-use logservice::store::{Append, LogReader, MediumError, OpenError, ReadError, SubmitError, TrimError, Usage};
+use logservice::store::{
+    Append, LogReader, MediumError, OpenError, ReadError, RemovedStore, SubmitError, TrimError, Usage,
+};
 use raft::eraftpb::Message;
 
 use super::blocking::wait_for;
@@ -99,6 +101,10 @@ impl Groups for OneGroup {
         Box::pin(async { Ok(()) })
     }
 
+    fn drop_shard<'a>(&'a self, _shard: &'a str, _log_id: &'a str) -> Answer<'a, Result<(), ClusterError>> {
+        Box::pin(async { Err(ClusterError::Refused("no shard is dropped in this simulation".to_owned())) })
+    }
+
     fn init(&self) -> Answer<'_, Result<(), ClusterError>> {
         Box::pin(async { Ok(()) })
     }
@@ -115,6 +121,16 @@ impl Groups for OneGroup {
     fn member(&self) -> u64 {
         self.member
     }
+
+    fn hand_over_cluster(&self) -> Answer<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn report<'a>(&'a self, _service: &'a str, _report: String) -> Answer<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn on_reports(&self, _hearer: Arc<dyn HearsReports>) {}
 }
 
 /// The copy of a service, as its driver opens it.
@@ -141,8 +157,16 @@ impl CopyDisks for OneCopy {
         Ok(found.map(|found| OpenedCopy { disk: Arc::new(self.disk.clone()), found }))
     }
 
+    fn begin_anew(&self, _group: &str, _install: &Install) -> Result<(), OpenError> {
+        Err(MediumError::new("no copy is damaged in this simulation").into())
+    }
+
     fn remove(&self, _group: &str) -> Result<(), MediumError> {
         Ok(())
+    }
+
+    fn set_aside(&self, _group: &str) -> Result<Arc<dyn RemovedStore>, MediumError> {
+        Err(MediumError::new("no shard is dropped in this simulation"))
     }
 }
 

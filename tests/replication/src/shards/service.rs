@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use durability_simulation::disk::Disk as Truth;
 use durability_simulation::environment::{Clock, SimulatedEnvironment};
@@ -100,6 +101,7 @@ impl One {
             waiting.into_iter().for_each(|waiting| {
                 let mut left = Some(waiting);
                 while let Some(waiting) = left {
+                    assert!(waiting.is_ready(), "work waits for an answer that nobody gives any more");
                     left = waiting.go_on();
                 }
             });
@@ -120,13 +122,19 @@ impl Life {
         let (groups, group) =
             (self.groups.clone() as Arc<dyn Groups>, self.groups.group.clone() as Arc<dyn GroupHandle>);
         let shard = Shard::open_in(environment.clone(), SHARD, snapshots.clone(), Switches::new(16), |events| {
-            ReplicatedStore::open(groups, group, events)
+            // Readers do not wait: what they would wait for is done by whoever calls them.
+            ReplicatedStore::open_with_patience(groups, group, events, Duration::ZERO)
         });
         let shard = shard.map_err(|error| format!("the shard cannot be opened: {error}"))?;
         common.opened += 1;
         let Common { truth, objects, opened, .. } = common;
         self.shards.push(Service::over(*opened, shard, environment, snapshots, objects, truth));
         Ok(())
+    }
+
+    /// The end (exclusive) of what can be read here. More may be acknowledged.
+    pub fn readable_end(&self) -> u64 {
+        self.groups.group.view().end
     }
 
     /// The shard as commands find it.

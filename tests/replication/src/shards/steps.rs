@@ -119,7 +119,9 @@ impl World {
             works += life.waiting.iter().filter(|waiting| waiting.is_ready()).count() as u32;
             reopens += u32::from(life.shard().shard.notifier().is_superseded());
         }
-        let peers = self.network.waiting(|to| self.services[to].stands_until <= now).min(24) as u32;
+        let peers =
+            self.network.waiting(|to| self.services.get(to).is_some_and(|service| service.stands_until <= now)).min(24)
+                as u32;
         let (profile, nodes) = (&self.profile, &self.nodes_profile);
         let steps = [
             (24 * 4 * reads, Step::Read),
@@ -158,7 +160,7 @@ impl World {
                 return self.work(index);
             }
             Step::Peer => {
-                let hears = |to: usize| self.services[to].stands_until <= now;
+                let hears = |to: usize| self.services.get(to).is_some_and(|service| service.stands_until <= now);
                 let taken = self.network.take(hears, &self.profile, &mut self.draw);
                 let Some((index, message)) = taken else { return Ok(()) };
                 match &self.services[index].life {
@@ -297,7 +299,8 @@ impl World {
         let from = self.draw.below(MEMBERS);
         if self.draw.chance(600) {
             let Some(life) = self.services[from].awake(now) else { return Ok(()) };
-            node.follow(life.shard(), &mut self.draw)?;
+            let readable = life.readable_end();
+            node.follow(life.shard(), readable, &mut self.draw)?;
             let (held, log) = (&node.data, self.common.truth.lock());
             return match node.session.is_none() || log.history.starts_with(held) {
                 true => Ok(()),

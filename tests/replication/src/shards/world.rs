@@ -18,7 +18,7 @@ use logservice::replica::entry::Content;
 use logservice::store::file_store::files::Step as FileStep;
 use logservice::store::Manifest;
 use object_store::memory::InMemory;
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{ConfState, Entry};
 
 use super::service::{Common, One};
 use crate::disk::Disk;
@@ -48,6 +48,8 @@ pub struct World {
     pub(crate) truth: Truth,
     /// The end of the log after each committed entry.
     ends: Vec<(u64, u64)>,
+    /// The last entry that any service has applied.
+    stated: u64,
     /// What was promised to nodes and clients.
     pub promises: Promises,
     /// The newest term in which any service was elected.
@@ -88,6 +90,7 @@ impl World {
             routes: HashMap::new(),
             truth: Truth::new(&install),
             ends: vec![(install.base.position.index, 0)],
+            stated: install.base.position.index,
             promises: Promises::default(),
             elected: 0,
             is_traced,
@@ -147,23 +150,24 @@ impl World {
             return Err(format!("service {index}: {violation}"));
         }
         disk.committed = disk.committed.max(status.committed);
+        // Clients may be told that it is durable before this service's own disk has it.
+        for at in self.truth.last() + 1..=status.committed {
+            let Some(entry) = disk.newest_entry(at) else {
+                return Err(format!("service {index} knows that entry {at} is committed, and does not have it"));
+            };
+            extend(&mut self.truth, &mut self.common, entry)?;
+            self.ends.push((at, self.common.truth.lock().end()));
+        }
         let applied = status.applied;
         for at in (service.applied + 1).max(status.base.index + 1)..=applied.index {
             let Some(entry) = disk.medium.entry(at) else {
                 return Err(format!("service {index} has applied entry {at}, which it has not persisted"));
             };
-            if at == self.truth.last() + 1 {
-                self.truth.extend(entry)?;
-                let mut log = self.common.truth.lock();
-                match Content::decode(entry).map_err(|error| error.to_string())? {
-                    Content::Append(append) => {
-                        log.history.extend_from_slice(&append.payload);
-                        log.log.extend_from_slice(&append.payload);
-                    }
-                    Content::State(state) => log.put_manifest(&Manifest::parse(&state.bytes)?, false),
-                    Content::Nothing | Content::Members(_) => {}
+            if at > self.stated {
+                self.stated = at;
+                if let Content::State(state) = Content::decode(entry).map_err(|error| error.to_string())? {
+                    self.common.truth.lock().put_manifest(&Manifest::parse(&state.bytes)?, false);
                 }
-                self.ends.push((at, log.end()));
             }
             if self.truth.entry(at) != Some(entry) {
                 return Err(format!("service {index} has applied another entry {at} than others"));
@@ -230,6 +234,21 @@ impl World {
             println!("{:6} {:9} us {}", self.promises.seen.steps, self.now() / 1000, text(self));
         }
     }
+}
+
+/// The next entry is committed.
+fn extend(truth: &mut Truth, common: &mut Common, entry: &Entry) -> Result<(), Violation> {
+    truth.extend(entry)?;
+    let mut log = common.truth.lock();
+    match Content::decode(entry).map_err(|error| error.to_string())? {
+        Content::Append(append) => {
+            log.history.extend_from_slice(&append.payload);
+            log.log.extend_from_slice(&append.payload);
+        }
+        // It counts when somebody has applied it: before that nobody acts on it.
+        Content::State(_) | Content::Nothing | Content::Members(_) => {}
+    }
+    Ok(())
 }
 
 /// How all copies begin.

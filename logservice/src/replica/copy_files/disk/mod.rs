@@ -3,26 +3,28 @@
 //! One thread at a time does what waits, and only while something does. Three kinds of locks, taken in this order: the writer, the head
 //! (held while `COPY` is replaced), and those that are never held across I/O.
 
+mod checkpoints;
+mod dropping;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raft::eraftpb::{ConfState, Entry};
 
+use self::checkpoints::{Checkpointing, Noted};
 use super::head::Head;
 use super::log::Log;
 use super::open::{self, Found, LOG};
 use super::queue::{Batch, Queue};
 use super::reader::{self, CopyReader};
-use super::segment::Segment;
 use super::verify::Verification;
 use super::vote::VoteFile;
 use super::writer::{WriteError, Writer};
-use crate::base::file_error::{FileError, InFile};
-use crate::replica::copy::{Base, Checkpoint, CopyDisk, CopyEvents, FoundCopy, Install, Persist};
-use crate::store::file_store::files::{ReplaceError, Step};
+use crate::replica::copy::{Base, CopyDisk, CopyEvents, FoundCopy, Install, Persist};
+use crate::store::file_store::files::ReplaceError;
 use crate::store::file_store::spare::Spare;
 use crate::store::file_store::verify::Verifying;
 use crate::store::file_store::workers::{is_worker, Job};
@@ -59,6 +61,8 @@ pub struct Shared {
     writer: Mutex<Writing>,
     /// What `COPY` says. Held while that is replaced, which takes as long as the disk does.
     head: Mutex<Head>,
+    /// What `COPY` says to be lost, in terms up to this one; 0 if nothing is.
+    lost_in: AtomicU64,
     /// The last checkpoint that was handed over.
     checkpoint: Mutex<Noted>,
     /// Whether a thread writes a checkpoint.
@@ -80,15 +84,6 @@ pub struct Shared {
 struct Writing {
     writer: Writer,
     vote: VoteFile,
-}
-
-struct Noted {
-    checkpoint: Checkpoint,
-    /// Whether it is newer than what `COPY` says.
-    is_new: bool,
-    /// A thread was asked to write it.
-    is_requested: bool,
-    written: Instant,
 }
 
 impl CopyFilesDisk {
@@ -129,8 +124,9 @@ impl CopyFilesDisk {
             max_log_bytes: options.max_log_bytes,
             queue: Queue::default(),
             writer: Mutex::new(Writing { writer, vote }),
+            lost_in: AtomicU64::new(head.lost_in.unwrap_or(0)),
             head: Mutex::new(head),
-            checkpoint: Mutex::new(Noted { checkpoint, is_new: false, is_requested: false, written: Instant::now() }),
+            checkpoint: Mutex::new(Noted::written(checkpoint)),
             checkpointing: Verifying::default(),
             persisted: AtomicU64::new(last.index),
             free_bytes: AtomicU64::new(0),
@@ -146,6 +142,19 @@ impl CopyFilesDisk {
             options.threads.verifiers.run(Arc::new(Verification(shared.clone())));
         }
         Ok((CopyFilesDisk { shared, threads: options.threads.clone() }, copy))
+    }
+}
+
+#[cfg(test)]
+impl CopyFilesDisk {
+    /// Nothing is written while the result is held.
+    pub fn hold_still(&self) -> impl Sized + '_ {
+        (lock(&self.shared.writer), lock(&self.shared.head))
+    }
+
+    /// From now on nothing can be written to the segment that is written.
+    pub fn fail_writes(&self) {
+        lock(&self.shared.writer).writer.fail_writes();
     }
 }
 
@@ -216,7 +225,7 @@ impl Shared {
         let old = self.log.install(next.base.position);
         (writer.last, writer.active) = (next.base.position, None);
         let checkpoint = next.checkpoint.clone();
-        *lock(&self.checkpoint) = Noted { checkpoint, is_new: false, is_requested: false, written: Instant::now() };
+        *lock(&self.checkpoint) = Noted::written(checkpoint);
         *head = next;
         drop(head);
         if let Err(error) = self.release(old) {
@@ -224,113 +233,6 @@ impl Shared {
         }
         self.spare.prepare(true);
         Ok(())
-    }
-
-    /// Notes a checkpoint. Returns whether a thread has to be asked to write it now.
-    fn note_checkpoint(&self, checkpoint: Checkpoint, every: Duration) -> bool {
-        let mut noted = lock(&self.checkpoint);
-        if checkpoint.position.index < noted.checkpoint.position.index {
-            return false;
-        }
-        (noted.checkpoint, noted.is_new) = (checkpoint, true);
-        let is_due = noted.written.elapsed() >= every && !noted.is_requested;
-        noted.is_requested |= is_due;
-        is_due
-    }
-
-    /// Writes the last checkpoint if other members are in it than `COPY` says: who has an entry after a change has to have that on its disk
-    /// (`group/members.rs`).
-    fn write_members(&self) -> Result<(), WriteError> {
-        let is_known = {
-            let (head, noted) = (lock(&self.head), lock(&self.checkpoint));
-            let since = |checkpoint: &Checkpoint| checkpoint.members.last().map(|(since, _)| *since);
-            !noted.is_new || since(&noted.checkpoint) == since(&head.checkpoint)
-        };
-        if is_known {
-            return Ok(());
-        }
-        Ok(self.write_checkpoint().map_err(ReplaceError::into_error)?)
-    }
-
-    /// Writes the last checkpoint, if `COPY` has an older one.
-    ///
-    /// # Errors
-    /// It was not written. `COPY` has that one or the older one, either of which is right, and the next checkpoint takes its place.
-    fn write_checkpoint(&self) -> Result<(), ReplaceError> {
-        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut head = lock(&self.head);
-        let mut noted = lock(&self.checkpoint);
-        (noted.is_requested, noted.written) = (false, Instant::now());
-        // What is not persisted here may be gone after a crash.
-        let is_persisted = noted.checkpoint.position.index <= self.persisted.load(Ordering::Acquire);
-        if !*is_open || !noted.is_new || !is_persisted || self.queue.has_failed() {
-            return Ok(());
-        }
-        noted.is_new = false;
-        let next = Head { checkpoint: noted.checkpoint.clone(), ..head.clone() };
-        drop(noted);
-        next.replace(&self.directory, &self.group)?;
-        *head = next;
-        Ok(())
-    }
-
-    fn try_to_write_checkpoint(&self) {
-        if let Err(error) = self.write_checkpoint() {
-            tracing::warn!("copy of '{}': the checkpoint was not written: {}", self.group, error.into_error());
-        }
-    }
-
-    fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError> {
-        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !*is_open || self.queue.has_failed() {
-            return Err(MediumError::new("the copy is closed"));
-        }
-        let mut head = lock(&self.head);
-        let (checkpoint, line) = {
-            let noted = lock(&self.checkpoint);
-            let is_persisted = noted.checkpoint.position.index <= self.persisted.load(Ordering::Acquire);
-            let checkpoint = if is_persisted { &noted.checkpoint } else { &head.checkpoint };
-            (checkpoint.clone(), self.log.line_of(noted.checkpoint.position.index))
-        };
-        let upto = upto.min(checkpoint.position.index);
-        let droppable = self.log.droppable(|segment, next| {
-            // Bytes of a log that was restarted are not needed.
-            next.before.index <= upto && (segment.line < line || next.before.end <= offset)
-        });
-        let Some((_, position)) = droppable else { return Ok(head.base.clone()) };
-        let base = Base { position, members: members_at(position.index) };
-        let next = Head { base: base.clone(), checkpoint, ..head.clone() };
-        match next.replace(&self.directory, &self.group) {
-            Ok(()) => *head = next,
-            Err(error) => return Err(error.into_error().into()),
-        }
-        let dropped = self.log.drop_before(position);
-        self.note_bound();
-        drop(head);
-        drop(is_open);
-        if let Err(error) = self.release(dropped) {
-            tracing::warn!("entries that were trimmed are not deleted yet: {error}");
-        }
-        Ok(base)
-    }
-
-    /// Removes the files of segments that are not needed any more. Those that nobody reads may become spares instead. Continues after an
-    /// error, and returns the first.
-    fn release(&self, segments: Vec<Arc<Segment>>) -> Result<(), FileError> {
-        let is_open = self.is_open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !*is_open {
-            return Ok(());
-        }
-        let mut released = Ok(());
-        for segment in segments {
-            let path = segment.path.clone();
-            if Arc::try_unwrap(segment).is_ok_and(|segment| self.spare.recycle(segment.into_file())) {
-                continue;
-            }
-            let removed = Step::SegmentRemove.remove_file(&path).in_file("cannot remove", &path);
-            released = released.and(removed);
-        }
-        released
     }
 
     /// Accepts nothing from here on and reports damage in a segment of which the last entry has that index. False if that segment is not
@@ -349,7 +251,11 @@ impl Shared {
 impl CopyDisk for CopyFilesDisk {
     fn persist(&self, mut persist: Persist) {
         if let Some(checkpoint) = persist.checkpoint.take() {
-            let every = if self.threads.are_by_hand() { Duration::ZERO } else { CHECKPOINT_EVERY };
+            // Others may rely on what was lost when this has it again, also after a crash.
+            let lost_in = self.shared.lost_in.load(Ordering::Relaxed);
+            let is_regained = lost_in > 0 && checkpoint.position.term > lost_in;
+            let is_at_once = self.threads.are_by_hand() || is_regained;
+            let every = if is_at_once { Duration::ZERO } else { CHECKPOINT_EVERY };
             if self.shared.note_checkpoint(checkpoint, every) {
                 self.threads.spare_makers.run(Arc::new(Checkpointing(self.shared.clone())));
             }
@@ -404,6 +310,10 @@ impl CopyDisk for CopyFilesDisk {
         Usage { parts, log_bytes, max_log_bytes, is_full, unverified_bytes, appends, commits, ..Usage::default() }
     }
 
+    fn lost_in(&self) -> Option<u64> {
+        Some(self.shared.lost_in.load(Ordering::Acquire)).filter(|lost_in| *lost_in > 0)
+    }
+
     fn key_ids(&self) -> BTreeSet<String> {
         self.shared.log.key_ids()
     }
@@ -428,18 +338,6 @@ impl Drop for CopyFilesDisk {
     /// Does what is queued.
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// Writes the last checkpoint of a copy.
-struct Checkpointing(Arc<Shared>);
-
-impl Job for Checkpointing {
-    fn run(&self, _others_wait: &dyn Fn() -> bool) -> bool {
-        if let Some(_goes_on) = self.0.checkpointing.begin(&self.0.is_closing) {
-            self.0.try_to_write_checkpoint();
-        }
-        false
     }
 }
 
