@@ -40,8 +40,9 @@ failure_lines='^\[(err|exception|TIMEOUT)\]: |^test .* FAILED|panicked at|^error
 
 # count_cpu_s: sets cpu_s to the processor seconds of what this shell has waited for so far.
 count_cpu_s() {
-    times >"$work/times.$BASHPID"
-    cpu_s=$(awk -F '[ms ]' 'NR == 2 { printf "%d", $1 * 60 + $2 + $4 * 60 + $5 }' "$work/times.$BASHPID")
+    local file=$work/times.$BASHPID
+    times >"$file"
+    cpu_s=$(awk -F '[ms ]' 'NR == 2 { printf "%d", $1 * 60 + $2 + $4 * 60 + $5 }' "$file")
 }
 
 # step NAME COMMAND...: runs it, shows its output, and keeps its closing counts for the sum.

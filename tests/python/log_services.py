@@ -57,6 +57,11 @@ class LogService(ChildProcess):
         at = self._command.index("--peers") + 1
         self._command = [*self._command[:at], self._peers(peer_ports), *self._command[at + 1:]]
 
+    def set_port(self, port: int) -> None:
+        """Gives it another port for clients from its next start on."""
+        self._command[self._command.index("--listen") + 1] = f"{HOST}:{port}"
+        self.port = port
+
     def connect(self, timeout_s: float = 2, **options) -> valkey.Valkey:
         return valkey.Valkey(HOST, self.port, socket_timeout=timeout_s, decode_responses=True, **options)
 

@@ -113,6 +113,8 @@ class OperatorsAct(unittest.TestCase):
         with self.under_load() as writers:
             gone.lose_disk()
             new = self.cluster.make_log(ZONES, peer_ports)
+            # Nodes go only where durability.log says.
+            new.set_port(gone.port)
             self.cluster.logs[number] = new
             new.start_to_join()
             self.cluster.replace(new, gone.name)

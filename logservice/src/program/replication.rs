@@ -48,15 +48,18 @@ pub enum ReplicationError {
     Unfinished(#[from] tokio::task::JoinError),
 }
 
-/// Opens this service's copies, and connects it to its peers, with whom it shares `snapshots` and to whom it may bring what it has kept `alone`. `listen` and `http` are the addresses of its
-/// ports for clients.
+/// What a service keeps: its copies, what it has kept alone, and snapshots.
+pub type Kept<'a> = (Arc<dyn CopyDisks>, Option<Arc<dyn StoreFactory>>, &'a Arc<SnapshotStore>);
+
+/// Opens this service's copies, and connects it to its peers, with whom it shares `snapshots` and to whom it may bring what it has kept
+/// `alone`. `listen` and `http` are the addresses of its ports for clients.
 ///
 /// # Errors
 /// Something is not as it was configured. Nothing runs then.
 pub async fn start(
     cluster: ClusterConfig,
     config: &Config,
-    (disks, alone, snapshots): (Arc<dyn CopyDisks>, Option<Arc<dyn StoreFactory>>, &Arc<SnapshotStore>),
+    (disks, alone, snapshots): Kept<'_>,
     tls: Option<Arc<Tls>>,
     (listen, http): (SocketAddr, SocketAddr),
 ) -> Result<(Arc<Replicas>, Arc<SnapshotFiles>), ReplicationError> {

@@ -137,8 +137,8 @@ impl Replicas {
         let Some(alone) = &self.options.alone else { return Ok(()) };
         let copies = self.options.disks.list().map_err(|error| error.to_string())?;
         let listed = alone.list().map_err(|error| error.to_string())?;
-        let brought = listed.shards.iter().filter(|shard| copies.iter().any(|group| shard_of(group) == *shard));
-        brought.map(|shard| self.set_aside(shard)).collect()
+        let mut brought = listed.shards.iter().filter(|shard| copies.iter().any(|group| shard_of(group) == *shard));
+        brought.try_for_each(|shard| self.set_aside(shard))
     }
 
     fn set_aside(&self, shard: &str) -> Result<(), String> {
