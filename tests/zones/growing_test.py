@@ -14,7 +14,8 @@ import unittest
 import counted_tests
 import valkey
 from child_process import HOST, ChildProcess, free_port, wait_for
-from cluster import LEASE_MS, SHARD, ZONES, LogService, pairs
+from cluster import LEASE_MS, SHARD, ZONES
+from log_services import LogService, pairs, write_peer_token
 from server_node import ServerNode
 from writers import Writers
 
@@ -36,9 +37,10 @@ class Growing:
     """What becomes three zones. Looks to writers as a cluster."""
 
     def __init__(self, directory: pathlib.Path, more: tuple[str, ...] = MORE):
-        peer_ports = [free_port() for _ in range(ZONES)]
+        peer_ports = {number: free_port() for number in range(ZONES)}
         self.directory = directory
-        self.logs = [LogService(directory, number, peer_ports, more) for number in range(ZONES)]
+        write_peer_token(directory)
+        self.logs = [LogService(directory, number, SHARD, peer_ports, os.environ["LOGSERVICE"], list(more)) for number in range(ZONES)]
         self.old = self.logs[0]
         self.single = Single(directory, self.old, more)
         everywhere = ",".join(f"{HOST}:{log.port}" for log in self.logs)
