@@ -67,6 +67,11 @@ pub trait Faulty: Subject {
         false
     }
 
+    /// Whether all that was acknowledged can be read from a store whose medium has failed since.
+    fn reads_after_failure(&self) -> bool {
+        true
+    }
+
     /// The id of the key with which logs are encrypted; none if they are not.
     fn key_id(&self) -> Option<&str> {
         None
