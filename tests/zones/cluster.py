@@ -76,6 +76,18 @@ class Cluster:
         """The log service that decides over the log."""
         return next((log for log in self.logs if log.decides()), None)
 
+    def keep_decider(self) -> LogService:
+        """The log service that decides, and goes on to for as long as a node leads: not that of the leader's zone after some seconds."""
+        def kept() -> LogService | None:
+            decider = self.decider()
+            try:
+                return decider if decider and decider.ask("MOVE", SHARD, decider.name) in (True, "OK") else None
+            except valkey.ResponseError as error:
+                assert "NOTLEADER" in str(error), error
+                return None
+
+        return wait_for("the decision stays", kept)
+
     def replace(self, log: LogService, old: str | None = None) -> None:
         """Has a service that was started to join take the place of the one named `old`, or of the one that had its name."""
         others = [other for other in self.logs if other is not log]

@@ -93,7 +93,7 @@ class SnapshotsTravel(unittest.TestCase):
 
     def test_a_service_that_follows_makes_the_snapshot(self):
         self.cluster.start()
-        decider = self.cluster.decider()
+        decider = self.cluster.keep_decider()
         for value in "ab":
             self.write(value)
             offset = self.make_snapshot()
@@ -105,7 +105,7 @@ class SnapshotsTravel(unittest.TestCase):
     def test_the_service_that_decides_makes_it_itself_if_no_other_one_can(self):
         self.cluster.start()
         self.write("a")
-        decider = self.cluster.decider()
+        decider = self.cluster.keep_decider()
         # Their engine is gone. They store what the decider makes.
         for log in self.others():
             log.kill()
