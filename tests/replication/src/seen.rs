@@ -21,7 +21,7 @@ durability_simulation::seen! {
     unawaited: "whole writes that nobody had waited for",
     truncations: "tails replaced",
     reads: "reads of the disk",
-    fetches: "reads for members that are behind",
+    fetches: "reads for members that are behind, or of what is to be applied",
     trims: "trims",
     installs: "copies begun anew",
     transfers: "transfers",
