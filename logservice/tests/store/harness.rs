@@ -133,7 +133,7 @@ impl Log {
 
     /// Waits until everything is verified that was there when the log was opened. The error is the damage that was found.
     pub fn verdict(&self) -> Result<(), String> {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(120);
         let mut seen = self.events.seen.lock().expect("lock");
         loop {
             if let Some(damage) = &seen.damaged {
