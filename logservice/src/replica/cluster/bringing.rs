@@ -13,7 +13,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -24,12 +23,12 @@ use tokio::sync::watch;
 use super::forming::{refused, Reply, Request};
 use super::shards::RESERVED_NAME;
 use super::state::{ClusterState, ShardRecord};
-use super::{lock, Replicas, DECISION_AT_MOST};
+use super::{lock, Replicas};
 use crate::replica::bringing::{Bringing, Brought};
-use crate::replica::group::{Event, Outcome};
+use crate::replica::group::Event;
 use crate::replica::group_name::shard_of;
 use crate::replica::groups::{Answer, ClusterError, Groups};
-use crate::replica::handle::{GroupEvents, GroupHandle, Replacement, View};
+use crate::replica::handle::{GroupEvents, GroupHandle, View};
 use crate::store::{Manifest, MediumError};
 
 /// Shards that are told of in one request: well below what a request may have.
@@ -80,34 +79,13 @@ impl Replicas {
         is_all: bool,
     ) -> Result<(), ClusterError> {
         let group = lock(&self.cluster_group).clone().ok_or_else(|| refused("this service is of no cluster"))?;
-        loop {
-            let view = group.view();
-            let Some(term) = view.leads_in else { return Err(self.not_leader(&view)) };
-            let state = ClusterState::parse(&view.state).map_err(refused)?;
+        let unknown = "not known whether the cluster expects the shards, as too few services answer";
+        self.change_state(&group, unknown, |state| {
             if state.awaits != Some(member) {
-                return Ok(());
+                return Ok(None);
             }
-            let next = state.with_brought(member, shards, is_all).map_err(refused)?;
-            let state = next.encode().map_err(refused)?;
-            let replacement = Replacement { revision: view.revision + 1, epoch: 0, restart_at: None, state };
-            let (sender, outcome) = sync_channel(1);
-            let done = move |outcome| {
-                // Whoever waits may have given up.
-                let _ = sender.send(outcome);
-            };
-            group.replace_state(term, replacement, Box::new(done));
-            match outcome.recv_timeout(DECISION_AT_MOST) {
-                Ok(Outcome::Done) => return Ok(()),
-                // Another change came first.
-                Ok(Outcome::Conflict { .. }) => std::thread::yield_now(),
-                Ok(Outcome::NotLeader) => return Err(self.not_leader(&group.view())),
-                Ok(Outcome::Unknown) | Err(_) => {
-                    return Err(refused(
-                        "not known whether the cluster expects the shards, as too few services answer",
-                    ));
-                }
-            }
-        }
+            state.with_brought(member, shards, is_all).map(Some).map_err(refused)
+        })
     }
 
     async fn announce_some(&self, shards: &[(String, String)], is_all: bool) -> Result<(), ClusterError> {

@@ -7,7 +7,6 @@
 //! The copy's directory is set aside by one rename. The name leaves the list of copies that were made only then: after a crash between the
 //! two it is found dropped again.
 
-use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 
 use tokio::time::timeout;
@@ -15,18 +14,16 @@ use tokio::time::timeout;
 use super::forming::{Reply, Request};
 use super::state::{ClusterState, ShardRecord, CLUSTER_GROUP};
 use super::{lock, ClusterError, DrivenGroup, GroupHandle, Replicas, DECISION_AT_MOST};
-use crate::replica::group::{Event, Outcome};
+use crate::replica::group::Event;
 use crate::replica::group_name::{made_after, shard_of};
 use crate::replica::groups::Groups;
-use crate::replica::handle::{GroupEvents, Replacement, View};
+use crate::replica::handle::{GroupEvents, View};
 
 fn refused(text: impl Into<String>) -> ClusterError {
     ClusterError::Refused(text.into())
 }
 
-fn unknown() -> ClusterError {
-    refused("not known whether the shard is dropped, as too few services answer: ask again")
-}
+const UNKNOWN: &str = "not known whether the shard is dropped, as too few services answer: ask again";
 
 impl Replicas {
     /// Has the cluster drop the shard whose log has that id, and waits until it is gone here.
@@ -59,40 +56,20 @@ impl Replicas {
         match self.ask(&leader.name, &request).await? {
             Reply::Dropped => Ok(()),
             Reply::Refused(reason) => Err(refused(reason)),
-            _ => Err(unknown()),
+            _ => Err(refused(UNKNOWN)),
         }
     }
 
     /// Proposes that there is no such shard any more, if this service decides over the cluster. Succeeds if there is none. Blocks.
     pub(super) fn propose_drop(&self, shard: &str, log_id: &str) -> Result<(), ClusterError> {
         let group = self.own_group()?;
-        loop {
-            let view = group.view();
-            let Some(term) = view.leads_in else { return Err(self.not_leader(&view)) };
-            let state = ClusterState::parse(&view.state).map_err(ClusterError::Refused)?;
-            match state.shards.get(shard) {
-                None => return Ok(()),
-                Some(record) if record.log_id() != log_id => {
-                    return Err(refused(format!("{log_id} is not the id of the log of shard '{shard}'")));
-                }
-                Some(_) => {}
+        self.change_state(&group, UNKNOWN, |state| match state.shards.get(shard) {
+            None => Ok(None),
+            Some(record) if record.log_id() != log_id => {
+                Err(refused(format!("{log_id} is not the id of the log of shard '{shard}'")))
             }
-            let state = state.without_shard(shard).encode().map_err(ClusterError::Refused)?;
-            let replacement = Replacement { revision: view.revision + 1, epoch: 0, restart_at: None, state };
-            let (sender, outcome) = sync_channel(1);
-            let done = move |outcome| {
-                // Whoever waits may have given up.
-                let _ = sender.send(outcome);
-            };
-            group.replace_state(term, replacement, Box::new(done));
-            match outcome.recv_timeout(DECISION_AT_MOST) {
-                Ok(Outcome::Done) => return Ok(()),
-                // Another change came first.
-                Ok(Outcome::Conflict { .. }) => std::thread::yield_now(),
-                Ok(Outcome::NotLeader) => return Err(self.not_leader(&group.view())),
-                Ok(Outcome::Unknown) | Err(_) => return Err(unknown()),
-            }
-        }
+            Some(_) => Ok(Some(state.without_shard(shard))),
+        })
     }
 
     /// Removes the copies of shards that were dropped. Blocks on I/O.

@@ -10,6 +10,7 @@
 //! | `forming.rs`, `bringing.rs` | `LOG.CLUSTER INIT`, and what a service has kept alone before |
 //! | `keeping.rs`, `copy_reports.rs` | copies that are full, damaged or different from others |
 //! | `state.rs`, `own_log.rs` | what the cluster's own log says, where groups begin, and this service's copy of that log |
+//! | `proposing.rs` | changes of what the cluster's own log says |
 //! | `shards.rs`, `dropping.rs` | making shards, opening their copies, and dropping them |
 //! | `replacing.rs` | `LOG.CLUSTER REPLACE` |
 //! | `reconciling.rs`, `holding.rs` | the members of all groups follow the cluster's state, and have the snapshots first |
@@ -44,6 +45,7 @@ mod loopback_tests;
 mod moving;
 mod own_log;
 mod peering;
+mod proposing;
 mod reconciling;
 mod replacing;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durability_protocol::{is_valid_name, MAX_NAME_BYTES};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::own_log::is_damage;
@@ -14,10 +14,10 @@ use super::state::{ClusterState, ShardRecord, CLUSTER_GROUP};
 use super::{lock, ClusterError, DrivenGroup, GroupError, GroupHandle, Replicas, DECISION_AT_MOST};
 use crate::replica::copy::Install;
 use crate::replica::driver::TICK;
-use crate::replica::group::{Event, Outcome};
+use crate::replica::group::Event;
 use crate::replica::group_name::shard_of;
 use crate::replica::groups::Groups;
-use crate::replica::handle::{GroupEvents, Replacement, View};
+use crate::replica::handle::{GroupEvents, View};
 use crate::store::OpenError;
 
 /// The name under which disks keep the copy of the cluster's own log.
@@ -332,38 +332,6 @@ impl Replicas {
         let beginning = next.shards[shard].beginning();
         beginning.map_err(|reason| ClusterError::Refused(format!("not a manifest of shard '{shard}': {reason}")))?;
         self.propose_state(group, term, &view, &next, "the shard is made").await.map(|_| ())
-    }
-
-    /// Proposes another state of the cluster in the place of that of `view`: done, or a conflict, with which nothing has happened. `what` says
-    /// of it what is not known when nobody answers.
-    pub(super) async fn propose_state(
-        &self,
-        group: &DrivenGroup,
-        term: u64,
-        view: &View,
-        next: &ClusterState,
-        what: &str,
-    ) -> Result<Outcome, ClusterError> {
-        let state = next.encode().map_err(ClusterError::Refused)?;
-        let replacement = Replacement { revision: view.revision + 1, epoch: 0, restart_at: None, state };
-        let (sender, outcome) = oneshot::channel();
-        let done = move |outcome| {
-            // Whoever waits may have given up.
-            let _ = sender.send(outcome);
-        };
-        group.replace_state(term, replacement, Box::new(done));
-        match timeout(DECISION_AT_MOST, outcome).await {
-            Ok(Ok(outcome @ (Outcome::Done | Outcome::Conflict { .. }))) => Ok(outcome),
-            Ok(Ok(Outcome::NotLeader)) => Err(self.not_leader(&group.view())),
-            Ok(Ok(Outcome::Unknown) | Err(_)) | Err(_) => {
-                Err(ClusterError::Refused(format!("not known whether {what}, as too few services answer: ask again")))
-            }
-        }
-    }
-
-    pub(super) fn not_leader(&self, view: &View) -> ClusterError {
-        let groups: &dyn Groups = self;
-        ClusterError::NotLeader { address: view.leader.and_then(|leader| groups.address_of(leader)) }
     }
 }
 

@@ -49,8 +49,6 @@ mod segment;
 mod tail;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub mod tracked;
 mod verify;
 mod vote;
 mod writer;

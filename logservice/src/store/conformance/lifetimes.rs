@@ -1,10 +1,9 @@
 //! Closing, crashes, failures, opening again.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use super::harness::{pattern, Log, MIB, SHARD};
-use super::{Faulty, Make, Subject};
+use super::{Faulty, Make};
 use crate::store::{ManifestError, OpenError, SubmitError};
 
 /// And reports it, before it returns.
@@ -111,10 +110,8 @@ pub fn after_a_failed_write_nothing_is_accepted(make: Make) {
     subject.run(SHARD);
     let seen = log.events.seen();
     assert_eq!((seen.durable, seen.refused), (vec![100], vec![]));
-    if subject.reads_after_failure() {
-        log.end = 100;
-        log.assert_holds_pattern(0);
-    }
+    log.end = 100;
+    log.assert_holds_pattern(0);
     log.store.close();
     assert_eq!(log.events.seen().durable, [100]);
 }
@@ -141,7 +138,7 @@ pub fn a_store_that_failed_is_opened_again_with_every_durable_byte(make: Make) {
     }
 }
 
-/// In the part that is written last, and in one before. Or it is mended.
+/// In the part that is written last, and in one before.
 pub fn damage_is_reported_when_the_store_is_opened_or_soon_after(make: Make) {
     for damaged in [10, 3 * MIB as u64 + 10] {
         let subject = make(None);
@@ -152,10 +149,6 @@ pub fn damage_is_reported_when_the_store_is_opened_or_soon_after(make: Make) {
         let end = log.end;
         log.store.close();
         subject.damage(SHARD, damaged);
-        if subject.mends_damage() {
-            assert_mended(&*subject, end);
-            continue;
-        }
         match Log::try_open(&*subject, SHARD) {
             Err(OpenError::Damaged(damage)) => assert!(!damage.place.is_empty() && !damage.reason.is_empty()),
             Err(error) => panic!("{error}"),
@@ -166,21 +159,6 @@ pub fn damage_is_reported_when_the_store_is_opened_or_soon_after(make: Make) {
                 assert!(matches!(log.try_submit(1, end, 10), Err(SubmitError::Closed)));
             }
         }
-    }
-}
-
-/// A store may stop when the damage is found, and the one that is opened after it has all again.
-fn assert_mended(subject: &(impl Subject + ?Sized), end: u64) {
-    let deadline = Instant::now() + subject.patience();
-    loop {
-        let log = Log::open(subject);
-        assert_eq!(log.end, end);
-        if log.store.usage().repairs > 0 {
-            return log.assert_holds_pattern(0);
-        }
-        assert!(Instant::now() < deadline, "not mended: {:?}", log.store.usage());
-        log.store.close();
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -62,16 +62,6 @@ pub trait Faulty: Subject {
     /// Makes replacements of the manifest of `shard` fail before they have changed anything, or succeed again.
     fn refuse_manifests(&self, shard: &str, are_refused: bool);
 
-    /// Whether what is damaged is taken from elsewhere, soon after a store was opened: [`Usage::repairs`](crate::store::Usage::repairs) says so.
-    fn mends_damage(&self) -> bool {
-        false
-    }
-
-    /// Whether all that was acknowledged can be read from a store whose medium has failed since.
-    fn reads_after_failure(&self) -> bool {
-        true
-    }
-
     /// The id of the key with which logs are encrypted; none if they are not.
     fn key_id(&self) -> Option<&str> {
         None
