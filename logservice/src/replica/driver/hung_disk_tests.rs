@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::testing::{Three, GROUP, LONG_ENOUGH};
-use super::tests::{append_at, confirm};
+use super::tests::{append_at, append_for_good, confirm};
 use super::*;
 use crate::replica::group::ELECTION_TICKS;
 use crate::replica::handle::GroupHandle;
@@ -95,9 +95,8 @@ fn with_much_to_apply() -> (Three, usize, usize, u64) {
 #[test]
 fn what_is_to_be_applied_is_read_while_other_groups_are_served() {
     let (three, _, behind, end) = with_much_to_apply();
-    let other = three.leader("other", &[0, 1, 2]);
     three.heard(behind, GROUP).wait_until("it hears who decides", |view| view.leader.is_some());
-    let other_end = append_at(&three.group(other, "other"), 0, 100).expect("taken");
+    let other_end = append_for_good(&three, "other");
     three.heard(behind, "other").wait_until("the other group goes on there", |view| view.end == other_end);
     assert_eq!(three.group(behind, GROUP).view().end, 0, "nothing of it was read");
     three.disk(behind).release_reads();
