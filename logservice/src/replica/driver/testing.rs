@@ -195,7 +195,8 @@ impl Three {
             if let Some(&node) = nodes.iter().find(leads) {
                 return node;
             }
-            assert!(since.elapsed() < LONG_ENOUGH, "somebody decides");
+            let statuses = || nodes.iter().map(|&node| self.group(node, name).status()).collect::<Vec<_>>();
+            assert!(since.elapsed() < LONG_ENOUGH, "somebody decides: {:?}", statuses());
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -166,6 +166,11 @@ impl Entries {
         &self.base
     }
 
+    /// Whether an entry is in memory.
+    pub fn is_cached(&self, index: u64) -> bool {
+        self.first_cached <= index && index <= self.last()
+    }
+
     /// The index of the last entry.
     pub fn last(&self) -> u64 {
         self.first_cached + self.cached.len() as u64 - 1

@@ -18,15 +18,15 @@
 //!
 //! # No space
 //!
-//! A copy that does not take entries for want of space goes on to vote for others and to hear who leads. It does not ask for votes: it could
-//! not store what it decides.
+//! A copy that does not take entries for want of space goes on to vote for others and to hear who leads. It does not ask for votes
+//! (`held_back.rs`): it could not store what it decides.
 //!
 //! [`CopyDisks::begin_anew`]: crate::replica::copy::CopyDisks::begin_anew
 
 use raft::eraftpb::{Message, MessageType};
 
 use super::rule_switches::{holds, Rule};
-use super::{Group, ELECTION_TICKS};
+use super::Group;
 use crate::replica::copy::Persist;
 
 impl Group {
@@ -37,29 +37,11 @@ impl Group {
 
     /// Whether the copy takes no entries for want of space. Any number of times.
     pub fn set_awaits_room(&mut self, awaits_room: bool) {
-        if std::mem::replace(&mut self.awaits_room, awaits_room) && !awaits_room {
-            self.node.raft.reset_randomized_election_timeout();
-        }
+        self.awaits_room = awaits_room;
     }
 
-    /// Whether the copy must not ask for votes.
-    pub(super) fn must_not_lead(&self) -> bool {
-        self.awaits_room || self.has_lost()
-    }
-
-    fn has_lost(&self) -> bool {
+    pub(super) fn has_lost(&self) -> bool {
         self.lost_in.is_some() && holds(Rule::WaitsForLaterTerm)
-    }
-
-    /// Whether time stands still, for a copy that must not ask for votes: it would with the next tick. Time passes until it knows that there
-    /// is no leader, so that it votes for another member.
-    pub(super) fn is_held_back(&mut self) -> bool {
-        if !self.must_not_lead() {
-            return false;
-        }
-        // The most that it can be set to, so that what is drawn cannot be less than what it takes to know.
-        self.node.raft.set_randomized_election_timeout(2 * ELECTION_TICKS - 1);
-        self.node.raft.election_elapsed >= 2 * ELECTION_TICKS - 2
     }
 
     /// Whether a message counts.
@@ -81,7 +63,6 @@ impl Group {
         let term = self.machine.position().term;
         if self.installing.is_none() && self.lost_in.is_some_and(|lost_in| lost_in < term) {
             self.lost_in = None;
-            self.node.raft.reset_randomized_election_timeout();
             persists.push(self.checkpoint_to_persist(self.last_number));
         }
     }

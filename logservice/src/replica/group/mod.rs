@@ -13,6 +13,7 @@
 //! | `machine.rs` | what committed entries add up to |
 //! | `marks.rs` | running checksums, to be compared with other services' |
 //! | `lost.rs` | a copy that has lost what it acknowledged, or that has no space |
+//! | `held_back.rs` | a copy that does not ask for votes, and gives its own |
 //! | `entries.rs` | entries, as the consensus crate reads them |
 //! | `telling.rs` | what the others are told earlier or later than the consensus crate would |
 //! | `fetching.rs` | old entries, for members that are behind or to be applied, which another thread reads |
@@ -38,6 +39,7 @@ mod applying;
 mod entries;
 mod fetching;
 mod forcing;
+mod held_back;
 mod install;
 mod leading;
 mod lost;
@@ -118,6 +120,8 @@ pub struct Group {
     lost_in: Option<u64>,
     /// The entries do not fit on the disk now (`lost.rs`).
     awaits_room: bool,
+    /// It has not asked for votes since (`held_back.rs`).
+    was_held_back: bool,
     /// Running checksums of some of the last entries that were applied (`marks.rs`).
     marks: Marks,
 }
@@ -169,6 +173,7 @@ impl Group {
             last_number: 0,
             lost_in,
             awaits_room: false,
+            was_held_back: false,
             marks: Marks::default(),
         })
     }
