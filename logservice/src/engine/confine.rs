@@ -119,10 +119,10 @@ fn prepare(command: &mut Command, options: &EngineOptions) {
     }
 }
 
-/// Starts the child, which gives way to all else once it is another program.
+/// Starts the child, which gets its priority once it is another program.
 fn spawn_prepared(command: &mut Command, options: &EngineOptions) -> io::Result<Child> {
     let child = command.spawn()?;
-    child.id().filter(|_| options.is_background).into_iter().for_each(give_way);
+    child.id().into_iter().for_each(|pid| give_way(pid, options.priority));
     Ok(child)
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::commands::Commands;
-use crate::base::background::be_nice;
+use crate::base::background::{give_way_here, Priority};
 use crate::base::command_input::CommandReader;
 use crate::base::printable::printable;
 use crate::snapshots::{SnapshotError, SnapshotReader, EMPTY_RDB};
@@ -100,13 +100,13 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Serves the engine at `listener` until this is dropped, on a thread of its own, which gives way to others if `is_background`.
+    /// Serves the engine at `listener` until this is dropped, on a thread of its own, of that priority.
     /// `commands` are the engine's commands: of the log it is sent only what a leader can have logged.
     pub fn open(
         start: Start,
         commands: Commands,
         listener: std::net::TcpListener,
-        is_background: bool,
+        priority: Priority,
     ) -> Result<Self, FeedError> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -122,15 +122,11 @@ impl Feed {
         let (failed, ended) = oneshot::channel();
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all();
-        if is_background {
-            // The threads that read for it as well.
-            builder.on_thread_start(be_nice);
-        }
+        // The threads that read for it as well.
+        builder.on_thread_start(move || give_way_here(priority));
         let runtime = builder.build()?;
         std::thread::Builder::new().name("log-feed".to_owned()).spawn(move || {
-            if is_background {
-                be_nice();
-            }
+            give_way_here(priority);
             let served = runtime.block_on(async {
                 tokio::select! {
                     served = serve(listener, start, Source { ends, inserted, commands }, &expected, &counted) => served,
@@ -372,7 +368,7 @@ mod tests {
     fn strangers_that_say_nothing_do_not_keep_the_engine_waiting() {
         let start = Start { replid: REPLID.into(), offset: 7, snapshot: None, log: None, end: 7, engine: None };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-        let feed = Feed::open(start, Commands::default(), listener, false).expect("opened");
+        let feed = Feed::open(start, Commands::default(), listener, Priority::Normal).expect("opened");
         let mut strangers: Vec<_> = (0..MAX_LOGINS + 2).map(|_| connect(&feed)).collect();
         strangers[5].write_all(b"*2\r\n$4\r\nAUTH\r\n").expect("sent");
         let mut engine = connect(&feed);

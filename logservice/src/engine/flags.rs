@@ -8,6 +8,7 @@ use durability_protocol::EngineVersion;
 
 use super::bounds::{machine_memory, Bounds};
 use super::EngineOptions;
+use crate::base::background::Priority;
 
 /// Memory that an engine needs besides its data: code, stacks, and address space that is reserved and not used.
 const OVERHEAD_BYTES: u64 = 1 << 30;
@@ -66,8 +67,8 @@ impl Default for EngineFlags {
 }
 
 impl EngineFlags {
-    /// The options for engines, which give way to everything else on the machine if `is_background`.
-    pub fn options(&self, is_background: bool) -> EngineOptions {
+    /// The options for engines of that priority.
+    pub fn options(&self, priority: Priority) -> EngineOptions {
         let memory_bytes = match self.engine_memory_mb {
             0 => machine_memory().map(|bytes| bytes.saturating_add(OVERHEAD_BYTES)),
             mebibytes => Some(mebibytes.saturating_mul(1 << 20)),
@@ -75,7 +76,7 @@ impl EngineFlags {
         EngineOptions {
             program: self.valkey_server.clone(),
             config: self.valkey_conf.clone(),
-            is_background,
+            priority,
             bounds: Bounds {
                 stall: Duration::from_secs(self.engine_stall_seconds),
                 bytes_per_second: self.engine_mb_per_second << 20,

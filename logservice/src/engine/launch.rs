@@ -20,6 +20,7 @@ use super::names::{self, Names};
 use super::output::EngineOutput;
 use super::running_engine::{check_alive, Engine, END_TIMEOUT, POLL};
 use super::EngineError;
+use crate::base::background::Priority;
 
 /// How long an engine may take to open its socket.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,8 +32,8 @@ pub struct EngineOptions {
     pub program: PathBuf,
     /// A configuration file that is read before this process's own settings, to load modules that the data needs.
     pub config: Option<PathBuf>,
-    /// Whether it gives way to everything else that runs on the machine.
-    pub is_background: bool,
+    /// How much of a busy core it gets.
+    pub priority: Priority,
     /// Its time and memory.
     pub bounds: Bounds,
     /// Whether it has a network of its own.
@@ -90,7 +91,7 @@ impl Engine {
             commands: Commands::default(),
             bounds: options.bounds,
             feeding: Some(feeding),
-            is_background: options.is_background,
+            priority: options.priority,
             fed_bytes: 0,
         };
         engine.identify(options).await

@@ -17,6 +17,7 @@ use super::feed::{Feed, Start};
 use super::names::Names;
 use super::output::EngineOutput;
 use super::EngineError;
+use crate::base::background::Priority;
 use crate::base::printable::printable;
 
 /// How often to ask an engine how far it is.
@@ -36,7 +37,7 @@ pub struct Engine {
     pub(super) bounds: Bounds,
     /// The listener for its feed, until the feed is opened.
     pub(super) feeding: Option<TcpListener>,
-    pub(super) is_background: bool,
+    pub(super) priority: Priority,
     /// Bytes that it was fed.
     pub(super) fed_bytes: u64,
 }
@@ -60,7 +61,7 @@ impl Engine {
             action: "cannot feed an engine twice",
             source: std::io::ErrorKind::AddrInUse.into(),
         })?;
-        Ok(Feed::open(start, self.commands.clone(), listener, self.is_background)?)
+        Ok(Feed::open(start, self.commands.clone(), listener, self.priority)?)
     }
 
     /// Its version.

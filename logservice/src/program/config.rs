@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::cluster_flags::ClusterFlags;
+use crate::base::background::Priority;
 use crate::connections::limits::{Limits, Patience};
 use crate::connections::tls::TlsFlags;
 use crate::encryption::KeyRing;
@@ -186,7 +187,7 @@ impl Config {
     /// How snapshots are made.
     pub fn snapshotter(&self) -> SnapshotterOptions {
         SnapshotterOptions {
-            engine: self.engine.options(true),
+            engine: self.engine.options(Priority::Idle),
             max_engines: usize::from(self.max_engines),
             keep: usize::from(self.keep_snapshots),
             log_bytes: self.snapshot_log_mb << 20,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use durability_protocol::{EngineVersion, Refusal};
 
 use super::SnapshotterOptions;
-use crate::base::background;
+use crate::base::background::{self, Priority};
 use crate::engine::{inspect_rdb, Engine, EngineError, Feed, FeedError, RdbFacts, Start};
 use crate::shard::{CopyError, FullCopy, Origin, Shard, Unreadable};
 use crate::snapshots::{Draft, SnapshotError};
@@ -52,6 +52,15 @@ pub enum MakeError {
         after.as_secs()
     )]
     GaveWay {
+        /// How long it had taken.
+        after: Duration,
+    },
+    /// It got too little of a core.
+    #[error(
+        "it got too little of a core in {} s, and is begun again with a higher priority: the machine has always something else to do",
+        after.as_secs()
+    )]
+    Starved {
         /// How long it had taken.
         after: Duration,
     },
@@ -185,7 +194,7 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     let (saved, (facts, draft)) =
         tokio::try_join!(async { engine.contents().await.map_err(MakeError::from) }, async {
             let facts = inspect_rdb(&options.engine, &file).await?;
-            Ok((facts, adopt(shard, &made_of, applied, &file).await?))
+            Ok((facts, adopt(shard, options.engine.priority, &made_of, applied, &file).await?))
         },)?;
     engine.stop().await;
     drop(feed);
@@ -253,9 +262,15 @@ async fn catch_up(
     }
 }
 
-async fn adopt(shard: &Shard, made_of: &Manifest, offset: u64, file: &Path) -> Result<Draft, MakeError> {
+async fn adopt(
+    shard: &Shard,
+    priority: Priority,
+    made_of: &Manifest,
+    offset: u64,
+    file: &Path,
+) -> Result<Draft, MakeError> {
     let (store, manifest, written) = (shard.snapshots().clone(), made_of.clone(), file.to_owned());
-    let adopted = background::run(move || store.adopt(&manifest, offset, &written)).await;
+    let adopted = background::run(priority, move || store.adopt(&manifest, offset, &written)).await;
     Ok(adopted.map_err(|error| SnapshotError::Read { file: file.display().to_string(), source: error })??)
 }
 

@@ -2,9 +2,10 @@
 //! looks at all shards; each attempt is a task of its own. Where several services keep a log, one that follows makes its snapshots, and the
 //! one that decides over the log makes one only if none of them can.
 //!
-//! This file decides when a snapshot is due. Read `turns.rs` first: which shard is next. `make.rs` makes one snapshot, and has the order of
-//! its steps, and `elsewhere.rs` has another service make one.
+//! This file decides when a snapshot is due. Read `turns.rs` first: which shard is next. `attempts.rs` is one attempt, `make.rs` makes one
+//! snapshot, and has the order of its steps, and `elsewhere.rs` has another service make one.
 
+mod attempts;
 mod elsewhere;
 mod make;
 mod turns;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{Code, Refusal};
 
+use crate::base::background::Priority;
 use crate::base::printable::printable;
 use crate::engine::EngineOptions;
 use crate::service::Service;
@@ -42,6 +44,13 @@ pub struct SnapshotterOptions {
     /// Length of the log since the last snapshot at which the next one should be done, or the length of that snapshot if it is longer. 0:
     /// snapshots are made only on request.
     pub log_bytes: u64,
+}
+
+impl SnapshotterOptions {
+    /// The same with engines of another priority.
+    fn with_priority(&self, priority: Priority) -> Self {
+        SnapshotterOptions { engine: EngineOptions { priority, ..self.engine.clone() }, ..self.clone() }
+    }
 }
 
 /// The results of attempts at a shard's snapshots. A requested attempt counts only if it made one.

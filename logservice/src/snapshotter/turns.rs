@@ -10,8 +10,10 @@ use durability_protocol::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinHandle, JoinSet};
 
-use super::{elsewhere, make, most_overdue, refusal, Attempts, MakeError, SnapshotterOptions, LOOK_INTERVAL};
-use crate::audit::{self, AuditError, Report};
+use super::attempts::{audit, snapshot, snapshot_elsewhere, snapshot_for_decider, Reason};
+use super::{most_overdue, Attempts, SnapshotterOptions, LOOK_INTERVAL};
+use crate::audit::Report;
+use crate::base::background::Priority;
 use crate::replica::files::{Made, NotMade};
 use crate::service::engine_work::{EngineRequest, EngineWork};
 use crate::service::Service;
@@ -24,6 +26,8 @@ const MAX_WAITING_AUDITS: usize = 8;
 const MAX_ELSEWHERE: usize = 16;
 /// How long a service makes the snapshots of a shard itself after no other one could.
 const HERE_FOR: Duration = Duration::from_secs(60);
+/// How long all attempts hurry after one got too little of a core.
+const HURRY_FOR: Duration = Duration::from_secs(3600);
 
 /// Makes snapshots when they are due or requested, and runs audits, until `shutdown`.
 pub async fn run(
@@ -34,7 +38,9 @@ pub async fn run(
 ) {
     let mut turns = Turns {
         service,
+        hurried: Arc::new(options.with_priority(Priority::Low)),
         options: Arc::new(options),
+        hurries_until: None,
         waiting: VecDeque::new(),
         running: JoinSet::new(),
         places: Vec::new(),
@@ -72,7 +78,12 @@ pub async fn run(
 /// The attempts that run, and those that wait.
 struct Turns {
     service: Arc<Service>,
+    /// For attempts that nobody waits for.
     options: Arc<SnapshotterOptions>,
+    /// For those that have to end on a machine that always has something else to do.
+    hurried: Arc<SnapshotterOptions>,
+    /// The machine was found to be like that: until then all attempts are of the second kind.
+    hurries_until: Option<Instant>,
     waiting: VecDeque<Waiting>,
     running: JoinSet<Ended>,
     places: Vec<Place>,
@@ -87,12 +98,12 @@ struct Turns {
 }
 
 /// A request that is not begun.
-struct Waiting {
-    shard: Arc<Shard>,
-    work: Asked,
+pub(super) struct Waiting {
+    pub shard: Arc<Shard>,
+    pub work: Asked,
 }
 
-enum Asked {
+pub(super) enum Asked {
     /// All who request a snapshot before it is begun get the same one.
     Snapshot(Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>),
     SnapshotForDecider(oneshot::Sender<Result<Made, NotMade>>),
@@ -106,21 +117,23 @@ enum Asked {
 struct Place {
     id: Id,
     log_id: String,
-    /// When it is ended if others wait.
+    /// When it takes longer than its data explains.
     overdue_at: Instant,
+    /// It gets next to nothing of a core that others want.
+    is_idle: bool,
     /// Ends it; `None` if that was requested.
-    give_way: Option<oneshot::Sender<()>>,
+    end: Option<oneshot::Sender<Reason>>,
     /// Another service does the work.
     is_elsewhere: bool,
 }
 
 /// The end of an attempt. `due` is `None` if it does not affect when the next snapshot is due; otherwise it holds the bytes by which the log
 /// grew meanwhile, or `None` if the attempt failed.
-struct Ended {
-    log_id: String,
-    due: Option<Option<u64>>,
+pub(super) struct Ended {
+    pub log_id: String,
+    pub due: Option<Option<u64>>,
     /// No other service could do it: it is done here next, for those who requested it, if any did.
-    is_left: Option<Waiting>,
+    pub is_left: Option<Waiting>,
 }
 
 impl Turns {
@@ -165,6 +178,7 @@ impl Turns {
             Asked::Audit { reply, .. } => !reply.is_closed(),
         });
         self.begin_elsewhere();
+        self.end_starving();
         loop {
             let asked = self.waiting.iter().position(|waiting| !self.is_busy(&waiting.shard));
             let due = most_overdue(&self.service, &self.options, &self.attempts, |shard| self.is_busy(shard));
@@ -180,7 +194,7 @@ impl Turns {
                 (Some(at), Some(_)) if !self.was_asked => self.begin_asked(at),
                 (_, Some(shard)) => {
                     self.was_asked = false;
-                    self.spawn(&shard.clone(), |options, gave_way| snapshot(shard, options, gave_way, None));
+                    self.spawn(&shard.clone(), false, |options, early| snapshot(shard, options, early, None));
                 }
                 (None, None) => return,
             }
@@ -192,27 +206,44 @@ impl Turns {
         let Some(Waiting { shard, work }) = self.waiting.remove(at) else { return };
         match work {
             Asked::Snapshot(replies) => {
-                self.spawn(&shard.clone(), |options, gave_way| snapshot(shard, options, gave_way, Some(replies)));
+                self.spawn(&shard.clone(), true, |options, early| snapshot(shard, options, early, Some(replies)));
             }
             Asked::SnapshotForDecider(reply) => {
-                self.spawn(&shard.clone(), |options, gave_way| snapshot_for_decider(shard, options, gave_way, reply));
+                self.spawn(&shard.clone(), true, |options, early| snapshot_for_decider(shard, options, early, reply));
             }
             Asked::Audit { keys, reply } => {
-                self.spawn(&shard.clone(), |options, gave_way| audit(shard, options, gave_way, keys, reply));
+                self.spawn(&shard.clone(), true, |options, early| audit(shard, options, early, keys, reply));
             }
         }
     }
 
+    /// Begins an attempt, for which somebody waits or not.
     fn spawn<F: Future<Output = Ended> + Send + 'static>(
         &mut self,
         shard: &Shard,
-        attempt: impl FnOnce(Arc<SnapshotterOptions>, oneshot::Receiver<()>) -> F,
+        is_asked: bool,
+        attempt: impl FnOnce(Arc<SnapshotterOptions>, oneshot::Receiver<Reason>) -> F,
     ) {
-        let (give_way, gave_way) = oneshot::channel();
-        let overdue_at = Instant::now() + self.options.engine.bounds.time_for(bytes_to_go_through(shard));
-        let id = self.running.spawn(attempt(self.options.clone(), gave_way)).id();
-        let (log_id, give_way) = (shard.log_id(), Some(give_way));
-        self.places.push(Place { id, log_id, overdue_at, give_way, is_elsewhere: false });
+        let (end, ended_early) = oneshot::channel();
+        let now = Instant::now();
+        let overdue_at = now + self.options.engine.bounds.time_for(bytes_to_go_through(shard));
+        let hurries = is_asked || self.hurries_until.is_some_and(|until| now < until);
+        let options = if hurries { &self.hurried } else { &self.options }.clone();
+        let id = self.running.spawn(attempt(options, ended_early)).id();
+        let (log_id, end) = (shard.log_id(), Some(end));
+        self.places.push(Place { id, log_id, overdue_at, is_idle: !hurries, end, is_elsewhere: false });
+    }
+
+    /// Ends attempts that were left too little of a core by other work on the machine. They are due again at once, and hurry then.
+    fn end_starving(&mut self) {
+        let now = Instant::now();
+        for place in self.places.iter_mut().filter(|place| place.is_idle && place.overdue_at <= now) {
+            if let Some(end) = place.end.take() {
+                self.hurries_until = Some(now + HURRY_FOR);
+                // It may have ended by itself.
+                let _ = end.send(Reason::Starves);
+            }
+        }
     }
 
     /// Has other services make what they can make.
@@ -236,7 +267,7 @@ impl Turns {
             let (log_id, overdue_at) = (shard.log_id(), Instant::now());
             let attempt = snapshot_elsewhere(self.service.clone(), shard, self.options.clone(), replies);
             let id = self.running.spawn(attempt).id();
-            self.places.push(Place { id, log_id, overdue_at, give_way: None, is_elsewhere: true });
+            self.places.push(Place { id, log_id, overdue_at, is_idle: false, end: None, is_elsewhere: true });
         }
     }
 
@@ -247,14 +278,14 @@ impl Turns {
 
     fn ask_to_give_way(&mut self) {
         let now = Instant::now();
-        if self.places.iter().any(|place| !place.is_elsewhere && place.give_way.is_none()) {
+        if self.places.iter().any(|place| !place.is_elsewhere && place.end.is_none()) {
             // One is ending already.
             return;
         }
         let overdue = self.places.iter_mut().filter(|place| !place.is_elsewhere && place.overdue_at <= now);
-        if let Some(give_way) = overdue.min_by_key(|place| place.overdue_at).and_then(|place| place.give_way.take()) {
+        if let Some(end) = overdue.min_by_key(|place| place.overdue_at).and_then(|place| place.end.take()) {
             // It may have ended by itself.
-            let _ = give_way.send(());
+            let _ = end.send(Reason::OthersWait);
         }
     }
 
@@ -296,131 +327,8 @@ impl Turns {
 }
 
 /// How many bytes of a shard an engine is fed: the newest snapshot and the log after it.
-fn bytes_to_go_through(shard: &Shard) -> u64 {
+pub(super) fn bytes_to_go_through(shard: &Shard) -> u64 {
     let manifest = shard.store().manifest();
     let (offset, bytes) = manifest.newest_snapshot().map_or((manifest.base, 0), |newest| (newest.offset, newest.bytes));
     bytes.saturating_add(shard.notifier().progress().visible.saturating_sub(offset))
-}
-
-/// Makes a snapshot, and sends the result to those who requested it.
-async fn snapshot(
-    shard: Arc<Shard>,
-    options: Arc<SnapshotterOptions>,
-    gave_way: oneshot::Receiver<()>,
-    replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
-) -> Ended {
-    shard.note_snapshotting(true, None);
-    let (began, end) = (Instant::now(), shard.notifier().progress().visible);
-    let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
-    let made = tokio::select! {
-        made = make::make(&shard, &options) => made,
-        refusal = shard.notifier().ended() => Err(refusal.into()),
-        () = told(gave_way) => Err(MakeError::GaveWay { after: began.elapsed() }),
-    };
-    shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
-    let log_id = shard.log_id();
-    let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(end));
-    // A new snapshot counts, whether it was requested or due. The failure of a requested one does not delay one that is due.
-    let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
-    let due = (replies.is_none() || is_new).then_some(grown_bytes);
-    tell(replies, &made.map_err(refusal));
-    Ended { log_id, due, is_left: None }
-}
-
-fn tell(
-    replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
-    made: &Result<SnapshotRecord, Refusal>,
-) {
-    for reply in replies.into_iter().flatten() {
-        // The client may be gone.
-        let _ = reply.send(made.clone());
-    }
-}
-
-/// Has another service make a snapshot, and records it.
-async fn snapshot_elsewhere(
-    service: Arc<Service>,
-    shard: Arc<Shard>,
-    options: Arc<SnapshotterOptions>,
-    replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
-) -> Ended {
-    shard.note_snapshotting(true, None);
-    let end = shard.notifier().progress().visible;
-    let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
-    let bounds = &options.engine.bounds;
-    let made = tokio::select! {
-        made = elsewhere::make(&service, &shard, options.keep, bounds.time_for(bytes_to_go_through(&shard))) => made,
-        refusal = shard.notifier().ended() => Err(elsewhere::Failed::ForGood(refusal)),
-    };
-    let log_id = shard.log_id();
-    let made = match made {
-        Ok(record) => Ok(record),
-        Err(elsewhere::Failed::ForGood(refusal)) => Err(refusal),
-        Err(elsewhere::Failed::MadeHereNext(reason)) => {
-            tracing::warn!(
-                "shard {}: this service makes a snapshot itself, as no other one has: {reason}",
-                shard.name()
-            );
-            shard.note_snapshotting(false, None);
-            let left = Waiting { shard, work: Asked::Snapshot(replies.unwrap_or_default()) };
-            return Ended { log_id, due: None, is_left: Some(left) };
-        }
-    };
-    shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
-    let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(end));
-    let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
-    let due = (replies.is_none() || is_new).then_some(grown_bytes);
-    tell(replies, &made);
-    Ended { log_id, due, is_left: None }
-}
-
-/// Makes a snapshot that the service that decides records.
-async fn snapshot_for_decider(
-    shard: Arc<Shard>,
-    options: Arc<SnapshotterOptions>,
-    gave_way: oneshot::Receiver<()>,
-    reply: oneshot::Sender<Result<Made, NotMade>>,
-) -> Ended {
-    shard.note_snapshotting(true, None);
-    let (began, generation) = (Instant::now(), shard.store().manifest().generation);
-    let made = tokio::select! {
-        made = make::make(&shard, &options) => made,
-        refusal = shard.notifier().ended() => Err(refusal.into()),
-        () = told(gave_way) => Err(MakeError::GaveWay { after: began.elapsed() }),
-    };
-    shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
-    let made = made.map(|record| Made { record, generation });
-    let made = made.map_err(|error| NotMade { is_final: error.is_of_the_log(), reason: error.to_string() });
-    // Who decides may have given up.
-    let _ = reply.send(made);
-    Ended { log_id: shard.log_id(), due: None, is_left: None }
-}
-
-async fn audit(
-    shard: Arc<Shard>,
-    options: Arc<SnapshotterOptions>,
-    gave_way: oneshot::Receiver<()>,
-    keys: u64,
-    mut reply: oneshot::Sender<Result<Report, Refusal>>,
-) -> Ended {
-    let began = Instant::now();
-    let given_up = async {
-        tokio::select! {
-            () = reply.closed() => AuditError::Abandoned,
-            () = told(gave_way) => AuditError::GaveWay { after: began.elapsed() },
-            refusal = shard.notifier().ended() => refusal.into(),
-        }
-    };
-    let done = audit::run(&shard, &options.engine, keys, given_up).await;
-    // The client may be gone.
-    let _ = reply.send(done.map_err(|error| Refusal::new(Code::Err, format!("no audit: {error}"))));
-    Ended { log_id: shard.log_id(), due: None, is_left: None }
-}
-
-/// Waits until this attempt has to end.
-async fn told(gave_way: oneshot::Receiver<()>) {
-    if gave_way.await.is_err() {
-        // Nobody can end it any more.
-        std::future::pending::<()>().await;
-    }
 }

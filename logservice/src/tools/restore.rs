@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::look::{self, LogLook};
+use crate::base::background::Priority;
 use crate::base::file_error::{sync_directory, FileError, InFile};
 use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::{inspect_rdb, Engine, EngineError, EngineFlags, Start};
@@ -188,7 +189,7 @@ pub async fn restore(flags: &RestoreFlags) -> Result<Restored, RestoreError> {
     let directory = tempfile::Builder::new().prefix("restore-").suffix(".partial").tempdir_in(parent);
     let directory = directory.in_file("cannot create a directory in", parent)?;
     let partial = directory.path().join("dump.rdb");
-    let engine_options = flags.engine.options(false);
+    let engine_options = flags.engine.options(Priority::Normal);
     let absolute = std::path::absolute(&partial).in_file("cannot use", &partial)?;
     let mut engine = Engine::start(&engine_options, &absolute, manifest.databases()).await?;
     let (offset, snapshot) = match &base {

@@ -45,6 +45,12 @@ proc read_slow_reply {client} {
 }
 
 # Whether the process runs; one that has ended and that nobody has waited for does not.
+# How a process is scheduled, and its nice value: {TS 0} is what a process has that asks for nothing.
+proc scheduling {pid} {
+    lassign [exec ps -o cls=,ni= -p $pid] class nice
+    list $class [expr {$class eq "IDL" ? 0 : $nice}]
+}
+
 proc is_running {pid} {
     expr {![catch {exec ps -o stat= -p $pid} state] && ![string match Z* $state]}
 }

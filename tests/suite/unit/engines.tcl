@@ -336,6 +336,29 @@ with_log [concat [controlled_engine] {--max-engines 1 --engine-stall-seconds 1}]
     }
 }
 
+with_log [concat [controlled_engine] {--engine-stall-seconds 1 --snapshot-log-mb 1}] {
+    test "A snapshot that is due and gets no core on a busy machine is begun again with a share of one" {
+        # An engine that waits stands for one that gets no core.
+        touch $::env(ENGINE_CONTROL)/hold-1
+        touch $::env(ENGINE_CONTROL)/hold-2
+        foreach key {a b c} {write_to_log s set $key [string repeat x 400000]}
+        wait_for_engines 1
+        set first [lindex [engines] 0]
+        wait_for_condition 100 20 {[scheduling $first] eq {IDL 0}} else {fail "it is [scheduling $first]"}
+        wait_for_engines 2
+        assert {![is_running $first]}
+        set second [lindex [engines] 1]
+        wait_for_condition 100 20 {[scheduling $second] eq {TS 10}} else {fail "it is [scheduling $second]"}
+        # It is not ended for taking long.
+        after 2000
+        assert {[is_running $second]}
+        file delete $::env(ENGINE_CONTROL)/hold-2
+        wait_for_condition 500 20 {[status_of s snapshots] eq 1} else {fail [status_of s snapshot_error]}
+        assert_equal {} [status_of s snapshot_error]
+        assert_equal 1 [regexp -all {begun again with a higher priority} [exec cat [log_option directory].output]]
+    }
+}
+
 set ::slow [file normalize [tmpfile slow]]
 with_log [list --engine-stall-seconds 1 --valkey-conf $::slow] {
     test "An engine that does not answer, or applies nothing, is ended" {

@@ -12,7 +12,7 @@ use std::thread::Builder;
 use std::time::Duration;
 use std::{io, mem};
 
-use crate::base::background::be_nice;
+use crate::base::background::{give_way_here, Priority};
 use crate::base::log_throttle::LineThrottle;
 
 /// How long a thread waits for work before it ends. The last one stays: a job must not wait for a thread that cannot be started.
@@ -202,7 +202,7 @@ impl Shared {
         let counted = Counted(self);
         IS_WORKER.set(true);
         if self.gives_way {
-            be_nice();
+            give_way_here(Priority::Idle);
         }
         let seat = Arc::new(Seat::default());
         loop {
