@@ -9,7 +9,8 @@ set -euo pipefail
 if [ "$1" = --version ]; then exec "$VALKEY_BIN_DIR/valkey-server" --version; fi
 if [ "$1" = - ]; then
     echo $$ >>"$ENGINE_CONTROL/started"
-    number=$(wc -l <"$ENGINE_CONTROL/started")
+    # Not how many there are: another may have begun meanwhile.
+    number=$(grep -n -x "$$" "$ENGINE_CONTROL/started" | tail -n 1 | cut -d : -f 1)
     while [ -e "$ENGINE_CONTROL/hold-$number" ]; do sleep 0.01; done
     if [ -e "$ENGINE_CONTROL/keep" ]; then
         cat >"$ENGINE_CONTROL/configuration"

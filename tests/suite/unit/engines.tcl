@@ -346,7 +346,7 @@ with_log [concat [controlled_engine] {--engine-stall-seconds 1 --snapshot-log-mb
         set first [lindex [engines] 0]
         wait_for_condition 100 20 {[scheduling $first] eq {IDL 0}} else {fail "it is [scheduling $first]"}
         wait_for_engines 2
-        assert {![is_running $first]}
+        wait_for_condition 100 20 {![is_running $first]} else {fail "the first engine runs on"}
         set second [lindex [engines] 1]
         wait_for_condition 100 20 {[scheduling $second] eq {TS 10}} else {fail "it is [scheduling $second]"}
         # It is not ended for taking long.
