@@ -96,6 +96,8 @@ fn a_record_that_fails_at_any_of_its_writes_is_told_and_loses_nothing_acknowledg
 
 #[test]
 fn a_torn_record_of_several_frames_is_cut_whichever_frame_is_missing() {
+    // Failpoints belong to the whole process: no other test may set one meanwhile.
+    let _scenario = FailScenario::setup();
     let directory = memory_directory();
     let mut log = Log::open(directory.path()).expect("opens");
     log.append(BEFORE);
