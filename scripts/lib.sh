@@ -45,7 +45,7 @@ install_packages() {
 }
 
 # What the crates in Cargo.lock need; tests/deploy/ compares.
-RUST_MINIMUM=1.89
+RUST_MINIMUM=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml")
 
 need_rust() {
     local version

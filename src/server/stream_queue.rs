@@ -91,7 +91,7 @@ impl StreamQueue {
 /// Whether one [`Operation`] stands at that address, with no argument but `ping`.
 fn holds_only(address: u64, ping: *mut raw::RedisModuleString) -> bool {
     let address = address as usize;
-    if address == 0 || address % align_of::<Operation>() != 0 {
+    if address == 0 || !address.is_multiple_of(align_of::<Operation>()) {
         return false;
     }
     let operation = std::ptr::with_exposed_provenance::<Operation>(address);

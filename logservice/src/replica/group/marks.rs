@@ -16,7 +16,7 @@ pub struct Marks(VecDeque<(u64, u32)>);
 impl Marks {
     /// An entry was applied.
     pub fn note(&mut self, position: Position) {
-        if position.index % EVERY == 0 {
+        if position.index.is_multiple_of(EVERY) {
             if self.0.len() == MOST {
                 self.0.pop_front();
             }

@@ -79,7 +79,7 @@ fn the_header_of_a_record_of_several_frames_is_written_last_and_pages_are_writte
         let mut at = SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES as u64;
         for (number, (position, length)) in writes[..3].iter().enumerate() {
             assert_eq!(*position, at);
-            assert!(number == 0 || at % PAGE_BYTES == 0, "{writes:?}");
+            assert!(number == 0 || at.is_multiple_of(PAGE_BYTES), "{writes:?}");
             at += length.expect("a write");
         }
         let stored = Form::Framed.stored_bytes(bytes) as u64;

@@ -5,6 +5,7 @@
 //! committed; what the services answer, and what nodes hold and answer, is compared with it.
 
 pub mod blocking;
+mod connections;
 pub mod group;
 pub mod seed;
 pub mod service;
