@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::gate::{admit, Gate, HttpState};
 use super::monitoring;
+use super::page;
 use super::upload::put_snapshot;
 use crate::access::roles::{Access, TokenRole};
 use crate::connections::limits::Limits;
@@ -23,12 +24,18 @@ struct Endpoint {
 }
 
 /// All endpoints. The router is made from these and nothing else, so there is none without a role.
-const ENDPOINTS: [Endpoint; 7] = [
+const ENDPOINTS: [Endpoint; 9] = [
+    Endpoint { path: "/", access: Access::Anyone, answer: || get(page::page) },
     Endpoint { path: "/healthz", access: Access::Anyone, answer: || get(|| async { "ok\n" }) },
     Endpoint { path: "/readyz", access: Access::Anyone, answer: || get(monitoring::ready) },
     Endpoint { path: "/metrics", access: Access::Needs(TokenRole::Observe), answer: || get(monitoring::metrics) },
     Endpoint { path: "/shards", access: Access::Needs(TokenRole::Observe), answer: || get(monitoring::statuses) },
     Endpoint { path: "/api/shards", access: Access::Needs(TokenRole::Observe), answer: || get(monitoring::shards) },
+    Endpoint {
+        path: "/api/shards/{shard}/history",
+        access: Access::Needs(TokenRole::Observe),
+        answer: || get(monitoring::history),
+    },
     Endpoint { path: "/api/events", access: Access::Needs(TokenRole::Observe), answer: || get(monitoring::events) },
     Endpoint { path: "/shards/{shard}/snapshot", access: Access::Needs(TokenRole::Node), answer: || put(put_snapshot) },
 ];

@@ -15,7 +15,7 @@ use crate::connections::strangers::Strangers;
 use crate::resp::fuzz::{runtime, shared};
 
 /// Parts of requests, so that not every input is refused for its first byte.
-const PIECES: [&str; 35] = [
+const PIECES: [&str; 36] = [
     "GET ",
     "PUT ",
     "HEAD ",
@@ -24,6 +24,7 @@ const PIECES: [&str; 35] = [
     "/readyz",
     "/metrics",
     "/api/shards",
+    "/api/shards/s1/history",
     "/shards",
     "/shards/s1/snapshot",
     "/shards/%2e%2e%2fx/snapshot",

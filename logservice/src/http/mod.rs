@@ -1,8 +1,8 @@
 //! The HTTP port: a leader uploads its initial snapshot here, and a machine can ask how the service is.
 //!
 //! This file serves the connections and bounds how long a client may keep one without using it. [`endpoints`] lists what can be requested,
-//! [`gate`] admits requests by their tokens, [`monitoring`] answers who watches the service ([`metrics`] in the format of Prometheus), and
-//! [`upload`] is the one large request. [`places`] bounds how many requests are answered at a time, and [`upload_places`] allows one upload
+//! [`gate`] admits requests by their tokens, [`monitoring`] answers who watches the service ([`metrics`] in the format of Prometheus,
+//! [`page`] for people), and [`upload`] is the one large request. [`places`] bounds how many requests are answered at a time, and [`upload_places`] allows one upload
 //! per shard.
 
 mod endpoints;
@@ -11,6 +11,7 @@ mod fuzz;
 mod gate;
 mod metrics;
 mod monitoring;
+mod page;
 mod places;
 mod upload;
 mod upload_places;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{header, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -71,6 +71,17 @@ pub async fn shards(
 ) -> Result<Response, Refused> {
     let _place = visitor.ask()?;
     Ok(as_json(&overview(&service, proof.token.as_ref()).await))
+}
+
+/// `GET /api/shards/{shard}/history`: how far its log was behind within the last ten minutes.
+pub async fn history(
+    State(HttpState { service, .. }): State<HttpState>,
+    Extension(visitor): Extension<Arc<Visitor>>,
+    Path(name): Path<String>,
+) -> Result<Response, Refused> {
+    let _place = visitor.ask()?;
+    service.shard(&name).await?;
+    Ok(as_json(&service.history(&name)))
 }
 
 /// `GET /api/events`: what `GET /api/shards` answers, as an event of the type `shards` every second. The stream ends when the token is

@@ -156,6 +156,7 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
         directory: config.dir.clone(),
         stores,
         max_shards: config.max_shards,
+        snapshot_log_bytes: config.snapshotter().log_bytes,
         debug_command: config.enable_debug_command,
         http_port: http.port(),
     };

@@ -145,6 +145,7 @@ fn shared_with(
         files: None,
         stores,
         max_shards: 4,
+        snapshot_log_bytes: 0,
         debug_command: true,
         http_port: 1,
     };

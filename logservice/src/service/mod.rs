@@ -2,16 +2,18 @@
 //!
 //! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
 //! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is, `moving` whom operators choose,
-//! `bringing` how they come to keep what one has kept alone), [`overview`] is all that monitoring shows, and [`engine_work`] passes what takes an engine on to the
+//! `bringing` how they come to keep what one has kept alone), [`overview`] is all that monitoring shows ([`problems`] what of it is wrong, [`history`] what was), and [`engine_work`] passes what takes an engine on to the
 //! [snapshotter](crate::snapshotter).
 
 pub mod bringing;
 mod cluster_removal;
 mod directory_lock;
 pub mod engine_work;
+pub mod history;
 mod moving;
 pub mod overview;
 mod placement;
+pub mod problems;
 mod removal;
 pub mod replication;
 mod reports;
@@ -34,6 +36,7 @@ use tokio::sync::{broadcast, mpsc, watch, Semaphore};
 use self::bringing::Underway;
 use self::directory_lock::take_lock;
 use self::engine_work::EngineRequest;
+use self::history::Histories;
 use self::placement::Placements;
 use self::unserved::Unserved;
 use crate::access::guesses::Guesses;
@@ -71,6 +74,8 @@ pub struct ServiceOptions {
     pub engine_requests: mpsc::Sender<EngineRequest>,
     /// The most shards that may exist.
     pub max_shards: usize,
+    /// Length of the log since the last snapshot at which the next one is made; 0 only on request.
+    pub snapshot_log_bytes: u64,
     /// Whether `LOG.DEBUG` is allowed.
     pub debug_command: bool,
     /// Where leaders send snapshots, on the address by which they reach this service.
@@ -99,6 +104,7 @@ pub struct Service {
     placements: Mutex<Placements>,
     /// Shards that are being brought into a cluster.
     brought: Mutex<BTreeMap<String, Underway>>,
+    histories: Mutex<Histories>,
     started: SystemTime,
     this: Weak<Service>,
     _lock: File,
@@ -141,6 +147,7 @@ impl Service {
             report_due: watch::Sender::new(()),
             placements: Mutex::default(),
             brought: Mutex::default(),
+            histories: Mutex::default(),
             started: SystemTime::now(),
             this: this.clone(),
             _lock: lock,
@@ -151,6 +158,7 @@ impl Service {
         service.keep_placement();
         service.make_for_others();
         service.bring_shards();
+        service.keep_histories();
         removed.into_iter().for_each(|removed| service.finish_drop(removed, Weak::new()));
         Ok(service)
     }

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::ser::{SerializeMap, SerializeStruct, Serializer};
 use serde::Serialize;
 
+use super::problems::{self, Circumstances, Problem};
 use super::replication::CopyStatus;
 use super::status_fields::StatusAsJson;
 use super::Service;
@@ -23,6 +24,10 @@ pub struct Overview {
     pub not_ready: Option<String>,
     /// The services of the cluster, this one included; none if it is alone.
     pub services: Vec<ServiceStatus>,
+    /// The id of this one among them; 0 if it is alone.
+    pub member: u64,
+    /// What is wrong with the service itself.
+    pub problems: Vec<Problem>,
     /// The shards, in order of their names.
     pub shards: Vec<ShardOverview>,
 }
@@ -36,21 +41,33 @@ pub struct ShardOverview {
     pub copies: Vec<CopyStatus>,
     /// How long appends took; none if the shard is not served.
     pub appends: Option<LatencyCounts>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
 }
 
 impl Service {
     /// What there is to see of the service and of the shards whose names `may_see` allows.
     pub async fn overview(&self, may_see: impl Fn(&str) -> bool) -> Overview {
+        let (now_ms, not_ready) = (unix_ms(SystemTime::now()), self.why_not_ready());
+        let services = self.groups().map(|groups| groups.services()).unwrap_or_default();
+        let member = self.groups().map_or(0, |groups| groups.member());
+        let own = services.iter().find(|service| service.member == member);
+        let own_name = own.map_or("here", |own| &own.name);
+        let around = Circumstances { own_name, now_ms, snapshot_log_bytes: self.options.snapshot_log_bytes };
         let mut shards = Vec::new();
         for (name, slot) in self.slots(may_see) {
             match slot.get() {
                 Some(Ok(shard)) => {
                     let copies = if shard.is_replicated() { self.copies(shard).await } else { Vec::new() };
                     let appends = Some(shard.append_latency().counts());
-                    shards.push(ShardOverview { status: shard.status(), copies, appends });
+                    let status = shard.status();
+                    let problems = problems::of_shard(&status, &copies, around);
+                    shards.push(ShardOverview { status, copies, appends, problems });
                 }
                 Some(Err(unserved)) => {
-                    shards.push(ShardOverview { status: unserved.clone().status(name), ..ShardOverview::default() });
+                    let status = unserved.clone().status(name);
+                    let problems = problems::of_shard(&status, &[], around);
+                    shards.push(ShardOverview { status, problems, ..ShardOverview::default() });
                 }
                 // It is being opened.
                 None => {}
@@ -58,9 +75,11 @@ impl Service {
         }
         Overview {
             started_ms: unix_ms(self.started),
-            now_ms: unix_ms(SystemTime::now()),
-            not_ready: self.why_not_ready(),
-            services: self.groups().map(|groups| groups.services()).unwrap_or_default(),
+            now_ms,
+            problems: problems::of_service(own_name, not_ready.as_deref(), &services),
+            not_ready,
+            services,
+            member,
             shards,
         }
     }
@@ -88,12 +107,14 @@ impl Overview {
 
 impl Serialize for Overview {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Overview", 7)?;
+        let mut fields = serializer.serialize_struct("Overview", 9)?;
         fields.serialize_field("version", env!("CARGO_PKG_VERSION"))?;
         fields.serialize_field("time_ms", &self.now_ms)?;
         fields.serialize_field("uptime_ms", &self.uptime_ms())?;
         fields.serialize_field("ready", &self.not_ready.is_none())?;
         fields.serialize_field("not_ready", self.not_ready.as_deref().unwrap_or_default())?;
+        fields.serialize_field("problems", &self.problems)?;
+        fields.serialize_field("id", &member_text(self.member))?;
         fields.serialize_field("services", &self.services.iter().map(ServiceAsJson).collect::<Vec<_>>())?;
         fields.serialize_field("shards", &self.shards)?;
         fields.end()
@@ -102,9 +123,10 @@ impl Serialize for Overview {
 
 impl Serialize for ShardOverview {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // All that `GET /shards` shows, and the copies.
+        // All that `GET /shards` shows, and what is wrong, and the copies.
         let mut fields = serializer.serialize_map(None)?;
         StatusAsJson(&self.status).serialize_into(&mut fields)?;
+        fields.serialize_entry("problems", &self.problems)?;
         fields.serialize_entry("copies", &self.copies.iter().map(CopyAsJson).collect::<Vec<_>>())?;
         fields.end()
     }
@@ -116,7 +138,7 @@ impl Serialize for ServiceAsJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let ServiceStatus { member, name, zone, address, http_address, is_connected } = self.0;
         let mut fields = serializer.serialize_struct("Service", 6)?;
-        fields.serialize_field("id", &format!("{member:016x}"))?;
+        fields.serialize_field("id", &member_text(*member))?;
         fields.serialize_field("name", name)?;
         fields.serialize_field("zone", zone)?;
         fields.serialize_field("address", address)?;
@@ -132,7 +154,7 @@ impl Serialize for CopyAsJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let CopyStatus { service, decides, votes, matched, lag, is_heard } = self.0;
         let mut fields = serializer.serialize_struct("Copy", 8)?;
-        fields.serialize_field("id", &format!("{:016x}", service.member))?;
+        fields.serialize_field("id", &member_text(service.member))?;
         fields.serialize_field("name", &service.name)?;
         fields.serialize_field("zone", &service.zone)?;
         fields.serialize_field("decides", decides)?;
@@ -142,6 +164,11 @@ impl Serialize for CopyAsJson<'_> {
         fields.serialize_field("heard", is_heard)?;
         fields.end()
     }
+}
+
+/// The id of a service as it is shown.
+fn member_text(member: u64) -> String {
+    format!("{member:016x}")
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

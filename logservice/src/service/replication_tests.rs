@@ -33,6 +33,7 @@ fn start(groups: Arc<MemoryGroups>) -> Tested {
         snapshots: Arc::new(SnapshotStore::over(objects.clone(), directory.path().join("drafts"))),
         engine_requests,
         max_shards: 2,
+        snapshot_log_bytes: 0,
         debug_command: false,
         http_port: 1,
     };

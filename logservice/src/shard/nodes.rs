@@ -183,6 +183,14 @@ impl Nodes {
         self.0.get(node_id).map(|known| known.address.as_str())
     }
 
+    /// What a node told for monitoring, and how old that is; none if it told nothing.
+    pub fn figures(&self, node_id: &str, now: Instant) -> Option<(NodeFigures, Duration)> {
+        let known = self.0.get(node_id)?;
+        let figures = known.figures?;
+        let age = now.saturating_duration_since(known.at) + Duration::from_millis(figures.age_ms);
+        Some((figures, age))
+    }
+
     /// All that are known, in order of their names, when the visible end is `end`. `age` tells how long ago a byte below it came.
     pub fn list(&mut self, end: u64, age: impl Fn(u64) -> Duration, now: Instant) -> Vec<NodeStatus> {
         self.forget(now);
@@ -294,6 +302,9 @@ mod tests {
         let age = |_| Duration::from_secs(1);
         assert_eq!(others.list(100, age, later), nodes.list(100, age, later));
         assert_eq!(others.list(100, age, later)[1].figures, figures);
+        let later_still = later + Duration::from_millis(80);
+        assert_eq!(others.figures("n2", later_still), figures.map(|it| (it, Duration::from_millis(300))));
+        assert_eq!((others.figures("n1", later), others.figures("gone", later)), (None, None));
         assert_eq!((others.zone("n1"), others.zone("n2"), others.zone("gone")), ("z1", "", ""));
     }
 

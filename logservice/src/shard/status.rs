@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use durability_protocol::NodeFigures;
 
 use super::lease::whole_ms;
 use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
@@ -148,11 +151,24 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
 }
 
+impl Status {
+    /// Bytes of log behind the newest snapshot, or of all the log if there is none: what a node that recovers replays.
+    pub fn behind_snapshot_bytes(&self) -> u64 {
+        self.durable_end.saturating_sub(u64::try_from(self.snapshot_offset).unwrap_or(self.base))
+    }
+}
+
 impl Shard {
     pub(super) fn nodes_at(&self, end: u64) -> Vec<NodeStatus> {
         let mut nodes = self.nodes();
         let now = self.environment.now();
         nodes.list(end, |offset| self.notifier().age(offset, now), now)
+    }
+
+    /// What the leader told of itself for monitoring, and how old that is; none if nobody leads, or it tells nothing.
+    pub fn leader_figures(&self) -> Option<(NodeFigures, Duration)> {
+        let leader = self.accepting().epochs.leader()?.node_id.clone();
+        self.nodes().figures(&leader, self.environment.now())
     }
 
     /// The shard as an operator sees it.

@@ -63,7 +63,7 @@ pub const METRICS: &[Metric] = &[
     gauge("logservice_snapshots_missing", Of::Shard(|it| Some(it.snapshots_missing as f64)), "Snapshots that are kept and not at this service yet"),
     gauge("logservice_snapshot_timestamp_seconds", Of::Shard(|it| some_seconds(it.snapshot_time_ms)), "When the newest snapshot was recorded, in seconds since 1970. Absent without one"),
     gauge("logservice_snapshot_bytes", Of::Shard(|it| (it.snapshots > 0).then_some(it.snapshot_bytes as f64)), "Length of the newest snapshot. Absent without one"),
-    gauge("logservice_snapshot_behind_bytes", Of::Shard(|it| Some(it.durable_end.saturating_sub(u64::try_from(it.snapshot_offset).unwrap_or(it.base)) as f64)), "Bytes of log behind the newest snapshot: what a node that recovers replays"),
+    gauge("logservice_snapshot_behind_bytes", Of::Shard(|it| Some(it.behind_snapshot_bytes() as f64)), "Bytes of log behind the newest snapshot: what a node that recovers replays"),
     gauge("logservice_snapshot_running", Of::Shard(|it| Some(f64::from(it.snapshot_running))), "1 while a snapshot is being made"),
     gauge("logservice_snapshot_failures", Of::Shard(|it| Some(it.snapshot_failures as f64)), "Failed attempts since the last snapshot was made, or the service started"),
     gauge("logservice_snapshot_failing_since_timestamp_seconds", Of::Shard(|it| some_seconds(it.snapshot_failing_since_ms)), "When the first of these failed, in seconds since 1970. Absent if none failed"),

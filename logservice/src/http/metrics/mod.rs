@@ -81,7 +81,7 @@ mod tests {
         };
         let appends = Latency::new();
         appends.note(std::time::Duration::from_micros(700));
-        let shard = ShardOverview { status, appends: Some(appends.counts()), copies: Vec::new() };
+        let shard = ShardOverview { status, appends: Some(appends.counts()), ..ShardOverview::default() };
         Overview { shards: vec![shard], started_ms: 2000, ..Overview::default() }
     }
 
