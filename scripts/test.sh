@@ -122,6 +122,7 @@ second_row() {
     step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
     step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
     step "install and operate" tests/deploy/run.sh
+    step "status page" tests/status_page/run.sh
     step "object store" tests/s3/run.sh
     step "clients find the leader" tests/sentinel/run.sh
     step "clients find the leader, three services" tests/sentinel/run.sh --services 3

@@ -123,7 +123,7 @@ def commands_of_the_log():
 
 def requests():
     """Every path of the HTTP port with the role that it needs."""
-    endpoint = r'path: "([^"]+)", access: Access::(?:Needs\(TokenRole::)?(\w+)'
+    endpoint = r'path: "([^"]+)",\s+access: Access::(?:Needs\(TokenRole::)?(\w+)'
     declared = {path: role.lower() for path, role in re.findall(endpoint, source(HTTP_REQUESTS))}
     table = rows(section(pathlib.Path("commands.md"), "## The HTTP port"))
     return declared, {span.split()[1]: row[1] for row in table for span in spans(row[0])}

@@ -76,8 +76,9 @@ class Page:
         return answer["result"].get("value")
 
     def text(self, selector: str = "main") -> str:
-        """What a reader sees of the element; empty if there is none."""
-        return self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
+        """What a reader sees of the element; empty if there is none, or it is hidden."""
+        script = f"(element => element?.checkVisibility() ? element.innerText : '')(document.querySelector({json.dumps(selector)}))"
+        return self.run(script)
 
     def wait_for_text(self, text: str, selector: str = "main", seconds: float = PATIENCE_S) -> None:
         try:
@@ -109,9 +110,10 @@ class Page:
         if zone:
             self._call("Emulation.setTimezoneOverride", timezoneId=zone)
 
-    def screenshot(self) -> bytes:
-        """What is seen, as PNG."""
-        return base64.b64decode(self._call("Page.captureScreenshot", format="png", optimizeForSpeed=False)["data"])
+    def screenshot(self, kind: str) -> bytes:
+        """What is seen, as png or webp."""
+        quality = {"quality": 85} if kind == "webp" else {}
+        return base64.b64decode(self._call("Page.captureScreenshot", format=kind, **quality)["data"])
 
     def close(self) -> None:
         self._socket.close()

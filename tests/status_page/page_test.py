@@ -29,8 +29,11 @@ OPERATOR = "the-token-of-the-operator-0123456789abc"
 WATCHER = "the-token-of-the-watcher-0123456789abcd"
 FINDER = "the-token-of-the-finder-0123456789abcde"
 LEASE_MS = 1500
-MAX_LAG_MS = 6000
+MAX_LAG_MS = 8000
 PHONE = {"width": 390, "height": 844}
+NEWEST_SNAPSHOT = r"Newest snapshot\s+(.*\d\d:\d\d.*), [\d.]+ m?s ago"
+# The pictures in docs/status-page/.
+KEPT = ["healthy-light", "lagging-light", "refusing-dark", "copy-lost-phone-light", "no-leader-phone-dark"]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
@@ -99,6 +102,9 @@ class StatusPage(unittest.TestCase):
     def wait_for_problem(self, alert: str, level: str, seconds: float = 60) -> None:
         wait_for(f"{alert} is {level}", lambda: self.problems().get(alert) == level, seconds)
 
+    def wait_until_gone(self, alert: str) -> None:
+        wait_for(f"{alert} is gone", lambda: alert not in self.problems(), 60)
+
     def wait_until_well(self) -> None:
         self.page.wait_for_text("All is well", "#overall")
         self.page.wait_for_text("All well", f"#shard-{SHARD} .badge")
@@ -115,25 +121,32 @@ class StatusPage(unittest.TestCase):
 
     def look(self, name: str) -> None:
         """As different readers see it: axe-core finds nothing, and nothing is wider than a phone."""
+        views = [(size, scheme) for size in ({}, PHONE) for scheme in ("light", "dark")]
+        # First, as a state may pass.
+        for size, scheme in views:
+            self.keep(f"{name}{'-phone' if size else ''}-{scheme}", size, scheme)
         self.page.run(axe() + ";0")
-        for size in ({}, PHONE):
-            for scheme in ("light", "dark"):
+        for size, scheme in views:
+            with self.subTest(name, scheme=scheme, **size):
                 self.page.show_as(scheme=scheme, **size)
                 run = f"axe.run(document, {{runOnly: {json.dumps(RULES)}, resultTypes: ['violations']}})"
                 found = self.page.run(run + ".then(({violations, passes}) => ({violations, passed: passes.length}))")
                 wrong = [(it["id"], [node["html"] for node in it["nodes"]]) for it in found["violations"]]
-                self.assertEqual(wrong, [], f"{name}, {scheme}, {size}")
+                self.assertEqual(wrong, [])
                 self.assertGreater(found["passed"], 10)
                 wide = self.page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-                self.assertLessEqual(wide, 0, f"{name}, {scheme}, {size}")
-                self.keep(name, scheme, size)
+                self.assertLessEqual(wide, 0)
         self.page.show_as()
         self.assertEqual(self.page.errors, [])
 
-    def keep(self, name: str, scheme: str, size: dict) -> None:
+    def keep(self, name: str, size: dict, scheme: str) -> None:
+        """A picture, if it is wanted."""
         if directory := os.environ.get("SCREENSHOTS"):
-            device = "-phone" if size else ""
-            pathlib.Path(directory, f"{name}{device}-{scheme}.png").write_bytes(self.page.screenshot())
+            self.page.show_as(scheme=scheme, **size)
+            if name in KEPT:
+                pathlib.Path(directory, f"{name}.webp").write_bytes(self.page.screenshot("webp"))
+            if every := os.environ.get("EVERY_SCREENSHOT"):
+                pathlib.Path(every, f"{name}.png").write_bytes(self.page.screenshot("png"))
 
     def test_1_a_token_is_asked_for_and_kept_for_the_tab(self):
         self.page.open(self.address(self.decider()))
@@ -163,19 +176,19 @@ class StatusPage(unittest.TestCase):
     def test_2_healthy(self):
         self.open_with_token()
         self.wait_until_well()
+        self.page.wait_for_text("B/s", f"#shard-{SHARD} .facts")
         card = self.page.text(f"#shard-{SHARD}")
-        # n1, the-address
         self.assertRegex(card, rf"Leader\s+{self.leader.name}, {HOST}:{self.leader.port}")
         self.assertRegex(card, r"Mode\s+sync")
-        self.assertRegex(card, r"Lag\s+\d+ ms of at most 6.0 s")
+        self.assertRegex(card, r"Lag\s+\d+ ms of at most 8.0 s")
         self.assertRegex(card, r"Durable offset\s+[\d,]{6,}")
-        self.assertRegex(card, r"Newest snapshot\s+\d+ \w+ \d{4}, [\d:]{8}, ")
+        self.assertRegex(card, NEWEST_SNAPSHOT)
         for service in self.logs.list:
             self.assertRegex(card, rf"{service.name}\s+{service.name.replace('log', 'zone')}\s+nothing\s+(decides|in touch)")
         self.assertEqual(self.page.run("document.querySelectorAll('#services tbody tr').length"), 3)
         wait_for("the past is drawn", lambda: len(self.page.run("document.querySelector('path.lag').getAttribute('d')")) > 50)
         self.assertIn("M0 ", self.page.run("document.querySelector('path.limit').getAttribute('d')"))
-        self.assertIn("limit 6.0 s", self.page.names("image")[0])
+        self.assertIn("limit 8.0 s", self.page.names("image")[0])
         self.assertIn(f"Lag of {SHARD} over the last ten minutes", self.page.names("image")[0])
         self.look("healthy")
 
@@ -186,21 +199,20 @@ class StatusPage(unittest.TestCase):
             self.page.show_as(zone=zone)
             self.open_with_token()
             self.page.wait_for_text(zone, "footer")
-            shown[zone] = re.search(r"Newest snapshot\s+([^\n]+?, [\d:]{8})", self.page.text(f"#shard-{SHARD}"))[1]
+            shown[zone] = re.search(NEWEST_SNAPSHOT, self.page.text(f"#shard-{SHARD}"))[1]
         self.assertEqual(len(set(shown.values())), 2, shown)
+        self.page.show_as(zone="UTC")
 
     def test_4_it_can_be_used_with_the_keyboard(self):
         self.open_with_token()
         reached = []
-        for _ in range(6):
+        for _ in range(4):
             self.page.press("Tab")
             reached.append(self.page.run("document.activeElement.className || document.activeElement.id || document.activeElement.textContent"))
             visible = self.page.run("getComputedStyle(document.activeElement).outlineStyle !== 'none'")
             self.assertTrue(visible, reached)
-            if len(reached) == 1:
-                self.assertEqual(self.page.run("document.activeElement.className"), "skip")
-        self.assertIn("forget", reached)
-        self.assertEqual(len([text for text in reached if HOST in text]), 3, reached)
+        others = [service.name for service in self.logs.list if self.address(service) != self.page.run("location.href")]
+        self.assertEqual(reached, ["skip", "forget", *others])
 
     def test_5_it_is_made_of_nothing_from_elsewhere(self):
         address = self.address(self.decider())
@@ -234,7 +246,7 @@ class StatusPage(unittest.TestCase):
                 self.wait_for_problem("LagNearLimit", "amber")
                 self.assertIn("Nothing is broken", self.page.text("#overall"))
                 self.assertIn("of what the node", self.page.text(f"#shard-{SHARD} .problems"))
-                self.look("lagging") if not os.environ.get("SCREENSHOTS") else self.keep("lagging", "light", {})
+                self.look("lagging")
                 wait_for("a write is refused", lambda: self.is_refused(client), 30)
                 self.wait_for_problem("WritesRefused", "red")
                 self.assert_unmistakable(f"The node {self.leader.name} of {SHARD} refuses writes")
@@ -243,7 +255,7 @@ class StatusPage(unittest.TestCase):
                 self.assertTrue(self.page.run("document.querySelector('path.refused').getAttribute('d')"))
             finally:
                 log.execute_command("LOG.DEBUG", "RESUME-ACKS", SHARD)
-            self.wait_until_well()
+            self.wait_until_gone("WritesRefused")
             client.set("a", "2")
 
     @staticmethod
@@ -264,7 +276,7 @@ class StatusPage(unittest.TestCase):
         self.page.wait_for_text(f"not connected with {lost.name}", "#overall")
         self.look("copy-lost")
         lost.start()
-        self.wait_until_well()
+        self.wait_until_gone("CopyAway")
 
     def test_8_no_node_leads(self):
         self.open_with_token()
@@ -276,7 +288,7 @@ class StatusPage(unittest.TestCase):
         self.look("no-leader")
         for node in self.nodes:
             node.start()
-        self.wait_until_well()
+        self.wait_until_gone("ShardWithoutLeader")
 
     def test_9_the_service_is_silent_or_gone(self):
         self.open_with_token()

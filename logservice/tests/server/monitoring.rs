@@ -137,6 +137,63 @@ fn shards_and_nodes_are_json_with_their_figures() {
 }
 
 #[test]
+fn what_is_wrong_is_said_of_each_shard() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut leader) = start(directory.path(), &[]);
+    let problems = |shard: usize| {
+        let (_, text) = get(&service, "/api/shards", "watches-all");
+        let shown: Value = serde_json::from_str(&text).expect("JSON");
+        let of_shard = shown["shards"][shard]["problems"].as_array().cloned().expect("problems");
+        of_shard.iter().map(|it| format!("{} {}", it["level"], it["alert"])).collect::<Vec<_>>()
+    };
+    report(&mut leader, "s1", "n1", "mode=sync,lag_ms=10,max_lag_ms=1000");
+    assert_eq!(problems(0), [""; 0]);
+    assert_eq!(problems(1), [r#""red" "ShardWithoutLeader""#]);
+    report(&mut leader, "s1", "n1", "mode=async,lag_ms=501,max_lag_ms=1000");
+    assert_eq!(problems(0), [r#""amber" "LagNearLimit""#]);
+    report(&mut leader, "s1", "n1", "mode=async,lag_ms=1000,max_lag_ms=1000,refusing_writes=1");
+    assert_eq!(problems(0), [r#""red" "WritesRefused""#]);
+    service.stop();
+}
+
+#[test]
+fn how_far_a_log_was_behind_is_remembered() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut leader) = start(directory.path(), &[]);
+    let begun = std::time::Instant::now();
+    loop {
+        report(&mut leader, "s1", "n1", FIGURES);
+        let (status, text) = get(&service, "/api/shards/s1/history", "watches-one");
+        assert_eq!(status, 200, "{text}");
+        let shown: Value = serde_json::from_str(&text).expect("JSON");
+        let lags = shown["lag_ms"].as_array().expect("a list");
+        assert_eq!(shown["age_ms"].as_array().map(Vec::len), Some(lags.len()), "{text}");
+        if lags.last().is_some_and(|lag| lag == 250) {
+            assert_eq!(shown["durable_end"].as_array().and_then(|ends| ends.last()), Some(&Value::from(3)));
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{text}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(get(&service, "/api/shards/s2/history", "watches-one").0, 401);
+    assert_eq!(get(&service, "/api/shards/never-made/history", "watches-all").0, 404);
+    service.stop();
+}
+
+#[test]
+fn the_page_is_for_everybody_and_says_nothing() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, _leader) = start(directory.path(), &[]);
+    let (status, text) = service.http("GET / HTTP/1.1", b"");
+    assert_eq!(status, 200);
+    assert!(text.contains(r#"data-tokens="needed""#) && !text.contains("s1"), "{text}");
+    service.stop();
+    let service = Service::start(&directory.path().join("open"), &[]).expect("starts");
+    assert!(service.http("GET / HTTP/1.1", b"").1.contains(r#"data-tokens="none""#));
+    service.stop();
+}
+
+#[test]
 fn a_service_alone_is_ready_without_a_token() {
     let directory = tempfile::tempdir().expect("tempdir");
     let (service, _leader) = start(directory.path(), &[]);

@@ -223,11 +223,13 @@ fn every_endpoint_is_for_some_roles_and_refused_to_the_others() {
     let observers = &[TokenRole::Observe, TokenRole::Follow, TokenRole::Operate, TokenRole::Node][..];
     let upload = format!("PUT /shards/s1/snapshot?epoch=1&offset=1&replid={A}");
     for (request, obeyed, roles) in [
-        ("GET /healthz", 200, &TokenRole::ALL[..]),
-        ("GET /readyz", 200, &TokenRole::ALL[..]),
+        ("GET /", 200, &TokenRole::ALL[..]),
+        ("GET /healthz", 200, &TokenRole::ALL),
+        ("GET /readyz", 200, &TokenRole::ALL),
         ("GET /shards", 200, observers),
         ("GET /metrics", 200, observers),
         ("GET /api/shards", 200, observers),
+        ("GET /api/shards/s1/history", 200, observers),
         (&upload, 409, &[TokenRole::Node]),
     ] {
         for role in TokenRole::ALL {
@@ -239,8 +241,10 @@ fn every_endpoint_is_for_some_roles_and_refused_to_the_others() {
             assert!(status != 403 || (told.starts_with("NOPERM ") && names_role), "{told}");
         }
     }
-    let of_another = upload.replace("s1", "s2") + " HTTP/1.1\r\nAuthorization: Bearer " + &token(TokenRole::Node);
-    assert_eq!(service.http(&of_another, b"REDIS").0, 401);
+    for of_another in [&upload.replace("s1", "s2"), "GET /api/shards/s2/history"] {
+        let head = format!("{of_another} HTTP/1.1\r\nAuthorization: Bearer {}", token(TokenRole::Node));
+        assert_eq!(service.http(&head, b"REDIS").0, 401, "{of_another}");
+    }
     service.stop();
 }
 

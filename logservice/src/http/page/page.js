@@ -1,6 +1,7 @@
 // The page: what is wrong at its top, then the services, then the shards.
 
 const FILTER_FROM = 9;
+const MOST_SAID = 20;
 const part = (id) => document.getElementById(id);
 const cards = new Map();
 const waiting = [];
@@ -84,7 +85,7 @@ function addCard(name) {
 }
 
 function showVerdict({ problems, shards }) {
-  const of = (shard) => shard.problems.map((problem) => ({ ...problem, node: element("a", { href: `#shard-${encodeURIComponent(shard.shard)}` }, problem.text) }));
+  const of = (shard) => shard.problems.map((problem) => ({ ...problem, node: linkTo(shard.shard, problem.text) }));
   const all = [...problems.map((problem) => ({ ...problem, node: problem.text })), ...shards.flatMap(of)];
   const red = all.filter(({ level }) => level === "red");
   const level = red.length ? "red" : all.length ? "amber" : "";
@@ -96,9 +97,16 @@ function showVerdict({ problems, shards }) {
   // Not every second: only when it is another one.
   setText(part("announcement"), verdict);
   // What is red stands alone at the top; the rest is said at its shard.
-  showProblems(part("problems"), level === "red" ? red : all);
+  const said = level === "red" ? red : all;
+  const more = said.length > MOST_SAID ? [{ level, node: `and ${said.length - MOST_SAID} more` }] : [];
+  showProblems(part("problems"), [...said.slice(0, MOST_SAID), ...more]);
   setText(document.querySelector("title"), `${{ red: "✖ ", amber: "! ", "": "" }[level]}Log service`);
   setIcon(level);
+}
+
+/** What a problem is, without why, as a link to its shard. */
+function linkTo(shard, text) {
+  return element("a", { href: `#shard-${encodeURIComponent(shard)}` }, `${text.split(/\.(?: |$)/)[0]}.`);
 }
 
 /** The colour of the page's tab. */

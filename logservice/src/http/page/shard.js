@@ -11,7 +11,7 @@ class ShardCard {
     this.isVisible = false;
     this.badge = element("span", { class: "badge" });
     this.problems = element("ul", { class: "problems", "aria-label": `Problems of ${name}` });
-    this.facts = new Facts(["Leader", "Mode", "Lag", "Write rate", "Durable offset", "Waiting clients", "Time to the log", "Log on this disk"]);
+    this.facts = new Facts(["Leader", "Mode", "Lag", "Write rate", "Durable offset", "Waiting clients", "Time to the log", "Following here", "Log on this disk"]);
     this.snapshots = new Facts(["Newest snapshot", "Its size", "Log since then", "Kept", "Being made", "Failed attempts"]);
     this.copies = table("Copies of the log", ["Service", "Zone", "Behind", "State"]);
     this.nodes = table("Nodes", ["Node", "Role", "Zone", "State"]);
@@ -28,7 +28,7 @@ class ShardCard {
   show(shard, services, unixMs, now) {
     const leader = shard.nodes.find((node) => node.id === shard.leader);
     const figures = leader?.figures ?? null;
-    const isFresh = leader !== undefined && leader.contact_ms + (figures?.age_ms ?? 0) <= OLD_MS;
+    const isFresh = leads(shard) && leader !== undefined && leader.contact_ms + (figures?.age_ms ?? 0) <= OLD_MS;
     this.history.add({
       at: now,
       lag: isFresh && figures ? figures.lag_ms : null,
@@ -62,9 +62,8 @@ class ShardCard {
   }
 
   showFacts(shard, leader, figures) {
-    const leads = shard.leader && shard.lease_remaining_ms !== -1 && shard.lease_remaining_ms !== 0;
     const former = shard.leader ? `nobody; ${shard.leader} was the last` : "nobody";
-    this.facts.set("Leader", leads ? [shard.leader, shard.leader_address, leader?.zone].filter(Boolean).join(", ") : former);
+    this.facts.set("Leader", leads(shard) ? [shard.leader, shard.leader_address, leader?.zone].filter(Boolean).join(", ") : former);
     this.facts.set("Mode", figures?.mode || UNKNOWN);
     this.facts.set("Lag", figures ? `${duration(figures.lag_ms)} of at most ${duration(figures.max_lag_ms)}${figures.refusing_writes ? ": writes are refused" : ""}` : UNKNOWN);
     const rate = this.history.rate();
@@ -72,6 +71,7 @@ class ShardCard {
     this.facts.set("Durable offset", number.format(shard.durable_end));
     this.facts.set("Waiting clients", figures ? `${number.format(figures.held_clients)}; ${bytes(figures.pending_bytes)} not acknowledged` : UNKNOWN);
     this.facts.set("Time to the log", figures?.acks ? `${microseconds(figures.ack_p50_us)} (median), ${microseconds(figures.ack_p99_us)} (99 %)` : figures ? "no write in the last minute" : UNKNOWN);
+    this.facts.set("Following here", `${number.format(shard.replicas)} ${shard.replicas === 1 ? "server" : "servers"}`);
     const most = shard.max_log_bytes ? ` of at most ${bytes(shard.max_log_bytes)}` : "";
     this.facts.set("Log on this disk", `${bytes(shard.log_bytes)}${most}, ${shard.state}`);
   }
@@ -84,7 +84,6 @@ class ShardCard {
       const heard = `${isAway ? "✖ away: " : ""}heard ${duration(node.contact_ms)} ago`;
       return { red: isAway, cells: [node.id, role, node.zone, node.contact_ms > OLD_MS ? heard : behind] };
     });
-    if (shard.replicas) rows.push({ cells: ["replicas", "of this service", "", number.format(shard.replicas)] });
     setRows(this.nodes.body, rows.length ? rows : [{ cells: ["none", "", "", ""] }]);
   }
 
@@ -113,6 +112,9 @@ class ShardCard {
   }
 }
 
+/** Whether a node leads, as far as the service knows. -1: nobody does; 0: the lease has passed. */
+const leads = (shard) => shard.leader !== "" && shard.lease_remaining_ms !== -1 && shard.lease_remaining_ms !== 0;
+
 function copyState({ decides, votes, heard }) {
   if (!heard) return "✖ away";
   if (!votes) return "is being made";
@@ -130,9 +132,9 @@ function pageAddress(service) {
 
 /** Fills a list with problems `{level, alert, node}`, and leaves it alone if it holds them already. */
 function showProblems(list, problems) {
-  const key = JSON.stringify(problems.map(({ level, text }) => [level, text]));
+  const key = JSON.stringify(problems.map(({ level, node }) => [level, node.textContent ?? node]));
   if (list.dataset.key === key) return;
   list.dataset.key = key;
-  const line = ({ level, alert, node }) => element("li", { class: level, "data-alert": alert }, node);
+  const line = ({ level, alert, node }) => element("li", { class: level, "data-alert": alert ?? "" }, node);
   list.replaceChildren(...problems.map(line));
 }

@@ -78,7 +78,10 @@ function bytes(count) {
   return `${unit && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
 }
 
-const microseconds = (us) => (us < 1000 ? `${us} µs` : `${(us / 1000).toFixed(us < 10_000 ? 1 : 0)} ms`);
+function microseconds(us) {
+  if (us < 1000) return `${us} µs`;
+  return us < 10_000 ? `${(us / 1000).toFixed(1)} ms` : duration(us / 1000);
+}
 
 /** A word for what is unknown, for a reader who hears it. */
 const UNKNOWN = "not known";
