@@ -57,6 +57,10 @@ class LogService(ChildProcess):
         at = self._command.index("--peers") + 1
         self._command = [*self._command[:at], self._peers(peer_ports), *self._command[at + 1:]]
 
+    def set_engine(self, program: str) -> None:
+        """Gives it another program for engines from its next start on."""
+        self._command[self._command.index("--valkey-server") + 1] = program
+
     def set_port(self, port: int) -> None:
         """Gives it another port for clients from its next start on."""
         self._command[self._command.index("--listen") + 1] = f"{HOST}:{port}"

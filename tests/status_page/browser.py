@@ -65,8 +65,12 @@ class Page:
                 self.requests.append(request["url"])
 
     def open(self, url: str) -> None:
-        self._call("Page.navigate", url=url)
-        wait_for("the page is loaded", lambda: self.run("document.readyState") == "complete", PATIENCE_S)
+        self.run("window.isThePageBefore = true")
+        answer = self._call("Page.navigate", url=url)
+        if "errorText" in answer:
+            raise AssertionError(f"{url}: {answer['errorText']}")
+        loaded = "!window.isThePageBefore && document.readyState === 'complete'"
+        wait_for("the page is loaded", lambda: self.run(loaded), PATIENCE_S)
 
     def run(self, script: str):
         """The value of an expression; that of a promise once it has one."""

@@ -44,55 +44,23 @@ def axe() -> str:
     return pathlib.Path(directory, "axe_playwright_python", "axe.min.js").read_text()
 
 
-class StatusPage(unittest.TestCase):
+class OnThePage(unittest.TestCase):
+    """What a reader does and sees."""
+
+    page: Page
+
+    @staticmethod
+    def address(service) -> str:
+        return f"http://{HOST}:{service.http_port}/"
+
     @classmethod
-    def setUpClass(cls):
-        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="status-page-"))
-        cls.addClassCleanup(shutil.rmtree, cls.directory)
-        tokens = cls.directory / "tokens"
-        tokens.touch(mode=0o600)
-        tokens.write_text(f"* {NODES}\n* {OPERATOR} operate\n* {WATCHER} observe\n{SHARD} {FINDER} discover\n")
-        cls.logs = LogServices(cls.directory, 3, SHARD, ["--tokens", str(tokens), "--enable-debug-command"], password=NODES)
-        cls.addClassCleanup(cls.logs.kill)
-        cls.logs.start()
-        cls.logs.form()
-        more = f"durability.auth {NODES}\ndurability.max-lag-ms {MAX_LAG_MS}\n"
-        cls.nodes = [ServerNode(cls.directory, name, cls.logs.addresses, SHARD, LEASE_MS, more) for name in ("n1", "n2")]
-        for node in cls.nodes:
-            cls.addClassCleanup(node.kill)
-            node.start()
-        wait_for("a node leads", lambda: "leader" in [node.role() for node in cls.nodes], 60)
-        wait_for("the other follows", lambda: "follower" in [node.role() for node in cls.nodes], 60)
-        cls.leader = next(node for node in cls.nodes if node.role() == "leader")
-        with cls.leader.connect(20) as client:
-            for number in range(500):
-                client.set(f"key{number}", "x" * 1000)
-        with cls.decider().connect(30, password=NODES) as client:
-            client.execute_command("LOG.SNAPSHOT", SHARD)
+    def open_browser(cls) -> None:
         cls.browser = Browser(cls.directory)
         cls.addClassCleanup(cls.browser.kill)
         cls.browser.start()
         cls.page = Page(cls.browser)
         cls.addClassCleanup(cls.page.close)
         cls.page.show_as()
-
-    @classmethod
-    def decider(cls):
-        return wait_for("a service decides", cls.logs.decider, 30)
-
-    @classmethod
-    def address(cls, service) -> str:
-        return f"http://{HOST}:{service.http_port}/"
-
-    @classmethod
-    def open_with_token(cls) -> None:
-        """Opens the page of the service that decides, as a reader does who has a token."""
-        service = cls.decider()
-        cls.page.open(cls.address(service))
-        if cls.page.text("#login"):
-            cls.page.type(WATCHER)
-            cls.page.press("Enter")
-        cls.page.wait_for_text(SHARD, "#shards")
 
     def problems(self) -> dict[str, str]:
         """The level of each problem that the shard's card shows, by its alert."""
@@ -147,6 +115,48 @@ class StatusPage(unittest.TestCase):
                 pathlib.Path(directory, f"{name}.webp").write_bytes(self.page.screenshot("webp"))
             if every := os.environ.get("EVERY_SCREENSHOT"):
                 pathlib.Path(every, f"{name}.png").write_bytes(self.page.screenshot("png"))
+
+
+class OverThreeServices(OnThePage):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="status-page-"))
+        cls.addClassCleanup(shutil.rmtree, cls.directory)
+        tokens = cls.directory / "tokens"
+        tokens.touch(mode=0o600)
+        tokens.write_text(f"* {NODES}\n* {OPERATOR} operate\n* {WATCHER} observe\n{SHARD} {FINDER} discover\n")
+        cls.logs = LogServices(cls.directory, 3, SHARD, ["--tokens", str(tokens), "--enable-debug-command"], password=NODES)
+        cls.addClassCleanup(cls.logs.kill)
+        cls.logs.start()
+        cls.logs.form()
+        more = f"durability.auth {NODES}\ndurability.max-lag-ms {MAX_LAG_MS}\n"
+        cls.nodes = [ServerNode(cls.directory, name, cls.logs.addresses, SHARD, LEASE_MS, more) for name in ("n1", "n2")]
+        for node in cls.nodes:
+            cls.addClassCleanup(node.kill)
+            node.start()
+        wait_for("a node leads", lambda: "leader" in [node.role() for node in cls.nodes], 60)
+        wait_for("the other follows", lambda: "follower" in [node.role() for node in cls.nodes], 60)
+        cls.leader = next(node for node in cls.nodes if node.role() == "leader")
+        with cls.leader.connect(20) as client:
+            for number in range(500):
+                client.set(f"key{number}", "x" * 1000)
+        with cls.decider().connect(30, password=NODES) as client:
+            client.execute_command("LOG.SNAPSHOT", SHARD)
+        cls.open_browser()
+
+    @classmethod
+    def decider(cls):
+        return wait_for("a service decides", cls.logs.decider, 30)
+
+    @classmethod
+    def open_with_token(cls) -> None:
+        """Opens the page of the service that decides, as a reader does who has a token."""
+        service = cls.decider()
+        cls.page.open(cls.address(service))
+        if cls.page.text("#login"):
+            cls.page.type(WATCHER)
+            cls.page.press("Enter")
+        cls.page.wait_for_text(SHARD, "#shards")
 
     def test_1_a_token_is_asked_for_and_kept_for_the_tab(self):
         self.page.open(self.address(self.decider()))
@@ -312,5 +322,48 @@ class StatusPage(unittest.TestCase):
         self.page.errors.clear()
 
 
+class OverOneService(OnThePage):
+    """A single log service without tokens, whose engine does not start, and with a place for one stream."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="status-page-"))
+        cls.addClassCleanup(shutil.rmtree, cls.directory)
+        cls.logs = LogServices(cls.directory, 1, SHARD, ["--snapshot-log-mb", "1", "--max-http-connections", "8"])
+        cls.service = cls.logs.list[0]
+        cls.service.set_engine("/bin/false")
+        cls.addClassCleanup(cls.logs.kill)
+        cls.logs.start()
+        cls.node = ServerNode(cls.directory, "n1", cls.logs.addresses, SHARD, LEASE_MS)
+        cls.addClassCleanup(cls.node.kill)
+        cls.node.start()
+        wait_for("the node leads", lambda: cls.node.role() == "leader", 60)
+        cls.open_browser()
+
+    def test_1_a_snapshot_is_overdue(self):
+        self.page.open(self.address(self.service))
+        self.wait_until_well()
+        self.assertIn("the only copy", self.page.text(f"#shard-{SHARD}"))
+        self.assertEqual(self.page.text("#services"), "")
+        with self.node.connect(20) as client:
+            for number in range(6):
+                client.set(f"key{number}", "x" * (1 << 20))
+        self.wait_for_problem("SnapshotOverdue", "red")
+        self.wait_for_problem("SnapshotsFail", "amber")
+        self.assert_unmistakable(f"The newest snapshot of {SHARD} is")
+        self.look("snapshot-overdue")
+
+    def test_2_a_page_without_a_stream_asks(self):
+        self.page.open(self.address(self.service))
+        self.page.wait_for_text("Live", "#link")
+        other = Page(self.browser)
+        self.addCleanup(other.close)
+        other.open(self.address(self.service))
+        other.wait_for_text("Asking every few seconds", "#link")
+        other.wait_for_text(SHARD, "#shards")
+        self.page.open("about:blank")
+        other.wait_for_text("Live", "#link")
+
+
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(StatusPage))
+    sys.exit(counted_tests.run(OverThreeServices, OverOneService))
