@@ -52,7 +52,7 @@ impl Service {
         let services = self.groups().map(|groups| groups.services()).unwrap_or_default();
         let member = self.groups().map_or(0, |groups| groups.member());
         let own = services.iter().find(|service| service.member == member);
-        let own_name = own.map_or("here", |own| &own.name);
+        let own_name = own.map_or("this service", |own| &own.name);
         let around = Circumstances { own_name, now_ms, snapshot_log_bytes: self.options.snapshot_log_bytes };
         let mut shards = Vec::new();
         for (name, slot) in self.slots(may_see) {

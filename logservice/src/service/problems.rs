@@ -53,7 +53,7 @@ pub struct Problem {
 /// What is looked at besides a shard.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
-    /// The name of this service; "here" if it has none.
+    /// The name of this service, or what stands for it.
     pub own_name: &'a str,
     /// Now, in milliseconds since 1970.
     pub now_ms: u64,
@@ -65,7 +65,7 @@ pub struct Circumstances<'a> {
 pub fn of_service(own_name: &str, not_ready: Option<&str>, services: &[ServiceStatus]) -> Vec<Problem> {
     let mut found = Found::default();
     if let Some(why) = not_ready {
-        let text = format!("The log service {own_name} runs and cannot be used. The reason: {why}.");
+        let text = format!("The log service {own_name} runs and cannot be used. {}", reason(why));
         found.red("LogServiceNotReady", text);
     }
     for ServiceStatus { name, .. } in services.iter().filter(|service| !service.is_connected) {
@@ -110,7 +110,8 @@ impl Found {
         let Status { shard, state, error, standing, decider_silent_ms, .. } = status;
         if *state != LogState::Ok {
             let state = state.word();
-            self.red("ShardLogNotServed", format!("The log of {shard} at {own_name} is {state}. The reason: {error}."));
+            let text = format!("The log of {shard} at {own_name} is {state}. {}", reason(error));
+            self.red("ShardLogNotServed", text);
         }
         match *standing {
             // -1: nobody leads; 0: the lease has passed. Only a service that decides knows.
@@ -137,8 +138,8 @@ impl Found {
             self.amber("ShardAcknowledgementsHeld", format!("LOG.DEBUG holds the acknowledgements of {shard} back."));
         }
         if !status.full_copy_error.is_empty() {
-            let error = &status.full_copy_error;
-            let text = format!("A node of {shard} waits for a full copy that cannot be given. The reason: {error}.");
+            let why = reason(&status.full_copy_error);
+            let text = format!("A node of {shard} waits for a full copy that cannot be given. {why}");
             self.red("FullCopyWaits", text);
         }
         if status.audit.differences > 0 && status.audit.state == AuditState::Done {
@@ -208,8 +209,8 @@ impl Found {
         let Status { shard, snapshot_failing_since_ms: since, snapshot_error, .. } = status;
         if *since > 0 {
             let failing_ms = around.now_ms.saturating_sub(*since);
-            let (here, lasts) = (around.own_name, ms(failing_ms));
-            let text = format!("Snapshots of {shard} at {here} have failed for {lasts}. The reason: {snapshot_error}.");
+            let (here, lasts, why) = (around.own_name, ms(failing_ms), reason(snapshot_error));
+            let text = format!("Snapshots of {shard} at {here} have failed for {lasts}. {why}");
             match failing_ms > SNAPSHOTS_FAIL_MS {
                 true => self.red("SnapshotsFail", text),
                 false => self.amber("SnapshotsFail", text),
@@ -221,12 +222,21 @@ impl Found {
         };
         let behind = status.behind_snapshot_bytes();
         if behind > wanted.max(status.snapshot_bytes).saturating_mul(OVERDUE_TIMES) {
+            let none = if status.snapshots == 0 { ": there is none yet" } else { "" };
             let text = format!(
-                "The newest snapshot of {shard} is {} of log old. A node that recovers has to replay all of it.",
+                "The newest snapshot of {shard} is {} of log old{none}. A node that recovers has to replay all of it.",
                 bytes(behind)
             );
             self.red("SnapshotOverdue", text);
         }
+    }
+}
+
+/// Why, as a sentence. Errors end as they like.
+fn reason(why: &str) -> String {
+    match why.trim_end_matches(|end: char| end.is_whitespace() || ".:".contains(end)) {
+        "" => "The reason is not known.".to_owned(),
+        why => format!("The reason: {why}."),
     }
 }
 

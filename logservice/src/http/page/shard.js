@@ -88,7 +88,8 @@ class ShardCard {
   }
 
   showCopies(shard, services) {
-    const rows = shard.copies.map((copy) => ({
+    const byName = [...shard.copies].sort((one, other) => one.name.localeCompare(other.name));
+    const rows = byName.map((copy) => ({
       red: !copy.heard,
       cells: [copy.name, copy.zone, copy.heard && !copy.lag ? "nothing" : `${number.format(copy.lag)} entries`, copyState(copy)],
     }));
