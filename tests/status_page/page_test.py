@@ -280,7 +280,7 @@ class OverThreeServices(OnThePage):
         self.open_with_token()
         lost = next(service for service in self.logs.list if service is not self.decider())
         lost.kill()
-        self.addCleanup(lost.start)
+        self.addCleanup(self.logs.start)
         self.wait_for_problem("CopyAway", "red")
         self.assert_unmistakable(f"The copy of {SHARD} at the log service {lost.name} is away")
         self.page.wait_for_text(f"not connected with {lost.name}", "#overall")
@@ -314,7 +314,7 @@ class OverThreeServices(OnThePage):
         # Another service decides now, and this one's page leads to it.
         self.page.wait_for_text("This service follows", f"#shard-{SHARD}")
         service.kill()
-        self.addCleanup(service.start)
+        self.addCleanup(self.logs.start)
         self.page.wait_for_text("the connection failed", "#lost")
         service.start()
         self.page.wait_for_text("Live", "#link")
