@@ -85,6 +85,18 @@ numbers! {
     refusals,
     /// Total time in milliseconds for which writes were refused, including a refusal still in progress.
     refused_time_ms,
+    /// How long in milliseconds the log will take for what it lacks, at its pace of late.
+    expected_lag_ms,
+    /// 1 while writers are slowed down to the log's pace, else 0.
+    throttling,
+    /// Clients whose replies wait because of that.
+    throttled_clients,
+    /// Writes whose replies waited because of that.
+    throttled_writes,
+    /// Times that writers began to be slowed down.
+    throttles,
+    /// Total time in milliseconds for which writers were slowed down, including one still in progress.
+    throttled_time_ms,
     /// Commands that were refused, for any reason.
     refused_commands,
     /// Clients that were closed because their replies waited too long.

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use crate::decide::dirty_keys::{Database, DirtyKeys, KeyHash};
 use crate::decide::valve::Group;
 
+#[path = "gate_throttle.rs"]
+mod throttle;
+
 /// A client of the server, by the id that `CLIENT ID` shows.
 pub type ClientId = u64;
 
@@ -35,6 +38,8 @@ pub struct LateHold {
 
 /// The connections of the server, as the gate sees them. Main thread only.
 pub trait Connections {
+    /// Whether [`Connections::hold`] can hold the client's connection.
+    fn can_hold(&self, client: ClientId) -> bool;
     /// From now on, nothing that is pending on the client's connection, or comes, leaves before `group` is released.
     fn hold(&mut self, client: ClientId, group: Group) -> Held;
     /// Groups are counted from the beginning: none has written, and none is released.
@@ -74,6 +79,19 @@ struct Waiting {
     offset: u64,
     clients: Vec<ClientId>,
     keys: Vec<KeyHash>,
+    /// Nothing was written that anybody waits for: replies are held for the log's pace only, up to an earlier offset.
+    is_throttled: bool,
+}
+
+/// What the open group is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Nothing yet, so it stays open for the next iteration.
+    Nothing,
+    /// Replies of writes are held until the log has acknowledged all but so many bytes of what the iteration wrote.
+    Throttle(u64),
+    /// Something was written that replies depend on.
+    Write,
 }
 
 /// The groups of writes that are not durable, the keys they dirtied and the clients that wait. Main thread only.
@@ -88,8 +106,9 @@ pub struct Gate<C> {
     dirty: DirtyKeys,
     waiting: VecDeque<Waiting>,
     released: Group,
-    /// Whether the open group has written anything; if not, it stays open for the next iteration.
-    open_group_is_used: bool,
+    open_group_is_for: Use,
+    /// How many closed groups hold replies for the log's pace only.
+    throttled_groups: usize,
     /// Clients that were held already, and whose newest bytes have no boundary yet. Those that were not are written to by
     /// the server itself, as nothing was pending for them.
     touched: Vec<ClientId>,
@@ -113,7 +132,8 @@ impl<C: Connections> Gate<C> {
             dirty: DirtyKeys::default(),
             waiting: VecDeque::from([Waiting::default()]),
             released: 0,
-            open_group_is_used: false,
+            open_group_is_for: Use::Nothing,
+            throttled_groups: 0,
             touched: Vec::new(),
             held_clients: 0,
             late_answers: Vec::new(),
@@ -128,12 +148,12 @@ impl<C: Connections> Gate<C> {
     /// Whether nothing at all is dirty, held or open: then a read depends on nothing.
     #[inline]
     pub fn is_idle(&self) -> bool {
-        self.waiting.len() == 1 && !self.open_group_is_used
+        self.waiting.len() == 1 && self.open_group_is_for == Use::Nothing
     }
 
     /// Whether anything was written in this round of the event loop.
     pub fn has_open_writes(&self) -> bool {
-        self.open_group_is_used
+        self.open_group_is_for == Use::Write
     }
 
     /// The hash that stands for `key`.
@@ -153,8 +173,8 @@ impl<C: Connections> Gate<C> {
     /// Something was written that the caller accounts for by other means. Returns the group its writer must wait for.
     pub fn write(&mut self) -> Group {
         let group = self.open_group();
-        if !self.open_group_is_used {
-            self.open_group_is_used = true;
+        if self.open_group_is_for != Use::Write {
+            self.open_group_is_for = Use::Write;
             self.connections.set_newest(group);
         }
         group
@@ -221,12 +241,15 @@ impl<C: Connections> Gate<C> {
     /// The iteration is over, and all that it wrote is in the stream up to `offset()`. To be called before the server
     /// writes replies: held connections then learn where their newest bytes end.
     pub fn close_group(&mut self, offset: impl FnOnce() -> u64) {
-        if self.open_group_is_used {
+        if self.open_group_is_for != Use::Nothing {
             let offset = offset();
             let previous = self.waiting.len().checked_sub(2).map_or(0, |index| self.waiting[index].offset);
             assert!(offset >= previous, "the replication offset went back from {previous} to {offset}");
-            self.newest().offset = offset;
-            self.open_group_is_used = false;
+            match self.open_group_is_for {
+                Use::Throttle(window) => self.close_throttled(offset.saturating_sub(window).max(previous)),
+                _ => self.newest().offset = offset,
+            }
+            self.open_group_is_for = Use::Nothing;
             self.waiting.push_back(self.spare.pop().unwrap_or_default());
         }
         for client in self.touched.drain(..) {
@@ -261,6 +284,7 @@ impl<C: Connections> Gate<C> {
         while self.waiting.len() > 1 && self.waiting[0].offset <= durable {
             let Some(mut group) = self.waiting.pop_front() else { return };
             self.released += 1;
+            self.throttled_groups -= usize::from(std::mem::take(&mut group.is_throttled));
             self.connections.set_released(self.released);
             self.dirty.clean(&group.keys, self.released);
             for client in group.clients.drain(..) {
@@ -349,7 +373,8 @@ impl<C: Connections> Gate<C> {
         self.released = self.open_group();
         self.connections.set_released(self.released);
         self.waiting = VecDeque::from([Waiting::default()]);
-        self.open_group_is_used = false;
+        self.open_group_is_for = Use::Nothing;
+        self.throttled_groups = 0;
         self.touched = Vec::new();
         self.late_answers = Vec::new();
         self.dirty.clear();
@@ -360,9 +385,9 @@ impl<C: Connections> Gate<C> {
         self.released
     }
 
-    /// The clients that wait, each with a group that one of its replies waits for. Some appear more than once, and some are gone.
+    /// The clients that wait for writes, each with a group that one of its replies waits for. Some appear more than once, and some are gone.
     pub fn waiting_clients(&self) -> impl Iterator<Item = (ClientId, Group)> + '_ {
-        let groups = self.waiting.iter().zip(self.released + 1..);
+        let groups = self.waiting.iter().zip(self.released + 1..).filter(|(waiting, _)| !waiting.is_throttled);
         groups.flat_map(|(waiting, group)| waiting.clients.iter().map(move |client| (*client, group)))
     }
 
@@ -378,7 +403,7 @@ impl<C: Connections> Gate<C> {
 
     /// How many groups are written and not acknowledged.
     pub fn waiting_groups(&self) -> usize {
-        self.waiting.len() - 1 + usize::from(self.open_group_is_used)
+        self.waiting.len() - 1 + usize::from(self.open_group_is_for != Use::Nothing)
     }
 
     fn newest(&mut self) -> &mut Waiting {

@@ -19,6 +19,9 @@ pub struct Fake {
 }
 
 impl Connections for Fake {
+    fn can_hold(&self, client: ClientId) -> bool {
+        client != 0
+    }
     fn hold(&mut self, client: ClientId, group: Group) -> Held {
         if client == 0 {
             return Held::NoConnection;
@@ -340,4 +343,80 @@ fn who_waits_for_an_older_group_is_asked_to_be_offered_again() {
     gate.connections.flushed.clear();
     assert_eq!(gate.offer_again(newest), 1);
     assert_eq!(gate.connections.flushed, [3]);
+}
+
+#[test]
+fn a_throttled_reply_leaves_when_the_log_lacks_no_more_than_the_window() {
+    let mut gate = gate();
+    assert_eq!(gate.throttle(0, 300), Held::NoConnection);
+    assert!(gate.is_idle(), "nothing is held");
+    gate.throttle(1, 300);
+    assert!(!gate.has_open_writes() && !gate.is_idle());
+    gate.close_group(|| 1000);
+    gate.throttle(2, 300);
+    gate.close_group(|| 1100);
+    assert_eq!((gate.throttled_clients(), gate.held_clients(), gate.dirty_keys()), (2, 2, 0));
+    assert_eq!(gate.waiting_clients().count(), 0, "no timeout is for them");
+    gate.release(699);
+    assert!(is_held(&gate, 1));
+    gate.release(700);
+    assert!(!is_held(&gate, 1) && is_held(&gate, 2));
+    gate.disconnected(2);
+    assert_eq!((gate.throttled_clients(), gate.held_clients()), (0, 0));
+    gate.release(800);
+    assert!(gate.is_idle() && !gate.is_throttling());
+}
+
+#[test]
+fn offsets_ascend_also_when_the_window_grows() {
+    let mut gate = gate();
+    gate.throttle(1, 0);
+    gate.close_group(|| 1000);
+    gate.throttle(2, 500);
+    gate.close_group(|| 1001);
+    gate.release(999);
+    assert!(is_held(&gate, 1) && is_held(&gate, 2));
+    gate.release(1000);
+    assert!(gate.is_idle());
+}
+
+#[test]
+fn a_reply_that_depends_on_a_write_waits_for_all_of_it_whatever_is_throttled_beside_it() {
+    for is_first in [true, false] {
+        let mut gate = gate();
+        if is_first {
+            gate.throttle(1, 300);
+        }
+        set(&mut gate, 2, "key");
+        gate.throttle(1, 300);
+        gate.close_group(|| 1000);
+        gate.end_throttling();
+        gate.release(999);
+        assert!(is_held(&gate, 1) && is_held(&gate, 2));
+        gate.release(1000);
+        assert!(gate.is_idle());
+    }
+}
+
+#[test]
+fn when_throttling_ends_all_leave_but_those_behind_a_write() {
+    let mut gate = gate();
+    gate.throttle(1, 0);
+    gate.close_group(|| 100);
+    gate.throttle(2, 0);
+    gate.close_group(|| 200);
+    set(&mut gate, 3, "key");
+    gate.close_group(|| 300);
+    gate.throttle(4, 0);
+    gate.close_group(|| 400);
+    assert!(gate.is_throttling());
+    gate.end_throttling();
+    assert!(!is_held(&gate, 1) && !is_held(&gate, 2) && is_held(&gate, 3) && is_held(&gate, 4));
+    gate.release(300);
+    assert!(gate.is_idle() && !gate.is_throttling());
+    assert_eq!(gate.held_clients(), 0);
+    gate.throttle(1, 0);
+    gate.close_group(|| 500);
+    gate.abandon();
+    assert!(!gate.is_throttling());
 }

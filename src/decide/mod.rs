@@ -9,8 +9,8 @@
 //!   follows from a command's name and flags.
 //! - What waiting replies cost: `taken_replies.rs`, `held_memory.rs`, `reply_timeouts.rs`.
 //! - What the stream must hold: `omitted_effects.rs`, `command_arguments.rs`, `silent_writes.rs`, `unlogged.rs`.
-//! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up. How long it takes to
-//!   acknowledge: `ack_times.rs`.
+//! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up. How writers are slowed
+//!   down before that: `throttle.rs`, `gate_throttle.rs`. How long the log takes to acknowledge: `ack_times.rs`.
 //! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`, and how long one may take to
 //!   answer: `answer_time.rs`.
 
@@ -32,6 +32,7 @@ pub mod reply_timeouts;
 pub mod service_choice;
 pub mod silent_writes;
 pub mod taken_replies;
+pub mod throttle;
 pub mod unacked;
 pub mod unlogged;
 pub mod valve;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::decide::ack_times::AckTimes;
 use crate::decide::lag_history::LagHistory;
+use crate::decide::throttle::{self, Throttle};
 use crate::lag::Lag;
 
 /// How far the log may be behind.
@@ -20,7 +21,7 @@ pub struct Limits {
 pub enum Verdict {
     /// They are taken, and the log is less than half of a limit behind.
     Taken,
-    /// They are taken, and a limit may soon be reached.
+    /// They are taken, and a limit may soon be reached, or writers are slowed down so that it is not.
     TakenYet,
     /// They are refused.
     Refused,
@@ -56,6 +57,10 @@ pub enum Change {
     Refusing,
     /// Writes are taken again; they were refused for this long.
     Resumed(Duration),
+    /// Replies of writes are held as needed from now on, for the log is slower than its writers.
+    Throttling,
+    /// They are not held any more; they were for this long.
+    Throttled(Duration),
 }
 
 /// Follows stream and log, and judges. Main thread only.
@@ -64,12 +69,16 @@ pub struct WriteLimit {
     history: LagHistory,
     /// How long acknowledgements took.
     pub ack_times: AckTimes,
+    /// How writers are slowed down to the log's pace.
+    pub throttle: Throttle,
     /// When the event loop last woke: what was written since ran after this.
     woke_at: Instant,
     /// The end of the stream when the epoch began.
     begin: u64,
     /// The end of the stream when it was last looked at.
     offset: u64,
+    /// How far the log was when it was last looked at.
+    durable: u64,
     verdict: Verdict,
     /// When writes began to be refused; `None` while they are taken.
     refusing_since: Option<Instant>,
@@ -85,9 +94,11 @@ impl WriteLimit {
             lag: Lag::default(),
             history: LagHistory::new(now),
             ack_times: AckTimes::new(now),
+            throttle: Throttle::default(),
             woke_at: now,
             begin: 0,
             offset: 0,
+            durable: 0,
             verdict: Verdict::Taken,
             refusing_since: None,
             refusals: 0,
@@ -107,11 +118,13 @@ impl WriteLimit {
         self.woke_at = now;
         self.begin = offset;
         self.offset = offset;
+        self.durable = offset;
     }
 
     /// The epoch ends: what is not acknowledged does not count any more, and nothing is refused for it.
     pub fn end(&mut self, now: Instant) {
         self.lag.clear();
+        self.throttle.forget(now);
         self.resume(now);
         self.verdict = Verdict::Taken;
     }
@@ -137,6 +150,7 @@ impl WriteLimit {
         }
         // The stream of a server that was made a replica in between may be shorter.
         self.offset = offset;
+        self.durable = durable;
         self.history.record(now, self.lag.age(now));
         let WriteLimit { lag, ack_times, .. } = self;
         lag.durable(durable, |since| ack_times.note(since, now));
@@ -144,14 +158,28 @@ impl WriteLimit {
     }
 
     /// Judges what [`WriteLimit::look`] saw: writes are refused at a limit, and taken again at half of it, so that a log that only
-    /// just keeps up does not make them alternate.
-    pub fn judge(&mut self, now: Instant, behind: &Behind, limits: &Limits) -> Change {
+    /// just keeps up does not make them alternate. With `may_throttle`, writers are slowed down before that as needed.
+    pub fn judge(&mut self, now: Instant, behind: &Behind, limits: &Limits, may_throttle: bool) -> Change {
         let verdict = match self.verdict {
             Verdict::Refused if behind.is_beyond_half(limits) => Verdict::Refused,
             _ if behind.reaches(limits) => Verdict::Refused,
             _ if behind.is_beyond_half(limits) => Verdict::TakenYet,
             _ => Verdict::Taken,
         };
+        let may_throttle = may_throttle && verdict != Verdict::Refused;
+        let throttle = self.throttle.judge(now, self.durable, behind, limits, may_throttle);
+        let verdict = match verdict {
+            Verdict::Taken if self.throttle.is_on() => Verdict::TakenYet,
+            verdict => verdict,
+        };
+        match (throttle, self.set_verdict(now, verdict)) {
+            (throttle::Change::Began, Change::None | Change::Outlook) => Change::Throttling,
+            (throttle::Change::Ended(time), Change::None | Change::Outlook) => Change::Throttled(time),
+            (_, change) => change,
+        }
+    }
+
+    fn set_verdict(&mut self, now: Instant, verdict: Verdict) -> Change {
         if verdict == self.verdict {
             return Change::None;
         }
@@ -174,6 +202,12 @@ impl WriteLimit {
     /// Whether writes are taken.
     pub fn verdict(&self) -> Verdict {
         self.verdict
+    }
+
+    /// The window, in bytes, if the reply of a write is to be held that is about to run (see [`Throttle::window`]).
+    #[inline]
+    pub fn window(&self) -> Option<u64> {
+        self.throttle.window(self.offset.saturating_sub(self.durable))
     }
 
     /// How many times writes began to be refused.
@@ -210,7 +244,7 @@ mod tests {
 
     fn at(limit: &mut WriteLimit, now: Instant, offset: u64, durable: u64) -> Verdict {
         let behind = limit.look(now, offset, Some(durable));
-        limit.judge(now, &behind, &LIMITS);
+        limit.judge(now, &behind, &LIMITS, false);
         limit.verdict()
     }
 
@@ -250,6 +284,26 @@ mod tests {
         assert_eq!(at(&mut limit, start, 100, 0), Verdict::Refused);
         assert_eq!(at(&mut limit, start, 100, 49), Verdict::Refused);
         assert_eq!(at(&mut limit, start, 100, 50), Verdict::Taken);
+    }
+
+    #[test]
+    fn writers_are_slowed_down_only_while_writes_are_taken() {
+        let start = Instant::now();
+        let mut limit = WriteLimit::new(start);
+        limit.begin(start, 0);
+        limit.woke(start);
+        let mut at = |later_ms, durable, may_throttle| {
+            let now = start + ms(later_ms);
+            let behind = limit.look(now, 10, Some(durable));
+            (limit.judge(now, &behind, &LIMITS, may_throttle), limit.verdict(), limit.window())
+        };
+        assert_eq!(at(501, 0, false), (Change::Outlook, Verdict::TakenYet, None));
+        assert_eq!(at(502, 0, true), (Change::Throttling, Verdict::TakenYet, Some(0)));
+        assert_eq!(at(503, 0, true), (Change::None, Verdict::TakenYet, Some(0)));
+        assert_eq!(at(1000, 0, true), (Change::Refusing, Verdict::Refused, None), "whoever was held is let go");
+        assert_eq!(at(1001, 0, true), (Change::None, Verdict::Refused, None));
+        assert_eq!(at(1100, 10, true), (Change::Resumed(ms(100)), Verdict::Taken, None));
+        assert_eq!((limit.throttle.count(), limit.throttle.time(start + ms(1100))), (1, ms(498)));
     }
 
     #[test]

@@ -46,7 +46,7 @@ fn register_one(ctx: &Context, config: Config, given: Option<&str>) -> Result<()
             register_string_configuration(ctx, text.name, text, default, flags, None, None);
         }
         Config::Switch(switch) => {
-            let default = given.map_or(Ok(false), Switch::parse)?;
+            let default = given.map_or(Ok(switch.default), Switch::parse)?;
             let flags = if switch.needs_restart { ConfigurationFlags::IMMUTABLE } else { ConfigurationFlags::DEFAULT };
             register_bool_configuration(ctx, switch.name, switch, default, flags, None, None);
         }

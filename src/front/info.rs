@@ -156,6 +156,18 @@ fields! {
     refusals: |it| it.module.limits.writes.refusals();
     /// Total time in milliseconds for which writes were refused, including a refusal still in progress.
     refused_time_ms: |it| it.module.limits.writes.refused_for(it.now).as_millis() as u64;
+    /// How long in milliseconds the log will take for what it lacks, at its pace of late; never less than lag_ms.
+    expected_lag_ms: |it| it.module.limits.writes.throttle.expected_lag(&it.behind).as_millis() as u64;
+    /// 1 while writers are slowed down to the log's pace (durability.throttle), else 0.
+    throttling: |it| u64::from(it.module.limits.writes.throttle.is_on());
+    /// Clients whose replies wait because of that now; held_clients counts them as well.
+    throttled_clients: |it| it.module.gate.as_ref().map_or(0, |gate| gate.throttled_clients());
+    /// Writes whose replies waited because of that.
+    throttled_writes: |it| it.module.limits.writes.throttle.writes;
+    /// Times that writers began to be slowed down.
+    throttles: |it| it.module.limits.writes.throttle.count();
+    /// Total time in milliseconds for which writers were slowed down, including one still in progress.
+    throttled_time_ms: |it| it.module.limits.writes.throttle.time(it.now).as_millis() as u64;
     /// Commands that were refused, for any reason.
     refused_commands: |_it| REFUSED_COMMANDS.load(Ordering::Relaxed);
     /// Clients that were closed because their replies waited longer than durability.sync-timeout-ms.

@@ -160,6 +160,12 @@ fn account(module: &mut Module) {
             limits.offer_again(gate, now);
         }
     }
+    if let Module { gate: Some(gate), limits, .. } = module {
+        // Also when writes are refused now: who was held got in before, and is answered.
+        if gate.is_throttling() && !limits.writes.throttle.is_on() {
+            gate.end_throttling();
+        }
+    }
     monitoring::report_latency(module);
 }
 

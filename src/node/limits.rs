@@ -47,10 +47,11 @@ impl ClientLimits {
     }
 
     /// The stream stands at `offset`, and the log has everything up to `durable` (see [`WriteLimit::look`]). Refuses writes at a limit, and
-    /// takes them again when the log has caught up to half of it. Returns whether the verdict changed.
-    pub fn judge_writes(&mut self, now: Instant, offset: u64, durable: Option<u64>) -> bool {
+    /// takes them again when the log has caught up to half of it; with `may_throttle`, slows writers down before that. Returns whether the
+    /// verdict changed.
+    pub fn judge_writes(&mut self, now: Instant, offset: u64, durable: Option<u64>, may_throttle: bool) -> bool {
         let behind = self.writes.look(now, offset, durable);
-        match self.writes.judge(now, &behind, &configured_limits()) {
+        match self.writes.judge(now, &behind, &configured_limits(), may_throttle) {
             Change::None => return false,
             Change::Outlook => {}
             Change::Refusing => log_warning(format!(
@@ -60,6 +61,14 @@ impl ClientLimits {
             )),
             Change::Resumed(time) => {
                 log_notice(format!("durability: taking writes again after {:.1} s", time.as_secs_f64()));
+            }
+            Change::Throttling => log_notice(format!(
+                "durability: slowing writers down to the log's pace: it is {} ms behind, and takes {} ms for what it lacks",
+                behind.lag.as_millis(),
+                self.writes.throttle.expected_lag(&behind).as_millis()
+            )),
+            Change::Throttled(time) => {
+                log_notice(format!("durability: writers were slowed down for {:.1} s", time.as_secs_f64()));
             }
         }
         true

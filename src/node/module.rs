@@ -10,7 +10,7 @@ use valkey_module::logging::log_warning;
 use valkey_module::Context;
 
 use crate::decide::dependency::Dependencies;
-use crate::decide::gate::{ClientId, Gate};
+use crate::decide::gate::{ClientId, Gate, Held};
 use crate::decide::silent_writes::SilentWrites;
 use crate::decide::taken_replies;
 use crate::decide::write_limit::{Behind, Verdict};
@@ -261,9 +261,31 @@ impl Module {
 
     /// Judges whether writes are taken, with the stream at `offset`.
     pub fn judge_writes(&mut self, now: Instant, offset: u64) {
-        if self.limits.judge_writes(now, offset, self.shared.acknowledged()) {
+        let may_throttle = self.may_throttle();
+        if self.limits.judge_writes(now, offset, self.shared.acknowledged(), may_throttle) {
             self.update_filter();
         }
+    }
+
+    /// Whether replies may be held to slow writers down. In sync mode they wait for the log anyway. While the log lacks an initial snapshot,
+    /// nothing is durable, and nobody knows the log's pace.
+    fn may_throttle(&self) -> bool {
+        self.mode == Mode::Async
+            && settings::THROTTLE.is_on()
+            && self.self_test == Some(Ok(()))
+            && self.shared.durable().is_some()
+    }
+
+    /// The client is about to run a write, or a command that other commands run for. Holds its reply if writers are to be slowed down. A
+    /// client without a connection is that of a script: then it is the reply of `caller`.
+    pub fn throttle(&mut self, client: ClientId, caller: ClientId) {
+        let Some(window) = self.limits.writes.window() else { return };
+        let Some(gate) = &mut self.gate else { return };
+        let mut held = gate.throttle(client, window);
+        if held == Held::NoConnection && gate.connections.is_script_running() {
+            held = gate.throttle(caller, window);
+        }
+        self.limits.writes.throttle.writes += u64::from(held != Held::NoConnection);
     }
 
     /// The command of that name, or a module on its own account if the name is empty, wrote what is not put into the stream. The log must

@@ -37,7 +37,7 @@ pub fn report_latency(module: &mut Module) {
 }
 
 fn figures(module: &mut Module, now: Instant) -> NodeFigures {
-    let Behind { lag, pending_bytes } = module.behind();
+    let behind @ Behind { lag, pending_bytes } = module.behind();
     let Module { gate, limits, shared, unlogged, role, mode, .. } = &*module;
     let count = |count: usize| count as u64;
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -59,6 +59,12 @@ fn figures(module: &mut Module, now: Instant) -> NodeFigures {
         refusing_writes: u64::from(limits.writes.verdict() == Verdict::Refused),
         refusals: limits.writes.refusals(),
         refused_time_ms: ms(limits.writes.refused_for(now)),
+        expected_lag_ms: ms(limits.writes.throttle.expected_lag(&behind)),
+        throttling: u64::from(limits.writes.throttle.is_on()),
+        throttled_clients: gate.as_ref().map_or(0, |gate| count(gate.throttled_clients())),
+        throttled_writes: limits.writes.throttle.writes,
+        throttles: limits.writes.throttle.count(),
+        throttled_time_ms: ms(limits.writes.throttle.time(now)),
         refused_commands: REFUSED_COMMANDS.load(Ordering::Relaxed),
         sync_timeouts: limits.timed_out_clients,
         unlogged_writes: unlogged.writes.count,

@@ -99,6 +99,7 @@ pub fn leave(module: &mut Module, role: Role) {
     let offset = api::replication_offset(&module.ctx);
     if let Some(gate) = &mut module.gate {
         gate.close_group(|| offset);
+        gate.end_throttling();
     }
     module.shared.leave_offset.store(offset, Ordering::Release);
     module.shared.end.leave(Some(Instant::now() + LEAVE_TIME));

@@ -241,6 +241,10 @@ impl ServerConnections {
 }
 
 impl Connections for ServerConnections {
+    fn can_hold(&self, client: ClientId) -> bool {
+        self.held_or_new(client).is_some()
+    }
+
     fn hold(&mut self, client: ClientId, group: Group) -> Held {
         let Some((connection, held)) = self.held_or_new(client) else {
             // A real client whose connection cannot be held must not be answered.

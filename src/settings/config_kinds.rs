@@ -159,10 +159,12 @@ pub fn anything(_: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Yes or no. The default is no.
+/// Yes or no.
 pub struct Switch {
     /// The name that follows `durability.`.
     pub name: &'static str,
+    /// Its value unless it is configured.
+    pub default: bool,
     /// Whether a server that runs can switch it on only if it can keep to a lease.
     pub needs_lease: bool,
     /// Whether a new value needs a restart.
@@ -171,19 +173,24 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// A switch that may be changed at any time.
+    /// A switch that is off by default and may be changed at any time.
     pub const fn new(name: &'static str) -> Self {
-        Switch { name, needs_lease: false, needs_restart: false, value: AtomicBool::new(false) }
+        Switch::with_default(name, false)
+    }
+
+    /// A switch that may be changed at any time.
+    pub const fn with_default(name: &'static str, default: bool) -> Self {
+        Switch { name, default, needs_lease: false, needs_restart: false, value: AtomicBool::new(default) }
     }
 
     /// A switch that makes the node depend on its lease.
     pub const fn needing_lease(name: &'static str) -> Self {
-        Switch { name, needs_lease: true, needs_restart: false, value: AtomicBool::new(false) }
+        Switch { needs_lease: true, ..Switch::new(name) }
     }
 
     /// A switch that is set when the server starts, and stays.
     pub const fn fixed(name: &'static str) -> Self {
-        Switch { name, needs_lease: false, needs_restart: true, value: AtomicBool::new(false) }
+        Switch { needs_restart: true, ..Switch::new(name) }
     }
 
     /// Whether it is on now.

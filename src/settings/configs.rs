@@ -48,6 +48,8 @@ configs! {
     MAX_LAG_MS: Number = Number::new("max-lag-ms", 10_000, 100..=DAY_MS);
     /// Writes are refused when the log has not acknowledged this many bytes.
     MAX_PENDING_BYTES: Number = Number::bytes("max-pending-bytes", 1 << 30, 1 << 20..=i64::MAX);
+    /// Whether async mode slows writers down to the log's pace before writes have to be refused.
+    THROTTLE: Switch = Switch::with_default("throttle", true);
     /// When replies that wait for the log take this many bytes of the module's memory, the clients with most of them are closed.
     MAX_HELD_BYTES: Number = Number::bytes("max-held-bytes", 256 << 20, 1 << 20..=i64::MAX);
     /// A client whose reply has waited for the log for this many milliseconds is closed. 0: never.
@@ -102,7 +104,7 @@ mod tests {
             let default = match config {
                 Config::Number(number) => number.default.to_string(),
                 Config::Text(text) => text.default.to_owned(),
-                Config::Switch(_) => "no".to_owned(),
+                Config::Switch(switch) => if switch.default { "yes" } else { "no" }.to_owned(),
                 Config::Choice(choice) => choice.default.name().to_owned(),
             };
             assert_eq!(config.check(&default), Ok(()), "{}", config.name());
