@@ -38,7 +38,7 @@ durable_server {} {
 
     test "CONFIG GET shows all configs" {
         set configs [r config get durability.*]
-        assert_equal {allow-replicaof allow-untested-version announce auth auth-file count-in-waitaof failover lease-ms log max-held-bytes max-lag-ms max-pending-bytes mode node-id priority shard sync-timeout-ms tls\
+        assert_equal {allow-replicaof allow-untested-version announce auth auth-file count-in-waitaof failover lease-ms log max-held-bytes max-lag-ms max-pending-bytes mode node-id priority shard sync-timeout-ms throttle tls\
              tls-ca tls-cert tls-crl tls-key zone} \
             [lmap name [lsort [dict keys $configs]] {string range $name 11 end}]
         assert_equal $::host:[log_option port] [dict get $configs durability.log]
