@@ -6,6 +6,9 @@
 //! limit on, each reply of a write is held until the log lacks no more of what was written up to that write than it takes in half of the limit
 //! (the *window*). Acknowledgements release replies, so clients that wait for their replies write as fast as the log acknowledges. No reply waits
 //! for longer than the limit: the lag is at least as old as the wait, and at the limit holding ends.
+//!
+//! A log that stops is no slow log: to hold replies would not make its lag less, so none are held for it that were not before. Half of the limit
+//! on bytes is another matter. Who is held adds none, so replies are held from there on whatever the log does.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -18,45 +21,66 @@ const SPANS_IN_LIMIT: u32 = 8;
 const SHORTEST_SPAN: Duration = Duration::from_millis(100);
 /// So many places in a span are kept from which the pace is measured.
 const MARKS: u32 = 8;
+/// No less are kept, of a log that answers seldom.
+const LEAST_MARKS: usize = 4;
 /// Below this part of the limit nothing is held, whatever is expected: the log takes a burst in its stride.
 const LEAST_LAG: u32 = 16;
 
 /// How fast the log acknowledges while it lacks something.
 #[derive(Default)]
 struct Pace {
-    /// Moments and how far the log was, both ascending. The first is at least a span older than the last acknowledgement, if any is.
+    /// Moments at which the log acknowledged something, and how far it was then, both ascending. As a rule they go back by a span.
     marks: VecDeque<(Instant, u64)>,
     /// The last acknowledgement.
     last: Option<(Instant, u64)>,
+    /// What the log acknowledged, in bytes, and how long that took, when it was last possible to tell.
+    measured: Option<(u64, Duration)>,
+    /// From then on what was measured is too old to begin anything for it: the log has stopped, or answers seldom.
+    fresh_until: Option<Instant>,
 }
 
 impl Pace {
     fn note(&mut self, now: Instant, durable: u64, span: Duration) {
-        match self.last {
-            Some((_, newest)) if durable <= newest => return,
-            // It stood still. That says nothing about how fast it is now.
-            Some((at, _)) if now.duration_since(at) > span => self.marks.clear(),
-            _ => {}
+        if self.last.is_some_and(|(_, newest)| durable <= newest) {
+            return;
         }
         self.last = Some((now, durable));
         if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= span / MARKS) {
             self.marks.push_back((now, durable));
         }
-        while self.marks.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= span) {
+        while self.marks.len() > LEAST_MARKS && now.duration_since(self.marks[1].0) >= span {
             self.marks.pop_front();
+        }
+        self.measure(now, durable, span);
+    }
+
+    /// After a stop of the log, which says nothing about its pace, nothing is measured before the stop is a span ago.
+    fn measure(&mut self, now: Instant, durable: u64, span: Duration) {
+        let Some((since, from)) = self.marks.front() else { return };
+        let (time, bytes) = (now.duration_since(*since), durable - from);
+        let moments = self.marks.iter().map(|(at, _)| *at).chain([now]);
+        let longest = moments.clone().zip(moments.skip(1)).map(|(at, next)| next.duration_since(at)).max();
+        let longest = longest.unwrap_or_default();
+        if bytes > 0 && time >= (span / 4).max(longest * 2) {
+            self.measured = Some((bytes, time));
+            self.fresh_until = Some(now + span.max(longest * 2));
+        } else {
+            self.fresh_until = None;
         }
     }
 
-    /// What the log acknowledged, in bytes, and how long that took. `None` if it was too short a time to tell.
-    fn measured(&self, span: Duration) -> Option<(u64, Duration)> {
-        let (from, to) = (self.marks.front()?, self.last?);
-        let (bytes, time) = (to.1 - from.1, to.0.duration_since(from.0));
-        (time >= span / 4 && bytes > 0).then_some((bytes, time))
+    /// How long the log takes for that many bytes, if it is still known.
+    fn time_for(&self, bytes: u64, now: Instant) -> Option<Duration> {
+        let (measured, time) = self.measured.filter(|_| self.fresh_until.is_some_and(|until| now <= until))?;
+        let nanoseconds = u128::from(bytes) * time.as_nanos() / u128::from(measured);
+        Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
     }
 
-    fn forget(&mut self) {
-        self.marks.clear();
-        self.last = None;
+    /// How many bytes the log took in such a time when it was last known.
+    fn bytes_in(&self, time: Duration) -> Option<u64> {
+        let (bytes, measured) = self.measured?;
+        let bytes = u128::from(bytes) * time.as_nanos() / measured.as_nanos();
+        Some(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 }
 
@@ -90,20 +114,20 @@ pub struct Throttle {
 impl Throttle {
     /// The log has acknowledged everything up to `durable`, and is that far behind. With `is_allowed`, replies of writes may be held.
     pub fn judge(&mut self, now: Instant, durable: u64, behind: &Behind, limits: &Limits, is_allowed: bool) -> Change {
-        if behind.pending_bytes == 0 {
-            self.pace.forget();
-        } else {
-            let span = (limits.lag / SPANS_IN_LIMIT).max(SHORTEST_SPAN);
-            self.pace.note(now, durable, span);
-            self.learn(behind, limits, self.pace.measured(span));
-        }
         let Behind { lag, pending_bytes } = *behind;
-        let expected = self.expected_lag(behind);
+        if pending_bytes == 0 {
+            self.pace = Pace::default();
+        } else {
+            self.pace.note(now, durable, (limits.lag / SPANS_IN_LIMIT).max(SHORTEST_SPAN));
+        }
+        let expected = self.pace.time_for(pending_bytes, now);
+        self.expected_lag = expected.unwrap_or(lag);
+        self.window_bytes = self.pace.bytes_in(limits.lag / 2).unwrap_or(u64::MAX).min(limits.pending_bytes / 2);
         let goes_on = match self.since {
-            Some(_) => expected >= limits.lag / 4 || pending_bytes >= limits.pending_bytes / 4,
+            Some(_) => self.expected_lag.max(lag) >= limits.lag / 4 || pending_bytes >= limits.pending_bytes / 4,
             None => {
-                let is_far = expected > limits.lag / 2 && lag >= limits.lag / LEAST_LAG;
-                is_far || pending_bytes > limits.pending_bytes / 2
+                let is_far = expected.is_some_and(|expected| expected > limits.lag / 2);
+                (is_far && lag >= limits.lag / LEAST_LAG) || pending_bytes > limits.pending_bytes / 2
             }
         };
         match (goes_on && is_allowed, self.since) {
@@ -115,19 +139,6 @@ impl Throttle {
             (false, Some(_)) => self.end(now).map_or(Change::None, Change::Ended),
             _ => Change::None,
         }
-    }
-
-    /// What was measured, if anything was. What was known before stays otherwise.
-    fn learn(&mut self, behind: &Behind, limits: &Limits, measured: Option<(u64, Duration)>) {
-        let Some((bytes, time)) = measured else {
-            self.expected_lag = behind.lag;
-            return;
-        };
-        let (bytes, nanoseconds) = (u128::from(bytes), time.as_nanos());
-        let expected = u128::from(behind.pending_bytes) * nanoseconds / bytes;
-        self.expected_lag = Duration::from_nanos(u64::try_from(expected).unwrap_or(u64::MAX));
-        let window = bytes * (limits.lag / 2).as_nanos() / nanoseconds;
-        self.window_bytes = u64::try_from(window).unwrap_or(u64::MAX).min(limits.pending_bytes / 2);
     }
 
     /// How long the log will take for all that it lacks, at its pace of late; never less than it is behind.
@@ -160,8 +171,8 @@ impl Throttle {
     /// The epoch ends: nothing is known of the log's pace, and no reply is held.
     pub fn forget(&mut self, now: Instant) {
         self.end(now);
-        self.pace.forget();
-        (self.expected_lag, self.window_bytes) = (Duration::ZERO, 0);
+        self.pace = Pace::default();
+        self.expected_lag = Duration::ZERO;
     }
 
     /// How many times it began.

@@ -294,16 +294,17 @@ mod tests {
         limit.woke(start);
         let mut at = |later_ms, durable, may_throttle| {
             let now = start + ms(later_ms);
-            let behind = limit.look(now, 10, Some(durable));
+            let behind = limit.look(now, 60, Some(durable));
             (limit.judge(now, &behind, &LIMITS, may_throttle), limit.verdict(), limit.window())
         };
-        assert_eq!(at(501, 0, false), (Change::Outlook, Verdict::TakenYet, None));
-        assert_eq!(at(502, 0, true), (Change::Throttling, Verdict::TakenYet, Some(0)));
-        assert_eq!(at(503, 0, true), (Change::None, Verdict::TakenYet, Some(0)));
+        assert_eq!(at(1, 0, false), (Change::Outlook, Verdict::TakenYet, None));
+        assert_eq!(at(2, 0, true), (Change::Throttling, Verdict::TakenYet, Some(50)));
+        assert_eq!(at(3, 20, true), (Change::None, Verdict::TakenYet, None), "below half, but it goes on");
+        assert_eq!(at(4, 0, true), (Change::None, Verdict::TakenYet, Some(50)));
         assert_eq!(at(1000, 0, true), (Change::Refusing, Verdict::Refused, None), "whoever was held is let go");
         assert_eq!(at(1001, 0, true), (Change::None, Verdict::Refused, None));
-        assert_eq!(at(1100, 10, true), (Change::Resumed(ms(100)), Verdict::Taken, None));
-        assert_eq!((limit.throttle.count(), limit.throttle.time(start + ms(1100))), (1, ms(498)));
+        assert_eq!(at(1100, 60, true), (Change::Resumed(ms(100)), Verdict::Taken, None));
+        assert_eq!((limit.throttle.count(), limit.throttle.time(start + ms(1100))), (1, ms(998)));
     }
 
     #[test]

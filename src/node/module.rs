@@ -47,6 +47,8 @@ pub struct Module {
     pub dependencies: Dependencies,
     /// How far the log is behind, and what follows from that for clients.
     pub limits: ClientLimits,
+    /// While writes may soon be refused: who last ran a script or a transaction. A script's writes belong to that client's reply.
+    pub script_caller: ClientId,
     /// What was written and did not go to the log.
     pub unlogged: NotLogged,
     /// Finds writes of modules that are not in the stream.
@@ -188,6 +190,7 @@ impl Module {
             commands,
             dependencies: Dependencies::default(),
             limits: ClientLimits::new(Instant::now()),
+            script_caller: 0,
             unlogged,
             silent_writes: SilentWrites::default(),
             read_pauses: ReadPauses::default(),
@@ -276,14 +279,14 @@ impl Module {
             && self.shared.durable().is_some()
     }
 
-    /// The client is about to run a write, or a command that other commands run for. Holds its reply if writers are to be slowed down. A
-    /// client without a connection is that of a script: then it is the reply of `caller`.
-    pub fn throttle(&mut self, client: ClientId, caller: ClientId) {
+    /// The client is about to run a write, or a transaction with one. Holds its reply if writers are to be slowed down. A client without a
+    /// connection may be that of a script: then it is the reply of the script's caller.
+    pub fn throttle(&mut self, client: ClientId) {
         let Some(window) = self.limits.writes.window() else { return };
         let Some(gate) = &mut self.gate else { return };
         let mut held = gate.throttle(client, window);
         if held == Held::NoConnection && gate.connections.is_script_running() {
-            held = gate.throttle(caller, window);
+            held = gate.throttle(self.script_caller, window);
         }
         self.limits.writes.throttle.writes += u64::from(held != Held::NoConnection);
     }

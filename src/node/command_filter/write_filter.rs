@@ -1,6 +1,5 @@
 //! Refuses writes while the log is too far behind. Main thread only.
 
-use std::cell::Cell;
 use std::time::Instant;
 
 use valkey_module::{CommandFilterCtx, ContextFlags};
@@ -14,11 +13,6 @@ use crate::node::command_filter::{primary, refusal};
 use crate::node::limits::configured_limits;
 use crate::node::{self, Module};
 use crate::server::api;
-
-thread_local! {
-    /// Who last ran a script, a function or a transaction: the client whose reply a write of a script belongs to, while that runs.
-    static CALLER: Cell<ClientId> = const { Cell::new(0) };
-}
 
 /// Refuses a write at the limit (`is_refusing`). While that may come soon, keeps account of transactions, so that those that hold a write
 /// are refused as a whole when they are executed beyond the limit, and no others. While writers are slowed down, holds the replies of writes.
@@ -39,8 +33,10 @@ pub fn filter_write(
         _ if properties.is_write => {}
         // For what it calls.
         _ if properties.runs_others && !is_refusing => {
-            node::with(judge_now);
-            CALLER.set(client);
+            node::with(|module| {
+                judge_now(module);
+                module.script_caller = client;
+            });
             return;
         }
         _ => return,
@@ -52,26 +48,22 @@ pub fn filter_write(
     is_refusing = is_refusing || node::with(judge_now) == Some(true);
     if name == "exec" {
         let holds_no_write = refusal::transactions(|transactions| transactions.end(client));
-        CALLER.set(client);
+        node::with(|module| module.script_caller = client);
         if !flags.is_in_transaction || holds_no_write {
             return;
         }
         if is_refusing {
             return refuse_data(command, true, true, String::new);
         }
-        throttle(client);
+        node::with(|module| module.throttle(client));
     } else if is_refusing {
         let Some(behind) = node::with(Module::behind) else { return };
         refuse_data(command, false, flags.is_in_transaction, || too_far_behind(&behind, &configured_limits()));
     } else if flags.is_in_transaction {
         refusal::transactions(|transactions: &mut Transactions| transactions.queued_write(client));
     } else {
-        throttle(client);
+        node::with(|module| module.throttle(client));
     }
-}
-
-fn throttle(client: ClientId) {
-    node::with(|module| module.throttle(client, CALLER.get()));
 }
 
 /// Judges to the moment, as the event loop may have slept since it last did. Not while a script runs, which is to see one verdict. Returns

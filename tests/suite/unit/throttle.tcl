@@ -121,34 +121,48 @@ paced_server {max-lag-ms 1500} {
 
 # Without the PINGs of replication nothing but the tests' own writes moves the offset.
 paced_server {max-lag-ms 1000} {
-    r set present value
-
-    test "A log that stops ends in refusal, and those who were held are answered" {
+    test "A log that stops below the limit holds nobody, and what comes behind the limit is refused" {
         set_pace 0
-        set writers {}
-        for {set i 0} {$i < 20} {incr i} {lappend writers [valkey_deferring_client]}
-        # Below half of the limit replies leave at once.
-        foreach writer $writers {
-            $writer set key 1
-            assert_equal OK [read_reply $writer]
+        for {set i 0} {$i < 20} {incr i} {
+            r set key 1
+            after 20
         }
+        wait_for_condition 500 10 {[figure lag_ms] > 600} else {
+            fail "the lag does not grow"
+        }
+        assert_equal OK [r set key 2]
+        assert_equal 0 [figure throttling]
+        wait_until refusing_writes 1
+        assert_error {CLUSTERDOWN*} {r set key 3}
+        set_pace
+        wait_until refusing_writes 0
+        assert_equal {0 0} [list [figure throttles] [figure throttled_writes]]
+    }
+
+    test "At the limit those who are held are answered, and then refused" {
+        r config set durability.max-pending-bytes 1mb
+        set_pace 0
+        r set large [string repeat x 600000]
         wait_until throttling 1
-        foreach writer $writers {$writer set key 2}
+        set writers {}
+        for {set i 0} {$i < 20} {incr i} {
+            set writer [valkey_deferring_client]
+            $writer set key 4
+            lappend writers $writer
+        }
         wait_until throttled_clients 20
-        # Reads go on, and see what was written.
-        assert_equal 2 [r get key]
-        assert_equal 20 [figure held_clients]
+        assert_equal 20 [figure throttled_writes]
         wait_until refusing_writes 1
         foreach writer $writers {
             assert_equal OK [read_reply $writer]
-            $writer set key 3
+            $writer set key 5
             assert_match {CLUSTERDOWN*} [read_any_reply $writer]
         }
         assert_equal {0 0 0} [list [figure throttling] [figure throttled_clients] [figure held_clients]]
         set_pace
         wait_until refusing_writes 0
         foreach writer $writers {
-            $writer set key 4
+            $writer set key 6
             assert_equal OK [read_reply $writer]
             $writer close
         }
