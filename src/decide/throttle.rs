@@ -51,22 +51,28 @@ impl Pace {
         while self.marks.len() > LEAST_MARKS && now.duration_since(self.marks[1].0) >= span {
             self.marks.pop_front();
         }
-        self.measure(now, durable, span);
     }
 
-    /// After a stop of the log, which says nothing about its pace, nothing is measured before the stop is a span ago.
-    fn measure(&mut self, now: Instant, durable: u64, span: Duration) {
-        let Some((since, from)) = self.marks.front() else { return };
-        let (time, bytes) = (now.duration_since(*since), durable - from);
-        let moments = self.marks.iter().map(|(at, _)| *at).chain([now]);
-        let longest = moments.clone().zip(moments.skip(1)).map(|(at, next)| next.duration_since(at)).max();
-        let longest = longest.unwrap_or_default();
+    /// Measures up to the last acknowledgement. After a stop of the log, which says nothing about its pace, that is not possible before the stop
+    /// is a span ago.
+    fn measure(&mut self, span: Duration) {
+        let (Some((since, from)), Some((at, durable))) = (self.marks.front(), self.last) else { return };
+        let (time, bytes) = (at.duration_since(*since), durable - from);
+        let moments = self.marks.iter().map(|(moment, _)| *moment).chain([at]);
+        let gaps = moments.clone().skip(1).zip(moments).map(|(next, moment)| next.duration_since(moment));
+        let longest = gaps.max().unwrap_or_default();
         if bytes > 0 && time >= (span / 4).max(longest * 2) {
             self.measured = Some((bytes, time));
-            self.fresh_until = Some(now + span.max(longest * 2));
+            self.fresh_until = Some(at + span.max(longest * 2));
         } else {
             self.fresh_until = None;
         }
+    }
+
+    /// Keeps the memory: with few writes this happens after each.
+    fn forget(&mut self) {
+        self.marks.clear();
+        (self.last, self.measured, self.fresh_until) = (None, None, None);
     }
 
     /// How long the log takes for that many bytes, if it is still known.
@@ -99,7 +105,6 @@ pub enum Change {
 #[derive(Default)]
 pub struct Throttle {
     pace: Pace,
-    expected_lag: Duration,
     /// Bytes that the log may lack when a reply leaves.
     window_bytes: u64,
     /// Since when replies are held as needed; `None` while none is.
@@ -115,20 +120,22 @@ impl Throttle {
     /// The log has acknowledged everything up to `durable`, and is that far behind. With `is_allowed`, replies of writes may be held.
     pub fn judge(&mut self, now: Instant, durable: u64, behind: &Behind, limits: &Limits, is_allowed: bool) -> Change {
         let Behind { lag, pending_bytes } = *behind;
-        if pending_bytes == 0 {
-            self.pace = Pace::default();
+        let span = (limits.lag / SPANS_IN_LIMIT).max(SHORTEST_SPAN);
+        if pending_bytes == 0 || !is_allowed {
+            self.pace.forget();
         } else {
-            self.pace.note(now, durable, (limits.lag / SPANS_IN_LIMIT).max(SHORTEST_SPAN));
+            self.pace.note(now, durable, span);
         }
+        let is_many = pending_bytes > limits.pending_bytes / 2;
+        if self.since.is_none() && !is_many && lag < limits.lag / LEAST_LAG {
+            return Change::None;
+        }
+        self.pace.measure(span);
         let expected = self.pace.time_for(pending_bytes, now);
-        self.expected_lag = expected.unwrap_or(lag);
         self.window_bytes = self.pace.bytes_in(limits.lag / 2).unwrap_or(u64::MAX).min(limits.pending_bytes / 2);
         let goes_on = match self.since {
-            Some(_) => self.expected_lag.max(lag) >= limits.lag / 4 || pending_bytes >= limits.pending_bytes / 4,
-            None => {
-                let is_far = expected.is_some_and(|expected| expected > limits.lag / 2);
-                (is_far && lag >= limits.lag / LEAST_LAG) || pending_bytes > limits.pending_bytes / 2
-            }
+            Some(_) => expected.unwrap_or(lag).max(lag) >= limits.lag / 4 || pending_bytes >= limits.pending_bytes / 4,
+            None => is_many || expected.is_some_and(|expected| expected > limits.lag / 2),
         };
         match (goes_on && is_allowed, self.since) {
             (true, None) => {
@@ -142,11 +149,8 @@ impl Throttle {
     }
 
     /// How long the log will take for all that it lacks, at its pace of late; never less than it is behind.
-    pub fn expected_lag(&self, behind: &Behind) -> Duration {
-        match behind.pending_bytes {
-            0 => Duration::ZERO,
-            _ => self.expected_lag.max(behind.lag),
-        }
+    pub fn expected_lag(&self, now: Instant, behind: &Behind) -> Duration {
+        self.pace.time_for(behind.pending_bytes, now).map_or(behind.lag, |expected| expected.max(behind.lag))
     }
 
     /// Whether replies of writes are held as needed.
@@ -171,8 +175,7 @@ impl Throttle {
     /// The epoch ends: nothing is known of the log's pace, and no reply is held.
     pub fn forget(&mut self, now: Instant) {
         self.end(now);
-        self.pace = Pace::default();
-        self.expected_lag = Duration::ZERO;
+        self.pace.forget();
     }
 
     /// How many times it began.

@@ -157,7 +157,7 @@ fields! {
     /// Total time in milliseconds for which writes were refused, including a refusal still in progress.
     refused_time_ms: |it| it.module.limits.writes.refused_for(it.now).as_millis() as u64;
     /// How long in milliseconds the log will take for what it lacks, at its pace of late; never less than lag_ms.
-    expected_lag_ms: |it| it.module.limits.writes.throttle.expected_lag(&it.behind).as_millis() as u64;
+    expected_lag_ms: |it| it.module.limits.writes.throttle.expected_lag(it.now, &it.behind).as_millis() as u64;
     /// 1 while writers are slowed down to the log's pace (durability.throttle), else 0.
     throttling: |it| u64::from(it.module.limits.writes.throttle.is_on());
     /// Clients whose replies wait because of that now; held_clients counts them as well.

@@ -65,7 +65,7 @@ impl ClientLimits {
             Change::Throttling => log_notice(format!(
                 "durability: slowing writers down to the log's pace: it is {} ms behind, and takes {} ms for what it lacks",
                 behind.lag.as_millis(),
-                self.writes.throttle.expected_lag(&behind).as_millis()
+                self.writes.throttle.expected_lag(now, &behind).as_millis()
             )),
             Change::Throttled(time) => {
                 log_notice(format!("durability: writers were slowed down for {:.1} s", time.as_secs_f64()));

@@ -59,7 +59,7 @@ fn figures(module: &mut Module, now: Instant) -> NodeFigures {
         refusing_writes: u64::from(limits.writes.verdict() == Verdict::Refused),
         refusals: limits.writes.refusals(),
         refused_time_ms: ms(limits.writes.refused_for(now)),
-        expected_lag_ms: ms(limits.writes.throttle.expected_lag(&behind)),
+        expected_lag_ms: ms(limits.writes.throttle.expected_lag(now, &behind)),
         throttling: u64::from(limits.writes.throttle.is_on()),
         throttled_clients: gate.as_ref().map_or(0, |gate| count(gate.throttled_clients())),
         throttled_writes: limits.writes.throttle.writes,
