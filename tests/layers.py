@@ -22,7 +22,7 @@ SEE_EACH_OTHER = {("agent", "lead"), ("lead", "agent")}
 ROOM_OF = {"hooks": "node", "shipper": "agent", "lag": "decide"}
 LARGEST_CIRCLE = 3
 # The rooms of the log service, in the same way.
-SERVICE_LAYERS = [["program"], ["tools"], ["resp", "http"], ["snapshotter"], ["service"], ["audit"], ["shard"], ["replica"], ["engine"], ["snapshots"],
+SERVICE_LAYERS = [["program"], ["tools"], ["resp", "http"], ["snapshotter", "archiver"], ["service"], ["audit"], ["shard"], ["replica"], ["engine"], ["archive"], ["snapshots"],
                   ["store"], ["encryption"], ["access"], ["connections"], ["base"]]
 SERVICE_RANK = {room: len(SERVICE_LAYERS) - i for i, layer in enumerate(SERVICE_LAYERS) for room in layer}
 

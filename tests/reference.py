@@ -15,7 +15,7 @@ MODULE_ENTRY = "src/front/entry.rs"
 MODULE_SETTINGS = "src/settings"
 MODULE_FIGURES = "src/front/info.rs"
 FLAGS = ["logservice/src/program/config.rs", "logservice/src/program/command_line.rs", "logservice/src/program/cluster_flags.rs",
-         "logservice/src/tools/restore.rs", "logservice/src/engine/flags.rs"]
+         "logservice/src/tools/restore.rs", "logservice/src/tools/backups.rs", "logservice/src/engine/flags.rs"]
 LOG_COMMANDS = "logservice/src/resp/command_roles.rs"
 LOG_STATUS = "logservice/src/service/status_fields.rs"
 LOG_STATUS_OF_CONNECTION = "logservice/src/resp/admin.rs"

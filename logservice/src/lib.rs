@@ -11,12 +11,13 @@
 //! | [`program`] | command line, start, reload and stop |
 //! | [`tools`] | `check`, `dump` and `restore` |
 //! | [`resp`], [`http`] | two protocols, translated into calls on a shard |
-//! | [`snapshotter`] | when snapshots and audits run, and how a snapshot is made |
+//! | [`snapshotter`], [`archiver`] | when snapshots and audits run, and how a snapshot is made; logs on their way into archives |
 //! | [`service`] | the shards of one directory: opened, looked up, dropped |
 //! | [`audit`] | compares keys of a leader with the log |
 //! | [`shard`] | what the bytes mean: epochs, leases, conditional append, durability |
 //! | [`engine`] | valkey-servers that apply a log for snapshots, audits and restores |
 //! | [`replica`] | a log on several services, kept equal by consensus |
+//! | [`archive`] | log and snapshots that are kept for a time |
 //! | [`snapshots`] | where snapshots are kept |
 //! | [`store`] | where logs and manifests are kept |
 //! | [`encryption`] | keys, and the frames in which encrypted data is stored |
@@ -25,6 +26,8 @@
 //! | [`base`] | leaves |
 
 pub mod access;
+pub mod archive;
+pub mod archiver;
 pub mod audit;
 pub mod base;
 pub mod connections;

@@ -13,7 +13,7 @@ use logservice::program::command_line::{Command, CommandLine};
 use logservice::program::config::Config;
 use logservice::program::lifecycle;
 use logservice::snapshots::SnapshotStore;
-use logservice::tools::{check, dump, restore};
+use logservice::tools::{backups, check, dump, restore};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
@@ -61,6 +61,10 @@ fn look(command: &Command) -> ExitCode {
         }
         Command::Restore(options) => match runtime.block_on(restore::restore(options)) {
             Ok(restored) => writeln!(out, "{restored}").map(|()| true),
+            Err(error) => return fail(&error.to_string()),
+        },
+        Command::Backups(flags) => match runtime.block_on(backups::run(flags, &mut out)) {
+            Ok(()) => Ok(true),
             Err(error) => return fail(&error.to_string()),
         },
         Command::Dump { dir, shard, from, to, encrypt_key_file } => read_keys(encrypt_key_file.as_deref())

@@ -147,6 +147,9 @@ pub const STATUS: &str = "LOG.STATUS";
 /// `LOG.SNAPSHOT shard` → `[offset, bytes]` of a snapshot that is made now, without the leader. Answered once it is stored and the log below
 /// the oldest kept snapshot is dropped.
 pub const SNAPSHOT: &str = "LOG.SNAPSHOT";
+/// `LOG.BACKUP shard [name]` → `[name, offset, bytes]` of a snapshot that is made now and kept under that name, or under the time, until
+/// somebody removes it. The service needs `--keep`.
+pub const BACKUP: &str = "LOG.BACKUP";
 /// `LOG.AUDIT shard [KEYS n]` → names and values in turn: compares keys of the leader with what the log holds at the same offsets.
 /// Answered when it is done; an error says why it failed. It ends if the client closes the connection, or its half of it. See [`audit`].
 pub const AUDIT: &str = "LOG.AUDIT";

@@ -3,58 +3,25 @@
     s3_test.py [test...]
 """
 
-import json
 import os
-import pathlib
 import shutil
 import sys
-import tempfile
 import time
-import unittest
 
 import valkey
 
 import counted_tests
 from child_process import wait_for
-from services import LogService, Node, ObjectStore, PlainServer, Relay, SHARD
+from archive_test import ArchiveInS3
+from bucket_case import BucketCase
+from services import LogService, Node, PlainServer, SHARD
 
 # How long LOG.SNAPSHOT may take to say that the store refuses connections, or answers nothing.
 REFUSED_SECONDS = 30.0
 SILENT_SECONDS = 45.0
-FUNCTION = "#!lua name=kept\nserver.register_function('kept', function() return 'kept' end)"
 
 
-class SnapshotsInS3(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.root = pathlib.Path(tempfile.mkdtemp(prefix="s3-"))
-        cls.addClassCleanup(shutil.rmtree, cls.root)
-        cls.store = ObjectStore(cls.root)
-        cls.addClassCleanup(cls.store.process.kill)
-
-    def setUp(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(dir=self.root))
-        self.bucket = "bucket-" + self.directory.name.replace("_", "-").lower()
-        self.store.s3.create_bucket(Bucket=self.bucket)
-        self.relay = Relay(self.store.url)
-        self.addCleanup(self.relay.close)
-
-    def start(self, *arguments: str, directory: pathlib.Path | None = None) -> tuple[LogService, Node]:
-        """A log service and the node that leads its shard."""
-        directory = directory or self.directory
-        log = LogService(directory, f"s3://{self.bucket}/some/prefix", self.relay.url, *arguments)
-        node = Node(directory, log)
-        for process in (log, node):
-            self.addCleanup(process.process.kill)
-            process.start()
-        node.wait_until_leading()
-        return log, node
-
-    def records(self, log: LogService) -> list[dict]:
-        # A line with its checksum follows.
-        text = (log.directory / "shards" / SHARD / "MANIFEST").read_text()
-        return json.JSONDecoder().raw_decode(text)[0]["snapshots"]
-
+class SnapshotsInS3(BucketCase):
     def recorded(self, log: LogService) -> list[str]:
         """The names of the objects that count."""
         return sorted(f"some/prefix/{record['file']}" for record in self.records(log))
@@ -62,24 +29,6 @@ class SnapshotsInS3(unittest.TestCase):
     def wait_until_only_recorded(self, log: LogService, count: int) -> None:
         self.assertEqual(len(self.recorded(log)), count)
         wait_for("only what counts is stored", lambda: self.store.names(self.bucket) == self.recorded(log))
-
-    def restart_both(self, log: LogService, node: Node) -> None:
-        """Kills both and starts them without anything that is not promised to be kept."""
-        node.wait_until_durable()
-        log.process.kill()
-        node.process.kill()
-        shutil.rmtree(log.directory / "drafts", ignore_errors=True)
-        log.start()
-        node.start()
-        node.wait_until_leading()
-
-    def fill(self, node: Node) -> None:
-        node.client.function_load(FUNCTION, replace=True)
-        node.client.set("binary", b"\x00\xff\r\n")
-        node.client.hset("hash", mapping={f"field{i}": "value" for i in range(500)})
-        node.client.xadd("stream", {"field": "value"})
-        for i in range(50):
-            node.client.set(f"large{i}", os.urandom(20_000))
 
     def test_a_snapshot_is_stored_the_log_below_goes_and_so_does_the_older_snapshot(self):
         log, node = self.start()
@@ -347,4 +296,4 @@ class SnapshotsInS3(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(SnapshotsInS3))
+    sys.exit(counted_tests.run(SnapshotsInS3, ArchiveInS3))

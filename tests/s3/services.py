@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import boto3
 import valkey
@@ -60,7 +61,11 @@ def _connects(port: int) -> bool:
 
 
 class Relay:
-    """Passes connections on to the object store, until it is closed: then they are refused. Or silent: then nothing passes."""
+    """Passes connections on to the object store, until it is closed: then they are refused. Or silent: then nothing passes. With a
+    `refusal`, such as "403 Forbidden", that is the answer to whatever would be stored. With `bytes_per_second` it is slow to take."""
+
+    refusal: str | None = None
+    bytes_per_second: int | None = None
 
     def __init__(self, target: str):
         self._target = (HOST, int(target.rsplit(":", 1)[1]))
@@ -108,6 +113,15 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 self._passes.wait()
+                if self.refusal and data.startswith((b"PUT ", b"POST ")):
+                    body = "<Error><Code>Refused</Code><Message>by the test</Message></Error>"
+                    source.sendall(f"HTTP/1.1 {self.refusal}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+                    # What else comes of it is taken, so that the answer arrives.
+                    while source.recv(1 << 16):
+                        pass
+                    break
+                if self.bytes_per_second:
+                    time.sleep(len(data) / self.bytes_per_second)
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
@@ -152,7 +166,7 @@ class Node:
     def __init__(self, directory: pathlib.Path, log: LogService):
         self.port = free_port()
         home = directory / "node"
-        home.mkdir()
+        home.mkdir(parents=True)
         command = [log.engine, "--port", str(self.port), "--dir", str(home), "--save", "", "--enable-debug-command", "yes"]
         command += ["--loadmodule", os.environ["DURABILITY_SO"], "log", f"{HOST}:{log.port}", "shard", SHARD]
         self.process = ChildProcess(command, directory / "node.output")

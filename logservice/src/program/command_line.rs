@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use super::cluster_flags::ClusterFlags;
 use super::config::Config;
 use crate::engine::EngineFlags;
+use crate::tools::backups::BackupsFlags;
 use crate::tools::restore::RestoreFlags;
 
 /// The log server of durable Valkey.
@@ -72,4 +73,6 @@ pub enum Command {
     },
     /// Make an RDB of a shard as it was at a time or an offset
     Restore(RestoreFlags),
+    /// List what a service has kept with --keep, and its named backups; or copy or verify one of these
+    Backups(BackupsFlags),
 }

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::cluster_flags::ClusterFlags;
+use crate::archive::ArchiveOptions;
 use crate::base::background::Priority;
 use crate::connections::limits::{Limits, Patience};
 use crate::connections::tls::TlsFlags;
@@ -22,6 +24,26 @@ pub struct QuotaError {
     max_log_mb: u64,
     segment_mb: u64,
 }
+
+/// `--keep` cannot be used as it is given.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// There is no place for it.
+    #[error("--keep needs a place that outlives --dir: give --snapshots s3://bucket/prefix, or a file:///directory on another disk")]
+    NoPlace,
+    /// Each of several services would have its own.
+    #[error("--keep with --peers needs a place that all three services reach: give each the same --snapshots s3://bucket/prefix")]
+    OwnPlace,
+    /// Shorter than it takes for log to get there.
+    #[error("--keep {} is too short: log gets there within a minute, and a snapshot takes its time; give at least {}", humantime::format_duration(*.keep), humantime::format_duration(LEAST_KEEP))]
+    Short {
+        /// What was given.
+        keep: Duration,
+    },
+}
+
+/// The shortest time that `--keep` takes.
+const LEAST_KEEP: Duration = Duration::from_secs(600);
 
 /// How to serve.
 #[derive(Debug, Clone, Args)]
@@ -78,6 +100,14 @@ pub struct Config {
     /// Snapshots kept of each shard, with the log that they need
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub keep_snapshots: u16,
+    /// How long snapshots and the log between them are kept in the place for snapshots (--snapshots), as 35d or 12h: a shard can be
+    /// restored to any moment of that time, also when --dir is lost. Without it nothing is kept for that
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub keep: Option<Duration>,
+    /// The most MiB of a shard's log that are kept on disk only because they are not in the place for snapshots yet, with --keep; beyond
+    /// that the oldest is given up, and what was written then cannot be restored
+    #[arg(long, default_value_t = 4096, value_name = "MB")]
+    pub max_unarchived_mb: u64,
     /// How engines are started
     #[arg(skip)]
     pub engine: EngineFlags,
@@ -157,6 +187,22 @@ impl Config {
                  a snapshot (LOG.SNAPSHOT): leave out --snapshot-log-mb 0, or ask regularly"
             )
         })
+    }
+
+    /// How logs are archived; none without `--keep`.
+    ///
+    /// # Errors
+    /// The flags do not fit together.
+    pub fn archive(&self) -> Result<Option<ArchiveOptions>, KeepError> {
+        let Some(keep) = self.keep else { return Ok(None) };
+        let url = self.snapshots.as_deref().ok_or(KeepError::NoPlace)?;
+        if !self.cluster.peers.is_empty() && url.starts_with("file:") {
+            return Err(KeepError::OwnPlace);
+        }
+        if keep < LEAST_KEEP {
+            return Err(KeepError::Short { keep });
+        }
+        Ok(Some(ArchiveOptions { keep, max_unarchived_bytes: self.max_unarchived_mb.saturating_mul(1 << 20) }))
     }
 
     /// The bounds for clients.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::cluster_flags::{ClusterConfig, ClusterFlagsError};
-use super::config::{Config, QuotaError};
+use super::config::{Config, KeepError, QuotaError};
 use super::replication::{self, ReplicationError};
 use crate::access::tokens::{Tokens, TokensError};
 use crate::connections::limits::OpenFilesError;
@@ -27,7 +27,7 @@ use crate::replica::store_factory::ReplicatedStores;
 use crate::service::{DirectoryError, Service, ServiceOptions};
 use crate::snapshots::{LocationError, SnapshotStore};
 use crate::store::StoreFactory;
-use crate::{engine, http, resp, snapshotter};
+use crate::{archiver, engine, http, resp, snapshotter};
 
 /// How long stopping waits at most for accepted appends and their acknowledgements.
 const STOP_AT_MOST: Duration = Duration::from_secs(5);
@@ -74,6 +74,9 @@ pub enum StartError {
     /// A log could not be written at all.
     #[error(transparent)]
     Quota(#[from] QuotaError),
+    /// `--keep` cannot be used as it is given.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     /// The flags of three services do not fit together.
     #[error(transparent)]
     ClusterFlags(#[from] ClusterFlagsError),
@@ -123,6 +126,7 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
     if cluster.is_none() {
         check_alone(&config.dir)?;
     }
+    let archive = config.archive()?;
     let limits = Arc::new(config.limits());
     if let Some(warning) = limits.raise_open_files()? {
         tracing::warn!("{warning}");
@@ -150,6 +154,7 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
     };
     let options = ServiceOptions {
         snapshots,
+        archive,
         engine_requests,
         files,
         groups: replicas.clone().map(|replicas| replicas as Arc<dyn Groups>),
@@ -172,6 +177,9 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
         tokio::spawn(async move { check_engine(&options).await });
     }
     let snapshot_task = tokio::spawn(snapshotter::run(service.clone(), snapshotter, requests, stopping.clone()));
+    if archive.is_some() {
+        tokio::spawn(archiver::run(service.clone(), usize::from(config.keep_snapshots), stopping.clone()));
+    }
     let resp_port = tls.clone().map(|tls| TlsPort::new(tls, resp::NEEDS_TLS)).transpose()?;
     let http_port = tls.clone().map(|tls| TlsPort::new(tls, http::NEEDS_TLS)).transpose()?;
     let resp_task =

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry};
 
-use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, RemovedStore, SubmitError, Usage};
+use crate::store::{
+    Damage, LogReader, MediumError, OpenError, ReadError, RecordReader, RemovedStore, SubmitError, Usage,
+};
 
 /// Where a prefix of a group's log ends. Prefixes that end at the same index on two services are the same bytes, so all fields are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,6 +154,11 @@ pub trait CopyDisk: Send + Sync {
 
     /// Opens a reader of the log's bytes at `offset`. What it reads must be committed, and persisted here. Blocks on I/O.
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError>;
+
+    /// As [`CopyDisk::reader`], record by record. Blocks on I/O.
+    fn records(&self, _offset: u64) -> Result<Box<dyn RecordReader>, ReadError> {
+        Err(MediumError::new("this copy is not read record by record").into())
+    }
 
     /// Drops entries of which all bytes of the log lie below `offset`, as far as they are at or below the index `upto`; may keep some.
     /// Returns the base afterwards: `members_at` tells who the members were after an index. The checkpoint on the medium is at or above it

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::group::{Event, GroupStatus, Outcome};
-use crate::store::{Append, LogReader, ReadError, SubmitError, TrimError, Usage};
+use crate::store::{Append, LogReader, MediumError, ReadError, RecordReader, SubmitError, TrimError, Usage};
 
 /// What a group is now, as far as its thread has said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -89,6 +89,11 @@ pub trait GroupHandle: Send + Sync {
 
     /// Opens a reader at `offset`, below the committed end. Blocks on I/O.
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError>;
+
+    /// As [`GroupHandle::reader`], record by record. Blocks on I/O.
+    fn records(&self, _offset: u64) -> Result<Box<dyn RecordReader>, ReadError> {
+        Err(MediumError::new("this log is not read record by record").into())
+    }
 
     /// Drops log below `offset`, here. Blocks on I/O.
     fn trim(&self, offset: u64) -> Result<(), TrimError>;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handle::GroupHandle;
-use crate::store::{LogReader, ReadError};
+use crate::store::{LogReader, ReadError, Record, RecordReader};
 
 /// Waits until the log can be read beyond an offset, and says up to where (exclusive). Blocks.
 pub type ReadableEnd = Box<dyn Fn(u64) -> Result<u64, ReadError> + Send>;
@@ -45,6 +45,49 @@ impl LogReader for PersistedReader {
         let bytes = reader.read(limit.min(self.known_end), max_bytes)?;
         self.offset += bytes.len() as u64;
         Ok(bytes)
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+/// The same, record by record.
+pub struct PersistedRecords {
+    group: Arc<dyn GroupHandle>,
+    /// None until there is something to read.
+    reader: Option<Box<dyn RecordReader>>,
+    offset: u64,
+    /// Up to here nothing is waited for.
+    known_end: u64,
+    readable_end: ReadableEnd,
+}
+
+impl PersistedRecords {
+    /// A reader whose next byte is the one at `offset`.
+    ///
+    /// # Errors
+    /// It was trimmed, or the copy cannot be read.
+    pub fn new(group: Arc<dyn GroupHandle>, offset: u64, readable_end: ReadableEnd) -> Result<Self, ReadError> {
+        let known_end = group.view().end;
+        let reader = if offset < known_end { Some(group.records(offset)?) } else { None };
+        Ok(PersistedRecords { group, reader, offset, known_end, readable_end })
+    }
+}
+
+impl RecordReader for PersistedRecords {
+    fn next(&mut self, limit: u64) -> Result<Record, ReadError> {
+        if self.known_end <= self.offset {
+            self.known_end = (self.readable_end)(self.offset)?;
+        }
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => self.reader.insert(self.group.records(self.offset)?),
+        };
+        // An entry is persisted as a whole.
+        let record = reader.next(limit.min(self.known_end))?;
+        self.offset = reader.offset();
+        Ok(record)
     }
 
     fn offset(&self) -> u64 {

@@ -15,10 +15,10 @@ use super::group::Outcome;
 use super::groups::Groups;
 use super::handle::{GroupHandle, Replacement, View};
 use super::hearing::{parse, Hearer, Hearing, READABLE_AT_MOST};
-use super::persisted_reader::PersistedReader;
+use super::persisted_reader::{PersistedReader, PersistedRecords};
 use crate::store::{
-    Append, LogReader, Manifest, ManifestError, MediumError, OnConfirmed, OpenError, Opened, ReadError, Standing,
-    Store, StoreEvents, SubmitError, TrimError, Usage,
+    Append, LogReader, Manifest, ManifestError, MediumError, OnConfirmed, OpenError, Opened, ReadError, RecordReader,
+    Standing, Store, StoreEvents, SubmitError, TrimError, Usage,
 };
 
 /// How long [`Store::close`] waits for what was submitted. Nobody can tell how long the other services take.
@@ -158,6 +158,12 @@ impl Store for ReplicatedStore {
         let (group, hearing) = (self.group.clone(), self.hearing.clone());
         let readable_end = move |after: u64| hearing.wait_until_readable(after);
         Ok(Box::new(PersistedReader::new(group, offset, Box::new(readable_end))?))
+    }
+
+    fn records(&self, offset: u64) -> Result<Box<dyn RecordReader>, ReadError> {
+        let (group, hearing) = (self.group.clone(), self.hearing.clone());
+        let readable_end = move |after: u64| hearing.wait_until_readable(after);
+        Ok(Box::new(PersistedRecords::new(group, offset, Box::new(readable_end))?))
     }
 
     fn manifest(&self) -> Manifest {

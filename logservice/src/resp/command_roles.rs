@@ -34,6 +34,8 @@ pub enum Command {
     Snapshot,
     /// `LOG.AUDIT`.
     Audit,
+    /// `LOG.BACKUP`.
+    Backup,
     /// `LOG.DEBUG`.
     Debug,
     /// `PSYNC`.
@@ -92,7 +94,7 @@ const OBSERVE: Access = Access::Needs(TokenRole::Observe);
 const DISCOVER: Access = Access::Needs(TokenRole::Discover);
 
 /// All commands. They are looked up in this order, so frequent ones stand first.
-pub const COMMANDS: [Entry; 33] = [
+pub const COMMANDS: [Entry; 34] = [
     entry(protocol::APPEND, Command::Append, NODE),
     entry(protocol::NODE, Command::Node, NODE),
     entry(protocol::RENEW, Command::Renew, NODE),
@@ -105,6 +107,7 @@ pub const COMMANDS: [Entry; 33] = [
     entry(protocol::RELEASE, Command::Release, OPERATE),
     entry(protocol::DROP, Command::Drop, OPERATE),
     entry(protocol::SNAPSHOT, Command::Snapshot, OPERATE),
+    entry(protocol::BACKUP, Command::Backup, OPERATE),
     entry(protocol::AUDIT, Command::Audit, OPERATE),
     entry(protocol::DEBUG, Command::Debug, OPERATE),
     entry("PSYNC", Command::Psync, FOLLOW),

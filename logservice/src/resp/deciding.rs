@@ -14,7 +14,8 @@ pub fn needs_decider(command: Command) -> bool {
         | Command::Resign
         | Command::Release
         | Command::Drop
-        | Command::Snapshot => true,
+        | Command::Snapshot
+        | Command::Backup => true,
         // What a node knows is compared with the end of the log, of which the others may know less.
         Command::Check | Command::Accept => true,
         // The leader sends its keys where it polls for the order to do so: where the lease is.

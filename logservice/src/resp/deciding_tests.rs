@@ -33,7 +33,7 @@ fn arguments(command: Command) -> &'static [&'static str] {
         Command::AuditResult => &["s1", "1", "1", ""],
         Command::Accept => &["s1", "id-of-s1"],
         Command::Drop => &["s1", "id-of-s1"],
-        Command::Snapshot | Command::Audit | Command::Status => &["s1"],
+        Command::Snapshot | Command::Backup | Command::Audit | Command::Status => &["s1"],
         Command::Debug => &["FREEZE-ACKS", "s1"],
         Command::Psync => &["?", "-1"],
         Command::Replconf => &["ack", "0"],

@@ -138,6 +138,7 @@ fn shared_with(
     // Nothing takes them.
     let (engine_requests, _) = tokio::sync::mpsc::channel(1);
     let options = ServiceOptions {
+        archive: None,
         directory,
         snapshots,
         engine_requests,

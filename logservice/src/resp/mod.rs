@@ -12,6 +12,7 @@ mod admin;
 mod append;
 mod arguments;
 mod audit;
+mod backup;
 mod clock;
 mod cluster;
 pub mod command_roles;

@@ -2,9 +2,11 @@
 //!
 //! [`status_fields`] declares what LOG.STATUS, LOG.NODE, INFO and HTTP show of a shard. `removal` drops shards, [`replication`] is about those
 //! that several services keep (`reports` what these tell each other, `placement` in which zone who decides is, `moving` whom operators choose,
-//! `bringing` how they come to keep what one has kept alone), [`overview`] is all that monitoring shows ([`problems`] what of it is wrong, [`history`] what was), and [`engine_work`] passes what takes an engine on to the
+//! `bringing` how they come to keep what one has kept alone), [`overview`] is all that monitoring shows ([`problems`] what of it is wrong,
+//! [`history`] what was), `backups` names snapshots, and [`engine_work`] passes what takes an engine on to the
 //! [snapshotter](crate::snapshotter).
 
+mod backups;
 pub mod bringing;
 mod cluster_removal;
 mod directory_lock;
@@ -42,6 +44,7 @@ use self::unserved::Unserved;
 use crate::access::guesses::Guesses;
 use crate::access::login::TokensWatch;
 use crate::access::tokens::Tokens;
+use crate::archive::ArchiveOptions;
 use crate::base::private;
 use crate::replica::files::SnapshotFiles;
 use crate::replica::groups::Groups;
@@ -70,6 +73,8 @@ pub struct ServiceOptions {
     pub files: Option<Arc<SnapshotFiles>>,
     /// Where snapshots are kept.
     pub snapshots: Arc<SnapshotStore>,
+    /// How logs are archived in the place for snapshots; none if they are not.
+    pub archive: Option<ArchiveOptions>,
     /// Takes requests for work that needs an engine.
     pub engine_requests: mpsc::Sender<EngineRequest>,
     /// The most shards that may exist.
@@ -312,7 +317,11 @@ impl Service {
     fn open_shard(&self, name: &str) -> Result<Arc<Shard>, Unserved> {
         let (snapshots, switches) = (self.options.snapshots.clone(), self.switches.clone());
         let opened = Shard::open(name, snapshots, switches, |events| self.options.stores.open(name, events));
-        let shard = Arc::new(opened?);
+        let mut shard = opened?;
+        if let Some(archive) = self.options.archive {
+            shard.keep_archived(archive);
+        }
+        let shard = Arc::new(shard);
         if shard.snapshots().has_others() && self.is_opened_first(name) {
             // Nothing has begun one yet. Later, a snapshot may be on its way from another service.
             let removed = shard.snapshots().remove_drafts(&shard.store().manifest());

@@ -9,9 +9,10 @@ use durability_protocol::{Code, Refusal, NO_LOG_ID};
 
 use super::unserved::Unserved;
 use super::{check_name, Service, Slot};
+use crate::archive::{Archive, ArchiveError};
 use crate::base::log_throttle::{say, LineThrottle};
 use crate::shard::Shard;
-use crate::snapshots::{SnapshotError, SnapshotStore};
+use crate::snapshots::{place, SnapshotError, SnapshotStore};
 use crate::store::{MediumError, RemoveError, RemovedStore};
 
 /// Time until the next attempt to remove what is left; doubled each time.
@@ -119,7 +120,7 @@ impl Service {
 /// Removes what a dropped shard held. Returns whether all of it is gone, which is never so before `is_released`.
 async fn remove_contents(
     removed: &Arc<dyn RemovedStore>,
-    snapshots: &SnapshotStore,
+    snapshots: &Arc<SnapshotStore>,
     is_released: bool,
 ) -> Result<bool, RemovalError> {
     let of = removed.clone();
@@ -128,7 +129,18 @@ async fn remove_contents(
         Ok(of.manifest()?)
     });
     let are_gone = match manifest.await? {
-        Some(Ok(manifest)) => snapshots.remove_all(&manifest, is_released).await?,
+        Some(Ok(manifest)) => {
+            // Backups are for shards that were dropped by mistake as well.
+            let archive = Archive::new(snapshots.clone(), place(&manifest));
+            match archive.files().await?.len() {
+                0 => snapshots.remove_all(&manifest, is_released).await?,
+                kept if !is_released => kept > 0,
+                kept => {
+                    say!(DROPPED, info, "{removed}: {kept} snapshots stay, in the archive of {}", archive.place());
+                    true
+                }
+            }
+        }
         // The manifest is removed last: only the directory was left by a crash.
         None => true,
         Some(Err(reason)) => {
@@ -156,6 +168,8 @@ enum RemovalError {
     Store(#[from] MediumError),
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error("it did not finish: {0}")]
     Unfinished(#[from] tokio::task::JoinError),
 }

@@ -26,6 +26,7 @@ fn start(groups: Arc<MemoryGroups>) -> Tested {
     let objects = Arc::new(InMemory::new());
     let (engine_requests, _) = tokio::sync::mpsc::channel(1);
     let options = ServiceOptions {
+        archive: None,
         directory: directory.path().to_owned(),
         stores: Arc::new(ReplicatedStores::new(groups.clone())),
         groups: Some(groups.clone()),

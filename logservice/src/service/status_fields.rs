@@ -71,7 +71,7 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 53] = [
+pub const FIELDS: [Field; 59] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
@@ -115,6 +115,12 @@ pub const FIELDS: [Field; 53] = [
     field(Http, "snapshots_missing", |s| Number(s.snapshots_missing), "snapshots that are kept and not at this service: they are being fetched from another one"),
     field(Http, "snapshot_module_types", |s| text(&s.snapshot_module_types), "types of modules that a node must know to load the newest snapshot, as far as they are known"),
     field(Http, "full_copy_error", |s| text(&s.full_copy_error), "why a node that asks for a full copy is given none and waits; empty if the last one was given one"),
+    field(Http, "archive_end", |s| Signed(s.archive.as_ref().map_or(-1, |archive| archive.end)), "end of the log that --keep has brought to the place for snapshots; -1 without --keep, not known yet, or another service decides"),
+    field(Http, "archive_behind_ms", |s| Number(s.archive.as_ref().map_or(0, |archive| archive.behind_ms)), "age of the oldest byte of the log that is not there yet; 0 all is there"),
+    field(Http, "archive_error", |s| text(s.archive.as_ref().map_or("", |archive| &archive.error)), "why the last attempt to bring log there failed; empty if it did not"),
+    field(Http, "archive_failures", |s| Number(s.archive.as_ref().map_or(0, |archive| archive.failures)), "attempts that have failed since the last one that did not"),
+    field(Http, "archive_failing_since_ms", |s| Number(s.archive.as_ref().map_or(0, |archive| archive.failing_since_ms)), "when the first of these failed, in milliseconds since 1970; 0 none failed"),
+    field(Http, "archive_gaps", |s| Number(s.archive.as_ref().map_or(0, |archive| archive.gaps)), "times since the shard was opened that log was given up before it was there"),
     field(Shown::Status, "audit_state", |s| text(s.audit.state.word()), "the last audit since the service started: none, running, done or failed"),
     field(Shown::Status, "audit_time_ms", |s| Number(s.audit.time_ms), "when it ended, in milliseconds since 1970"),
     field(Shown::Status, "audit_keys", |s| Number(s.audit.keys), "keys that it compared"),

@@ -9,11 +9,12 @@
 //!   `arrivals.rs`, `primary.rs` and `switches.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
 //! - Data as a whole: `seed.rs` (the leader replaces the log), `snapshot.rs` (recorded, and the log below dropped), `copies.rs` and
 //!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `own_files.rs` (snapshots that each of several services
-//!   keeps for itself), `quota.rs`, `audit.rs`.
+//!   keeps for itself), `archive.rs` (what is kept until it is archived), `quota.rs`, `audit.rs`.
 //! - A log that several services keep: `standing.rs` (whether this one decides over it), `reported.rs` (what
 //!   the one that decides tells the others), `events.rs` (what a store reports).
 //! - The end: `dropping.rs`.
 
+mod archive;
 mod arrivals;
 mod audit;
 mod control;
@@ -77,6 +78,7 @@ use self::pins::Pins;
 use self::reported::Reported;
 #[cfg(not(feature = "broken-rules"))]
 use self::rule_switches::Rule;
+use crate::archive::ArchiveWatch;
 use crate::base::latency::Latency;
 use crate::base::log_throttle::{say, LineThrottle};
 use crate::snapshots::SnapshotStore;
@@ -96,6 +98,8 @@ pub struct Shard {
     /// Snapshots that the state names and that are not here, when that was last looked at.
     missing_snapshots: AtomicU64,
     audits: Mutex<audit::Audits>,
+    /// None if its log is not archived.
+    archive: Option<Arc<ArchiveWatch>>,
     acceptance: Arc<Acceptance>,
     /// Held while the epochs or the manifest are changed and stored. Taken before the acceptance's lock, never while holding it.
     /// Renewals that change nothing that is stored do without; see [`Accepting::replace_terms`].
@@ -226,6 +230,7 @@ impl Shard {
             copies: Mutex::default(),
             missing_snapshots: AtomicU64::new(0),
             audits: Mutex::default(),
+            archive: None,
             acceptance,
             changing: tokio::sync::Mutex::new(()),
             replicas: AtomicU64::new(0),

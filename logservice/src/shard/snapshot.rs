@@ -117,6 +117,7 @@ impl Shard {
         drop(stored);
         if let Ok(base) = recorded {
             self.drop_log_below(base).await;
+            self.archive().into_iter().for_each(|archive| archive.ask());
         }
         self.remove_all_other_snapshots().await;
         recorded.map(|_| record)
@@ -156,17 +157,7 @@ impl Shard {
             return Err(Refusal::new(Code::Err, "the log was begun anew while the snapshot was made; make another"));
         }
         manifest.snapshots.push(record);
-        // A log that takes as much as it may goes back no further than it must: it is to go on.
-        let keep = if self.store.usage().is_full { 1 } else { keep };
-        let forgotten = manifest.snapshots.len().saturating_sub(keep.max(1));
-        manifest.snapshots.drain(..forgotten);
-        // As long as there are fewer, a log that began without any data goes back to there. One that began with a snapshot begins
-        // with the oldest that is left: else it would look as if it had begun without data.
-        let moves = manifest.snapshots.len() >= keep || !began_empty;
-        if let Some(oldest) = manifest.snapshots.first().filter(|_| moves) {
-            // What lies below the base is gone already.
-            manifest.base = manifest.base.max(oldest.offset);
-        }
+        self.forget_oldest(&mut manifest, keep, began_empty);
         let (store, base) = (self.store.clone(), manifest.base);
         self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await?;
         self.retain_suspects();
@@ -223,11 +214,19 @@ impl Shard {
         if !self.may_remove_snapshots().await {
             return;
         }
+        let archived = match self.archived_files().await {
+            Ok(archived) => archived,
+            Err(error) => {
+                return tracing::warn!("shard {}: snapshots that are not needed stay: {error}", self.name);
+            }
+        };
         let is_needed = |file: &str, stands_at: u64| {
             // After a failure the manifest on the medium may be another. What is on its way from being stored to being recorded
             // is in use until it is recorded, so the manifest is looked at last.
             stands_at > offset
                 || self.check_not_failed().is_err()
+                || self.archive().is_some_and(|archive| archive.needs(file))
+                || archived.contains(file)
                 || rule_switches::holds(Rule::KeepsRecordedSnapshots)
                     && self.store.manifest().snapshots.iter().any(|record| record.file == file)
         };

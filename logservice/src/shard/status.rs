@@ -8,6 +8,7 @@ use durability_protocol::NodeFigures;
 
 use super::lease::whole_ms;
 use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
+use crate::archive::ArchiveStatus;
 use crate::store::Standing;
 
 /// What is told of a copy that takes nothing for want of space.
@@ -137,6 +138,8 @@ pub struct Status {
     pub snapshot_module_types: String,
     /// Why a node that asks for a full copy is given none, and waits; empty if the last one was given one.
     pub full_copy_error: String,
+    /// How its archive goes, at the service that decides; none if its log is not archived.
+    pub archive: Option<ArchiveStatus>,
     /// What became of the last audit since the service started.
     pub audit: AuditStatus,
     /// Replicas that follow the stream.
@@ -249,6 +252,7 @@ impl Shard {
                 .and_then(|snapshot| snapshot.contents.as_ref())
                 .map_or_else(String::new, |contents| contents.module_types.join(" ")),
             full_copy_error: self.copies().error(self.environment.now()).to_owned(),
+            archive: self.archive_status(),
             audit: self.audit_status(),
             replicas: self.replicas.load(Ordering::Relaxed),
             appends: usage.appends,

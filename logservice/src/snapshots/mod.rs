@@ -304,7 +304,41 @@ impl SnapshotStore {
         Ok(())
     }
 
-    fn object_path(&self, file: &str) -> ObjectPath {
+    /// Copies a stored snapshot from another place, as it is stored there, and verifies it on the way. It is durable when this returns.
+    ///
+    /// # Errors
+    /// It cannot be read, differs from what was recorded, or could not be stored; then there is none.
+    pub async fn copy_from(&self, other: &SnapshotStore, record: &SnapshotRecord) -> Result<(), SnapshotError> {
+        let mut reader = other.open_stored(record, None).await?;
+        let part_bytes = MIN_PART_BYTES.max(stored_bytes(record) / MAX_PARTS) as usize;
+        let to = self.object_path(&record.file);
+        let mut writer = BufWriter::with_capacity(self.objects.clone(), to, part_bytes);
+        let not_stored = |source| SnapshotError::Upload { file: record.file.clone(), source };
+        let copied = async {
+            while let Some(part) = reader.next().await? {
+                tokio::io::AsyncWriteExt::write_all(&mut writer, &part).await.map_err(not_stored)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = copied.await {
+            let _ = writer.abort().await;
+            return Err(error);
+        }
+        tokio::io::AsyncWriteExt::shutdown(&mut writer).await.map_err(not_stored)
+    }
+
+    /// Where everything is stored.
+    pub(crate) fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    /// The keys of what is stored.
+    pub(crate) fn keys(&self) -> &Arc<KeyRing> {
+        &self.keys
+    }
+
+    /// The object of that name below this place.
+    pub(crate) fn object_path(&self, file: &str) -> ObjectPath {
         self.prefix.parts().chain(ObjectPath::from(file).parts()).collect()
     }
 }
@@ -326,7 +360,7 @@ fn snapshot_offset(name: &str) -> Option<u64> {
 }
 
 /// The name of a shard's directory among all snapshots.
-fn place(manifest: &Manifest) -> String {
+pub fn place(manifest: &Manifest) -> String {
     format!("{}-{}", manifest.shard, manifest.id)
 }
 

@@ -155,6 +155,7 @@ pub async fn make(shard: &Shard, options: &SnapshotterOptions) -> Result<Snapsho
 }
 
 async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<SnapshotRecord, MakeError> {
+    let began = Instant::now();
     let mut times = Times { since: Instant::now(), parts: Vec::new() };
     let made_of = shard.store().manifest();
     let FullCopy { replid, offset, snapshot, stream, pin } = shard.full_copy().await?;
@@ -215,11 +216,24 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
         false => shard.store_snapshot_here(draft, origin).await?.0,
     };
     times.end("storing");
+    warn_if_longer_than_kept(shard, began.elapsed());
     tracing::info!(
         "shard {}: snapshot at offset {applied}, {bytes} bytes, made and rehearsed in {times}",
         shard.name()
     );
     Ok(record)
+}
+
+/// With `--keep`, snapshots that take longer than what is kept are an error of whoever has set it: nothing is lost, but more than that is kept.
+fn warn_if_longer_than_kept(shard: &Shard, took: Duration) {
+    let Some(keep) = shard.archive().map(|archive| archive.options().keep).filter(|keep| took > *keep) else { return };
+    tracing::warn!(
+        "shard {}: a snapshot took {} s, longer than --keep {}: snapshots and log are kept for longer than that, so that any moment of that \
+         time can be restored. Give a longer --keep",
+        shard.name(),
+        took.as_secs(),
+        humantime::format_duration(keep)
+    );
 }
 
 fn nothing_new(shard: &Shard, offset: u64) -> MakeError {

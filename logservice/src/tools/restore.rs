@@ -3,29 +3,41 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
+use super::archive_point;
 use super::look::{self, LogLook};
+use super::until_time::UntilTime;
+use crate::archive::{Archive, ArchiveError};
 use crate::base::background::Priority;
 use crate::base::file_error::{sync_directory, FileError, InFile};
 use crate::encryption::{KeyFileError, KeyRing};
 use crate::engine::{inspect_rdb, Engine, EngineError, EngineFlags, Start};
 use crate::snapshots::{LocationError, SnapshotError, SnapshotStore};
-use crate::store::{Manifest, OpenError, ReadError, SnapshotRecord};
+use crate::store::{Contents, Manifest, OpenError, ReadError, SnapshotRecord};
 
 /// An RDB of a shard as it was.
 #[derive(Debug, Clone, Args)]
 pub struct RestoreFlags {
-    /// The directory, which may be served meanwhile
-    pub dir: PathBuf,
+    /// The directory, which may be served meanwhile. Without it, or where it does not go back far enough, what the service has kept with
+    /// --keep is restored
+    #[arg(required_unless_present = "snapshots")]
+    pub dir: Option<PathBuf>,
     /// The shard
     #[arg(long)]
     pub shard: String,
     /// What to restore it to: an offset, or a time such as 2026-11-21T17:05:00Z or 2026-11-21T17:05:00.250Z
-    #[arg(long, value_name = "TIME|OFFSET")]
-    pub to: RestorePoint,
+    #[arg(long, value_name = "TIME|OFFSET", required_unless_present = "backup")]
+    pub to: Option<RestorePoint>,
+    /// Restore it to the backup of that name instead, which LOG.BACKUP has made
+    #[arg(long, value_name = "NAME", conflicts_with = "to", requires = "snapshots")]
+    pub backup: Option<String>,
+    /// The log's id, if several logs of that name were kept with --keep: the shard was dropped and made again
+    #[arg(long, value_name = "ID", requires = "snapshots")]
+    pub log_id: Option<String>,
     /// The file to write, which must not exist
     #[arg(long)]
     pub out: PathBuf,
@@ -103,6 +115,67 @@ pub enum RestoreError {
         /// When that was.
         since: String,
     },
+    /// Nothing of the shard was kept.
+    #[error(
+        "nothing of shard {shard} was kept there: is this the --snapshots of the service, and did it serve with --keep?          logservice backups --snapshots URL lists what there is"
+    )]
+    NoArchive {
+        /// The shard.
+        shard: String,
+    },
+    /// Several logs had the name.
+    #[error("several logs of shard {shard} were kept: give one of these to --log-id: {ids}")]
+    SeveralLogs {
+        /// The shard.
+        shard: String,
+        /// Their ids.
+        ids: String,
+    },
+    /// There is no such backup.
+    #[error("{log} has no backup named {name}; logservice backups --snapshots URL lists those that there are")]
+    NoBackup {
+        /// The name.
+        name: String,
+        /// `SHARD-ID`.
+        log: String,
+    },
+    /// No snapshot was kept.
+    #[error("no snapshot of {log} was kept")]
+    EmptyArchive {
+        /// `SHARD-ID`.
+        log: String,
+    },
+    /// What was kept begins after the restore point.
+    #[error(
+        "{asked} is before what was kept: {log} goes back to offset {offset}, {since}; a longer --keep keeps more"
+    )]
+    BeforeArchive {
+        /// What was asked for.
+        asked: RestorePoint,
+        /// `SHARD-ID`.
+        log: String,
+        /// The earliest offset that can be restored.
+        offset: u64,
+        /// When that was.
+        since: String,
+    },
+    /// Log is missing where the restore point is.
+    #[error(
+        "log from offset {from} to {until} was not kept, so {asked} cannot be restored: nothing between that and {until_time} can.          --to {from} is the last moment before, --to {until} the first after"
+    )]
+    Gap {
+        /// What was asked for.
+        asked: RestorePoint,
+        /// Where it begins.
+        from: u64,
+        /// Where it ends (exclusive): a snapshot stands there.
+        until: u64,
+        /// When that was recorded.
+        until_time: String,
+    },
+    /// What was kept cannot be read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The times in the log do not tell what was written until then.
     #[error(
         "the log service's clock was set back while this log was written: what begins at offset {later} says that it was written \
@@ -167,49 +240,112 @@ impl fmt::Display for Restored {
     }
 }
 
+/// What is restored.
+pub(super) struct Source {
+    /// What an engine starts from, and what it applies.
+    pub start: Start,
+    /// How many databases it needs, if that is known.
+    pub databases: Option<u32>,
+    /// When the last of it was written, if that is known.
+    pub time_ms: Option<u64>,
+}
+
 /// Makes the RDB. The directory may be served meanwhile, and does not change.
 ///
 /// # Errors
 /// There is nothing that could be restored, or something failed; then there is no file.
 pub async fn restore(flags: &RestoreFlags) -> Result<Restored, RestoreError> {
-    let RestoreFlags { dir, shard, to, out, .. } = flags;
+    let out = &flags.out;
     if out.exists() {
         return Err(RestoreError::Exists(out.clone()));
     }
-    let no_shard = || RestoreError::NoShard(shard.clone());
-    let keys = KeyRing::read(flags.encrypt_key_file.as_deref())?;
-    let look = look::open(dir, shard, &keys)?.filter(|look| look.end() > 0).ok_or_else(no_shard)?;
-    let manifest = look.manifest();
-    let snapshots = SnapshotStore::open(flags.snapshots.as_deref(), dir)?.encrypted_with(keys, None);
-    let (end, time_ms) = end_at(&*look, *to)?;
-    let base = base_for(manifest, end, *to, shard)?;
-
+    let (source, asked) = source(flags).await?;
+    let time_ms = source.time_ms;
     // A directory of its own, as an engine that is killed while it saves leaves a file whose name only it knows.
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = tempfile::Builder::new().prefix("restore-").suffix(".partial").tempdir_in(parent);
     let directory = directory.in_file("cannot create a directory in", parent)?;
     let partial = directory.path().join("dump.rdb");
-    let engine_options = flags.engine.options(Priority::Normal);
-    let absolute = std::path::absolute(&partial).in_file("cannot use", &partial)?;
-    let mut engine = Engine::start(&engine_options, &absolute, manifest.databases()).await?;
+    let (offset, contents) = make(source, &flags.engine, &partial).await?;
+    std::fs::rename(&partial, out).in_file("cannot rename the RDB to", out)?;
+    sync_directory(parent)?;
+    let keys = contents.keys.iter().map(|(_, keys)| keys).sum();
+    Ok(Restored { shard: flags.shard.clone(), asked, offset, time_ms, keys, out: out.clone() })
+}
+
+/// Has an engine load and apply what is restored, save it to `partial`, and verify that. Answers the end of what was applied, and what it holds.
+pub(super) async fn make(source: Source, flags: &EngineFlags, partial: &Path) -> Result<(u64, Contents), RestoreError> {
+    let engine_options = flags.options(Priority::Normal);
+    let absolute = std::path::absolute(partial).in_file("cannot use", partial)?;
+    let mut engine = Engine::start(&engine_options, &absolute, source.databases).await?;
+    let mut feed = engine.open_feed(source.start)?;
+    let applied = engine.apply(&mut feed).await?;
+    engine.save().await?;
+    let contents = engine.contents().await?;
+    engine.stop().await;
+    inspect_rdb(&engine_options, partial).await?;
+    Ok((applied, contents))
+}
+
+/// What is restored, and what was asked for: from the directory if that goes back far enough, otherwise from what was kept beside it.
+async fn source(flags: &RestoreFlags) -> Result<(Source, RestorePoint), RestoreError> {
+    let RestoreFlags { shard, snapshots: url, .. } = flags;
+    let keys = KeyRing::read(flags.encrypt_key_file.as_deref())?;
+    let directory = flags.dir.as_deref().unwrap_or(Path::new("."));
+    let snapshots = SnapshotStore::open(url.as_deref(), directory)?.encrypted_with(keys.clone(), None);
+    let snapshots = Arc::new(snapshots);
+    let no_shard = || RestoreError::NoShard(shard.clone());
+    let mut log_id = flags.log_id.clone();
+    if let (Some(asked), Some(dir)) = (flags.to, &flags.dir) {
+        let look = look::open(dir, shard, &keys)?.filter(|look| look.end() > 0);
+        match look {
+            None if url.is_none() => return Err(no_shard()),
+            Some(look) if log_id.as_ref().is_none_or(|log_id| *log_id == look.manifest().id) => {
+                match of_directory(&*look, asked, shard, &snapshots).await {
+                    Err(RestoreError::Earlier { .. }) if url.is_some() => log_id = Some(look.manifest().id.clone()),
+                    found => return found.map(|source| (source, asked)),
+                }
+            }
+            _ => {}
+        }
+    }
+    let archive = archive_point::archive_of(snapshots.clone(), shard, log_id.as_deref()).await?;
+    let found = match (&flags.backup, flags.to) {
+        (Some(name), _) => archive_point::named(&archive, name).await?,
+        (None, Some(asked)) => archive_point::find(&archive, asked).await?,
+        (None, None) => return Err(no_shard()),
+    };
+    let asked = flags.to.unwrap_or(RestorePoint::Offset(found.end));
+    Ok((of_archive(&archive, found).await?, asked))
+}
+
+/// What an archive holds of a shard.
+pub(super) async fn of_archive(archive: &Archive, found: archive_point::Found) -> Result<Source, RestoreError> {
+    let snapshot = match &found.base.record {
+        Some(record) => Some((archive.snapshot_store().get(record).await?, record.bytes)),
+        None => None,
+    };
+    let start = Start { snapshot, ..found.start(archive) };
+    Ok(Source { start, databases: found.base.databases, time_ms: found.time_ms })
+}
+
+async fn of_directory(
+    look: &dyn LogLook,
+    asked: RestorePoint,
+    shard: &str,
+    snapshots: &SnapshotStore,
+) -> Result<Source, RestoreError> {
+    let manifest = look.manifest();
+    let (end, time_ms) = end_at(look, asked)?;
+    let base = base_for(manifest, end, asked, shard)?;
     let (offset, snapshot) = match &base {
         Some(record) => (record.offset, Some((snapshots.get(record).await?, record.bytes))),
         None => (manifest.base, None),
     };
     let log = if end > offset { Some(look.reader(offset)?) } else { None };
-    // A replication id of its own, as a server that starts from this RDB does not share the shard's later history.
-    let replid = manifest.id.repeat(3).chars().take(40).collect();
-    let start = Start { replid, offset, snapshot, log, end, engine: manifest.engine() };
-    let mut feed = engine.open_feed(start)?;
-    let applied = engine.apply(&mut feed).await?;
-    engine.save().await?;
-    let contents = engine.contents().await?;
-    engine.stop().await;
-    inspect_rdb(&engine_options, &partial).await?;
-    std::fs::rename(&partial, out).in_file("cannot rename the RDB to", out)?;
-    sync_directory(parent)?;
-    let keys = contents.keys.iter().map(|(_, keys)| keys).sum();
-    Ok(Restored { shard: shard.clone(), asked: *to, offset: applied, time_ms, keys, out: out.clone() })
+    let (replid, engine) = (archive_point::replid(&manifest.id), manifest.engine());
+    let start = Start { replid, offset, snapshot, log, end, engine };
+    Ok(Source { start, databases: manifest.databases(), time_ms })
 }
 
 /// The end of the log at `point`, and when the last of it was written.
@@ -243,63 +379,6 @@ fn end_at(look: &dyn LogLook, point: RestorePoint) -> Result<(u64, Option<u64>),
     }
 }
 
-/// Finds what was written until a time. Each record has the time of the service's clock. If that was set back, records with earlier times
-/// follow records with later ones.
-struct UntilTime {
-    time_ms: u64,
-    /// The end of the records before the first one that is later than the time.
-    end: u64,
-    /// When the last of these was written.
-    written: Option<u64>,
-    /// The latest record since `end`, if it is later than the time: where it begins, and when it was written.
-    later: Option<(u64, u64)>,
-    /// The last record that is within the time and follows a later one: its end, when it was written, and the latest record before it.
-    again: Option<(u64, u64, (u64, u64))>,
-}
-
-impl UntilTime {
-    /// Time services set clocks back by so much on their own.
-    const CLOCK_STEP_MS: u64 = 1000;
-
-    fn new(time_ms: u64) -> Self {
-        UntilTime { time_ms, end: 0, written: None, later: None, again: None }
-    }
-
-    /// Everything below `offset` was written before `time_ms`, and no record of it is kept.
-    fn skip_to(&mut self, offset: u64, time_ms: u64) {
-        if time_ms <= self.time_ms {
-            self.end = self.end.max(offset);
-        }
-    }
-
-    /// The next record, from `offset` to `end` (exclusive).
-    fn add(&mut self, offset: u64, end: u64, time_ms: u64) {
-        if time_ms > self.time_ms {
-            if self.later.is_none_or(|(_, latest_ms)| latest_ms < time_ms) {
-                self.later = Some((offset, time_ms));
-            }
-        } else if let Some(later) = self.later {
-            self.again = Some((end, time_ms, later));
-        } else if end > self.end {
-            (self.end, self.written) = (end, Some(time_ms));
-        }
-    }
-
-    fn end(self, asked: RestorePoint) -> Result<(u64, Option<u64>), RestoreError> {
-        let UntilTime { time_ms, end, written, again, .. } = self;
-        match again {
-            None => Ok((end, written)),
-            Some((later_end, written, (_, latest_ms))) if latest_ms <= time_ms + Self::CLOCK_STEP_MS => {
-                Ok((later_end, Some(written)))
-            }
-            Some((later_end, _, (later, latest_ms))) => {
-                let later_time = written_time(latest_ms);
-                Err(RestoreError::ClockSetBack { asked, without: end, later, later_time, with: later_end })
-            }
-        }
-    }
-}
-
 /// The snapshot to start from; none is an empty data set.
 fn base_for(
     manifest: &Manifest,
@@ -317,7 +396,8 @@ fn base_for(
     Err(RestoreError::Earlier { asked, shard: shard.to_owned(), base, since })
 }
 
-fn written_time(time_ms: u64) -> String {
+/// A time as people write it.
+pub(super) fn written_time(time_ms: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(time_ms)).unwrap_or(SystemTime::UNIX_EPOCH);
     humantime::format_rfc3339_millis(time).to_string()
 }
@@ -325,43 +405,6 @@ fn written_time(time_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn until(time_ms: u64, times: &[u64]) -> Result<(u64, Option<u64>), RestoreError> {
-        let mut until = UntilTime::new(time_ms);
-        for (number, time_ms) in times.iter().enumerate() {
-            until.add(10 * number as u64, 10 * number as u64 + 10, *time_ms);
-        }
-        until.end(RestorePoint::TimeMs(time_ms))
-    }
-
-    #[test]
-    fn a_restore_to_a_time_ends_before_the_first_later_record() {
-        assert_eq!(until(300, &[100, 200, 300, 301, 400]).unwrap(), (30, Some(300)));
-        assert_eq!(until(99, &[100, 200]).unwrap(), (0, None));
-        assert_eq!(until(500, &[100, 200]).unwrap(), (20, Some(200)));
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_a_little_hides_nothing() {
-        assert_eq!(until(5000, &[4000, 5900, 5000, 6500]).unwrap(), (30, Some(5000)));
-    }
-
-    #[test]
-    fn a_clock_that_once_stood_in_the_future_is_told_with_both_offsets() {
-        let text = until(5000, &[4000, 900_000, 900_500, 4500, 6000]).unwrap_err().to_string();
-        assert!(text.contains("offset 20 says that it was written at 1970-01-01T00:15:00.500Z"), "{text}");
-        assert!(text.contains("--to 10 leaves out both, --to 40 takes both"), "{text}");
-        // Before and after that time there is no doubt.
-        assert_eq!(until(950_000, &[4000, 900_000, 4500, 6000]).unwrap(), (40, Some(6000)));
-        assert_eq!(until(3000, &[2000, 900_000, 4500, 6000]).unwrap(), (10, Some(2000)));
-    }
-
-    #[test]
-    fn a_snapshot_holds_what_was_written_before_the_log_that_is_kept() {
-        let mut until = UntilTime::new(300);
-        until.skip_to(100, 250);
-        assert_eq!(until.end(RestorePoint::TimeMs(300)).unwrap(), (100, None));
-    }
 
     #[test]
     fn a_restore_point_is_an_offset_or_a_time() {

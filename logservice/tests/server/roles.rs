@@ -16,7 +16,7 @@ const CLIENTS: &str =
     "INFO SENTINEL ROLE SUBSCRIBE PSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE COMMAND SELECT CLIENT AUTH HELLO PING QUIT";
 const STATUS: &str = "LOG.STATUS LOG.SHARDS LOG.CLUSTER";
 const STREAM: &str = "PSYNC REPLCONF";
-const OPERATORS: &str = "LOG.ACCEPT LOG.RELEASE LOG.DROP LOG.SNAPSHOT LOG.AUDIT LOG.DEBUG";
+const OPERATORS: &str = "LOG.ACCEPT LOG.RELEASE LOG.DROP LOG.SNAPSHOT LOG.BACKUP LOG.AUDIT LOG.DEBUG";
 const NODES: &str = "LOG.APPEND LOG.NODE LOG.RENEW LOG.CHECK LOG.ACQUIRE LOG.BEGIN LOG.RESIGN LOG.AUDIT-RESULT";
 
 /// What a token of each role is for, written down once more: a change of the service's own table has to be meant.
@@ -42,7 +42,7 @@ fn sample(name: &str, shard: &str) -> Vec<String> {
         "LOG.RESIGN" | "LOG.RELEASE" => format!("{shard} 99"),
         "LOG.AUDIT-RESULT" => format!("{shard} 1 1 x"),
         "LOG.ACCEPT" | "LOG.DROP" => format!("{shard} not-its-id"),
-        "LOG.SNAPSHOT" | "LOG.AUDIT" | "LOG.STATUS" => shard.to_owned(),
+        "LOG.SNAPSHOT" | "LOG.BACKUP" | "LOG.AUDIT" | "LOG.STATUS" => shard.to_owned(),
         "LOG.DEBUG" => format!("RESUME-ACKS {shard}"),
         "PSYNC" => "? -1".to_owned(),
         "REPLCONF" => "listening-port 1".to_owned(),

@@ -67,6 +67,11 @@ pub const METRICS: &[Metric] = &[
     gauge("logservice_snapshot_running", Of::Shard(|it| Some(f64::from(it.snapshot_running))), "1 while a snapshot is being made"),
     gauge("logservice_snapshot_failures", Of::Shard(|it| Some(it.snapshot_failures as f64)), "Failed attempts since the last snapshot was made, or the service started"),
     gauge("logservice_snapshot_failing_since_timestamp_seconds", Of::Shard(|it| some_seconds(it.snapshot_failing_since_ms)), "When the first of these failed, in seconds since 1970. Absent if none failed"),
+    gauge("logservice_archive_end_bytes", Of::Shard(|it| archived(it).map(|end| end as f64)), "End of the log that --keep has brought to the place for snapshots. Only with --keep, at the service that decides"),
+    gauge("logservice_archive_behind_bytes", Of::Shard(|it| archived(it).map(|end| it.durable_end.saturating_sub(end) as f64)), "Bytes of the log that are not there yet"),
+    gauge("logservice_archive_behind_seconds", Of::Shard(|it| it.archive.as_ref().map(|archive| seconds(archive.behind_ms))), "Age of the oldest byte of the log that is not there yet; up to a minute while all is well"),
+    gauge("logservice_archive_failures", Of::Shard(|it| it.archive.as_ref().map(|archive| archive.failures as f64)), "Attempts to bring log there that have failed since the last one that did not"),
+    counter("logservice_archive_gaps_total", Of::Shard(|it| it.archive.as_ref().map(|archive| archive.gaps as f64)), "Times since the shard was opened that log was given up before it was there"),
     gauge("logservice_audit_timestamp_seconds", Of::Shard(|it| some_seconds(it.audit.time_ms)), "When the last audit ended, in seconds since 1970. Absent if there was none since the service started"),
     gauge("logservice_audit_differences", Of::Shard(|it| (it.audit.time_ms > 0).then_some(it.audit.differences as f64)), "Differences between the leader and its log that the last audit found. Absent without one"),
 
@@ -130,6 +135,11 @@ fn ack(figures: &NodeFigures, us: u64) -> Option<f64> {
 
 fn decides(status: &Status) -> bool {
     matches!(status.standing, "alone" | "decides")
+}
+
+/// The end of what is in the archive, if that is known.
+fn archived(status: &Status) -> Option<u64> {
+    u64::try_from(status.archive.as_ref()?.end).ok()
 }
 
 fn has_leader(status: &Status) -> Option<f64> {

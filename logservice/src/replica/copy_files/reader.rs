@@ -10,7 +10,7 @@ use super::records::{Record, Records, Unsound};
 use super::segment::first_place;
 use crate::replica::entry::Content;
 use crate::store::file_store::errors::damage_at;
-use crate::store::{LogReader, ReadError};
+use crate::store::{LogReader, ReadError, Record as LogRecord, RecordReader};
 
 /// Bytes of the log that are read ahead.
 const READ_AHEAD_BYTES: usize = 256 << 10;
@@ -143,6 +143,49 @@ impl LogReader for CopyReader {
         let chunk = self.read.split_to(bytes);
         self.offset += bytes as u64;
         Ok(chunk)
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+/// The same, entry by entry.
+pub struct CopyRecords {
+    walk: Walk,
+    offset: u64,
+    /// Up to here, nothing that was read ahead has changed since.
+    limit: u64,
+}
+
+impl CopyRecords {
+    /// A reader whose next byte is the one at `offset`, in the log as it is after the entry of `index`.
+    pub fn new(log: &Arc<Log>, offset: u64, index: u64) -> Result<Self, ReadError> {
+        let CopyReader { walk, .. } = CopyReader::new(log, offset, index)?;
+        Ok(CopyRecords { walk, offset, limit: 0 })
+    }
+}
+
+impl RecordReader for CopyRecords {
+    fn next(&mut self, limit: u64) -> Result<LogRecord, ReadError> {
+        debug_assert!(limit > self.offset);
+        if std::mem::replace(&mut self.limit, limit) != limit {
+            // What was read before may lie beyond the limit of that time.
+            self.walk.records.forget_window();
+        }
+        loop {
+            // None: the log was restarted.
+            let record = self.walk.next(true)?.ok_or(ReadError::Trimmed { offset: self.offset })?;
+            let Ok(Content::Append(append)) = Content::decode(&record.entry) else { continue };
+            if append.offset > self.offset {
+                return Err(self.walk.damaged(&format!("bytes are missing before offset {}", append.offset)));
+            }
+            if append.end() > self.offset {
+                let offset = std::mem::replace(&mut self.offset, append.end());
+                let payload = append.payload.slice((offset - append.offset) as usize..);
+                return Ok(LogRecord { epoch: append.epoch, offset, time_ms: append.time_ms, payload });
+            }
+        }
     }
 
     fn offset(&self) -> u64 {

@@ -43,6 +43,10 @@ fn what_was_persisted_is_found_and_read() {
         let mut reader = copy.disk.reader(120).expect("reader");
         assert_eq!(reader.read(150, 10).expect("read"), &append(6, 3, 100, 50).data[25 + 20..25 + 30]);
         assert_eq!((reader.offset(), reader.read(150, 1000).expect("read").len()), (130, 20));
+        let mut records = copy.disk.records(120).expect("reader");
+        let record = records.next(150).expect("read");
+        assert_eq!((record.offset, record.payload.len(), records.offset()), (120, 30, 150));
+        assert_eq!(record.payload, append(6, 3, 100, 50).data.slice(25 + 20..));
     }
     assert_eq!(CopyDisks::list(&disks).expect("listed"), ["s1"]);
     drop(copy);

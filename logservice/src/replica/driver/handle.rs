@@ -12,7 +12,7 @@ use crate::replica::copy::CopyDisk;
 use crate::replica::group::{members_at, GroupStatus, MembersStep, Outcome};
 use crate::replica::group_name::shard_of;
 use crate::replica::handle::{GroupEvents, GroupHandle, OnConfirmed, OnOutcome, Replacement, View};
-use crate::store::{Append, LogReader, MediumError, ReadError, SubmitError, TrimError, Usage};
+use crate::store::{Append, LogReader, MediumError, ReadError, RecordReader, SubmitError, TrimError, Usage};
 
 /// A group that a thread drives.
 pub struct DrivenGroup {
@@ -159,6 +159,10 @@ impl GroupHandle for DrivenGroup {
 
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
         self.disk.reader(offset)
+    }
+
+    fn records(&self, offset: u64) -> Result<Box<dyn RecordReader>, ReadError> {
+        self.disk.records(offset)
     }
 
     fn trim(&self, offset: u64) -> Result<(), TrimError> {

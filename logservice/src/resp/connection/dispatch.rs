@@ -10,7 +10,7 @@ use crate::resp::append::AppendCommand;
 use crate::resp::command_roles::{self, Command, Entry};
 use crate::resp::reply::{self, failure, Protocol};
 use crate::resp::trial::{self, Sign};
-use crate::resp::{admin, audit, cluster, leadership_commands, node, replica, sentinel};
+use crate::resp::{admin, audit, backup, cluster, leadership_commands, node, replica, sentinel};
 
 /// What a subscriber may still send in RESP2, where replies cannot be told from messages.
 const LISTENERS_COMMANDS: [Command; 3] = [Command::Subscribe, Command::Ping, Command::Quit];
@@ -129,6 +129,15 @@ impl Connection {
                     snapshot = admin::snapshot(&self.service, shard) => snapshot?,
                     // A snapshot that is being made is finished all the same.
                     () = self.output.socket().hung_up() => return Err(failure("nobody waits for the snapshot any more")),
+                    () = self.identity.withdrawn() => return Err(login::withdrawn()),
+                }
+            }
+            Command::Backup => {
+                let shard = self.shard(command, arguments).await?;
+                tokio::select! {
+                    backup = backup::backup(&self.service, shard, arguments) => backup?,
+                    // The snapshot is finished all the same, without a name.
+                    () = self.output.socket().hung_up() => return Err(failure("nobody waits for the backup any more")),
                     () = self.identity.withdrawn() => return Err(login::withdrawn()),
                 }
             }

@@ -19,7 +19,7 @@ use super::head::Head;
 use super::log::Log;
 use super::open::{self, Found, LOG};
 use super::queue::{Batch, Queue};
-use super::reader::{self, CopyReader};
+use super::reader::{self, CopyReader, CopyRecords};
 use super::verify::Verification;
 use super::vote::VoteFile;
 use super::writer::{WriteError, Writer};
@@ -29,7 +29,7 @@ use crate::store::file_store::spare::Spare;
 use crate::store::file_store::verify::Verifying;
 use crate::store::file_store::workers::{is_worker, Job};
 use crate::store::file_store::{quota, FileStoreOptions, Threads};
-use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, SubmitError, Usage};
+use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, RecordReader, SubmitError, Usage};
 
 /// The shortest time from one checkpoint that is written, and need not be, to the next.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -263,6 +263,11 @@ impl CopyDisk for CopyFilesDisk {
     fn reader(&self, offset: u64) -> Result<Box<dyn LogReader>, ReadError> {
         let committed = lock(&self.shared.checkpoint).checkpoint.position.index;
         Ok(Box::new(CopyReader::new(&self.shared.log, offset, committed)?))
+    }
+
+    fn records(&self, offset: u64) -> Result<Box<dyn RecordReader>, ReadError> {
+        let committed = lock(&self.shared.checkpoint).checkpoint.position.index;
+        Ok(Box::new(CopyRecords::new(&self.shared.log, offset, committed)?))
     }
 
     fn trim(&self, offset: u64, upto: u64, members_at: &dyn Fn(u64) -> ConfState) -> Result<Base, MediumError> {
