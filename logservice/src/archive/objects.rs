@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use durability_protocol::EngineVersion;
-use futures_util::TryStreamExt;
+use futures_util::{stream, StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
@@ -278,8 +278,16 @@ impl Archive {
     /// # Errors
     /// One could not be removed.
     pub async fn remove_pieces(&self, names: &[PieceName]) -> Result<(), ArchiveError> {
-        for name in names {
-            self.remove(self.path(PIECES, &name.object())).await?;
+        let paths: Vec<_> = names.iter().map(|name| Ok(self.path(PIECES, &name.object()))).collect();
+        let mut removed = self.objects().delete_stream(stream::iter(paths).boxed());
+        while let Some(outcome) = removed.next().await {
+            match outcome {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => {
+                    let object = self.path(PIECES, "").to_string();
+                    return Err(ArchiveError::Object { action: "cannot remove from", object, source });
+                }
+            }
         }
         Ok(())
     }

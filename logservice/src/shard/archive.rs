@@ -65,20 +65,25 @@ impl Shard {
         }
     }
 
+    /// The manifest after `before`, with less that is kept for the archive; none if that is no less.
+    fn forgets(&self, before: &Manifest, keep: usize) -> Option<Manifest> {
+        let mut manifest = before.next();
+        self.forget_oldest(&mut manifest, keep, before.begins_empty());
+        let is_less = (manifest.base, manifest.snapshots.len()) != (before.base, before.snapshots.len());
+        is_less.then_some(manifest)
+    }
+
     /// The archive has more than before: forgets snapshots beyond `keep` that were kept for it, and drops log that no other needs.
     ///
     /// # Errors
     /// The manifest cannot be replaced.
     pub async fn forget_archived(&self, keep: usize) -> Result<(), Refusal> {
+        if self.forgets(&self.store.manifest(), keep).is_none() {
+            return Ok(());
+        }
         let base = {
             let _changing = self.changing.lock().await;
-            let before = self.store.manifest();
-            let mut manifest = before.next();
-            let began_empty = manifest.begins_empty();
-            self.forget_oldest(&mut manifest, keep, began_empty);
-            if (manifest.base, manifest.snapshots.len()) == (before.base, before.snapshots.len()) {
-                return Ok(());
-            }
+            let Some(manifest) = self.forgets(&self.store.manifest(), keep) else { return Ok(()) };
             let (store, base) = (self.store.clone(), manifest.base);
             self.change_manifest(manifest, move |manifest| store.replace_manifest(manifest)).await?;
             self.retain_suspects();

@@ -6,4 +6,5 @@ pub mod check;
 pub mod dump;
 mod look;
 pub mod restore;
+mod restore_error;
 mod until_time;
