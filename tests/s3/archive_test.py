@@ -1,5 +1,6 @@
 """What --keep keeps in an object store: log and snapshots, from which a shard is restored to any moment, also when nothing else is left."""
 
+import contextlib
 import datetime
 import os
 import pathlib
@@ -96,6 +97,7 @@ class ArchiveInS3(BucketCase):
     def assert_holds(self, file: pathlib.Path, held: dict) -> None:
         server = PlainServer(self.directory, file)
         self.addCleanup(server.process.kill)
+        wait_for("it has loaded the file", lambda: not server.client.info("persistence")["loading"])
         found = copy_of(server.client)
         self.assertEqual(found.keys(), held.keys())
         for key, value in held.items():
@@ -194,6 +196,9 @@ class ArchiveInS3(BucketCase):
         def slow(bytes_per_second: int | None):
             self.relay.bytes_per_second = bytes_per_second
 
+        node.client.set("key", "value")
+        log.snapshot()
+        self.archived(log)
         troubles = {
             "away": (self.relay.close, self.relay.open),
             "read-only": (lambda: refuse("403 Forbidden"), lambda: refuse(None)),
@@ -201,8 +206,9 @@ class ArchiveInS3(BucketCase):
             "slow": (lambda: slow(4 << 20), lambda: slow(None)),
         }
         for what, (begin, end) in troubles.items():
-            with self.subTest(what):
+            with self.subTest(what), contextlib.ExitStack() as ended:
                 begin()
+                ended.callback(end)
                 # More than a piece, so that it is not waited for more.
                 for i in range(10):
                     node.client.set(f"{what}{i}", os.urandom(1 << 20))
@@ -217,7 +223,7 @@ class ArchiveInS3(BucketCase):
                     self.assertGreater(int(status["archive_behind_ms"]), 0)
                     self.assertEqual(status["base"], before["base"])
                     self.assertIn("its log is not archived", log.process.output())
-                end()
+                ended.close()
                 log.snapshot()
                 self.archived(log)
                 self.assertEqual((log.status()["archive_error"], log.status()["archive_gaps"]), ("", "0"))

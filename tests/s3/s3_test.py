@@ -15,6 +15,7 @@ from child_process import wait_for
 from archive_test import ArchiveInS3
 from bucket_case import BucketCase
 from services import LogService, Node, PlainServer, SHARD
+from zones_test import ArchiveOfThree
 
 # How long LOG.SNAPSHOT may take to say that the store refuses connections, or answers nothing.
 REFUSED_SECONDS = 30.0
@@ -296,4 +297,4 @@ class SnapshotsInS3(BucketCase):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(SnapshotsInS3, ArchiveInS3))
+    sys.exit(counted_tests.run(SnapshotsInS3, ArchiveInS3, ArchiveOfThree))
