@@ -1,11 +1,12 @@
 //! Stores and reads the objects of an archive.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use durability_protocol::EngineVersion;
-use futures_util::{stream, StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
@@ -273,23 +274,34 @@ impl Archive {
         decoded.map_err(|reason| ArchiveError::Snapshot { object: path.to_string(), reason })
     }
 
-    /// Removes pieces of the log.
+    /// Removes the pieces of the log that end at or below `offset` of `generation`, and those of earlier ones. Answers how many. Takes the same
+    /// memory however many there are.
     ///
     /// # Errors
-    /// One could not be removed.
-    pub async fn remove_pieces(&self, names: &[PieceName]) -> Result<(), ArchiveError> {
-        let paths: Vec<_> = names.iter().map(|name| Ok(self.path(PIECES, &name.object()))).collect();
-        let mut removed = self.objects().delete_stream(stream::iter(paths).boxed());
+    /// They cannot be listed, or one could not be removed.
+    pub async fn remove_pieces_below(&self, generation: u64, offset: u64) -> Result<u64, ArchiveError> {
+        let folder = self.path(PIECES, "");
+        let failed = |source| ArchiveError::Object { action: "cannot remove from", object: folder.to_string(), source };
+        let named = |path: &ObjectPath| path.filename().and_then(PieceName::parse);
+        let is_aged = move |name: &PieceName| (name.generation, name.end) <= (generation, offset);
+        // Object stores list in order of the names: behind these there are none.
+        let is_sorted = !self.snapshots.is_local();
+        let may_follow = move |path: &ObjectPath| {
+            !is_sorted || named(path).is_none_or(|name| (name.generation, name.start) < (generation, offset))
+        };
+        let listed = self.objects().list(Some(&folder)).map_ok(|meta| meta.location);
+        let listed = listed.try_take_while(move |path| ready(Ok(may_follow(path))));
+        let aged = listed.try_filter(move |path| ready(named(path).is_some_and(|name| is_aged(&name))));
+        let mut removed = self.objects().delete_stream(aged.boxed());
+        let mut count = 0;
         while let Some(outcome) = removed.next().await {
             match outcome {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(source) => {
-                    let object = self.path(PIECES, "").to_string();
-                    return Err(ArchiveError::Object { action: "cannot remove from", object, source });
-                }
+                Ok(_) => count += 1,
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(failed(source)),
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Removes what is known of a snapshot. Its RDB stays.

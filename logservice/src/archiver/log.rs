@@ -214,7 +214,7 @@ impl LogArchiver {
         let piece = self.archive.piece(name).await?;
         let (shard, end) = (self.shard.clone(), name.end);
         let start = name.start;
-        let here = tokio::task::spawn_blocking(move || read_records(&*shard, start, end, u64::MAX)).await?;
+        let here = tokio::task::spawn_blocking(move || read_records(&shard, start, end, u64::MAX)).await?;
         let here = match here {
             // What is not here cannot be compared.
             Err(ReadError::Trimmed { .. }) => return Ok(()),
@@ -277,7 +277,7 @@ impl LogArchiver {
         // The semaphore is never closed.
         let _turn = self.turns.acquire().await;
         let (shard, start) = (self.shard.clone(), line.end);
-        let read = tokio::task::spawn_blocking(move || read_records(&*shard, start, durable, PIECE_BYTES)).await?;
+        let read = tokio::task::spawn_blocking(move || read_records(&shard, start, durable, PIECE_BYTES)).await?;
         let now = self.shard.store().manifest();
         if now.generation != line.generation {
             return Ok(false);
@@ -336,14 +336,11 @@ impl LogArchiver {
         }
         // Whoever does not decide any more may not know what the archive has by now.
         self.shard.confirm().await.map_err(Failure::Refused)?;
-        let pieces = self.archive.pieces(None).await?;
-        let is_aged = |piece: &PieceName| (piece.generation, piece.end) <= (oldest.generation, oldest.offset);
-        let pieces: Vec<_> = pieces.into_iter().filter(is_aged).collect();
         // The snapshots first: what is listed can be restored.
         for name in &aged {
             self.archive.remove_snapshot(name).await?;
         }
-        self.archive.remove_pieces(&pieces).await?;
+        let pieces = self.archive.remove_pieces_below(oldest.generation, oldest.offset).await?;
         line.snapshots.retain(|name| *name >= oldest);
         // No backup gets its name between the list and what is taken from it.
         let naming = self.watch.naming.lock().await;
@@ -353,10 +350,9 @@ impl LogArchiver {
         drop(naming);
         self.shard.remove_all_other_snapshots().await;
         tracing::info!(
-            "shard {}: {} snapshots and {} pieces of the log, older than --keep, are removed from its archive",
+            "shard {}: {} snapshots and {pieces} pieces of the log, older than --keep, are removed from its archive",
             self.shard.name(),
-            aged.len(),
-            pieces.len()
+            aged.len()
         );
         Ok(())
     }

@@ -332,6 +332,11 @@ impl SnapshotStore {
         &self.objects
     }
 
+    /// Whether it is a local directory.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local.is_some()
+    }
+
     /// The keys of what is stored.
     pub(crate) fn keys(&self) -> &Arc<KeyRing> {
         &self.keys

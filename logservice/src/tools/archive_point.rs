@@ -1,11 +1,12 @@
 //! Where in an archive a restore begins and ends.
 
+use std::sync::Arc;
+
 use super::restore::{written_time, RestoreError, RestorePoint};
 use super::until_time::UntilTime;
 use crate::archive::{covered_from, logs, Archive, ArchivedSnapshot, PieceName, PieceReader, SnapshotName};
 use crate::engine::Start;
 use crate::snapshots::SnapshotStore;
-use std::sync::Arc;
 
 /// What is restored, and from what.
 #[derive(Debug)]
@@ -29,15 +30,11 @@ pub(super) async fn archive_of(
     shard: &str,
     log_id: Option<&str>,
 ) -> Result<Archive, RestoreError> {
-    let mut ids = Vec::new();
-    for place in logs(&snapshots).await? {
-        if let Some((of, id)) = place.rsplit_once('-').filter(|(of, _)| *of == shard) {
-            if log_id.is_none_or(|log_id| log_id == id) {
-                ids.push(id.to_owned());
-                debug_assert_eq!(of, shard);
-            }
-        }
-    }
+    let of_shard = |place: &String| {
+        let (of, id) = place.rsplit_once('-')?;
+        (of == shard && log_id.is_none_or(|log_id| log_id == id)).then(|| id.to_owned())
+    };
+    let ids: Vec<_> = logs(&snapshots).await?.iter().filter_map(of_shard).collect();
     match &ids[..] {
         [] => Err(RestoreError::NoArchive { shard: shard.to_owned() }),
         [id] => Ok(Archive::new(snapshots, format!("{shard}-{id}"))),
@@ -129,7 +126,7 @@ async fn end_at(
         }
     };
     skip(&mut until, covered, covered);
-    for piece in pieces.iter() {
+    for piece in pieces {
         if piece.end <= covered {
             continue;
         }
