@@ -163,21 +163,28 @@ async fn source(flags: &RestoreFlags) -> Result<(Source, RestorePoint), RestoreE
     let snapshots = SnapshotStore::open(url.as_deref(), directory)?.encrypted_with(keys.clone(), None);
     let snapshots = Arc::new(snapshots);
     let no_shard = || RestoreError::NoShard(shard.clone());
-    let mut log_id = flags.log_id.clone();
+    let (mut log_id, mut earlier) = (flags.log_id.clone(), None);
     if let (Some(asked), Some(dir)) = (flags.to, &flags.dir) {
         let look = look::open(dir, shard, &keys)?.filter(|look| look.end() > 0);
         match look {
             None if url.is_none() => return Err(no_shard()),
             Some(look) if log_id.as_ref().is_none_or(|log_id| *log_id == look.manifest().id) => {
                 match of_directory(&*look, asked, shard, &snapshots).await {
-                    Err(RestoreError::Earlier { .. }) if url.is_some() => log_id = Some(look.manifest().id.clone()),
+                    Err(error @ RestoreError::Earlier { .. }) if url.is_some() => {
+                        (log_id, earlier) = (Some(look.manifest().id.clone()), Some(error));
+                    }
                     found => return found.map(|source| (source, asked)),
                 }
             }
             _ => {}
         }
     }
-    let archive = archive_point::archive_of(snapshots.clone(), shard, log_id.as_deref()).await?;
+    let archive = archive_point::archive_of(snapshots.clone(), shard, log_id.as_deref()).await;
+    let archive = match (archive, earlier) {
+        // Where nothing was kept by time, the directory is all there is.
+        (Err(RestoreError::NoArchive { .. }), Some(earlier)) => return Err(earlier),
+        (archive, _) => archive?,
+    };
     let found = match (&flags.backup, flags.to) {
         (Some(name), _) => archive_point::named(&archive, name).await?,
         (None, Some(asked)) => archive_point::find(&archive, asked).await?,

@@ -43,7 +43,8 @@ pub enum RestoreError {
     },
     /// Nothing of the shard was kept.
     #[error(
-        "nothing of shard {shard} was kept there: is this the --snapshots of the service, and did it serve with --keep?          logservice backups --snapshots URL lists what there is"
+        "nothing of shard {shard} was kept there: is this the --snapshots of the service, and did it serve with --keep? \
+         logservice backups --snapshots URL lists what there is"
     )]
     NoArchive {
         /// The shard.
@@ -87,7 +88,8 @@ pub enum RestoreError {
     },
     /// Log is missing where the restore point is.
     #[error(
-        "log from offset {from} to {until} was not kept, so {asked} cannot be restored: nothing between that and {until_time} can.          --to {from} is the last moment before, --to {until} the first after"
+        "log from offset {from} to {until} was not kept, so {asked} cannot be restored: nothing between that and {until_time} can. \
+         --to {from} is the last moment before, --to {until} the first after"
     )]
     Gap {
         /// What was asked for.
