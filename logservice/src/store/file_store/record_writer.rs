@@ -1,8 +1,8 @@
 //! Writes one record and syncs it.
 //!
 //! A payload that is encrypted in several frames is never in one piece: a frame is copied, encrypted, added to the checksum and written
-//! while it is in the processor's own cache. The header has the checksum of all of it, so it is written last. Every other record is one
-//! write.
+//! while it is in the processor's own cache, and the disk begins with it at once. The header has the checksum of all of it, so it is written
+//! last. Every other record is one write.
 //!
 //! # What a crash leaves
 //!
@@ -24,6 +24,7 @@
 
 use std::cell::RefCell;
 use std::io::IoSlice;
+use std::os::fd::AsRawFd;
 
 use super::files::Step;
 use super::form::Form;
@@ -114,6 +115,7 @@ fn write_sealed(
             let whole = sealed.len() - rest as usize;
             write_parts(segment, at, &mut [IoSlice::new(&sealed[..whole])])?;
             sealed.drain(..whole);
+            begin_sync(segment, at, at + whole as u64);
             at += whole as u64;
         }
     }
@@ -124,6 +126,20 @@ fn write_sealed(
         sealed.clear();
     }
     write_parts(segment, position, &mut [IoSlice::new(&header_bytes), IoSlice::new(sealed)])
+}
+
+/// Has the disk begin with what was written from `from` to `to` (exclusive), while the next frame is encrypted. Without it, the disk would
+/// have nothing to do until the sync. The first page is left out unless all of it was written: the header is still to come.
+fn begin_sync(segment: &Segment, from: u64, to: u64) {
+    let from = from.next_multiple_of(PAGE_BYTES);
+    if from >= to {
+        return;
+    }
+    let descriptor = segment.file.as_raw_fd();
+    // SAFETY: the file is open for as long as the segment is borrowed, and the call touches no memory of this process.
+    //
+    // A failure is not lost: the call does not wait, so it takes no error from the file that the sync would tell. Nothing relies on it.
+    unsafe { libc::sync_file_range(descriptor, from as i64, (to - from) as i64, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 fn write_parts(segment: &Segment, position: u64, parts: &mut [IoSlice<'_>]) -> Result<(), FileError> {
