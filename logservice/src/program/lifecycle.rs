@@ -167,6 +167,7 @@ pub async fn start(config: &Config) -> Result<RunningService, StartError> {
     };
     let opened = tokio::task::spawn_blocking(move || Service::open(options, tokens)).await;
     let service = opened.map_err(std::io::Error::other)??;
+    service.keep_histories();
     let (shutdown, stopping) = watch::channel(false);
     let snapshotter = config.snapshotter();
     if snapshotter.engine.min_version.is_some() {

@@ -91,8 +91,8 @@ impl Serialize for History {
 }
 
 impl Service {
-    /// Looks at the logs for as long as this service is there. Must run within the runtime.
-    pub(super) fn keep_histories(&self) {
+    /// Looks at the logs for as long as this service is there. Once. Must run within the runtime.
+    pub fn keep_histories(&self) {
         let this = self.this.clone();
         tokio::spawn(async move {
             let mut looks = tokio::time::interval(SAMPLE_EVERY);

@@ -163,7 +163,6 @@ impl Service {
         service.keep_placement();
         service.make_for_others();
         service.bring_shards();
-        service.keep_histories();
         removed.into_iter().for_each(|removed| service.finish_drop(removed, Weak::new()));
         Ok(service)
     }
