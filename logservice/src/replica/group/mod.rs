@@ -13,6 +13,7 @@
 //! | `machine.rs` | what committed entries add up to |
 //! | `marks.rs` | running checksums, to be compared with other services' |
 //! | `lost.rs` | a copy that has lost what it acknowledged, or that has no space |
+//! | `heard.rs` | which members were heard a moment ago |
 //! | `held_back.rs` | a copy that does not ask for votes, and gives its own |
 //! | `entries.rs` | entries, as the consensus crate reads them |
 //! | `telling.rs` | what the others are told earlier or later than the consensus crate would |
@@ -39,6 +40,7 @@ mod applying;
 mod entries;
 mod fetching;
 mod forcing;
+mod heard;
 mod held_back;
 mod install;
 mod leading;
@@ -51,7 +53,7 @@ mod rule_switches;
 mod telling;
 mod told;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::Message;
 use raft::{Config, RawNode, Ready, StateRole};
@@ -122,6 +124,8 @@ pub struct Group {
     awaits_room: bool,
     /// It has not asked for votes since (`held_back.rs`).
     was_held_back: bool,
+    /// Ticks for which each member was not heard, at the leader (`heard.rs`).
+    silent_ticks: BTreeMap<u64, u32>,
     /// Running checksums of some of the last entries that were applied (`marks.rs`).
     marks: Marks,
 }
@@ -174,6 +178,7 @@ impl Group {
             lost_in,
             awaits_room: false,
             was_held_back: false,
+            silent_ticks: BTreeMap::new(),
             marks: Marks::default(),
         })
     }
@@ -184,6 +189,7 @@ impl Group {
             return;
         }
         self.node.tick();
+        self.note_heard();
         self.give_up_installs();
         self.tell_commit();
     }

@@ -140,7 +140,9 @@ impl Group {
             last: raft.raft_log.last_index(),
             base: self.node.store().base().position,
             members: raft.prs().conf().to_conf_state(),
-            copies: copies.map(|(&member, progress)| (member, progress.matched, progress.recent_active)).collect(),
+            copies: copies
+                .map(|(&member, progress)| (member, progress.matched, self.is_heard(member, progress)))
+                .collect(),
             are_members_settled: is_leader && self.settled_in == Some(raft.term),
             lost_in: self.lost_in,
             marks: self.marks.list(self.machine.position()),
