@@ -9,6 +9,8 @@ import tempfile
 import time
 import unittest
 
+import valkey
+
 import counted_tests
 from child_process import wait_for
 from cluster import LEASE_MS, Cluster, Node
@@ -205,8 +207,18 @@ class TheDecisionFollowsTheLeader(unittest.TestCase):
         return place is not None and place[0] == place[1]
 
     def fail_over_to(self, node: Node) -> None:
-        with self.cluster.leader().connect(timeout_s=10) as client:
-            client.execute_command("DURABILITY.FAILOVER", "TO", node.name)
+        def is_asked() -> bool:
+            try:
+                with self.cluster.leader().connect(timeout_s=10) as client:
+                    client.execute_command("DURABILITY.FAILOVER", "TO", node.name)
+            except valkey.ResponseError as error:
+                # Nodes tell a service of themselves once it decides.
+                if "does not know that node" in str(error):
+                    return False
+                raise
+            return True
+
+        wait_for("the service that decides knows the node", is_asked)
         wait_for("it leads", lambda: node.role() == "leader")
 
     def test_the_decision_follows_the_node_that_leads_into_its_zone_once_a_minute(self):
