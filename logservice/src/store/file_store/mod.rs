@@ -62,7 +62,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 pub use self::factory::FileStores;
-use self::files::Step;
 use self::queue::Queue;
 use self::reader::{FileReader, FileRecords};
 use self::segment::Segment;
@@ -76,7 +75,7 @@ use super::{
     Append, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, RecordReader, Store, StoreEvents,
     SubmitError, TrimError, Usage,
 };
-use crate::base::file_error::{FileError, InFile};
+use crate::base::file_error::FileError;
 use crate::encryption::{KeyRing, TAG_BYTES};
 
 /// Smallest length of a segment in bytes: one append of the largest size and its headers.
@@ -261,16 +260,9 @@ impl Shared {
             // Another log may have these names by now.
             return Ok(());
         }
-        let mut released = Ok(());
-        for segment in segments {
-            let path = segment.path.clone();
-            if Arc::try_unwrap(segment).is_ok_and(|segment| self.spare.recycle(segment.into_file())) {
-                continue;
-            }
-            let removed = Step::SegmentRemove.remove_file(&path).in_file("cannot remove", &path);
-            released = released.and(removed);
-        }
-        released
+        let file_of =
+            |segment: Arc<Segment>| (segment.path.clone(), Arc::try_unwrap(segment).ok().map(Segment::into_file));
+        self.spare.recycle_or_remove(segments.into_iter().map(file_of))
     }
 }
 

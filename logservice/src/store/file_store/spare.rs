@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::files::Step;
 use super::segment::create_zeroed;
 use super::workers::{is_worker, Job, Workers};
+use crate::base::file_error::{FileError, InFile};
 use crate::encryption::KeyRing;
 
 /// The most spares at a time, including one in the making: the space that the log takes beside its segments.
@@ -151,6 +152,23 @@ impl Spare {
         state.ready.push(SpareFile { file: used.file, path, holds_plain: !used.is_encrypted });
         self.shared.changed.notify_all();
         true
+    }
+
+    /// Removes files of segments, each with its path, or makes spares of them. One that somebody reads is given without its file, and is
+    /// removed. Continues after an error, and returns the first.
+    pub fn recycle_or_remove(
+        &self,
+        segments: impl IntoIterator<Item = (PathBuf, Option<UsedFile>)>,
+    ) -> Result<(), FileError> {
+        let mut released = Ok(());
+        for (path, used) in segments {
+            if used.is_some_and(|used| self.recycle(used)) {
+                continue;
+            }
+            let removed = Step::SegmentRemove.remove_file(&path).in_file("cannot remove", &path);
+            released = released.and(removed);
+        }
+        released
     }
 
     /// Takes a spare if there is one. With `wait`, waits for one in the making, as for the first segment of a log, before which nothing is

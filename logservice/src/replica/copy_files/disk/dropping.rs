@@ -8,9 +8,8 @@ use raft::eraftpb::ConfState;
 use super::super::head::Head;
 use super::super::segment::Segment;
 use super::{lock, Shared};
-use crate::base::file_error::{FileError, InFile};
+use crate::base::file_error::FileError;
 use crate::replica::copy::Base;
-use crate::store::file_store::files::Step;
 use crate::store::MediumError;
 
 impl Shared {
@@ -63,15 +62,8 @@ impl Shared {
         if !*is_open {
             return Ok(());
         }
-        let mut released = Ok(());
-        for segment in segments {
-            let path = segment.path.clone();
-            if Arc::try_unwrap(segment).is_ok_and(|segment| self.spare.recycle(segment.into_file())) {
-                continue;
-            }
-            let removed = Step::SegmentRemove.remove_file(&path).in_file("cannot remove", &path);
-            released = released.and(removed);
-        }
-        released
+        let file_of =
+            |segment: Arc<Segment>| (segment.path.clone(), Arc::try_unwrap(segment).ok().map(Segment::into_file));
+        self.spare.recycle_or_remove(segments.into_iter().map(file_of))
     }
 }
