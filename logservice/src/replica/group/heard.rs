@@ -35,16 +35,15 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
-    use raft::eraftpb::{ConfState, Message, MessageType};
+    use raft::eraftpb::MessageType;
 
+    use super::super::testing::{message, one_of_three};
     use super::super::ELECTION_TICKS;
     use super::*;
-    use crate::replica::copy::{Base, Checkpoint, FoundCopy, Position, Vote};
+    use crate::replica::copy::Vote;
 
     fn answer(group: &mut Group, kind: MessageType, term: u64) {
-        let mut message = Message { from: 2, to: 1, term, ..Message::default() };
-        message.set_msg_type(kind);
-        group.step(message);
+        group.step(message(kind, 2, term));
     }
 
     /// Does what is to be done, on a disk that does all at once.
@@ -58,12 +57,7 @@ mod tests {
 
     /// Member 1 of three, which leads. Member 2 has voted for it, member 3 was never heard.
     fn leading() -> Group {
-        let members = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
-        let position = Position { index: 1, term: 1, ..Position::default() };
-        let checkpoint = Checkpoint { position, members: vec![(1, members.clone())], ..Checkpoint::default() };
-        let (base, vote) = (Base { position, members }, Vote { term: 1, member: 0 });
-        let found = FoundCopy { vote, base, checkpoint, last_index: 1, terms: Vec::new(), lost_in: None };
-        let mut group = Group::open(1, found).expect("nothing contradicts itself");
+        let mut group = one_of_three(Vote { term: 1, member: 0 }, 1);
         group.campaign();
         work(&mut group);
         answer(&mut group, MessageType::MsgRequestPreVoteResponse, 2);

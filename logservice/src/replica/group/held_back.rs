@@ -38,32 +38,11 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
-    use raft::eraftpb::{ConfState, Message, MessageType};
+    use raft::eraftpb::MessageType;
 
+    use super::super::testing::{message, one_of_three};
     use super::*;
-    use crate::replica::copy::{Base, Checkpoint, FoundCopy, Position, Vote};
-
-    /// A copy of three that has entries 2 to 8 of term 2 on its disk, of which it has applied none.
-    fn opened() -> Group {
-        let members = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
-        let position = Position { index: 1, term: 1, ..Position::default() };
-        let checkpoint = Checkpoint { position, members: vec![(1, members.clone())], ..Checkpoint::default() };
-        let found = FoundCopy {
-            vote: Vote { term: 2, member: 2 },
-            base: Base { position, members },
-            checkpoint,
-            last_index: 8,
-            terms: vec![(2, 2)],
-            lost_in: None,
-        };
-        Group::open(1, found).expect("nothing contradicts itself")
-    }
-
-    fn message(kind: MessageType, from: u64, term: u64) -> Message {
-        let mut message = Message { from, to: 1, term, ..Message::default() };
-        message.set_msg_type(kind);
-        message
-    }
+    use crate::replica::copy::Vote;
 
     /// Whether the copy would vote for member 3 now.
     fn would_vote(group: &mut Group) -> bool {
@@ -76,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_copy_that_has_to_read_what_it_applies_gives_its_vote_whenever_it_is_asked_for() {
-        let mut group = opened();
+        let mut group = one_of_three(Vote { term: 2, member: 2 }, 8);
         // Its leader says that all is committed, and is not heard any more.
         let mut leader = message(MessageType::MsgHeartbeat, 2, 2);
         leader.commit = 8;

@@ -51,6 +51,8 @@ mod members;
 mod persisting;
 mod rule_switches;
 mod telling;
+#[cfg(test)]
+mod testing;
 mod told;
 
 use std::collections::{BTreeMap, VecDeque};
