@@ -155,14 +155,7 @@ class ArchiveInS3(BucketCase):
         self.assertEqual(code, 0, said)
         self.assert_holds(out, held)
         [name, *_] = self.pieces()
-        whole = self.store.read(self.bucket, name)
-        put = lambda body: self.store.s3.put_object(Bucket=self.bucket, Key=name, Body=body)
-        middle = len(whole) // 2
-        damages = {
-            "a byte is another": lambda: put(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]),
-            "a byte is missing": lambda: put(whole[:-1]),
-            "it is gone": lambda: self.store.s3.delete_object(Bucket=self.bucket, Key=name),
-        }
+        put_back, damages = self.damages(name)
         for what, damage in damages.items():
             with self.subTest(what):
                 damage()
@@ -170,7 +163,7 @@ class ArchiveInS3(BucketCase):
                 self.assertEqual(code, 1, said)
                 self.assertFalse(out.exists())
                 self.assertRegex(said, "cannot be restored" if what == "it is gone" else "cannot be used: it ")
-                put(whole)
+                put_back()
         self.relay.close()
         code, said, _ = self.restore(log, "--to", early)
         self.assertEqual(code, 1)

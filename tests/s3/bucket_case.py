@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import tempfile
 import unittest
+from collections.abc import Callable
 
 from services import LogService, Node, ObjectStore, Relay, SHARD
 
@@ -37,6 +38,17 @@ class BucketCase(unittest.TestCase):
             process.start()
         node.wait_until_leading()
         return log, node
+
+    def damages(self, name: str) -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
+        """What puts an object of the bucket back as it is, and what damages it."""
+        whole = self.store.read(self.bucket, name)
+        middle = len(whole) // 2
+        put = lambda body: self.store.s3.put_object(Bucket=self.bucket, Key=name, Body=body)
+        return lambda: put(whole), {
+            "a byte is another": lambda: put(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]),
+            "a byte is missing": lambda: put(whole[:-1]),
+            "it is gone": lambda: self.store.s3.delete_object(Bucket=self.bucket, Key=name),
+        }
 
     def records(self, log: LogService) -> list[dict]:
         # A line with its checksum follows.

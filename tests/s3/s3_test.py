@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import sys
 import time
 
@@ -96,14 +95,7 @@ class SnapshotsInS3(BucketCase):
         digest = node.digest()
         [name] = self.recorded(log)
         file = name.rsplit("/", 1)[1]
-        whole = self.store.read(self.bucket, name)
-        middle = len(whole) // 2
-        put = lambda body: self.store.s3.put_object(Bucket=self.bucket, Key=name, Body=body)
-        damages = {
-            "a byte is another": lambda: put(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]),
-            "a byte is missing": lambda: put(whole[:-1]),
-            "it is gone": lambda: self.store.s3.delete_object(Bucket=self.bucket, Key=name),
-        }
+        put_back, damages = self.damages(name)
         for what, damage in damages.items():
             with self.subTest(what):
                 check = ("check", str(log.directory), "--snapshots", log.url)
@@ -120,7 +112,7 @@ class SnapshotsInS3(BucketCase):
                 wait_for("the node is told", lambda: file in node.last_error())
                 self.assertEqual(node.role(), "attaching")
                 self.assertIn(file, log.status()["full_copy_error"])
-                put(whole)
+                put_back()
                 node.wait_until_leading()
                 self.assertEqual(node.digest(), digest)
 

@@ -6,14 +6,13 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-import unittest
 
 import counted_tests
 import valkey
 from child_process import wait_for
 from cluster import SHARD, Cluster
+from cluster_case import ClusterCase
 from log_services import LogService
 from writers import Writers
 
@@ -31,22 +30,12 @@ def segments(log: LogService, shard: str = SHARD) -> list[pathlib.Path]:
     return sorted((log.home / "replicas" / shard / "log").glob("*.log"))
 
 
-class Disks(unittest.TestCase):
+class Disks(ClusterCase):
     disks_mb = (0, 0, 0)
     more: tuple[str, ...] = ()
 
-    def setUp(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="disks-"))
-        self.cluster = Cluster(self.directory, more=("--segment-mb", str(SEGMENT_MB), *self.more), disks_mb=self.disks_mb)
-        try:
-            self.cluster.start()
-        except BaseException:
-            self.tearDown()
-            raise
-
-    def tearDown(self):
-        self.cluster.kill()
-        shutil.rmtree(self.directory)
+    def make_cluster(self) -> Cluster:
+        return Cluster(self.directory, more=("--segment-mb", str(SEGMENT_MB), *self.more), disks_mb=self.disks_mb)
 
     def fill(self, mb: int, first: int = 0) -> None:
         """Writes so many MiB to the log."""

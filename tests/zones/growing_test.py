@@ -15,6 +15,7 @@ import counted_tests
 import valkey
 from child_process import HOST, ChildProcess, free_port, wait_for
 from cluster import LEASE_MS, SHARD, ZONES
+from cluster_case import remove
 from log_services import LogService, pairs, write_peer_token
 from server_node import ServerNode
 from writers import Writers
@@ -108,10 +109,7 @@ class Grows(unittest.TestCase):
 
     def tearDown(self):
         self.growing.kill()
-        if "KEEP" in os.environ:
-            print(f"kept: {self.directory}")
-        else:
-            shutil.rmtree(self.directory)
+        remove(self.directory)
 
     def fill(self, mb: int, first: int = 0) -> None:
         """Writes so many MiB to the log."""

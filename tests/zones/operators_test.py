@@ -2,18 +2,14 @@
 under another name, and another one is to decide."""
 
 import contextlib
-import os
-import pathlib
-import shutil
 import sys
-import tempfile
 import time
-import unittest
 
 import counted_tests
 import valkey
 from child_process import free_port, wait_for
-from cluster import SHARD, ZONES, Cluster
+from cluster import SHARD, ZONES
+from cluster_case import ClusterCase
 from log_services import LogService
 from writers import Writers
 
@@ -21,23 +17,7 @@ from writers import Writers
 ZONES_COUNT_AFTER_S = 10.0
 
 
-class OperatorsAct(unittest.TestCase):
-    def setUp(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="operators-"))
-        self.cluster = Cluster(self.directory)
-        try:
-            self.cluster.start()
-        except BaseException:
-            self.tearDown()
-            raise
-
-    def tearDown(self):
-        self.cluster.kill()
-        if "KEEP" in os.environ:
-            print(f"kept: {self.directory}")
-        else:
-            shutil.rmtree(self.directory)
-
+class OperatorsAct(ClusterCase):
     @contextlib.contextmanager
     def under_load(self):
         with Writers(self.cluster) as writers:

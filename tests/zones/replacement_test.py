@@ -3,17 +3,14 @@ disk may be lost: whatever was acknowledged is there."""
 
 import contextlib
 import os
-import pathlib
-import shutil
 import sys
-import tempfile
 import time
-import unittest
 
 import counted_tests
 import valkey
 from child_process import wait_for
-from cluster import ZONES, Cluster
+from cluster import ZONES
+from cluster_case import ClusterCase
 from writers import Writers
 
 
@@ -21,19 +18,7 @@ from writers import Writers
 REPLACEMENTS = int(os.environ.get("REPLACEMENTS", "2"))
 
 
-class ServicesAreReplaced(unittest.TestCase):
-    def setUp(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="zones-"))
-        self.cluster = Cluster(self.directory)
-        self.cluster.start()
-
-    def tearDown(self):
-        self.cluster.kill()
-        if "KEEP" in os.environ:
-            print(f"kept: {self.directory}")
-        else:
-            shutil.rmtree(self.directory)
-
+class ServicesAreReplaced(ClusterCase):
     @contextlib.contextmanager
     def under_load(self):
         with Writers(self.cluster) as writers:

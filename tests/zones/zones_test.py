@@ -9,11 +9,11 @@ import tempfile
 import time
 import unittest
 
-import valkey
-
 import counted_tests
+import valkey
 from child_process import wait_for
 from cluster import LEASE_MS, Cluster, Node
+from cluster_case import ClusterCase
 from log_services import pairs
 from snapshots_test import SnapshotsTravel
 from writers import Writers
@@ -183,17 +183,8 @@ class ZonesDie(unittest.TestCase):
         self.assert_nothing_is_missing(writers)
 
 
-class TheDecisionFollowsTheLeader(unittest.TestCase):
+class TheDecisionFollowsTheLeader(ClusterCase):
     """On a cluster of its own: a decision moves for the sake of zones once a minute."""
-
-    def setUp(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="zones-"))
-        self.cluster = Cluster(self.directory)
-        self.cluster.start()
-
-    def tearDown(self):
-        self.cluster.kill()
-        shutil.rmtree(self.directory)
 
     def place(self) -> tuple[int, int] | None:
         """In which zone a service decides, and in which a node leads."""
