@@ -23,7 +23,7 @@ if [ -z "${LOGSERVICE:-}" ]; then
 fi
 work=$(mktemp -d "${directory:-/tmp}/shards.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-python3 - "$LOGSERVICE" "$work" "$shards" <<'PYTHON'
+PYTHONPATH=$ROOT/tests/python PYTHONDONTWRITEBYTECODE=1 python3 - "$LOGSERVICE" "$work" "$shards" <<'PYTHON'
 import os
 import signal
 import socket
@@ -31,13 +31,9 @@ import subprocess
 import sys
 import time
 
+from ports import free_port
+
 program, work, shards = sys.argv[1], sys.argv[2], int(sys.argv[3])
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 port = free_port()

@@ -14,4 +14,5 @@ export VALKEY_BIN_DIR VALKEY_SOURCE
 export DURABILITY_SO=${DURABILITY_SO:-$ROOT/target/release/libvalkey_durability.so}
 export LOGSERVICE=${LOGSERVICE:-$ROOT/target/release/logservice}
 [ -n "${SKIP_BUILD:-}" ] || cargo build --quiet --release
+export PYTHONPATH=$ROOT/tests/python PYTHONDONTWRITEBYTECODE=1
 exec python3 tests/valkey_suite/run.py "$@"

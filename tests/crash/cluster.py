@@ -6,9 +6,10 @@ import pathlib
 import random
 import time
 
-from child_process import HOST, POLL_S, ChildProcess, free_port
+from child_process import POLL_S, ChildProcess
 from client import Client, CLIENT_ERRORS
 from log_services import LogService, LogServices
+from ports import HOST, free_port
 
 SHARD = "crash"
 START_TIMEOUT_S = 20.0

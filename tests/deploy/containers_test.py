@@ -12,7 +12,8 @@ import unittest
 
 import valkey
 import yaml
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import ChildProcess, wait_for
+from ports import HOST, free_port
 
 from built import DEPLOY, ROOT, run, scratch
 

@@ -14,8 +14,9 @@ import urllib.parse
 import urllib.request
 
 import yaml
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import ChildProcess, wait_for
 from log_services import LogServices
+from ports import HOST, free_port
 from server_node import ServerNode
 
 from built import DEPLOY, ROOT, run, scratch

@@ -6,11 +6,12 @@ import re
 import sys
 from dataclasses import dataclass
 
+from ports import free_port
 from sequences import LIBRARY
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "oracle"))
 from resp import Connection, ReplyError  # noqa: E402
-from servers import NotReady, Process, free_port, wait_until  # noqa: E402
+from servers import NotReady, Process, wait_until  # noqa: E402
 
 SHARD = "differential"
 # Both servers hash alike, so that sets and the like have one order.

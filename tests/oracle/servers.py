@@ -9,9 +9,9 @@ import subprocess
 import time
 
 import shapes
-from child_process import free_port
 from compare import in_order
 from generate import BASE_MS
+from ports import free_port
 from resp import Connection, ReplyError
 
 HERE = pathlib.Path(__file__).parent

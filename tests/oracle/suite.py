@@ -13,8 +13,9 @@ import time
 
 import known
 from compare import differences, in_order, is_same_hyperloglog
+from ports import free_port
 from resp import Connection, ReplyError
-from servers import HERE, Clock, NotReady, Process, free_port, server_binary
+from servers import HERE, Clock, NotReady, Process, server_binary
 
 READ_AT_MS = 1_000_000_000_000
 NODE_AT_MS = 4_000_000_000_000

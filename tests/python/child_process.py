@@ -3,19 +3,11 @@
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import time
 
-HOST = "127.0.0.1"
 WAIT_S = 20.0
 POLL_S = 0.01
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]
 
 
 def wait_for(what: str, condition, seconds: float = WAIT_S):

@@ -9,7 +9,8 @@ import shutil
 import socket
 
 import valkey
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import ChildProcess, wait_for
+from ports import HOST, free_port
 
 # Which logs a service tells of, and who may make a cluster, where there are tokens.
 OPERATOR = "the-token-of-the-operator"
@@ -146,6 +147,29 @@ class LogService(ChildProcess):
             return rdb
 
 
+def form(services: list[LogService], **options) -> None:
+    """Makes services that were started a cluster. `options` are those of a connection, where the services want tokens."""
+    last_answer = None
+
+    def is_formed() -> bool:
+        nonlocal last_answer
+        for service in services:
+            assert service.is_running(), f"{service.name} has ended:\n{service.output()}"
+        try:
+            with services[0].connect(**options) as client:
+                last_answer = client.execute_command("LOG.CLUSTER", "INIT")
+        except valkey.ValkeyError as error:
+            # It does not listen yet, or does not reach the others yet.
+            last_answer = error
+        return last_answer in (True, "OK")
+
+    try:
+        wait_for("the log services are a cluster", is_formed)
+    except AssertionError as error:
+        outputs = "".join(f"\n{service.name}:\n{service.output()}" for service in services)
+        raise AssertionError(f"{error}; LOG.CLUSTER INIT answered {last_answer!r}{outputs}") from None
+
+
 class LogServices:
     """All of them. What is done to them is done to all; they are named log0, log1 ..."""
 
@@ -164,14 +188,7 @@ class LogServices:
     def form(self) -> None:
         """Makes three a cluster, once they run."""
         if len(self.list) > 1:
-            wait_for("the log services are a cluster", self._init)
-
-    def _init(self) -> bool:
-        try:
-            with self.list[0].connect(**self._options) as client:
-                return client.execute_command("LOG.CLUSTER", "INIT") in (True, "OK")
-        except valkey.ValkeyError:
-            return False
+            form(self.list, **self._options)
 
     def decider(self) -> LogService | None:
         """The one that decides over the log."""

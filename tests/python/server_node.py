@@ -4,7 +4,8 @@ import os
 import pathlib
 
 import valkey
-from child_process import HOST, ChildProcess, free_port
+from child_process import ChildProcess
+from ports import HOST, free_port
 
 
 class ServerNode(ChildProcess):

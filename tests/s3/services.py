@@ -11,7 +11,8 @@ import time
 
 import boto3
 import valkey
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import ChildProcess, wait_for
+from ports import HOST, free_port
 
 SHARD = "s3"
 # A node waits for a full copy for so long, and a little longer, before it is tried again to give it one.

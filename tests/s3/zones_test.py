@@ -14,8 +14,9 @@ import valkey
 
 from archive_test import ARCHIVED_S, KEEP, written
 from bucket_case import BucketCase
-from child_process import HOST, wait_for
+from child_process import wait_for
 from cluster import SHARD, Cluster
+from ports import HOST
 from services import CREDENTIALS, LogService, PlainServer
 
 

@@ -12,7 +12,8 @@ import unittest
 import valkey
 
 import counted_tests
-from child_process import HOST, wait_for
+from child_process import wait_for
+from ports import HOST
 from shard import SHARD, TOKEN, Client, Shard, clients
 
 # From the kill to the next write that is answered. The lease is 1 s long, and clients wait a while before they try again.

@@ -9,8 +9,9 @@ import threading
 import time
 
 import valkey
-from child_process import HOST, wait_for
+from child_process import wait_for
 from log_services import OPERATOR, LogService, LogServices
+from ports import HOST
 from server_node import ServerNode
 
 SHARD = "orders"

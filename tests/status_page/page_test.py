@@ -19,8 +19,9 @@ import urllib.request
 import counted_tests
 import valkey
 from browser import Browser, Page
-from child_process import HOST, wait_for
+from child_process import wait_for
 from log_services import LogServices
+from ports import HOST
 from server_node import ServerNode
 
 SHARD = "orders"

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 
-from child_process import HOST, free_port
+from ports import HOST, free_port
 
 HERE = pathlib.Path(__file__).parent
 SHARD, TOKEN = "orders", "4f7a0c51e2b94d0fa5d1c7b3e8a26f90"

@@ -13,8 +13,9 @@ import sys
 import tempfile
 
 import valkey
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import ChildProcess, wait_for
 from log_services import LogServices
+from ports import HOST, free_port
 
 SHARD = "throttle"
 SUPPORT = pathlib.Path(__file__).resolve().parent.parent / "suite" / "support"

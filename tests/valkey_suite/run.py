@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+from ports import free_port
+
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "oracle"), str(HERE.parent / "python")]
 import suite as oracle  # noqa: E402
@@ -220,12 +222,6 @@ class LogService:
         self.process.terminate()
         self.process.wait()
         RUNNING.discard(self.process)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def main():

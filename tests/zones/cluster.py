@@ -5,8 +5,9 @@ import pathlib
 import shutil
 
 import valkey
-from child_process import HOST, free_port, wait_for
-from log_services import LogService, write_peer_token
+from child_process import wait_for
+from log_services import LogService, form, write_peer_token
+from ports import HOST, free_port
 from server_node import ServerNode
 
 SHARD = "orders"
@@ -38,7 +39,7 @@ class Cluster:
     def start(self) -> None:
         for log in self.logs:
             log.start()
-        wait_for("the log services are a cluster", self._init)
+        form(self.logs)
         for node in self.nodes:
             node.start()
         self.wait_until_settled()
@@ -55,13 +56,6 @@ class Cluster:
         for node in self.nodes:
             shutil.rmtree(node.home)
         self.nodes = self._make_nodes()
-
-    def _init(self) -> bool:
-        try:
-            with self.logs[0].connect() as client:
-                return client.execute_command("LOG.CLUSTER", "INIT") in (True, "OK")
-        except valkey.ValkeyError:
-            return False
 
     def kill(self) -> None:
         for process in [*self.nodes, *self.logs]:

@@ -10,9 +10,10 @@ import statistics
 import tempfile
 import time
 
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import ChildProcess, wait_for
 from cluster import SHARD, ZONES, Cluster
 from log_services import LogService, write_peer_token
+from ports import HOST, free_port
 from server_node import ServerNode
 
 # Long: a node that changes its role while it is measured spoils the figure.

@@ -13,10 +13,11 @@ import unittest
 
 import counted_tests
 import valkey
-from child_process import HOST, ChildProcess, free_port, wait_for
+from child_process import ChildProcess, wait_for
 from cluster import LEASE_MS, SHARD, ZONES
 from cluster_case import remove
 from log_services import LogService, pairs, write_peer_token
+from ports import HOST, free_port
 from server_node import ServerNode
 from writers import Writers
 

@@ -7,10 +7,11 @@ import time
 
 import counted_tests
 import valkey
-from child_process import free_port, wait_for
+from child_process import wait_for
 from cluster import SHARD, ZONES
 from cluster_case import ClusterCase
 from log_services import LogService
+from ports import free_port
 from writers import Writers
 
 # A decision goes to the zone of the node that leads when both are settled for 5 s. As much again, for a loaded machine.

@@ -9,9 +9,10 @@ import tempfile
 import unittest
 
 import valkey
-from child_process import HOST, free_port, wait_for
+from child_process import wait_for
 from cluster import SHARD, Cluster
 from log_services import LogService
+from ports import HOST, free_port
 
 KEYS = 2000
 
