@@ -92,40 +92,14 @@ step "build of what can be broken" cargo build --quiet --release --workspace \
     --bin logservice-failpoints --bin durability-simulation --bin durability-replication-simulation \
     --bin durability-copy-files-simulation
 
-# Alone: engines give way to everything else on the machine, and many of these tests wait for one.
-step integration tests/run-suite.sh
-
 # Most of these wait more than they work, so there are two rows of them side by side, which take about as long.
 first_row() {
+    step integration tests/run-suite.sh
     step "three zones" tests/zones/run.sh
     step "services are replaced" tests/zones/run.sh --replace
     step "three zones, disks" tests/zones/run.sh --disks
     step "three zones, operators" tests/zones/run.sh --operate
     step "a single service becomes three" tests/zones/run.sh --grow
-    step failover tests/failover/run.sh --rounds 3 --seconds 12
-    step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
-    step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
-    step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12
-    step "failover self-check" tests/failover/run.sh --self-check
-    step "failover self-check, three services" tests/failover/run.sh --self-check --services 3
-    step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/other unit/tracking
-    step "Valkey's suite, leases expire" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync --failover unit/multi unit/scripting \
-        unit/functions unit/expire unit/wait unit/pause
-}
-
-second_row() {
-    step simulation "$simulations/durability-simulation" --seeds 10000
-    step "simulation of replication" "$simulations/durability-replication-simulation" --seeds 10000
-    step "simulation of copies in files" target/release/durability-copy-files-simulation --seeds 2000
-    step "simulation of copies in files, self-check" target/release/durability-copy-files-simulation --self-check --seeds 4000
-    step "simulation self-check" target/release/durability-simulation --self-check
-    step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
-    step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
-    step "install and operate" tests/deploy/run.sh
-    step "status page" tests/status_page/run.sh
-    step "object store" tests/s3/run.sh
-    step "clients find the leader" tests/sentinel/run.sh
-    step "clients find the leader, three services" tests/sentinel/run.sh --services 3
     step crash tests/crash/run.sh --rounds "$rounds"
     step "crash self-check" tests/crash/run.sh --self-check
     step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10
@@ -137,10 +111,34 @@ second_row() {
     step histories tests/histories/run.sh --rounds 50
     step "histories, three services" tests/histories/run.sh --services 3 --rounds 15
     step "histories self-check" tests/histories/run.sh --self-check
+}
+
+second_row() {
+    step "Valkey's suite" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync unit/type unit/other unit/tracking
+    step "Valkey's suite, leases expire" env SKIP_BUILD=1 scripts/valkey-suite.sh --mode sync --failover unit/multi unit/scripting \
+        unit/functions unit/expire unit/wait unit/pause
+    step "object store" tests/s3/run.sh
+    step failover tests/failover/run.sh --rounds 3 --seconds 12
+    step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
+    step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
+    step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12
+    step "failover self-check" tests/failover/run.sh --self-check
+    step "failover self-check, three services" tests/failover/run.sh --self-check --services 3
+    step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
+    step "install and operate" tests/deploy/run.sh
+    step "status page" tests/status_page/run.sh
+    step "clients find the leader" tests/sentinel/run.sh
+    step "clients find the leader, three services" tests/sentinel/run.sh --services 3
     step oracle tests/oracle/run.sh
     step "oracle self-check" tests/oracle/run.sh --self-check
     step "as plain Valkey" tests/differential/run.sh
     step "as plain Valkey, self-check" tests/differential/run.sh --self-check
+    step simulation "$simulations/durability-simulation" --seeds 10000
+    step "simulation of replication" "$simulations/durability-replication-simulation" --seeds 10000
+    step "simulation of copies in files" target/release/durability-copy-files-simulation --seeds 2000
+    step "simulation of copies in files, self-check" target/release/durability-copy-files-simulation --self-check --seeds 4000
+    step "simulation self-check" target/release/durability-simulation --self-check
+    step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
 }
 
 # Job control gives the second row a process group of its own. It is shown when the first one has ended.
