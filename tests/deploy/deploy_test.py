@@ -9,7 +9,8 @@ import counted_tests
 from containers_test import Compose, ContainerFiles
 from packages_test import Packages
 from prometheus_test import AgainstARealScrape, Alerts
+from recorded_test import Recorded
 from units_test import OnAMachine, Units
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(Packages, Units, OnAMachine, ContainerFiles, Compose, Alerts, AgainstARealScrape))
+    sys.exit(counted_tests.run(Packages, Units, OnAMachine, ContainerFiles, Compose, Alerts, Recorded, AgainstARealScrape))

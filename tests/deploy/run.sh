@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What is in deploy/: packages are built and installed, units are checked and run by a systemd of their own, container files are linted,
-# alert rules are tested. See the *_test.py beside this file; arguments name tests.
+# alert rules are tested. See the *_test.py beside this file; arguments name tests. --record records what alert rules are tested with
+# (record_scenarios.py), which takes long.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR. Wants to be root, for what it installs.
 # What it fetches is kept, so it needs no network the second time. The last line is "N passed, N failed".
 set -euo pipefail
@@ -23,4 +24,8 @@ unpack_prometheus() {
 fetch "$CACHE/prometheus" unpack_prometheus
 export PATH=$CACHE/prometheus/usr/bin:$PATH
 
+if [ "${1:-}" = --record ]; then
+    shift
+    exec python3 "$HERE/record_scenarios.py" "$@"
+fi
 exec python3 "$HERE/deploy_test.py" "$@"

@@ -11,7 +11,7 @@ import unittest
 import valkey
 from child_process import wait_for
 from cluster import SHARD, Cluster
-from log_services import LogService
+from log_services import LogService, form
 from ports import HOST, free_port
 
 KEYS = 2000
@@ -49,7 +49,7 @@ class SnapshotsTravel(unittest.TestCase):
         save_data(self.cluster.nodes[0].home)
         for log in self.cluster.logs:
             log.start()
-        wait_for("the log services are a cluster", self.cluster._init)
+        form(self.cluster.logs)
         self.cluster.nodes[0].start()
         wait_for("its data is in the log", lambda: (log := self.cluster.decider()) and log.status().get("snapshots") == "1")
 
