@@ -82,6 +82,10 @@ pub(super) struct Session {
     version: u64,
     /// Whether the service on this connection takes figures for monitoring.
     takes_figures: bool,
+    /// Whether the service on the last connection that was of use did. Those of one cluster are of one version, but for an upgrade.
+    took_figures: bool,
+    /// What was to be reported last; none before.
+    told: Option<Told>,
     /// An epoch, and its lease.
     pub(super) lease: Option<(u64, Lease)>,
     pub(super) retry: Backoff,
@@ -91,6 +95,14 @@ pub(super) struct Session {
     confirmations: u64,
 }
 
+/// What the thread reports of this node.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    role: &'static str,
+    applied: u64,
+    takes_figures: bool,
+}
+
 impl Session {
     pub(super) fn new() -> Self {
         let retry = Backoff::new(RETRY_FROM, RETRY_TO);
@@ -98,6 +110,8 @@ impl Session {
             log: None,
             version: 0,
             takes_figures: false,
+            took_figures: false,
+            told: None,
             lease: None,
             retry,
             reported: String::new(),
@@ -167,7 +181,8 @@ impl KeeperState {
             Some(log) => log,
             none => {
                 let time = time.max(opening_time(&self.shared.services));
-                let log = LogConnection::open_within(&self.shared, time, AtEnd::GoesOn)?;
+                let told = session.told.map(|told| self.state_of_node(told, 0));
+                let log = LogConnection::open_reporting(&self.shared, time, AtEnd::GoesOn, told.as_ref())?;
                 self.shared.set_log_address(log.reached()?);
                 (session.version, session.takes_figures) = (0, false);
                 none.insert(log)
@@ -182,7 +197,7 @@ impl KeeperState {
     pub(super) fn report(
         &self,
         session: &mut Session,
-        role: &str,
+        role: &'static str,
         applied: u64,
         wait: Duration,
     ) -> Result<Arc<ShardView>, LogError> {
@@ -191,17 +206,23 @@ impl KeeperState {
             true => renewal_time(&self.shared.services),
             false => wait + answer_time(&self.shared.services),
         };
+        session.told = Some(Told { role, applied, takes_figures: session.took_figures });
         self.connection(session, time)?;
         // After the connection is there: another service counts its versions otherwise.
-        let (version, takes_figures) = (session.version, session.takes_figures);
+        let report = self.state_of_node(Told { role, applied, takes_figures: session.takes_figures }, session.version);
         let log = self.connection(session, time)?;
         let (id, address) = (self.shared.node_id(), self.shared.address());
-        let figures = if takes_figures { self.shared.monitoring.ask() } else { None };
-        let (priority, zone) = (self.shared.priority(), settings::ZONE.value());
-        let report = Report { role, priority, zone, applied, version, figures };
         let view = log.node(&Node { id: &id, address: &address }, &report, wait)?;
         (session.version, session.takes_figures) = (view.version, view.takes_figures);
+        session.took_figures = view.takes_figures;
         Ok(self.shared.set_view(view))
+    }
+
+    /// What this node says of itself, to a service on whose connection it saw that version of the leadership last.
+    fn state_of_node(&self, told: Told, version: u64) -> Report<'static> {
+        let Told { role, applied, takes_figures } = told;
+        let figures = if takes_figures { self.shared.monitoring.ask() } else { None };
+        Report { role, priority: self.shared.priority(), zone: settings::ZONE.value(), applied, version, figures }
     }
 
     /// Renews the lease of `epoch` if that is due, or if leases are to have another length than before.

@@ -14,6 +14,7 @@ use crate::base::time_limit::{AtEnd, TimeLimit};
 use crate::decide::known_log::Contradiction;
 use crate::decide::service_choice::Failure;
 use crate::log::connect::connect;
+use crate::log::control_commands::Report;
 use crate::log::error::LogError;
 use crate::log::local_node::{LocalNode, Node};
 use crate::log::reply::take_reply;
@@ -79,8 +80,22 @@ impl LogConnection {
     /// # Errors
     /// As [`LogConnection::open`].
     pub fn open_within(node: &Arc<impl LocalNode + 'static>, time: Duration, at_end: AtEnd) -> Result<Self, LogError> {
+        LogConnection::open_reporting(node, time, at_end, None)
+    }
+
+    /// As [`LogConnection::open_within`]. While nobody is known to decide, `report` is told to each service that answers: it would hear of
+    /// this node from no other one, and somebody may look there for what is wrong.
+    ///
+    /// # Errors
+    /// As [`LogConnection::open`].
+    pub fn open_reporting(
+        node: &Arc<impl LocalNode + 'static>,
+        time: Duration,
+        at_end: AtEnd,
+        report: Option<&Report<'_>>,
+    ) -> Result<Self, LogError> {
         try_services(node, time, at_end, |socket, service, limit| {
-            LogConnection::open_on(socket, service, node, time, at_end, limit)
+            LogConnection::open_on(socket, service, node, time, at_end, limit, report)
         })
         .inspect(|connection| node.services().decided(&connection.service))
     }
@@ -92,11 +107,19 @@ impl LogConnection {
         answer_time: Duration,
         at_end: AtEnd,
         limit: &TimeLimit<'_>,
+        report: Option<&Report<'_>>,
     ) -> Result<Self, LogError> {
         let mut connection = LogConnection::log_in(socket, service, node, answer_time, at_end, limit)?;
         let (id, address) = (node.node_id(), node.address());
-        connection.check_within(&Node { id: &id, address: &address }, node.known().as_ref(), limit)?;
-        Ok(connection)
+        let own = Node { id: &id, address: &address };
+        let checked = connection.check_within(&own, node.known().as_ref(), limit);
+        if let (Err(error), Some(report)) = (&checked, report) {
+            if matches!(error.failure(node.services()), Some(Failure::DecidesNot(None))) {
+                // It is noted and refused. What fails is the comparison before it, whatever comes of this.
+                let _ = connection.exchange(&LogConnection::report_command(&own, report, Duration::ZERO), limit);
+            }
+        }
+        checked.map(|()| connection)
     }
 
     /// As [`LogConnection::open_within`], without the comparison: for what is to be said of a log that contradicts what this node knows.

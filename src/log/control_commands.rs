@@ -153,6 +153,12 @@ impl LogConnection {
     /// # Errors
     /// As every question.
     pub fn node(&mut self, node: &Node<'_>, report: &Report<'_>, wait: Duration) -> Result<ShardView, LogError> {
+        let reply = self.ask_bytes(&LogConnection::report_command(node, report, wait))?;
+        ShardView::read(&reply).map_err(|detail| self.protocol(detail))
+    }
+
+    /// As bytes to be sent, what [`LogConnection::node`] asks.
+    pub(super) fn report_command(node: &Node<'_>, report: &Report<'_>, wait: Duration) -> Vec<u8> {
         let [priority, applied, version] =
             [u64::from(report.priority), report.applied, report.version].map(|number| number.to_string());
         let wait_ms = wait.as_millis().to_string();
@@ -165,8 +171,7 @@ impl LogConnection {
         }
         let figures = report.figures.map(|figures| figures.text());
         command.extend(figures.iter().flat_map(|figures| [FIGURES, figures]));
-        let reply = self.ask(&command)?;
-        ShardView::read(&reply).map_err(|detail| self.protocol(detail))
+        encode(&command)
     }
 
     /// Sends keys of this node for the audit `id`: an encoded [`durability_protocol::audit::Batch`]. Answers the databases and names of

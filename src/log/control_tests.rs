@@ -61,7 +61,7 @@ fn open(within: Duration, replies: &'static [(&'static str, Duration)]) -> Resul
     });
     let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
     let limit = TimeLimit::within(within, AtEnd::BreaksOff, node.end());
-    LogConnection::open_on(socket, node.services().in_use(), &node, within, AtEnd::BreaksOff, &limit)
+    LogConnection::open_on(socket, node.services().in_use(), &node, within, AtEnd::BreaksOff, &limit, None)
 }
 
 #[track_caller]
@@ -79,6 +79,41 @@ fn login_and_comparison_share_one_limit() {
     assert_eq!(open(LONG, REPLIES).ok().map(|log| log.log_id), Some("id".to_owned()));
     // Each of the two comes in time by itself.
     assert_takes_too_long(PAUSE + PAUSE / 2, REPLIES);
+}
+
+#[test]
+fn a_service_that_knows_nobody_who_decides_is_told_of_the_node_and_one_that_does_is_not() {
+    const LIST: &str = "127.0.0.1:1,127.0.0.1:2";
+    let told = |refusal: &'static str| {
+        let node = Arc::new(TestNode(EndTime::default(), Services::of(LIST)));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let log = std::thread::spawn(move || {
+            let (mut log, _) = listener.accept().unwrap();
+            let mut heard = Vec::new();
+            for answer in ["+OK\r\n", refusal, refusal] {
+                let mut command = [0; 4096];
+                match log.read(&mut command).unwrap() {
+                    0 => break,
+                    count => heard = command[..count].to_vec(),
+                }
+                log.write_all(answer.as_bytes()).unwrap();
+            }
+            String::from_utf8(heard).unwrap()
+        });
+        let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
+        let limit = TimeLimit::within(LONG, AtEnd::BreaksOff, node.end());
+        let report =
+            Report { role: "leader", priority: 100, zone: "z1".to_owned(), applied: 7, version: 0, figures: None };
+        let (service, at_end) = (node.services().in_use(), AtEnd::BreaksOff);
+        let opened = LogConnection::open_on(socket, service, &node, LONG, at_end, &limit, Some(&report));
+        assert_eq!(opened.err().and_then(|error| error.code()), Some(Code::NotLeader));
+        log.join().unwrap()
+    };
+    let last = told("-NOTLEADER - nobody is known to decide\r\n");
+    assert!(last.contains("LOG.NODE") && last.contains("leader") && last.contains("z1"), "{last}");
+    let last = told("-NOTLEADER 127.0.0.1:2 decides\r\n");
+    assert!(last.contains("LOG.CHECK"), "the other one is asked at once: {last}");
 }
 
 #[test]
