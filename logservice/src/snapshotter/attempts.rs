@@ -42,13 +42,8 @@ pub(super) async fn snapshot(
     replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
 ) -> Ended {
     shard.note_snapshotting(true, None);
-    let (began, end) = (Instant::now(), shard.notifier().progress().visible);
-    let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
-    let made = tokio::select! {
-        made = make::make(&shard, &options) => made,
-        refusal = shard.notifier().ended() => Err(refusal.into()),
-        reason = told(ended_early) => Err(reason.of(began)),
-    };
+    let since = Since::now(&shard);
+    let made = make_unless_ended(&shard, &options, ended_early).await;
     if let Err(starved @ MakeError::Starved { .. }) = &made {
         // The next one is begun at once. This one is no failure.
         tracing::warn!("shard {}: a snapshot is not done: {starved}", shard.name());
@@ -56,13 +51,51 @@ pub(super) async fn snapshot(
         return Ended { log_id: shard.log_id(), due: None, is_left: None };
     }
     shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
-    let log_id = shard.log_id();
-    let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(end));
+    ended(&shard, since, replies, made.map_err(refusal))
+}
+
+/// What there was when an attempt began.
+struct Since {
+    /// Exclusive end of the log.
+    end: u64,
+    /// Where the newest snapshot stood.
+    newest: Option<u64>,
+}
+
+impl Since {
+    fn now(shard: &Shard) -> Self {
+        let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
+        Since { end: shard.notifier().progress().visible, newest }
+    }
+}
+
+/// Tells those who requested it, and `turns.rs`, what became of a snapshot that was begun `since`.
+fn ended(
+    shard: &Shard,
+    since: Since,
+    replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
+    made: Result<SnapshotRecord, Refusal>,
+) -> Ended {
+    let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(since.end));
     // A new snapshot counts, whether it was requested or due. The failure of a requested one does not delay one that is due.
-    let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
+    let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != since.newest);
     let due = (replies.is_none() || is_new).then_some(grown_bytes);
-    tell(replies, &made.map_err(refusal));
-    Ended { log_id, due, is_left: None }
+    tell(replies, &made);
+    Ended { log_id: shard.log_id(), due, is_left: None }
+}
+
+/// Makes one here, unless the shard ends, or `ended_early` says why the attempt has to.
+async fn make_unless_ended(
+    shard: &Arc<Shard>,
+    options: &SnapshotterOptions,
+    ended_early: oneshot::Receiver<Reason>,
+) -> Result<SnapshotRecord, MakeError> {
+    let began = Instant::now();
+    tokio::select! {
+        made = make::make(shard, options) => made,
+        refusal = shard.notifier().ended() => Err(refusal.into()),
+        reason = told(ended_early) => Err(reason.of(began)),
+    }
 }
 
 fn tell(
@@ -83,14 +116,12 @@ pub(super) async fn snapshot_elsewhere(
     replies: Option<Vec<oneshot::Sender<Result<SnapshotRecord, Refusal>>>>,
 ) -> Ended {
     shard.note_snapshotting(true, None);
-    let end = shard.notifier().progress().visible;
-    let newest = shard.store().manifest().newest_snapshot().map(|newest| newest.offset);
+    let since = Since::now(&shard);
     let bounds = &options.engine.bounds;
     let made = tokio::select! {
         made = elsewhere::make(&service, &shard, options.keep, bounds.time_for(bytes_to_go_through(&shard))) => made,
         refusal = shard.notifier().ended() => Err(elsewhere::Failed::ForGood(refusal)),
     };
-    let log_id = shard.log_id();
     let made = match made {
         Ok(record) => Ok(record),
         Err(elsewhere::Failed::ForGood(refusal)) => Err(refusal),
@@ -100,16 +131,13 @@ pub(super) async fn snapshot_elsewhere(
                 shard.name()
             );
             shard.note_snapshotting(false, None);
+            let log_id = shard.log_id();
             let left = Waiting { shard, work: Asked::Snapshot(replies.unwrap_or_default()) };
             return Ended { log_id, due: None, is_left: Some(left) };
         }
     };
     shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
-    let grown_bytes = made.is_ok().then(|| shard.notifier().progress().visible.saturating_sub(end));
-    let is_new = made.as_ref().is_ok_and(|record| Some(record.offset) != newest);
-    let due = (replies.is_none() || is_new).then_some(grown_bytes);
-    tell(replies, &made);
-    Ended { log_id, due, is_left: None }
+    ended(&shard, since, replies, made)
 }
 
 /// Makes a snapshot that the service that decides records.
@@ -120,12 +148,8 @@ pub(super) async fn snapshot_for_decider(
     reply: oneshot::Sender<Result<Made, NotMade>>,
 ) -> Ended {
     shard.note_snapshotting(true, None);
-    let (began, generation) = (Instant::now(), shard.store().manifest().generation);
-    let made = tokio::select! {
-        made = make::make(&shard, &options) => made,
-        refusal = shard.notifier().ended() => Err(refusal.into()),
-        reason = told(ended_early) => Err(reason.of(began)),
-    };
+    let generation = shard.store().manifest().generation;
+    let made = make_unless_ended(&shard, &options, ended_early).await;
     shard.note_snapshotting(false, Some(made.as_ref().err().map(ToString::to_string)));
     let made = made.map(|record| Made { record, generation });
     let made = made.map_err(|error| NotMade { is_final: error.is_of_the_log(), reason: error.to_string() });

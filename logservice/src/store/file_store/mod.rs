@@ -69,7 +69,7 @@ use self::segments::Segments;
 use self::spare::Spare;
 pub use self::threads::Threads;
 use self::verify::{Verification, Verifying};
-use self::workers::{is_worker, Job};
+use self::workers::{is_worker, Job, OnPanic, WRITER_PANICKED};
 use self::writer::{WriteError, Writer};
 use super::{
     Append, LogReader, Manifest, ManifestError, OpenError, Opened, ReadError, RecordReader, Store, StoreEvents,
@@ -194,7 +194,11 @@ impl FileStore {
 
 impl Job for Shared {
     fn run(&self, others_wait: &dyn Fn() -> bool) -> bool {
-        let _unwinding = FailsIfPanicking(self);
+        // A panic is a failure like any other.
+        let _unwinding = OnPanic(|| {
+            self.queue.fail();
+            self.events.failed(WRITER_PANICKED);
+        });
         let mut batch = Vec::new();
         while self.queue.next_batch(&mut batch) {
             if !self.write(&batch) {
@@ -361,18 +365,6 @@ impl Drop for FileStore {
     /// Writes what is queued. What is not verified yet stays so.
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// A panic of the thread that writes is a failure like any other.
-struct FailsIfPanicking<'a>(&'a Shared);
-
-impl Drop for FailsIfPanicking<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.queue.fail();
-            self.0.events.failed("the thread that writes the log has panicked");
-        }
     }
 }
 

@@ -42,6 +42,20 @@ pub trait Job: Send + Sync {
     fn run(&self, others_wait: &dyn Fn() -> bool) -> bool;
 }
 
+/// Does that when it is dropped by a panic: what a job does that fails like that.
+pub struct OnPanic<F: Fn()>(pub F);
+
+impl<F: Fn()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
+}
+
+/// What a store says whose writing thread has panicked.
+pub const WRITER_PANICKED: &str = "the thread that writes the log has panicked";
+
 /// Threads of one kind. When this is dropped they end, after the jobs that they were given.
 pub struct Workers {
     shared: Arc<Shared>,

@@ -27,7 +27,7 @@ use crate::replica::copy::{Base, CopyDisk, CopyEvents, FoundCopy, Install, Persi
 use crate::store::file_store::files::ReplaceError;
 use crate::store::file_store::spare::Spare;
 use crate::store::file_store::verify::Verifying;
-use crate::store::file_store::workers::{is_worker, Job};
+use crate::store::file_store::workers::{is_worker, Job, OnPanic, WRITER_PANICKED};
 use crate::store::file_store::{quota, FileStoreOptions, Threads};
 use crate::store::{Damage, LogReader, MediumError, OpenError, ReadError, RecordReader, SubmitError, Usage};
 
@@ -147,7 +147,11 @@ impl CopyFilesDisk {
 
 impl Job for Shared {
     fn run(&self, others_wait: &dyn Fn() -> bool) -> bool {
-        let _unwinding = FailsIfPanicking(self);
+        // A panic is a failure like any other.
+        let _unwinding = OnPanic(|| {
+            self.queue.fail();
+            lock(&self.events).failed(WRITER_PANICKED);
+        });
         while let Some(batch) = self.queue.next_batch() {
             let (number, entries) = (batch.number, batch.entries.len() as u64);
             if let Err(error) = self.do_batch(batch) {
@@ -330,18 +334,6 @@ impl Drop for CopyFilesDisk {
     /// Does what is queued.
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// A panic of the thread that writes is a failure like any other.
-struct FailsIfPanicking<'a>(&'a Shared);
-
-impl Drop for FailsIfPanicking<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.queue.fail();
-            lock(&self.0.events).failed("the thread that writes the log has panicked");
-        }
     }
 }
 
