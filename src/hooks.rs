@@ -133,6 +133,11 @@ impl Hooks for ModuleHooks {
         }
     }
 
+    fn configs_changed() {
+        // What this module changes itself, while it is in use, is not compared.
+        node::with(|module| module.shared.monitoring.settings_changed());
+    }
+
     fn shuts_down() {
         node::must(Module::stop_agent);
     }

@@ -39,6 +39,7 @@ pub mod process;
 mod refusal;
 mod resp_parser;
 mod scanner;
+mod settings;
 
 pub use append::append_header;
 pub use engine::{EngineVersion, NotAVersion};
@@ -48,6 +49,7 @@ pub use logged::{is_logged, judge, Judged, Logged};
 pub use refusal::{Code, Refusal};
 pub use resp_parser::{Grammar, MalformedResp, RespLimits, RespParser};
 pub use scanner::{NotLogged, Scanner, Unfit};
+pub use settings::{NodeSettings, SettingDifference, SettingsDigest, MAX_SETTINGS_BYTES};
 
 /// `LOG.CHECK shard node-id address known [DIFFERS]` → the log's id, a bulk string: checks that the log is the one that the node knows, and
 /// holds what the node knows to be durable in it. `known` is a [`Known`] as text, or `-` from a node that knows none. Refused with
@@ -109,7 +111,7 @@ pub const BEGIN: &str = "LOG.BEGIN";
 /// only if the log has the same bytes there; otherwise it is refused with [`Code::Gap`].
 /// Refused with [`Code::Fenced`], [`Code::Gap`], [`Code::NoSpace`] or [`Code::LogFailed`].
 pub const APPEND: &str = "LOG.APPEND";
-/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] [FIGURES figures]` → a flat array of names and values: a node
+/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] [FIGURES figures] [SETTINGS settings]` → a flat array of names and values: a node
 /// reports its state and waits for leadership to change.
 ///
 /// - `address`: where clients reach the node, see [`is_valid_address`].
@@ -120,6 +122,8 @@ pub const APPEND: &str = "LOG.APPEND";
 /// - `zone`: where the node is, see [`is_valid_name`]. A node without a zone leaves it out: a service of a version that does not know it
 ///   refuses the command.
 /// - `figures`: [`NodeFigures`] as text, for monitoring. Sent only on a connection on which an answer had the field [`TAKES_FIGURES`].
+/// - `settings`: [`NodeSettings`] as text, to be compared with those of the other nodes. Sent only on a connection on which an answer had the
+///   field [`TAKES_SETTINGS`].
 ///
 /// Answered at once if the version differs, otherwise when it changes, at the latest after `wait-ms` (at most [`MAX_POLL_WAIT_MS`]), or
 /// when anything else is sent on the same connection. The version grows with each change of leader, epoch or address, when the leader of
@@ -129,7 +133,7 @@ pub const APPEND: &str = "LOG.APPEND";
 ///
 /// The answer has some of the fields of [`STATUS`], with the same meaning: `version`, `epoch`, `leader`, `leader_address`,
 /// `leader_process`, `lease_remaining_ms` (margin included; 0 expired, -1 nobody leads, -2 never expires), `lease_ms`, `reserved_for`,
-/// `stream_epoch`, `replid`, `base`, `end` and `state`. Then [`TAKES_FIGURES`]; then `audit`, if one is wanted; then `node0`, `node1` … in order of their ids, with what
+/// `stream_epoch`, `replid`, `base`, `end`, `state` and `nodes_differ_in`. Then [`TAKES_FIGURES`] and [`TAKES_SETTINGS`]; then `audit`, if one is wanted; then `node0`, `node1` … in order of their ids, with what
 /// each reported last, as `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12,zone=z1`. Read
 /// fields by name: later versions may add some before `node0`. A shard remembers [`MAX_NODES`] nodes at most, and forgets a node after an
 /// hour without a poll. A leader that is being deprived of the lease by [`RELEASE`] is refused with [`Code::Fenced`].
@@ -140,6 +144,10 @@ pub const ZONE: &str = "ZONE";
 pub const FIGURES: &str = "FIGURES";
 /// The field of the answer to [`NODE`] by which a service says that it takes [`FIGURES`]. One of an earlier version refuses them.
 pub const TAKES_FIGURES: &str = "takes_figures";
+/// See [`NODE`].
+pub const SETTINGS: &str = "SETTINGS";
+/// The field of the answer to [`NODE`] by which a service says that it takes [`SETTINGS`]. One of an earlier version refuses them.
+pub const TAKES_SETTINGS: &str = "takes_settings";
 /// `LOG.STATUS shard` → a flat array of names and values. The log service declares the fields in `service/status_fields.rs`. Two more
 /// depend on the connection: `http_port`, to which snapshots are uploaded, and `client_ip`, the address from which the service sees the
 /// client, which nodes put into the name of their process. The nodes come last, as with [`NODE`].

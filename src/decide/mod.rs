@@ -12,7 +12,7 @@
 //! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up. How writers are slowed
 //!   down before that: `throttle.rs`, `gate_throttle.rs`. How long the log takes to acknowledge: `ack_times.rs`.
 //! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`, and how long one may take to
-//!   answer: `answer_time.rs`.
+//!   answer: `answer_time.rs`. How the users of two nodes are compared: `user_rules.rs`.
 
 pub mod ack_times;
 pub mod answer_time;
@@ -35,6 +35,7 @@ pub mod taken_replies;
 pub mod throttle;
 pub mod unacked;
 pub mod unlogged;
+pub mod user_rules;
 pub mod valve;
 pub mod watched_keys;
 pub mod write_limit;

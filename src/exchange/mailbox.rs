@@ -68,6 +68,8 @@ pub enum Task {
     SelfTestDone(Result<(), String>),
     /// Check the replies in the module's memory against the server's current `client-output-buffer-limit`.
     LookAtHeldBytes,
+    /// Look at some of what the log service compares among nodes, for [`Monitoring`](crate::exchange::monitoring::Monitoring).
+    LookAtSettings,
     /// Read keys for an audit. Answers what was read.
     ReadKeys(Box<AuditStep>, Sender<Box<AuditStep>>),
     /// Find out whether the server waits for its replicas to shut down, for

@@ -4,7 +4,7 @@
 use crate::decide::taken_replies;
 use crate::exchange::lease_clock;
 use crate::hooks;
-use crate::node::{command_filter, ran_commands};
+use crate::node::{command_filter, ran_commands, tasks};
 use crate::server::groups::GROUPS;
 use crate::server::{
     half_closed, handed_over, held_table, hidden_replica, late_holds, named_link, propagation, read_pause,
@@ -19,6 +19,7 @@ pub fn forget_earlier_life() {
     hooks::forget_all();
     ran_commands::forget_all();
     command_filter::forget_all();
+    tasks::forget_settings();
     propagation::wait_for_cause(false);
     running_client::forget_all();
     read_pause::forget_all();
@@ -57,6 +58,7 @@ mod tests {
         ("node", "DATA_ERROR"),
         ("node", "LAST_PRIMARY"),
         ("node", "LEVEL"),
+        ("node", "LOOK"),
         ("node", "NEXT_ERROR"),
         ("node", "MISSED_A_WRITE"),
         ("node", "REFUSED_COMMANDS"),

@@ -3,10 +3,11 @@
 
 use std::sync::atomic::{fence, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use durability_leadership::{Lease, Moment};
+use valkey_module::logging::{log_notice, log_warning};
 
 use crate::base::backoff::Backoff;
 use crate::base::locks::lock;
@@ -32,6 +33,9 @@ const RETRY_FROM: Duration = Duration::from_millis(50);
 const RETRY_TO: Duration = Duration::from_millis(500);
 /// The same among several services.
 const RETRY_TO_AMONG_SEVERAL: Duration = Duration::from_millis(150);
+
+/// The role that a leader reports.
+pub(super) const LEADER: &str = "leader";
 
 /// What the lease keeper does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +90,8 @@ pub(super) struct Session {
     took_figures: bool,
     /// What was to be reported last; none before.
     told: Option<Told>,
+    /// Whether it takes settings.
+    takes_settings: bool,
     /// An epoch, and its lease.
     pub(super) lease: Option<(u64, Lease)>,
     pub(super) retry: Backoff,
@@ -112,6 +118,7 @@ impl Session {
             takes_figures: false,
             took_figures: false,
             told: None,
+            takes_settings: false,
             lease: None,
             retry,
             reported: String::new(),
@@ -184,7 +191,7 @@ impl KeeperState {
                 let told = session.told.map(|told| self.state_of_node(told, 0));
                 let log = LogConnection::open_reporting(&self.shared, time, AtEnd::GoesOn, told.as_ref())?;
                 self.shared.set_log_address(log.reached()?);
-                (session.version, session.takes_figures) = (0, false);
+                (session.version, session.takes_figures, session.takes_settings) = (0, false, false);
                 none.insert(log)
             }
         };
@@ -209,20 +216,50 @@ impl KeeperState {
         session.told = Some(Told { role, applied, takes_figures: session.took_figures });
         self.connection(session, time)?;
         // After the connection is there: another service counts its versions otherwise.
-        let report = self.state_of_node(Told { role, applied, takes_figures: session.takes_figures }, session.version);
+        let told = Told { role, applied, takes_figures: session.takes_figures };
+        let mut report = self.state_of_node(told, session.version);
+        if session.takes_settings {
+            report.settings = self.settings();
+        }
         let log = self.connection(session, time)?;
         let (id, address) = (self.shared.node_id(), self.shared.address());
         let view = log.node(&Node { id: &id, address: &address }, &report, wait)?;
         (session.version, session.takes_figures) = (view.version, view.takes_figures);
-        session.took_figures = view.takes_figures;
+        (session.took_figures, session.takes_settings) = (view.takes_figures, view.takes_settings);
+        if role == LEADER {
+            self.say_differences(&view);
+        }
         Ok(self.shared.set_view(view))
     }
 
-    /// What this node says of itself, to a service on whose connection it saw that version of the leadership last.
+    /// What this node says of itself, to a service on whose connection it saw that version of the leadership last. Without its settings.
     fn state_of_node(&self, told: Told, version: u64) -> Report<'static> {
         let Told { role, applied, takes_figures } = told;
         let figures = if takes_figures { self.shared.monitoring.ask() } else { None };
-        Report { role, priority: self.shared.priority(), zone: settings::ZONE.value(), applied, version, figures }
+        let (priority, zone) = (self.shared.priority(), settings::ZONE.value());
+        Report { role, priority, zone, applied, version, figures, settings: None }
+    }
+
+    /// Says in the server's log when the nodes of the shard begin or cease to differ. Once for each change, at the leader.
+    fn say_differences(&self, view: &ShardView) {
+        let before = self.shared.view();
+        let before = before.as_ref().map_or("", |view| &view.nodes_differ_in);
+        match view.nodes_differ_in.as_str() {
+            same if same == before => {}
+            "" => log_notice("durability: the nodes of this shard are set up alike again"),
+            names => log_warning(format!(
+                "durability: nodes of this shard are set up differently, which clients would notice after a failover: {names}"
+            )),
+        }
+    }
+
+    /// What this node tells of its settings. Has the main thread look at them from time to time.
+    fn settings(&self) -> Option<Arc<str>> {
+        let (settings, asks) = self.shared.monitoring.settings(Instant::now());
+        if asks {
+            self.shared.send(Task::LookAtSettings);
+        }
+        settings
     }
 
     /// Renews the lease of `epoch` if that is due, or if leases are to have another length than before.

@@ -15,7 +15,7 @@ use crate::base::panic_guard::{guard, has_failed};
 use crate::exchange::mailbox::Command;
 use crate::exchange::{lease_clock, Shared};
 use crate::lead::audit::Auditor;
-use crate::lead::keeper_state::{Duty, KeeperState, Session};
+use crate::lead::keeper_state::{Duty, KeeperState, Session, LEADER};
 use crate::lead::planned_failover::{self, FailoverRequest};
 use crate::log::error::LogError;
 use crate::settings;
@@ -151,7 +151,7 @@ impl Renewer {
         }
         self.state.renew(session, epoch)?;
         let durable = self.state.shared.durable().unwrap_or(0);
-        let view = self.state.report(session, "leader", durable, Duration::ZERO)?;
+        let view = self.state.report(session, LEADER, durable, Duration::ZERO)?;
         if view.epoch > epoch && !view.leader.is_empty() {
             let detail = format!("epoch {epoch} is over: {} leads in epoch {}", view.leader, view.epoch);
             let by = self.state.shared.services.in_use();

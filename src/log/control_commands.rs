@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durability_leadership::Moment;
-use durability_protocol::{NodeFigures, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, FIGURES, RENEW, RESIGN, STATUS, ZONE};
+use durability_protocol::{
+    NodeFigures, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, FIGURES, RENEW, RESIGN, SETTINGS, STATUS, ZONE,
+};
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::base::process_identity;
@@ -53,6 +55,8 @@ pub struct Report<'a> {
     pub version: u64,
     /// For monitoring; none if there are none yet, or the service on this connection did not say that it takes them.
     pub figures: Option<NodeFigures>,
+    /// [`NodeSettings`](durability_protocol::NodeSettings) as text; none under the same conditions.
+    pub settings: Option<Arc<str>>,
 }
 
 impl LogConnection {
@@ -171,6 +175,7 @@ impl LogConnection {
         }
         let figures = report.figures.map(|figures| figures.text());
         command.extend(figures.iter().flat_map(|figures| [FIGURES, figures]));
+        command.extend(report.settings.iter().flat_map(|settings| [SETTINGS, settings]));
         encode(&command)
     }
 

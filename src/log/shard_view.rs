@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use durability_leadership::Peer;
 use durability_protocol::audit::AuditOrder;
-use durability_protocol::TAKES_FIGURES;
+use durability_protocol::{TAKES_FIGURES, TAKES_SETTINGS};
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::log::reply::fields;
@@ -80,6 +80,10 @@ pub struct ShardView {
     pub audit: Option<AuditOrder>,
     /// Whether the log service takes figures for monitoring.
     pub takes_figures: bool,
+    /// Whether it takes settings, to compare them with those of other nodes.
+    pub takes_settings: bool,
+    /// Of which users and settings the nodes have different ones, with commas between the names; empty if they are alike.
+    pub nodes_differ_in: String,
     /// All nodes that the log service knows.
     pub nodes: Vec<NodeView>,
     /// When the log service answered again after an [`OUTAGE`]; `None` if there was none.
@@ -138,6 +142,8 @@ impl ShardView {
             end: 0,
             audit: None,
             takes_figures: false,
+            takes_settings: false,
+            nodes_differ_in: String::new(),
             nodes: Vec::new(),
             heard_again: None,
         };
@@ -157,6 +163,8 @@ impl ShardView {
                 "end" => (view.end, has_end) = (number()?, true),
                 "audit" => view.audit = AuditOrder::parse(&value),
                 TAKES_FIGURES => view.takes_figures = value == "1",
+                TAKES_SETTINGS => view.takes_settings = value == "1",
+                "nodes_differ_in" => view.nodes_differ_in = value,
                 _ if is_node(&name) => view.nodes.push(NodeView::read(value)),
                 _ => {}
             }

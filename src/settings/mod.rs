@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `configs.rs` | every config, declared once |
 //! | `config_kinds.rs` | the kinds of configs: number, text, switch, mode |
+//! | `compared.rs` | which settings of the server are compared among nodes |
 //! | `mode.rs` | sync, async, off |
 //! | `checks.rs` | what is a valid address or name |
 //! | `arguments.rs` | the arguments of `loadmodule` |
@@ -13,6 +14,7 @@
 
 pub mod arguments;
 pub mod checks;
+pub mod compared;
 pub mod config_kinds;
 pub mod configs;
 pub mod mode;
@@ -20,5 +22,6 @@ pub mod tls;
 pub mod token;
 
 pub use crate::settings::checks::{is_same_place, parse_address, parse_services};
+pub use crate::settings::compared::COMPARED;
 pub use crate::settings::configs::*;
 pub use crate::settings::mode::Mode;

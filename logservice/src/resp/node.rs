@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durability_protocol::{
-    is_valid_name, NodeFigures, Refusal, FIGURES, MAX_POLL_WAIT_MS, MAX_PRIORITY, TAKES_FIGURES, ZONE,
+    is_valid_name, NodeFigures, NodeSettings, Refusal, FIGURES, MAX_POLL_WAIT_MS, MAX_PRIORITY, SETTINGS,
+    TAKES_FIGURES, TAKES_SETTINGS, ZONE,
 };
 
 use super::arguments::{number, text};
@@ -14,23 +15,26 @@ use super::reply::{self, failure, Reply};
 use crate::service::status_fields::for_nodes;
 use crate::shard::{Heard, NodeStatus, Poll, Role, Shard, Status};
 
-const USAGE: &str =
-    "usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] [FIGURES figures]";
+const USAGE: &str = "usage: LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] \
+                     [FIGURES figures] [SETTINGS settings]";
 const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ : -, not beginning with a dot";
 
-/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] [FIGURES figures]`. The reply is given when the
-/// poll is due.
+/// `LOG.NODE shard node-id address role priority applied-offset version wait-ms [ZONE zone] [FIGURES figures]
+/// [SETTINGS settings]`. The reply is given when the poll is due.
 pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let usage = || failure(USAGE);
     let [_, _, node_id, address, role, priority, applied, version, wait_ms, options @ ..] = arguments else {
         return Err(usage());
     };
-    let (mut zone, mut figures) = ("", None);
+    let (mut zone, mut figures, mut settings) = ("", None, None);
     for option in options.chunks(2) {
         match option {
             [name, value] if name.eq_ignore_ascii_case(ZONE.as_bytes()) => zone = text(value)?,
             [name, value] if name.eq_ignore_ascii_case(FIGURES.as_bytes()) => {
                 figures = Some(NodeFigures::parse(text(value)?).map_err(failure)?);
+            }
+            [name, value] if name.eq_ignore_ascii_case(SETTINGS.as_bytes()) => {
+                settings = Some(Arc::new(NodeSettings::parse(text(value)?).map_err(failure)?));
             }
             _ => return Err(usage()),
         }
@@ -46,7 +50,7 @@ pub fn poll(shard: &Arc<Shard>, arguments: &[Bytes]) -> Result<Poll, Refusal> {
     let applied = number(applied, "applied-offset")?;
     let version = number(version, "version")?;
     let wait = Duration::from_millis(number(wait_ms, "wait-ms")?.min(MAX_POLL_WAIT_MS));
-    shard.poll(Heard { node_id, address, role, priority, applied, wait, zone, figures }, version)
+    shard.poll(Heard { node_id, address, role, priority, applied, wait, zone, figures, settings }, version)
 }
 
 /// The reply to a poll, by the shard's state now.
@@ -58,7 +62,7 @@ pub fn answer(poll: &Poll) -> Result<Reply, Refusal> {
     let status = poll.shard().status();
     let audit = poll.shard().wanted_audit().map(|order| ("audit", order.to_string()));
     let fields = for_nodes(&status).map(|(name, value)| (name, value.to_string()));
-    let takes = std::iter::once((TAKES_FIGURES, "1".to_owned()));
+    let takes = [TAKES_FIGURES, TAKES_SETTINGS].map(|field| (field, "1".to_owned()));
     let items = fields.chain(takes).chain(audit).flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]);
     Ok(reply::array(items.chain(fields_of_nodes(&status)).collect()))
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::replication::CopyStatus;
 use crate::replica::groups::ServiceStatus;
-use crate::shard::{AuditState, LogState, NodeStatus, Role, Status, DECIDER_SILENT_AFTER};
+use crate::shard::{AuditState, Difference, LogState, NodeStatus, Role, Status, DECIDER_SILENT_AFTER};
 
 /// What a node told is not used any more when it was not heard of for so long, in milliseconds.
 const NODE_AWAY_MS: u64 = 30_000;
@@ -170,7 +170,7 @@ impl Found {
     }
 
     fn node(&mut self, Status { shard, leader, .. }: &Status, node: &NodeStatus) {
-        let NodeStatus { id, contact_ms, lag_ms, role, figures, .. } = node;
+        let NodeStatus { id, contact_ms, lag_ms, role, figures, differences, .. } = node;
         if *contact_ms > NODE_AWAY_MS {
             let text = format!("The node {id} of {shard} was last heard of {} ago.", ms(*contact_ms));
             match id == leader {
@@ -181,6 +181,14 @@ impl Found {
         }
         if *role != Role::Leader && *lag_ms > NODE_BEHIND_MS {
             self.amber("NodeBehind", format!("The node {id} of {shard} is {} behind the log.", ms(*lag_ms)));
+        }
+        if let Some(first) = differences.first() {
+            let (other, in_what): (_, Vec<_>) = (&first.other_node, differences.iter().map(Difference::text).collect());
+            let text = format!(
+                "The node {id} of {shard} is set up differently from {other}: {}. Clients would notice if it took over.",
+                in_what.join(", ")
+            );
+            self.amber("NodeSettingsDiffer", text);
         }
         let Some(NodeFigures { lag_ms, max_lag_ms, refusing_writes, acks, ack_p99_us, mode, .. }) = *figures else {
             return;

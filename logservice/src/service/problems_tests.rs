@@ -35,9 +35,15 @@ fn node(change: impl FnOnce(&mut NodeStatus)) -> NodeStatus {
         silent_ms: 0,
         zone: String::new(),
         figures: Some(figures),
+        differences: Vec::new(),
     };
     change(&mut node);
     node
+}
+
+fn difference() -> Difference {
+    let [setting, value, other_node, other_value] = ["maxmemory", "7", "n1", "0"].map(str::to_owned);
+    Difference { setting, value, other_node, other_value }
 }
 
 fn copy(lag: u64, is_heard: bool) -> CopyStatus {
@@ -75,6 +81,7 @@ fn examples() -> Vec<(Level, Vec<Problem>)> {
         (Red, problems(|it| it.nodes[0].contact_ms = 30_001)),
         (Amber, problems(|it| it.nodes.push(node(|node| (node.id, node.contact_ms) = ("n2".to_owned(), 30_001))))),
         (Amber, problems(|it| it.nodes.push(node(|node| node.lag_ms = 10_001)))),
+        (Amber, problems(|it| it.nodes.push(node(|node| node.differences = vec![difference()])))),
         (Red, of_figures(|it| (it.refusing_writes, it.lag_ms) = (1, 10_000))),
         (Amber, of_figures(|it| it.lag_ms = 5001)),
         (Amber, of_figures(|it| (it.acks, it.ack_p99_us) = (1, 100_001))),

@@ -248,6 +248,7 @@ async fn services_tell_each_other_what_they_know_of_the_shards_over_which_they_d
         wait: Duration::ZERO,
         zone: "z1",
         figures: None,
+        settings: None,
     };
     drop(shard.poll(heard, 0).expect("heard"));
     let told = std::cell::RefCell::new(None);

@@ -71,7 +71,7 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 59] = [
+pub const FIELDS: [Field; 60] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
@@ -128,13 +128,14 @@ pub const FIELDS: [Field; 59] = [
     field(Shown::Status, "audit_first_difference", |s| text(&s.audit.first_difference), "the first of them"),
     field(Shown::Status, "audit_error", |s| text(&s.audit.error), "why it failed"),
     field(Http, "replicas", |s| Number(s.replicas), "replicas that follow the stream"),
+    field(Http, "nodes_differ_in", |s| text(&s.nodes_differ_in), "users (acl) and settings that are others at some nodes than at the leader, with commas between the names; empty if the nodes are alike"),
     field(Http, "appends", |s| Number(s.appends), "appends made durable since the service started"),
     field(Http, "fsyncs", |s| Number(s.fsyncs), "syncs that made them durable"),
     field(Http, "acks", |s| text(s.acks), "how acknowledgements are delivered: running, frozen or delayed"),
 ];
 
 /// The fields that LOG.NODE shows, in its order: what a node needs to decide who leads.
-pub const FOR_NODES: [&str; 13] = [
+pub const FOR_NODES: [&str; 14] = [
     "version",
     "epoch",
     "leader",
@@ -148,6 +149,7 @@ pub const FOR_NODES: [&str; 13] = [
     "base",
     "end",
     "state",
+    "nodes_differ_in",
 ];
 
 /// The names and values of [`FOR_NODES`].

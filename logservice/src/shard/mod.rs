@@ -19,6 +19,7 @@ mod arrivals;
 mod audit;
 mod control;
 mod copies;
+mod differences;
 mod dropping;
 mod environment;
 mod epochs;
@@ -44,6 +45,7 @@ mod switches;
 
 pub use audit::{AuditState, AuditStatus, Delivery, Inquiry, KeyName};
 pub use copies::{CopyError, FullCopy, NoCopy, Unreadable};
+pub use differences::Difference;
 pub use environment::{Environment, Sleep, SystemEnvironment, Unfinished, Work};
 pub use epochs::{Admission, Epochs, Held, Node, Successor};
 pub use follow::Position;

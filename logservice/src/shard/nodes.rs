@@ -2,13 +2,18 @@
 //! Plain logic: the clock is passed in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use durability_protocol::{NodeFigures, MAX_NODES};
+use durability_protocol::{NodeFigures, NodeSettings, MAX_NODES};
 use serde::{Deserialize, Serialize, Serializer};
+
+use super::differences::Difference;
 
 /// A node that was not heard of for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
+/// A node that was not heard of for so long is not compared with others.
+const COMPARED_FOR: Duration = Duration::from_secs(30);
 
 /// What a node does, as it says itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +44,7 @@ impl Role {
 }
 
 /// What a node says of itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Heard<'a> {
     /// Its name.
     pub node_id: &'a str,
@@ -57,6 +62,8 @@ pub struct Heard<'a> {
     pub zone: &'a str,
     /// What it tells for monitoring, if it does.
     pub figures: Option<NodeFigures>,
+    /// What it tells of its users and settings, if it does.
+    pub settings: Option<Arc<NodeSettings>>,
 }
 
 /// A node as an operator sees it.
@@ -86,6 +93,8 @@ pub struct NodeStatus {
     /// What it told for monitoring when it was heard of last; none if it tells nothing.
     #[serde(serialize_with = "figures_as_map")]
     pub figures: Option<NodeFigures>,
+    /// Which of its users and settings are others than those of the leader, or of the first node while none leads.
+    pub differences: Vec<Difference>,
 }
 
 /// The figures by their names, and the mode as a word.
@@ -111,6 +120,9 @@ pub struct NodeReport {
     /// As a node sends them; none from a service of an earlier version.
     #[serde(default)]
     figures: Option<String>,
+    /// As a node sends them; none from a service of an earlier version.
+    #[serde(default)]
+    settings: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -123,6 +135,7 @@ struct Known {
     wait: Duration,
     zone: String,
     figures: Option<NodeFigures>,
+    settings: Option<Arc<NodeSettings>>,
 }
 
 /// The nodes of a shard, by name.
@@ -132,14 +145,14 @@ pub struct Nodes(BTreeMap<String, Known>);
 impl Nodes {
     /// A node tells of itself. If there are too many, the one that was not heard of for the longest time is forgotten.
     pub fn hear(&mut self, heard: Heard<'_>, now: Instant) {
-        let Heard { node_id, address, role, priority, applied, wait, zone, figures } = heard;
+        let Heard { node_id, address, role, priority, applied, wait, zone, figures, settings } = heard;
         self.forget(now);
         if self.0.len() >= MAX_NODES && !self.0.contains_key(node_id) {
             let silent = self.0.iter().min_by_key(|(_, known)| known.at).map(|(id, _)| id.clone());
             silent.map(|id| self.0.remove(&id));
         }
         let (address, zone) = (address.to_owned(), zone.to_owned());
-        let known = Known { address, role, priority, applied, at: now, wait, zone, figures };
+        let known = Known { address, role, priority, applied, at: now, wait, zone, figures, settings };
         self.0.insert(node_id.to_owned(), known);
     }
 
@@ -156,6 +169,7 @@ impl Nodes {
             wait_ms: known.wait.as_millis() as u64,
             zone: known.zone.clone(),
             figures: known.figures.map(|figures| figures.text()),
+            settings: known.settings.as_ref().map(|settings| settings.text()),
         };
         self.0.iter().map(report).collect()
     }
@@ -163,12 +177,14 @@ impl Nodes {
     /// What another service knows takes the place of what was known.
     pub fn take_report(&mut self, reports: Vec<NodeReport>, now: Instant) {
         let known = |report: NodeReport| {
-            let NodeReport { id, address, role, priority, applied, contact_ms, wait_ms, zone, figures } = report;
+            let NodeReport { id, address, role, priority, applied, contact_ms, wait_ms, zone, figures, settings } =
+                report;
             let at = now.checked_sub(Duration::from_millis(contact_ms)).unwrap_or(now);
             let wait = Duration::from_millis(wait_ms);
             // The service that was told them has checked them; another version may know them otherwise.
             let figures = figures.and_then(|figures| NodeFigures::parse(&figures).ok());
-            (id, Known { address, role, priority, applied, at, wait, zone, figures })
+            let settings = settings.and_then(|settings| NodeSettings::parse(&settings).ok()).map(Arc::new);
+            (id, Known { address, role, priority, applied, at, wait, zone, figures, settings })
         };
         self.0 = reports.into_iter().take(MAX_NODES).map(known).collect();
     }
@@ -194,6 +210,7 @@ impl Nodes {
     /// All that are known, in order of their names, when the visible end is `end`. `age` tells how long ago a byte below it came.
     pub fn list(&mut self, end: u64, age: impl Fn(u64) -> Duration, now: Instant) -> Vec<NodeStatus> {
         self.forget(now);
+        let compared_with = self.compared_with(now);
         let status = |(id, known): (&String, &Known)| {
             let lag_bytes = end.saturating_sub(known.applied);
             let since_contact = now.saturating_duration_since(known.at);
@@ -209,9 +226,17 @@ impl Nodes {
                 silent_ms: since_contact.saturating_sub(known.wait).as_millis() as u64,
                 zone: known.zone.clone(),
                 figures: known.figures,
+                differences: differences(compared_with, known, now),
             }
         };
         self.0.iter().map(status).collect()
+    }
+
+    /// The node whose settings the others should have: who leads, or else the first.
+    fn compared_with(&self, now: Instant) -> Option<(&str, &NodeSettings)> {
+        let told = self.0.iter().filter(|(_, known)| is_compared(known, now));
+        let (id, known) = told.max_by_key(|(id, known)| (known.role == Role::Leader, std::cmp::Reverse(*id)))?;
+        Some((id, known.settings.as_deref()?))
     }
 
     fn forget(&mut self, now: Instant) {
@@ -219,138 +244,19 @@ impl Nodes {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn is_compared(known: &Known, now: Instant) -> bool {
+    known.settings.is_some() && now.saturating_duration_since(known.at) < COMPARED_FOR
+}
 
-    fn heard(node_id: &str, applied: u64) -> Heard<'_> {
-        Heard {
-            node_id,
-            address: "host:1",
-            role: Role::Follower,
-            priority: 100,
-            applied,
-            wait: Duration::ZERO,
-            zone: "",
-            figures: None,
+fn differences(with: Option<(&str, &NodeSettings)>, known: &Known, now: Instant) -> Vec<Difference> {
+    match (with, &known.settings) {
+        (Some((other_node, other)), Some(own)) if is_compared(known, now) => {
+            Difference::between(own, other_node, other)
         }
-    }
-
-    fn ids(nodes: &mut Nodes, now: Instant) -> Vec<String> {
-        nodes.list(0, |_| Duration::ZERO, now).into_iter().map(|node| node.id).collect()
-    }
-
-    #[test]
-    fn nodes_are_listed_by_name_with_how_far_they_are_behind() {
-        let (mut nodes, start) = (Nodes::default(), Instant::now());
-        nodes.hear(heard("n2", 40), start);
-        nodes.hear(Heard { role: Role::Leader, ..heard("n1", 120) }, start + Duration::from_millis(5));
-        nodes.hear(heard("n3", 100), start + Duration::from_millis(12));
-        let age = |offset| Duration::from_millis(1000 - offset);
-        let listed = nodes.list(100, age, start + Duration::from_millis(12));
-        let figures: Vec<_> = listed
-            .iter()
-            .map(|node| (&node.id[..], node.role, node.applied, node.lag_bytes, node.lag_ms, node.contact_ms))
-            .collect();
-        // A leader is ahead of the log by what it is writing.
-        let expected = [
-            ("n1", Role::Leader, 120, 0, 0, 7),
-            ("n2", Role::Follower, 40, 60, 960, 12),
-            ("n3", Role::Follower, 100, 0, 0, 0),
-        ];
-        assert_eq!(figures, expected);
-    }
-
-    #[test]
-    fn what_a_node_said_last_counts() {
-        let (mut nodes, start) = (Nodes::default(), Instant::now());
-        nodes.hear(heard("n1", 0), start);
-        let later = start + Duration::from_secs(5);
-        let priority = 7;
-        nodes.hear(Heard { address: "other:2", role: Role::Attaching, priority, ..heard("n1", 9) }, later);
-        assert_eq!((nodes.address("n1"), nodes.address("n2")), (Some("other:2"), None));
-        let listed = nodes.list(9, |_| Duration::ZERO, later);
-        let id = "n1".to_owned();
-        let (address, role) = ("other:2".to_owned(), Role::Attaching);
-        let expected = NodeStatus {
-            id,
-            address,
-            role,
-            priority,
-            applied: 9,
-            lag_bytes: 0,
-            lag_ms: 0,
-            contact_ms: 0,
-            silent_ms: 0,
-            zone: String::new(),
-            figures: None,
-        };
-        assert_eq!(listed, [expected]);
-    }
-
-    #[test]
-    fn what_one_service_reports_another_shows_as_that_one_does() {
-        let (mut nodes, start) = (Nodes::default(), Instant::now());
-        nodes.hear(Heard { wait: Duration::from_millis(100), zone: "z1", ..heard("n1", 40) }, start);
-        let figures = Some(NodeFigures { lag_ms: 17, ..NodeFigures::default() });
-        nodes.hear(Heard { role: Role::Leader, figures, ..heard("n2", 90) }, start + Duration::from_millis(30));
-        let later = start + Duration::from_millis(250);
-        let mut others = Nodes::default();
-        others.hear(heard("gone", 0), start);
-        let told = serde_json::to_string(&nodes.report(later)).expect("serializes");
-        others.take_report(serde_json::from_str(&told).expect("parses"), later);
-        let age = |_| Duration::from_secs(1);
-        assert_eq!(others.list(100, age, later), nodes.list(100, age, later));
-        assert_eq!(others.list(100, age, later)[1].figures, figures);
-        let later_still = later + Duration::from_millis(80);
-        assert_eq!(others.figures("n2", later_still), figures.map(|it| (it, Duration::from_millis(300))));
-        assert_eq!((others.figures("n1", later), others.figures("gone", later)), (None, None));
-        assert_eq!((others.zone("n1"), others.zone("n2"), others.zone("gone")), ("z1", "", ""));
-    }
-
-    #[test]
-    fn a_node_is_not_silent_as_long_as_its_poll_may_wait() {
-        let (mut nodes, start) = (Nodes::default(), Instant::now());
-        nodes.hear(Heard { wait: Duration::from_secs(5), ..heard("n1", 0) }, start);
-        let mut after = |ms| {
-            let listed = nodes.list(0, |_| Duration::ZERO, start + Duration::from_millis(ms));
-            (listed[0].contact_ms, listed[0].silent_ms)
-        };
-        assert_eq!((after(5000), after(5001)), ((5000, 0), (5001, 1)));
-    }
-
-    #[test]
-    fn a_node_is_forgotten_after_an_hour_without_contact() {
-        let (mut nodes, start) = (Nodes::default(), Instant::now());
-        nodes.hear(heard("n1", 0), start);
-        nodes.hear(heard("n2", 0), start + Duration::from_secs(1));
-        assert_eq!(ids(&mut nodes, start + FORGET_AFTER - Duration::from_millis(1)), ["n1", "n2"]);
-        assert_eq!(ids(&mut nodes, start + FORGET_AFTER), ["n2"]);
-        nodes.hear(heard("n3", 0), start + FORGET_AFTER * 2);
-        assert_eq!(nodes.0.len(), 1, "also if nobody looks");
-    }
-
-    #[test]
-    fn one_too_many_takes_the_place_of_the_most_silent_one() {
-        let (mut nodes, start) = (Nodes::default(), Instant::now());
-        let name = |number: usize| format!("n{number:02}");
-        for number in 0..MAX_NODES {
-            nodes.hear(heard(&name(number), 0), start + Duration::from_millis(number as u64));
-        }
-        let later = start + Duration::from_secs(1);
-        nodes.hear(heard(&name(0), 0), later);
-        assert_eq!(nodes.0.len(), MAX_NODES, "it is known already");
-        nodes.hear(heard("another", 0), later);
-        let ids = ids(&mut nodes, later);
-        assert_eq!(ids.len(), MAX_NODES);
-        assert!(ids.contains(&name(0)) && !ids.contains(&name(1)) && ids.contains(&"another".to_owned()));
-    }
-
-    #[test]
-    fn roles_survive_their_words() {
-        for role in [Role::Leader, Role::Follower, Role::Attaching] {
-            assert_eq!(Role::from_word(role.word()), Some(role));
-        }
-        assert_eq!(Role::from_word("Leader"), None);
+        _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+#[path = "nodes_tests.rs"]
+mod tests;

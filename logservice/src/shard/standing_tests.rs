@@ -118,6 +118,7 @@ async fn a_shard_that_is_decided_over_elsewhere_answers_all_that_waits_with_that
         applied: 0,
         wait: Duration::from_secs(60),
         figures: None,
+        settings: None,
     };
     let mut poll = shard.poll(heard, shard.status().version).expect("polls");
     let polling = tokio::spawn(async move {
@@ -276,6 +277,7 @@ async fn a_shard_that_follows_shows_what_the_one_that_decides_reports_until_it_h
             wait: Duration::ZERO,
             zone,
             figures: None,
+            settings: None,
         };
         drop(leader.poll(heard, 0).expect("heard"));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use durability_protocol::NodeFigures;
 
 use super::lease::whole_ms;
-use super::{AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
+use super::{differences, AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
 use crate::archive::ArchiveStatus;
 use crate::store::Standing;
 
@@ -150,6 +150,8 @@ pub struct Status {
     pub fsyncs: u64,
     /// How acknowledgements are delivered: running, frozen or delayed.
     pub acks: &'static str,
+    /// Of which users and settings the nodes have different ones, with commas between the names; empty if they are alike.
+    pub nodes_differ_in: String,
     /// The nodes that told of themselves, in order of their names.
     pub nodes: Vec<NodeStatus>,
 }
@@ -262,6 +264,7 @@ impl Shard {
                 AckMode::Frozen => "frozen",
                 AckMode::Delayed(_) => "delayed",
             },
+            nodes_differ_in: differences::names(&nodes),
             nodes,
         }
     }

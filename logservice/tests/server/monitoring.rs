@@ -100,6 +100,42 @@ fn a_node_that_tells_no_figures_has_none_and_wrong_ones_are_refused() {
 }
 
 #[test]
+fn nodes_that_are_set_up_otherwise_are_told() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let (service, mut leader) = start(directory.path(), &[]);
+    let told = |client: &mut Client, node: &str, role: &str, settings: &str| {
+        client.call(&["LOG.NODE", "s1", node, "host:1", role, "100", "3", "0", "0", "SETTINGS", settings])
+    };
+    let Reply::Array(answer) = told(&mut leader, "n1", "leader", "acl=#secret1,maxmemory=0") else {
+        panic!("no answer")
+    };
+    assert!(answer.contains(&Reply::Text("takes_settings".to_owned())), "{answer:?}");
+    told(&mut leader, "n2", "follower", "acl=#secret2,maxmemory=7,of-a-later-version=1");
+    let Reply::Array(answer) = told(&mut leader, "n3", "follower", "acl=#secret1,maxmemory=0") else {
+        panic!("no answer")
+    };
+    let at = answer.iter().position(|field| *field == Reply::Text("nodes_differ_in".to_owned())).expect("the field");
+    assert_eq!(answer[at + 1], Reply::Text("acl, maxmemory".to_owned()), "{answer:?}");
+    let text = scrape(&service, "watches-one");
+    for (node, count) in [("n1", "0.0"), ("n2", "2.0"), ("n3", "0.0")] {
+        assert_shows(&text, &format!(r#"valkey_durability_differing_settings{{shard="s1",node="{node}"}} {count}"#));
+    }
+    let (_, text) = get(&service, "/api/shards", "watches-one");
+    assert!(
+        text.contains("The node n2 of s1 is set up differently from n1: acl, maxmemory ('7', n1 has '0')."),
+        "{text}"
+    );
+    assert!(!text.contains("secret"), "{text}");
+    for (settings, why) in [("acl", "settings are name=value"), ("A=1", "a setting has a name of a-z")] {
+        match told(&mut leader, "n1", "leader", settings) {
+            Reply::Error(text) => assert!(text.contains(why), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    service.stop();
+}
+
+#[test]
 fn a_token_shows_its_shards_and_no_others() {
     let directory = tempfile::tempdir().expect("tempdir");
     let (service, _leader) = start(directory.path(), &[]);

@@ -9,11 +9,13 @@
 //! | `following.rs` | makes the server a replica of its log, or a primary again |
 //! | `stream.rs` | the server's replication stream |
 //! | `own_connections.rs` | connections of the module's own: the tap and the self-test |
+//! | `own_settings.rs` | users and settings, which are compared with those of the other nodes |
 //! | `description.rs` | what the server says about itself |
 
 mod description;
 mod following;
 mod own_connections;
+mod own_settings;
 mod serving;
 mod stream;
 
@@ -29,6 +31,7 @@ use crate::server::{api, data_types};
 
 pub use crate::node::tasks::description::has_data;
 pub use crate::node::tasks::following::is_changing_role;
+pub use crate::node::tasks::own_settings::forget as forget_settings;
 
 thread_local! {
     static TASKS: RefCell<Option<Receiver<Task>>> = const { RefCell::new(None) };
@@ -132,6 +135,7 @@ fn carry_out(ctx: &Context, task: Task) {
             let limits = api::config(ctx, "client-output-buffer-limit");
             node::with(|module| module.limits.close_those_with_most(module.gate.as_mut(), &limits));
         }
+        Task::LookAtSettings => own_settings::look(ctx),
         Task::ReadKeys(mut step, reply) => {
             audit_reads::run(ctx, &mut step);
             answer(reply, step);

@@ -42,6 +42,25 @@ pub fn config(ctx: &Context, name: &str) -> String {
     }
 }
 
+/// Names and values of those of these configs that the server has.
+pub fn configs(ctx: &Context, names: &[&str]) -> Vec<(String, String)> {
+    let text = |reply: Option<CallResult>| match reply {
+        Some(Ok(CallReply::String(text))) => text.to_string(),
+        _ => None,
+    };
+    let arguments: Vec<&str> = ["GET"].iter().chain(names).copied().collect();
+    match call(ctx, "CONFIG", &arguments) {
+        Ok(CallReply::Array(pairs)) => (0..pairs.len())
+            .step_by(2)
+            .filter_map(|at| Some((text(pairs.get(at))?, text(pairs.get(at + 1))?)))
+            .collect(),
+        Ok(CallReply::Map(pairs)) => {
+            pairs.iter().filter_map(|(name, value)| Some((text(Some(name))?, text(Some(value))?))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The names of the modules that are loaded. `None` if the server does not say: its MODULE LIST is renamed.
 pub fn modules(ctx: &Context) -> Option<Vec<String>> {
     let CallReply::Array(modules) = call(ctx, "MODULE", &["LIST"]).ok()? else { return None };

@@ -3,10 +3,11 @@
 use std::ffi::{c_int, CString};
 use std::ptr;
 
-use valkey_module::{raw, Context};
+use valkey_module::{raw, CallReply, Context};
 
 use crate::exchange::own_logins::TAP;
-use crate::server::api::functions::api;
+use crate::server::api::calls::call;
+use crate::server::api::functions::{api, bytes};
 
 /// Whether the user of the context's client may run that command.
 pub fn may_run(ctx: &Context, command: &[&str]) -> bool {
@@ -21,6 +22,34 @@ pub fn may_run(ctx: &Context, command: &[&str]) -> bool {
         let checked = check_permissions(ctx, user, command.iter().map(|argument| argument.as_bytes()));
         api!(RedisModule_FreeModuleUser)(user);
         checked.is_ok()
+    }
+}
+
+/// The names of the users that ACL rules name. `None` if the server does not tell them: its ACL USERS is renamed.
+pub fn user_names(ctx: &Context) -> Option<Vec<Vec<u8>>> {
+    let CallReply::Array(names) = call(ctx, "ACL", &["USERS"]).ok()? else { return None };
+    let name = |name| match name {
+        Ok(CallReply::String(name)) => Some(name.as_bytes().to_vec()),
+        _ => None,
+    };
+    names.iter().map(name).collect()
+}
+
+/// The rules of a user as `ACL LIST` shows them, hashes of passwords included. `None` if there is no such user.
+pub fn user_rules(ctx: &Context, name: &[u8]) -> Option<Vec<u8>> {
+    let name = ctx.create_string(name);
+    // SAFETY: the name is a string that lives through the call; the user is not null, and freed after its use; the rules are a string of
+    // which this holds a reference, which is given back once the bytes are copied.
+    unsafe {
+        let user = api!(RedisModule_GetModuleUserFromUserName)(name.inner);
+        if user.is_null() {
+            return None;
+        }
+        let rules = api!(RedisModule_GetModuleUserACLString)(user);
+        let copy = bytes(rules).to_vec();
+        api!(RedisModule_FreeString)(ptr::null_mut(), rules);
+        api!(RedisModule_FreeModuleUser)(user);
+        Some(copy)
     }
 }
 

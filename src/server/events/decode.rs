@@ -117,6 +117,10 @@ pub unsafe extern "C" fn on_module_change<H: Hooks>(ctx: Ctx, _: Event, subevent
     });
 }
 
+pub unsafe extern "C" fn on_config_change<H: Hooks>(_: Ctx, _: Event, _: u64, _: *mut c_void) {
+    guard("noting changed configs", (), H::configs_changed);
+}
+
 pub unsafe extern "C" fn on_shutdown<H: Hooks>(_: Ctx, _: Event, _: u64, _: *mut c_void) {
     guard("stopping", (), H::shuts_down);
 }

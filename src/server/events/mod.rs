@@ -33,6 +33,8 @@ const MODULE_CHANGE: u64 = 9;
 const LOADING_PROGRESS: u64 = 10;
 /// The event loop is about to sleep, or woke up.
 const EVENTLOOP: u64 = 15;
+/// Configs were changed.
+const CONFIG: u64 = 16;
 /// A command ran and did not fail.
 const COMMAND_RESULT_SUCCESS: u64 = 20;
 /// A command ran and failed.
@@ -72,6 +74,8 @@ pub trait Hooks: 'static {
     fn loading_goes_on();
     /// Another module was loaded, or is being unloaded: `leaving` is its name then, and the server still lists it.
     fn modules_changed(ctx: &Context, leaving: Option<&str>);
+    /// Configs were changed, perhaps by this module.
+    fn configs_changed();
     /// The server shuts down.
     fn shuts_down();
     /// The agent has woken the main thread.
@@ -102,6 +106,8 @@ pub fn subscribe<H: Hooks>(ctx: &Context) -> Result<(), String> {
     subscribe_to(ctx, MODULE_CHANGE, Some(decode::on_module_change::<H>))?;
     // The agent ships what is left, and gives back the lease.
     subscribe_to(ctx, SHUTDOWN, Some(decode::on_shutdown::<H>))?;
+    // They are compared with those of the other nodes.
+    subscribe_to(ctx, CONFIG, Some(decode::on_config_change::<H>))?;
     // Somebody may take the node away from its log.
     subscribe_to(ctx, REPLICATION_ROLE_CHANGED, Some(decode::on_role_change::<H>))?;
     // A full copy from the log may not load.

@@ -158,8 +158,8 @@ impl Service {
                 let role = if leads { Role::Leader } else { Role::Follower };
                 Box::pin(async move {
                     let (node_id, address, wait) = (NAMES[index], ADDRESSES[index], Duration::from_millis(wait_ms));
-                    let (zone, figures) = ("", None);
-                    let heard = Heard { node_id, address, role, priority, applied, wait, zone, figures };
+                    let (zone, figures, settings) = ("", None, None);
+                    let heard = Heard { node_id, address, role, priority, applied, wait, zone, figures, settings };
                     let mut poll = shard.poll(heard, seen)?;
                     poll.due().await;
                     Ok(Answer::View(view(&shard.status(), index)))

@@ -86,6 +86,7 @@ pub const METRICS: &[Metric] = &[
     gauge("valkey_durability_leads", Of::Node(|it| Some(flag(it.role == Role::Leader))), "1 if the node said that it leads when it was heard of last"),
     gauge("valkey_durability_applied_lag_seconds", Of::Node(|it| Some(seconds(it.lag_ms))), "Age of the oldest byte of the log that the node has not applied; 0 for a leader"),
     gauge("valkey_durability_applied_lag_bytes", Of::Node(|it| Some(it.lag_bytes as f64)), "Bytes of the log that the node has not applied"),
+    gauge("valkey_durability_differing_settings", Of::Node(|it| Some(it.differences.len() as f64)), "Settings that matter at a failover, users among them, which the node has otherwise than the leader"),
     gauge("valkey_durability_figures_age_seconds", Of::Figure(|it| Some(seconds(it.age_ms))), "Age of the figures below when the node reported them"),
     gauge("valkey_durability_lag_seconds", Of::Figure(|it| Some(seconds(it.lag_ms))), "Age of the oldest write of the node that the log has not acknowledged"),
     gauge("valkey_durability_lag_limit_seconds", Of::Figure(|it| Some(seconds(it.max_lag_ms))), "The age at which the node refuses writes: durability.max-lag-ms"),

@@ -63,6 +63,7 @@ mod tests {
             silent_ms: 0,
             zone: "z1".to_owned(),
             figures,
+            differences: Vec::new(),
         }
     }
 

@@ -149,7 +149,20 @@ mod tests {
         let (id, address) = (id.to_owned(), address.to_owned());
         let (priority, applied, lag_bytes, lag_ms, contact_ms) = (100, 7, 0, 0, silent_ms);
         let (zone, figures) = (String::new(), None);
-        NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, silent_ms, zone, figures }
+        NodeStatus {
+            id,
+            address,
+            role,
+            priority,
+            applied,
+            lag_bytes,
+            lag_ms,
+            contact_ms,
+            silent_ms,
+            zone,
+            figures,
+            differences: Vec::new(),
+        }
     }
 
     fn roles(nodes: Vec<NodeStatus>) -> Roles {
