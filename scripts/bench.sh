@@ -3,6 +3,10 @@
 # yes), side by side on this machine, with the log on the same disk. Prints medians of interleaved runs and their ratios to plain Valkey.
 #
 #   scripts/bench.sh [--async|--log|--zones] [--runs 3] [--dir DIR]
+#   scripts/bench.sh --report [--short] [--keys N] [--runs 3] [--seconds 2] [--out DIR] [--dir DIR]
+#
+# --report compares all of these, a replica, AOF and three log services, at fixed rates and without, and writes a report with pictures
+# into docs/bench/: see docs/bench/README.md.
 #
 # --async compares only async mode, and with what it replaces: plain Valkey with one ordinary replica. Throughput and
 # latencies are held against targets; fails if one is missed.
@@ -16,6 +20,13 @@
 # DURABILITY_SO and LOGSERVICE name other binaries, SKIP_BUILD=1 builds none, BASE_PORT (27000) moves the ports.
 source "$(dirname "$0")/lib.sh"
 
+if [ "${1:-}" = --report ]; then
+    shift
+    need_build_packages
+    [ -n "${SKIP_BUILD:-}" ] || (cd "$ROOT" && cargo build --release --workspace)
+    exec "$ROOT/tests/bench/run.sh" "$@"
+fi
+
 runs=3 dir='' only=''
 while [ $# -gt 0 ]; do
     case $1 in
@@ -24,7 +35,7 @@ while [ $# -gt 0 ]; do
     --zones) only=zones; shift ;;
     --runs) runs=${2:?--runs takes a number}; shift 2 ;;
     --dir) dir=${2:?--dir takes a directory}; shift 2 ;;
-    *) die "usage: scripts/bench.sh [--async|--log|--zones] [--runs 3] [--dir DIR]" ;;
+    *) die "usage: scripts/bench.sh [--async|--log|--zones] [--runs 3] [--dir DIR], or --report --help" ;;
     esac
 done
 

@@ -127,6 +127,7 @@ second_row() {
     step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
     step "install and operate" tests/deploy/run.sh
     step "status page" tests/status_page/run.sh
+    step "benchmark's report" tests/bench/run.sh --self-check
     step "clients find the leader" tests/sentinel/run.sh
     step "clients find the leader, three services" tests/sentinel/run.sh --services 3
     step oracle tests/oracle/run.sh

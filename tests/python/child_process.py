@@ -69,5 +69,10 @@ class ChildProcess:
         """Everything that it has written so far."""
         return self._output.read_text(errors="replace")
 
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._child is not None
+        return self._child.pid
+
     def is_running(self) -> bool:
         return self._child is not None and self._child.poll() is None
