@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What is in deploy/: packages are built and installed, units are checked and run by a systemd of their own, container files are linted,
-# alert rules are tested. See the *_test.py beside this file; arguments name tests. --record records what alert rules are tested with
-# (record_scenarios.py), which takes long.
+# alert rules are tested, and what README and docs tell people to type is typed. See the *_test.py beside this file; arguments name tests.
+# --record records what alert rules are tested with (record_scenarios.py), which takes long.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR. Wants to be root, for what it installs.
 # What it fetches is kept, so it needs no network the second time. The last line is "N passed, N failed".
 set -euo pipefail
