@@ -1,6 +1,7 @@
 """Processor time of processes, by their threads. It stays comparable on a machine that is not quiet, where times do not."""
 
 import collections
+import dataclasses
 import os
 import pathlib
 import time
@@ -9,27 +10,51 @@ import time
 DIGITS = "0123456789-_"
 
 
-def _threads(pid: int) -> dict[str, int]:
-    """Nanoseconds on a processor, by the name of the thread. Threads that are named alike are added up."""
-    used: collections.Counter[str] = collections.Counter()
+@dataclasses.dataclass
+class Sample:
+    """Nanoseconds on a processor until a moment."""
+
+    # By the label of the process: of all its threads, those that have ended included.
+    processes: dict[str, int]
+    # By the label of the process and the number of the thread: the name of the thread, and its time.
+    threads: dict[tuple[str, int], tuple[str, int]]
+
+
+def _process_ns(pid: int) -> int:
+    # What clock_getcpuclockid(3) returns.
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def _threads(pid: int) -> dict[int, tuple[str, int]]:
+    seen = {}
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
         try:
             name = "main" if int(task.name) == pid else (task / "comm").read_text().strip().rstrip(DIGITS)
-            used[name] += int((task / "schedstat").read_text().split()[0])
+            seen[int(task.name)] = (name, int((task / "schedstat").read_text().split()[0]))
         except (FileNotFoundError, ProcessLookupError):
             # It has ended.
             continue
-    return dict(used)
+    return seen
 
 
-def sample(pids: dict[str, int]) -> dict[tuple[str, str], int]:
-    """Nanoseconds by process and thread."""
-    return {(process, thread): ns for process, pid in pids.items() for thread, ns in _threads(pid).items()}
+def sample(pids: dict[str, int]) -> Sample:
+    """What these processes have used until now."""
+    threads = {(process, thread): seen for process, pid in pids.items() for thread, seen in _threads(pid).items()}
+    return Sample({process: _process_ns(pid) for process, pid in pids.items()}, threads)
 
 
-def per_request_us(before: dict, after: dict, requests: int) -> dict[tuple[str, str], float]:
-    """Microseconds for each request, between two samples."""
-    return {key: (ns - before.get(key, 0)) / 1000 / requests for key, ns in after.items()} if requests else {}
+def per_request_us(before: Sample, after: Sample, requests: int) -> dict[tuple[str, str], float]:
+    """Microseconds for each request, by process and name of the thread. Threads that are named alike are added up."""
+    if not requests:
+        return {}
+    used: collections.Counter[tuple[str, str]] = collections.Counter()
+    for key, (name, ns) in after.threads.items():
+        used[key[0], name] += ns - before.threads.get(key, (name, 0))[1]
+    for process, ns in after.processes.items():
+        known = sum(ns for (of, _), ns in used.items() if of == process)
+        # The two are read one after the other, so they differ by a little.
+        used[process, "ended"] = max(ns - before.processes[process] - known, 0)
+    return {key: ns / 1000 / requests for key, ns in used.items()}
 
 
 def machine() -> str:

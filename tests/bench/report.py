@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="few loads, few keys, one run: to see that all of it works")
     options = parser.parse_args()
     if options.short:
-        options.keys, options.runs, options.seconds = 20_000, 1, 0.5
+        options.keys, options.runs, options.seconds = 20_000, 1, 1.0
     if options.keys < 1 or options.runs < 1 or options.seconds <= 0:
         parser.error("--keys and --runs are 1 or more, --seconds more than 0")
     root = pathlib.Path(os.environ["BENCH_ROOT"])

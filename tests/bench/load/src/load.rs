@@ -213,7 +213,9 @@ mod tests {
             let (mut socket, _) = listener.accept().expect("a client");
             let (mut bytes, mut stall) = ([0; 1 << 16], Some(stall));
             while let Ok(count @ 1..) = socket.read(&mut bytes) {
-                stall.take().map(sleep);
+                if let Some(stall) = stall.take() {
+                    sleep(stall);
+                }
                 let requests = bytes[..count].iter().filter(|byte| **byte == b'*').count();
                 if socket.write_all(&b"+OK\r\n".repeat(requests)).is_err() {
                     return;
