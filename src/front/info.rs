@@ -61,7 +61,7 @@ struct Source<'a> {
     reported_epoch: Option<u64>,
     /// Name and address of the leader; empty if they are not known.
     leader: (String, String),
-    nodes_differ_in: String,
+    differing_settings: String,
     /// Acknowledgements since the module was loaded.
     acks: Acks,
     /// Those of the last minute.
@@ -200,7 +200,7 @@ fields! {
     /// Why the last planned failover did not take place; empty if it did, or none was asked for.
     failover_error: |it| it.module.shared.failover_error();
     /// Of which users (acl) and settings the nodes of the shard have different ones; empty if they are alike, or it is not known.
-    nodes_differ_in: |it| it.nodes_differ_in.as_str();
+    differing_settings: |it| it.differing_settings.as_str();
     /// Whether holding replies works in this server: not run (and why, if it cannot), passed, or failed and why.
     self_test: |it| self_test(it.module.self_test.as_ref(), support::why_sync_is_impossible());
     /// Why this node refuses clients, or else the last thing that went wrong; empty if nothing has since all was well.
@@ -227,7 +227,7 @@ pub fn figures(module: &mut Module) -> Vec<(&'static str, Figure)> {
         reported_epoch: view.as_ref().map(|view| view.epoch),
         acks,
         minute_acks,
-        nodes_differ_in: view.as_ref().map_or_else(String::new, |view| view.nodes_differ_in.clone()),
+        differing_settings: view.as_ref().map_or_else(String::new, |view| view.differing_settings.clone()),
         leader: view.as_ref().map(|view| (view.leader.clone(), view.leader_address.clone())).unwrap_or_default(),
     };
     let mut figures: Vec<_> = FIELDS.iter().map(|field| (field.name, (field.value)(&source))).collect();

@@ -243,8 +243,8 @@ impl KeeperState {
     /// Says in the server's log when the nodes of the shard begin or cease to differ. Once for each change, at the leader.
     fn say_differences(&self, view: &ShardView) {
         let before = self.shared.view();
-        let before = before.as_ref().map_or("", |view| &view.nodes_differ_in);
-        match view.nodes_differ_in.as_str() {
+        let before = before.as_ref().map_or("", |view| &view.differing_settings);
+        match view.differing_settings.as_str() {
             same if same == before => {}
             "" => log_notice("durability: the nodes of this shard are set up alike again"),
             names => log_warning(format!(

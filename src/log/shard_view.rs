@@ -83,7 +83,7 @@ pub struct ShardView {
     /// Whether it takes settings, to compare them with those of other nodes.
     pub takes_settings: bool,
     /// Of which users and settings the nodes have different ones, with commas between the names; empty if they are alike.
-    pub nodes_differ_in: String,
+    pub differing_settings: String,
     /// All nodes that the log service knows.
     pub nodes: Vec<NodeView>,
     /// When the log service answered again after an [`OUTAGE`]; `None` if there was none.
@@ -143,7 +143,7 @@ impl ShardView {
             audit: None,
             takes_figures: false,
             takes_settings: false,
-            nodes_differ_in: String::new(),
+            differing_settings: String::new(),
             nodes: Vec::new(),
             heard_again: None,
         };
@@ -164,7 +164,7 @@ impl ShardView {
                 "audit" => view.audit = AuditOrder::parse(&value),
                 TAKES_FIGURES => view.takes_figures = value == "1",
                 TAKES_SETTINGS => view.takes_settings = value == "1",
-                "nodes_differ_in" => view.nodes_differ_in = value,
+                "differing_settings" => view.differing_settings = value,
                 _ if is_node(&name) => view.nodes.push(NodeView::read(value)),
                 _ => {}
             }

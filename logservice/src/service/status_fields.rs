@@ -128,7 +128,7 @@ pub const FIELDS: [Field; 60] = [
     field(Shown::Status, "audit_first_difference", |s| text(&s.audit.first_difference), "the first of them"),
     field(Shown::Status, "audit_error", |s| text(&s.audit.error), "why it failed"),
     field(Http, "replicas", |s| Number(s.replicas), "replicas that follow the stream"),
-    field(Http, "nodes_differ_in", |s| text(&s.nodes_differ_in), "users (acl) and settings that are others at some nodes than at the leader, with commas between the names; empty if the nodes are alike"),
+    field(Http, "differing_settings", |s| text(&s.differing_settings), "users (acl) and settings that are others at some nodes than at the leader, with commas between the names; empty if the nodes are alike"),
     field(Http, "appends", |s| Number(s.appends), "appends made durable since the service started"),
     field(Http, "fsyncs", |s| Number(s.fsyncs), "syncs that made them durable"),
     field(Http, "acks", |s| text(s.acks), "how acknowledgements are delivered: running, frozen or delayed"),
@@ -149,7 +149,7 @@ pub const FOR_NODES: [&str; 14] = [
     "base",
     "end",
     "state",
-    "nodes_differ_in",
+    "differing_settings",
 ];
 
 /// The names and values of [`FOR_NODES`].

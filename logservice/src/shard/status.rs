@@ -151,7 +151,7 @@ pub struct Status {
     /// How acknowledgements are delivered: running, frozen or delayed.
     pub acks: &'static str,
     /// Of which users and settings the nodes have different ones, with commas between the names; empty if they are alike.
-    pub nodes_differ_in: String,
+    pub differing_settings: String,
     /// The nodes that told of themselves, in order of their names.
     pub nodes: Vec<NodeStatus>,
 }
@@ -264,7 +264,7 @@ impl Shard {
                 AckMode::Frozen => "frozen",
                 AckMode::Delayed(_) => "delayed",
             },
-            nodes_differ_in: differences::names(&nodes),
+            differing_settings: differences::names(&nodes),
             nodes,
         }
     }

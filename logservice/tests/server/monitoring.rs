@@ -114,7 +114,7 @@ fn nodes_that_are_set_up_otherwise_are_told() {
     let Reply::Array(answer) = told(&mut leader, "n3", "follower", "acl=#secret1,maxmemory=0") else {
         panic!("no answer")
     };
-    let at = answer.iter().position(|field| *field == Reply::Text("nodes_differ_in".to_owned())).expect("the field");
+    let at = answer.iter().position(|field| *field == Reply::Text("differing_settings".to_owned())).expect("the field");
     assert_eq!(answer[at + 1], Reply::Text("acl, maxmemory".to_owned()), "{answer:?}");
     let text = scrape(&service, "watches-one");
     for (node, count) in [("n1", "0.0"), ("n2", "2.0"), ("n3", "0.0")] {

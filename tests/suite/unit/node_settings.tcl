@@ -7,11 +7,11 @@ source $::env(SUITE_SUPPORT)/shard.tcl
 # Waits until the log service and all nodes say that the nodes differ in exactly that.
 proc wait_for_differences {names} {
     foreach node [nodes] {
-        wait_for_condition 1000 20 {[figure_of $node nodes_differ_in] eq $names} else {
-            fail "$node shows '[figure_of $node nodes_differ_in]', not '$names'"
+        wait_for_condition 1000 20 {[figure_of $node differing_settings] eq $names} else {
+            fail "$node shows '[figure_of $node differing_settings]', not '$names'"
         }
     }
-    assert_equal $names [dict get [log_service LOG.STATUS $::shard] nodes_differ_in]
+    assert_equal $names [dict get [log_service LOG.STATUS $::shard] differing_settings]
 }
 
 # Has a node look at its users now: it looks once a minute, and soon after a config was changed.
