@@ -40,6 +40,7 @@ mod refusal;
 mod resp_parser;
 mod scanner;
 mod settings;
+mod slots;
 
 pub use append::append_header;
 pub use engine::{EngineVersion, NotAVersion};
@@ -50,6 +51,7 @@ pub use refusal::{Code, Refusal};
 pub use resp_parser::{Grammar, MalformedResp, RespLimits, RespParser};
 pub use scanner::{NotLogged, Scanner, Unfit};
 pub use settings::{NodeSettings, SettingDifference, SettingsDigest, MAX_SETTINGS_BYTES};
+pub use slots::{is_valid_cluster_node_id, NotSlots, SlotRange, SlotRanges, SLOT_COUNT};
 
 /// `LOG.CHECK shard node-id address known [DIFFERS]` → the log's id, a bulk string: checks that the log is the one that the node knows, and
 /// holds what the node knows to be durable in it. `known` is a [`Known`] as text, or `-` from a node that knows none. Refused with
@@ -106,6 +108,24 @@ pub const NO_LOG_ID: &str = "-";
 /// id `replid`. Sent once, before the first append of an epoch; durable when answered. Sent again with the same replid and offset, it is
 /// answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
 pub const BEGIN: &str = "LOG.BEGIN";
+/// `LOG.SLOTS shard GET epoch` → a flat array of names and values: `config_epoch`, `slots` and `cluster_node_id`, as they were stored last; 0
+/// and two empty texts before. `LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id]` → `+OK`: stores what the shard is in a Valkey
+/// cluster. The leader of `epoch` sends both, from when [`ACQUIRE`] was answered on: before or after [`BEGIN`], on any connection.
+///
+/// - `config-epoch` is the config epoch of the shard's primary. It never gets lower.
+/// - `slots` are the slots that the shard serves: [`SlotRanges`] as text, empty if it serves none.
+/// - `cluster-node-id` is the id of that primary in the cluster, see [`is_valid_cluster_node_id`]. If it is left out, the one before is
+///   forgotten, as its slots may be of another node.
+///
+/// Each `SET` replaces all three. `+OK` says that they are durable as appends are: a `GET` that is sent later is answered with them, by
+/// whichever leader and after whatever restart, until another `SET`. The same ones set again are answered again. After any other answer,
+/// or none, it is not known which are stored.
+/// A `SET` that is answered with [`Code::Fenced`] or [`Code::Err`] has stored nothing.
+///
+/// Refused with [`Code::Fenced`] if `epoch` is not the current one or was released, with [`Code::NotLeader`] by a service that does not
+/// certainly decide over the log, with [`Code::Err`] if `config-epoch` is lower than the one that is stored, or an argument has not the form
+/// that is asked for, and with [`Code::NoSpace`] or [`Code::LogFailed`] as appends are.
+pub const SLOTS: &str = "LOG.SLOTS";
 /// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, which is `offset + len`, once everything up to there is durable.
 /// More may be durable, but need not be this leader's. An append that lies below the log's end, wholly or in part, counts as a repeated one
 /// only if the log has the same bytes there; otherwise it is refused with [`Code::Gap`].
