@@ -109,22 +109,23 @@ pub const NO_LOG_ID: &str = "-";
 /// answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
 pub const BEGIN: &str = "LOG.BEGIN";
 /// `LOG.SLOTS shard GET epoch` → a flat array of names and values: `config_epoch`, `slots` and `cluster_node_id`, as they were stored last; 0
-/// and two empty texts before. `LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id]` → `+OK`: stores what the shard is in a Valkey
+/// and two empty texts before. `LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id [sent]]` → `+OK`: stores what the shard is in a Valkey
 /// cluster. The leader of `epoch` sends both, from when [`ACQUIRE`] was answered on: before or after [`BEGIN`], on any connection.
 ///
 /// - `config-epoch` is the config epoch of the shard's primary. It never gets lower.
 /// - `slots` are the slots that the shard serves: [`SlotRanges`] as text, empty if it serves none.
-/// - `cluster-node-id` is the id of that primary in the cluster, see [`is_valid_cluster_node_id`]. If it is left out, the one before is
-///   forgotten, as its slots may be of another node.
+/// - `cluster-node-id` is the id of that primary in the cluster, see [`is_valid_cluster_node_id`]. Empty, or left out, if it is not told; the
+///   one before is forgotten, as each `SET` replaces all three.
+/// - `sent` grows from one `SET` of an epoch to the next. One that arrives after one that was sent later is refused: it was delayed in a
+///   connection that the leader has given up. A leader that sends `SET` on more than one connection has to give it.
 ///
-/// Each `SET` replaces all three. `+OK` says that they are durable as appends are: a `GET` that is sent later is answered with them, by
-/// whichever leader and after whatever restart, until another `SET`. The same ones set again are answered again. After any other answer,
-/// or none, it is not known which are stored.
-/// A `SET` that is answered with [`Code::Fenced`] or [`Code::Err`] has stored nothing.
+/// `+OK` says that they are durable as appends are: a `GET` that is sent later is answered with them, whoever leads and whatever was
+/// restarted, until another `SET`. The same ones set again are answered again. A `SET` that is refused with [`Code::Fenced`],
+/// [`Code::NoSpace`] or [`Code::Err`] has stored nothing. After any other error, or no answer, it is not known whether it has.
 ///
 /// Refused with [`Code::Fenced`] if `epoch` is not the current one or was released, with [`Code::NotLeader`] by a service that does not
 /// certainly decide over the log, with [`Code::Err`] if `config-epoch` is lower than the one that is stored, or an argument has not the form
-/// that is asked for, and with [`Code::NoSpace`] or [`Code::LogFailed`] as appends are.
+/// that is asked for, or it comes late, and with [`Code::NoSpace`] or [`Code::LogFailed`] as appends are.
 pub const SLOTS: &str = "LOG.SLOTS";
 /// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, which is `offset + len`, once everything up to there is durable.
 /// More may be durable, but need not be this leader's. An append that lies below the log's end, wholly or in part, counts as a repeated one

@@ -30,7 +30,8 @@ pub fn is_logged(name: &str, is_container: bool, has: impl Fn(&str) -> bool) -> 
         "replconf" => return Logged::Getack,
         "migrate" => return Logged::Never,
         _ if is_container => return Logged::BySubcommand,
-        // The durability module's own commands are never there. Nodes of a cluster have no log.
+        // The durability module's own commands are never there, and nothing of slots that come or go (`CLUSTER SYNCSLOTS`): whoever applies
+        // the log could not follow them.
         _ if name.starts_with("durability.") || name.starts_with("cluster|") => return Logged::Never,
         _ if has("write") => return Logged::Yes,
         _ => {}
@@ -130,6 +131,7 @@ mod tests {
             ("discard", &["noscript", "fast"]),
             ("cluster|setslot", &["admin"]),
             ("cluster|flushslot", &["write", "admin"]),
+            ("cluster|syncslots", &["write", "admin", "stale"]),
             ("x.admin", &["module", "admin"]),
             ("x.admin-not-in-scripts", &["module", "admin", "noscript"]),
             ("durability.failover", &["module", "write"]),

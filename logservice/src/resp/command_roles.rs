@@ -22,6 +22,8 @@ pub enum Command {
     Begin,
     /// `LOG.RESIGN`.
     Resign,
+    /// `LOG.SLOTS`.
+    Slots,
     /// `LOG.AUDIT-RESULT`.
     AuditResult,
     /// `LOG.ACCEPT`.
@@ -94,7 +96,7 @@ const OBSERVE: Access = Access::Needs(TokenRole::Observe);
 const DISCOVER: Access = Access::Needs(TokenRole::Discover);
 
 /// All commands. They are looked up in this order, so frequent ones stand first.
-pub const COMMANDS: [Entry; 34] = [
+pub const COMMANDS: [Entry; 35] = [
     entry(protocol::APPEND, Command::Append, NODE),
     entry(protocol::NODE, Command::Node, NODE),
     entry(protocol::RENEW, Command::Renew, NODE),
@@ -102,6 +104,7 @@ pub const COMMANDS: [Entry; 34] = [
     entry(protocol::ACQUIRE, Command::Acquire, NODE),
     entry(protocol::BEGIN, Command::Begin, NODE),
     entry(protocol::RESIGN, Command::Resign, NODE),
+    entry(protocol::SLOTS, Command::Slots, NODE),
     entry(protocol::AUDIT_RESULT, Command::AuditResult, NODE),
     entry(protocol::ACCEPT, Command::Accept, OPERATE),
     entry(protocol::RELEASE, Command::Release, OPERATE),

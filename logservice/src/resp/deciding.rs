@@ -12,6 +12,7 @@ pub fn needs_decider(command: Command) -> bool {
         | Command::Acquire
         | Command::Begin
         | Command::Resign
+        | Command::Slots
         | Command::Release
         | Command::Drop
         | Command::Snapshot

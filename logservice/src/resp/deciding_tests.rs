@@ -30,6 +30,7 @@ fn arguments(command: Command) -> &'static [&'static str] {
         Command::Acquire => &["s1", "n1", "a:1", "0", "3000"],
         Command::Begin => &["s1", "1", REPLID, "0"],
         Command::Resign | Command::Release => &["s1", "1"],
+        Command::Slots => &["s1", "GET", "1"],
         Command::AuditResult => &["s1", "1", "1", ""],
         Command::Accept => &["s1", "id-of-s1"],
         Command::Drop => &["s1", "id-of-s1"],

@@ -28,7 +28,7 @@ use crate::store::memory_store::MemoryStores;
 use crate::store::StoreFactory;
 
 /// Words with a meaning, so that not every input is refused for its first word.
-const WORDS: [&str; 70] = [
+const WORDS: [&str; 74] = [
     "LOG.CLUSTER",
     "INIT",
     "STATUS",
@@ -43,6 +43,10 @@ const WORDS: [&str; 70] = [
     "LOG.BEGIN",
     "LOG.RENEW",
     "LOG.RELEASE",
+    "LOG.SLOTS",
+    "GET",
+    "SET",
+    "0-5460,7000",
     "LOG.NODE",
     "LOG.STATUS",
     "LOG.SHARDS",

@@ -3,7 +3,7 @@
 //!
 //! Read `command_roles.rs` first: every command, and the least role for it; `deciding.rs` says which of them take the service that decides over
 //! the log. `connection/` is one connection, and `connection/dispatch.rs` what
-//! becomes of a command. A file per group of commands carries them out: `append.rs`, `leadership_commands.rs`, `node.rs`, `audit.rs`, `cluster.rs` and
+//! becomes of a command. A file per group of commands carries them out: `append.rs`, `leadership_commands.rs`, `node.rs`, `slots.rs`, `audit.rs`, `cluster.rs` and
 //! `admin.rs` are the `LOG.*` commands, `replica/` is the log as a Valkey primary, and `sentinel/` is how clients find the leader.
 //! `input.rs` takes what arrives, within a budget that all connections share; `output.rs` and `socket.rs` are the way out. `clock.rs`
 //! ends connections that take too long, and `trial.rs` those that use a node's place without being a node's.
@@ -32,6 +32,7 @@ mod output;
 mod replica;
 mod reply;
 mod sentinel;
+mod slots;
 mod socket;
 #[cfg(test)]
 mod socket_tests;

@@ -71,7 +71,7 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 60] = [
+pub const FIELDS: [Field; 62] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
@@ -104,6 +104,8 @@ pub const FIELDS: [Field; 60] = [
     field(Shown::Status, "keys", |s| text(&s.keys), "ids of the keys that its log and snapshots are encrypted with; empty if they are not"),
     field(Http, "engine_version", |s| text(&s.engine_version), "newest server version that wrote the log; empty if unknown"),
     field(Http, "databases", |s| Number(s.databases.into()), "most databases that a leader of the log could write to; a node needs as many; 0 if unknown"),
+    field(Http, "config_epoch", |s| Number(s.config_epoch), "config epoch of the shard's primary in a Valkey cluster, as its leader has stored it; 0 if none has"),
+    field(Http, "slots", |s| text(&s.slots), "slots that the shard serves in a Valkey cluster, as its leader has stored them; empty if none has, or it serves none"),
     field(Http, "snapshots", |s| Number(s.snapshots), "snapshots that are kept"),
     field(Http, "snapshot_offset", |s| Signed(s.snapshot_offset), "offset of the newest snapshot; -1 there is none"),
     field(Http, "snapshot_bytes", |s| Number(s.snapshot_bytes), "length of the newest snapshot"),

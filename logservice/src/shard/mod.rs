@@ -7,6 +7,7 @@
 //! - Appends that were sent before are known by their bytes: `overlap.rs`.
 //! - Who leads: `leadership.rs` (versions of leadership, and polls), `lease.rs` (how long it keeps others out), `nodes.rs`,
 //!   `arrivals.rs`, `primary.rs` and `switches.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
+//! - A shard of a Valkey cluster: `slots.rs`.
 //! - Data as a whole: `seed.rs` (the leader replaces the log), `snapshot.rs` (recorded, and the log below dropped), `copies.rs` and
 //!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `own_files.rs` (snapshots that each of several services
 //!   keeps for itself), `archive.rs` (what is kept until it is archived), `quota.rs`, `audit.rs`.
@@ -38,6 +39,7 @@ mod quota;
 mod reported;
 mod rule_switches;
 mod seed;
+mod slots;
 mod snapshot;
 mod standing;
 mod status;

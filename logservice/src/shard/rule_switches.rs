@@ -50,6 +50,12 @@ pub enum Rule {
     KeepsRecordedSnapshots,
     /// While a log is replaced by a seed, nothing is appended to it.
     PausesForSeed,
+    /// Slots of an epoch that is over are refused.
+    FencesSlots,
+    /// Slots that arrive after some that were sent later are refused.
+    OrdersSlots,
+    /// A config epoch that is lower than the one that is stored is refused.
+    RaisesConfigEpochs,
 }
 
 rule_switches!();

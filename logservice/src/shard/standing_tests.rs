@@ -12,7 +12,7 @@ use crate::replica::memory_group::{MemoryGroup, MemoryGroups};
 use crate::replica::store_factory::ReplicatedStores;
 use crate::shard::{Held, Node, Placed, Position, Renewal, Shard, Submitted, Switches};
 use crate::snapshots::SnapshotStore;
-use crate::store::{Epoch, Leader, Manifest, StoreFactory};
+use crate::store::{ClusterSlots, Epoch, Leader, Manifest, StoreFactory};
 
 const REPLID: &str = "cccccccccccccccccccccccccccccccccccccccc";
 
@@ -72,6 +72,46 @@ async fn a_renewal_is_answered_once_this_service_is_known_to_decide_since_it_cam
     assert_eq!(refusal.code, Code::NotLeader);
     assert!(refusal.detail.starts_with("10.0.0.2:7379 "), "{refusal}");
     assert_eq!(shard.renew(renewal()).await.expect_err("it does not decide").code, Code::NotLeader);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_are_stored_and_told_once_this_service_is_known_to_decide() {
+    let (shard, group) = led().await;
+    let slots = |config_epoch| ClusterSlots { config_epoch, epoch: 1, ..ClusterSlots::default() };
+    let set = |config_epoch| {
+        let shard = shard.clone();
+        tokio::spawn(async move { shard.set_cluster_slots(slots(config_epoch)).await })
+    };
+    assert_eq!(set(5).await.expect("no panic"), Ok(()));
+    assert_eq!(shard.cluster_slots(1).await, Ok(slots(5)));
+    // The same ones again: nothing is stored, and it is confirmed all the same.
+    group.hold(true);
+    let again = set(5);
+    wait_for(&group, 1).await;
+    let get = {
+        let shard = shard.clone();
+        tokio::spawn(async move { shard.cluster_slots(1).await })
+    };
+    wait_for(&group, 2).await;
+    assert!(!again.is_finished() && !get.is_finished(), "answered although nothing is confirmed");
+    group.hold(false);
+    assert_eq!((again.await.expect("no panic"), get.await.expect("no panic")), (Ok(()), Ok(slots(5))));
+    // Another service may have begun to decide before any of these came.
+    group.hold(true);
+    let get = {
+        let shard = shard.clone();
+        tokio::spawn(async move { shard.cluster_slots(1).await.map(drop) })
+    };
+    wait_for(&group, 1).await;
+    let again = set(5);
+    wait_for(&group, 2).await;
+    let next = set(6);
+    wait_for(&group, 3).await;
+    group.follow(Some(2), 0);
+    for asked in [get, again, next] {
+        assert_eq!(asked.await.expect("no panic").expect_err("not confirmed").code, Code::NotLeader);
+    }
+    assert_eq!(shard.cluster_slots(1).await.expect_err("it does not decide").code, Code::NotLeader);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,6 +116,10 @@ pub struct Status {
     pub engine_version: String,
     /// The most databases that a leader of the log could write to: a node needs as many; 0 if it is not known.
     pub databases: u32,
+    /// The config epoch of the shard's primary in a Valkey cluster; 0 if no leader has told.
+    pub config_epoch: u64,
+    /// The slots that the shard serves in a Valkey cluster, as text; empty if no leader has told, or it serves none.
+    pub slots: String,
     /// Snapshots that are kept.
     pub snapshots: u64,
     /// Where the newest snapshot stands; -1 there is none.
@@ -241,6 +245,8 @@ impl Shard {
             keys: Vec::from_iter(keys).join(" "),
             engine_version: manifest.engine().map(|version| version.to_string()).unwrap_or_default(),
             databases: manifest.databases().unwrap_or(0),
+            config_epoch: manifest.cluster.as_ref().map_or(0, |cluster| cluster.config_epoch),
+            slots: manifest.cluster.as_ref().map_or_else(String::new, |cluster| cluster.slots.to_string()),
             snapshots: manifest.snapshots.len() as u64,
             snapshot_offset: newest.map_or(-1, |snapshot| snapshot.offset as i64),
             snapshot_bytes: newest.map_or(0, |snapshot| snapshot.bytes),

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use durability_protocol::EngineVersion;
+use durability_protocol::{EngineVersion, SlotRanges};
 
 /// The newest version that this code reads. It writes the oldest that can express the manifest.
-pub const MANIFEST_FORMAT: u32 = 2;
+pub const MANIFEST_FORMAT: u32 = 3;
 /// The first version with encrypted snapshots: an older build would send them to nodes as they are.
 const ENCRYPTED_FORMAT: u32 = 2;
+/// The first version with slots: an older build would forget them when it replaces the manifest.
+const SLOTS_FORMAT: u32 = 3;
 
 /// What a shard must remember besides its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,24 @@ pub struct Manifest {
     pub snapshots: Vec<SnapshotRecord>,
     /// Whether a leader ever began to write.
     pub seeded: bool,
+    /// What the shard is in a Valkey cluster; none until a leader has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterSlots>,
+}
+
+/// What a shard is in a Valkey cluster, as a leader has set it last.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClusterSlots {
+    /// The config epoch of the shard's primary.
+    pub config_epoch: u64,
+    /// The slots that the shard serves.
+    pub slots: SlotRanges,
+    /// The id of that primary in the cluster; empty if it was not told.
+    pub cluster_node_id: String,
+    /// The epoch whose leader has set them.
+    pub epoch: u64,
+    /// Grows from one that this leader sets to the next; none if it did not count them.
+    pub sent: Option<u64>,
 }
 
 /// An epoch: who led, and under which replication id the log continues.
@@ -148,6 +168,7 @@ impl Manifest {
             id,
             snapshots: Vec::new(),
             seeded: false,
+            cluster: None,
         }
     }
 
@@ -180,10 +201,10 @@ impl Manifest {
     /// The version to be written.
     pub fn format_to_write(&self) -> u32 {
         let is_encrypted = self.snapshots.iter().any(|record| record.encrypt_key.is_some());
-        if is_encrypted {
-            ENCRYPTED_FORMAT
-        } else {
-            1
+        match &self.cluster {
+            Some(_) => SLOTS_FORMAT,
+            None if is_encrypted => ENCRYPTED_FORMAT,
+            None => 1,
         }
     }
 
@@ -230,7 +251,7 @@ mod tests {
         let manifest = Manifest::new("s1", "a".repeat(40), "b".repeat(16));
         let text = serde_json::to_vec(&manifest).expect("serialises");
         assert_eq!(Manifest::parse(&text), Ok(manifest));
-        let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":3");
+        let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":4");
         assert!(Manifest::parse(newer.as_bytes()).expect_err("newer").contains("newer version"));
         assert!(Manifest::parse(b"{\"format\":1}").is_err());
         assert!(Manifest::parse(b"").is_err());

@@ -40,7 +40,7 @@ mod options;
 pub use errors::{Damage, ManifestError, MediumError, OpenError, ReadError, RemoveError, SubmitError, TrimError};
 pub use factory::{Listed, RemovedStore, StoreFactory};
 pub use file_store::files::RECORD_SYNCS;
-pub use manifest::{Blocks, Contents, Epoch, Leader, Manifest, SnapshotRecord, MANIFEST_FORMAT};
+pub use manifest::{Blocks, ClusterSlots, Contents, Epoch, Leader, Manifest, SnapshotRecord, MANIFEST_FORMAT};
 pub use options::{StoreOptions, MIN_SEGMENT_MB};
 
 use std::collections::BTreeSet;

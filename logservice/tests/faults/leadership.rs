@@ -13,11 +13,11 @@ const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// Makes a manifest fail after it may have taken the place of the one before.
 const UNKNOWN: [(Step, &str); 2] = [(Step::ManifestDirectorySync, "return(eio)"), (Step::ManifestSync, "panic")];
 
-fn configure(step: Step, action: &str) {
+pub fn configure(step: Step, action: &str) {
     fail::cfg(step.name(), action).expect("configured");
 }
 
-fn word(reply: Reply) -> String {
+pub fn word(reply: Reply) -> String {
     match reply {
         Reply::Text(text) | Reply::Error(text) => text.split(' ').next().unwrap_or_default().to_owned(),
         other => panic!("{other:?}"),
@@ -82,7 +82,7 @@ fn a_lease_is_renewed_after_a_failed_append() {
 }
 
 /// Holds the next change of the manifest before it is durable, until the guard is dropped. The receiver is told when it got there.
-fn hold_manifest() -> (FailGuard, Receiver<()>) {
+pub fn hold_manifest() -> (FailGuard, Receiver<()>) {
     let (reached, is_reached) = sync_channel(1);
     fail::cfg_callback(Step::ManifestWrite.name(), move || {
         let _ = reached.try_send(());
@@ -91,7 +91,7 @@ fn hold_manifest() -> (FailGuard, Receiver<()>) {
     (FailGuard::new(Step::ManifestSync.name(), "pause").expect("configured"), is_reached)
 }
 
-fn send(client: &mut Client, arguments: &[&str]) {
+pub fn send(client: &mut Client, arguments: &[&str]) {
     client.send(&arguments.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
 }
 
@@ -105,10 +105,10 @@ fn wait_until_passed(client: &mut Client) {
     }
 }
 
-const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(10);
 
 /// Nothing is answered for a while.
-fn assert_silent(client: &mut Client) {
+pub fn assert_silent(client: &mut Client) {
     client.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
     let early = std::io::BufRead::fill_buf(&mut client.replies).map(<[u8]>::to_vec);
     assert!(early.is_err(), "{early:?}");

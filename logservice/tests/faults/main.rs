@@ -19,6 +19,7 @@ mod later;
 mod leadership;
 mod life;
 mod lost_sectors;
+mod slots;
 
 /// Nothing is encrypted. Some of these tests with keys are in `../faults_encrypted`.
 fn keys() -> std::sync::Arc<logservice::encryption::KeyRing> {

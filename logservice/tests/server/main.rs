@@ -21,6 +21,7 @@ mod roles;
 mod seeding;
 mod sentinel;
 mod shards;
+mod slots;
 mod strangers;
 mod tls;
 mod tunnel;

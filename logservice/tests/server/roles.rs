@@ -17,7 +17,8 @@ const CLIENTS: &str =
 const STATUS: &str = "LOG.STATUS LOG.SHARDS LOG.CLUSTER";
 const STREAM: &str = "PSYNC REPLCONF";
 const OPERATORS: &str = "LOG.ACCEPT LOG.RELEASE LOG.DROP LOG.SNAPSHOT LOG.BACKUP LOG.AUDIT LOG.DEBUG";
-const NODES: &str = "LOG.APPEND LOG.NODE LOG.RENEW LOG.CHECK LOG.ACQUIRE LOG.BEGIN LOG.RESIGN LOG.AUDIT-RESULT";
+const NODES: &str =
+    "LOG.APPEND LOG.NODE LOG.RENEW LOG.CHECK LOG.ACQUIRE LOG.BEGIN LOG.RESIGN LOG.SLOTS LOG.AUDIT-RESULT";
 
 /// What a token of each role is for, written down once more: a change of the service's own table has to be meant.
 fn allowed(role: TokenRole) -> String {
@@ -40,6 +41,7 @@ fn sample(name: &str, shard: &str) -> Vec<String> {
         "LOG.ACQUIRE" => format!("{shard} n1 host:1 99 0"),
         "LOG.BEGIN" => format!("{shard} 99 {A} 0"),
         "LOG.RESIGN" | "LOG.RELEASE" => format!("{shard} 99"),
+        "LOG.SLOTS" => format!("{shard} SET 99 1 0-16383"),
         "LOG.AUDIT-RESULT" => format!("{shard} 1 1 x"),
         "LOG.ACCEPT" | "LOG.DROP" => format!("{shard} not-its-id"),
         "LOG.SNAPSHOT" | "LOG.BACKUP" | "LOG.AUDIT" | "LOG.STATUS" => shard.to_owned(),

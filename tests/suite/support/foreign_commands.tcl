@@ -38,6 +38,8 @@ set ::foreign_commands {
     {cluster reset hard} cluster|reset
     {cluster flushslot 1} cluster|flushslot
     {cluster setslot 1 stable} cluster|setslot
+    {cluster syncslots establish source 0123456789abcdef0123456789abcdef01234567 name 0123456789abcdef0123456789abcdef01234567 slotsrange 0 5} cluster|syncslots
+    {cluster migrateslots slotsrange 0 5 node 0123456789abcdef0123456789abcdef01234567} cluster|migrateslots
     {eval {return server.call('set', 'key', 'other')} 0} eval
     {eval {while true do end} 0} eval
     {eval_ro {return 1} 0} eval_ro

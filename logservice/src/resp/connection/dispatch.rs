@@ -10,7 +10,7 @@ use crate::resp::append::AppendCommand;
 use crate::resp::command_roles::{self, Command, Entry};
 use crate::resp::reply::{self, failure, Protocol};
 use crate::resp::trial::{self, Sign};
-use crate::resp::{admin, audit, backup, cluster, leadership_commands, node, replica, sentinel};
+use crate::resp::{admin, audit, backup, cluster, leadership_commands, node, replica, sentinel, slots};
 
 /// What a subscriber may still send in RESP2, where replies cannot be told from messages.
 const LISTENERS_COMMANDS: [Command; 3] = [Command::Subscribe, Command::Ping, Command::Quit];
@@ -113,6 +113,11 @@ impl Connection {
             }
             Command::Begin => leadership_commands::begin(self.shard(command, arguments).await?, arguments).await?,
             Command::Resign => leadership_commands::resign(self.shard(command, arguments).await?, arguments).await?,
+            Command::Slots => {
+                // Parsed first, so that a malformed one is refused as such everywhere.
+                let command_of_slots = slots::SlotsCommand::parse(arguments)?;
+                command_of_slots.run(&*self.shard(command, arguments).await?).await?
+            }
             Command::Release => {
                 let shard = self.shard(command, arguments).await?;
                 // The lease may last long, and a client that is gone keeps no place for that time.

@@ -36,6 +36,7 @@ pub enum Flaw {
     ReturnsDamagedBytes,
     TakesAnyRevision,
     ForgetsSnapshots,
+    ForgetsSlots,
     ShowsARefusedManifest,
     RestartKeepsTheLog,
     RestartTakesAnyRevision,
@@ -299,6 +300,7 @@ impl Store for FlawedStore {
         match self.flaw {
             Flaw::TakesAnyRevision => next.revision = self.store.manifest().revision + 1,
             Flaw::ForgetsSnapshots => next.snapshots.clear(),
+            Flaw::ForgetsSlots => next.cluster = None,
             Flaw::FullRefusesManifests if full => return Err(ManifestError::NoSpace(MediumError::new("full"))),
             Flaw::ReplacesByName => {
                 let newest = self.stores.store(&self.shard).expect("open");

@@ -2,7 +2,7 @@
 
 use super::harness::{pattern, Log, MIB, SHARD};
 use super::{Make, MakeInDoubt};
-use crate::store::{Contents, Epoch, Leader, Manifest, ManifestError, SnapshotRecord};
+use crate::store::{ClusterSlots, Contents, Epoch, Leader, Manifest, ManifestError, SnapshotRecord};
 
 /// Neither by an older one nor by one that was never the next.
 pub fn the_manifest_is_replaced_only_by_the_next_revision(make: Make) {
@@ -71,7 +71,11 @@ fn full(manifest: Manifest) -> Manifest {
     };
     let mut epochs = manifest.epochs.clone();
     epochs.push(entry);
-    Manifest { epochs, leader: Some(leader), base: 600, snapshots: vec![snapshot], seeded: true, ..manifest }
+    let slots = "0-5460,7000".parse().expect("slots");
+    let cluster = ClusterSlots { config_epoch: 9, slots, cluster_node_id: "e".repeat(40), epoch: 3, sent: Some(4) };
+    let (leader, cluster) = (Some(leader), Some(cluster));
+    let full = Manifest { epochs, leader, base: 600, snapshots: vec![snapshot], seeded: true, cluster, ..manifest };
+    Manifest { format: full.format_to_write(), ..full }
 }
 
 /// It succeeds once the medium takes it.

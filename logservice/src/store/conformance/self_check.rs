@@ -26,6 +26,7 @@ const FOUND_BY: &[(Flaw, &str)] = &[
     (Flaw::ReturnsDamagedBytes, "damaged_bytes_are_never_returned"),
     (Flaw::TakesAnyRevision, "the_manifest_is_replaced_only_by_the_next_revision"),
     (Flaw::ForgetsSnapshots, "the_manifest_survives_as_it_was_replaced"),
+    (Flaw::ForgetsSlots, "the_manifest_survives_as_it_was_replaced"),
     (Flaw::ShowsARefusedManifest, "a_refused_replacement_changes_nothing"),
     (Flaw::RestartKeepsTheLog, "starting_anew_empties_the_log_and_moves_it"),
     (Flaw::RestartTakesAnyRevision, "starting_anew_with_a_stale_revision_changes_nothing"),
