@@ -99,6 +99,7 @@ first_row() {
     step "services are replaced" tests/zones/run.sh --replace
     step "three zones, disks" tests/zones/run.sh --disks
     step "three zones, operators" tests/zones/run.sh --operate
+    step "slots, stored by one service and by three" tests/zones/run.sh --slots
     step "a single service becomes three" tests/zones/run.sh --grow
     step crash tests/crash/run.sh --rounds "$rounds"
     step "crash self-check" tests/crash/run.sh --self-check

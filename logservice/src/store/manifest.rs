@@ -258,6 +258,21 @@ mod tests {
     }
 
     #[test]
+    fn an_older_build_reads_it_until_there_are_slots() {
+        let before = Manifest::new("s1", "a".repeat(40), "b".repeat(16));
+        let text = serde_json::to_string(&before).expect("serialises");
+        assert!(!text.contains("cluster") && before.format_to_write() == 1, "{text}");
+        let slots = "0-5,7".parse().expect("slots");
+        let after = Manifest { cluster: Some(ClusterSlots { slots, ..ClusterSlots::default() }), ..before };
+        let after = Manifest { format: after.format_to_write(), ..after };
+        assert_eq!(after.format, 3);
+        let text = serde_json::to_string(&after).expect("serialises");
+        assert_eq!(Manifest::parse(text.as_bytes()), Ok(after));
+        let touching = text.replace("0-5,7", "0-5,6");
+        assert!(Manifest::parse(touching.as_bytes()).expect_err("no slots").contains("does not fit"), "{touching}");
+    }
+
+    #[test]
     fn any_text_is_a_manifest_that_survives_its_own_text_or_none() {
         let leader = Leader { node_id: "n1".to_owned(), address: "a:1".to_owned(), lease_ms: 1, process: None };
         let mut sound = Manifest { leader: Some(leader), ..Manifest::new("s1", "a".repeat(40), "b".repeat(16)) };
@@ -278,6 +293,9 @@ mod tests {
             contents,
             encrypt_key,
         }];
+        let slots = "0-5460,7000".parse().expect("slots");
+        let cluster_node_id = "e".repeat(40);
+        sound.cluster = Some(ClusterSlots { config_epoch: 9, slots, cluster_node_id, epoch: 3, sent: Some(4) });
         let sound = serde_json::to_vec(&sound).expect("serialises");
         // Either any bytes, or those of a sound one with some of them changed.
         bolero::check!().with_type::<(bool, Vec<(u16, u8)>, Vec<u8>)>().for_each(|(is_any, changes, bytes)| {

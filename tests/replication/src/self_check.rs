@@ -126,7 +126,13 @@ pub fn run_on_shards(check: &mut SelfCheck) {
         }
     }
     break_rule(None);
-    for rule in [shard::Rule::CountsAnewAfterRestart, shard::Rule::AddsMargin, shard::Rule::ChecksHeld] {
+    let rules = [
+        shard::Rule::CountsAnewAfterRestart,
+        shard::Rule::AddsMargin,
+        shard::Rule::ChecksHeld,
+        shard::Rule::OrdersSlots,
+    ];
+    for rule in rules {
         if check.wants(&format!("{rule:?}")) {
             shard::break_rule(Some(rule));
             check.look(&format!("{rule:?} (shard)"), |seed, steps| play(seed, steps, None, false));

@@ -108,11 +108,12 @@ impl World {
         match self.draw.pick(&next) {
             Next::Request(number, at) => {
                 let random = self.draw.number() as u32;
-                let (Some((caller, request)), Some(service)) =
+                let (Some((caller, mut request)), Some(service)) =
                     (self.connections.take_request(number, at), self.service.as_mut())
                 else {
                     return;
                 };
+                self.promises.slots.is_asked(&mut request);
                 service.take_in(number, caller, request, random);
             }
             Next::Answer(number, at) => {

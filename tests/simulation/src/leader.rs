@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use durability_leadership::{Lease, Moment};
-use durability_protocol::{Code, Refusal};
+use durability_protocol::{Code, Refusal, SlotRanges};
 
 use crate::draw::Draw;
 use crate::message::{Answer, NodeIndex, Request};
@@ -48,6 +48,8 @@ pub struct Leading {
     is_beginning: bool,
     /// The same of a renewal.
     is_renewing: bool,
+    /// The newest config epoch that it knows to be stored.
+    config_epoch: u64,
 }
 
 impl Leading {
@@ -70,6 +72,7 @@ impl Leading {
             seeding: None,
             is_beginning: false,
             is_renewing: false,
+            config_epoch: 0,
         }
     }
 
@@ -84,6 +87,21 @@ impl Leading {
     fn acknowledge(&mut self, until: u64) {
         self.acknowledged = self.acknowledged.max(until);
         self.shipped = self.shipped.max(self.acknowledged);
+    }
+
+    /// It asks for the slots, or sets others. It may not have asked yet, or not know what became of what it has set.
+    fn ask_slots(&self, now: Moment, draw: &mut Draw) -> Request {
+        let (epoch, sent) = (self.epoch, now);
+        if draw.chance(300) {
+            return Request::GetSlots { epoch, after: (0, None) };
+        }
+        let config_epoch = match draw.below(8) {
+            0 => self.config_epoch.saturating_sub(1),
+            1..=4 => self.config_epoch,
+            _ => self.config_epoch + 1,
+        };
+        let slots = SlotRanges::of((0..draw.below(4)).map(|_| draw.below(8) as u16).collect::<Vec<_>>());
+        Request::SetSlots { epoch, config_epoch, slots, sent }
     }
 
     /// It gives up the connection of its appends: what is not acknowledged is sent again on another one.
@@ -103,6 +121,8 @@ impl Leading {
             Request::Renew { epoch, .. }
             | Request::Begin { epoch, .. }
             | Request::Append { epoch, .. }
+            | Request::GetSlots { epoch, .. }
+            | Request::SetSlots { epoch, .. }
             | Request::Seed { epoch, .. } => *epoch,
             _ => return false,
         };
@@ -127,6 +147,12 @@ impl Leading {
                 self.acknowledge(*offset);
             }
             (Request::Seed { .. }, Err(_)) => self.seeding = None,
+            (Request::GetSlots { .. }, Ok(Answer::Slots(stored))) => {
+                self.config_epoch = self.config_epoch.max(stored.config_epoch);
+            }
+            (Request::SetSlots { config_epoch, .. }, Ok(_)) => {
+                self.config_epoch = self.config_epoch.max(*config_epoch);
+            }
             _ => {}
         }
         false
@@ -151,6 +177,7 @@ enum Deed {
     Renew,
     Answer,
     Poll,
+    Slots,
     HandOver,
     Seed,
     StepDown,
@@ -210,6 +237,7 @@ impl Node {
             ),
             (if begun { 4 } else { 0 }, Deed::Answer),
             (2, Deed::Poll),
+            (if is_sending { profile.slots } else { 0 }, Deed::Slots),
             (if leads_on { profile.handovers } else { 0 }, Deed::HandOver),
             (if leads_on && leading.seeding.is_none() { seeds } else { 0 }, Deed::Seed),
             (if leads_on { 8 * u32::from(leading.is_suspended) } else { 3 } + comes_back, Deed::StepDown),
@@ -248,6 +276,7 @@ impl Node {
             Deed::Answer if is_valid => Outcome::Acknowledges(leading.acknowledged.min(length)),
             Deed::Answer => Outcome::Nothing,
             Deed::Poll => Outcome::Sends(self.poll(draw)),
+            Deed::Slots => Outcome::Sends(leading.ask_slots(now, draw)),
             Deed::HandOver => {
                 if broken != Some(NodeRule::GivesUpBeforeResigning) {
                     leading.lease.give_up();

@@ -22,6 +22,7 @@ pub mod seed;
 #[cfg(feature = "self-check")]
 pub mod self_check;
 pub mod service;
+pub mod slots;
 mod steps;
 pub mod store;
 #[cfg(test)]

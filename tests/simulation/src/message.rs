@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use durability_leadership::Moment;
+use durability_protocol::SlotRanges;
+use logservice::store::ClusterSlots;
 
 /// The place of a node among all.
 pub type NodeIndex = usize;
@@ -78,6 +80,24 @@ pub enum Request {
         /// The bytes.
         payload: Bytes,
     },
+    /// `LOG.SLOTS GET`
+    GetSlots {
+        /// The leader's epoch.
+        epoch: u64,
+        /// Which slots were promised when the service took this in.
+        after: SlotsKey,
+    },
+    /// `LOG.SLOTS SET`
+    SetSlots {
+        /// The leader's epoch.
+        epoch: u64,
+        /// The config epoch.
+        config_epoch: u64,
+        /// The slots.
+        slots: SlotRanges,
+        /// When it was sent, by the leader's clock.
+        sent: Moment,
+    },
     /// `LOG.RESIGN`
     Resign {
         /// The epoch that is over.
@@ -112,6 +132,9 @@ pub enum Request {
     },
 }
 
+/// Which slots those are: of which epoch, and when its leader has sent them. Later ones are greater.
+pub type SlotsKey = (u64, Option<u64>);
+
 /// An answer that is no refusal.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -126,6 +149,8 @@ pub enum Answer {
     },
     /// Everything below (exclusive) is durable.
     Appended(u64),
+    /// What is stored.
+    Slots(ClusterSlots),
     /// What a node learns.
     View(View),
 }

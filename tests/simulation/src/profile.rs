@@ -14,6 +14,8 @@ pub struct Profile {
     leases_ms: Vec<u64>,
     /// Weight of renewals that are not due.
     pub early_renewals: u32,
+    /// Weight of a leader's slots, which it asks for and sets.
+    pub slots: u32,
     /// Weight of planned failovers among a leader's deeds.
     pub handovers: u32,
     /// Weight of seeds among a leader's deeds.
@@ -51,6 +53,8 @@ pub struct Profile {
 impl Profile {
     /// What the seed of `draw` sees.
     pub fn draw(draw: &mut Draw) -> Self {
+        // Apart from the others, which are the same with and without.
+        let slots = draw.clone().fork().pick(&[0, 2, 0]);
         // Each kind of trouble is there in some seeds, and rare or frequent then.
         let mut some = |weights: &[u32]| draw.pick(weights);
         let (lost, reconnects, asked_again) = (some(&[0, 20, 100]), some(&[20, 300, 800]), some(&[0, 30, 150]));
@@ -80,6 +84,7 @@ impl Profile {
             slowest_clock_ppm: 955_000,
             leases_ms,
             early_renewals,
+            slots,
             handovers,
             seeds,
             lost,
@@ -114,6 +119,7 @@ impl Profile {
     /// All is well from now on.
     pub fn calm(&self) -> Self {
         Profile {
+            slots: 0,
             handovers: 0,
             seeds: 0,
             early_renewals: 0,

@@ -10,6 +10,7 @@ use crate::disk::{Contents, Disk};
 use crate::message::{Answer, Request};
 use crate::node::Node;
 use crate::service::{Answered, Service};
+use crate::slots::SlotsPromise;
 
 pub use crate::runner::Violation;
 
@@ -22,6 +23,8 @@ pub struct Promises {
     logged: Vec<u8>,
     /// The newest epoch that was given out.
     pub newest_epoch: u64,
+    /// What leaders were told of the shard's slots.
+    pub slots: SlotsPromise,
     /// What happened, to show that it did.
     pub seen: Seen,
 }
@@ -32,6 +35,8 @@ crate::seen! {
     renewals: "renewals",
     appends: "appends",
     overlaps: "appends sent again",
+    slots_set: "slots stored",
+    slots_told: "slots told",
     refused_for_space: "appends refused for space",
     failed: "failed logs",
     snapshots: "snapshots",
@@ -94,6 +99,15 @@ impl Promises {
             (Request::Append { offset, payload, .. }, Answer::Appended(until)) => {
                 self.seen.appends += 1;
                 self.log(*offset, payload, *until, disk)
+            }
+            (Request::GetSlots { epoch, after }, Answer::Slots(stored)) => {
+                self.seen.slots_told += 1;
+                self.slots.tell(*epoch, stored, *after)
+            }
+            (Request::SetSlots { epoch, config_epoch, slots, sent }, _) => {
+                self.seen.slots_set += 1;
+                self.slots.take(*epoch, *config_epoch, slots, *sent);
+                Ok(())
             }
             (Request::Resign { epoch, .. }, _) => match check_led(manifest, *epoch) {
                 Ok(()) => Err(format!("epoch {epoch} was released, and that is not stored")),
@@ -174,6 +188,7 @@ impl Promises {
                 return Err(format!("the log, up to {}, lacks what {whom} were told is durable", disk.history.len()));
             }
         }
+        self.slots.check(disk.manifest().and_then(|manifest| manifest.cluster.as_ref()))?;
         let mut leaders = nodes.iter().filter(|node| node.may_answer(true_ns));
         let Some(leader) = leaders.next() else { return Ok(()) };
         if let Some(other) = leaders.next() {

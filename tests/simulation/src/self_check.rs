@@ -6,7 +6,7 @@ use crate::rules::NodeRule;
 use crate::runner::SelfCheck;
 use crate::seed::play;
 
-const SHARD_RULES: [Rule; 22] = [
+const SHARD_RULES: [Rule; 25] = [
     Rule::FencesAppends,
     Rule::FencesRenewals,
     Rule::ComparesOverlaps,
@@ -29,6 +29,9 @@ const SHARD_RULES: [Rule; 22] = [
     Rule::ChecksHistory,
     Rule::KeepsRecordedSnapshots,
     Rule::PausesForSeed,
+    Rule::FencesSlots,
+    Rule::OrdersSlots,
+    Rule::RaisesConfigEpochs,
 ];
 
 const NODE_RULES: [NodeRule; 4] =

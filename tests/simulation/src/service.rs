@@ -12,7 +12,7 @@ use bytes::Bytes;
 use durability_protocol::{Code, Refusal};
 use logservice::shard::{Heard, Held, Node, Renewal, Role, Shard, Status, Submitted, Switches, Ticket};
 use logservice::snapshots::SnapshotStore;
-use logservice::store::{Blocks, Manifest, Opened, SnapshotRecord};
+use logservice::store::{Blocks, ClusterSlots, Manifest, Opened, SnapshotRecord};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::ObjectStoreExt;
@@ -184,6 +184,14 @@ impl Service {
             }
             Request::Append { epoch, offset, payload } => {
                 Box::pin(append(shard, epoch, offset, payload, is_submitted.clone()))
+            }
+            Request::GetSlots { epoch, .. } => {
+                Box::pin(async move { shard.cluster_slots(epoch).await.map(Answer::Slots) })
+            }
+            Request::SetSlots { epoch, config_epoch, slots, sent } => {
+                let (cluster_node_id, sent) = (String::new(), Some(sent.0));
+                let next = ClusterSlots { config_epoch, slots, cluster_node_id, epoch, sent };
+                Box::pin(async move { shard.set_cluster_slots(next).await.map(|()| Answer::Done) })
             }
             Request::Resign { epoch, to } => {
                 Box::pin(async move { shard.resign(epoch, successor(to)).await.map(|()| Answer::Done) })

@@ -95,7 +95,7 @@ impl World {
         }
         let Some(&(to, _)) = self.routes.get(&number) else { return };
         let random = self.draw.number() as u32;
-        let Some((caller, request)) = self.connections.take_request(number, 0) else { return };
+        let Some((caller, mut request)) = self.connections.take_request(number, 0) else { return };
         let Some(life) = &mut self.services[to].life else { return };
         // As every command that only who decides may answer (`resp/deciding.rs`). The node tries another service then.
         if let Err(refusal) = life.shard().shard.check_decides() {
@@ -103,6 +103,7 @@ impl World {
             self.connections.cut(number);
             return;
         }
+        self.promises.slots.is_asked(&mut request);
         life.shard().take_in(number, caller, request, random);
     }
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use durability_simulation::draw::Draw;
 use durability_simulation::leader::Outcome;
-use durability_simulation::message::Request;
 use logservice::replica::driver::TICK;
 use logservice::replica::group::ELECTION_TICKS;
 
