@@ -103,8 +103,15 @@ fn a_service_that_knows_nobody_who_decides_is_told_of_the_node_and_one_that_does
         });
         let socket = LogSocket::new(socket, "127.0.0.1", None).unwrap();
         let limit = TimeLimit::within(LONG, AtEnd::BreaksOff, node.end());
-        let report =
-            Report { role: "leader", priority: 100, zone: "z1".to_owned(), applied: 7, version: 0, figures: None, settings: None };
+        let report = Report {
+            role: "leader",
+            priority: 100,
+            zone: "z1".to_owned(),
+            applied: 7,
+            version: 0,
+            figures: None,
+            settings: None,
+        };
         let (service, at_end) = (node.services().in_use(), AtEnd::BreaksOff);
         let opened = LogConnection::open_on(socket, service, &node, LONG, at_end, &limit, Some(&report));
         assert_eq!(opened.err().and_then(|error| error.code()), Some(Code::NotLeader));

@@ -269,15 +269,15 @@ proc send_all {client commands} {
     $client flush
 }
 
-# What the client is answered, without waiting for ever if it is not.
+# What the client is answered, without waiting for ever if it is not: as long as anything takes on a busy machine.
 proc read_reply {client} {
-    assert {[is_readable $client 5000]}
+    assert {[is_readable $client 30000]}
     $client read
 }
 
 # An error counts as a reply.
 proc read_any_reply {client} {
-    assert {[is_readable $client 5000]}
+    assert {[is_readable $client 30000]}
     catch {$client read} reply
     return $reply
 }

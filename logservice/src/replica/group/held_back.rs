@@ -23,13 +23,18 @@ impl Group {
     pub(super) fn is_held_back(&mut self) -> bool {
         let log = &self.node.raft.raft_log;
         let has_to_read = log.applied < log.committed && !log.store.is_cached(log.applied + 1);
+        let ticks = self.node.raft.randomized_election_timeout();
         if !self.must_not_lead() && !has_to_read {
-            if std::mem::take(&mut self.was_held_back) {
-                self.node.raft.reset_randomized_election_timeout();
+            let drawn = self.drawn_ticks.take();
+            // Unless it was drawn anew meanwhile.
+            if let Some(drawn) = drawn.filter(|_| ticks == MOST_TICKS) {
+                self.node.raft.set_randomized_election_timeout(drawn);
             }
             return false;
         }
-        self.was_held_back = true;
+        if ticks != MOST_TICKS || self.drawn_ticks.is_none() {
+            self.drawn_ticks = Some(ticks);
+        }
         // The most that it can be set to, so that what is drawn cannot be less than what it takes to know.
         self.node.raft.set_randomized_election_timeout(MOST_TICKS);
         self.node.raft.election_elapsed >= MOST_TICKS - 1

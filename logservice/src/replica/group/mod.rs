@@ -124,8 +124,8 @@ pub struct Group {
     lost_in: Option<u64>,
     /// The entries do not fit on the disk now (`lost.rs`).
     awaits_room: bool,
-    /// It has not asked for votes since (`held_back.rs`).
-    was_held_back: bool,
+    /// Ticks that it was to wait before it asks for votes, while it must not ask (`held_back.rs`).
+    drawn_ticks: Option<usize>,
     /// Ticks for which each member was not heard, at the leader (`heard.rs`).
     silent_ticks: BTreeMap<u64, u32>,
     /// Running checksums of some of the last entries that were applied (`marks.rs`).
@@ -179,7 +179,7 @@ impl Group {
             last_number: 0,
             lost_in,
             awaits_room: false,
-            was_held_back: false,
+            drawn_ticks: None,
             silent_ticks: BTreeMap::new(),
             marks: Marks::default(),
         })
