@@ -106,6 +106,7 @@ pub const FIELDS: [Field; 62] = [
     field(Http, "databases", |s| Number(s.databases.into()), "most databases that a leader of the log could write to; a node needs as many; 0 if unknown"),
     field(Http, "config_epoch", |s| Number(s.config_epoch), "config epoch of the shard's primary in a Valkey cluster, as its leader has stored it; 0 if none has"),
     field(Http, "slots", |s| text(&s.slots), "slots that the shard serves in a Valkey cluster, as its leader has stored them; empty if none has, or it serves none"),
+    field(Shown::Status, "cluster_node_id", |s| text(&s.cluster_node_id), "id of that primary in the cluster; empty if it was not told"),
     field(Http, "snapshots", |s| Number(s.snapshots), "snapshots that are kept"),
     field(Http, "snapshot_offset", |s| Signed(s.snapshot_offset), "offset of the newest snapshot; -1 there is none"),
     field(Http, "snapshot_bytes", |s| Number(s.snapshot_bytes), "length of the newest snapshot"),

@@ -120,6 +120,8 @@ pub struct Status {
     pub config_epoch: u64,
     /// The slots that the shard serves in a Valkey cluster, as text; empty if no leader has told, or it serves none.
     pub slots: String,
+    /// The id of that primary in the cluster; empty if it was not told.
+    pub cluster_node_id: String,
     /// Snapshots that are kept.
     pub snapshots: u64,
     /// Where the newest snapshot stands; -1 there is none.
@@ -247,6 +249,10 @@ impl Shard {
             databases: manifest.databases().unwrap_or(0),
             config_epoch: manifest.cluster.as_ref().map_or(0, |cluster| cluster.config_epoch),
             slots: manifest.cluster.as_ref().map_or_else(String::new, |cluster| cluster.slots.to_string()),
+            cluster_node_id: manifest
+                .cluster
+                .as_ref()
+                .map_or_else(String::new, |cluster| cluster.cluster_node_id.clone()),
             snapshots: manifest.snapshots.len() as u64,
             snapshot_offset: newest.map_or(-1, |snapshot| snapshot.offset as i64),
             snapshot_bytes: newest.map_or(0, |snapshot| snapshot.bytes),
