@@ -10,7 +10,7 @@ use crate::decide::gate::ClientId;
 use crate::exchange::mailbox::Task;
 use crate::exchange::waker::Waker;
 use crate::node::{
-    self, command_filter, event_loop, login_check, ran_commands, role_changes, stream_errors, tasks, Module,
+    self, command_filter, event_loop, hand_over, login_check, ran_commands, role_changes, stream_errors, tasks, Module,
 };
 use crate::server::api;
 use crate::server::command_result::CommandResult;
@@ -140,6 +140,10 @@ impl Hooks for ModuleHooks {
 
     fn shuts_down() {
         node::must(Module::stop_agent);
+    }
+
+    fn asked_to_hand_over(name: &str) {
+        node::with(|module| hand_over::asked_by_node(module, name));
     }
 
     fn agent_rang() {

@@ -13,6 +13,7 @@ use crate::agent::state::Agent;
 use crate::agent::tap::{self, Start, Tap};
 use crate::base::process_identity;
 use crate::base::time_limit::AtEnd;
+use crate::decide::cluster_claim::Claim;
 use crate::decide::unacked::Backlog;
 use crate::exchange::lease_clock;
 use crate::exchange::mailbox::{Progress, Task};
@@ -173,13 +174,41 @@ impl Candidate {
         Ok(Some(epoch))
     }
 
-    /// Makes the server a primary. Returns its replication id, and where its stream stands (exclusive).
+    /// Makes the server a primary, and in a cluster that of the shard. `epoch` is this node's. Returns its replication id, and where its
+    /// stream stands (exclusive).
     ///
     /// # Errors
     /// The server refuses, or something else is to be done first.
-    pub fn promote(&self, agent: &mut Agent) -> Result<(String, u64), Interrupt> {
-        let promoted = agent.control.ask(Task::Promote)?;
+    pub fn promote(&mut self, agent: &mut Agent, epoch: u64) -> Result<(String, u64), Interrupt> {
+        let claim = self.store_claim(agent, epoch)?;
+        let promoted = agent.control.ask(|reply| Task::Promote(claim, reply))?;
         promoted.map_err(|why| Interrupt::Failed(format!("the server cannot become a primary: {why}")))
+    }
+
+    /// In a cluster: has the log store what this node is about to claim as the leader of `epoch`. None outside of cluster mode.
+    ///
+    /// # Errors
+    /// The log cannot be reached, or refuses; or something else is to be done first.
+    fn store_claim(&mut self, agent: &mut Agent, epoch: u64) -> Result<Option<Claim>, Interrupt> {
+        if !agent.control.support.is_cluster {
+            return Ok(None);
+        }
+        let stored = self.log.claim(epoch)?;
+        let claim = agent.control.ask(|reply| Task::PlanClaim(stored, reply))?.map_err(Interrupt::Failed)?;
+        if claim.config_epoch > 0 {
+            self.log.store_claim(epoch, &claim, lease_clock::now())?;
+        }
+        Ok(Some(claim))
+    }
+
+    /// As [`Candidate::promote`], for a server that replicates from nobody: in a cluster it becomes the shard's primary.
+    ///
+    /// # Errors
+    /// As [`Candidate::promote`].
+    pub fn take_slots(&mut self, agent: &mut Agent, epoch: u64) -> Result<(), Interrupt> {
+        let Some(claim) = self.store_claim(agent, epoch)? else { return Ok(()) };
+        let taken = agent.control.ask(|reply| Task::TakeClaim(claim, reply))?;
+        taken.map_err(|why| Interrupt::Failed(format!("the server cannot become the shard's primary: {why}")))
     }
 
     /// Leads a log that ends inside a command or a transaction, because its leader died while a large one was on its way. Replies wait for
@@ -196,7 +225,7 @@ impl Candidate {
         let Some(epoch) = self.acquire_history(agent, &progress.replid, end)? else {
             return Err(Interrupt::Failed("the log is another than a moment ago".to_owned()));
         };
-        self.promote(agent)?;
+        self.promote(agent, epoch)?;
         // The log never goes back, so this node's stream has to continue behind what is left out.
         agent.control.ask(|reply| Task::Advance(end, reply))?.map_err(Interrupt::Failed)?;
         let (tap, start) = tap::open_anew(&mut agent.control, None)?;

@@ -183,7 +183,9 @@ impl Candidate {
         // Nothing has been written in this epoch yet.
         agent.holds_all_of = Some(epoch);
         if facts.follows_log {
-            self.promote(agent)?;
+            self.promote(agent, epoch)?;
+        } else {
+            self.take_slots(agent, epoch)?;
         }
         let (tap, start) = tap::open_anew(&mut agent.control, None)?;
         match start {
@@ -211,6 +213,7 @@ impl Candidate {
             return self.start_log_from_own_data(agent, facts, status);
         };
         let epoch = self.acquire(agent, &LogPosition { end: offset, replid: None })?;
+        self.take_slots(agent, epoch)?;
         let (tap, start) = tap::open(&mut agent.control, Some((&replid, offset)))?;
         self.take_tap(epoch, tap, start, Some((replid, offset)))
     }

@@ -198,7 +198,8 @@ mod tests {
     fn mailbox() -> (Control, Sender<Command>, Receiver<Task>) {
         let (shared, tasks) = Shared::new().unwrap();
         let (to_agent, commands) = unbounded();
-        let support = ServerSupport { why_no_sync: None, expect_own_port: |_| {}, knows_clients: || true };
+        let support =
+            ServerSupport { why_no_sync: None, expect_own_port: |_| {}, knows_clients: || true, is_cluster: false };
         (Control::new(Arc::new(shared), support, commands, Mode::Sync, false), to_agent, tasks)
     }
 

@@ -11,6 +11,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::agent::acquire::{Candidate, Leadership, LeaseHolder};
 use crate::agent::broken_stream::BrokenStream;
 use crate::agent::interrupt::Interrupt;
+use crate::agent::membership::Membership;
 use crate::agent::replica_link::{cannot_follow, replica_user, ReplicaLink};
 use crate::agent::state::Agent;
 use crate::agent::tap;
@@ -49,6 +50,7 @@ struct Following {
     leader: String,
     /// The newest epoch whose leader is known to run nothing newer than this node.
     checked_epoch: u64,
+    membership: Membership,
 }
 
 /// What to do next.
@@ -98,7 +100,8 @@ impl Candidate {
         agent.holds_all_of = None;
         // The log refuses this login if it lacks anything that was durable: the server's data gives way only to a log that has all of it.
         let (user, password) = (replica_user(&agent.shared, false), token::current().map_err(LogError::from)?);
-        let follow = |reply| Task::Follow { at: at.clone(), user, password, reply };
+        let knows_slots = status.config_epoch > 0 || status.has_slots;
+        let follow = |reply| Task::Follow { at: at.clone(), user, password, knows_slots, reply };
         agent.control.ask(follow)?.map_err(cannot_follow)?;
         // From now on, what the server holds counts as the log's.
         agent.gives_way = false;
@@ -119,6 +122,7 @@ impl Candidate {
             next_report: now + PROGRESS_INTERVAL,
             leader: String::new(),
             checked_epoch: status.epoch,
+            membership: Membership::default(),
         })
     }
 
@@ -145,6 +149,9 @@ impl Candidate {
             following.broken.look(agent, &self.engine.version)?;
         }
         following.link.watch(agent, progress.as_ref(), view.as_ref().map(|view| view.end))?;
+        if let Some(view) = view.as_ref().filter(|view| is_led_by_another(view, &self.node_id)) {
+            following.membership.look(agent, view)?;
+        }
         match view {
             Some(view) => self.decide(agent, following, &view, progress),
             None => Ok(Next::Wait(PROGRESS_POLL)),
@@ -204,7 +211,7 @@ impl Candidate {
         let began = Instant::now();
         let Some(epoch) = self.acquire_history(agent, &progress.replid, progress.applied)? else { return Ok(None) };
         let acquired = Instant::now();
-        let (replid, offset) = self.promote(agent)?;
+        let (replid, offset) = self.promote(agent, epoch)?;
         if offset != progress.applied {
             return Err(Interrupt::Failed(format!(
                 "the server stands at offset {offset}, not at the log's end {}",

@@ -15,6 +15,7 @@ pub mod grant;
 pub mod initial_snapshot;
 pub mod interrupt;
 pub mod leading;
+pub mod membership;
 pub mod own_server;
 pub mod release;
 pub mod replica_link;
@@ -161,7 +162,9 @@ impl Agent {
             }
             Interrupt::Failed(why) => return self.retry_later(&why, started, waits, None),
             Interrupt::LostItsLog => {
-                return self.retry_later("the server was taken away from its log", started, waits, None)
+                // A leader that its cluster has taken for a replica gives back the lease.
+                self.must_confirm_step_down |= self.control.support.is_cluster;
+                return self.retry_later("the server was taken away from its log", started, waits, None);
             }
             Interrupt::CopyFailed => {
                 let wait = self.copy_waits.next();

@@ -17,6 +17,8 @@
 pub mod ack_times;
 pub mod answer_time;
 pub mod client_lookup;
+pub mod cluster_claim;
+pub mod cluster_commands;
 pub mod command_arguments;
 pub mod command_properties;
 pub mod dependency;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use crate::decide::cluster_claim::{Claim, Stored};
 use crate::decide::known_log::Contradiction;
 use crate::exchange::audit_step::AuditStep;
 use crate::exchange::own_logins::Origin;
@@ -24,11 +25,33 @@ pub enum Task {
     /// How can this server be reached, and does it hold data?
     Describe(Sender<ServerFacts>),
     /// Become a replica of the log service.
-    Follow { at: Reached, user: String, password: String, reply: Sender<Result<(), String>> },
+    Follow {
+        /// Where it is.
+        at: Reached,
+        /// With which the server logs in there.
+        user: String,
+        /// With which the server logs in there.
+        password: String,
+        /// Whether the log knows which slots of a cluster the shard serves, so that this node need not.
+        knows_slots: bool,
+        /// Why the server does not.
+        reply: Sender<Result<(), String>>,
+    },
     /// As a replica of the log service, follow that one, at that address, from now on.
     FollowAt(Reached, Sender<Result<(), String>>),
-    /// Become a primary. Answers the replication id and offset from which the stream goes on.
-    Promote(Sender<Position>),
+    /// The cluster has made the server, as a replica of the log service, one of another node: follow the log again.
+    FollowAgain,
+    /// Become a primary, and in a cluster that of the shard, by that claim. Answers the replication id and offset from which the stream goes
+    /// on.
+    Promote(Option<Claim>, Sender<Position>),
+    /// What is the leader of this shard to claim in its cluster, of which the log has stored that?
+    PlanClaim(Stored, Sender<Result<Claim, String>>),
+    /// Become the shard's primary in the cluster, by that claim. The server is no replica.
+    TakeClaim(Claim, Sender<Result<(), String>>),
+    /// The log has stored what this leader is in its cluster, or has not, for that reason.
+    ClaimStored(Claim, Result<(), String>),
+    /// Become a replica of that node in the cluster, which leads. Answers whether this node is one.
+    BelongTo(String, Sender<bool>),
     /// Keep the replication stream from here on. Answers the position, or `None` unless the server is a primary without replicas that
     /// stands at that offset.
     StartStream(u64, Sender<Option<(String, u64)>>),

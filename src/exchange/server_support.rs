@@ -9,6 +9,8 @@ pub struct ServerSupport {
     pub expect_own_port: fn(u16),
     /// Whether the place of a command's arguments in the server's clients is known. Any thread.
     pub knows_clients: fn() -> bool,
+    /// Whether the server is a node of a cluster. Does not change while the process runs.
+    pub is_cluster: bool,
 }
 
 impl ServerSupport {

@@ -6,6 +6,7 @@ use valkey_module::Context;
 
 use crate::front::start::c_string;
 use crate::node::command_filter::answer::REFUSED;
+use crate::node::command_filter::cluster_commands::ADD_SLOTS;
 use crate::server;
 use crate::server::debug_command::POPULATE;
 
@@ -22,7 +23,7 @@ struct Doc {
 /// The ACL category of all the module's commands.
 pub const CATEGORY: &str = "durability";
 
-const DOCS: [Doc; 8] = [
+const DOCS: [Doc; 9] = [
     Doc {
         name: "durability.mode",
         summary: "Shows or changes how durable an answered write is: sync, async or off.",
@@ -65,6 +66,13 @@ const DOCS: [Doc; 8] = [
         complexity: "O(1)",
         arity: 1,
         categories: "durability",
+    },
+    Doc {
+        name: ADD_SLOTS,
+        summary: "Internal: what CLUSTER ADDSLOTS does, once the log has stored it.",
+        complexity: "O(N)",
+        arity: -2,
+        categories: "durability admin dangerous",
     },
     Doc {
         name: POPULATE,

@@ -8,6 +8,7 @@ use valkey_module::configuration::{
 use valkey_module::{Context, ValkeyError, ValkeyString};
 
 use crate::node::{self, mode_change};
+use crate::server::cluster;
 use crate::server::config_apply::{self, ConfigCheck};
 use crate::settings::arguments::Arguments;
 use crate::settings::config_kinds::{Change, Choice, Config, Number, Switch, Text};
@@ -106,6 +107,21 @@ impl ConfigurationValue<ValkeyString> for Text {
     }
 }
 
+/// Why a node of a cluster cannot have that switch so.
+fn why_no_cluster(switch: &Switch, is_on: bool) -> Option<&'static str> {
+    if !cluster::is_enabled() || settings::MODE.mode() == Mode::Off {
+        return None;
+    }
+    let (failover, replicaof) = (settings::FAILOVER.name, settings::ALLOW_REPLICAOF.name);
+    match (switch.name, is_on) {
+        (name, false) if name == failover => {
+            Some("in cluster mode the log decides who leads: durability.failover stays yes")
+        }
+        (name, true) if name == replicaof => Some("in cluster mode the server has no REPLICAOF"),
+        _ => None,
+    }
+}
+
 impl ConfigurationValue<bool> for Switch {
     fn get(&self, _: &ConfigurationContext) -> bool {
         self.is_on()
@@ -116,6 +132,9 @@ impl ConfigurationValue<bool> for Switch {
             if let Some(why) = node::with(|module| module.why_leases_are_not_kept()).flatten() {
                 return Err(ValkeyError::String(why));
             }
+        }
+        if let Some(why) = why_no_cluster(self, is_on).filter(|_| is_running()) {
+            return Err(ValkeyError::Str(why));
         }
         Switch::set(self, is_on);
         Ok(())

@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use valkey_module::{raw, valkey_module};
 
 use crate::front::start::{before_load, load, unload};
-use crate::front::{commands, failover_command};
+use crate::front::{commands, failover_command, slots_command};
 use crate::server::debug_command;
 
 #[cfg(not(test))]
@@ -34,6 +34,7 @@ valkey_module! {
         ["durability.lag", commands::lag, "allow-loading allow-stale allow-busy fast", 0, 0, 0],
         ["durability.status", commands::status, "allow-loading allow-stale allow-busy", 0, 0, 0],
         ["durability.failover", failover_command::failover, "admin allow-stale no-mandatory-keys", 0, 0, 0],
+        ["durability.addslots", slots_command::add_slots, "admin deny-script no-mandatory-keys", 0, 0, 0],
         ["durability.populate", debug_command::populate, "write deny-oom admin deny-script no-mandatory-keys", 0, 0, 0],
         ["durability.accept-log", commands::accept_log, "admin allow-loading allow-stale no-mandatory-keys", 0, 0, 0],
         ["durability.help", commands::help, "allow-loading allow-stale allow-busy fast", 0, 0, 0],

@@ -11,4 +11,5 @@ pub mod entry;
 pub mod failover_command;
 pub mod info;
 pub mod reset;
+pub mod slots_command;
 pub mod start;

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use valkey_module::logging::log_warning;
+use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::{Context, Status, ValkeyString};
 
 use crate::agent::{self, Started};
@@ -21,7 +21,7 @@ use crate::server::connections::ServerConnections;
 use crate::server::events::CommandEvents;
 use crate::server::internals::Internals;
 use crate::server::{
-    events, forks, hidden_replica, intercepted_writes, module_load, module_options, named_link, read_pause,
+    cluster, events, forks, hidden_replica, intercepted_writes, module_load, module_options, named_link, read_pause,
     running_client, support, version,
 };
 use crate::settings::arguments::Arguments;
@@ -71,6 +71,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     if cfg!(feature = "broken-gate") {
         log_warning("durability: THIS BUILD IS BROKEN ON PURPOSE (broken-gate): acknowledged writes will be lost");
     }
+    cluster::note(ctx);
     tls::server_has_tls(!api::config(ctx, "tls-replication").is_empty());
     if settings::TLS.is_on() {
         tls::check().map_err(|error| error.to_string())?;
@@ -79,6 +80,9 @@ fn start(ctx: &Context) -> Result<(), String> {
     if settings::MODE.mode() != Mode::Off {
         if let Some(why) = support::why_the_log_is_impossible(ctx) {
             return Err(why);
+        }
+        if let Some(notice) = cluster::settings::apply(ctx)? {
+            log_notice(format!("durability: {notice}"));
         }
     }
     let why_no_sync = support::why_sync_is_impossible();
@@ -95,6 +99,7 @@ fn start(ctx: &Context) -> Result<(), String> {
     command_docs::register(ctx)?;
     events::show_in_info::<commands::Section>(ctx);
     events::subscribe::<ModuleHooks>(ctx)?;
+    cluster::messages::listen::<ModuleHooks>(ctx);
 
     let commands = match CommandTable::of_server(ctx, None) {
         // Where COMMAND was renamed, the module is never switched on.
@@ -109,6 +114,7 @@ fn start(ctx: &Context) -> Result<(), String> {
 
     let gate = match Internals::get() {
         Ok(internals) if why_no_sync.is_none() => {
+            cluster::bus_links::learn();
             intercepted_writes::install(internals);
             named_link::install();
             hidden_replica::install();
@@ -128,6 +134,7 @@ fn start(ctx: &Context) -> Result<(), String> {
         why_no_sync,
         expect_own_port: read_pause::expect_own,
         knows_clients: running_client::has_learned,
+        is_cluster: cluster::is_enabled(),
     };
     let Started { to_agent, ended: agent, keeper } =
         agent::start(Arc::clone(&shared), support, settings::MODE.mode(), is_replica, was_off)

@@ -12,6 +12,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::base::backoff::Backoff;
 use crate::base::locks::lock;
 use crate::base::time_limit::AtEnd;
+use crate::decide::cluster_claim::Claim;
 use crate::exchange::mailbox::{Command, Task};
 use crate::exchange::{lease_clock, Shared};
 use crate::lead::planned_failover::FailoverRequest;
@@ -63,6 +64,8 @@ pub(super) struct State {
     pub(super) is_broken_off: bool,
     /// A planned failover that was requested and is not begun.
     pub(super) handover: Option<FailoverRequest>,
+    /// What the log is to store of the leader of that epoch in its cluster.
+    pub(super) claim: Option<(u64, Claim)>,
 }
 
 impl State {
@@ -141,6 +144,7 @@ impl KeeperState {
             breaker: None,
             is_broken_off: false,
             handover: None,
+            claim: None,
         });
         KeeperState { shared, to_agent, state, changed: Condvar::new() }
     }
@@ -158,6 +162,30 @@ impl KeeperState {
         self.changed.notify_all();
     }
 
+    /// As [`KeeperState::interrupt`], but what the thread waits for from the log service comes first. Any thread.
+    pub(super) fn look_again(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Has the log store what this leader is in its cluster, if that was asked for. The main thread is told what became of it.
+    pub(super) fn store_claim(&self, session: &mut Session, epoch: u64) -> Result<(), LogError> {
+        self.give_up_claim(epoch);
+        let Some((_, claim)) = self.lock().claim.take() else { return Ok(()) };
+        let time = renewal_time(&self.shared.services);
+        let stored = self.connection(session, time).and_then(|log| log.store_claim(epoch, &claim, lease_clock::now()));
+        let told = stored.as_ref().map(drop).map_err(ToString::to_string);
+        self.shared.send(Task::ClaimStored(claim, told));
+        stored
+    }
+
+    /// Tells the main thread that the log does not store a claim of another epoch than `epoch`.
+    pub(super) fn give_up_claim(&self, epoch: u64) {
+        let old = self.lock().claim.take_if(|(of, _)| *of != epoch);
+        if let Some((_, claim)) = old {
+            self.shared.send(Task::ClaimStored(claim, Err("this node leads no more".to_owned())));
+        }
+    }
+
     /// Waits for a duty. `None` at the end.
     pub(super) fn next_duty(&self) -> Option<Duty> {
         let has_nothing = |state: &mut State| state.duty == Duty::Nothing && !state.is_stopping;
@@ -169,7 +197,9 @@ impl KeeperState {
     /// Waits until the duty is another than `duty`, at most `time`. With `heeds_requests`, a requested failover ends the wait as well.
     pub(super) fn pause(&self, duty: &Duty, time: Duration, heeds_requests: bool) {
         let is_same = |state: &mut State| {
-            state.duty == *duty && !state.is_stopping && !(heeds_requests && state.handover.is_some())
+            state.duty == *duty
+                && !state.is_stopping
+                && !(heeds_requests && (state.handover.is_some() || state.claim.is_some()))
         };
         drop(self.changed.wait_timeout_while(self.lock(), time, is_same));
     }

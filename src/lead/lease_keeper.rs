@@ -12,6 +12,7 @@ use durability_protocol::{Code, Refusal};
 use valkey_module::logging::log_warning;
 
 use crate::base::panic_guard::{guard, has_failed};
+use crate::decide::cluster_claim::Claim;
 use crate::exchange::mailbox::Command;
 use crate::exchange::{lease_clock, Shared};
 use crate::lead::audit::Auditor;
@@ -42,6 +43,15 @@ impl LeaseKeeperHandle {
         let mut state = self.0.lock();
         state.handover = Some(request);
         self.0.interrupt(&mut state);
+    }
+}
+
+impl LeaseKeeperHandle {
+    /// Has the log store what the leader of `epoch` is in its cluster, and the main thread told whether it has. Main thread.
+    pub fn store_claim(&self, epoch: u64, claim: Claim) {
+        let mut state = self.0.lock();
+        state.claim = Some((epoch, claim));
+        self.0.look_again();
     }
 }
 
@@ -125,6 +135,7 @@ impl Renewer {
     fn follow(&self, session: &mut Session) -> Result<Duration, LogError> {
         let KeeperState { shared, to_agent, .. } = &*self.state;
         session.lease = None;
+        self.state.give_up_claim(0);
         self.state.lock().handover = None;
         let role = if shared.serves_reads.load(Ordering::Relaxed) { "follower" } else { "attaching" };
         let applied = shared.applied.load(Ordering::Relaxed);
@@ -150,6 +161,7 @@ impl Renewer {
             return Ok(REPORT_INTERVAL);
         }
         self.state.renew(session, epoch)?;
+        self.state.store_claim(session, epoch)?;
         let durable = self.state.shared.durable().unwrap_or(0);
         let view = self.state.report(session, LEADER, durable, Duration::ZERO)?;
         if view.epoch > epoch && !view.leader.is_empty() {

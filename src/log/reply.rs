@@ -48,6 +48,12 @@ pub struct LogStatus {
     pub module_types: Vec<String>,
     /// Why nodes that ask for a full copy get none; empty if they get one.
     pub full_copy_error: String,
+    /// The config epoch of the shard's primary in its cluster; 0 if none was stored.
+    pub config_epoch: u64,
+    /// Whether slots were stored for the shard.
+    pub has_slots: bool,
+    /// The id of that primary in the cluster; empty if it is not known.
+    pub cluster_node_id: String,
 }
 
 impl LogStatus {
@@ -98,6 +104,9 @@ impl LogStatus {
                 "snapshot_offset" => status.snapshot_offset = number.ok(),
                 "snapshot_module_types" => status.module_types = value.split_whitespace().map(str::to_owned).collect(),
                 "full_copy_error" => status.full_copy_error = value,
+                "config_epoch" => status.config_epoch = number.unwrap_or(0),
+                "slots" => status.has_slots = !value.is_empty(),
+                "cluster_node_id" => status.cluster_node_id = value,
                 _ => {}
             }
         }

@@ -10,6 +10,7 @@ use crate::decide::gate::Gate;
 use crate::decide::taken_replies;
 use crate::exchange::mailbox::{Command, Task};
 use crate::exchange::NO_TARGET;
+use crate::node::claims;
 use crate::node::leading;
 use crate::node::monitoring;
 use crate::node::ran_commands::has_thread_written;
@@ -70,8 +71,14 @@ pub fn before_sleep(module: &mut Module) {
     find_silent_writes(module);
     leading::check_lease(module);
     match module.role {
-        Role::Leader | Role::Suspended => account(module),
-        Role::Attaching | Role::Follower => report_applied(module),
+        Role::Leader | Role::Suspended => {
+            claims::store_if_changed(module);
+            account(module);
+        }
+        Role::Attaching | Role::Follower => {
+            claims::look_for_change(module);
+            report_applied(module);
+        }
         Role::Off | Role::Replica => release_held(module),
         Role::Refused(_) => {}
     }

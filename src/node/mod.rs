@@ -12,11 +12,13 @@
 //! | `agent_handle.rs` | the main thread's end of the agent |
 //! | `redirect.rs` | clients that are sent to the leader |
 //! | `remembered.rs` | what `stream_commands.rs` remembers |
+//! | `claims.rs` | what a leader is in its cluster, and what of that its log has stored |
 //! | `module.rs` | the module: all of that, and where it is kept |
 //! | `monitoring.rs` | what the node reports of itself |
 //! | `listening.rs` | which events of commands the server sends |
 //! | `role_changes.rs` | how the role changes |
 //! | `leading.rs` | how a node leads |
+//! | `hand_over.rs` | planned failovers that somebody asks for |
 //! | `mode_change.rs` | how the mode changes |
 //! | `ran_commands.rs` | what a command that ran dirties and waits for |
 //! | `event_loop.rs` | what happens in each round of the event loop |
@@ -30,8 +32,10 @@
 
 mod agent_handle;
 pub mod audit_reads;
+pub mod claims;
 pub mod command_filter;
 pub mod event_loop;
+pub mod hand_over;
 mod leading;
 pub mod left_log;
 pub mod limits;

@@ -4,7 +4,7 @@ use valkey_module::logging::log_warning;
 
 use crate::exchange::mailbox::{Command, Task};
 use crate::node::{leading, listening, role_changes, Module, Role};
-use crate::server::{api, support};
+use crate::server::{api, cluster, support};
 use crate::settings::{self, Mode};
 
 /// The mode becomes `mode`.
@@ -55,7 +55,13 @@ fn why_it_cannot(module: &Module, mode: Mode, role: &Role) -> Option<String> {
     let no_log = || (mode != Mode::Off).then(|| support::why_the_log_is_impossible(&module.ctx)).flatten();
     let no_sync = || (mode == Mode::Sync).then(|| why_sync_does_not_work(module)).flatten();
     let no_lead = || (*role == Role::Leader).then(|| leading::why_it_may_not_lead(module, mode)).flatten();
-    no_log().or_else(no_sync).or_else(no_lead)
+    let no_switch = || {
+        let is_switched = (mode == Mode::Off) != (module.mode == Mode::Off);
+        (is_switched && cluster::is_enabled()).then(|| {
+            "in cluster mode a running node neither leaves its log nor goes to it: set durability.mode in valkey.conf and restart".to_owned()
+        })
+    };
+    no_switch().or_else(no_log).or_else(no_sync).or_else(no_lead)
 }
 
 fn why_sync_does_not_work(module: &Module) -> Option<String> {

@@ -19,6 +19,7 @@ use crate::exchange::own_logins::OwnLogins;
 use crate::exchange::Shared;
 use crate::lead::lease_keeper::LeaseKeeperHandle;
 use crate::node::agent_handle::AgentHandle;
+use crate::node::claims::{self, Claims};
 use crate::node::command_filter::refusal::{self, Refusal};
 use crate::node::left_log::LeftLog;
 use crate::node::limits::ClientLimits;
@@ -30,7 +31,7 @@ use crate::server::api::{self, TapUser};
 use crate::server::command_table::CommandTable;
 use crate::server::connections::ServerConnections;
 use crate::server::events::CommandEvents;
-use crate::server::{late_holds, running_client, support};
+use crate::server::{cluster, late_holds, running_client, support};
 use crate::settings::{self, Mode};
 
 /// The module, once it is loaded. Lives on the main thread.
@@ -55,6 +56,8 @@ pub struct Module {
     pub silent_writes: SilentWrites,
     /// Times in which nothing is read from clients.
     pub read_pauses: ReadPauses,
+    /// What this node is in its cluster, if it leads.
+    pub claims: Claims,
     /// Id of the client that connected last.
     pub newest_client: ClientId,
     /// What this node is to its shard.
@@ -194,6 +197,7 @@ impl Module {
             unlogged,
             silent_writes: SilentWrites::default(),
             read_pauses: ReadPauses::default(),
+            claims: Claims::default(),
             newest_client: 0,
             role,
             mode,
@@ -355,6 +359,13 @@ impl Module {
         late_holds::withhold_notifications(!self.role.is_confirmed());
         refusal::set(match &self.role {
             Role::Off | Role::Replica => Refusal::Nothing,
+            // To a client of a cluster, that error says to look for the primary again.
+            Role::Attaching if cluster::is_enabled() => {
+                Refusal::Data("CLUSTERDOWN durability: this node is attaching to its log".to_owned())
+            }
+            Role::Follower if claims::is_primary() => Refusal::Data(
+                "CLUSTERDOWN durability: this node follows its log, and is not yet a replica in the cluster".to_owned(),
+            ),
             Role::Attaching => Refusal::Data("LOADING durability: this node is attaching to its log".to_owned()),
             Role::Refused(why) => Refusal::Data(format!("ERR durability: {why}")),
             Role::Follower => Refusal::Redirectable,

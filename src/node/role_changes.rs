@@ -10,8 +10,8 @@ use crate::base::panic_guard::has_failed;
 use crate::exchange::lease_clock;
 use crate::exchange::mailbox::{Command, Task};
 use crate::node::{listening, Module, Role};
-use crate::server::api;
 use crate::server::follow_settings::{self, Owner};
+use crate::server::{api, cluster};
 use crate::settings;
 
 /// Why a node refuses its clients after a callback has panicked.
@@ -161,9 +161,29 @@ pub fn prepare_to_lead(module: &mut Module) {
     }
 }
 
+/// The cluster has made the server a replica of another node. The log decides what that is worth.
+fn pointed_elsewhere(module: &mut Module) {
+    match module.role {
+        Role::Attaching | Role::Follower => module.shared.send(Task::FollowAgain),
+        Role::Leader | Role::Suspended => {
+            log_warning(
+                "durability: the cluster knows another leader of this shard than its log: this node leads no more",
+            );
+            answer_nobody(module);
+            stop_serving(module, Role::Attaching);
+            module.shared.send(Task::StandAside);
+            module.tell_agent(Command::LostItsLog);
+        }
+        Role::Off | Role::Replica | Role::Refused(_) => {}
+    }
+}
+
 /// The operator made the server a replica of another server, or a primary again. Called from a server event, in which nothing can be
 /// subscribed to: the task that follows does that.
 pub fn server_role_changed(module: &mut Module, is_replica: bool) {
+    if is_replica && cluster::is_enabled() {
+        return pointed_elsewhere(module);
+    }
     match (&module.role, is_replica) {
         (Role::Off, _) => {}
         (Role::Attaching, false) => return module.tell_agent(Command::LostItsLog),

@@ -11,7 +11,7 @@ use rustix::fs::{memfd_create, MemfdFlags};
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::Context;
 
-use crate::server::api;
+use crate::server::{api, cluster};
 use crate::settings::tls::TlsSettings;
 
 /// What the server does not take back is tried again after these times, doubled from the first to the second.
@@ -107,6 +107,10 @@ pub fn set(ctx: &Context, user: &str, password: &str) -> Result<(), String> {
         // The module sees to that: a node that ends would do so at each start.
         ("propagation-error-behavior", "ignore".to_owned()),
     ];
+    if cluster::is_enabled() {
+        // A primary of the cluster would delete what is past its time by itself, and write what has no slot.
+        wanted.extend([("import-mode", "yes".to_owned()), ("replica-read-only", "yes".to_owned())]);
+    }
     let mut files = Vec::new();
     let tls = TlsSettings::configured().map_err(|error| error.to_string())?;
     let is_tls_wanted = if tls.is_some() { "yes" } else { "no" };

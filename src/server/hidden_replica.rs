@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::panic_guard::guard;
 use crate::decide::gate::ClientId;
+use crate::server::cluster::bus_links::client_of;
 use crate::server::connection_functions::{self, original, TCP};
 use crate::server::structs::Connection;
 
@@ -51,7 +52,7 @@ unsafe extern "C" fn address(
 ) -> c_int {
     let is_hidden = guard("hiding the tap", false, || {
         // SAFETY: the server asks for the address of a live connection. If nothing is known of what it belongs to yet, there is no client.
-        let client = unsafe { (*connection).private_data.as_ref() };
+        let client = unsafe { client_of(connection) };
         is_remote != 0 && text_bytes == REPLICAS_BUFFER_BYTES && client.is_some_and(|client| is_hidden(client.id))
     });
     if !is_hidden {

@@ -12,6 +12,7 @@ use crate::base::panic_guard::guard;
 use crate::decide::taken_replies::{is_due, shows_uncopied, total, worth_taking, SHOWN_BYTES};
 use crate::decide::valve::{Group, Permit};
 use crate::exchange::lease_clock;
+use crate::server::cluster::bus_links::client_of;
 use crate::server::connection_functions::{self, original, WriteFunctions, TCP, TLS};
 use crate::server::groups::GROUPS;
 use crate::server::half_closed::{self, closing};
@@ -67,7 +68,7 @@ unsafe fn lets_write(connection: *const Connection) -> bool {
 #[cold]
 unsafe fn lets_write_beyond(connection: *const Connection) -> bool {
     // SAFETY: a live connection. If nothing is known of what it belongs to yet, there is no client.
-    let client = unsafe { (*connection).private_data.as_ref() };
+    let client = unsafe { client_of(connection) };
     client.is_none_or(|client| lease_clock::lets_answer_beyond(client.id))
 }
 

@@ -9,9 +9,11 @@
 //!   `diversion`, `vectors`, `main_thread`.
 //! - Its commands and its stream: `command_table`, `command_names`, `data_types`, `running_client`, `propagation`, `replaced_commands`,
 //!   `stream`, `debug_command`, `follow_settings`.
+//! - A Valkey cluster that it is a node of: `cluster/`.
 
 pub mod api;
 pub mod client_layout;
+pub mod cluster;
 pub mod command_docs;
 pub mod command_names;
 pub mod command_result;

@@ -48,6 +48,11 @@ pub fn expect(link: Link) -> Option<Link> {
     LINK.replace(Some(link))
 }
 
+/// Where the server was told to follow its log.
+pub fn current() -> Option<Link> {
+    LINK.with_borrow(Clone::clone)
+}
+
 /// The server has refused, and follows what it followed.
 pub fn restore(link: Option<Link>) {
     LINK.set(link);

@@ -3,11 +3,14 @@
 //!
 //! The function through which the server reads is another one for that time (`server/connection_functions.rs`). The first read of a client's
 //! connection finds nothing, and the server does not ask for more until the pause ends.
+//!
+//! The same function reads nothing from the cluster's bus while that is held ([`hold_bus`]); the server asks again by itself.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -15,6 +18,7 @@ use rustix::net::sockopt::socket_peercred;
 
 use crate::base::panic_guard::guard;
 use crate::decide::gate::ClientId;
+use crate::server::cluster::bus_links::is_bus_link;
 use crate::server::connection_functions::{self, original, TCP, TLS};
 use crate::server::connections::ServerConnections;
 use crate::server::structs::{Connection, ConnectionHandler};
@@ -45,9 +49,16 @@ thread_local! {
     static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Whether clients wait.
+static HOLDS_CLIENTS: AtomicBool = AtomicBool::new(false);
+/// Whether nothing is read from the cluster's bus.
+static HOLDS_BUS: AtomicBool = AtomicBool::new(false);
+
 /// Forgets everything: no pause is under way. Main thread.
 pub fn forget_all() {
     WAITING.take();
+    HOLDS_CLIENTS.store(false, Ordering::Relaxed);
+    HOLDS_BUS.store(false, Ordering::Relaxed);
     OWN_PORTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
 }
 
@@ -59,8 +70,8 @@ pub struct ReadPause {
 impl ReadPause {
     /// Nothing is read from clients from now on. The module's functions for writing are in place.
     pub fn begin() -> Self {
-        connection_functions::put_read_function::<TCP>(paused_read::<TCP>);
-        connection_functions::put_read_function::<TLS>(paused_read::<TLS>);
+        HOLDS_CLIENTS.store(true, Ordering::Relaxed);
+        put_read_functions();
         ReadPause { deadline: Instant::now() + LIMIT }
     }
 
@@ -71,10 +82,35 @@ impl ReadPause {
 
     /// The server reads from clients again.
     pub fn end(self, connections: &ServerConnections) {
-        connection_functions::restore_read_functions();
+        HOLDS_CLIENTS.store(false, Ordering::Relaxed);
+        restore_read_functions();
         for (client, handler) in WAITING.take() {
             connections.read_again(client, handler);
         }
+    }
+}
+
+/// Nothing is read from the cluster's bus from now on. Main thread, once the server's own functions are kept.
+pub fn hold_bus() {
+    HOLDS_BUS.store(true, Ordering::Relaxed);
+    put_read_functions();
+}
+
+/// The cluster's bus is read again. What has come meanwhile was left where it was.
+pub fn let_bus_go() {
+    HOLDS_BUS.store(false, Ordering::Relaxed);
+    restore_read_functions();
+}
+
+fn put_read_functions() {
+    connection_functions::put_read_function::<TCP>(paused_read::<TCP>);
+    connection_functions::put_read_function::<TLS>(paused_read::<TLS>);
+}
+
+/// Has the server read by itself again, unless something is still held.
+fn restore_read_functions() {
+    if !HOLDS_CLIENTS.load(Ordering::Relaxed) && !HOLDS_BUS.load(Ordering::Relaxed) {
+        connection_functions::restore_read_functions();
     }
 }
 
@@ -93,13 +129,22 @@ unsafe extern "C" fn paused_read<const KIND: usize>(
     unsafe { (original::<KIND>().read)(connection, buffer, length) }
 }
 
-/// Whether the connection is a client's, which now waits.
+/// Whether nothing is to be read from the connection now: it is a client's, which now waits, or one of the bus.
 ///
 /// # Safety
 /// The connection is live.
 unsafe fn pause(connection: *mut Connection) -> bool {
     // SAFETY: a live connection; its client, if it has one, lives as long.
-    let (fd, client) = unsafe { ((*connection).fd, (*connection).private_data.as_ref()) };
+    let (fd, client) = unsafe {
+        if is_bus_link(connection) {
+            // Only the main thread reads from the bus.
+            return main_thread::is_it() && HOLDS_BUS.load(Ordering::Relaxed);
+        }
+        ((*connection).fd, (*connection).private_data.as_ref())
+    };
+    if !HOLDS_CLIENTS.load(Ordering::Relaxed) {
+        return false;
+    }
     // Without a client it is the server's own link to a primary, on its way.
     let Some(client) = client else { return false };
     if !main_thread::is_it() {

@@ -1,10 +1,10 @@
 //! What this server cannot offer, and why.
 
-use valkey_module::{Context, ContextFlags};
+use valkey_module::Context;
 
 use crate::exchange::server_support;
 use crate::server::internals::Internals;
-use crate::server::{command_names, layout_check, stream_settings, version};
+use crate::server::{cluster, command_names, layout_check, stream_settings, version};
 
 /// Why this server cannot offer sync mode, judged without a client. Any thread; the main thread asks first, while
 /// the module loads.
@@ -24,12 +24,7 @@ pub fn why_leases_are_not_kept(self_test: Option<&Result<(), String>>) -> Option
 
 /// Why this server cannot have a log, in any mode but off. Main thread.
 pub fn why_the_log_is_impossible(ctx: &Context) -> Option<String> {
-    let is_cluster = ctx.get_flags().contains(ContextFlags::CLUSTER);
-    let why = is_cluster.then(|| {
-        "cluster mode (cluster-enabled yes) is not supported yet: a cluster's node cannot follow its log after a restart; \
-         set cluster-enabled no, or durability.mode off"
-            .to_owned()
-    });
-    why.or_else(|| command_names::why_the_log_is_impossible(ctx))
+    cluster::why_the_log_is_impossible(ctx)
+        .or_else(|| command_names::why_the_log_is_impossible(ctx))
         .or_else(|| stream_settings::why_the_log_is_impossible(ctx))
 }

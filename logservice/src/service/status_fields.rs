@@ -71,7 +71,7 @@ fn text(text: &str) -> Value {
 
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 62] = [
+pub const FIELDS: [Field; 63] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),

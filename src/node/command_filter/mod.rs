@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `mod.rs` | the filter: which commands are refused |
 //! | `refusal.rs` | what is refused at the moment |
+//! | `cluster_commands.rs` | commands of a cluster that the log has a say in |
 //! | `write_filter.rs` | writes while the log is too far behind |
 //! | `primary.rs` | what comes from the server's primary is not refused |
 //! | `answer.rs` | how a command is refused |
 //! | `decode.rs` | the command that is about to run |
 
 pub mod answer;
+pub mod cluster_commands;
 pub mod decode;
 pub mod primary;
 pub mod refusal;
@@ -31,7 +33,7 @@ use crate::node::command_filter::refusal::{DATA, NOTHING, REDIRECTABLE, ROLE_CHA
 use crate::node::command_filter::write_filter::filter_write;
 use crate::node::{self, listening, redirect, remembered, stream_commands};
 use crate::server::follow_settings::{self, Owner};
-use crate::server::{api, debug_command, propagation, running_client};
+use crate::server::{api, cluster, debug_command, propagation, running_client};
 use crate::settings;
 
 const ROLE_CHANGE_ERROR: &str = "ERR this node is led by its log: REPLICAOF and FAILOVER would take it away. \
@@ -114,6 +116,9 @@ fn filter_command(ctx: *mut RedisModuleCommandFilterCtx, level: u8, owner: Owner
     let word = redirect::word(name).filter(|_| !api::client_flags(command.get_client_id()).is_stranger);
     if let Some(word) = word {
         redirect::note(command.get_client_id(), word, (1..command.args_count()).map(|at| argument(&command, at)));
+    }
+    if cluster::is_enabled() && cluster_commands::filter(&command, name) {
+        return;
     }
     if changes_role(name) {
         if !settings::ALLOW_REPLICAOF.is_on() {
@@ -212,15 +217,21 @@ fn filter_following(command: &CommandFilterCtx, name: &str, client: ClientId, pr
     if name == "exec" {
         return;
     }
-    if redirect::applies(client, properties) {
+    if !cluster::is_enabled() && redirect::applies(client, properties) {
         refuse_queued(command, where_the_leader_is);
-    } else if properties.is_write {
+    } else if properties.is_write && !is_left_to_cluster() {
         // Even where the server would take the write (replica-read-only no): what only this node has is not in the log.
         let flags = api::client_flags(client);
         if !primary::note(command, name, flags.is_primary) && !is_called_by_stream(client) {
             refuse_data(command, false, flags.is_in_transaction, || READ_ONLY_ERROR.to_owned());
         }
     }
+}
+
+/// Whether the server sends the clients of a cluster to the primary, and takes no other write either.
+fn is_left_to_cluster() -> bool {
+    let is_read_only = || node::with(|module| module.ctx.get_flags().contains(ContextFlags::READONLY)) == Some(true);
+    cluster::is_enabled() && is_read_only()
 }
 
 /// This node serves nobody: refuses what a loading server would refuse.

@@ -7,16 +7,17 @@ use valkey_module::{CallReply, Context};
 use crate::exchange::server_facts::ServerFacts;
 use crate::node;
 use crate::node::tasks::stream::kept_position;
-use crate::server::api;
 use crate::server::follow_settings::{self, Owner};
+use crate::server::{api, cluster};
 
 /// Kinds of listeners that a server shows in INFO: TCP, unix sockets, TLS, RDMA, and room for more.
 const MAX_LISTENERS: usize = 8;
 
 /// How the server can be reached, and what it holds.
 pub fn describe(ctx: &Context) -> ServerFacts {
-    let is_others_replica = api::is_replica(ctx) && follow_settings::owner() != Owner::Log;
-    let follows_log = api::is_replica(ctx) && !is_others_replica;
+    let follows_log = api::is_replica(ctx) && follow_settings::owner() == Owner::Log;
+    // The cluster makes a node a replica by itself.
+    let is_others_replica = api::is_replica(ctx) && !follows_log && !cluster::is_enabled();
     let has_data = has_data(ctx);
     let mut facts =
         ServerFacts { has_data, is_others_replica, follows_log, is_as_left: is_as_left(ctx), ..ServerFacts::default() };
@@ -27,7 +28,8 @@ pub fn describe(ctx: &Context) -> ServerFacts {
             facts.add_listener(&listener.to_string_lossy());
         }
     }
-    facts.databases = api::config(ctx, "databases").parse().unwrap_or(0);
+    let databases = if cluster::is_enabled() { "cluster-databases" } else { "databases" };
+    facts.databases = api::config(ctx, databases).parse().unwrap_or(0);
     facts.engine = info.field("valkey_version").map(|version| version.to_string_lossy()).unwrap_or_default();
     facts
 }

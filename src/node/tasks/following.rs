@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use valkey_module::logging::{log_notice, log_warning};
 use valkey_module::Context;
 
+use crate::decide::cluster_claim::{Claim, Stored};
 use crate::exchange::mailbox::{Position, Progress};
 use crate::log::services::Reached;
 use crate::node::left_log::StreamPosition;
@@ -14,6 +15,7 @@ use crate::node::tasks::serving::change_role;
 use crate::node::tasks::stream::{kept_position, position};
 use crate::node::{self, listening, role_changes, Role};
 use crate::server::api;
+use crate::server::cluster::{self, membership::Membership};
 use crate::server::follow_settings::{self, Owner};
 use crate::server::named_link::{self, Link};
 
@@ -26,31 +28,70 @@ pub fn is_changing_role() -> bool {
     IS_CHANGING_ROLE.get()
 }
 
-/// Runs REPLICAOF.
-fn replicaof(ctx: &Context, arguments: &[&str]) -> Result<(), String> {
-    IS_CHANGING_ROLE.set(true);
-    let result = api::call(ctx, "REPLICAOF", arguments);
-    IS_CHANGING_ROLE.set(false);
-    result.map(drop)
+/// Whom the server is to replicate from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// The one at that address.
+    At(&'a str, u16),
+    /// Nobody.
+    None,
 }
 
-/// Runs REPLICAOF, unless this node ceased to attach to its log or to follow it.
-fn replicaof_while_following(ctx: &Context, arguments: &[&str]) -> Result<(), String> {
-    if node::with(|module| matches!(module.role, Role::Attaching | Role::Follower)) != Some(true) {
-        return Err("this node is not attaching to its log any more".to_owned());
-    }
-    replicaof(ctx, arguments)
+/// Runs `work`, which changes what the server replicates from, or what it is in its cluster.
+fn changing_role<T>(work: impl FnOnce() -> T) -> T {
+    IS_CHANGING_ROLE.set(true);
+    let result = work();
+    IS_CHANGING_ROLE.set(false);
+    result
+}
+
+/// Does what REPLICAOF does, which a node of a cluster does not have.
+fn replicaof(ctx: &Context, source: Source<'_>) -> Result<(), String> {
+    changing_role(|| match source {
+        Source::At(host, port) if cluster::is_enabled() => membership()?.replicate_from(host, port),
+        Source::None if cluster::is_enabled() => {
+            membership()?.stop_replicating();
+            Ok(())
+        }
+        Source::At(host, port) => api::call(ctx, "REPLICAOF", &[host, &port.to_string()]).map(drop),
+        Source::None => api::call(ctx, "REPLICAOF", &["NO", "ONE"]).map(drop),
+    })
+}
+
+/// As [`replicaof`], unless this node ceased to attach to its log or to follow it.
+fn replicaof_while_following(ctx: &Context, source: Source<'_>) -> Result<(), String> {
+    check_follows()?;
+    replicaof(ctx, source)
+}
+
+fn check_follows() -> Result<(), String> {
+    let follows = node::with(|module| matches!(module.role, Role::Attaching | Role::Follower)) == Some(true);
+    follows.then_some(()).ok_or_else(|| "this node is not attaching to its log any more".to_owned())
+}
+
+fn membership() -> Result<Membership, String> {
+    Membership::get().ok_or_else(|| "the insides of this server's cluster are not known".to_owned())
 }
 
 /// Makes the server a replica of its log, which it logs in to with that user name and password.
-pub fn follow(ctx: &Context, at: &Reached, user: &str, password: &str) -> Result<(), String> {
+///
+/// In a cluster, `knows_slots` says that the log knows which slots the shard serves.
+pub fn follow(ctx: &Context, at: &Reached, user: &str, password: &str, knows_slots: bool) -> Result<(), String> {
     // Before the first byte of the stream arrives.
     node::with(listening::listen_to_commands).unwrap_or(Ok(()))?;
+    let may_hold_others = match api::is_replica(ctx) {
+        // The cluster may have made it a replica of another node, which may have sent something.
+        true => follow_settings::owner() != Owner::Log && !lacks_link(ctx),
+        false => node::with(|module| module.may_hold_untold_writes()) == Some(true),
+    };
     follow_settings::set(ctx, user, password)?;
-    if !api::is_replica(ctx) && node::with(|module| module.may_hold_untold_writes()) == Some(true) {
+    if cluster::is_enabled() && knows_slots {
+        membership()?.let_go_of_slots();
+    }
+    if may_hold_others {
         // A server that ceases to be a replica gets a replication id that its log does not know, and so a full copy.
         replicate_from(ctx, at)?;
-        replicaof_while_following(ctx, &["NO", "ONE"])?;
+        replicaof_while_following(ctx, Source::None)?;
     }
     follow_at(ctx, at)
 }
@@ -73,17 +114,59 @@ fn replicate_from(ctx: &Context, at: &Reached) -> Result<(), String> {
     };
     let (name, port) = (at.service.host.clone(), at.address.port());
     let before = named_link::expect(Link { address: host.clone(), port, host: name });
-    let port = port.to_string();
-    replicaof_while_following(ctx, &[&host, &port]).inspect_err(|_| named_link::restore(before))
+    replicaof_while_following(ctx, Source::At(&host, port)).inspect_err(|_| named_link::restore(before))
 }
 
-/// Makes the server a primary that holds everything its log has. Returns where its stream goes on.
-pub fn promote(ctx: &Context) -> Position {
+/// The cluster has made the server a replica of another node, whom its log does not know: it follows the log again.
+pub fn follow_again(ctx: &Context) {
+    // A node that does not follow yet is told to by the agent.
+    let Some(link) = named_link::current().filter(|_| follow_settings::owner() == Owner::Log) else { return };
+    match replicaof_while_following(ctx, Source::At(&link.address, link.port)) {
+        Ok(()) => log_notice("durability: the cluster pointed this node to another one; it follows its log again"),
+        // The agent attaches anew.
+        Err(why) => log_warning(format!("durability: this node does not follow its log again: {why}")),
+    }
+}
+
+/// Makes the server a primary that holds everything its log has, and in a cluster that of the shard. Returns where its stream goes on.
+pub fn promote(ctx: &Context, claim: Option<&Claim>) -> Position {
     // A node that had to pass over something is refused below: everything was applied before this.
     node::with(role_changes::prepare_to_lead);
-    replicaof_while_following(ctx, &["NO", "ONE"])?;
+    match claim {
+        Some(claim) => take(claim)?,
+        None => replicaof_while_following(ctx, Source::None)?,
+    }
     follow_settings::restore(ctx);
     position(ctx)
+}
+
+/// What this node is to claim in its cluster, if the log lets it lead.
+pub fn plan_claim(stored: &Stored) -> Result<Claim, String> {
+    Ok(membership()?.plan(stored))
+}
+
+/// Makes the server the primary of its shard in the cluster. The log has stored the claim.
+pub fn take(claim: &Claim) -> Result<(), String> {
+    check_follows()?;
+    let membership = membership()?;
+    if let Some(why) = membership.why_outdated(claim) {
+        return Err(why);
+    }
+    changing_role(|| membership.take(claim));
+    node::with(|module| module.claims.took(claim));
+    if !claim.slots.is_empty() {
+        log_notice(format!(
+            "durability: claims slots {} in the cluster, config epoch {}",
+            claim.slots, claim.config_epoch
+        ));
+    }
+    Ok(())
+}
+
+/// Makes this node, which follows its log, a replica of the leader in the cluster. Returns whether it is one.
+pub fn belong_to(leader: &str) -> bool {
+    let Ok(membership) = membership() else { return false };
+    check_follows().is_ok() && changing_role(|| membership.belong_to(leader))
 }
 
 /// The server is a primary from now on, whose history is its own. Notes where that begins.
@@ -91,7 +174,7 @@ pub fn stop_following(ctx: &Context) {
     let left_at = node::with(|module| module.shared.leave_offset.load(Ordering::Relaxed));
     let mut offset = left_at.unwrap_or(0);
     if follow_settings::owner() == Owner::Log {
-        match replicaof(ctx, &["NO", "ONE"]) {
+        match replicaof(ctx, Source::None) {
             Ok(()) => follow_settings::restore(ctx),
             Err(why) => log_warning(format!("durability: the server still follows its log: {why}")),
         }

@@ -26,7 +26,7 @@ use valkey_module::Context;
 
 use crate::exchange::mailbox::Task;
 use crate::node::role_changes::{epoch_ended, serve_reads};
-use crate::node::{self, audit_reads, leading, stream_errors, Role};
+use crate::node::{self, audit_reads, claims, leading, stream_errors, Role};
 use crate::server::{api, data_types};
 
 pub use crate::node::tasks::description::has_data;
@@ -85,11 +85,16 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::ShippingEnded => serving::change(epoch_ended),
 
         // The server as a replica of its log.
-        Task::Follow { at, user, password, reply } => {
-            answer(reply, following::follow(ctx, &at, &user, &password));
+        Task::Follow { at, user, password, knows_slots, reply } => {
+            answer(reply, following::follow(ctx, &at, &user, &password, knows_slots));
         }
+        Task::FollowAgain => following::follow_again(ctx),
         Task::FollowAt(at, reply) => answer(reply, following::follow_at(ctx, &at)),
-        Task::Promote(reply) => answer(reply, following::promote(ctx)),
+        Task::Promote(claim, reply) => answer(reply, following::promote(ctx, claim.as_ref())),
+        Task::PlanClaim(stored, reply) => answer(reply, following::plan_claim(&stored)),
+        Task::TakeClaim(claim, reply) => answer(reply, following::take(&claim)),
+        Task::ClaimStored(claim, stored) => claims::stored(ctx, &claim, stored),
+        Task::BelongTo(leader, reply) => answer(reply, following::belong_to(&leader)),
         Task::StopFollowing => following::stop_following(ctx),
         Task::StandAside => following::stand_aside(ctx),
         Task::RestoreSettings => following::restore_settings(ctx),

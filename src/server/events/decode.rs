@@ -6,12 +6,17 @@ use valkey_module::{raw, Context, InfoContext, AUTH_HANDLED, AUTH_NOT_HANDLED};
 
 use crate::base::panic_guard::guard;
 use crate::server::api;
+use crate::server::cluster::loading;
 use crate::server::command_result::CommandResult;
 use crate::server::events::{Hooks, InfoSection, COMMAND_RESULT_FAILURE};
 
 // Sub-events (`valkeymodule.h`).
 /// Of `REPLICATION_ROLE_CHANGED`.
 const NOW_REPLICA: u64 = 1;
+/// Of `LOADING`: a full copy comes from the server that this one replicates from.
+const LOADING_REPL_START: u64 = 2;
+/// Of `LOADING`: all of it was loaded.
+const LOADING_ENDED: u64 = 3;
 /// Of `LOADING`.
 const LOADING_FAILED: u64 = 4;
 /// Of `CLIENT_CHANGE`.
@@ -100,6 +105,11 @@ pub unsafe extern "C" fn on_role_change<H: Hooks>(_: Ctx, _: Event, subevent: u6
 }
 
 pub unsafe extern "C" fn on_loading<H: Hooks>(_: Ctx, _: Event, subevent: u64, _: *mut c_void) {
+    match subevent {
+        LOADING_REPL_START => guard("beginning to load", (), loading::begins),
+        LOADING_ENDED | LOADING_FAILED => guard("ending to load", (), loading::ends),
+        _ => {}
+    }
     if subevent == LOADING_FAILED {
         guard("noting that a full copy failed", (), H::loading_failed);
     }

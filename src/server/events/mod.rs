@@ -78,6 +78,8 @@ pub trait Hooks: 'static {
     fn configs_changed();
     /// The server shuts down.
     fn shuts_down();
+    /// In a cluster, the node of that name asks this one to hand over to it.
+    fn asked_to_hand_over(name: &str);
     /// The agent has woken the main thread.
     fn agent_rang();
     /// A command is about to run, or to be queued. Called before every command of every client and script, but for those that the module
@@ -110,7 +112,7 @@ pub fn subscribe<H: Hooks>(ctx: &Context) -> Result<(), String> {
     subscribe_to(ctx, CONFIG, Some(decode::on_config_change::<H>))?;
     // Somebody may take the node away from its log.
     subscribe_to(ctx, REPLICATION_ROLE_CHANGED, Some(decode::on_role_change::<H>))?;
-    // A full copy from the log may not load.
+    // A full copy from the log may not load, and nothing of it is to be dropped for its age.
     subscribe_to(ctx, LOADING, Some(decode::on_loading::<H>))?;
     // Clients wait no longer than they may, also while the server loads.
     subscribe_to(ctx, LOADING_PROGRESS, Some(decode::on_loading_progress::<H>))?;

@@ -1,0 +1,161 @@
+//! What a leader is in its cluster, and what of that its log has stored. Main thread only.
+//!
+//! A leader claims slots only after its log has stored them with the config epoch under which it claims them. The cluster's bus may raise
+//! that epoch by itself, where another shard's primary has the same; then the new one is stored at once. Until it is, a node that took over
+//! would still choose a greater one, by the margin of `server/cluster/membership.rs`.
+
+use std::time::{Duration, Instant};
+
+use durability_protocol::SlotRanges;
+use valkey_module::logging::log_warning;
+use valkey_module::{BlockedClient, Context, ThreadSafeContext, ValkeyError, ValkeyValue};
+
+use crate::decide::cluster_claim::Claim;
+use crate::node::{self, Module, Role};
+use crate::server::cluster::membership::Membership;
+use crate::server::{api, cluster};
+
+/// The least time after a claim that the log did not store, before the next one.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+
+/// What is known of this node's claims.
+#[derive(Default)]
+pub struct Claims {
+    /// The config epoch that is stored, and how many slots.
+    stored: Option<(u64, u32)>,
+    /// Whether the log is storing a claim.
+    is_storing: bool,
+    /// When the log did not store one last.
+    failed: Option<Instant>,
+    /// Whether this node has lost slots that its log gives to it, which was logged.
+    lacks_slots: bool,
+    /// Whether this node was a primary to the cluster when it was last looked at.
+    was_primary: bool,
+    /// Slots that wait for the log to store them.
+    adding: Option<Adding>,
+}
+
+impl Claims {
+    /// This node is what that claim says, and its log has stored it.
+    pub fn took(&mut self, claim: &Claim) {
+        self.stored = Some((claim.config_epoch, u32::from(claim.slots.count())));
+        self.failed = None;
+        self.lacks_slots = false;
+    }
+}
+
+/// Whether this node is a primary to its cluster; not so outside of cluster mode.
+pub fn is_primary() -> bool {
+    cluster::is_enabled() && Membership::get().is_some_and(|membership| membership.is_primary())
+}
+
+/// A node that follows its log may serve reads only as a replica.
+pub fn look_for_change(module: &mut Module) {
+    if cluster::is_enabled() && module.role == Role::Follower {
+        let is_primary = is_primary();
+        if std::mem::replace(&mut module.claims.was_primary, is_primary) != is_primary {
+            module.update_filter();
+        }
+    }
+}
+
+/// Has the log store what the bus has made of this leader.
+#[inline]
+pub fn store_if_changed(module: &mut Module) {
+    if !cluster::is_enabled() || module.role != Role::Leader {
+        return;
+    }
+    let Some((membership, stored)) = Membership::get().zip(module.claims.stored) else { return };
+    let (config_epoch, slot_count) = membership.standing();
+    if slot_count < stored.1 && !std::mem::replace(&mut module.claims.lacks_slots, true) {
+        log_warning(format!(
+            "durability: the cluster has given {} of this shard's slots to others, against its log: every node of the cluster has to be one \
+             with this module",
+            stored.1 - slot_count
+        ));
+    }
+    let may_try = !module.claims.is_storing && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
+    if config_epoch > stored.0 && slot_count == stored.1 && may_try {
+        store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
+    }
+}
+
+fn store(module: &mut Module, claim: Claim) {
+    let Some(epoch) = module.epoch else { return };
+    module.claims.is_storing = true;
+    module.keeper.store_claim(epoch, claim);
+}
+
+/// Slots that a client adds to this leader.
+struct Adding {
+    slots: Vec<u16>,
+    claim: Claim,
+    client: BlockedClient,
+}
+
+/// Begins to add slots, which have no owner. The client is answered when the log has stored them and the server has taken them.
+///
+/// # Errors
+/// Why they cannot be added now, for the user to read.
+pub fn begin_to_add(module: &mut Module, ctx: &Context, slots: Vec<u16>) -> Result<(), String> {
+    let membership = Membership::get().filter(|_| module.role == Role::Leader);
+    let membership = membership.ok_or("this node does not lead its shard")?;
+    if !membership.are_free(&slots) {
+        return Err("some of these slots have an owner".to_owned());
+    }
+    if module.claims.is_storing {
+        return Err("the log is storing another change of this shard in its cluster: try again".to_owned());
+    }
+    let own = membership.slots();
+    let claim = Claim {
+        config_epoch: membership.standing().0.max(module.claims.stored.map_or(0, |stored| stored.0)),
+        slots: SlotRanges::of(own.slots().chain(slots.iter().copied())),
+        node_id: membership.id(),
+    };
+    store(module, claim.clone());
+    module.claims.adding = Some(Adding { slots, claim, client: ctx.block_client() });
+    Ok(())
+}
+
+/// The log has stored that claim, or has not, for that reason.
+pub fn stored(ctx: &Context, claim: &Claim, stored: Result<(), String>) {
+    let adding = node::with(|module| {
+        module.claims.is_storing = false;
+        match &stored {
+            Ok(()) => module.claims.stored = Some((claim.config_epoch, u32::from(claim.slots.count()))),
+            Err(why) => {
+                module.claims.failed = Some(Instant::now());
+                log_warning(format!("durability: the log has not stored config epoch {}: {why}", claim.config_epoch));
+            }
+        }
+        module.claims.adding.take()
+    });
+    let Some(Adding { slots, client, .. }) = adding.flatten().filter(|adding| adding.claim == *claim) else { return };
+    let added = stored.and_then(|()| add(ctx, &slots));
+    let reply = match added {
+        Ok(()) => Ok(ValkeyValue::SimpleStringStatic("OK")),
+        Err(why) => Err(ValkeyError::String(format!("ERR durability: the slots are not added: {why}"))),
+    };
+    ThreadSafeContext::with_blocked_client(client).reply(reply);
+}
+
+/// Has the server take slots that its log has stored.
+fn add(ctx: &Context, slots: &[u16]) -> Result<(), String> {
+    // Not within `with`: the server calls back.
+    if node::with(|module| module.role == Role::Leader) != Some(true) {
+        return Err("this node leads no more; the next leader takes them".to_owned());
+    }
+    let slots: Vec<String> = slots.iter().map(u16::to_string).collect();
+    let arguments: Vec<&str> = std::iter::once("ADDSLOTS").chain(slots.iter().map(String::as_str)).collect();
+    let added = api::call(ctx, "CLUSTER", &arguments).map(drop);
+    if added.is_err() {
+        // Others have got them meanwhile: the log is to say what this node has.
+        node::with(|module| {
+            if let Some(membership) = Membership::get() {
+                let (config_epoch, _) = membership.standing();
+                store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
+            }
+        });
+    }
+    added
+}

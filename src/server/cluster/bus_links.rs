@@ -1,0 +1,46 @@
+//! Connections of the cluster's bus. They are of the same kinds as those of clients, but what they belong to is a `clusterLink`. The module
+//! leaves them alone. Any thread.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::server::cluster::functions::Functions;
+use crate::server::cluster::is_enabled;
+use crate::server::structs::{Client, Connection};
+
+/// The handler that every link of the bus reads by; null outside of cluster mode.
+static BUS_READ_HANDLER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// Learns how links of the bus are told from clients. Main thread, before the module looks at any connection.
+pub fn learn() {
+    if let (true, Ok(functions)) = (is_enabled(), Functions::get()) {
+        BUS_READ_HANDLER.store(functions.read_bus_link.cast_mut().cast(), Ordering::Relaxed);
+    }
+}
+
+/// Whether the connection is a link of the bus that is established.
+///
+/// # Safety
+/// The connection is live.
+#[inline]
+pub unsafe fn is_bus_link(connection: *const Connection) -> bool {
+    let handler = BUS_READ_HANDLER.load(Ordering::Relaxed);
+    // SAFETY: by contract.
+    !handler.is_null() && unsafe { (*connection).read_handler }.is_some_and(|reads| reads as *mut () == handler)
+}
+
+/// The client that the connection belongs to; none if it belongs to something else, or nothing is known of that yet.
+///
+/// # Safety
+/// The connection is live. A client that it belongs to lives as long as what is returned is used.
+#[inline]
+pub unsafe fn client_of<'a>(connection: *const Connection) -> Option<&'a Client> {
+    // SAFETY: by contract. A link of the bus belongs to no client; every other connection that belongs to something belongs to a client: the
+    // server makes none for moving slots while CLUSTER MIGRATESLOTS and SYNCSLOTS are refused.
+    unsafe {
+        if is_bus_link(connection) {
+            return None;
+        }
+        (*connection).private_data.as_ref()
+    }
+}

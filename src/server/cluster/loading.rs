@@ -1,0 +1,47 @@
+//! A node that was its shard's primary in the cluster follows its log when it starts, and is a primary to the cluster all the while. A
+//! server that is a primary in that sense drops keys and fields of hashes that are past their time as it loads a snapshot, although what
+//! comes after the snapshot may have given them more time. So the server takes itself for a replica for as long as it loads what its log
+//! sends. Nothing is read from the bus meanwhile: what the server would make of it as a replica without a primary is void. Main thread.
+
+use std::cell::Cell;
+
+use crate::server::cluster::functions::Functions;
+use crate::server::cluster::node::{PRIMARY, REPLICA};
+use crate::server::cluster::{is_enabled, layout_check};
+use crate::server::follow_settings::{self, Owner};
+use crate::server::read_pause;
+
+thread_local! {
+    static IS_TURNED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The server begins to load what the one that it replicates from sends. Called from the server's event.
+pub fn begins() {
+    if !is_enabled() || follow_settings::owner() != Owner::Log || layout_check::found().is_none() {
+        return;
+    }
+    let Ok(functions) = Functions::get() else { return };
+    // SAFETY: the layout is verified, and the server's node lives as long as the server. Only the main thread uses it.
+    unsafe {
+        let node = *functions.myself;
+        if (*node).is_primary() {
+            (*node).flags = (*node).flags & !PRIMARY | REPLICA;
+            IS_TURNED.set(true);
+            read_pause::hold_bus();
+        }
+    }
+}
+
+/// The server has loaded it, or could not. Called from the server's event.
+pub fn ends() {
+    if !IS_TURNED.replace(false) {
+        return;
+    }
+    let Ok(functions) = Functions::get() else { return };
+    // SAFETY: as above. Nothing came from the bus meanwhile, so the node is what it was.
+    unsafe {
+        let node = *functions.myself;
+        (*node).flags = (*node).flags & !REPLICA | PRIMARY;
+    }
+    read_pause::let_bus_go();
+}
