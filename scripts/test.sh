@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs all tests: formatting, the crates that are used (scripts/dependencies.sh), the documents (table of failures, reference, links), lints,
-# unit tests, integration tests in Valkey's own framework, snapshots in an object store, clients that find the leader, crash test, the oracle that compares a leader with nodes that have only its stream, the
+# unit tests, integration tests in Valkey's own framework, snapshots in an object store, clients that find the leader, a cluster, crash test, the oracle that compares a leader with nodes that have only its stream, the
 # comparison of what clients receive with a plain server, the checker of histories, the harness of faults, and a part of Valkey's own suite
 # with the module loaded.
 # Installs, fetches and builds what is missing. The last line sums up.
@@ -101,6 +101,7 @@ first_row() {
     step "three zones, operators" tests/zones/run.sh --operate
     step "slots, stored by one service and by three" tests/zones/run.sh --slots
     step "a single service becomes three" tests/zones/run.sh --grow
+    step "cluster mode" tests/cluster/run.sh
     step crash tests/crash/run.sh --rounds "$rounds"
     step "crash self-check" tests/crash/run.sh --self-check
     step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10

@@ -1,0 +1,252 @@
+"""A cluster whose shards' leaders the log decides: no acknowledged write is missing and each slot has one owner, whichever nodes die."""
+
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+import unittest
+
+import valkey
+from valkey.cluster import ValkeyCluster
+
+import counted_tests
+from child_process import wait_for
+from ports import HOST
+from shards import LEASE_MS, Cluster, Node
+from writers import Writers, tag_of
+
+ROUNDS = int(os.environ.get("CLUSTER_ROUNDS", "1"))
+# From a leader's death to the next answered write of its shard.
+TAKEN_OVER_WITHIN_S = LEASE_MS / 1000 + 1
+# The same for a planned failover, which waits for no lease.
+PLANNED_WITHIN_S = 1.5
+# The same where the nodes are started again. A primary of a cluster that starts refuses everything for two seconds by itself.
+STARTED_WITHIN_S = 12
+
+
+class ShardsOfACluster(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
+        cls.cluster = Cluster(cls.directory)
+        try:
+            cls.cluster.start()
+        except BaseException:
+            cls.tearDownClass()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cluster.kill()
+        if "KEEP" in os.environ:
+            print(f"kept: {cls.directory}")
+        else:
+            shutil.rmtree(cls.directory)
+
+    def setUp(self):
+        self.restart_what_was_killed()
+        self.cluster.wait_until_settled()
+
+    def restart_what_was_killed(self) -> None:
+        for node in self.cluster.nodes:
+            if not node.is_running():
+                node.start()
+
+    def check_no_loss(self, how: str, shards: list[str], within_s: float, change) -> None:
+        """Nothing that was acknowledged is missing after `change`, and those shards' writes go on soon."""
+        for _ in range(ROUNDS):
+            self.restart_what_was_killed()
+            self.cluster.wait_until_settled()
+            with Writers(self.cluster) as writers:
+                begun = time.monotonic()
+                change()
+                writers.wait_for_writes()
+                gaps = {shard: writers.gap_s(shard, begun) for shard in self.cluster.shards}
+            self.restart_what_was_killed()
+            self.cluster.wait_until_settled()
+            missing = writers.missing()
+            shown = ", ".join(f"{shard} {gap:.2f} s" for shard, gap in gaps.items())
+            print(f"{how}: no write was answered in {shown}; {len(missing)} of {writers.count()} missing", flush=True)
+            self.assertEqual(missing, [])
+            for shard in shards:
+                self.assertLess(gaps[shard], within_s, shard)
+
+    def leaders(self, *shards: str) -> list[Node]:
+        return [self.cluster.wait_for_leader(shard) for shard in shards]
+
+    def test_a_leader_is_killed(self):
+        self.check_no_loss("a leader killed", ["s0"], TAKEN_OVER_WITHIN_S, lambda: self.leaders("s0")[0].kill())
+
+    def test_two_of_three_leaders_are_killed_at_once(self):
+        def change():
+            for leader in self.leaders("s0", "s1"):
+                leader.kill()
+
+        self.check_no_loss("two leaders killed", ["s0", "s1"], TAKEN_OVER_WITHIN_S, change)
+
+    def test_a_leader_stands_still_for_longer_than_its_lease(self):
+        def change():
+            (leader,) = self.leaders("s0")
+            leader.freeze()
+            wait_for("another node leads", lambda: self.cluster.leader("s0") not in (None, leader))
+            leader.thaw()
+
+        self.check_no_loss("a leader stopped", ["s0"], TAKEN_OVER_WITHIN_S + 1, change)
+
+    def test_all_nodes_of_a_shard_are_killed(self):
+        def change():
+            for node in self.cluster.shards["s1"]:
+                node.kill()
+            for node in self.cluster.shards["s1"]:
+                node.start()
+
+        self.check_no_loss("a shard killed", ["s1"], STARTED_WITHIN_S, change)
+
+    def test_all_nodes_are_killed(self):
+        def change():
+            for node in self.cluster.nodes:
+                node.kill()
+            for node in self.cluster.nodes:
+                node.start()
+
+        self.check_no_loss("all nodes killed", list(self.cluster.shards), STARTED_WITHIN_S, change)
+
+    def test_all_nodes_are_killed_and_know_nothing_of_their_cluster(self):
+        def change():
+            for node in self.cluster.nodes:
+                node.kill()
+            for node in self.cluster.nodes:
+                node.lose_cluster()
+                node.start()
+            self.cluster.meet()
+
+        self.check_no_loss("all nodes.conf lost", list(self.cluster.shards), 2 * STARTED_WITHIN_S, change)
+
+    def test_a_leader_hands_over(self):
+        def change():
+            (leader,) = self.leaders("s2")
+            leader.ask("DURABILITY.FAILOVER")
+            wait_for("another node leads", lambda: self.cluster.leader("s2") not in (None, leader))
+
+        self.check_no_loss("handed over", ["s2"], PLANNED_WITHIN_S, change)
+
+    def test_every_way_of_cluster_failover_hands_over_to_the_node_that_is_asked(self):
+        for words in ([], ["FORCE"], ["TAKEOVER"]):
+            def change(words=words):
+                follower = self.cluster.follower("s0")
+                self.assertEqual(follower.ask("CLUSTER", "FAILOVER", *words), "OK")
+                wait_for("the node leads", lambda: self.cluster.leader("s0") is follower)
+
+            self.check_no_loss(" ".join(["CLUSTER FAILOVER", *words]), ["s0"], PLANNED_WITHIN_S, change)
+
+    def test_a_node_takes_over_that_has_not_heard_of_the_leaders_last_config_epochs(self):
+        def bump(*nodes: Node) -> None:
+            # A node whose epoch is the greatest keeps it, so they take turns.
+            for node in nodes:
+                node.ask("CLUSTER", "BUMPEPOCH")
+                wait_for("the others hear of it", lambda node=node: all(
+                    epoch_at(other, node) == epoch_at(node, node) for other in self.leaders("s0", "s1")))
+
+        def epoch_at(node: Node, of: Node) -> int:
+            lines = [line for line in node.view() if f":{of.port}@" in line[1]]
+            return int(lines[0][6])
+
+        def change():
+            leader, other = self.leaders("s0", "s1")
+            follower = self.cluster.follower("s0")
+            known = epoch_at(follower, leader)
+            follower.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -2)
+            bump(other, leader)
+            wait_for("the log has stored it", lambda: self.cluster.stored_slots("s0")[0] == epoch_at(leader, leader))
+            # The log does not store the next ones.
+            self.cluster.log.freeze()
+            bump(other, leader)
+            self.assertGreater(epoch_at(leader, leader), known + 1)
+            self.assertEqual(epoch_at(follower, leader), known, "the follower has heard of it")
+            leader.kill()
+            self.cluster.log.thaw()
+            wait_for("the follower leads", lambda: follower.role() == "leader")
+            follower.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -1)
+
+        self.check_no_loss("a stale epoch", [], 0, change)
+
+    def test_commands_that_would_go_past_the_log_are_refused(self):
+        (leader,) = self.leaders("s0")
+        follower = self.cluster.follower("s0")
+        other = self.leaders("s1")[0].ask("CLUSTER", "MYID")
+        refused = [
+            ("RESET", "HARD"), ("REPLICATE", other), ("REPLICATE", "NO", "ONE"), ("FLUSHSLOTS",), ("DELSLOTS", 1),
+            ("DELSLOTSRANGE", 1, 2), ("SETSLOT", 1, "MIGRATING", other), ("MIGRATESLOTS", "SLOTSRANGE", 1, 2, "NODE", other),
+            ("SYNCSLOTS", "ESTABLISH"),
+        ]
+        for words in refused:
+            for node in (leader, follower):
+                with self.assertRaisesRegex(valkey.ResponseError, "durability: ", msg=words):
+                    node.ask("CLUSTER", *words)
+        with self.assertRaisesRegex(valkey.ResponseError, "does not lead"):
+            follower.ask("CLUSTER", "ADDSLOTS", 1)
+        with self.assertRaisesRegex(valkey.ResponseError, "busy"):
+            leader.ask("CLUSTER", "ADDSLOTS", 1)
+        for word in ("PSYNC", "SYNC"):
+            with self.assertRaisesRegex(valkey.ResponseError, "NOMASTERLINK|follows the log"):
+                leader.ask(word, *(["?", -1] if word == "PSYNC" else []))
+        for name, value in (("durability.failover", "no"), ("durability.allow-replicaof", "yes"), ("durability.mode", "off")):
+            with self.assertRaisesRegex(valkey.ResponseError, "cluster mode"):
+                leader.ask("CONFIG", "SET", name, value)
+        self.cluster.wait_until_settled()
+
+    def test_a_follower_serves_reads_to_who_asks_for_them_and_sends_others_to_the_leader(self):
+        follower = self.cluster.follower("s0")
+        key = f"{{{tag_of(0, 3, 5)}}}read"
+        with ValkeyCluster(HOST, self.cluster.nodes[0].port) as client:
+            client.set(key, "there")
+        with follower.connect() as client:
+            with self.assertRaisesRegex(valkey.ResponseError, "MOVED"):
+                client.execute_command("GET", key)
+            client.execute_command("READONLY")
+            wait_for("the follower has it", lambda: client.execute_command("GET", key) == "there")
+            with self.assertRaisesRegex(valkey.ResponseError, "MOVED"):
+                client.execute_command("SET", key, "x")
+
+    def test_nothing_is_dropped_for_an_age_that_was_changed_after_the_snapshot(self):
+        nodes = self.cluster.shards["s0"]
+        (leader,) = self.leaders("s0")
+        tag = f"{{{tag_of(0, 3, 7)}}}"
+        with leader.connect() as client:
+            client.execute_command("SET", f"{tag}key", "v", "PX", 2500)
+            client.execute_command("HSET", f"{tag}hash", "field", "v")
+            client.execute_command("HPEXPIRE", f"{tag}hash", 2500, "FIELDS", 1, "field")
+            written = time.monotonic()
+            with self.cluster.log.list[0].connect(timeout_s=20) as log:
+                log.execute_command("LOG.SNAPSHOT", "s0")
+            client.execute_command("PEXPIRE", f"{tag}key", 600000)
+            client.execute_command("HPEXPIRE", f"{tag}hash", 600000, "FIELDS", 1, "field")
+            self.assertLess(time.monotonic() - written, 2.5, "the snapshot took too long for this test")
+        for node in nodes:
+            node.kill()
+        time.sleep(max(0.0, written + 3 - time.monotonic()))
+        # The one that was the leader comes back alone, and so as a primary of the cluster.
+        leader.start()
+        wait_for("it leads again", lambda: leader.role() == "leader")
+        with leader.connect() as client:
+            wait_for("the cluster is ok", lambda: leader.cluster_info().get("cluster_state") == "ok")
+            self.assertEqual(client.execute_command("GET", f"{tag}key"), "v")
+            self.assertEqual(client.execute_command("HGET", f"{tag}hash", "field"), "v")
+
+    def test_a_node_of_a_cluster_needs_leases(self):
+        node = self.cluster.nodes[0]
+        for line, says in (("durability.failover no", "set durability.failover yes"), ("durability.allow-replicaof yes", "no REPLICAOF")):
+            directory = pathlib.Path(tempfile.mkdtemp(prefix="refused-", dir=self.directory))
+            lone = Node(directory, "s0", 0, self.cluster.log)
+            config = lone.home / "valkey.conf"
+            config.write_text(config.read_text() + line + "\n")
+            lone.start()
+            wait_for("it ends", lambda lone=lone: not lone.is_running())
+            self.assertIn(says, lone.output())
+        self.assertTrue(node.is_running())
+
+
+if __name__ == "__main__":
+    sys.exit(counted_tests.run(ShardsOfACluster))

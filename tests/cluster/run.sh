@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# A Valkey cluster of three shards with two nodes each, whose leaders the log decides, and clients of a cluster, unmodified, that write all the
+# time while nodes die. See cluster_test.py; arguments name tests.
+# With --rounds N as the first argument each way in which nodes die is taken N times, instead of once.
+# Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
+# The last line is "N passed, N failed".
+set -euo pipefail
+
+source "$(dirname "$0")/../binaries.sh"
+
+if [ "${1:-}" = --rounds ]; then
+    export CLUSTER_ROUNDS=${2:?--rounds takes a number}
+    shift 2
+fi
+
+python_packages valkey==6.1.1 valkey==6.1.1
+
+exec python3 "$HERE/cluster_test.py" "$@"

@@ -1,0 +1,148 @@
+"""A Valkey cluster of several shards, with a log service that keeps the logs of all of them, as processes that can be killed."""
+
+import pathlib
+
+import valkey
+from child_process import wait_for
+from log_services import LogServices, pairs
+from ports import HOST, free_port
+from server_node import ServerNode
+
+SLOTS = 16384
+LEASE_MS = 2000
+NODE_TIMEOUT_MS = 2000
+
+
+class Node(ServerNode):
+    """A node of the cluster."""
+
+    def __init__(self, directory: pathlib.Path, shard: str, number: int, log: LogServices):
+        self.shard = shard
+        more = (f"cluster-enabled yes\ncluster-port {free_port()}\ncluster-node-timeout {NODE_TIMEOUT_MS}\n"
+                "enable-debug-command local\n")
+        super().__init__(directory, f"{shard}-{number}", log.addresses, shard, LEASE_MS, more)
+        (line,) = [line for line in more.splitlines() if line.startswith("cluster-port")]
+        self.bus_port = int(line.split()[1])
+
+    def ask(self, *words: str | int):
+        with self.connect(timeout_s=5) as client:
+            # Without the client's own reading of such answers.
+            client.response_callbacks.clear()
+            return client.execute_command(*words)
+
+    def view(self) -> list[list[str]]:
+        """The lines of CLUSTER NODES, by words; none if it does not answer."""
+        try:
+            return [line.split() for line in self.ask("CLUSTER", "NODES").splitlines()]
+        except valkey.ValkeyError:
+            return []
+
+    def info(self, section: str) -> dict:
+        with self.connect(timeout_s=5) as client:
+            return client.info(section)
+
+    def cluster_info(self) -> dict[str, str]:
+        """CLUSTER INFO; empty if it does not answer."""
+        try:
+            return dict(line.split(":", 1) for line in self.ask("CLUSTER", "INFO").splitlines() if ":" in line)
+        except valkey.ValkeyError:
+            return {}
+
+    def lose_cluster(self) -> None:
+        """While it does not run: it forgets what it knows of the cluster."""
+        (self.home / "nodes.conf").unlink()
+
+
+class Cluster:
+    """Shards of two nodes each."""
+
+    def __init__(self, directory: pathlib.Path, shards: int = 3, nodes: int = 2):
+        self.log = LogServices(directory, 1, "s0", [])
+        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log) for number in range(nodes)]
+                       for shard in range(shards)}
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [node for nodes in self.shards.values() for node in nodes]
+
+    def start(self) -> None:
+        """Starts everything, and makes the nodes a cluster in which each shard has an equal part of the slots."""
+        self.log.start()
+        for node in self.nodes:
+            node.start()
+        self.meet()
+        for number, shard in enumerate(self.shards):
+            first, end = number * SLOTS // len(self.shards), (number + 1) * SLOTS // len(self.shards)
+            leader = self.wait_for_leader(shard)
+            leader.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+        self.wait_until_settled()
+
+    def meet(self) -> None:
+        """Makes nodes that do not know each other a cluster."""
+        first = self.nodes[0]
+        for node in self.nodes:
+            wait_for(f"{node.name} answers", lambda node=node: node.role() != "none")
+        for node in self.nodes[1:]:
+            node.ask("CLUSTER", "MEET", HOST, first.port, first.bus_port)
+
+    def kill(self) -> None:
+        for process in [*self.nodes, self.log]:
+            process.kill()
+
+    def leader(self, shard: str) -> Node | None:
+        return next((node for node in self.shards[shard] if node.role() == "leader"), None)
+
+    def wait_for_leader(self, shard: str) -> Node:
+        return wait_for(f"a node leads {shard}", lambda: self.leader(shard))
+
+    def follower(self, shard: str) -> Node:
+        """A node that follows and serves reads."""
+        return wait_for(f"a node follows {shard}",
+                        lambda: next((node for node in self.shards[shard] if node.role() == "follower"), None))
+
+    def stored_slots(self, shard: str) -> tuple[int, str]:
+        """The config epoch and the slots that the log has stored."""
+        with self.log.list[0].connect() as client:
+            status = pairs(client.execute_command("LOG.STATUS", shard))
+        return int(status["config_epoch"]), status["slots"]
+
+    def why_not_settled(self) -> str:
+        """Why the cluster is not as it should be; empty if each shard has a leader, which all nodes know as the primary of exactly the slots
+        that its log has stored, and all other nodes of the shard as its replicas."""
+        for shard, nodes in self.shards.items():
+            roles = [node.role() for node in nodes]
+            if sorted(roles) != ["follower"] * (len(nodes) - 1) + ["leader"]:
+                return f"roles in {shard} are {roles}"
+        leaders = {shard: self.leader(shard) for shard in self.shards}
+        for node in self.nodes:
+            lines = [line for line in node.view() if not {"fail", "fail?", "noaddr", "handshake"} & set(line[2].split(","))]
+            by_port = {int(line[1].split("@")[0].rsplit(":", 1)[1]): line for line in lines}
+            if node.cluster_info().get("cluster_state") != "ok":
+                return f"{node.name} says that the cluster is not ok"
+            for shard, nodes in self.shards.items():
+                leader = leaders[shard]
+                known = by_port.get(leader.port) if leader else None
+                if not known or "master" not in known[2]:
+                    return f"{node.name} does not know that {leader and leader.name} leads {shard}"
+                slots = ",".join(word for word in known[8:] if not word.startswith("["))
+                config_epoch, stored = self.stored_slots(shard)
+                if slots != stored or int(known[6]) != config_epoch:
+                    return f"{node.name} gives {slots} in epoch {known[6]} to {leader.name}, the log of {shard} {stored} in {config_epoch}"
+                for other in nodes:
+                    line = by_port.get(other.port)
+                    if other is not leader and (not line or "slave" not in line[2] or line[3] != known[0] or line[8:]):
+                        return f"{node.name} does not know that {other.name} is a replica of {leader.name}: {line}"
+        return ""
+
+    def wait_until_settled(self, seconds: float = 30) -> None:
+        why = "nothing was looked at"
+
+        def is_settled() -> bool:
+            nonlocal why
+            why = self.why_not_settled()
+            return not why
+
+        try:
+            wait_for("the cluster is settled", is_settled, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {why}") from None
