@@ -23,8 +23,8 @@ const RETRY_WAIT: Duration = Duration::from_millis(200);
 pub struct Claims {
     /// The config epoch that is stored, and how many slots.
     stored: Option<(u64, u32)>,
-    /// Whether the log is storing a claim.
-    is_storing: bool,
+    /// What the log is to store, or is storing. A later claim takes the place of one that is not sent yet.
+    storing: Option<Claim>,
     /// When the log did not store one last.
     failed: Option<Instant>,
     /// Whether this node has lost slots that its log gives to it, which was logged.
@@ -74,7 +74,7 @@ pub fn store_if_changed(module: &mut Module) {
             stored.1 - slot_count
         ));
     }
-    let may_try = !module.claims.is_storing && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
+    let may_try = module.claims.storing.is_none() && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
     if config_epoch > stored.0 && slot_count == stored.1 && may_try {
         store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
     }
@@ -82,7 +82,7 @@ pub fn store_if_changed(module: &mut Module) {
 
 fn store(module: &mut Module, claim: Claim) {
     let Some(epoch) = module.epoch else { return };
-    module.claims.is_storing = true;
+    module.claims.storing = Some(claim.clone());
     module.keeper.store_claim(epoch, claim);
 }
 
@@ -103,8 +103,8 @@ pub fn begin_to_add(module: &mut Module, ctx: &Context, slots: Vec<u16>) -> Resu
     if !membership.are_free(&slots) {
         return Err("some of these slots have an owner".to_owned());
     }
-    if module.claims.is_storing {
-        return Err("the log is storing another change of this shard in its cluster: try again".to_owned());
+    if module.claims.adding.is_some() {
+        return Err("the log is storing slots that another client adds: try again".to_owned());
     }
     let own = membership.slots();
     let claim = Claim {
@@ -120,7 +120,7 @@ pub fn begin_to_add(module: &mut Module, ctx: &Context, slots: Vec<u16>) -> Resu
 /// The log has stored that claim, or has not, for that reason.
 pub fn stored(ctx: &Context, claim: &Claim, stored: Result<(), String>) {
     let adding = node::with(|module| {
-        module.claims.is_storing = false;
+        module.claims.storing.take_if(|storing| *storing == *claim);
         match &stored {
             Ok(()) => module.claims.stored = Some((claim.config_epoch, u32::from(claim.slots.count()))),
             Err(why) => {
@@ -128,9 +128,9 @@ pub fn stored(ctx: &Context, claim: &Claim, stored: Result<(), String>) {
                 log_warning(format!("durability: the log has not stored config epoch {}: {why}", claim.config_epoch));
             }
         }
-        module.claims.adding.take()
+        module.claims.adding.take_if(|adding| adding.claim == *claim)
     });
-    let Some(Adding { slots, client, .. }) = adding.flatten().filter(|adding| adding.claim == *claim) else { return };
+    let Some(Adding { slots, client, .. }) = adding.flatten() else { return };
     let added = stored.and_then(|()| add(ctx, &slots));
     let reply = match added {
         Ok(()) => Ok(ValkeyValue::SimpleStringStatic("OK")),
