@@ -102,6 +102,7 @@ first_row() {
     step "slots, stored by one service and by three" tests/zones/run.sh --slots
     step "a single service becomes three" tests/zones/run.sh --grow
     step "cluster mode" tests/cluster/run.sh
+    step "cluster mode, three services" tests/cluster/run.sh --services 3
     step crash tests/crash/run.sh --rounds "$rounds"
     step "crash self-check" tests/crash/run.sh --self-check
     step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10

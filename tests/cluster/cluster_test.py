@@ -17,6 +17,7 @@ from ports import HOST
 from shards import LEASE_MS, Cluster, Node
 from writers import Writers, tag_of
 
+SERVICES = int(os.environ.get("CLUSTER_SERVICES", "1"))
 ROUNDS = int(os.environ.get("CLUSTER_ROUNDS", "1"))
 # From a leader's death to the next answered write of its shard.
 TAKEN_OVER_WITHIN_S = LEASE_MS / 1000 + 1
@@ -30,7 +31,7 @@ class ShardsOfACluster(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
-        cls.cluster = Cluster(cls.directory)
+        cls.cluster = Cluster(cls.directory, SERVICES)
         try:
             cls.cluster.start()
         except BaseException:
@@ -219,7 +220,8 @@ class ShardsOfACluster(unittest.TestCase):
             client.execute_command("HSET", f"{tag}hash", "field", "v")
             client.execute_command("HPEXPIRE", f"{tag}hash", 2500, "FIELDS", 1, "field")
             written = time.monotonic()
-            with self.cluster.log.list[0].connect(timeout_s=20) as log:
+            decider = wait_for("a service decides", self.cluster.log.decider)
+            with decider.connect(timeout_s=20) as log:
                 log.execute_command("LOG.SNAPSHOT", "s0")
             client.execute_command("PEXPIRE", f"{tag}key", 600000)
             client.execute_command("HPEXPIRE", f"{tag}hash", 600000, "FIELDS", 1, "field")
@@ -234,6 +236,10 @@ class ShardsOfACluster(unittest.TestCase):
             wait_for("the cluster is ok", lambda: leader.cluster_info().get("cluster_state") == "ok")
             self.assertEqual(client.execute_command("GET", f"{tag}key"), "v")
             self.assertEqual(client.execute_command("HGET", f"{tag}hash", "field"), "v")
+            # As a leader it does expire keys.
+            client.execute_command("SET", f"{tag}short", "v", "PX", 50)
+            wait_for("a key expires", lambda: client.execute_command("OBJECT", "ENCODING", f"{tag}short") is None)
+        self.assertEqual(leader.ask("CONFIG", "GET", "import-mode"), ["import-mode", "no"])
 
     def test_a_node_of_a_cluster_needs_leases(self):
         node = self.cluster.nodes[0]

@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
 # A Valkey cluster of three shards with two nodes each, whose leaders the log decides, and clients of a cluster, unmodified, that write all the
 # time while nodes die. See cluster_test.py; arguments name tests.
-# With --rounds N as the first argument each way in which nodes die is taken N times, instead of once.
+# With --services 3 as the first argument three log services keep the logs. With --rounds N, each way in which nodes die is taken N times,
+# instead of once.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
 # The last line is "N passed, N failed".
 set -euo pipefail
 
 source "$(dirname "$0")/../binaries.sh"
 
-if [ "${1:-}" = --rounds ]; then
-    export CLUSTER_ROUNDS=${2:?--rounds takes a number}
+while [[ ${1:-} = --* ]]; do
+    case $1 in
+    --services) export CLUSTER_SERVICES=${2:?--services takes 1 or 3} ;;
+    --rounds) export CLUSTER_ROUNDS=${2:?--rounds takes a number} ;;
+    *) echo "no such option: $1" >&2; exit 1 ;;
+    esac
     shift 2
-fi
+done
 
 python_packages valkey==6.1.1 valkey==6.1.1
 

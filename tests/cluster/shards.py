@@ -1,4 +1,4 @@
-"""A Valkey cluster of several shards, with a log service that keeps the logs of all of them, as processes that can be killed."""
+"""A Valkey cluster of several shards, with log services that keep the logs of all of them, as processes that can be killed."""
 
 import pathlib
 
@@ -10,7 +10,21 @@ from server_node import ServerNode
 
 SLOTS = 16384
 LEASE_MS = 2000
-NODE_TIMEOUT_MS = 2000
+# Far above what a busy machine delays a ping by. Nobody waits for it: the lease decides.
+NODE_TIMEOUT_MS = 5000
+
+
+def flags(line: list[str]) -> set[str]:
+    """Of a line of CLUSTER NODES."""
+    return set(line[2].split(","))
+
+
+def newest_by_port(view: list[list[str]]) -> dict[int, list[str]]:
+    """The lines of CLUSTER NODES by the nodes' ports. A node that has lost its nodes.conf stays listed by the id that it had; then the line
+    counts that does not say that it failed."""
+    known = [line for line in view if not {"noaddr", "handshake"} & flags(line)]
+    known.sort(key=lambda line: bool({"fail", "fail?"} & flags(line)), reverse=True)
+    return {int(line[1].split("@")[0].rsplit(":", 1)[1]): line for line in known}
 
 
 class Node(ServerNode):
@@ -56,8 +70,8 @@ class Node(ServerNode):
 class Cluster:
     """Shards of two nodes each."""
 
-    def __init__(self, directory: pathlib.Path, shards: int = 3, nodes: int = 2):
-        self.log = LogServices(directory, 1, "s0", [])
+    def __init__(self, directory: pathlib.Path, services: int, shards: int = 3, nodes: int = 2):
+        self.log = LogServices(directory, services, "s0", [])
         self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log) for number in range(nodes)]
                        for shard in range(shards)}
 
@@ -68,6 +82,7 @@ class Cluster:
     def start(self) -> None:
         """Starts everything, and makes the nodes a cluster in which each shard has an equal part of the slots."""
         self.log.start()
+        self.log.form()
         for node in self.nodes:
             node.start()
         self.meet()
@@ -102,9 +117,16 @@ class Cluster:
 
     def stored_slots(self, shard: str) -> tuple[int, str]:
         """The config epoch and the slots that the log has stored."""
-        with self.log.list[0].connect() as client:
-            status = pairs(client.execute_command("LOG.STATUS", shard))
-        return int(status["config_epoch"]), status["slots"]
+        def status() -> dict[str, str]:
+            for service in self.log.list:
+                with service.connect(timeout_s=5) as client:
+                    status = pairs(client.execute_command("LOG.STATUS", shard))
+                if status["standing"] in ("alone", "decides"):
+                    return status
+            return {}
+
+        found = wait_for(f"a service decides over {shard}", status)
+        return int(found["config_epoch"]), found["slots"]
 
     def why_not_settled(self) -> str:
         """Why the cluster is not as it should be; empty if each shard has a leader, which all nodes know as the primary of exactly the slots
@@ -115,22 +137,22 @@ class Cluster:
                 return f"roles in {shard} are {roles}"
         leaders = {shard: self.leader(shard) for shard in self.shards}
         for node in self.nodes:
-            lines = [line for line in node.view() if not {"fail", "fail?", "noaddr", "handshake"} & set(line[2].split(","))]
-            by_port = {int(line[1].split("@")[0].rsplit(":", 1)[1]): line for line in lines}
+            by_port = newest_by_port(node.view())
             if node.cluster_info().get("cluster_state") != "ok":
                 return f"{node.name} says that the cluster is not ok"
             for shard, nodes in self.shards.items():
                 leader = leaders[shard]
                 known = by_port.get(leader.port) if leader else None
-                if not known or "master" not in known[2]:
-                    return f"{node.name} does not know that {leader and leader.name} leads {shard}"
+                if not known or {"master", "fail", "fail?"} & flags(known) != {"master"}:
+                    return f"{node.name} does not know that {leader and leader.name} leads {shard}: {known}"
                 slots = ",".join(word for word in known[8:] if not word.startswith("["))
                 config_epoch, stored = self.stored_slots(shard)
                 if slots != stored or int(known[6]) != config_epoch:
                     return f"{node.name} gives {slots} in epoch {known[6]} to {leader.name}, the log of {shard} {stored} in {config_epoch}"
                 for other in nodes:
                     line = by_port.get(other.port)
-                    if other is not leader and (not line or "slave" not in line[2] or line[3] != known[0] or line[8:]):
+                    is_replica = line and {"slave", "fail", "fail?"} & flags(line) == {"slave"} and line[3] == known[0] and not line[8:]
+                    if other is not leader and not is_replica:
                         return f"{node.name} does not know that {other.name} is a replica of {leader.name}: {line}"
         return ""
 
