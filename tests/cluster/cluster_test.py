@@ -241,6 +241,30 @@ class ShardsOfACluster(unittest.TestCase):
             wait_for("a key expires", lambda: client.execute_command("OBJECT", "ENCODING", f"{tag}short") is None)
         self.assertEqual(leader.ask("CONFIG", "GET", "import-mode"), ["import-mode", "no"])
 
+    def test_a_node_that_knows_nothing_of_its_cluster_follows_and_joins_again(self):
+        (leader,) = self.leaders("s2")
+        follower = self.cluster.follower("s2")
+        follower.kill()
+        follower.lose_cluster()
+        follower.start()
+        wait_for("it follows", lambda: follower.role() == "follower")
+        # To its cluster of one node it is a primary, which holds what is not its own to serve or to expire.
+        tag = f"{{{tag_of(2, 3, 9)}}}"
+        with self.assertRaisesRegex(valkey.ResponseError, "CLUSTERDOWN durability: this node follows its log"):
+            follower.ask("GET", f"{tag}key")
+        expired = int(follower.info("stats")["expired_keys"])
+        leader.ask("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+        for number in range(20):
+            leader.ask("SET", f"{tag}{number}", "v", "PX", 100)
+        end = int(leader.info("durability")["durability_current_offset"])
+        wait_for("the follower has them", lambda: int(follower.info("durability")["durability_current_offset"]) >= end)
+        # Ten rounds of the cycle that expires keys.
+        time.sleep(1.1)
+        self.assertEqual(int(follower.info("stats")["expired_keys"]), expired)
+        leader.ask("DEBUG", "SET-ACTIVE-EXPIRE", 1)
+        follower.ask("CLUSTER", "MEET", HOST, leader.port, leader.bus_port)
+        self.cluster.wait_until_settled()
+
     def test_a_node_of_a_cluster_needs_leases(self):
         node = self.cluster.nodes[0]
         for line, says in (("durability.failover no", "set durability.failover yes"), ("durability.allow-replicaof yes", "no REPLICAOF")):
