@@ -103,6 +103,7 @@ mod tests {
         ("node", "MODULE", "is set when the module is loaded and unloaded"),
         ("node", "OTHERS", "a client that is not the primary never becomes it"),
         ("node", "TASKS", "is set when the module is loaded"),
+        ("server", "BUS_CONNECT_HANDLER", "the functions of the server are those of the process"),
         ("server", "BUS_READ_HANDLER", "the functions of the server are those of the process"),
         ("server", "CHANGED", "what the server did not take back is still to be set back"),
         ("server", "CLUSTER_FUNCTIONS", "the functions of the server are those of the process"),

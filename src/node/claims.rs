@@ -74,7 +74,8 @@ pub fn store_if_changed(module: &mut Module) {
             stored.1 - slot_count
         ));
     }
-    let may_try = module.claims.storing.is_none() && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
+    let may_try =
+        module.claims.storing.is_none() && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
     if config_epoch > stored.0 && slot_count == stored.1 && may_try {
         store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
     }

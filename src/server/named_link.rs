@@ -15,6 +15,7 @@ use libloading::os::unix::Library;
 use valkey_module::logging::log_warning;
 
 use crate::base::panic_guard::guard;
+use crate::server::cluster::bus_links::is_to_be_bus_link;
 use crate::server::connection_functions::{self, original, TLS};
 use crate::server::follow_settings::{self, Owner};
 use crate::server::loaded_objects::Object;
@@ -84,7 +85,7 @@ unsafe extern "C" fn named_connect(
     let named = guard("naming the log to its server", Err(String::from("a panic")), || {
         // SAFETY: null, or a C string of the server's.
         let address = (!address.is_null()).then(|| unsafe { CStr::from_ptr(address) });
-        if follow_settings::owner() != Owner::Log {
+        if follow_settings::owner() != Owner::Log || is_to_be_bus_link(handler) {
             return Ok(());
         }
         let host = address.and_then(|address| LINK.with_borrow(|link| host_of(link.as_ref(), address, port)));

@@ -6,15 +6,19 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::server::cluster::functions::Functions;
 use crate::server::cluster::is_enabled;
-use crate::server::structs::{Client, Connection};
+use crate::server::structs::{Client, Connection, ConnectionHandler};
 
 /// The handler that every link of the bus reads by; null outside of cluster mode.
 static BUS_READ_HANDLER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// What is called when a link of the bus to another node is connected; null outside of cluster mode.
+static BUS_CONNECT_HANDLER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 /// Learns how links of the bus are told from clients. Main thread, before the module looks at any connection.
 pub fn learn() {
     if let (true, Ok(functions)) = (is_enabled(), Functions::get()) {
         BUS_READ_HANDLER.store(functions.read_bus_link.cast_mut().cast(), Ordering::Relaxed);
+        BUS_CONNECT_HANDLER.store(functions.bus_link_connected.cast_mut().cast(), Ordering::Relaxed);
     }
 }
 
@@ -24,9 +28,19 @@ pub fn learn() {
 /// The connection is live.
 #[inline]
 pub unsafe fn is_bus_link(connection: *const Connection) -> bool {
-    let handler = BUS_READ_HANDLER.load(Ordering::Relaxed);
     // SAFETY: by contract.
-    !handler.is_null() && unsafe { (*connection).read_handler }.is_some_and(|reads| reads as *mut () == handler)
+    is(&BUS_READ_HANDLER, unsafe { (*connection).read_handler })
+}
+
+/// Whether a connection is to be a link of the bus to another node, that `connected` is called for when it is there.
+pub fn is_to_be_bus_link(connected: ConnectionHandler) -> bool {
+    is(&BUS_CONNECT_HANDLER, connected)
+}
+
+#[inline]
+fn is(known: &AtomicPtr<()>, handler: ConnectionHandler) -> bool {
+    let known = known.load(Ordering::Relaxed);
+    !known.is_null() && handler.is_some_and(|handler| handler as *mut () == known)
 }
 
 /// The client that the connection belongs to; none if it belongs to something else, or nothing is known of that yet.

@@ -48,6 +48,8 @@ pub struct Functions {
     pub reset_manual_failover: Action,
     /// `clusterReadHandler`: the handler of every link of the cluster's bus.
     pub read_bus_link: *const c_void,
+    /// `clusterLinkConnectHandler`: what is called when a link of the bus to another node is connected.
+    pub bus_link_connected: *const c_void,
 }
 
 // SAFETY: the pointers lead into statics of the server; what is behind them is used on the main thread only.
@@ -95,6 +97,7 @@ impl Functions {
             do_before_sleep: symbol(&server, "clusterDoBeforeSleep")?,
             reset_manual_failover: symbol(&server, "resetManualFailover")?,
             read_bus_link: symbol(&server, "clusterReadHandler")?,
+            bus_link_connected: symbol(&server, "clusterLinkConnectHandler")?,
         })
     }
 }
