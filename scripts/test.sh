@@ -103,6 +103,7 @@ first_row() {
     step "a single service becomes three" tests/zones/run.sh --grow
     step "cluster mode" tests/cluster/run.sh
     step "cluster mode, three services" tests/cluster/run.sh --services 3
+    step "cluster mode, TLS" tests/cluster/run.sh --tls yes
     step crash tests/crash/run.sh --rounds "$rounds"
     step "crash self-check" tests/crash/run.sh --self-check
     step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10

@@ -31,7 +31,7 @@ class ShardsOfACluster(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
-        cls.cluster = Cluster(cls.directory, SERVICES)
+        cls.cluster = Cluster(cls.directory, SERVICES, "CLUSTER_TLS" in os.environ)
         try:
             cls.cluster.start()
         except BaseException:
@@ -221,7 +221,7 @@ class ShardsOfACluster(unittest.TestCase):
             client.execute_command("HPEXPIRE", f"{tag}hash", 2500, "FIELDS", 1, "field")
             written = time.monotonic()
             decider = wait_for("a service decides", self.cluster.log.decider)
-            with decider.connect(timeout_s=20) as log:
+            with self.cluster.connect_log(decider, 20) as log:
                 log.execute_command("LOG.SNAPSHOT", "s0")
             client.execute_command("PEXPIRE", f"{tag}key", 600000)
             client.execute_command("HPEXPIRE", f"{tag}hash", 600000, "FIELDS", 1, "field")
@@ -269,7 +269,7 @@ class ShardsOfACluster(unittest.TestCase):
         node = self.cluster.nodes[0]
         for line, says in (("durability.failover no", "set durability.failover yes"), ("durability.allow-replicaof yes", "no REPLICAOF")):
             directory = pathlib.Path(tempfile.mkdtemp(prefix="refused-", dir=self.directory))
-            lone = Node(directory, "s0", 0, self.cluster.log)
+            lone = Node(directory, "s0", 0, self.cluster.log, self.cluster.tls)
             config = lone.home / "valkey.conf"
             config.write_text(config.read_text() + line + "\n")
             lone.start()

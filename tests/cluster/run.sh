@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Valkey cluster of three shards with two nodes each, whose leaders the log decides, and clients of a cluster, unmodified, that write all the
 # time while nodes die. See cluster_test.py; arguments name tests.
-# With --services 3 as the first argument three log services keep the logs. With --rounds N, each way in which nodes die is taken N times,
+# With --services 3 as the first argument three log services keep the logs. With --tls yes bus and log are reached by TLS. With --rounds N, each way in which nodes die is taken N times,
 # instead of once.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
 # The last line is "N passed, N failed".
@@ -12,6 +12,7 @@ source "$(dirname "$0")/../binaries.sh"
 while [[ ${1:-} = --* ]]; do
     case $1 in
     --services) export CLUSTER_SERVICES=${2:?--services takes 1 or 3} ;;
+    --tls) export CLUSTER_TLS=${2:?--tls takes yes} ;;
     --rounds) export CLUSTER_ROUNDS=${2:?--rounds takes a number} ;;
     *) echo "no such option: $1" >&2; exit 1 ;;
     esac

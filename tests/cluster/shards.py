@@ -1,10 +1,11 @@
 """A Valkey cluster of several shards, with log services that keep the logs of all of them, as processes that can be killed."""
 
 import pathlib
+import subprocess
 
 import valkey
 from child_process import wait_for
-from log_services import LogServices, pairs
+from log_services import LogService, LogServices, pairs
 from ports import HOST, free_port
 from server_node import ServerNode
 
@@ -27,13 +28,33 @@ def newest_by_port(view: list[list[str]]) -> dict[int, list[str]]:
     return {int(line[1].split("@")[0].rsplit(":", 1)[1]): line for line in known}
 
 
+class Certificate:
+    """One of a CA of its own, for servers on this machine."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.ca, self.certificate, self.key = (directory / name for name in ("ca.crt", "tls.crt", "tls.key"))
+        ca_key = directory / "ca.key"
+        self._make("ca", self.ca, ca_key)
+        self._make(HOST, self.certificate, self.key, "-CA", str(self.ca), "-CAkey", str(ca_key), "-addext", f"subjectAltName=IP:{HOST}",
+                   "-addext", "basicConstraints=critical,CA:FALSE")
+
+    @staticmethod
+    def _make(name: str, certificate: pathlib.Path, key: pathlib.Path, *more: str) -> None:
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                        "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate), *more], check=True, capture_output=True)
+
+
 class Node(ServerNode):
     """A node of the cluster."""
 
-    def __init__(self, directory: pathlib.Path, shard: str, number: int, log: LogServices):
+    def __init__(self, directory: pathlib.Path, shard: str, number: int, log: LogServices, tls: Certificate | None):
+        """With a certificate, bus and log are reached by TLS."""
         self.shard = shard
         more = (f"cluster-enabled yes\ncluster-port {free_port()}\ncluster-node-timeout {NODE_TIMEOUT_MS}\n"
                 "enable-debug-command local\n")
+        if tls:
+            more += (f"tls-port {free_port()}\ntls-cluster yes\ntls-auth-clients no\ntls-cert-file {tls.certificate}\n"
+                     f"tls-key-file {tls.key}\ntls-ca-cert-file {tls.ca}\ndurability.tls yes\ndurability.tls-ca {tls.ca}\n")
         super().__init__(directory, f"{shard}-{number}", log.addresses, shard, LEASE_MS, more)
         (line,) = [line for line in more.splitlines() if line.startswith("cluster-port")]
         self.bus_port = int(line.split()[1])
@@ -70,10 +91,19 @@ class Node(ServerNode):
 class Cluster:
     """Shards of two nodes each."""
 
-    def __init__(self, directory: pathlib.Path, services: int, shards: int = 3, nodes: int = 2):
-        self.log = LogServices(directory, services, "s0", [])
-        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log) for number in range(nodes)]
+    def __init__(self, directory: pathlib.Path, services: int, is_tls: bool, shards: int = 3, nodes: int = 2):
+        self.tls = Certificate(directory) if is_tls else None
+        more, self._log_options = [], {}
+        if self.tls:
+            more = ["--tls-cert", str(self.tls.certificate), "--tls-key", str(self.tls.key)]
+            more += ["--peer-ca", str(self.tls.ca)] if services > 1 else []
+            self._log_options = {"ssl": True, "ssl_ca_certs": str(self.tls.ca)}
+        self.log = LogServices(directory, services, "s0", more, **self._log_options)
+        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log, self.tls) for number in range(nodes)]
                        for shard in range(shards)}
+
+    def connect_log(self, service: LogService, timeout_s: float) -> valkey.Valkey:
+        return service.connect(timeout_s, **self._log_options)
 
     @property
     def nodes(self) -> list[Node]:
@@ -119,7 +149,7 @@ class Cluster:
         """The config epoch and the slots that the log has stored."""
         def status() -> dict[str, str]:
             for service in self.log.list:
-                with service.connect(timeout_s=5) as client:
+                with self.connect_log(service, 5) as client:
                     status = pairs(client.execute_command("LOG.STATUS", shard))
                 if status["standing"] in ("alone", "decides"):
                     return status
