@@ -25,6 +25,7 @@ TAKEN_OVER_WITHIN_S = LEASE_MS / 1000 + 1
 PLANNED_WITHIN_S = 1.5
 # The same where the nodes are started again. A primary of a cluster that starts refuses everything for two seconds by itself.
 STARTED_WITHIN_S = 12
+FOLLOWS_AGAIN = "the cluster pointed this node to another one; it follows its log again"
 
 
 class ShardsOfACluster(unittest.TestCase):
@@ -79,6 +80,17 @@ class ShardsOfACluster(unittest.TestCase):
 
     def test_a_leader_is_killed(self):
         self.check_no_loss("a leader killed", ["s0"], TAKEN_OVER_WITHIN_S, lambda: self.leaders("s0")[0].kill())
+
+    def test_a_follower_that_the_bus_points_to_the_new_leader_follows_its_log_again(self):
+        (leader,) = self.leaders("s0")
+        others = [node for node in self.cluster.shards["s0"] if node is not leader]
+        said = {node: node.output().count(FOLLOWS_AGAIN) for node in others}
+        leader.kill()
+        (follower,) = [node for node in others if node is not self.cluster.wait_for_leader("s0")]
+        wait_for("the bus has pointed it elsewhere", lambda: follower.output().count(FOLLOWS_AGAIN) > said[follower])
+        services = {service.port for service in self.cluster.log.list}
+        wait_for("it is linked to its log", lambda: follower.info("replication")["master_port"] in services
+                 and follower.info("replication")["master_link_status"] == "up")
 
     def test_two_of_three_leaders_are_killed_at_once(self):
         def change():
@@ -148,19 +160,19 @@ class ShardsOfACluster(unittest.TestCase):
             for node in nodes:
                 node.ask("CLUSTER", "BUMPEPOCH")
                 wait_for("the others hear of it", lambda node=node: all(
-                    epoch_at(other, node) == epoch_at(node, node) for other in self.leaders("s0", "s1")))
+                    epoch_at(other, node) == epoch_at(node, node) for other in self.leaders("s1", "s2")))
 
         def epoch_at(node: Node, of: Node) -> int:
             lines = [line for line in node.view() if f":{of.port}@" in line[1]]
             return int(lines[0][6])
 
         def change():
-            leader, other = self.leaders("s0", "s1")
-            follower = self.cluster.follower("s0")
+            leader, other = self.leaders("s1", "s2")
+            follower = self.cluster.follower("s1")
             known = epoch_at(follower, leader)
             follower.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -2)
             bump(other, leader)
-            wait_for("the log has stored it", lambda: self.cluster.stored_slots("s0")[0] == epoch_at(leader, leader))
+            wait_for("the log has stored it", lambda: self.cluster.stored_slots("s1")[0] == epoch_at(leader, leader))
             # The log does not store the next ones.
             self.cluster.log.freeze()
             bump(other, leader)

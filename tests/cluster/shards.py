@@ -10,6 +10,8 @@ from ports import HOST, free_port
 from server_node import ServerNode
 
 SLOTS = 16384
+# How many nodes each shard has.
+NODES = (3, 2, 2)
 LEASE_MS = 2000
 # Far above what a busy machine delays a ping by. Nobody waits for it: the lease decides.
 NODE_TIMEOUT_MS = 5000
@@ -89,9 +91,9 @@ class Node(ServerNode):
 
 
 class Cluster:
-    """Shards of two nodes each."""
+    """Shards of several nodes each."""
 
-    def __init__(self, directory: pathlib.Path, services: int, is_tls: bool, shards: int = 3, nodes: int = 2):
+    def __init__(self, directory: pathlib.Path, services: int, is_tls: bool):
         self.tls = Certificate(directory) if is_tls else None
         more, self._log_options = [], {}
         if self.tls:
@@ -99,8 +101,8 @@ class Cluster:
             more += ["--peer-ca", str(self.tls.ca)] if services > 1 else []
             self._log_options = {"ssl": True, "ssl_ca_certs": str(self.tls.ca)}
         self.log = LogServices(directory, services, "s0", more, **self._log_options)
-        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log, self.tls) for number in range(nodes)]
-                       for shard in range(shards)}
+        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log, self.tls) for number in range(count)]
+                       for shard, count in enumerate(NODES)}
 
     def connect_log(self, service: LogService, timeout_s: float) -> valkey.Valkey:
         return service.connect(timeout_s, **self._log_options)
