@@ -277,6 +277,37 @@ class ShardsOfACluster(unittest.TestCase):
         follower.ask("CLUSTER", "MEET", HOST, leader.port, leader.bus_port)
         self.cluster.wait_until_settled()
 
+    def test_the_bus_deletes_nothing_that_is_the_logs(self):
+        # The follower forgets its cluster and takes over. To the old leader, which comes back as the primary that it was, it is a node of
+        # another shard, and what a plain server does then is to delete the keys of the slots that it has lost.
+        def key_count(node: Node) -> int:
+            # A node that serves nobody tells this all the same.
+            return node.info("keyspace").get("db0", {"keys": 0})["keys"]
+
+        (leader,) = self.leaders("s2")
+        follower = self.cluster.follower("s2")
+        tag = f"{{{tag_of(2, 3, 11)}}}"
+        for number in range(100):
+            leader.ask("SET", f"{tag}{number}", "v")
+        follower.kill()
+        follower.lose_cluster()
+        follower.start()
+        wait_for("it follows", lambda: follower.role() == "follower")
+        leader.kill()
+        wait_for("it leads", lambda: follower.role() == "leader")
+        leader.start()
+        wait_for("the old leader follows", lambda: leader.role() == "follower")
+        keys = key_count(follower)
+        self.assertGreaterEqual(keys, 100)
+        self.assertEqual(key_count(leader), keys)
+        follower.ask("CLUSTER", "MEET", HOST, leader.port, leader.bus_port)
+        self.cluster.wait_until_settled()
+        self.assertEqual(key_count(leader), keys)
+        leader.ask("CLUSTER", "FAILOVER")
+        wait_for("the old leader leads again", lambda: leader.role() == "leader")
+        self.cluster.wait_until_settled()
+        self.assertEqual([key_count(node) for node in (leader, follower)], [keys, keys])
+
     def test_a_node_of_a_cluster_needs_leases(self):
         node = self.cluster.nodes[0]
         for line, says in (("durability.failover no", "set durability.failover yes"), ("durability.allow-replicaof yes", "no REPLICAOF")):
