@@ -76,7 +76,9 @@ pub fn store_if_changed(module: &mut Module) {
     }
     let may_try =
         module.claims.storing.is_none() && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
-    if config_epoch > stored.0 && slot_count == stored.1 && may_try {
+    // Slots are given to a leader by no way that is not refused or stored before. Those that it has all the same are to be its next leader's.
+    let is_more = (config_epoch, slot_count) > stored && config_epoch >= stored.0 && slot_count >= stored.1;
+    if is_more && may_try {
         store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
     }
 }
