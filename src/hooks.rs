@@ -12,10 +12,10 @@ use crate::exchange::waker::Waker;
 use crate::node::{
     self, command_filter, event_loop, hand_over, login_check, ran_commands, role_changes, stream_errors, tasks, Module,
 };
-use crate::server::api;
 use crate::server::command_result::CommandResult;
 use crate::server::command_table::CommandTable;
 use crate::server::events::Hooks;
+use crate::server::{api, cluster};
 
 /// Tasks came while the server could not run them.
 static TASKS_WAIT: AtomicBool = AtomicBool::new(false);
@@ -139,6 +139,8 @@ impl Hooks for ModuleHooks {
     }
 
     fn shuts_down() {
+        // The server saves nodes.conf next.
+        cluster::loading::ends();
         node::must(Module::stop_agent);
     }
 

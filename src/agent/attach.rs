@@ -87,6 +87,13 @@ fn attach_to(
     }
     if !status.has_begun {
         may_be_first(agent)?;
+        if let Some(primary) = &facts.cluster_primary {
+            // That one may have more than this one.
+            return Err(Interrupt::Failed(format!(
+                "the log is empty, and this node is a replica of {primary} in its cluster: that node is to begin the log, so start it with \
+                 this module and the same durability.shard. If it is gone for good, remove nodes.conf here, restart, and CLUSTER MEET"
+            )));
+        }
     }
     if gives_log_its_data(agent, facts, &status, candidate.log.log_id())? {
         candidate.start_log_from_own_data(agent, facts, status)

@@ -19,6 +19,8 @@ pub struct ServerFacts {
     pub has_data: bool,
     /// Whether it is a replica that this module did not make one.
     pub is_others_replica: bool,
+    /// In a cluster: the id of the node whose replica it is, unless all know that one to have failed.
+    pub cluster_primary: Option<String>,
     /// Whether it is a replica of its log.
     pub follows_log: bool,
     /// Whether nothing was added to its stream since the mode became off.

@@ -81,6 +81,7 @@ fn start(ctx: &Context) -> Result<(), String> {
         if let Some(why) = support::why_the_log_is_impossible(ctx) {
             return Err(why);
         }
+        cluster::loading::mend_what_was_saved();
         if let Some(notice) = cluster::settings::apply(ctx)? {
             log_notice(format!("durability: {notice}"));
         }

@@ -3,12 +3,16 @@
 //! A leader claims slots only after its log has stored them with the config epoch under which it claims them. The cluster's bus may raise
 //! that epoch by itself, where another shard's primary has the same; then the new one is stored at once. Until it is, a node that took over
 //! would still choose a greater one, by the margin of `server/cluster/membership.rs`.
+//!
+//! What the log has stored is what the next leader claims, from whoever has it then. So whenever it may be another thing than what this leader
+//! serves, the leader has it store that: after a change of which it is not known whether it was stored, and when the bus has given slots to
+//! others by a greater config epoch. The server has deleted their keys by then, here and in the log.
 
 use std::time::{Duration, Instant};
 
 use durability_protocol::SlotRanges;
-use valkey_module::logging::log_warning;
-use valkey_module::{BlockedClient, Context, ThreadSafeContext, ValkeyError, ValkeyValue};
+use valkey_module::logging::{log_notice, log_warning};
+use valkey_module::{BlockedClient, Context, ContextFlags, ThreadSafeContext, ValkeyError, ValkeyValue};
 
 use crate::decide::cluster_claim::Claim;
 use crate::node::{self, Module, Role};
@@ -27,8 +31,8 @@ pub struct Claims {
     storing: Option<Claim>,
     /// When the log did not store one last.
     failed: Option<Instant>,
-    /// Whether this node has lost slots that its log gives to it, which was logged.
-    lacks_slots: bool,
+    /// Whether the log may have stored another thing than `stored`.
+    is_unsure: bool,
     /// Whether this node was a primary to the cluster when it was last looked at.
     was_primary: bool,
     /// Slots that wait for the log to store them.
@@ -40,7 +44,13 @@ impl Claims {
     pub fn took(&mut self, claim: &Claim) {
         self.stored = Some((claim.config_epoch, u32::from(claim.slots.count())));
         self.failed = None;
-        self.lacks_slots = false;
+        self.is_unsure = false;
+    }
+
+    /// This node leads no more, so nobody adds slots to it. Returns who was about to.
+    pub fn end(&mut self) -> Option<BlockedClient> {
+        self.storing = None;
+        self.adding.take().map(|adding| adding.client)
     }
 }
 
@@ -67,20 +77,27 @@ pub fn store_if_changed(module: &mut Module) {
     }
     let Some((membership, stored)) = Membership::get().zip(module.claims.stored) else { return };
     let (config_epoch, slot_count) = membership.standing();
-    if slot_count < stored.1 && !std::mem::replace(&mut module.claims.lacks_slots, true) {
+    let may_try =
+        module.claims.storing.is_none() && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
+    let is_other = config_epoch > stored.0 || slot_count != stored.1 || module.claims.is_unsure;
+    if !is_other || !may_try {
+        return;
+    }
+    if slot_count < stored.1 && !module.claims.is_unsure {
         log_warning(format!(
-            "durability: the cluster has given {} of this shard's slots to others, against its log: every node of the cluster has to be one \
-             with this module",
+            "durability: the cluster has given {} of this shard's slots to others, by a greater config epoch: two leaders have added the \
+             same ones, or a node without this module, or of another cluster, has claimed them. What was in them is gone here",
             stored.1 - slot_count
         ));
     }
-    let may_try =
-        module.claims.storing.is_none() && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
-    // Slots are given to a leader by no way that is not refused or stored before. Those that it has all the same are to be its next leader's.
-    let is_more = (config_epoch, slot_count) > stored && config_epoch >= stored.0 && slot_count >= stored.1;
-    if is_more && may_try {
-        store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
-    }
+    store_standing(module, &membership);
+}
+
+/// Has the log store what this leader serves.
+fn store_standing(module: &mut Module, membership: &Membership) {
+    let stored = module.claims.stored.map_or(0, |stored| stored.0);
+    let config_epoch = membership.standing().0.max(stored);
+    store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
 }
 
 fn store(module: &mut Module, claim: Claim) {
@@ -101,6 +118,12 @@ struct Adding {
 /// # Errors
 /// Why they cannot be added now, for the user to read.
 pub fn begin_to_add(module: &mut Module, ctx: &Context, slots: Vec<u16>) -> Result<(), String> {
+    // The server ends itself if such a client is made to wait, or does not let it.
+    let flags = ctx.get_flags();
+    let cannot_wait = ContextFlags::DENY_BLOCKING | ContextFlags::MULTI | ContextFlags::LUA;
+    if flags.intersects(cannot_wait) || api::client_flags(ctx.get_client_id()).is_subscriber {
+        return Err("slots are added by a client that can wait: not in a transaction, a script or a module, and not by a subscriber".to_owned());
+    }
     let membership = Membership::get().filter(|_| module.role == Role::Leader);
     let membership = membership.ok_or("this node does not lead its shard")?;
     if !membership.are_free(&slots) {
@@ -124,14 +147,27 @@ pub fn begin_to_add(module: &mut Module, ctx: &Context, slots: Vec<u16>) -> Resu
 pub fn stored(ctx: &Context, claim: &Claim, stored: Result<(), String>) {
     let adding = node::with(|module| {
         module.claims.storing.take_if(|storing| *storing == *claim);
+        let claims = &mut module.claims;
         match &stored {
-            Ok(()) => module.claims.stored = Some((claim.config_epoch, u32::from(claim.slots.count()))),
+            Ok(()) => {
+                claims.stored = Some((claim.config_epoch, u32::from(claim.slots.count())));
+                if std::mem::take(&mut claims.is_unsure) {
+                    log_notice("durability: the log has stored what this node serves in its cluster");
+                }
+            }
             Err(why) => {
-                module.claims.failed = Some(Instant::now());
-                log_warning(format!("durability: the log has not stored config epoch {}: {why}", claim.config_epoch));
+                claims.failed = Some(Instant::now());
+                // It may have arrived all the same.
+                if !std::mem::replace(&mut claims.is_unsure, true) {
+                    log_warning(format!(
+                        "durability: whether the log has stored config epoch {} and its slots is not known: {why}; having it store what this \
+                         node serves",
+                        claim.config_epoch
+                    ));
+                }
             }
         }
-        module.claims.adding.take_if(|adding| adding.claim == *claim)
+        claims.adding.take_if(|adding| adding.claim == *claim)
     });
     let Some(Adding { slots, client, .. }) = adding.flatten() else { return };
     let added = stored.and_then(|()| add(ctx, &slots));
@@ -142,23 +178,28 @@ pub fn stored(ctx: &Context, claim: &Claim, stored: Result<(), String>) {
     ThreadSafeContext::with_blocked_client(client).reply(reply);
 }
 
+/// Answers who was about to add slots when this node ceased to lead.
+pub fn answer_in_vain(client: BlockedClient) {
+    let text =
+        "ERR durability: this node leads no more: look which slots the shard has when a node leads, and add them again";
+    ThreadSafeContext::with_blocked_client(client).reply(Err(ValkeyError::Str(text)));
+}
+
 /// Has the server take slots that its log has stored.
 fn add(ctx: &Context, slots: &[u16]) -> Result<(), String> {
     // Not within `with`: the server calls back.
     if node::with(|module| module.role == Role::Leader) != Some(true) {
-        return Err("this node leads no more; the next leader takes them".to_owned());
+        return Err(
+            "this node does not lead now: look which slots the shard has when a node leads, and add them again"
+                .to_owned(),
+        );
     }
     let slots: Vec<String> = slots.iter().map(u16::to_string).collect();
     let arguments: Vec<&str> = std::iter::once("ADDSLOTS").chain(slots.iter().map(String::as_str)).collect();
     let added = api::call(ctx, "CLUSTER", &arguments).map(drop);
     if added.is_err() {
-        // Others have got them meanwhile: the log is to say what this node has.
-        node::with(|module| {
-            if let Some(membership) = Membership::get() {
-                let (config_epoch, _) = membership.standing();
-                store(module, Claim { config_epoch, slots: membership.slots(), node_id: membership.id() });
-            }
-        });
+        // Others have got them meanwhile: the log is to say what this node has, which it is told until it does.
+        node::with(|module| module.claims.is_unsure = true);
     }
     added
 }

@@ -15,16 +15,19 @@ import counted_tests
 from child_process import wait_for
 from ports import HOST
 from shards import LEASE_MS, Cluster, Node
+from slots_test import SlotsAreAdded
 from writers import Writers, tag_of
 
 SERVICES = int(os.environ.get("CLUSTER_SERVICES", "1"))
 ROUNDS = int(os.environ.get("CLUSTER_ROUNDS", "1"))
-# From a leader's death to the next answered write of its shard.
-TAKEN_OVER_WITHIN_S = LEASE_MS / 1000 + 1
+# From a leader's death to the next answered write of its shard: a second beside the lease, and two more on a busy machine.
+TAKEN_OVER_WITHIN_S = LEASE_MS / 1000 + 3
 # The same for a planned failover, which waits for no lease.
-PLANNED_WITHIN_S = 1.5
+PLANNED_WITHIN_S = 3
 # The same where the nodes are started again. A primary of a cluster that starts refuses everything for two seconds by itself.
 STARTED_WITHIN_S = 12
+# Of what is to be older than that after a restart: longer than a snapshot takes on a busy machine.
+AGE_MS = 6000
 FOLLOWS_AGAIN = "the cluster pointed this node to another one; it follows its log again"
 
 
@@ -228,19 +231,19 @@ class ShardsOfACluster(unittest.TestCase):
         (leader,) = self.leaders("s0")
         tag = f"{{{tag_of(0, 3, 7)}}}"
         with leader.connect() as client:
-            client.execute_command("SET", f"{tag}key", "v", "PX", 2500)
+            client.execute_command("SET", f"{tag}key", "v", "PX", AGE_MS)
             client.execute_command("HSET", f"{tag}hash", "field", "v")
-            client.execute_command("HPEXPIRE", f"{tag}hash", 2500, "FIELDS", 1, "field")
+            client.execute_command("HPEXPIRE", f"{tag}hash", AGE_MS, "FIELDS", 1, "field")
             written = time.monotonic()
             decider = wait_for("a service decides", self.cluster.log.decider)
             with self.cluster.connect_log(decider, 20) as log:
                 log.execute_command("LOG.SNAPSHOT", "s0")
             client.execute_command("PEXPIRE", f"{tag}key", 600000)
             client.execute_command("HPEXPIRE", f"{tag}hash", 600000, "FIELDS", 1, "field")
-            self.assertLess(time.monotonic() - written, 2.5, "the snapshot took too long for this test")
+            self.assertLess(time.monotonic() - written, AGE_MS / 1000, "the snapshot took too long for this test")
         for node in nodes:
             node.kill()
-        time.sleep(max(0.0, written + 3 - time.monotonic()))
+        time.sleep(max(0.0, written + AGE_MS / 1000 + 0.5 - time.monotonic()))
         # The one that was the leader comes back alone, and so as a primary of the cluster.
         leader.start()
         wait_for("it leads again", lambda: leader.role() == "leader")
@@ -312,7 +315,7 @@ class ShardsOfACluster(unittest.TestCase):
         node = self.cluster.nodes[0]
         for line, says in (("durability.failover no", "set durability.failover yes"), ("durability.allow-replicaof yes", "no REPLICAOF")):
             directory = pathlib.Path(tempfile.mkdtemp(prefix="refused-", dir=self.directory))
-            lone = Node(directory, "s0", 0, self.cluster.log, self.cluster.tls)
+            lone = Node(directory, "s0", 0, self.cluster.log, self.cluster.tls, "")
             config = lone.home / "valkey.conf"
             config.write_text(config.read_text() + line + "\n")
             lone.start()
@@ -322,4 +325,4 @@ class ShardsOfACluster(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ShardsOfACluster))
+    sys.exit(counted_tests.run(ShardsOfACluster, SlotsAreAdded))

@@ -49,10 +49,10 @@ class Certificate:
 class Node(ServerNode):
     """A node of the cluster."""
 
-    def __init__(self, directory: pathlib.Path, shard: str, number: int, log: LogServices, tls: Certificate | None):
-        """With a certificate, bus and log are reached by TLS."""
+    def __init__(self, directory: pathlib.Path, shard: str, number: int, log: LogServices, tls: Certificate | None, more: str):
+        """With a certificate, bus and log are reached by TLS. `more` are whole lines of the configuration."""
         self.shard = shard
-        more = (f"cluster-enabled yes\ncluster-port {free_port()}\ncluster-node-timeout {NODE_TIMEOUT_MS}\n"
+        more += (f"cluster-enabled yes\ncluster-port {free_port()}\ncluster-node-timeout {NODE_TIMEOUT_MS}\n"
                 "enable-debug-command local\n")
         if tls:
             more += (f"tls-port {free_port()}\ntls-cluster yes\ntls-auth-clients no\ntls-cert-file {tls.certificate}\n"
@@ -93,16 +93,17 @@ class Node(ServerNode):
 class Cluster:
     """Shards of several nodes each."""
 
-    def __init__(self, directory: pathlib.Path, services: int, is_tls: bool):
+    def __init__(self, directory: pathlib.Path, services: int, is_tls: bool, counts: tuple[int, ...] = NODES, more: str = ""):
+        """`counts` says how many nodes each shard has; `more` are whole lines of their configuration."""
         self.tls = Certificate(directory) if is_tls else None
-        more, self._log_options = [], {}
+        words, self._log_options = [], {}
         if self.tls:
-            more = ["--tls-cert", str(self.tls.certificate), "--tls-key", str(self.tls.key)]
-            more += ["--peer-ca", str(self.tls.ca)] if services > 1 else []
+            words = ["--tls-cert", str(self.tls.certificate), "--tls-key", str(self.tls.key)]
+            words += ["--peer-ca", str(self.tls.ca)] if services > 1 else []
             self._log_options = {"ssl": True, "ssl_ca_certs": str(self.tls.ca)}
-        self.log = LogServices(directory, services, "s0", more, **self._log_options)
-        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log, self.tls) for number in range(count)]
-                       for shard, count in enumerate(NODES)}
+        self.log = LogServices(directory, services, "s0", words, **self._log_options)
+        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log, self.tls, more) for number in range(count)]
+                       for shard, count in enumerate(counts)}
 
     def connect_log(self, service: LogService, timeout_s: float) -> valkey.Valkey:
         return service.connect(timeout_s, **self._log_options)
@@ -111,15 +112,15 @@ class Cluster:
     def nodes(self) -> list[Node]:
         return [node for nodes in self.shards.values() for node in nodes]
 
-    def start(self) -> None:
-        """Starts everything, and makes the nodes a cluster in which each shard has an equal part of the slots."""
+    def start(self, slots: int = SLOTS) -> None:
+        """Starts everything, and makes the nodes a cluster in which each shard has an equal part of that many slots, the first ones."""
         self.log.start()
         self.log.form()
         for node in self.nodes:
             node.start()
         self.meet()
         for number, shard in enumerate(self.shards):
-            first, end = number * SLOTS // len(self.shards), (number + 1) * SLOTS // len(self.shards)
+            first, end = number * slots // len(self.shards), (number + 1) * slots // len(self.shards)
             leader = self.wait_for_leader(shard)
             leader.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
         self.wait_until_settled()

@@ -7,6 +7,7 @@ use valkey_module::{CallReply, Context};
 use crate::exchange::server_facts::ServerFacts;
 use crate::node;
 use crate::node::tasks::stream::kept_position;
+use crate::server::cluster::membership::Membership;
 use crate::server::follow_settings::{self, Owner};
 use crate::server::{api, cluster};
 
@@ -21,6 +22,7 @@ pub fn describe(ctx: &Context) -> ServerFacts {
     let has_data = has_data(ctx);
     let mut facts =
         ServerFacts { has_data, is_others_replica, follows_log, is_as_left: is_as_left(ctx), ..ServerFacts::default() };
+    facts.cluster_primary = Membership::get().and_then(|membership| membership.living_primary_id());
     let info = ctx.server_info("server");
     // A kind that the server does not listen by leaves a gap in their numbers.
     for number in 0..MAX_LISTENERS {

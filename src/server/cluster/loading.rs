@@ -32,7 +32,24 @@ pub fn begins() {
     }
 }
 
-/// The server has loaded it, or could not. Called from the server's event.
+/// Makes a replica without a primary a primary without slots. A server may have ended while it took itself for one, and have saved that; and a
+/// replica whose primary was forgotten is one too. The server would look for the slots of that primary, which is nobody, and end. While the
+/// module loads, when the layout is verified: nothing has come from the bus yet.
+pub fn mend_what_was_saved() {
+    if !is_enabled() || layout_check::found().is_none() {
+        return;
+    }
+    let Ok(functions) = Functions::get() else { return };
+    // SAFETY: the layout is verified, and the server's node lives as long as the server. Only the main thread uses it.
+    unsafe {
+        let node = *functions.myself;
+        if !(*node).is_primary() && (*node).replica_of.is_null() {
+            (*node).flags = (*node).flags & !REPLICA | PRIMARY;
+        }
+    }
+}
+
+/// The server has loaded it, or could not, or ends. Called from the server's event.
 pub fn ends() {
     if !IS_TURNED.replace(false) {
         return;

@@ -10,7 +10,7 @@ use durability_protocol::{SlotRanges, SLOT_COUNT};
 use crate::decide::cluster_claim::{Claim, Stored};
 use crate::server::cluster::functions::Functions;
 use crate::server::cluster::layout_check::{self, Layout};
-use crate::server::cluster::node::{Node, ID_BYTES, MIGRATE_TO, PRIMARY, REPLICA};
+use crate::server::cluster::node::{Node, FAIL, ID_BYTES, MIGRATE_TO, PRIMARY, REPLICA};
 
 /// `CLUSTER_TODO_UPDATE_STATE`, `CLUSTER_TODO_SAVE_CONFIG` and `CLUSTER_TODO_FSYNC_CONFIG`.
 const SAVE: c_int = 1 << 1 | 1 << 2 | 1 << 3;
@@ -66,6 +66,14 @@ impl Membership {
         // SAFETY: as in `view`: null, or a node that the server knows.
         let primary = unsafe { node.replica_of.as_ref() };
         primary.filter(|_| !node.is_primary()).map(Node::id)
+    }
+
+    /// As [`Membership::primary_id`]; none if that node is known to have failed.
+    pub fn living_primary_id(&self) -> Option<String> {
+        let node = self.view();
+        // SAFETY: as in `view`: null, or a node that the server knows.
+        let primary = unsafe { node.replica_of.as_ref() };
+        primary.filter(|primary| !node.is_primary() && primary.flags & FAIL == 0).map(Node::id)
     }
 
     /// Whether none of these slots has an owner, as far as this node knows, and none is named twice.

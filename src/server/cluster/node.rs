@@ -13,6 +13,8 @@ pub const ID_BYTES: usize = 40;
 pub const PRIMARY: c_int = 1 << 0;
 /// `CLUSTER_NODE_REPLICA`, of [`Node::flags`].
 pub const REPLICA: c_int = 1 << 1;
+/// `CLUSTER_NODE_FAIL`, of [`Node::flags`].
+pub const FAIL: c_int = 1 << 3;
 /// `CLUSTER_NODE_MYSELF`, of [`Node::flags`].
 pub const MYSELF: c_int = 1 << 4;
 /// `CLUSTER_NODE_MIGRATE_TO`, of [`Node::flags`].

@@ -6,7 +6,7 @@ use valkey_module::{raw, Context};
 use crate::server::api;
 use crate::server::cluster::is_enabled;
 
-/// `VALKEYMODULE_CLUSTER_FLAG_NO_FAILOVER`: the server holds no elections, and does not move to another shard.
+/// `VALKEYMODULE_CLUSTER_FLAG_NO_FAILOVER`: the server holds no elections.
 const NO_FAILOVER: u64 = 1 << 1;
 
 /// What is set, and to what.
