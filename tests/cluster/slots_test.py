@@ -83,13 +83,22 @@ class SlotsAreAdded(unittest.TestCase):
         self.assertEqual(self.own_slots(leader), f"0-{SLOTS - 1}")
 
     def test_a_replica_that_has_forgotten_its_primary_starts_and_follows(self):
-        _, follower = self.nodes()
+        leader, follower = self.nodes()
         follower.terminate()
         file = follower.home / "nodes.conf"
         # As a server saves it that takes itself for a replica while it loads: no primary, and slots that nobody has.
         lines = [re.sub(r"(myself,slave) \S+", r"\1 -", line) for line in file.read_text().splitlines()]
         file.write_text("".join(re.sub(r" connected .*", " connected", line) + "\n" for line in lines))
+        # The bus is to tell it of the slots before its log tells it whose replica it is.
+        self.cluster.log.freeze()
         follower.start()
+
+        def knows_slots() -> bool:
+            self.assertTrue(follower.is_running(), follower.output())
+            return any(f":{leader.port}@" in line[1] and line[8:] for line in follower.view())
+
+        wait_for("it hears of the slots", knows_slots)
+        self.cluster.log.thaw()
         wait_for("it follows", lambda: follower.role() == "follower", 40)
         self.cluster.wait_until_settled()
         self.assertTrue(follower.is_running(), follower.output())
