@@ -91,8 +91,8 @@ pub(super) struct Session {
     takes_figures: bool,
     /// Whether the service on the last connection that was of use did. Those of one cluster are of one version, but for an upgrade.
     took_figures: bool,
-    /// What was to be reported last; none before.
-    told: Option<Told>,
+    /// The role and the applied offset that were to be reported last; none before.
+    told: Option<(&'static str, u64)>,
     /// Whether it takes settings.
     takes_settings: bool,
     /// An epoch, and its lease.
@@ -102,14 +102,6 @@ pub(super) struct Session {
     pub(super) reported: String,
     /// As of [`Services::confirmations`], when the thread last told the agent.
     confirmations: u64,
-}
-
-/// What the thread reports of this node.
-#[derive(Debug, Clone, Copy)]
-struct Told {
-    role: &'static str,
-    applied: u64,
-    takes_figures: bool,
 }
 
 impl Session {
@@ -218,7 +210,7 @@ impl KeeperState {
             Some(log) => log,
             none => {
                 let time = time.max(opening_time(&self.shared.services));
-                let told = session.told.map(|told| self.state_of_node(told, 0));
+                let told = session.told.map(|told| self.state_of_node(told, session.took_figures, 0));
                 let log = LogConnection::open_reporting(&self.shared, time, AtEnd::GoesOn, told.as_ref())?;
                 self.shared.set_log_address(log.reached()?);
                 (session.version, session.takes_figures, session.takes_settings) = (0, false, false);
@@ -243,11 +235,10 @@ impl KeeperState {
             true => renewal_time(&self.shared.services),
             false => wait + answer_time(&self.shared.services),
         };
-        session.told = Some(Told { role, applied, takes_figures: session.took_figures });
+        session.told = Some((role, applied));
         self.connection(session, time)?;
         // After the connection is there: another service counts its versions otherwise.
-        let told = Told { role, applied, takes_figures: session.takes_figures };
-        let mut report = self.state_of_node(told, session.version);
+        let mut report = self.state_of_node((role, applied), session.takes_figures, session.version);
         if session.takes_settings {
             report.settings = self.settings();
         }
@@ -262,9 +253,14 @@ impl KeeperState {
         Ok(self.shared.set_view(view))
     }
 
-    /// What this node says of itself, to a service on whose connection it saw that version of the leadership last. Without its settings.
-    fn state_of_node(&self, told: Told, version: u64) -> Report<'static> {
-        let Told { role, applied, takes_figures } = told;
+    /// What this node says of itself, in that role and with that applied, to a service that takes figures, or not, and on whose connection it
+    /// saw that version of the leadership last. Without its settings.
+    fn state_of_node(
+        &self,
+        (role, applied): (&'static str, u64),
+        takes_figures: bool,
+        version: u64,
+    ) -> Report<'static> {
         let figures = if takes_figures { self.shared.monitoring.ask() } else { None };
         let (priority, zone) = (self.shared.priority(), settings::ZONE.value());
         Report { role, priority, zone, applied, version, figures, settings: None }

@@ -44,9 +44,7 @@ impl LeaseKeeperHandle {
         state.handover = Some(request);
         self.0.interrupt(&mut state);
     }
-}
 
-impl LeaseKeeperHandle {
     /// Has the log store what the leader of `epoch` is in its cluster, and the main thread told whether it has. Main thread.
     pub fn store_claim(&self, epoch: u64, claim: Claim) {
         let mut state = self.0.lock();

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use crate::server::cluster::functions::Functions;
-use crate::server::cluster::node::{PRIMARY, REPLICA};
+use crate::server::cluster::node::{Node, PRIMARY, REPLICA};
 use crate::server::cluster::{is_enabled, layout_check};
 use crate::server::follow_settings::{self, Owner};
 use crate::server::read_pause;
@@ -15,20 +15,24 @@ thread_local! {
     static IS_TURNED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// The server's own node, where the layout is verified.
+fn own_node() -> Option<&'static mut Node> {
+    layout_check::found()?;
+    let functions = Functions::get().ok()?;
+    // SAFETY: the layout is verified, and the server's node lives as long as the server. Only the main thread uses it, and each caller is done
+    // with it before the server goes on.
+    unsafe { (*functions.myself).as_mut() }
+}
+
 /// The server begins to load what the one that it replicates from sends. Called from the server's event.
 pub fn begins() {
-    if !is_enabled() || follow_settings::owner() != Owner::Log || layout_check::found().is_none() {
+    if !is_enabled() || follow_settings::owner() != Owner::Log {
         return;
     }
-    let Ok(functions) = Functions::get() else { return };
-    // SAFETY: the layout is verified, and the server's node lives as long as the server. Only the main thread uses it.
-    unsafe {
-        let node = *functions.myself;
-        if (*node).is_primary() {
-            (*node).flags = (*node).flags & !PRIMARY | REPLICA;
-            IS_TURNED.set(true);
-            read_pause::hold_bus();
-        }
+    if let Some(node) = own_node().filter(|node| node.is_primary()) {
+        node.flags = node.flags & !PRIMARY | REPLICA;
+        IS_TURNED.set(true);
+        read_pause::hold_bus();
     }
 }
 
@@ -36,16 +40,9 @@ pub fn begins() {
 /// replica whose primary was forgotten is one too. The server would look for the slots of that primary, which is nobody, and end. While the
 /// module loads, when the layout is verified: nothing has come from the bus yet.
 pub fn mend_what_was_saved() {
-    if !is_enabled() || layout_check::found().is_none() {
-        return;
-    }
-    let Ok(functions) = Functions::get() else { return };
-    // SAFETY: the layout is verified, and the server's node lives as long as the server. Only the main thread uses it.
-    unsafe {
-        let node = *functions.myself;
-        if !(*node).is_primary() && (*node).replica_of.is_null() {
-            (*node).flags = (*node).flags & !REPLICA | PRIMARY;
-        }
+    let node = if is_enabled() { own_node() } else { None };
+    if let Some(node) = node.filter(|node| !node.is_primary() && node.replica_of.is_null()) {
+        become_primary(node);
     }
 }
 
@@ -54,11 +51,13 @@ pub fn ends() {
     if !IS_TURNED.replace(false) {
         return;
     }
-    let Ok(functions) = Functions::get() else { return };
-    // SAFETY: as above. Nothing came from the bus meanwhile, so the node is what it was.
-    unsafe {
-        let node = *functions.myself;
-        (*node).flags = (*node).flags & !REPLICA | PRIMARY;
+    // Nothing came from the bus meanwhile, so the node is what it was.
+    if let Some(node) = own_node() {
+        become_primary(node);
     }
     read_pause::let_bus_go();
+}
+
+fn become_primary(node: &mut Node) {
+    node.flags = node.flags & !REPLICA | PRIMARY;
 }

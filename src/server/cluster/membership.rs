@@ -60,20 +60,21 @@ impl Membership {
         (node.config_epoch, node.slot_count.unsigned_abs())
     }
 
-    /// The id of this node's primary in the cluster; none if this node is one, or does not know it.
-    pub fn primary_id(&self) -> Option<String> {
+    /// This node's primary in the cluster; none if this node is one, or does not know it.
+    fn primary(&self) -> Option<&Node> {
         let node = self.view();
         // SAFETY: as in `view`: null, or a node that the server knows.
-        let primary = unsafe { node.replica_of.as_ref() };
-        primary.filter(|_| !node.is_primary()).map(Node::id)
+        unsafe { node.replica_of.as_ref() }.filter(|_| !node.is_primary())
+    }
+
+    /// The id of this node's primary in the cluster; none if this node is one, or does not know it.
+    pub fn primary_id(&self) -> Option<String> {
+        self.primary().map(Node::id)
     }
 
     /// As [`Membership::primary_id`]; none if that node is known to have failed.
     pub fn living_primary_id(&self) -> Option<String> {
-        let node = self.view();
-        // SAFETY: as in `view`: null, or a node that the server knows.
-        let primary = unsafe { node.replica_of.as_ref() };
-        primary.filter(|primary| !node.is_primary() && primary.flags & FAIL == 0).map(Node::id)
+        self.primary().filter(|primary| primary.flags & FAIL == 0).map(Node::id)
     }
 
     /// Whether none of these slots has an owner, as far as this node knows, and none is named twice.
@@ -98,14 +99,11 @@ impl Membership {
     /// What this node is to claim as the leader of its shard, of which the log has stored that. A shard of which nothing is stored has the
     /// slots that the cluster gives to it.
     pub fn plan(&self, stored: &Stored) -> Claim {
-        let node = self.view();
-        // SAFETY: as in `view`: null, or a node that the server knows.
-        let primary = unsafe { node.replica_of.as_ref() };
         let is_stored = stored.config_epoch > 0 || !stored.slots.is_empty();
-        let slots = match primary {
+        let slots = match self.primary() {
             _ if is_stored => stored.slots.clone(),
-            Some(primary) if !node.is_primary() => primary.slots(),
-            _ => node.slots(),
+            Some(primary) => primary.slots(),
+            None => self.slots(),
         };
         let is_known = is_stored || !slots.is_empty();
         // A cluster that is being made gives each node its first config epoch, and only if it has none.
