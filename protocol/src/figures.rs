@@ -75,7 +75,7 @@ numbers! {
     pending_bytes,
     /// Clients whose replies wait for the log.
     held_clients,
-    /// Bytes of replies that wait in the module's memory.
+    /// Bytes of replies and of messages to other nodes of a cluster that wait in the module's memory.
     held_bytes,
     /// Keys that were written and that the log has not acknowledged.
     dirty_keys,

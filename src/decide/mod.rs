@@ -5,7 +5,7 @@
 //! Read `dependency.rs` first: what a command dirties, and what its reply waits for. Then by subject:
 //!
 //! - Which replies wait for which writes: `gate.rs` (groups of writes, and who waits for them), `valve.rs` (which bytes of one
-//!   connection may leave), `dirty_keys.rs`, `watched_keys.rs`, `push_messages.rs`, `client_lookup.rs`; `command_properties.rs` says what
+//!   connection may leave), `bus_link.rs` (the same for messages to other nodes of a cluster), `dirty_keys.rs`, `watched_keys.rs`, `push_messages.rs`, `client_lookup.rs`; `command_properties.rs` says what
 //!   follows from a command's name and flags.
 //! - What waiting replies cost: `taken_replies.rs`, `held_memory.rs`, `reply_timeouts.rs`.
 //! - What the stream must hold: `omitted_effects.rs`, `command_arguments.rs`, `silent_writes.rs`, `unlogged.rs`.
@@ -16,6 +16,7 @@
 
 pub mod ack_times;
 pub mod answer_time;
+pub mod bus_link;
 pub mod client_lookup;
 pub mod cluster_claim;
 pub mod cluster_commands;

@@ -108,6 +108,11 @@ pub fn has_passed() -> bool {
     until != Moment::NEVER.0 && now().0 >= until && !IS_BROKEN
 }
 
+/// Whether what happens at this node may be told to anybody: not once its lease has passed, until the main thread has seen that. Any thread.
+pub fn may_tell_anybody() -> bool {
+    !has_passed() || LAST_CLIENT.load(Ordering::Acquire) != ClientId::MAX
+}
+
 /// In how many milliseconds the lease passes; 0 once it has, -1 if this node needs none or has one that does not expire. Any thread.
 pub fn left_ms() -> i64 {
     match UNTIL.load(Ordering::Acquire) {
@@ -180,9 +185,9 @@ mod tests {
         keep_to_it();
         assert!(lets_answer(1) && !has_passed());
         set(behind);
-        assert!(has_passed() && !lets_answer(1));
+        assert!(has_passed() && !lets_answer(1) && !may_tell_anybody());
         answer_beyond(5);
-        assert!(!lets_answer(5) && lets_answer(6));
+        assert!(!lets_answer(5) && lets_answer(6) && may_tell_anybody());
         set(ahead);
         assert!(lets_answer(5), "it is renewed, so nobody else has led");
 

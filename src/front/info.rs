@@ -10,6 +10,7 @@ use crate::exchange::lease_clock;
 use crate::exchange::link::LinkStatus;
 use crate::node::command_filter::refusal::REFUSED_COMMANDS;
 use crate::node::{Module, Role};
+use crate::server::cluster::bus_messages;
 use crate::server::{api, support};
 use crate::settings;
 
@@ -143,8 +144,12 @@ fields! {
     held_clients: |it| it.module.gate.as_ref().map_or(0, |gate| gate.held_clients());
     /// Clients that have ended their sending and still get what waits for the log.
     half_closed_clients: |it| it.module.gate.as_ref().map_or(0, |gate| gate.connections.half_closed.borrow().len());
-    /// Bytes of replies that wait in the module's memory.
-    held_bytes: |_it| taken_replies::total();
+    /// Bytes of replies and of messages to other nodes of the cluster that wait in the module's memory.
+    held_bytes: |_it| taken_replies::total() + bus_messages::waiting().1 as u64;
+    /// Messages to other nodes of the cluster that wait for the log. Each counts once for each node that it goes to.
+    held_messages: |_it| bus_messages::waiting().0;
+    /// Such messages that were lost because they would have taken more than durability.max-held-bytes.
+    lost_messages: |_it| bus_messages::lost();
     /// Clients that were closed for the memory that their replies took.
     held_clients_closed: |it| it.module.limits.held_memory.closed;
     /// Keys that were written and that the log has not acknowledged.

@@ -5,6 +5,7 @@ use crate::decide::taken_replies;
 use crate::exchange::lease_clock;
 use crate::hooks;
 use crate::node::{command_filter, ran_commands, tasks};
+use crate::server::cluster::bus_messages;
 use crate::server::groups::GROUPS;
 use crate::server::{
     half_closed, handed_over, held_table, hidden_replica, late_holds, named_link, propagation, read_pause,
@@ -33,6 +34,7 @@ pub fn forget_earlier_life() {
 /// Forgets all connections, and how far groups of writes have come. Main thread, when no reply is held and none will be.
 pub fn forget_connections() {
     handed_over::forget_all();
+    bus_messages::forget_all();
     half_closed::closing::forget_all();
     held_table::forget_all();
     // After that: a thread that is on its way through an entry would hold what was released before.
@@ -78,6 +80,7 @@ mod tests {
         ("server", "KNOWS_CLIENTS"),
         ("server", "LATE_HOLDS"),
         ("server", "LINK"),
+        ("server", "LINKS"),
         ("server", "OWN_PORTS"),
         ("server", "READS"),
         ("server", "TABLE"),

@@ -16,6 +16,7 @@ use crate::node::monitoring;
 use crate::node::ran_commands::has_thread_written;
 use crate::node::role_changes;
 use crate::node::{Module, Role};
+use crate::server::cluster::bus_messages;
 use crate::server::{api, follow_settings};
 
 /// The event loop wakes.
@@ -84,6 +85,7 @@ pub fn before_sleep(module: &mut Module) {
     }
     close_withheld(module);
     module.write_to_half_closed();
+    bus_messages::send_released();
     if taken_replies::total() > 0 && module.gate.is_some() && module.limits.is_memory_due(Instant::now()) {
         module.shared.send(Task::LookAtHeldBytes);
     }

@@ -16,7 +16,7 @@ use crate::decide::taken_replies;
 use crate::decide::write_limit::{Behind, Verdict};
 use crate::exchange::mailbox::Command;
 use crate::exchange::own_logins::OwnLogins;
-use crate::exchange::Shared;
+use crate::exchange::{lease_clock, Shared};
 use crate::lead::lease_keeper::LeaseKeeperHandle;
 use crate::node::agent_handle::AgentHandle;
 use crate::node::claims::{self, Claims};
@@ -28,6 +28,7 @@ use crate::node::remembered;
 use crate::node::role::Role;
 use crate::node::unlogged_writes::NotLogged;
 use crate::server::api::{self, TapUser};
+use crate::server::cluster::bus_messages;
 use crate::server::command_table::CommandTable;
 use crate::server::connections::ServerConnections;
 use crate::server::events::CommandEvents;
@@ -235,9 +236,8 @@ impl Module {
     /// or the server shuts down (it unloads its modules after it has said so); or the server gave up on loading it.
     pub fn may_be_unloaded(&self) -> bool {
         let holds_nobody = self.gate.as_ref().is_none_or(|gate| gate.held_clients() == 0);
-        (self.role == Role::Off && holds_nobody && taken_replies::total() == 0)
-            || self.agent.was_stopped()
-            || !self.has_run
+        let holds_nothing = taken_replies::total() == 0 && bus_messages::waiting().0 == 0;
+        (self.role == Role::Off && holds_nobody && holds_nothing) || self.agent.was_stopped() || !self.has_run
     }
 
     /// The server's commands are these from now on.
@@ -331,12 +331,16 @@ impl Module {
         }
     }
 
-    /// Closes the clients whose writes the log has not acknowledged, and forgets what is dirty.
+    /// Closes the clients whose writes the log has not acknowledged, and forgets what is dirty. Messages to other nodes of the cluster that
+    /// may tell of it, or of a time in which this node led no more, never leave.
     pub fn abandon_clients(&mut self) {
         if let Some(gate) = &mut self.gate {
             let held = gate.held_clients();
             if held > 0 {
                 log_warning(format!("durability: closing {held} clients whose writes the log has not acknowledged"));
+            }
+            if !gate.is_idle() || lease_clock::has_passed() {
+                bus_messages::abandon();
             }
             gate.abandon();
         }

@@ -10,6 +10,7 @@ use crate::decide::write_limit::{Behind, Verdict};
 use crate::node::command_filter::refusal::REFUSED_COMMANDS;
 use crate::node::{Module, Role};
 use crate::server::api;
+use crate::server::cluster::bus_messages;
 use crate::settings::{self, Mode};
 
 /// The server's event for acknowledgements that take as long as `latency-monitor-threshold` or longer.
@@ -54,7 +55,7 @@ fn figures(module: &mut Module, now: Instant) -> NodeFigures {
         max_lag_ms: settings::MAX_LAG_MS.value(),
         pending_bytes,
         held_clients: gate.as_ref().map_or(0, |gate| count(gate.held_clients())),
-        held_bytes: taken_replies::total(),
+        held_bytes: taken_replies::total() + bus_messages::waiting().1 as u64,
         dirty_keys: gate.as_ref().map_or(0, |gate| count(gate.dirty_keys())),
         refusing_writes: u64::from(limits.writes.verdict() == Verdict::Refused),
         refusals: limits.writes.refusals(),

@@ -12,7 +12,8 @@ use crate::base::panic_guard::guard;
 use crate::decide::taken_replies::{is_due, shows_uncopied, total, worth_taking, SHOWN_BYTES};
 use crate::decide::valve::{Group, Permit};
 use crate::exchange::lease_clock;
-use crate::server::cluster::bus_links::client_of;
+use crate::server::cluster::bus_links::{belongs_to_bus, client_of};
+use crate::server::cluster::bus_messages;
 use crate::server::connection_functions::{self, original, WriteFunctions, TCP, TLS};
 use crate::server::groups::GROUPS;
 use crate::server::half_closed::{self, closing};
@@ -77,7 +78,13 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
     data: *const c_void,
     length: usize,
 ) -> c_int {
-    // SAFETY: the server calls this to write to a live connection.
+    // SAFETY: the server calls this to write that to a live connection.
+    unsafe {
+        if belongs_to_bus(connection) {
+            return bus_messages::write::<KIND>(connection, data, length);
+        }
+    }
+    // SAFETY: as above.
     if !unsafe { lets_write(connection) } {
         return write_nothing::<KIND>(connection);
     }
@@ -298,6 +305,12 @@ unsafe extern "C" fn gated_set_write_handler<const KIND: usize>(
     barrier: c_int,
 ) -> c_int {
     // SAFETY: the server calls this for a live connection.
+    unsafe {
+        if belongs_to_bus(connection) {
+            return bus_messages::set_write_handler::<KIND>(connection, handler, barrier);
+        }
+    }
+    // SAFETY: as above.
     let (held, lets_write) = unsafe { (gated(connection), lets_write(connection)) };
     let may_write = |held: &HeldConnection| held.state().may_write(GROUPS.released());
     let handler = match held {
@@ -326,6 +339,7 @@ unsafe extern "C" fn gated_close<const KIND: usize>(connection: *mut Connection)
         // SAFETY: the server's own arguments to its own function.
         unsafe {
             handed_over::closed(connection);
+            bus_messages::closed(connection);
             (original::<KIND>().close)(connection);
         }
     }

@@ -32,7 +32,8 @@ pub struct Connection {
     iovcnt: c_ushort,
     /// The client.
     pub private_data: *mut Client,
-    connect_handler: ConnectionHandler,
+    /// Not null while the server waits for the connection to be there.
+    pub connect_handler: ConnectionHandler,
     /// Not null while the server waits for the socket to take more.
     pub write_handler: ConnectionHandler,
     /// Not null while the server reads what the socket receives.

@@ -13,6 +13,7 @@ from valkey.cluster import ValkeyCluster
 
 import counted_tests
 from child_process import wait_for
+from messages_test import MessagesAreHeardElsewhere
 from ports import HOST
 from shards import LEASE_MS, Cluster, Node
 from slots_test import SlotsAreAdded
@@ -325,4 +326,4 @@ class ShardsOfACluster(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ShardsOfACluster, SlotsAreAdded))
+    sys.exit(counted_tests.run(ShardsOfACluster, SlotsAreAdded, MessagesAreHeardElsewhere))

@@ -1,5 +1,5 @@
 //! Connections of the cluster's bus. They are of the same kinds as those of clients, but what they belong to is a `clusterLink`. The module
-//! leaves them alone. Any thread.
+//! holds nothing on them but published messages (`bus_messages.rs`). Any thread.
 
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -32,7 +32,18 @@ pub unsafe fn is_bus_link(connection: *const Connection) -> bool {
     is(&BUS_READ_HANDLER, unsafe { (*connection).read_handler })
 }
 
+/// Whether the connection is a link of the bus, established or on its way to another node.
+///
+/// # Safety
+/// The connection is live.
+#[inline]
+pub unsafe fn belongs_to_bus(connection: *const Connection) -> bool {
+    // SAFETY: by contract.
+    unsafe { is_bus_link(connection) || is_to_be_bus_link((*connection).connect_handler) }
+}
+
 /// Whether a connection is to be a link of the bus to another node, that `connected` is called for when it is there.
+#[inline]
 pub fn is_to_be_bus_link(connected: ConnectionHandler) -> bool {
     is(&BUS_CONNECT_HANDLER, connected)
 }

@@ -7,11 +7,13 @@
 //! | `layout_check.rs` | whether they are the ones that this module knows |
 //! | `membership.rs` | what this node is in the cluster, and how that changes |
 //! | `bus_links.rs` | connections of the cluster's bus, which are no clients |
+//! | `bus_messages.rs` | published messages that wait on them for the log |
 //! | `loading.rs` | a primary that loads what its log sends drops nothing for its age |
 //! | `messages.rs` | messages between the modules of nodes |
 //! | `settings.rs` | the settings that a node of a durable cluster needs |
 
 pub mod bus_links;
+pub mod bus_messages;
 mod functions;
 mod layout_check;
 pub mod loading;

@@ -92,7 +92,7 @@ pub const METRICS: &[Metric] = &[
     gauge("valkey_durability_lag_limit_seconds", Of::Figure(|it| Some(seconds(it.max_lag_ms))), "The age at which the node refuses writes: durability.max-lag-ms"),
     gauge("valkey_durability_pending_bytes", Of::Figure(|it| Some(it.pending_bytes as f64)), "Bytes that the node wrote and the log has not acknowledged"),
     gauge("valkey_durability_held_clients", Of::Figure(|it| Some(it.held_clients as f64)), "Clients whose replies wait for the log"),
-    gauge("valkey_durability_held_bytes", Of::Figure(|it| Some(it.held_bytes as f64)), "Bytes of replies that wait in the module's memory"),
+    gauge("valkey_durability_held_bytes", Of::Figure(|it| Some(it.held_bytes as f64)), "Bytes of replies and of messages to other nodes of a cluster that wait in the module's memory"),
     gauge("valkey_durability_dirty_keys", Of::Figure(|it| Some(it.dirty_keys as f64)), "Keys that were written and that the log has not acknowledged"),
     gauge("valkey_durability_refusing_writes", Of::Figure(|it| Some(it.refusing_writes as f64)), "1 while the node refuses writes because the log is too far behind"),
     counter("valkey_durability_refusals_total", Of::Figure(|it| Some(it.refusals as f64)), "Times that the node began to refuse writes"),
