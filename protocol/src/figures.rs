@@ -121,6 +121,19 @@ numbers! {
     ack_p99_us,
     /// The longest time.
     ack_max_us,
+    /// 1 if the node sees the majority of its cluster's primaries, 2 if it does not; 0 if it is in no cluster, or does not know.
+    majority,
+}
+
+impl NodeFigures {
+    /// Whether the node sees the majority of its cluster's primaries; none if it is in no cluster, or does not know.
+    pub fn sees_majority(&self) -> Option<bool> {
+        match self.majority {
+            1 => Some(true),
+            2 => Some(false),
+            _ => None,
+        }
+    }
 }
 
 /// Longest text of figures, in bytes.

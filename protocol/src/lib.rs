@@ -155,7 +155,8 @@ pub const APPEND: &str = "LOG.APPEND";
 /// The answer has some of the fields of [`STATUS`], with the same meaning: `version`, `epoch`, `leader`, `leader_address`,
 /// `leader_process`, `lease_remaining_ms` (margin included; 0 expired, -1 nobody leads, -2 never expires), `lease_ms`, `reserved_for`,
 /// `stream_epoch`, `replid`, `base`, `end`, `state` and `differing_settings`. Then [`TAKES_FIGURES`] and [`TAKES_SETTINGS`]; then `audit`, if one is wanted; then `node0`, `node1` … in order of their ids, with what
-/// each reported last, as `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12,zone=z1`. Read
+/// each reported last, as `id=n1,address=10.0.0.5:6379,role=follower,priority=100,applied=123,lag_bytes=0,lag_ms=0,contact_ms=12,zone=z1`, and
+/// with `sees_majority=1` or `=0` if its figures tell that. Read
 /// fields by name: later versions may add some before `node0`. A shard remembers [`MAX_NODES`] nodes at most, and forgets a node after an
 /// hour without a poll. A leader that is being deprived of the lease by [`RELEASE`] is refused with [`Code::Fenced`].
 pub const NODE: &str = "LOG.NODE";

@@ -12,7 +12,7 @@
 //! - How far the log may be behind: `write_limit.rs`, `queued_writes.rs`, `lag_history.rs`, and `lag.rs` one folder up. How writers are slowed
 //!   down before that: `throttle.rs`, `gate_throttle.rs`. How long the log takes to acknowledge: `ack_times.rs`.
 //! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`, and how long one may take to
-//!   answer: `answer_time.rs`. How the users of two nodes are compared: `user_rules.rs`.
+//!   answer: `answer_time.rs`. When a leader that its cluster does not see hands over: `minority.rs`. How the users of two nodes are compared: `user_rules.rs`.
 
 pub mod ack_times;
 pub mod answer_time;
@@ -28,6 +28,7 @@ pub mod gate;
 pub mod held_memory;
 pub mod known_log;
 pub mod lag_history;
+pub mod minority;
 pub mod omitted_effects;
 pub mod push_messages;
 pub mod queued_writes;

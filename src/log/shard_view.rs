@@ -49,6 +49,8 @@ pub struct NodeView {
     pub applied: u64,
     /// How long ago the log service heard from it.
     pub contact: Duration,
+    /// Whether it sees the majority of its cluster's primaries; none if it is in no cluster, or that is not known.
+    pub sees_majority: Option<bool>,
 }
 
 /// The answer to `LOG.NODE`.
@@ -192,6 +194,7 @@ impl NodeView {
                 "priority" => node.priority = value.parse().unwrap_or(0),
                 "applied" => node.applied = value.parse().unwrap_or(0),
                 "contact_ms" => node.contact = Duration::from_millis(value.parse().unwrap_or(u64::MAX)),
+                "sees_majority" => node.sees_majority = Some(value == "1"),
                 _ => {}
             }
         }
@@ -224,8 +227,14 @@ mod tests {
             priority: 100,
             applied: 123,
             contact: Duration::from_millis(12),
+            sees_majority: None,
         };
         assert_eq!(view.nodes, [expected]);
+        for (value, sees_majority) in [("0", false), ("1", true)] {
+            let text = format!("{node},zone=,sees_majority={value}");
+            let view = ShardView::read(&reply(&[("end", "123"), ("node0", &text)])).expect("a view");
+            assert_eq!(view.nodes[0].sees_majority, Some(sees_majority));
+        }
     }
 
     #[test]

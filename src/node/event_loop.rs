@@ -12,6 +12,7 @@ use crate::exchange::mailbox::{Command, Task};
 use crate::exchange::NO_TARGET;
 use crate::node::claims;
 use crate::node::leading;
+use crate::node::minority;
 use crate::node::monitoring;
 use crate::node::ran_commands::has_thread_written;
 use crate::node::role_changes;
@@ -74,6 +75,7 @@ pub fn before_sleep(module: &mut Module) {
     match module.role {
         Role::Leader | Role::Suspended => {
             claims::store_if_changed(module);
+            minority::look(module);
             account(module);
         }
         Role::Attaching | Role::Follower => {

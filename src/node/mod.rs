@@ -19,6 +19,7 @@
 //! | `role_changes.rs` | how the role changes |
 //! | `leading.rs` | how a node leads |
 //! | `hand_over.rs` | planned failovers that somebody asks for |
+//! | `minority.rs` | a leader that the majority of its cluster does not see |
 //! | `mode_change.rs` | how the mode changes |
 //! | `ran_commands.rs` | what a command that ran dirties and waits for |
 //! | `event_loop.rs` | what happens in each round of the event loop |
@@ -41,6 +42,7 @@ pub mod left_log;
 pub mod limits;
 pub mod listening;
 pub mod login_check;
+mod minority;
 pub mod mode_change;
 pub mod module;
 mod monitoring;

@@ -11,6 +11,7 @@ use valkey_module::Context;
 
 use crate::decide::dependency::Dependencies;
 use crate::decide::gate::{ClientId, Gate, Held};
+use crate::decide::minority::Minority;
 use crate::decide::silent_writes::SilentWrites;
 use crate::decide::taken_replies;
 use crate::decide::write_limit::{Behind, Verdict};
@@ -59,6 +60,8 @@ pub struct Module {
     pub read_pauses: ReadPauses,
     /// What this node is in its cluster, if it leads.
     pub claims: Claims,
+    /// The time in which this node leads and the majority of its cluster does not see it.
+    pub minority: Minority,
     /// Id of the client that connected last.
     pub newest_client: ClientId,
     /// What this node is to its shard.
@@ -199,6 +202,7 @@ impl Module {
             silent_writes: SilentWrites::default(),
             read_pauses: ReadPauses::default(),
             claims: Claims::default(),
+            minority: Minority::default(),
             newest_client: 0,
             role,
             mode,

@@ -8,7 +8,7 @@ use durability_protocol::{NodeFigures, NodeMode};
 use crate::decide::taken_replies;
 use crate::decide::write_limit::{Behind, Verdict};
 use crate::node::command_filter::refusal::REFUSED_COMMANDS;
-use crate::node::{Module, Role};
+use crate::node::{minority, Module, Role};
 use crate::server::api;
 use crate::server::cluster::bus_messages;
 use crate::settings::{self, Mode};
@@ -78,5 +78,6 @@ fn figures(module: &mut Module, now: Instant) -> NodeFigures {
         ack_p50_us: acks.p50_us,
         ack_p99_us: acks.p99_us,
         ack_max_us: acks.max_us,
+        majority: minority::sees_majority().map_or(0, |sees| if sees { 1 } else { 2 }),
     }
 }

@@ -13,6 +13,7 @@ from valkey.cluster import ValkeyCluster
 
 import counted_tests
 from child_process import wait_for
+from majority_test import LeaderThatItsClusterDoesNotSee
 from messages_test import MessagesAreHeardElsewhere
 from ports import HOST
 from shards import LEASE_MS, Cluster, Node
@@ -326,4 +327,4 @@ class ShardsOfACluster(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ShardsOfACluster, SlotsAreAdded, MessagesAreHeardElsewhere))
+    sys.exit(counted_tests.run(ShardsOfACluster, SlotsAreAdded, MessagesAreHeardElsewhere, LeaderThatItsClusterDoesNotSee))

@@ -74,10 +74,12 @@ pub fn fields_of_nodes(status: &Status) -> impl Iterator<Item = Reply> + '_ {
 }
 
 fn line(node: &NodeStatus) -> String {
-    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, zone, .. } = node;
+    let NodeStatus { id, address, role, priority, applied, lag_bytes, lag_ms, contact_ms, zone, figures, .. } = node;
     let role = role.word();
+    let sees = figures.and_then(|figures| figures.sees_majority());
+    let sees = sees.map_or_else(String::new, |sees| format!(",sees_majority={}", u8::from(sees)));
     format!(
         "id={id},address={address},role={role},priority={priority},applied={applied},\
-         lag_bytes={lag_bytes},lag_ms={lag_ms},contact_ms={contact_ms},zone={zone}"
+         lag_bytes={lag_bytes},lag_ms={lag_ms},contact_ms={contact_ms},zone={zone}{sees}"
     )
 }

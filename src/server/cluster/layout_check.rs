@@ -8,7 +8,7 @@ use valkey_module::{CallReply, Context};
 
 use crate::server::api;
 use crate::server::cluster::functions::Functions;
-use crate::server::cluster::node::{Node, State, ID_BYTES, MYSELF, PRIMARY, REPLICA};
+use crate::server::cluster::node::{Node, State, FAIL_MINORITY, ID_BYTES, MYSELF, PRIMARY, REPLICA, STATE_OK};
 use crate::server::foreign_memory::read_foreign;
 
 /// How far into `server` the pointer to the cluster's state is looked for, in words.
@@ -78,6 +78,15 @@ fn compare(ctx: &Context, functions: &Functions) -> Result<Layout, String> {
     }
     let current_epoch = number("cluster_current_epoch").ok_or("CLUSTER INFO tells no cluster_current_epoch")?;
     let state = find_state(functions, node, current_epoch).ok_or_else(|| different("state"))?;
+    let number_of = |offset| read_foreign(state.cast_const().cast::<c_int>().wrapping_byte_add(offset));
+    let is_ok = info.lines().any(|line| line.trim() == "cluster_state:ok");
+    let size = number("cluster_size").ok_or("CLUSTER INFO tells no cluster_size")?;
+    let is_known_state = number_of(std::mem::offset_of!(State, state)).map(|state| state == STATE_OK) == Some(is_ok)
+        && number_of(std::mem::offset_of!(State, fail_reason)).is_some_and(|why| (0..=FAIL_MINORITY).contains(&why))
+        && number_of(std::mem::offset_of!(State, size)).map(i64::from) == i64::try_from(size).ok();
+    if !is_known_state {
+        return Err(different("state"));
+    }
     Ok(Layout { state })
 }
 

@@ -10,7 +10,9 @@ use durability_protocol::{SlotRanges, SLOT_COUNT};
 use crate::decide::cluster_claim::{Claim, Stored};
 use crate::server::cluster::functions::Functions;
 use crate::server::cluster::layout_check::{self, Layout};
-use crate::server::cluster::node::{Node, FAIL, ID_BYTES, MIGRATE_TO, PRIMARY, REPLICA};
+use crate::server::cluster::node::{
+    Node, FAIL, FAIL_MINORITY, FAIL_NOT_COVERED, ID_BYTES, MAY_FAIL, MIGRATE_TO, PRIMARY, REPLICA, STATE_OK,
+};
 
 /// `CLUSTER_TODO_UPDATE_STATE`, `CLUSTER_TODO_SAVE_CONFIG` and `CLUSTER_TODO_FSYNC_CONFIG`.
 const SAVE: c_int = 1 << 1 | 1 << 2 | 1 << 3;
@@ -83,6 +85,34 @@ impl Membership {
         let has_owner = |slot: &u16| unsafe { !(self.functions.node_by_slot)(c_int::from(*slot)).is_null() };
         let distinct = SlotRanges::of(slots.iter().copied());
         usize::from(distinct.count()) == slots.len() && !slots.iter().any(has_owner)
+    }
+
+    /// Whether this node sees the majority of the cluster's primaries; none before the server has looked, or if no primary has slots.
+    pub fn sees_majority(&self) -> Option<bool> {
+        // SAFETY: the server's state of its cluster, which is there for as long as it runs, and which only the main thread changes.
+        let (state, why) = unsafe { ((*self.layout.state).state, (*self.layout.state).fail_reason) };
+        match (state, why) {
+            (STATE_OK, _) | (_, FAIL_NOT_COVERED) => Some(true),
+            // The server answers nobody for a while after it has seen the majority again.
+            (_, FAIL_MINORITY) => self.reaches_majority(),
+            _ => None,
+        }
+    }
+
+    /// Whether this node reaches most of the primaries that have slots, as the server counts them; none if there are none.
+    fn reaches_majority(&self) -> Option<bool> {
+        let mut primaries: Vec<*mut Node> = Vec::new();
+        for slot in 0..SLOT_COUNT {
+            // SAFETY: only looks at the cluster's state.
+            let owner = unsafe { (self.functions.node_by_slot)(c_int::from(slot)) };
+            if !owner.is_null() && !primaries.contains(&owner) {
+                primaries.push(owner);
+            }
+        }
+        // SAFETY: the owner of a slot is a node that the server knows; nothing changes that meanwhile.
+        let is_reached = |node: &&*mut Node| unsafe { (**(*node)).flags } & (FAIL | MAY_FAIL) == 0;
+        let reached = primaries.iter().filter(is_reached).count();
+        (!primaries.is_empty()).then_some(reached > primaries.len() / 2)
     }
 
     /// The slots that this node serves as a primary.

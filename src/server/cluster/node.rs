@@ -13,12 +13,21 @@ pub const ID_BYTES: usize = 40;
 pub const PRIMARY: c_int = 1 << 0;
 /// `CLUSTER_NODE_REPLICA`, of [`Node::flags`].
 pub const REPLICA: c_int = 1 << 1;
+/// `CLUSTER_NODE_PFAIL`, of [`Node::flags`].
+pub const MAY_FAIL: c_int = 1 << 2;
 /// `CLUSTER_NODE_FAIL`, of [`Node::flags`].
 pub const FAIL: c_int = 1 << 3;
 /// `CLUSTER_NODE_MYSELF`, of [`Node::flags`].
 pub const MYSELF: c_int = 1 << 4;
 /// `CLUSTER_NODE_MIGRATE_TO`, of [`Node::flags`].
 pub const MIGRATE_TO: c_int = 1 << 8;
+
+/// `CLUSTER_OK`, a [`State::state`].
+pub const STATE_OK: c_int = 0;
+/// `CLUSTER_FAIL_NOT_FULL_COVERAGE`, a [`State::fail_reason`].
+pub const FAIL_NOT_COVERED: c_int = 1;
+/// `CLUSTER_FAIL_MINORITY_PARTITION`, a [`State::fail_reason`].
+pub const FAIL_MINORITY: c_int = 2;
 
 /// `clusterNode`, as far as the module uses it.
 #[repr(C)]
@@ -70,6 +79,13 @@ pub struct State {
     pub myself: *mut Node,
     /// The newest epoch that this node has heard of in the cluster.
     pub current_epoch: u64,
+    /// [`STATE_OK`], or another number: it answers nobody.
+    pub state: c_int,
+    /// Why it does not, as of the last time that it did not: [`FAIL_NOT_COVERED`], [`FAIL_MINORITY`], or 0.
+    pub fail_reason: c_int,
+    safe_to_join: c_int,
+    /// How many primaries with slots there are.
+    pub size: c_int,
 }
 
 #[cfg(test)]
@@ -82,6 +98,7 @@ mod tests {
     fn fields_stand_where_the_server_has_them() {
         assert_eq!((offset_of!(Node, name), offset_of!(Node, shard_id), offset_of!(Node, flags)), (8, 48, 88));
         assert_eq!((offset_of!(Node, config_epoch), offset_of!(Node, slots)), (96, 104));
+        assert_eq!((offset_of!(State, state), offset_of!(State, fail_reason), offset_of!(State, size)), (16, 20, 28));
         assert_eq!((offset_of!(Node, slot_count), offset_of!(Node, replica_of)), (2164, 2184));
     }
 }

@@ -115,6 +115,7 @@ pub const METRICS: &[Metric] = &[
     gauge("valkey_durability_ack_p50_seconds", Of::Figure(|it| ack(it, it.ack_p50_us)), "Median time of the last minute from a group of writes to its acknowledgement, as the node's main thread sees it. Absent without acknowledgements"),
     gauge("valkey_durability_ack_p99_seconds", Of::Figure(|it| ack(it, it.ack_p99_us)), "Time that 99 % of them took at most. Absent without acknowledgements"),
     gauge("valkey_durability_ack_max_seconds", Of::Figure(|it| ack(it, it.ack_max_us)), "The longest of them. Absent without acknowledgements"),
+    gauge("valkey_durability_sees_majority", Of::Figure(|it| it.sees_majority().map(flag)), "1 if the node sees the majority of its cluster's primaries, 0 if not. Absent outside of cluster mode"),
 ];
 
 fn flag(is_so: bool) -> f64 {

@@ -68,7 +68,8 @@ mod tests {
     }
 
     fn overview() -> Overview {
-        let figures = NodeFigures::parse("mode=sync,lag_ms=250,refusals=3,acks=2,ack_p50_us=600").expect("figures");
+        let figures =
+            NodeFigures::parse("mode=sync,lag_ms=250,refusals=3,majority=2,acks=2,ack_p50_us=600").expect("figures");
         let status = Status {
             shard: "s1".to_owned(),
             state: LogState::NoSpace,
@@ -108,6 +109,7 @@ mod tests {
             r#"valkey_durability_node_info{shard="s1",node="n2",address="10.0.0.5:6379",zone="z1",role="follower",mode=""} 1.0"#,
             r#"valkey_durability_node_contact_seconds{shard="s1",node="n2"} 1.5"#,
             r#"valkey_durability_refusals_total{shard="s1",node="n1"} 3.0"#,
+            r#"valkey_durability_sees_majority{shard="s1",node="n1"} 0.0"#,
             r#"valkey_durability_ack_p50_seconds{shard="s1",node="n1"} 0.0006"#,
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
