@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # Starts a durable Valkey: the log service, and valkey-server with the module. Installs, fetches and builds what is missing.
 #
-#   scripts/run.sh [--nodes 1] [--zones 1|3] [--mode sync|async|off] [--port 6379] [--dir DIR] [--fresh]
+#   scripts/run.sh [--shards N] [--nodes 1] [--zones 1|3] [--mode sync|async|off] [--port 6379] [--dir DIR] [--fresh]
 #
 # Stays in the foreground; Ctrl-C stops all cleanly. Started again, it comes back with the data. --fresh begins without.
-# With several nodes (on PORT, PORT+1, ...) one leads, and when it dies another takes over.
+# With several nodes (on PORT, PORT+1, ...) one leads, and when it dies another takes over. With --shards the nodes are a Valkey cluster of
+# that many shards, each with so many nodes, and the ports go on shard by shard. The port of a node's cluster bus is 10000 more.
 # The log service listens on PORT+1000 (RESP) and PORT+1001 (HTTP). With --zones 3 there are three, which keep the same log: the ports of
 # service N are PORT+1000+10(N-1) (RESP), one more (HTTP), and two more (its peers).
 source "$(dirname "$0")/lib.sh"
 source "$(dirname "$0")/progress.sh"
+source "$(dirname "$0")/cluster.sh"
 
 usage() { sed -n '4p' "$0" | cut -c5-; }
 
-nodes=1 zones=1 mode='' port=6379 dir=$ROOT/data fresh=no
+shards=0 nodes=1 zones=1 mode='' port=6379 dir=$ROOT/data fresh=no
 while [ $# -gt 0 ]; do
     case $1 in
+    --shards) shards=${2:-}; shift 2 || die "usage: $(usage)" ;;
     --nodes) nodes=${2:-}; shift 2 || die "usage: $(usage)" ;;
     --zones) zones=${2:-}; shift 2 || die "usage: $(usage)" ;;
     --mode) mode=${2:-}; shift 2 || die "usage: $(usage)" ;;
@@ -28,6 +31,14 @@ done
 case $mode in '' | sync | async | off) ;; *) die "--mode is sync, async or off, not '$mode'" ;; esac
 [[ $port =~ ^[0-9]+$ ]] && [ "$port" -ge 1 ] && [ "$port" -le 64513 ] || die "--port is a number from 1 to 64513, not '$port'"
 [[ $nodes =~ ^[1-6]$ ]] || die "--nodes is a number from 1 to 6, not '$nodes'"
+[[ $shards =~ ^[0-9]$ ]] || die "--shards is a number from 1 to 9, not '$shards'"
+# How many nodes there are in all.
+count=$nodes
+if [ "$shards" -gt 0 ]; then
+    count=$((shards * nodes))
+    [ $((port + count)) -le 55536 ] || die "--port is at most $((55536 - count)) with so many nodes, as the bus takes ports that are 10000 more"
+    [ "$mode" != off ] || die "without its log no node leads a shard: --mode is sync or async with --shards"
+fi
 case $zones in 1 | 3) ;; *) die "--zones is 1 or 3, not '$zones'" ;; esac
 log_port() { echo $((port + 1000 + 10 * ($1 - 1))); } # log_port ZONE
 log_addresses=127.0.0.1:$(log_port 1)
@@ -53,7 +64,8 @@ if [ $fresh = yes ]; then
         fi
     done
 fi
-if [ $fresh = yes ]; then rm -rf "$dir"/log "$dir"/log-* "$dir"/node* "$dir"/valkey*.conf "$dir/snapshots" "$dir/peer-token"; fi
+if [ $fresh = yes ]; then rm -rf "$dir"/log "$dir"/log-* "$dir"/node* "$dir"/valkey*.conf "$dir/snapshots" "$dir/peer-token" "$dir/cluster"; fi
+check_layout
 if [ "$zones" -gt 1 ] && [ -e "$dir/log/shards" ]; then
     die "$dir holds the log of a single service: start without --zones, choose another --dir, or begin anew with --fresh"
 fi
@@ -63,8 +75,12 @@ fi
 
 # The first node and the first log service have the names that a single one has.
 suffix() { if [ "$1" -gt 1 ]; then echo "-$1"; fi; }
+port_of() { echo $((port + $1 - 1)); } # port_of NODE
+has_failover() { [ "$shards" -gt 0 ] || [ "$nodes" -gt 1 ]; }
 node_config() { # node_config NUMBER
-    local directory=$dir/node$(suffix "$1") config=$dir/valkey$(suffix "$1").conf node_port=$((port + $1 - 1))
+    local directory=$dir/node$(suffix "$1") config=$dir/valkey$(suffix "$1").conf node_port shard=main cluster_line=''
+    node_port=$(port_of "$1")
+    if [ "$shards" -gt 0 ]; then shard=shard-$(shard_of "$1") cluster_line='cluster-enabled yes'; fi
     # As many zones as there are log services: the nodes take turns in them.
     local zone_line=''
     if [ "$zones" -gt 1 ]; then zone_line="durability.zone zone-$((($1 - 1) % zones + 1))"; fi
@@ -74,11 +90,12 @@ node_config() { # node_config NUMBER
 port $node_port
 loadmodule $module
 durability.log $log_addresses
-durability.shard main
+durability.shard $shard
 durability.node-id node-$1
 durability.announce 127.0.0.1:$node_port
 $zone_line
-durability.failover $([ "$nodes" -gt 1 ] && echo yes || echo no)
+$cluster_line
+durability.failover $(has_failover && echo yes || echo no)
 durability.mode sync
 
 # The log is the truth: this node needs no RDB and no AOF of its own.
@@ -141,10 +158,10 @@ init_cluster() {
     done
 }
 if [ "$zones" -gt 1 ]; then init_cluster; fi
-for number in $(seq "$nodes"); do
-    node_port=$((port + number - 1))
+for number in $(seq "$count"); do
+    node_port=$(port_of "$number")
     arguments=(--port "$node_port" --durability.log "$log_addresses" --durability.announce "127.0.0.1:$node_port")
-    if [ "$nodes" -gt 1 ]; then arguments+=(--durability.failover yes); fi
+    if has_failover; then arguments+=(--durability.failover yes); fi
     if [ -n "$mode" ]; then arguments+=(--durability.mode "$mode"); fi
     setsid "$valkey/valkey-server" "$(node_config "$number")" "${arguments[@]}" >>"$dir/node$(suffix "$number").out" 2>&1 &
     server_pids+=($!)
@@ -153,14 +170,16 @@ done
 cli() { "$valkey/valkey-cli" -p "$@" 2>/dev/null; } # cli PORT COMMAND...
 # Ours, and not another server on that port.
 is_ready() { # is_ready NUMBER
-    local node_port=$((port + $1 - 1))
+    local node_port
+    node_port=$(port_of "$1")
     [ "$(cli "$node_port" INFO server | sed -n 's/^process_id:\([0-9]*\).*/\1/p')" = "${server_pids[$1 - 1]}" ] &&
-        cli "$node_port" PING | grep -qx PONG
+        # A follower of a cluster refuses all until it is a replica there.
+        { [ "$shards" -gt 0 ] || cli "$node_port" PING | grep -qx PONG; }
 }
-role() { cli "$((port + $1 - 1))" INFO durability | tr -d '\r' | sed -n 's/^durability_role://p'; } # role NUMBER
+role() { cli "$(port_of "$1")" INFO durability | tr -d '\r' | sed -n 's/^durability_role://p'; } # role NUMBER
 has_role() { case $(role "$1") in leader | follower | off) true ;; *) false ;; esac; }
-last_error() { cli "$((port + $1 - 1))" INFO durability | tr -d '\r' | sed -n 's/^durability_last_error://p'; } # last_error NUMBER
-for number in $(seq "$nodes"); do
+last_error() { cli "$(port_of "$1")" INFO durability | tr -d '\r' | sed -n 's/^durability_last_error://p'; } # last_error NUMBER
+for number in $(seq "$count"); do
     looks=0
     until is_ready "$number" && has_role "$number"; do
         # What keeps it is told every ten seconds.
@@ -193,15 +212,16 @@ TEXT
 TEXT
 }
 
-if [ "$nodes" -gt 1 ]; then
+show_node() { # show_node NUMBER
+    echo "  node-$1  $(role "$1")  port $(port_of "$1")  pid ${server_pids[$1 - 1]}  log $dir/node$(suffix "$1").out"
+}
+show_nodes() {
     cat <<TEXT
 
 A durable Valkey of $nodes nodes is running in mode $(cli "$port" DURABILITY.MODE), data in $dir
 
 TEXT
-    for number in $(seq "$nodes"); do
-        echo "  node-$number  $(role "$number")  port $((port + number - 1))  pid ${server_pids[number - 1]}  log $dir/node$(suffix "$number").out"
-    done
+    for number in $(seq "$nodes"); do show_node "$number"; done
     cat <<TEXT
 
   Watch the shard:     watch -n 0.2 "$valkey/valkey-cli -p $(log_port 1) LOG.STATUS main | grep -A1 -E '^(leader|epoch|end|node[0-9])'"
@@ -215,6 +235,15 @@ $(break_logs)
 
 Ctrl-C stops all.
 TEXT
+}
+
+if [ "$count" -gt 1 ] || [ "$shards" -gt 0 ]; then
+    if [ "$shards" -gt 0 ]; then
+        make_cluster
+        show_cluster
+    else
+        show_nodes
+    fi
     while are_logs_alive; do
         mapfile -t alive < <(alive_servers)
         if [ ${#alive[@]} -eq 0 ]; then break; fi

@@ -29,9 +29,9 @@ class FirstSteps(unittest.TestCase):
         cargo.chmod(0o755)
         cls.pages = Pages()
 
-    def start(self, page: str, start: str, name: str, port: int) -> subprocess.Popen:
-        """Types a command of a page that runs scripts/run.sh."""
-        command = self.pages.command(page, start).split()
+    def start(self, page: str, start: str, name: str, port: int, more: str = "") -> subprocess.Popen:
+        """Types a command of a page that runs scripts/run.sh, with `more` behind it."""
+        command = (self.pages.command(page, start) + more).split()
         command = [str(ROOT / command[0]), *command[1:], "--port", str(port), "--dir", str(self.scratch / name)]
         environment = os.environ | {"PATH": f"{self.scratch}:{os.environ['PATH']}"}
         with (self.scratch / f"{name}.output").open("ab") as output:
@@ -81,10 +81,58 @@ class FirstSteps(unittest.TestCase):
         wait_for("another one leads", lambda: any(self.cli(node, "valkey-cli SET a 2") == "OK" for node in others), 30)
 
 
+    def test_a_cluster_of_three_shards(self):
+        port = free_ports()
+        for more in ("", " --zones 3"):
+            with self.subTest(more=more):
+                self.check_cluster(port, f"cluster{len(more)}", more)
+
+    def check_cluster(self, port: int, name: str, more: str) -> None:
+        def start(times: int) -> tuple[subprocess.Popen, list[tuple[str, str, int, int]]]:
+            """Shard, role, port and process of each node."""
+            process = self.start("docs/cluster.md", "scripts/run.sh --shards 3 --nodes 2", name, port, more)
+            wait_for("it says how to stop it", lambda: self.output(name).count("Ctrl-C stops all.") == times, 90)
+            shown = self.output(name).rpartition("A durable Valkey cluster")[2]
+            shards = re.findall(r"(?m)^  (shard-\d), slots \d+-\d+\n((?:  node.*\n)+)", shown)
+            nodes = [(shard, *node) for shard, lines in shards for node in re.findall(r"  node-\d  (\w+)  port (\d+)  pid (\d+)", lines)]
+            return process, [(shard, role, int(own), int(pid)) for shard, role, own, pid in nodes]
+
+        def set_all(value: str) -> bool:
+            return all(self.cli(port + number % 6, f"valkey-cli -c SET key{number} {value}{number}") == "OK" for number in range(30))
+
+        def ids() -> set[str]:
+            return {line.split()[0] for line in self.cli(port, "valkey-cli CLUSTER NODES").splitlines()}
+
+        process, nodes = start(1)
+        self.assertEqual([own for _, _, own, _ in nodes], list(range(port, port + 6)))
+        for shard in ("shard-1", "shard-2", "shard-3"):
+            self.assertEqual(sorted(role for of, role, _, _ in nodes if of == shard), ["follower", "leader"])
+        self.assertTrue(set_all("a"))
+        # As it says: the leaders of two shards die at a time. Not the first node, which is asked below.
+        victims = [pid for shard, role, own, pid in nodes if role == "leader" and own != port][:2]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        living = next(own for _, _, own, pid in nodes if pid not in victims)
+        wait_for("the others take over",
+                 lambda: all(self.cli(living, f"valkey-cli -c SET key{number} b{number}") == "OK" for number in range(30)), 30)
+        before = ids()
+        self.stop(process)
+        process, nodes = start(2)
+        self.assertEqual(sorted(role for _, role, _, _ in nodes), ["follower"] * 3 + ["leader"] * 3)
+        self.assertEqual(ids(), before)
+        self.assertEqual([self.cli(port + number % 6, f"valkey-cli -c GET key{number}") for number in range(30)],
+                         [f"b{number}" for number in range(30)])
+        self.stop(process)
+        other = self.start("docs/zones.md", "scripts/run.sh --zones 3", name, port)
+        self.assertNotEqual(other.wait(60), 0)
+        self.assertIn("3 shards of 2 nodes each", self.output(name).splitlines()[-1])
+
+
 def free_ports() -> int:
     """A first port for scripts/run.sh: nobody listens on those that it takes."""
     for port in range(5000, FIRST - 1100, 50):
-        wanted = [port, port + 1, port + 2, *(port + 1000 + 10 * zone + more for zone in range(3) for more in range(3))]
+        nodes = range(port, port + 6)
+        wanted = [*nodes, *(node + 10000 for node in nodes), *(port + 1000 + 10 * zone + more for zone in range(3) for more in range(3))]
         if all(_is_free(one) for one in wanted):
             return port
     raise AssertionError("no ports are free")
