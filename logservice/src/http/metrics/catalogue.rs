@@ -1,7 +1,7 @@
 //! Every metric, declared once: its name, its type, its labels, what it means, and how its value is read. `docs/metrics.md` shows this list; a
 //! test compares them.
 
-use durability_protocol::NodeFigures;
+use durability_protocol::{NodeFigures, SlotRanges};
 
 use super::metric::{Kind, Metric, Of, Sink};
 use crate::service::overview::Overview;
@@ -56,6 +56,8 @@ pub const METRICS: &[Metric] = &[
     histogram("logservice_append_duration_seconds", Of::ShardTimes(|it| it.appends.clone()), "Time from the arrival of an append to its acknowledgement. Only at the service that decides"),
     gauge("logservice_shard_replicas", Of::Shard(|it| Some(it.replicas as f64)), "Servers that follow the stream of the log from here"),
     gauge("logservice_shard_acks_held", Of::Shard(|it| Some(flag(!matches!(it.acks, "" | "running")))), "1 while LOG.DEBUG holds acknowledgements back"),
+    gauge("logservice_shard_slots", Of::Shard(|it| is_of_cluster(it).then(|| f64::from(slot_count(it)))), "Slots that the shard serves in a Valkey cluster, as its leader has stored them. Absent outside of cluster mode"),
+    gauge("logservice_shard_config_epoch", Of::Shard(|it| is_of_cluster(it).then_some(it.config_epoch as f64)), "Config epoch of the shard's primary in a Valkey cluster, as its leader has stored it. Absent outside of cluster mode"),
     gauge("logservice_shard_full_copy_waiting", Of::Shard(|it| Some(flag(!it.full_copy_error.is_empty()))), "1 while a node waits for a full copy that cannot be given"),
 
     // Snapshots and audits.
@@ -133,6 +135,15 @@ fn some_seconds(ms: u64) -> Option<f64> {
 
 fn ack(figures: &NodeFigures, us: u64) -> Option<f64> {
     (figures.acks > 0).then(|| us as f64 / 1e6)
+}
+
+/// Whether a leader has stored what the shard is in a Valkey cluster.
+fn is_of_cluster(status: &Status) -> bool {
+    status.config_epoch > 0 || !status.slots.is_empty()
+}
+
+fn slot_count(status: &Status) -> u16 {
+    status.slots.parse().map_or(0, |slots: SlotRanges| slots.count())
 }
 
 fn decides(status: &Status) -> bool {

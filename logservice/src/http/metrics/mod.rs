@@ -78,6 +78,8 @@ mod tests {
             epoch: 7,
             lease_remaining_ms: -2,
             acks: "running",
+            config_epoch: 17,
+            slots: "0-5460,7000".to_owned(),
             nodes: vec![node("n1", Role::Leader, Some(figures)), node("n2", Role::Follower, None)],
             ..Status::default()
         };
@@ -99,6 +101,8 @@ mod tests {
             r#"logservice_shard_state{shard="s1",state="ok"} 0.0"#,
             r#"logservice_shard_has_leader{shard="s1"} 1.0"#,
             r#"logservice_shard_leader_changes_total{shard="s1"} 7.0"#,
+            r#"logservice_shard_slots{shard="s1"} 5462.0"#,
+            r#"logservice_shard_config_epoch{shard="s1"} 17.0"#,
             r#"logservice_shard_lag_seconds{shard="s1"} 0.25"#,
             r#"logservice_append_duration_seconds_bucket{le="0.0005",shard="s1"} 0"#,
             r#"logservice_append_duration_seconds_bucket{le="0.001",shard="s1"} 1"#,

@@ -11,7 +11,7 @@ class ShardCard {
     this.isVisible = false;
     this.badge = element("span", { class: "badge" });
     this.problems = element("ul", { class: "problems", "aria-label": `Problems of ${name}` });
-    this.facts = new Facts(["Leader", "Mode", "Lag", "Write rate", "Durable offset", "Waiting clients", "Time to the log", "Following here", "Log on this disk"]);
+    this.facts = new Facts(["Leader", "Mode", "Lag", "Write rate", "Durable offset", "Waiting clients", "Time to the log", "Following here", "Log on this disk", "Slots"]);
     this.snapshots = new Facts(["Newest snapshot", "Its size", "Log since then", "Kept", "Being made", "Failed attempts"]);
     this.copies = table("Copies of the log", ["Service", "Zone", "Behind", "State"]);
     this.nodes = table("Nodes", ["Node", "Role", "Zone", "State"]);
@@ -74,6 +74,8 @@ class ShardCard {
     this.facts.set("Following here", `${number.format(shard.replicas)} ${shard.replicas === 1 ? "server" : "servers"}`);
     const most = shard.max_log_bytes ? ` of at most ${bytes(shard.max_log_bytes)}` : "";
     this.facts.set("Log on this disk", `${bytes(shard.log_bytes)}${most}, ${shard.state}`);
+    this.facts.show("Slots", shard.config_epoch > 0 || shard.slots !== "");
+    this.facts.set("Slots", shard.slots ? `${shard.slots.replaceAll(",", ", ")}: ${number.format(slotCount(shard.slots))}; config epoch ${shard.config_epoch}` : "none");
   }
 
   showNodes(shard) {

@@ -44,14 +44,25 @@ function table(caption, headings) {
 /** Names with values, whose values are set by name. */
 class Facts {
   constructor(names) {
+    this.names = new Map(names.map((name) => [name, element("dt", {}, name)]));
     this.values = new Map(names.map((name) => [name, element("dd")]));
-    const lines = [...this.values].flatMap(([name, value]) => [element("dt", {}, name), value]);
+    const lines = names.flatMap((name) => [this.names.get(name), this.values.get(name)]);
     this.list = element("dl", { class: "facts" }, ...lines);
   }
 
   set(name, text) {
     setText(this.values.get(name), text);
   }
+
+  show(name, isShown) {
+    for (const part of [this.names.get(name), this.values.get(name)]) part.hidden = !isShown;
+  }
+}
+
+/** How many slots there are in ranges such as 0-5460,7000. */
+function slotCount(ranges) {
+  const bounds = ranges.split(",").map((range) => range.split("-").map(Number));
+  return bounds.reduce((sum, [first, last = first]) => sum + last - first + 1, 0);
 }
 
 const number = new Intl.NumberFormat();
