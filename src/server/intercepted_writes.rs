@@ -83,10 +83,9 @@ unsafe extern "C" fn gated_write<const KIND: usize>(
         if belongs_to_bus(connection) {
             return bus_messages::write::<KIND>(connection, data, length);
         }
-    }
-    // SAFETY: as above.
-    if !unsafe { lets_write(connection) } {
-        return write_nothing::<KIND>(connection);
+        if !lets_write(connection) {
+            return write_nothing::<KIND>(connection);
+        }
     }
     // SAFETY: as above.
     match unsafe { gated(connection) } {
@@ -305,13 +304,12 @@ unsafe extern "C" fn gated_set_write_handler<const KIND: usize>(
     barrier: c_int,
 ) -> c_int {
     // SAFETY: the server calls this for a live connection.
-    unsafe {
+    let (held, lets_write) = unsafe {
         if belongs_to_bus(connection) {
             return bus_messages::set_write_handler::<KIND>(connection, handler, barrier);
         }
-    }
-    // SAFETY: as above.
-    let (held, lets_write) = unsafe { (gated(connection), lets_write(connection)) };
+        (gated(connection), lets_write(connection))
+    };
     let may_write = |held: &HeldConnection| held.state().may_write(GROUPS.released());
     let handler = match held {
         _ if !lets_write => None,
