@@ -67,7 +67,8 @@ pub const DIFFERS: &str = "DIFFERS";
 pub const ACCEPT: &str = "LOG.ACCEPT";
 /// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]` → `[epoch, end]`.
 /// Granted when nobody holds the lease, or the lease and its margin are over. The node id of the last holder does not matter, as two
-/// processes may use one node id; only a lease that never expires passes to the same node id at once.
+/// processes may use one node id; only a lease that never expires passes to another process of the same node id at once. The process that holds
+/// it has to free it with [`RESIGN`] first, as this may be a request that comes late.
 ///
 /// - `process` says which process will lead ([`process`]). It is shown as `leader_process`, so that a restarted node that sees that its
 ///   earlier process has ended can free the lease with [`RESIGN`]. Empty before a `replid` if it is unknown.

@@ -33,6 +33,7 @@ impl Shard {
         let (before, mut next, accepted) = {
             let mut accepting = self.accepting();
             accepting.epochs.check_free(&self.name, node.node_id, self.environment.now())?;
+            accepting.epochs.check_not_led_by(&self.name, node.process)?;
             if rule_switches::holds(Rule::ChecksHeld) {
                 accepting.epochs.check_held(held, accepting.end)?;
             }
@@ -167,7 +168,7 @@ impl Shard {
     ) -> Result<(), Refusal> {
         let mut gone = pin!(gone);
         let mut changes = self.accepting().watch_versions();
-        let leader = self.revoke(epoch, successor)?;
+        let mut leader = self.revoke(epoch, successor)?;
         if let Some(leader) = &leader {
             say!(self.lines, info, "shard {}: the lease of epoch {epoch} is taken from {leader}", self.name);
         }
@@ -180,6 +181,10 @@ impl Shard {
                 let _changing = self.changing.lock().await;
                 if self.accepting().epochs.epoch() > epoch {
                     return Ok(());
+                }
+                // Whoever was being granted the lease when the operator took it leads only now. And from here on no renewal comes between.
+                if !self.accepting().epochs.is_revoked(epoch) {
+                    leader = self.revoke(epoch, successor)?.or(leader);
                 }
                 match self.lease_left_to(epoch) {
                     // The leader has resigned: that has left it to whom it is to be left.

@@ -75,6 +75,41 @@ async fn a_renewal_is_answered_once_this_service_is_known_to_decide_since_it_cam
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_an_operator_takes_while_it_is_being_granted_is_renewed_no_more() {
+    let groups = Arc::new(MemoryGroups::default());
+    groups.get_or_make("s1").lead(3);
+    let (shard, group) = open(&groups, &Switches::new(1));
+    group.hold(true);
+    let granting = {
+        let shard = shard.clone();
+        tokio::spawn(async move {
+            let node = Node { node_id: "n1", address: "a:1", engine: None, process: None, databases: None };
+            shard.acquire(node, Held { end: 0, replid: None }, 60_000).await
+        })
+    };
+    wait_for(&group, 1).await;
+    let taking = {
+        let shard = shard.clone();
+        tokio::spawn(async move { shard.release(1, None, std::future::pending()).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    group.hold(false);
+    assert_eq!(granting.await.expect("no panic"), Ok((1, 0)));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let refusal = loop {
+        match shard.renew(renewal()).await {
+            Err(refusal) => break refusal,
+            Ok(()) => assert!(Instant::now() < deadline, "the lease was taken, and is renewed"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refusal.code, Code::Fenced);
+    assert!(!taking.is_finished(), "its leader has not resigned");
+    shard.resign(1, None).await.expect("it leads");
+    assert_eq!(taking.await.expect("no panic"), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slots_are_stored_and_told_once_this_service_is_known_to_decide() {
     let (shard, group) = led().await;
     let slots = |config_epoch| ClusterSlots { config_epoch, epoch: 1, ..ClusterSlots::default() };

@@ -212,14 +212,30 @@ impl Epochs {
                 Code::Leased,
                 format!("{node} {address} {} leads shard {shard} in epoch {epoch}", whole_ms(left)),
             )),
-            LeaseLeft::Nobody | LeaseLeft::Forever => Err(Refusal::new(
-                Code::Leased,
-                format!(
-                    "{node} {address} -1 leads shard {shard} in epoch {epoch} with a lease that never expires; \
-                     when that node is gone for good, free it with: LOG.RELEASE {shard} {epoch} FORCE"
-                ),
-            )),
+            LeaseLeft::Nobody | LeaseLeft::Forever => Err(self.led_for_ever(shard, leader)),
         }
+    }
+
+    /// Refuses the very process that holds a lease which never expires. That process has asked for it anew since it sent this, or has given
+    /// it up without saying so: it has to free it first ([`Epochs::release`]). Were it granted another epoch, it would go on in the one
+    /// before, while the lease of the new one passes.
+    pub fn check_not_led_by(&self, shard: &str, process: Option<&str>) -> Result<(), Refusal> {
+        let is_its_own = |leader: &&Leader| process.is_some() && leader.process.as_deref() == process;
+        match self.leader.as_ref().filter(|_| self.expires.is_none()).filter(is_its_own) {
+            Some(leader) => Err(self.led_for_ever(shard, leader)),
+            None => Ok(()),
+        }
+    }
+
+    fn led_for_ever(&self, shard: &str, leader: &Leader) -> Refusal {
+        let (node, address, epoch) = (&leader.node_id, &leader.address, self.epoch());
+        Refusal::new(
+            Code::Leased,
+            format!(
+                "{node} {address} -1 leads shard {shard} in epoch {epoch} with a lease that never expires; \
+                 when that node is gone for good, free it with: LOG.RELEASE {shard} {epoch} FORCE"
+            ),
+        )
     }
 
     /// Takes the current leader's right to append; its lease stays until the next epoch is stored.

@@ -61,6 +61,24 @@ fn a_lease_that_never_expires_passes_to_the_same_node_alone() {
 }
 
 #[test]
+fn a_process_is_not_granted_a_second_time_what_it_holds_for_ever() {
+    let (mut epochs, now) = fresh();
+    let of = |process| Node { process: Some(process), ..node("n1", "host:1") };
+    epochs.grant(1, of("1"), 0, now);
+    let refusal = epochs.check_not_led_by("s1", Some("1")).expect_err("it leads");
+    assert_eq!(refusal.code, Code::Leased);
+    assert!(refusal.detail.starts_with("n1 host:1 -1 leads shard s1 in epoch 1"), "{refusal}");
+    for another in [Some("2"), None] {
+        assert_eq!(epochs.check_not_led_by("s1", another), Ok(()));
+    }
+    epochs.release(1).expect("it is the newest");
+    assert_eq!(epochs.check_not_led_by("s1", Some("1")), Ok(()));
+    // One that expires is waited for.
+    epochs.grant(2, of("1"), 1000, now);
+    assert_eq!(epochs.check_not_led_by("s1", Some("1")), Ok(()));
+}
+
+#[test]
 fn others_wait_longer_than_a_lease_by_what_clocks_may_drift_apart() {
     assert_eq!([1, 100, 1000, 10_000].map(drift_margin_ms), [10, 15, 60, 510]);
     let (mut epochs, now) = fresh();
