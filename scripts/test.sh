@@ -90,7 +90,7 @@ step "build of what can be broken" cargo build --quiet --release --workspace \
     --features logservice/failpoints,durability-simulation/self-check \
     --features durability-replication-simulation/files,durability-replication-simulation/self-check \
     --bin logservice-failpoints --bin durability-simulation --bin durability-replication-simulation \
-    --bin durability-copy-files-simulation
+    --bin durability-copy-files-simulation --bin durability-replicated-shard-simulation
 
 # Most of these wait more than they work, so there are two rows of them side by side, which take about as long.
 first_row() {
@@ -142,6 +142,8 @@ second_row() {
     step "simulation of replication" "$simulations/durability-replication-simulation" --seeds 10000
     step "simulation of copies in files" target/release/durability-copy-files-simulation --seeds 2000
     step "simulation of copies in files, self-check" target/release/durability-copy-files-simulation --self-check --seeds 4000
+    step "simulation of replicated shards" target/release/durability-replicated-shard-simulation --seeds 1000
+    step "simulation of replicated shards, self-check" target/release/durability-replicated-shard-simulation --self-check --seeds 1000
     step "simulation self-check" target/release/durability-simulation --self-check
     step "simulation of replication, self-check" target/release/durability-replication-simulation --self-check
 }

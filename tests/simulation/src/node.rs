@@ -105,6 +105,15 @@ impl Node {
         self.leading.as_ref().is_some_and(|leading| leading.lease.is_valid(self.moment(true_ns)))
     }
 
+    /// The epoch in which it would answer clients at a true time, and for how many true milliseconds more, rounded down; none if its lease
+    /// never ends.
+    pub fn lease_left_ms(&self, true_ns: u64) -> Option<(u64, Option<u64>)> {
+        let leading = self.leading.as_ref().filter(|_| self.may_answer(true_ns))?;
+        let until = leading.lease.valid_until();
+        let left_ms = (until != Moment::NEVER).then(|| self.until(until, true_ns) / 1_000_000);
+        Some((leading.epoch, left_ms))
+    }
+
     /// The process dies and is started anew, with nothing or with what it had saved.
     pub fn restart(&mut self, draw: &mut Draw) {
         self.life += 1;

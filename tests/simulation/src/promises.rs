@@ -25,6 +25,11 @@ pub struct Promises {
     pub newest_epoch: u64,
     /// What leaders were told of the shard's slots.
     pub slots: SlotsPromise,
+    /// Whether a renewal is answered some time after it was taken, when it is confirmed that the service decided then. Its leader may have been
+    /// granted another length since, or have given the lease back; and a service that has just come to decide keeps a longer lease than it
+    /// is asked for. So the answer is compared with nothing: what must hold is that no leader counts more than what is stored
+    /// ([`Promises::check`]).
+    renewals_are_confirmed: bool,
     /// What happened, to show that it did.
     pub seen: Seen,
 }
@@ -51,6 +56,11 @@ crate::seen! {
 }
 
 impl Promises {
+    /// Of a log that several services keep.
+    pub fn of_several_services() -> Self {
+        Promises { renewals_are_confirmed: true, ..Promises::default() }
+    }
+
     /// How much leaders were told is durable.
     pub fn logged_bytes(&self) -> u64 {
         self.logged.len() as u64
@@ -80,6 +90,9 @@ impl Promises {
             }
             (Request::Renew { epoch, lease_ms, .. }, _) => {
                 self.seen.renewals += 1;
+                if self.renewals_are_confirmed {
+                    return Ok(());
+                }
                 let stored = manifest.leader.as_ref().map(|leader| leader.lease_ms);
                 if stored.is_none() && disk.newest_epoch() == *epoch {
                     // Its leader has given it back meanwhile, and answers nobody.
@@ -197,7 +210,7 @@ impl Promises {
         if !leader.data.starts_with(&self.acknowledged) {
             return Err(format!("leader {} lacks what clients were told is durable", leader.index));
         }
-        Ok(())
+        check_stored_lease(leader, disk.manifest(), true_ns)
     }
 
     /// What has to hold of what the service says.
@@ -221,6 +234,22 @@ impl Promises {
             }
         }
         Ok(())
+    }
+}
+
+/// A leader counts no more of its lease than whoever comes to decide now, and knows only what is stored, keeps others out for: the length
+/// that is stored, and the margin for clocks that drift apart.
+fn check_stored_lease(leader: &Node, manifest: Option<&Manifest>, true_ns: u64) -> Result<(), Violation> {
+    let Some((epoch, left_ms)) = leader.lease_left_ms(true_ns) else { return Ok(()) };
+    let Some(manifest) = manifest else { return Err("there is no manifest".to_owned()) };
+    check_led(manifest, epoch)?;
+    let stored_ms = manifest.leader.as_ref().map_or(0, |leader| leader.lease_ms);
+    match stored_ms == 0 || left_ms.is_some_and(|left_ms| left_ms <= stored_ms + stored_ms / 20 + 10) {
+        true => Ok(()),
+        false => Err(format!(
+            "leader {} of epoch {epoch} counts {left_ms:?} ms of a lease of which {stored_ms} ms are stored",
+            leader.index
+        )),
     }
 }
 

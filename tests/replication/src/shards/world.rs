@@ -91,7 +91,7 @@ impl World {
             truth: Truth::new(&install),
             ends: vec![(install.base.position.index, 0)],
             stated: install.base.position.index,
-            promises: Promises::default(),
+            promises: Promises::of_several_services(),
             elected: 0,
             is_traced,
         };
@@ -211,6 +211,7 @@ impl World {
     pub(crate) fn check(&mut self) -> Result<(), Violation> {
         let now = self.now();
         self.promises.check(&self.common.truth, &self.nodes, now)?;
+        self.check_kept_lease(now)?;
         // What leaders were told is on two disks.
         let logged = self.promises.logged_bytes();
         let at = self.ends.partition_point(|&(_, end)| end < logged);
@@ -220,6 +221,28 @@ impl World {
         match holders >= 2 {
             true => Ok(()),
             false => Err(format!("{logged} was acknowledged, up to entry {index}, which {holders} services have")),
+        }
+    }
+
+    /// The service that decides keeps others from the lease for as long as its leader counts it, however the renewals were answered, and by
+    /// whichever service.
+    fn check_kept_lease(&mut self, now: u64) -> Result<(), Violation> {
+        let leader = self.nodes.iter().find_map(|node| Some((node.index, node.lease_left_ms(now)?)));
+        let (Some((node, (epoch, left_ms))), Some(index)) = (leader, self.decider()) else { return Ok(()) };
+        let Some(life) = &mut self.services[index].life else { return Ok(()) };
+        let kept = life.shard().shard.status();
+        let is_kept = match kept.lease_remaining_ms {
+            -2 => true,
+            -1 => false,
+            kept_ms => left_ms.is_some_and(|left_ms| i64::try_from(left_ms).is_ok_and(|left_ms| left_ms <= kept_ms)),
+        };
+        match is_kept && kept.epoch == epoch {
+            true => Ok(()),
+            false => Err(format!(
+                "leader {node} of epoch {epoch} counts {left_ms:?} ms of its lease, and service {index}, which decides, keeps epoch {} for \
+                 {} ms",
+                kept.epoch, kept.lease_remaining_ms
+            )),
         }
     }
 
