@@ -164,7 +164,7 @@ def error_codes():
     """Every code with the status that the HTTP port answers."""
     words = dict(re.findall(r'Code::(\w+) => "([A-Z]+)"', source(ERROR_CODES)))
     declared = {}
-    for codes, status in re.findall(r"((?:Code::\w+(?: \| )?)+) => StatusCode::(\w+)", source(HTTP_ERRORS)):
+    for codes, status in re.findall(r"((?:Code::\w+(?: \| )?)+) => (?:\{\s*)?StatusCode::(\w+)", source(HTTP_ERRORS)):
         for code in re.findall(r"Code::(\w+)", codes):
             declared[words.get(code, code)] = str(http.HTTPStatus[status].value)
     declared = {word: declared.get(word) for word in words.values()}

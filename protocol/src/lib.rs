@@ -51,7 +51,7 @@ pub use refusal::{Code, Refusal};
 pub use resp_parser::{Grammar, MalformedResp, RespLimits, RespParser};
 pub use scanner::{NotLogged, Scanner, Unfit};
 pub use settings::{NodeSettings, SettingDifference, SettingsDigest, MAX_SETTINGS_BYTES};
-pub use slots::{is_valid_cluster_node_id, NotSlots, SlotRange, SlotRanges, SLOT_COUNT};
+pub use slots::{is_valid_cluster_node_id, is_valid_slot_job, NotSlots, SlotRange, SlotRanges, SLOT_COUNT};
 
 /// `LOG.CHECK shard node-id address known [DIFFERS]` → the log's id, a bulk string: checks that the log is the one that the node knows, and
 /// holds what the node knows to be durable in it. `known` is a [`Known`] as text, or `-` from a node that knows none. Refused with
@@ -110,7 +110,8 @@ pub const NO_LOG_ID: &str = "-";
 /// answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
 pub const BEGIN: &str = "LOG.BEGIN";
 /// `LOG.SLOTS shard GET epoch` → a flat array of names and values: `config_epoch`, `slots` and `cluster_node_id`, as they were stored last; 0
-/// and two empty texts before. `LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id [sent]]` → `+OK`: stores what the shard is in a Valkey
+/// and two empty texts before. Then what [moves](SLOTS#slots-that-move): `given` (slots as text), `grant` (`[job, slots, target, epoch]`, empty if
+/// there is none) and `imports` (an array of `[job, slots, source]`, oldest first). `LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id [sent]]` → `+OK`: stores what the shard is in a Valkey
 /// cluster. The leader of `epoch` sends both, from when [`ACQUIRE`] was answered on: before or after [`BEGIN`], on any connection.
 ///
 /// - `config-epoch` is the config epoch of the shard's primary. It never gets lower.
@@ -121,12 +122,37 @@ pub const BEGIN: &str = "LOG.BEGIN";
 ///   connection that the leader has given up. A leader that sends `SET` on more than one connection has to give it.
 ///
 /// `+OK` says that they are durable as appends are: a `GET` that is sent later is answered with them, whoever leads and whatever was
-/// restarted, until another `SET`. The same ones set again are answered again. A `SET` that is refused with [`Code::Fenced`],
-/// [`Code::NoSpace`] or [`Code::Err`] has stored nothing. After any other error, or no answer, it is not known whether it has.
+/// restarted, until another `SET`, or until slots move. The same ones set again are answered again. A `SET` that is refused with
+/// [`Code::Fenced`], [`Code::NoSpace`] or [`Code::Err`] has stored nothing. After any other error, or no answer, it is not known whether it
+/// has. All this holds for the subcommands below as well.
 ///
 /// Refused with [`Code::Fenced`] if `epoch` is not the current one or was released, with [`Code::NotLeader`] by a service that does not
 /// certainly decide over the log, with [`Code::Err`] if `config-epoch` is lower than the one that is stored, or an argument has not the form
-/// that is asked for, or it comes late, and with [`Code::NoSpace`] or [`Code::LogFailed`] as appends are.
+/// that is asked for, or it comes late, and with [`Code::NoSpace`] or [`Code::LogFailed`] as appends are. A `SET` is also refused with
+/// [`Code::Err`] if it has slots that another shard has claimed, or lacks some that its own epoch has granted. A `SET` comes late, too, if its
+/// `sent` is that of the stored one and slots were settled since. So a leader has each `SET` answered before it settles an import.
+///
+/// # Slots that move
+/// A migration has a `job`, see [`is_valid_slot_job`], which is used once, and one slot at least. The record of its source decides: whichever
+/// of claim, abort and the end of the source's epoch is stored first is what has happened. Both logs are kept by the same services.
+///
+/// - `LOG.SLOTS source GRANT epoch job slots target` → `+OK`: the source's leader lets the shard `target` claim these slots. There is one grant at
+///   a time; one of an earlier epoch is void, and is replaced. Refused with [`Code::Err`] if the slots are not all the source's, if the job has
+///   ended, or if 256 claims are not forgotten.
+/// - `LOG.SLOTS source ABORT epoch job slots` → `+aborted`: the job can be claimed no more, nor granted again, or `+claimed`: it was claimed.
+/// - `LOG.SLOTS target IMPORT epoch job slots source` → `+OK`: the target's leader, which has heard of the grant and whose log holds all of the
+///   slots, is about to claim them. A later leader finds that in `imports`, and has to claim, settle and forget before it takes slots. Refused
+///   with [`Code::Err`] if some of the slots are the target's already, or another import's, if the job has ended, or if 64 imports are open.
+/// - `LOG.SLOTS target CLAIM source job` → `[config_epoch, n, slots, ranges]`: the slots are the target's from now on, and no more the source's,
+///   whose stored config epoch is told. Asked again, it is answered again, until `FORGET`. Refused with [`Code::NoGrant`] if the job has no grant
+///   for the target whose epoch leads the source: then it never has one. That holds for who has heard of the grant before it claims.
+/// - `LOG.SLOTS target SETTLE epoch config-epoch job taken|void` → `+OK`: the target's leader ends the import. With `taken` the slots are added to the
+///   target's, under that config epoch, which is not lower than the stored one; `config-epoch` is not read with `void`. If there is no such
+///   import any more, that is `+OK` as well.
+/// - `LOG.SLOTS target FORGET source job` → `+OK`: the target has stored that the slots are its own.
+///
+/// `CLAIM` and `FORGET` need a role on the target only. [`Code::NotLeader`] and [`Code::NoShard`] of them are about the source, and leave the
+/// connection open. [`Code::NoShard`] does not say that nothing was claimed before the source was dropped.
 pub const SLOTS: &str = "LOG.SLOTS";
 /// `LOG.APPEND shard epoch offset bytes` → `:durable-offset`, which is `offset + len`, once everything up to there is durable.
 /// More may be durable, but need not be this leader's. An append that lies below the log's end, wholly or in part, counts as a repeated one

@@ -28,6 +28,8 @@ pub enum Code {
     NoMasterLink,
     /// Another log service decides over this shard's log for the moment. The detail begins with that one's address, `-` if it is unknown.
     NotLeader,
+    /// The slots that a shard claims of another one are not granted to it, and never will be by that job.
+    NoGrant,
     /// There is no shard of that name, or the shard of this connection was dropped.
     NoShard,
     /// The client has not logged in, or its token is wrong or was removed.
@@ -39,7 +41,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 13] = [
+    const ALL: [Code; 14] = [
         Code::Fenced,
         Code::Gap,
         Code::OtherLog,
@@ -49,6 +51,7 @@ impl Code {
         Code::LogFailed,
         Code::NoMasterLink,
         Code::NotLeader,
+        Code::NoGrant,
         Code::NoShard,
         Code::NoAuth,
         Code::NoPerm,
@@ -67,6 +70,7 @@ impl Code {
             Code::LogFailed => "LOGFAILED",
             Code::NoMasterLink => "NOMASTERLINK",
             Code::NotLeader => "NOTLEADER",
+            Code::NoGrant => "NOGRANT",
             Code::NoShard => "NOSHARD",
             Code::NoAuth => "NOAUTH",
             Code::NoPerm => "NOPERM",

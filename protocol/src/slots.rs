@@ -62,6 +62,28 @@ impl SlotRanges {
         self.0.iter().map(|range| range.last - range.first + 1).sum()
     }
 
+    /// The slots of both.
+    #[must_use]
+    pub fn union(&self, other: &SlotRanges) -> Self {
+        SlotRanges::of(self.slots().chain(other.slots()))
+    }
+
+    /// Its slots without those of `other`.
+    #[must_use]
+    pub fn without(&self, other: &SlotRanges) -> Self {
+        SlotRanges::of(self.slots().filter(|slot| !other.contains(*slot)))
+    }
+
+    /// Whether all slots of `other` are among them.
+    pub fn contains_all(&self, other: &SlotRanges) -> bool {
+        other.slots().all(|slot| self.contains(slot))
+    }
+
+    /// Whether a slot of `other` is among them.
+    pub fn overlaps(&self, other: &SlotRanges) -> bool {
+        other.slots().any(|slot| self.contains(slot))
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -172,7 +194,16 @@ impl<'de> Deserialize<'de> for SlotRanges {
 
 /// Whether `id` has the form of a node's id in a Valkey cluster: 40 lower-case hexadecimal digits.
 pub fn is_valid_cluster_node_id(id: &str) -> bool {
-    id.len() == 40 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    is_forty_digits(id)
+}
+
+/// Whether `job` has the form in which a server names a migration of slots: 40 lower-case hexadecimal digits.
+pub fn is_valid_slot_job(job: &str) -> bool {
+    is_forty_digits(job)
+}
+
+fn is_forty_digits(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 #[cfg(test)]
@@ -262,6 +293,13 @@ mod tests {
             for slot in [0, *from, from.saturating_add(1), SLOT_COUNT - 1, SLOT_COUNT] {
                 assert_eq!(ranges.contains(slot), sorted.binary_search(&slot).is_ok(), "{slot} in {ranges}");
             }
+            let (odd, even): (Vec<u16>, Vec<u16>) = sorted.iter().partition(|slot| *slot % 2 == 1);
+            let (odd, even) = (SlotRanges::of(odd), SlotRanges::of(even));
+            assert_eq!(odd.union(&even), ranges);
+            assert_eq!((ranges.without(&odd), even.without(&odd)), (even.clone(), even.clone()));
+            assert!(ranges.contains_all(&even) && ranges.contains_all(&SlotRanges::default()));
+            assert_eq!((even.contains_all(&ranges), ranges.overlaps(&odd)), (odd.is_empty(), !odd.is_empty()));
+            assert!(!odd.overlaps(&even));
         });
     }
 

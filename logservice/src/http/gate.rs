@@ -122,7 +122,9 @@ impl IntoResponse for Refused {
             }
         };
         let status = match refusal.code {
-            Code::Fenced | Code::Gap | Code::OtherLog | Code::Leased | Code::OldEngine => StatusCode::CONFLICT,
+            Code::Fenced | Code::Gap | Code::OtherLog | Code::Leased | Code::OldEngine | Code::NoGrant => {
+                StatusCode::CONFLICT
+            }
             Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Code::LogFailed | Code::NoMasterLink => StatusCode::SERVICE_UNAVAILABLE,
             Code::NotLeader => StatusCode::MISDIRECTED_REQUEST,

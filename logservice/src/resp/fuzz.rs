@@ -28,7 +28,7 @@ use crate::store::memory_store::MemoryStores;
 use crate::store::StoreFactory;
 
 /// Words with a meaning, so that not every input is refused for its first word.
-const WORDS: [&str; 74] = [
+const WORDS: [&str; 82] = [
     "LOG.CLUSTER",
     "INIT",
     "STATUS",
@@ -47,6 +47,14 @@ const WORDS: [&str; 74] = [
     "GET",
     "SET",
     "0-5460,7000",
+    "GRANT",
+    "ABORT",
+    "IMPORT",
+    "CLAIM",
+    "SETTLE",
+    "FORGET",
+    "taken",
+    "void",
     "LOG.NODE",
     "LOG.STATUS",
     "LOG.SHARDS",

@@ -1,15 +1,16 @@
-//! `LOG.SLOTS`: what a shard is in a Valkey cluster.
+//! `LOG.SLOTS`: what a shard is in a Valkey cluster, and slots that move from one shard to another.
 
 use bytes::Bytes;
-use durability_protocol::{is_valid_cluster_node_id, Refusal};
+use durability_protocol::{is_valid_cluster_node_id, is_valid_name, is_valid_slot_job, Refusal, SlotRanges};
 
 use super::arguments::{number, text};
 use super::reply::{self, failure, Reply};
-use crate::shard::Shard;
-use crate::store::ClusterSlots;
+use crate::shard::{Aborted, Outcome, Shard};
+use crate::store::{ClusterSlots, SlotMove};
 
-const USAGE: &str =
-    "usage: LOG.SLOTS shard GET epoch, or LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id [sent]]";
+const USAGE: &str = "usage: LOG.SLOTS shard GET epoch | SET epoch config-epoch slots [cluster-node-id [sent]] | \
+    GRANT epoch job slots target | ABORT epoch job slots | IMPORT epoch job slots source | CLAIM source job | \
+    SETTLE epoch config-epoch job taken|void | FORGET source job";
 
 /// A parsed `LOG.SLOTS`.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +22,55 @@ pub enum SlotsCommand {
     },
     /// That is to be stored.
     Set(ClusterSlots),
+    /// Another shard may claim slots of this one.
+    Grant {
+        /// The epoch whose leader says so.
+        epoch: u64,
+        /// The slots, and that shard.
+        moving: SlotMove,
+    },
+    /// It may no more, if it has not.
+    Abort {
+        /// The epoch whose leader says so.
+        epoch: u64,
+        /// The migration.
+        job: String,
+        /// The slots.
+        slots: SlotRanges,
+    },
+    /// The shard is about to claim slots of another one.
+    Import {
+        /// The epoch whose leader says so.
+        epoch: u64,
+        /// The slots, and that shard.
+        moving: SlotMove,
+    },
+    /// The shard claims slots of another one.
+    Claim(Claim),
+    /// The shard has the answer to its claim.
+    Settle {
+        /// The epoch whose leader says so.
+        epoch: u64,
+        /// The config epoch of the shard's primary from now on.
+        config_epoch: u64,
+        /// The migration.
+        job: String,
+        /// Whether the slots are the shard's now.
+        outcome: Outcome,
+    },
+    /// The shard has stored that it has what it claimed.
+    Forget(Claim),
+}
+
+/// What a shard says to the record of another.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The shard that claims.
+    pub target: String,
+    /// The shard whose slots it claims, which decides.
+    pub source: String,
+    /// The migration.
+    pub job: String,
 }
 
 impl SlotsCommand {
@@ -29,41 +79,116 @@ impl SlotsCommand {
     /// # Errors
     /// They have not the form that is asked for.
     pub fn parse(arguments: &[Bytes]) -> Result<Self, Refusal> {
-        let [_, _, subcommand, epoch, rest @ ..] = arguments else { return Err(failure(USAGE)) };
-        let is = |name: &[u8]| subcommand.eq_ignore_ascii_case(name);
-        match rest {
-            [] if is(b"GET") => Ok(SlotsCommand::Get { epoch: number(epoch, "epoch")? }),
-            [config_epoch, slots, optional @ ..] if is(b"SET") && optional.len() <= 2 => {
-                Ok(SlotsCommand::Set(ClusterSlots {
+        let [_, named, subcommand, rest @ ..] = arguments else { return Err(failure(USAGE)) };
+        let name = subcommand.to_ascii_uppercase();
+        Ok(match (&name[..], rest) {
+            (b"GET", [epoch]) => SlotsCommand::Get { epoch: number(epoch, "epoch")? },
+            (b"SET", [epoch, config_epoch, set, optional @ ..]) if optional.len() <= 2 => {
+                SlotsCommand::Set(ClusterSlots {
                     epoch: number(epoch, "epoch")?,
                     config_epoch: number(config_epoch, "config-epoch")?,
-                    slots: text(slots)?.parse().map_err(|error| failure(format!("slots: {error}")))?,
+                    slots: slots(set)?,
                     cluster_node_id: optional.first().map(|id| cluster_node_id(id)).transpose()?.unwrap_or_default(),
                     sent: optional.get(1).map(|sent| number(sent, "sent")).transpose()?,
-                }))
+                    ..ClusterSlots::default()
+                })
             }
-            _ => Err(failure(USAGE)),
+            (b"GRANT", [epoch, job, set, target]) => {
+                SlotsCommand::Grant { epoch: number(epoch, "epoch")?, moving: slot_move(job, set, target)? }
+            }
+            (b"ABORT", [epoch, aborted, set]) => {
+                SlotsCommand::Abort { epoch: number(epoch, "epoch")?, job: job(aborted)?, slots: some_slots(set)? }
+            }
+            (b"IMPORT", [epoch, job, set, source]) => {
+                SlotsCommand::Import { epoch: number(epoch, "epoch")?, moving: slot_move(job, set, source)? }
+            }
+            (b"CLAIM", [source, job]) => SlotsCommand::Claim(Claim::parse(named, source, job)?),
+            (b"FORGET", [source, job]) => SlotsCommand::Forget(Claim::parse(named, source, job)?),
+            (b"SETTLE", [epoch, config_epoch, settled, outcome]) => SlotsCommand::Settle {
+                epoch: number(epoch, "epoch")?,
+                config_epoch: number(config_epoch, "config-epoch")?,
+                job: job(settled)?,
+                outcome: match &outcome.to_ascii_lowercase()[..] {
+                    b"taken" => Outcome::Taken,
+                    b"void" => Outcome::Void,
+                    _ => return Err(failure("the outcome of an import is taken or void")),
+                },
+            },
+            _ => return Err(failure(USAGE)),
+        })
+    }
+
+    /// The shard whose record decides, if that is not the one that the command names first.
+    pub fn source(&self) -> Option<&str> {
+        match self {
+            SlotsCommand::Claim(claim) | SlotsCommand::Forget(claim) => Some(&claim.source),
+            _ => None,
         }
     }
 
-    /// Does it, and answers when that is durable.
+    /// Does it to `shard`, which is the [`SlotsCommand::source`] if there is one, and answers when that is durable.
     ///
     /// # Errors
-    /// Those of [`Shard::cluster_slots`] and [`Shard::set_cluster_slots`].
+    /// Those of the function of [`Shard`] that does it.
     pub async fn run(self, shard: &Shard) -> Result<Reply, Refusal> {
         match self {
             SlotsCommand::Get { epoch } => shard.cluster_slots(epoch).await.map(|stored| answer(&stored)),
             SlotsCommand::Set(next) => shard.set_cluster_slots(next).await.map(|()| reply::ok()),
+            SlotsCommand::Grant { epoch, moving } => shard.grant_slots(epoch, moving).await.map(|()| reply::ok()),
+            SlotsCommand::Abort { epoch, job, slots } => {
+                let aborted = shard.abort_grant(epoch, &job, &slots).await?;
+                Ok(reply::simple(match aborted {
+                    Aborted::Aborted => "aborted",
+                    Aborted::Claimed => "claimed",
+                }))
+            }
+            SlotsCommand::Import { epoch, moving } => shard.import_slots(epoch, moving).await.map(|()| reply::ok()),
+            SlotsCommand::Claim(Claim { target, job, .. }) => {
+                let claimed = shard.claim_slots(&job, &target).await?;
+                let fields = [("config_epoch", claimed.config_epoch.to_string()), ("slots", claimed.slots.to_string())];
+                Ok(reply::array(fields.into_iter().flat_map(|(name, value)| named(name, value)).collect()))
+            }
+            SlotsCommand::Settle { epoch, config_epoch, job, outcome } => {
+                shard.settle_import(epoch, config_epoch, &job, outcome).await.map(|()| reply::ok())
+            }
+            SlotsCommand::Forget(Claim { target, job, .. }) => {
+                shard.forget_moved(&job, &target).await.map(|()| reply::ok())
+            }
         }
+    }
+}
+
+impl Claim {
+    fn parse(target: &[u8], source: &[u8], claimed: &[u8]) -> Result<Self, Refusal> {
+        Ok(Claim { target: shard_name(target)?, source: shard_name(source)?, job: job(claimed)? })
     }
 }
 
 /// Names and values.
 fn answer(stored: &ClusterSlots) -> Reply {
-    let ClusterSlots { config_epoch, slots, cluster_node_id, .. } = stored;
-    let (config_epoch, slots) = (config_epoch.to_string(), slots.to_string());
-    let fields = [("config_epoch", config_epoch), ("slots", slots), ("cluster_node_id", cluster_node_id.clone())];
-    reply::array(fields.into_iter().flat_map(|(name, value)| [reply::bulk(name), reply::bulk(value)]).collect())
+    let ClusterSlots { config_epoch, slots, cluster_node_id, migrations, .. } = stored;
+    let moving = |moving: &SlotMove| vec![bulk(&moving.job), bulk(&moving.slots), bulk(&moving.shard)];
+    let grant = migrations.grant.as_ref().map_or_else(Vec::new, |grant| {
+        let mut items = moving(&grant.moving);
+        items.push(bulk(grant.epoch));
+        items
+    });
+    let imports = migrations.imports.iter().map(|import| reply::array(moving(import))).collect();
+    let mut items: Vec<_> = named("config_epoch", config_epoch.to_string()).into();
+    items.extend(named("slots", slots.to_string()));
+    items.extend(named("cluster_node_id", cluster_node_id.clone()));
+    items.extend(named("given", migrations.given.to_string()));
+    items.extend([reply::bulk("grant"), reply::array(grant)]);
+    items.extend([reply::bulk("imports"), reply::array(imports)]);
+    reply::array(items)
+}
+
+fn named(name: &'static str, value: String) -> [Reply; 2] {
+    [reply::bulk(name), reply::bulk(value)]
+}
+
+fn bulk(value: impl ToString) -> Reply {
+    reply::bulk(value.to_string())
 }
 
 /// Reads the id of a node in a cluster; empty if it is not told.
@@ -75,49 +200,39 @@ fn cluster_node_id(argument: &[u8]) -> Result<String, Refusal> {
     Err(failure("not a valid cluster-node-id: 40 lower-case hexadecimal digits, or empty"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn slots(argument: &[u8]) -> Result<SlotRanges, Refusal> {
+    text(argument)?.parse().map_err(|error| failure(format!("slots: {error}")))
+}
 
-    fn parse(words: &[&str]) -> Result<SlotsCommand, String> {
-        let command = ["LOG.SLOTS", "s1"].iter().chain(words).map(|word| Bytes::copy_from_slice(word.as_bytes()));
-        SlotsCommand::parse(&command.collect::<Vec<_>>()).map_err(|refusal| refusal.to_string())
-    }
-
-    #[test]
-    fn both_forms_are_read() {
-        assert_eq!(parse(&["get", "3"]), Ok(SlotsCommand::Get { epoch: 3 }));
-        let id = "0123456789abcdef0123456789abcdef01234567";
-        let set = |cluster_node_id: &str, sent| {
-            let slots = "0-5460,7000".parse().expect("slots");
-            let cluster_node_id = cluster_node_id.to_owned();
-            Ok(SlotsCommand::Set(ClusterSlots { config_epoch: 9, slots, cluster_node_id, epoch: 3, sent }))
-        };
-        assert_eq!(parse(&["SET", "3", "9", "0-5460,7000"]), set("", None));
-        assert_eq!(parse(&["set", "3", "9", "0-5460,7000", id]), set(id, None));
-        assert_eq!(parse(&["SET", "3", "9", "0-5460,7000", id, "7"]), set(id, Some(7)));
-        assert_eq!(parse(&["SET", "3", "9", "0-5460,7000", "", "7"]), set("", Some(7)));
-        assert!(parse(&["SET", "3", "9", ""]).is_ok());
-    }
-
-    #[test]
-    fn anything_else_is_refused_with_what_to_do() {
-        for (words, text) in [
-            (&[][..], "usage"),
-            (&["GET"], "usage"),
-            (&["GET", "3", "4"], "usage"),
-            (&["SET", "3", "9"], "usage"),
-            (&["SET", "3", "9", "0", "", "7", "8"], "usage"),
-            (&["DEL", "3"], "usage"),
-            (&["GET", "x"], "epoch is not a number"),
-            (&["SET", "3", "-1", "0"], "config-epoch is not a number"),
-            (&["SET", "3", "9", "0-16384"], "slots: '0-16384' does not fit: give ascending ranges"),
-            (&["SET", "3", "9", "0,1"], "slots: '1' does not fit"),
-            (&["SET", "3", "9", "0", "abc"], "not a valid cluster-node-id: 40 lower-case"),
-            (&["SET", "3", "9", "0", "", "x"], "sent is not a number"),
-        ] {
-            let error = parse(words).expect_err("refused");
-            assert!(error.contains(text), "{words:?}: {error}");
-        }
+/// Slots that move: one at least.
+fn some_slots(argument: &[u8]) -> Result<SlotRanges, Refusal> {
+    let slots = slots(argument)?;
+    match slots.is_empty() {
+        true => Err(failure("slots: name one at least")),
+        false => Ok(slots),
     }
 }
+
+fn job(argument: &[u8]) -> Result<String, Refusal> {
+    let job = text(argument)?;
+    match is_valid_slot_job(job) {
+        true => Ok(job.to_owned()),
+        false => Err(failure("not a valid job: 40 lower-case hexadecimal digits")),
+    }
+}
+
+fn shard_name(argument: &[u8]) -> Result<String, Refusal> {
+    let name = text(argument)?;
+    match is_valid_name(name) {
+        true => Ok(name.to_owned()),
+        false => Err(failure("not a valid shard name")),
+    }
+}
+
+fn slot_move(named: &[u8], moving: &[u8], shard: &[u8]) -> Result<SlotMove, Refusal> {
+    Ok(SlotMove { job: job(named)?, slots: some_slots(moving)?, shard: shard_name(shard)? })
+}
+
+#[cfg(test)]
+#[path = "slots_tests.rs"]
+mod tests;

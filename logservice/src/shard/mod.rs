@@ -7,7 +7,7 @@
 //! - Appends that were sent before are known by their bytes: `overlap.rs`.
 //! - Who leads: `leadership.rs` (versions of leadership, and polls), `lease.rs` (how long it keeps others out), `nodes.rs`,
 //!   `arrivals.rs`, `primary.rs` and `switches.rs` (what clients are to know), `identity.rs` (whether this is the log that its nodes know).
-//! - A shard of a Valkey cluster: `slots.rs`.
+//! - A shard of a Valkey cluster: `slots/`.
 //! - Data as a whole: `seed.rs` (the leader replaces the log), `snapshot.rs` (recorded, and the log below dropped), `copies.rs` and
 //!   `follow.rs` (what a replica gets), `pins.rs` (log that somebody still needs), `own_files.rs` (snapshots that each of several services
 //!   keeps for itself), `archive.rs` (what is kept until it is archived), `quota.rs`, `audit.rs`.
@@ -61,6 +61,7 @@ pub use primary::{Primary, Roles};
 pub use reported::{Chosen, Placed, ShardReport, DECIDER_SILENT_AFTER};
 #[cfg(feature = "broken-rules")]
 pub use rule_switches::{break_rule, Rule};
+pub use slots::{Aborted, Claimed, Outcome};
 pub use snapshot::Origin;
 pub use standing::not_leader;
 pub use status::{LogState, Status};

@@ -56,6 +56,12 @@ pub enum Rule {
     OrdersSlots,
     /// A config epoch that is lower than the one that is stored is refused.
     RaisesConfigEpochs,
+    /// Slots are claimed only while the epoch leads that has granted them.
+    ClaimsInEpoch,
+    /// A job that was aborted or is settled is granted and imported no more.
+    EndsJobs,
+    /// Slots that another shard has claimed are not set any more.
+    KeepsGiven,
 }
 
 rule_switches!();

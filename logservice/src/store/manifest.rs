@@ -4,12 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use durability_protocol::{EngineVersion, SlotRanges};
 
+use super::migrations::Migrations;
+
 /// The newest version that this code reads. It writes the oldest that can express the manifest.
-pub const MANIFEST_FORMAT: u32 = 3;
+pub const MANIFEST_FORMAT: u32 = 4;
 /// The first version with encrypted snapshots: an older build would send them to nodes as they are.
 const ENCRYPTED_FORMAT: u32 = 2;
 /// The first version with slots: an older build would forget them when it replaces the manifest.
 const SLOTS_FORMAT: u32 = 3;
+/// The first version with slots that move: an older build would forget who was granted them.
+const MIGRATIONS_FORMAT: u32 = 4;
 
 /// What a shard must remember besides its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,9 @@ pub struct ClusterSlots {
     pub epoch: u64,
     /// Grows from one that this leader sets to the next; none if it did not count them.
     pub sent: Option<u64>,
+    /// Slots that move between this shard and others.
+    #[serde(default, skip_serializing_if = "Migrations::is_empty")]
+    pub migrations: Migrations,
 }
 
 /// An epoch: who led, and under which replication id the log continues.
@@ -202,6 +209,7 @@ impl Manifest {
     pub fn format_to_write(&self) -> u32 {
         let is_encrypted = self.snapshots.iter().any(|record| record.encrypt_key.is_some());
         match &self.cluster {
+            Some(cluster) if !cluster.migrations.is_empty() => MIGRATIONS_FORMAT,
             Some(_) => SLOTS_FORMAT,
             None if is_encrypted => ENCRYPTED_FORMAT,
             None => 1,
@@ -245,13 +253,14 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{SlotGrant, SlotMove};
 
     #[test]
     fn survives_its_own_text_and_refuses_a_newer_one() {
         let manifest = Manifest::new("s1", "a".repeat(40), "b".repeat(16));
         let text = serde_json::to_vec(&manifest).expect("serialises");
         assert_eq!(Manifest::parse(&text), Ok(manifest));
-        let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":4");
+        let newer = String::from_utf8(text).expect("text").replace("\"format\":1", "\"format\":5");
         assert!(Manifest::parse(newer.as_bytes()).expect_err("newer").contains("newer version"));
         assert!(Manifest::parse(b"{\"format\":1}").is_err());
         assert!(Manifest::parse(b"").is_err());
@@ -270,6 +279,29 @@ mod tests {
         assert_eq!(Manifest::parse(text.as_bytes()), Ok(after));
         let touching = text.replace("0-5,7", "0-5,6");
         assert!(Manifest::parse(touching.as_bytes()).expect_err("no slots").contains("does not fit"), "{touching}");
+    }
+
+    #[test]
+    fn a_build_that_knows_slots_alone_reads_it_until_some_move() {
+        let mut manifest = Manifest::new("s1", "a".repeat(40), "b".repeat(16));
+        let before = ClusterSlots { slots: "0-5".parse().expect("slots"), ..ClusterSlots::default() };
+        manifest.cluster = Some(before.clone());
+        let text = serde_json::to_string(&manifest).expect("serialises");
+        assert!(!text.contains("migrations") && manifest.format_to_write() == 3, "{text}");
+        let moving = SlotMove { job: "1".repeat(40), slots: "7".parse().expect("slots"), shard: "s2".to_owned() };
+        for migrations in [
+            Migrations { grant: Some(SlotGrant { moving: moving.clone(), epoch: 3 }), ..Migrations::default() },
+            Migrations { moved: vec![moving.clone()], ..Migrations::default() },
+            Migrations { given: moving.slots.clone(), ..Migrations::default() },
+            Migrations { imports: vec![moving.clone()], ..Migrations::default() },
+            Migrations { ended: vec![moving.job.clone()], ..Migrations::default() },
+        ] {
+            let cluster = Some(ClusterSlots { migrations, ..before.clone() });
+            let after = Manifest { format: 4, cluster, ..manifest.clone() };
+            assert_eq!(after.format_to_write(), 4, "{after:?}");
+            let text = serde_json::to_string(&after).expect("serialises");
+            assert_eq!(Manifest::parse(text.as_bytes()), Ok(after));
+        }
     }
 
     #[test]
@@ -295,7 +327,16 @@ mod tests {
         }];
         let slots = "0-5460,7000".parse().expect("slots");
         let cluster_node_id = "e".repeat(40);
-        sound.cluster = Some(ClusterSlots { config_epoch: 9, slots, cluster_node_id, epoch: 3, sent: Some(4) });
+        let moving = SlotMove { job: "1".repeat(40), slots: "7".parse().expect("slots"), shard: "s2".to_owned() };
+        let migrations = Migrations {
+            grant: Some(SlotGrant { moving: moving.clone(), epoch: 3 }),
+            moved: vec![moving.clone()],
+            given: moving.slots.clone(),
+            imports: vec![moving],
+            ended: vec!["2".repeat(40)],
+        };
+        sound.cluster =
+            Some(ClusterSlots { config_epoch: 9, slots, cluster_node_id, epoch: 3, sent: Some(4), migrations });
         let sound = serde_json::to_vec(&sound).expect("serialises");
         // Either any bytes, or those of a sound one with some of them changed.
         bolero::check!().with_type::<(bool, Vec<(u16, u8)>, Vec<u8>)>().for_each(|(is_any, changes, bytes)| {

@@ -35,12 +35,14 @@ pub mod file_store;
 mod manifest;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory_store;
+mod migrations;
 mod options;
 
 pub use errors::{Damage, ManifestError, MediumError, OpenError, ReadError, RemoveError, SubmitError, TrimError};
 pub use factory::{Listed, RemovedStore, StoreFactory};
 pub use file_store::files::RECORD_SYNCS;
 pub use manifest::{Blocks, ClusterSlots, Contents, Epoch, Leader, Manifest, SnapshotRecord, MANIFEST_FORMAT};
+pub use migrations::{Migrations, SlotGrant, SlotMove};
 pub use options::{StoreOptions, MIN_SEGMENT_MB};
 
 use std::collections::BTreeSet;

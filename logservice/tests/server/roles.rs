@@ -273,3 +273,23 @@ fn a_token_for_all_shards_has_a_role_as_well() {
     assert_eq!(watcher.status("s1", "state"), "ok");
     service.stop();
 }
+
+#[test]
+fn a_shard_claims_for_itself_alone_and_of_any_other() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = start(directory.path());
+    let mut all = service.connect();
+    all.ok(&["AUTH", "the-token-of-this-test"]);
+    for shard in ["s1", "s2"] {
+        all.make(shard);
+    }
+    let job = "1".repeat(40);
+    let mut node = logged_in(&service, TokenRole::Node);
+    for subcommand in ["CLAIM", "FORGET"] {
+        node.refused(&["LOG.SLOTS", "s2", subcommand, "s1", &job], "NOPERM ");
+        logged_in(&service, TokenRole::Operate).refused(&["LOG.SLOTS", "s1", subcommand, "s2", &job], "NOPERM ");
+    }
+    node.refused(&["LOG.SLOTS", "s1", "CLAIM", "s2", &job], "NOGRANT ");
+    node.ok(&["LOG.SLOTS", "s1", "FORGET", "s2", &job]);
+    service.stop();
+}

@@ -190,7 +190,8 @@ impl Service {
             }
             Request::SetSlots { epoch, config_epoch, slots, sent } => {
                 let (cluster_node_id, sent) = (String::new(), Some(sent.0));
-                let next = ClusterSlots { config_epoch, slots, cluster_node_id, epoch, sent };
+                let next =
+                    ClusterSlots { config_epoch, slots, cluster_node_id, epoch, sent, ..ClusterSlots::default() };
                 Box::pin(async move { shard.set_cluster_slots(next).await.map(|()| Answer::Done) })
             }
             Request::Resign { epoch, to } => {

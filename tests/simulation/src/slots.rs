@@ -39,7 +39,10 @@ impl SlotsPromise {
     /// The leader of `epoch` is told that its slots are stored.
     pub fn take(&mut self, epoch: u64, config_epoch: u64, slots: &SlotRanges, sent: Moment) {
         let (slots, cluster_node_id, sent) = (slots.clone(), String::new(), Some(sent.0));
-        self.promise(epoch, ClusterSlots { config_epoch, slots, cluster_node_id, epoch, sent });
+        self.promise(
+            epoch,
+            ClusterSlots { config_epoch, slots, cluster_node_id, epoch, sent, ..ClusterSlots::default() },
+        );
     }
 
     fn promise(&mut self, epoch: u64, told: ClusterSlots) {

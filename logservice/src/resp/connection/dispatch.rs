@@ -116,7 +116,16 @@ impl Connection {
             Command::Slots => {
                 // Parsed first, so that a malformed one is refused as such everywhere.
                 let command_of_slots = slots::SlotsCommand::parse(arguments)?;
-                command_of_slots.run(&*self.shard(command, arguments).await?).await?
+                match command_of_slots.source() {
+                    None => command_of_slots.run(&*self.shard(command, arguments).await?).await?,
+                    // What becomes of another shard says nothing of the one that this connection has compared.
+                    Some(source) => match self.other_shard(command, arguments, source).await {
+                        Ok(source) => {
+                            command_of_slots.run(&source).await.unwrap_or_else(|refusal| reply::error(&refusal))
+                        }
+                        Err(refusal) => reply::error(&refusal),
+                    },
+                }
             }
             Command::Release => {
                 let shard = self.shard(command, arguments).await?;

@@ -25,6 +25,20 @@ impl Connection {
         self.shard_named(command, first_argument(arguments)?).await
     }
 
+    /// The shard `other`, for a command that is allowed on the shard that the first argument names and is decided over with that other one.
+    pub(super) async fn other_shard(
+        &self,
+        command: &Entry,
+        arguments: &[Bytes],
+        other: &str,
+    ) -> Result<Arc<Shard>, Refusal> {
+        self.identity.check(command, first_argument(arguments)?)?;
+        let shard = self.service.shard(other).await?;
+        let shard = self.once_decided(command, shard).await?;
+        check_decides(command, &shard)?;
+        Ok(shard)
+    }
+
     /// The same for a node's LOG.CHECK, which makes the shard if there is none.
     pub(super) async fn node_shard(&self, command: &Entry, arguments: &[Bytes]) -> Result<Arc<Shard>, Refusal> {
         let name = first_argument(arguments)?;

@@ -1,8 +1,12 @@
 //! Revisions, outcomes, starting the log anew.
 
+use durability_protocol::SlotRanges;
+
 use super::harness::{pattern, Log, MIB, SHARD};
 use super::{Make, MakeInDoubt};
-use crate::store::{ClusterSlots, Contents, Epoch, Leader, Manifest, ManifestError, SnapshotRecord};
+use crate::store::{
+    ClusterSlots, Contents, Epoch, Leader, Manifest, ManifestError, Migrations, SlotMove, SnapshotRecord,
+};
 
 /// Neither by an older one nor by one that was never the next.
 pub fn the_manifest_is_replaced_only_by_the_next_revision(make: Make) {
@@ -71,8 +75,12 @@ fn full(manifest: Manifest) -> Manifest {
     };
     let mut epochs = manifest.epochs.clone();
     epochs.push(entry);
-    let slots = "0-5460,7000".parse().expect("slots");
-    let cluster = ClusterSlots { config_epoch: 9, slots, cluster_node_id: "e".repeat(40), epoch: 3, sent: Some(4) };
+    let slots: SlotRanges = "0-5460,7000".parse().expect("slots");
+    let given: SlotRanges = "8000".parse().expect("slots");
+    let moved = SlotMove { job: "1".repeat(40), slots: given.clone(), shard: "s2".to_owned() };
+    let migrations = Migrations { given, moved: vec![moved], ..Migrations::default() };
+    let cluster =
+        ClusterSlots { config_epoch: 9, slots, cluster_node_id: "e".repeat(40), epoch: 3, sent: Some(4), migrations };
     let (leader, cluster) = (Some(leader), Some(cluster));
     let full = Manifest { epochs, leader, base: 600, snapshots: vec![snapshot], seeded: true, cluster, ..manifest };
     Manifest { format: full.format_to_write(), ..full }
