@@ -246,7 +246,7 @@ mod tests {
         }
         let moving = SlotMove { job: "1".repeat(40), slots: slots("4"), shard: "t".to_owned() };
         let granted = Migrations { grant: Some(SlotGrant { moving, epoch: 3 }), ..Migrations::default() };
-        let stored = ClusterSlots { migrations: granted, ..stored };
+        let stored = ClusterSlots { migrations: granted, ..stored.clone() };
         let refusal = check_follows(&stored, &next(3, "0-3")).expect_err("granted");
         assert!(refusal.detail.contains("granted to another shard"), "{refusal}");
         // The grant of an epoch that is over is void.
