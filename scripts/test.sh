@@ -101,6 +101,7 @@ first_row() {
     step "three zones, operators" tests/zones/run.sh --operate
     step "slots, stored by one service and by three" tests/zones/run.sh --slots
     step "a single service becomes three" tests/zones/run.sh --grow
+    step "slots that came, in snapshots" tests/imports/run.sh
     step "cluster mode" tests/cluster/run.sh
     step "cluster mode, three services" tests/cluster/run.sh --services 3
     step "cluster mode, TLS" tests/cluster/run.sh --tls yes

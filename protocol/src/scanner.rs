@@ -110,11 +110,33 @@ impl Scanner {
         self.offset
     }
 
+    /// Whether a command begins with the next byte.
+    pub fn is_between_commands(&self) -> bool {
+        self.next == Next::Command
+    }
+
     /// Scans the bytes that follow. `find` returns the result of [`is_logged`](crate::is_logged) for the command with that full name.
     ///
     /// # Errors
     /// From the offset in the error on, nothing may be applied. Then the scanner must not be used again.
     pub fn scan(&mut self, mut bytes: &[u8], find: impl Fn(&str) -> Option<Logged>) -> Result<(), NotLogged> {
+        while !bytes.is_empty() {
+            let used = self.scan_command(bytes, &find)?;
+            bytes = &bytes[used..];
+        }
+        Ok(())
+    }
+
+    /// The same up to the end of the current command, or of the bytes if that comes first. Returns how many it has scanned.
+    ///
+    /// # Errors
+    /// As [`Scanner::scan`].
+    pub fn scan_command(
+        &mut self,
+        mut bytes: &[u8],
+        find: impl Fn(&str) -> Option<Logged>,
+    ) -> Result<usize, NotLogged> {
+        let length = bytes.len();
         while let Some(&byte) = bytes.first() {
             let mut used = 1;
             match self.next {
@@ -164,8 +186,11 @@ impl Scanner {
             }
             self.offset += used as u64;
             bytes = &bytes[used..];
+            if self.next == Next::Command {
+                break;
+            }
         }
-        Ok(())
+        Ok(length - bytes.len())
     }
 
     fn begin_length(&mut self, is_count: bool) {

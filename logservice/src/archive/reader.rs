@@ -17,6 +17,10 @@ pub struct PieceReader {
     /// Records that were read.
     records: VecDeque<Record>,
     offset: u64,
+    /// The epoch of the record that was read last.
+    epoch: Option<u64>,
+    /// Where records of another epoch than the one before begin.
+    epoch_starts: Vec<u64>,
 }
 
 impl PieceReader {
@@ -24,7 +28,8 @@ impl PieceReader {
     /// gap; they may overlap. Must be called within a runtime.
     pub fn new(archive: Archive, pieces: impl IntoIterator<Item = PieceName>, offset: u64) -> Self {
         let pieces = pieces.into_iter().collect();
-        PieceReader { archive, runtime: Handle::current(), pieces, records: VecDeque::new(), offset }
+        let (records, runtime) = (VecDeque::new(), Handle::current());
+        PieceReader { archive, runtime, pieces, records, offset, epoch: None, epoch_starts: Vec::new() }
     }
 }
 
@@ -38,6 +43,9 @@ impl LogReader for PieceReader {
                 }
                 if record.offset > self.offset {
                     return Err(ReadError::Trimmed { offset: self.offset });
+                }
+                if self.epoch.replace(record.epoch).is_some_and(|before| before != record.epoch) {
+                    self.epoch_starts.push(record.offset);
                 }
                 let mut payload = record.payload.slice((self.offset - record.offset) as usize..);
                 let bytes = payload.len().min(max_bytes).min((limit - self.offset) as usize);
@@ -59,5 +67,9 @@ impl LogReader for PieceReader {
 
     fn offset(&self) -> u64 {
         self.offset
+    }
+
+    fn take_epoch_starts(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.epoch_starts)
     }
 }

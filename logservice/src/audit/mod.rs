@@ -20,7 +20,7 @@ use durability_protocol::{EngineVersion, Refusal};
 
 use crate::base::log_throttle::say;
 use crate::base::printable::printable;
-use crate::engine::{Engine, EngineError, EngineOptions, KeyReader, Start};
+use crate::engine::{Engine, EngineError, EngineOptions, KeyReader, OpenImport, Start};
 use crate::shard::{AuditState, AuditStatus, CopyError, Delivery, FullCopy, Inquiry, KeyName, Shard, Unreadable};
 use crate::snapshots::SnapshotError;
 use crate::store::ReadError;
@@ -83,6 +83,9 @@ pub enum AuditError {
         /// Where the engine stands.
         applied: u64,
     },
+    /// The leader hides keys of slots that come to it.
+    #[error("slots are being imported, whose keys the leader does not show before they are its own: {0}. Run it again when that has ended")]
+    Importing(Box<OpenImport>),
     /// It took too long.
     #[error("it was not done within {} s", LIMIT.as_secs())]
     Overdue,
@@ -221,7 +224,7 @@ async fn compare_keys(shard: &Arc<Shard>, options: &EngineOptions, keys: u64) ->
     let end = shard.notifier().progress().visible;
     let snapshot = snapshot.map(|(record, reader)| (reader, record.bytes));
     let log = Some(shard.store().reader(offset)?);
-    let start = Start { replid, offset, snapshot, log, end, engine: writer };
+    let start = Start { replid, offset, snapshot, log, end, engine: writer, epochs: manifest.epoch_starts() };
     let mut feed = engine.open_feed(start)?;
     engine.apply(&mut feed).await?;
     let mut reader = KeyReader::open(&mut engine, &mut feed).await?;
@@ -340,6 +343,9 @@ async fn look(
     let applied = reader.go_to(offset).await?;
     if applied != offset {
         return Err(AuditError::Inside { offset, applied });
+    }
+    if let Some(import) = reader.open_imports(offset).into_iter().next() {
+        return Err(AuditError::Importing(Box::new(import)));
     }
     if let Some(on_leader) = &batch.databases {
         for difference in compare::different_counts(on_leader, &reader.key_counts().await?, offset) {

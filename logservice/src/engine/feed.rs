@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use durability_protocol::{EngineVersion, MalformedResp, NotLogged, RespLimits, Scanner, Unfit};
+use durability_protocol::{EngineVersion, MalformedResp, NotLogged, RespLimits, Unfit};
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::commands::Commands;
+use super::imports::OpenImport;
+use super::slot_stream::{Piece, SlotStream};
 use crate::base::background::{give_way_here, Priority};
 use crate::base::command_input::CommandReader;
 use crate::base::printable::printable;
@@ -82,6 +84,8 @@ pub struct Start {
     pub end: u64,
     /// The newest version that wrote any of it.
     pub engine: Option<EngineVersion>,
+    /// Where leaders begin to write, as far as that is known.
+    pub epochs: Vec<u64>,
 }
 
 /// A listener on a loopback interface that serves one replica, which knows a secret of its own.
@@ -94,6 +98,7 @@ pub struct Feed {
     insertions: mpsc::UnboundedSender<Vec<u8>>,
     inserted_bytes: u64,
     sent: Arc<AtomicU64>,
+    stream: Arc<Mutex<SlotStream>>,
     ended: oneshot::Receiver<FeedError>,
     /// The feed ends when this is dropped.
     _stop: oneshot::Sender<()>,
@@ -118,6 +123,8 @@ impl Feed {
         let (insertions, inserted) = mpsc::unbounded_channel();
         let sent = Arc::new(AtomicU64::new(0));
         let counted = sent.clone();
+        let stream = Arc::new(Mutex::new(SlotStream::new(start.offset, start.epochs.clone())));
+        let passing = stream.clone();
         let (_stop, mut stopped) = oneshot::channel();
         let (failed, ended) = oneshot::channel();
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -129,7 +136,7 @@ impl Feed {
             give_way_here(priority);
             let served = runtime.block_on(async {
                 tokio::select! {
-                    served = serve(listener, start, Source { ends, inserted, commands }, &expected, &counted) => served,
+                    served = serve(listener, start, Source { ends, inserted, commands, passing }, &expected, &counted) => served,
                     _ = &mut stopped => Ok(()),
                 }
             });
@@ -139,12 +146,24 @@ impl Feed {
             // A read may be in the middle of a system call.
             runtime.shutdown_background();
         })?;
-        Ok(Feed { address, secret, end, insertions, inserted_bytes: 0, sent, ended, _stop })
+        Ok(Feed { address, secret, end, insertions, inserted_bytes: 0, sent, stream, ended, _stop })
     }
 
     /// Where it ends (exclusive).
     pub fn end(&self) -> u64 {
         *self.end.borrow()
+    }
+
+    /// Up to where the engine is sent everything that there is before the end (exclusive): the end, or where a command begins that it cuts.
+    /// `None` if that is not sent yet.
+    pub fn sent_until(&self) -> Option<u64> {
+        let stream = locked(&self.stream);
+        (stream.scanned_until() == self.end()).then(|| stream.passed_until())
+    }
+
+    /// The imports of slots that are open at `offset`, up to which everything is sent.
+    pub fn open_imports(&self, offset: u64) -> Vec<OpenImport> {
+        locked(&self.stream).imports().open_at(offset).cloned().collect()
     }
 
     /// Moves its end to `end` (exclusive), which has to be durable and not before the current one.
@@ -186,6 +205,12 @@ struct Source {
     ends: watch::Receiver<u64>,
     inserted: mpsc::UnboundedReceiver<Vec<u8>>,
     commands: Commands,
+    /// How far it is. Kept after the feed has broken off.
+    passing: Arc<Mutex<SlotStream>>,
+}
+
+fn locked(stream: &Mutex<SlotStream>) -> MutexGuard<'_, SlotStream> {
+    stream.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn serve(
@@ -299,9 +324,8 @@ impl Replica {
     }
 
     async fn serve(mut self, start: Start, source: Source, sent: &AtomicU64) -> Result<(), FeedError> {
-        let Source { mut ends, mut inserted, commands } = source;
+        let Source { mut ends, mut inserted, commands, passing } = source;
         let Start { replid, offset, snapshot, mut log, .. } = start;
-        let mut scanner = Scanner::new(offset);
         let bytes = snapshot.as_ref().map_or(EMPTY_RDB.len() as u64, |(_, bytes)| *bytes);
         self.stream.write_all(format!("+FULLRESYNC {replid} {offset}\r\n${bytes}\r\n").as_bytes()).await?;
         match snapshot {
@@ -332,10 +356,20 @@ impl Replica {
                     let chunk = reader.read(end, CHUNK_BYTES)?;
                     Ok::<_, ReadError>((reader, chunk))
                 });
-                let (reader, chunk) = read.await.map_err(std::io::Error::other)??;
+                let (mut reader, chunk) = read.await.map_err(std::io::Error::other)??;
+                let epochs = reader.take_epoch_starts();
                 log = Some(reader);
-                scanner.scan(&chunk, |name| commands.find(name))?;
-                to_engine.write_all(&chunk).await?;
+                let pieces = {
+                    let mut passing = locked(&passing);
+                    passing.add_epochs(epochs);
+                    passing.pass(&chunk, |name| commands.find(name))?
+                };
+                for piece in pieces {
+                    match piece {
+                        Piece::Of(part) => to_engine.write_all(&chunk[part]).await?,
+                        Piece::Instead(bytes) => to_engine.write_all(&bytes).await?,
+                    }
+                }
                 sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }
             // The engine keeps its data only as long as its primary is connected.
@@ -366,7 +400,15 @@ mod tests {
 
     #[test]
     fn strangers_that_say_nothing_do_not_keep_the_engine_waiting() {
-        let start = Start { replid: REPLID.into(), offset: 7, snapshot: None, log: None, end: 7, engine: None };
+        let start = Start {
+            replid: REPLID.into(),
+            offset: 7,
+            snapshot: None,
+            log: None,
+            end: 7,
+            engine: None,
+            epochs: Vec::new(),
+        };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
         let feed = Feed::open(start, Commands::default(), listener, Priority::Normal).expect("opened");
         let mut strangers: Vec<_> = (0..MAX_LOGINS + 2).map(|_| connect(&feed)).collect();

@@ -5,7 +5,8 @@
 //! (`confine.rs`), few commands (`names.rs`), and little time (`bounds.rs`).
 //!
 //! Read `launch.rs` first: how an engine is started, by the settings of `configuration.rs`. `running_engine.rs` watches and ends it.
-//! `feed.rs` is its primary, which judges each command of the log by `commands.rs`. `client.rs` asks it questions, `contents.rs` counts what
+//! `feed.rs` is its primary, which judges each command of the log by `commands.rs`, replaces those of slots that come (`slot_stream.rs`), and
+//! knows which imports of slots are open (`imports.rs`). `client.rs` asks it questions, `contents.rs` counts what
 //! it holds, `reading.rs` reads its keys at an offset for an audit, and `output.rs` and `rdb.rs` say what became of its work.
 
 mod bounds;
@@ -16,20 +17,24 @@ mod confine;
 mod contents;
 mod feed;
 mod flags;
+mod imports;
 mod launch;
 mod names;
 mod output;
 mod rdb;
 mod reading;
 mod running_engine;
+mod slot_stream;
 
 pub use bounds::Bounds;
 pub use feed::{Feed, FeedError, Start};
 pub use flags::{EngineFlags, Isolation};
+pub use imports::OpenImport;
 pub use launch::{check_version, program_version, EngineOptions};
 pub use rdb::{inspect_rdb, RdbFacts};
 pub use reading::{KeyReader, Name};
 pub use running_engine::Engine;
+pub use slot_stream::SlotStream;
 
 use std::path::PathBuf;
 

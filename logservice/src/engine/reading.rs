@@ -13,7 +13,7 @@ use redis_protocol::resp2::decode::decode_bytes;
 use redis_protocol::resp2::types::BytesFrame;
 
 use super::client::encode;
-use super::{Engine, EngineError, Feed};
+use super::{Engine, EngineError, Feed, OpenImport};
 
 /// How long a script may take.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -101,6 +101,11 @@ impl<'a> KeyReader<'a> {
     pub async fn go_to(&mut self, offset: u64) -> Result<u64, EngineError> {
         self.feed.extend(offset);
         self.engine.catch_up(self.feed).await
+    }
+
+    /// The imports of slots that are open at `offset`, up to which the log is applied.
+    pub fn open_imports(&self, offset: u64) -> Vec<OpenImport> {
+        self.feed.open_imports(offset)
     }
 
     /// The number of keys of each database that has any.

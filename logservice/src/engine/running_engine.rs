@@ -105,7 +105,12 @@ impl Engine {
             };
             self.fed_bytes = progress.sent;
             let is_same = last == Some(progress);
-            if progress.is_linked && progress.received == end && (is_same || progress.applied == end) {
+            // Of a command of slots that come nothing is sent before its end.
+            let received = feed.sent_until().map(|sent| sent + feed.inserted_bytes());
+            if progress.is_linked
+                && Some(progress.received) == received
+                && (is_same || Some(progress.applied) == received)
+            {
                 // What is received is applied within the turn of the event loop that received it.
                 return Ok(progress.applied - feed.inserted_bytes());
             }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use durability_protocol::{EngineVersion, Refusal};
 
+use super::clear_end::ClearEnd;
 use super::SnapshotterOptions;
 use crate::base::background::{self, Priority};
-use crate::engine::{inspect_rdb, Engine, EngineError, Feed, FeedError, RdbFacts, Start};
+use crate::engine::{inspect_rdb, Engine, EngineError, Feed, FeedError, OpenImport, RdbFacts, Start};
 use crate::shard::{CopyError, FullCopy, Origin, Shard, Unreadable};
 use crate::snapshots::{Draft, SnapshotError};
 use crate::store::{Contents, Manifest, ReadError, SnapshotRecord};
@@ -36,6 +37,17 @@ pub enum MakeError {
         offset: u64,
         /// The most a log may take, in MiB.
         most_mb: u64,
+    },
+    /// Since the last snapshot, imports of slots were open all the time, and a snapshot would hold a part of them.
+    #[error(
+        "nothing was written since offset {offset} before an import that is open: {import}. A snapshot stands where none is open; ask \
+         again when it has ended"
+    )]
+    Importing {
+        /// Offset of the last snapshot, or where the log begins.
+        offset: u64,
+        /// The first of them.
+        import: Box<OpenImport>,
     },
     /// The installed engine would write what the nodes cannot load.
     #[error("valkey-server here is of version {found}, and the log was written by {writer}: install {writer} here, or upgrade the nodes")]
@@ -138,7 +150,10 @@ impl fmt::Display for Times {
 impl MakeError {
     /// Whether it would be the same at any service that keeps the log.
     pub fn is_of_the_log(&self) -> bool {
-        matches!(self, MakeError::Empty | MakeError::NothingNew(_) | MakeError::TooLong { .. })
+        matches!(
+            self,
+            MakeError::Empty | MakeError::NothingNew(_) | MakeError::TooLong { .. } | MakeError::Importing { .. }
+        )
     }
 }
 
@@ -161,10 +176,15 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     let FullCopy { replid, offset, snapshot, stream, pin } = shard.full_copy().await?;
     // Opened again once the engine runs, so that a snapshot that is replaced until then can be removed.
     let snapshot = snapshot.map(|(record, _)| record);
-    let end = shard.notifier().progress().visible;
-    if end == offset {
+    let visible = shard.notifier().progress().visible;
+    if visible == offset {
         // Nothing was written since, so the last one is up to date.
         return snapshot.ok_or(MakeError::Empty);
+    }
+    let mut clear = ClearEnd::new(shard, &made_of, offset, options.engine.priority)?;
+    let end = clear.before(visible).await?;
+    if let Some(import) = clear.first_open().filter(|_| end == offset) {
+        return Err(MakeError::Importing { offset, import: Box::new(import) });
     }
     let writer = made_of.engine();
     let directory = shard.snapshots().directory_of_engine(&made_of)?;
@@ -180,11 +200,12 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
         None => None,
     };
     let log = Some(shard.store().reader(offset)?);
-    let start = Start { replid: replid.clone(), offset, snapshot: source, log, end, engine: writer };
+    let epochs = made_of.epoch_starts();
+    let start = Start { replid: replid.clone(), offset, snapshot: source, log, end, engine: writer, epochs };
     let mut feed = engine.open_feed(start)?;
     let applied =
         engine.apply(&mut feed).await.inspect_err(|error| note_unreadable(shard, snapshot.as_ref(), error))?;
-    let applied = catch_up(shard, stream, &mut engine, &mut feed).await?.unwrap_or(applied);
+    let applied = catch_up(shard, stream, &mut clear, &mut engine, &mut feed).await?.unwrap_or(applied);
     if applied <= offset {
         return Err(nothing_new(shard, offset));
     }
@@ -217,8 +238,10 @@ async fn make_of_newest(shard: &Shard, options: &SnapshotterOptions) -> Result<S
     };
     times.end("storing");
     warn_if_longer_than_kept(shard, began.elapsed());
+    let imports = clear.first_open().filter(|import| import.since == applied);
+    let imports = imports.map(|import| format!(", before an import that is open: {import}")).unwrap_or_default();
     tracing::info!(
-        "shard {}: snapshot at offset {applied}, {bytes} bytes, made and rehearsed in {times}",
+        "shard {}: snapshot at offset {applied}, {bytes} bytes, made and rehearsed in {times}{imports}",
         shard.name()
     );
     Ok(record)
@@ -259,9 +282,10 @@ fn note_unreadable(shard: &Shard, record: Option<&SnapshotRecord>, error: &Engin
 async fn catch_up(
     shard: &Shard,
     stream: u64,
+    clear: &mut ClearEnd,
     engine: &mut Engine,
     feed: &mut Feed,
-) -> Result<Option<u64>, EngineError> {
+) -> Result<Option<u64>, MakeError> {
     let (mut applied, mut behind_before) = (None, u64::MAX);
     loop {
         let progress = shard.notifier().progress();
@@ -270,7 +294,11 @@ async fn catch_up(
         if progress.stream != stream || behind < CATCH_UP_BYTES || behind > behind_before / 2 {
             return Ok(applied);
         }
-        feed.extend(progress.visible);
+        let end = clear.before(progress.visible).await?;
+        if end <= feed.end() {
+            return Ok(applied);
+        }
+        feed.extend(end);
         behind_before = behind;
         applied = Some(engine.catch_up(feed).await?);
     }
@@ -311,7 +339,15 @@ async fn rehearse(
     let mut engine = Engine::start(&options.engine, &directory.path().join("dump.rdb"), made_of.databases()).await?;
     let source = Some((draft.reader()?, draft.bytes()));
     let end = draft.offset();
-    let start = Start { replid: replid.to_owned(), offset: end, snapshot: source, log: None, end, engine: None };
+    let start = Start {
+        replid: replid.to_owned(),
+        offset: end,
+        snapshot: source,
+        log: None,
+        end,
+        engine: None,
+        epochs: Vec::new(),
+    };
     let mut feed = engine.open_feed(start)?;
     engine.apply(&mut feed).await?;
     let found = engine.contents().await?;

@@ -3,9 +3,10 @@
 //! one that decides over the log makes one only if none of them can.
 //!
 //! This file decides when a snapshot is due. Read `turns.rs` first: which shard is next. `attempts.rs` is one attempt, `make.rs` makes one
-//! snapshot, and has the order of its steps, and `elsewhere.rs` has another service make one.
+//! snapshot, and has the order of its steps, `clear_end.rs` says up to where it may go, and `elsewhere.rs` has another service make one.
 
 mod attempts;
+mod clear_end;
 mod elsewhere;
 mod make;
 mod turns;

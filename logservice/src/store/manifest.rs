@@ -237,6 +237,11 @@ impl Manifest {
         self.epochs.iter().filter(|entry| entry.replid.is_some()).filter_map(|entry| entry.databases).max()
     }
 
+    /// Where the leaders of the epochs begin to write.
+    pub fn epoch_starts(&self) -> Vec<u64> {
+        self.epochs.iter().filter_map(|entry| entry.first_offset).collect()
+    }
+
     /// The next revision of this manifest, for its caller to change.
     pub fn next(&self) -> Self {
         let mut next = self.clone();

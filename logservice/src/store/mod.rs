@@ -212,6 +212,11 @@ pub trait LogReader: Send {
 
     /// Position of the next byte.
     fn offset(&self) -> u64;
+
+    /// Where leaders begin to write in what was read since this was last asked, if the medium tells that and nothing else does.
+    fn take_epoch_starts(&mut self) -> Vec<u64> {
+        Vec::new()
+    }
 }
 
 /// A place in the log that moves forward by records. It stays usable when its store is closed.

@@ -170,7 +170,15 @@ impl Found {
         let log = (self.end > offset).then(|| PieceReader::new(archive.clone(), self.pieces.clone(), offset));
         let log = log.map(|log| Box::new(log) as Box<dyn crate::store::LogReader>);
         let id = archive.place().rsplit_once('-').map_or("", |(_, id)| id);
-        Start { replid: replid(id), offset, snapshot: None, log, end: self.end, engine: self.base.engine }
+        Start {
+            replid: replid(id),
+            offset,
+            snapshot: None,
+            log,
+            end: self.end,
+            engine: self.base.engine,
+            epochs: Vec::new(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::archive_point::{archive_of, named};
-use super::restore::{make, of_archive, written_time, RestoreError};
+use super::restore::{make, of_archive, written_time, Made, RestoreError};
 use crate::archive::{covered_from, logs, Archive, NamedBackup, PieceName, SnapshotName};
 use crate::base::file_error::InFile;
 use crate::encryption::KeyRing;
@@ -196,7 +196,7 @@ async fn verify(
     let place = std::env::temp_dir();
     let directory = tempfile::Builder::new().prefix("backups-verify-").tempdir_in(&place);
     let directory = directory.in_file("cannot create a directory in", &place).map_err(RestoreError::from)?;
-    let (offset, contents) = make(source, engine, &directory.path().join("dump.rdb")).await?;
+    let Made { offset, contents, .. } = make(source, engine, &directory.path().join("dump.rdb")).await?;
     let keys_of = |keys: &[(u32, u64)]| keys.iter().map(|(_, keys)| keys).sum::<u64>();
     let held = |digest: &str, keys: &[(u32, u64)]| format!("{} keys of digest {digest}", keys_of(keys));
     let found = held(&contents.digest, &contents.keys);

@@ -16,7 +16,7 @@ use crate::archive::Archive;
 use crate::base::background::Priority;
 use crate::base::file_error::{sync_directory, InFile};
 use crate::encryption::KeyRing;
-use crate::engine::{inspect_rdb, Engine, EngineFlags, Start};
+use crate::engine::{inspect_rdb, Engine, EngineFlags, OpenImport, Start};
 use crate::snapshots::SnapshotStore;
 use crate::store::{Contents, Manifest, SnapshotRecord};
 
@@ -94,17 +94,25 @@ pub struct Restored {
     /// When the last of it was written; `None` if that is before the log that is kept.
     time_ms: Option<u64>,
     keys: u64,
+    /// The imports of slots that are open there.
+    imports: Vec<OpenImport>,
     out: PathBuf,
 }
 
 impl fmt::Display for Restored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Restored { shard, asked, offset, time_ms, keys, out } = self;
+        let Restored { shard, asked, offset, time_ms, keys, imports, out } = self;
         write!(f, "shard {shard} as it was at {asked}: {keys} keys, everything up to offset {offset}")?;
         if let Some(time_ms) = time_ms {
             write!(f, ", written until {}", written_time(*time_ms))?;
         }
-        write!(f, ", in {}", out.display())
+        write!(f, ", in {}", out.display())?;
+        let Some(first) = imports.iter().map(|import| import.since).min() else { return Ok(()) };
+        write!(f, "\nIt holds a part of keys that were being imported from another shard, whose they still are:")?;
+        for import in imports {
+            write!(f, "\n- {import}")?;
+        }
+        write!(f, "\nA node of a cluster that leads with other slots deletes them. --to {first} leaves them out, with all that was written since")
     }
 }
 
@@ -134,25 +142,36 @@ pub async fn restore(flags: &RestoreFlags) -> Result<Restored, RestoreError> {
     let directory = tempfile::Builder::new().prefix("restore-").suffix(".partial").tempdir_in(parent);
     let directory = directory.in_file("cannot create a directory in", parent)?;
     let partial = directory.path().join("dump.rdb");
-    let (offset, contents) = make(source, &flags.engine, &partial).await?;
+    let Made { offset, contents, imports } = make(source, &flags.engine, &partial).await?;
     std::fs::rename(&partial, out).in_file("cannot rename the RDB to", out)?;
     sync_directory(parent)?;
     let keys = contents.keys.iter().map(|(_, keys)| keys).sum();
-    Ok(Restored { shard: flags.shard.clone(), asked, offset, time_ms, keys, out: out.clone() })
+    Ok(Restored { shard: flags.shard.clone(), asked, offset, time_ms, keys, imports, out: out.clone() })
 }
 
-/// Has an engine load and apply what is restored, save it to `partial`, and verify that. Answers the end of what was applied, and what it holds.
-pub(super) async fn make(source: Source, flags: &EngineFlags, partial: &Path) -> Result<(u64, Contents), RestoreError> {
+/// What an engine has saved.
+pub(super) struct Made {
+    /// The end of what was applied.
+    pub offset: u64,
+    /// What it holds.
+    pub contents: Contents,
+    /// The imports of slots that are open there.
+    pub imports: Vec<OpenImport>,
+}
+
+/// Has an engine load and apply what is restored, save it to `partial`, and verify that.
+pub(super) async fn make(source: Source, flags: &EngineFlags, partial: &Path) -> Result<Made, RestoreError> {
     let engine_options = flags.options(Priority::Normal);
     let absolute = std::path::absolute(partial).in_file("cannot use", partial)?;
     let mut engine = Engine::start(&engine_options, &absolute, source.databases).await?;
     let mut feed = engine.open_feed(source.start)?;
-    let applied = engine.apply(&mut feed).await?;
+    let offset = engine.apply(&mut feed).await?;
+    let imports = feed.open_imports(offset);
     engine.save().await?;
     let contents = engine.contents().await?;
     engine.stop().await;
     inspect_rdb(&engine_options, partial).await?;
-    Ok((applied, contents))
+    Ok(Made { offset, contents, imports })
 }
 
 /// What is restored, and what was asked for: from the directory if that goes back far enough, otherwise from what was kept beside it.
@@ -219,7 +238,7 @@ async fn of_directory(
     };
     let log = if end > offset { Some(look.reader(offset)?) } else { None };
     let (replid, engine) = (archive_point::replid(&manifest.id), manifest.engine());
-    let start = Start { replid, offset, snapshot, log, end, engine };
+    let start = Start { replid, offset, snapshot, log, end, engine, epochs: manifest.epoch_starts() };
     Ok(Source { start, databases: manifest.databases(), time_ms })
 }
 
