@@ -11,6 +11,7 @@ use serde::Serialize;
 use self::Shown::Http;
 use self::Value::{Number, Signed};
 use crate::shard::Status;
+use crate::store::SlotMove;
 
 /// A field of [`FIELDS`].
 pub struct Field {
@@ -69,9 +70,15 @@ fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
+/// Slots on their way, with the other shard.
+fn moves(moves: &[SlotMove], way: &str) -> Value {
+    let each = moves.iter().map(|SlotMove { job, slots, shard }| format!("{slots} {way} {shard}, job {job}"));
+    Value::Text(each.collect::<Vec<_>>().join("; "))
+}
+
 /// All fields, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FIELDS: [Field; 63] = [
+pub const FIELDS: [Field; 66] = [
     field(Http, "shard", |s| text(&s.shard), "name of the shard"),
     field(Http, "state", |s| text(s.state.word()), "whether it can be written: ok, nospace, failed, damaged or locked"),
     field(Http, "error", |s| text(&s.error), "why it cannot be written; empty if it can"),
@@ -107,6 +114,9 @@ pub const FIELDS: [Field; 63] = [
     field(Http, "config_epoch", |s| Number(s.config_epoch), "config epoch of the shard's primary in a Valkey cluster, as its leader has stored it; 0 if none has"),
     field(Http, "slots", |s| text(&s.slots), "slots that the shard serves in a Valkey cluster, as its leader has stored them; empty if none has, or it serves none"),
     field(Shown::Status, "cluster_node_id", |s| text(&s.cluster_node_id), "id of that primary in the cluster; empty if it was not told"),
+    field(Http, "slots_granted", |s| moves(&s.migrations.grant.iter().map(|grant| grant.moving.clone()).collect::<Vec<_>>(), "to"), "slots that another shard may claim of this one, with that shard and the migration's name; empty if none may"),
+    field(Http, "slots_importing", |s| moves(&s.migrations.imports, "from"), "slots that this shard is about to claim of others, or has claimed and not yet added to its own; empty if there are none"),
+    field(Http, "slots_claimed", |s| moves(&s.migrations.moved, "by"), "slots that others have claimed of this shard, and have not yet said that they have stored; empty if there are none"),
     field(Http, "snapshots", |s| Number(s.snapshots), "snapshots that are kept"),
     field(Http, "snapshot_offset", |s| Signed(s.snapshot_offset), "offset of the newest snapshot; -1 there is none"),
     field(Http, "snapshot_bytes", |s| Number(s.snapshot_bytes), "length of the newest snapshot"),

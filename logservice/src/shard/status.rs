@@ -9,7 +9,7 @@ use durability_protocol::NodeFigures;
 use super::lease::whole_ms;
 use super::{differences, AckMode, AuditStatus, LeaseLeft, NodeStatus, Shard};
 use crate::archive::ArchiveStatus;
-use crate::store::Standing;
+use crate::store::{Migrations, Standing};
 
 /// What is told of a copy that takes nothing for want of space.
 const AWAITS_ROOM: &str =
@@ -122,6 +122,8 @@ pub struct Status {
     pub slots: String,
     /// The id of that primary in the cluster; empty if it was not told.
     pub cluster_node_id: String,
+    /// Slots that move between it and other shards. Without a grant of an epoch that is over.
+    pub migrations: Migrations,
     /// Snapshots that are kept.
     pub snapshots: u64,
     /// Where the newest snapshot stands; -1 there is none.
@@ -209,6 +211,8 @@ impl Shard {
             (None, false) => (LogState::Ok, String::new()),
         };
         let leader = accepting.epochs.leader().cloned();
+        let mut migrations = manifest.cluster.as_ref().map(|cluster| cluster.migrations.clone()).unwrap_or_default();
+        migrations.grant.take_if(|grant| accepting.epochs.check_leading(grant.epoch).is_err());
         let lease_remaining_ms = match accepting.epochs.lease_left(now) {
             LeaseLeft::Nobody => -1,
             LeaseLeft::Forever => -2,
@@ -253,6 +257,7 @@ impl Shard {
                 .cluster
                 .as_ref()
                 .map_or_else(String::new, |cluster| cluster.cluster_node_id.clone()),
+            migrations,
             snapshots: manifest.snapshots.len() as u64,
             snapshot_offset: newest.map_or(-1, |snapshot| snapshot.offset as i64),
             snapshot_bytes: newest.map_or(0, |snapshot| snapshot.bytes),

@@ -170,7 +170,9 @@ fn slots_move_from_one_shard_to_the_other_step_by_step_through_restarts() {
     let ok = |reply: Reply| assert_eq!(reply, Reply::Text("OK".to_owned()));
     let mut client = twice(&["LOG.SLOTS", "s1", "GRANT", "1", JOB, "3-4", "s2"], &ok);
     assert_eq!(moving(&mut client, "s1", "1"), (String::new(), words(&[JOB, "3-4", "s2", "1"]), vec![]));
+    assert_eq!(client.status("s1", "slots_granted"), format!("3-4 to s2, job {JOB}"));
     let mut client = twice(&["LOG.SLOTS", "s2", "IMPORT", "1", JOB, "3-4", "s1"], &ok);
+    assert_eq!(client.status("s2", "slots_importing"), format!("3-4 from s1, job {JOB}"));
     assert_eq!(moving(&mut client, "s2", "1"), (String::new(), vec![], vec![words(&[JOB, "3-4", "s1"])]));
     let claimed = |reply: Reply| {
         let Reply::Array(items) = reply else { panic!("{reply:?}") };
@@ -179,6 +181,10 @@ fn slots_move_from_one_shard_to_the_other_step_by_step_through_restarts() {
     let mut client = twice(&["LOG.SLOTS", "s2", "CLAIM", "s1", JOB], &claimed);
     assert_eq!(moving(&mut client, "s1", "1"), ("3-4".to_owned(), vec![], vec![]));
     assert_eq!((slots_of(&mut client, "s1"), slots_of(&mut client, "s2")), ("0-2,5-9".to_owned(), "20".to_owned()));
+    assert_eq!(
+        [client.status("s1", "slots_granted"), client.status("s1", "slots_claimed")],
+        [String::new(), format!("3-4 by s2, job {JOB}")]
+    );
     let told = |reply: Reply| assert_eq!(reply, Reply::Text("claimed".to_owned()));
     twice(&["LOG.SLOTS", "s1", "ABORT", "1", JOB, "3-4"], &told);
     let mut client = twice(&["LOG.SLOTS", "s2", "SETTLE", "1", "24", JOB, "taken"], &ok);
@@ -196,7 +202,7 @@ fn slots_move_from_one_shard_to_the_other_step_by_step_through_restarts() {
     client.refused(&["LOG.SLOTS", "s2", "SET", "1", "8", "20", ID, "1"], "ERR these slots come late");
     let stored = manifest(directory.path());
     assert!(stored.contains("\"format\": 4") && stored.contains("\"given\": \"3-4\""), "{stored}");
-    service.stop();
+    running.take().expect("runs").stop();
 }
 
 #[test]

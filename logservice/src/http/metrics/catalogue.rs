@@ -54,6 +54,7 @@ pub const METRICS: &[Metric] = &[
     counter("logservice_shard_appends_total", Of::Shard(|it| Some(it.appends as f64)), "Appends that became durable here"),
     counter("logservice_shard_syncs_total", Of::Shard(|it| Some(it.fsyncs as f64)), "Times that appends were made durable here: fewer than appends when several share a sync"),
     histogram("logservice_append_duration_seconds", Of::ShardTimes(|it| it.appends.clone()), "Time from the arrival of an append to its acknowledgement. Only at the service that decides"),
+    gauge("logservice_shard_slot_migrations", Of::Labelled(&["shard", "step"], migrations), "Migrations of slots that wait for a leader at that step: granted (another shard may claim them), importing (this one is to claim them or has), claimed (another one has). Absent outside of cluster mode"),
     gauge("logservice_shard_replicas", Of::Shard(|it| Some(it.replicas as f64)), "Servers that follow the stream of the log from here"),
     gauge("logservice_shard_acks_held", Of::Shard(|it| Some(flag(!matches!(it.acks, "" | "running")))), "1 while LOG.DEBUG holds acknowledgements back"),
     gauge("logservice_shard_slots", Of::Shard(|it| is_of_cluster(it).then(|| f64::from(slot_count(it)))), "Slots that the shard serves in a Valkey cluster, as its leader has stored them. Absent outside of cluster mode"),
@@ -172,6 +173,15 @@ fn build_info(_: &Overview, sink: &mut Sink<'_>) {
 fn states(overview: &Overview, sink: &mut Sink<'_>) {
     for Status { shard, state, .. } in overview.shards.iter().map(|shard| &shard.status) {
         LogState::ALL.into_iter().for_each(|each| sink(&[shard, each.word()], flag(each == *state)));
+    }
+}
+
+fn migrations(overview: &Overview, sink: &mut Sink<'_>) {
+    let of_cluster = overview.shards.iter().map(|shard| &shard.status).filter(|status| status.config_epoch > 0);
+    for Status { shard, migrations, .. } in of_cluster {
+        sink(&[shard, "granted"], flag(migrations.grant.is_some()));
+        sink(&[shard, "importing"], migrations.imports.len() as f64);
+        sink(&[shard, "claimed"], migrations.moved.len() as f64);
     }
 }
 

@@ -41,7 +41,7 @@ impl Collector for AllMetrics {
 
 #[cfg(test)]
 mod tests {
-    use durability_protocol::NodeFigures;
+    use durability_protocol::{NodeFigures, SlotRanges};
 
     use super::*;
     use crate::base::latency::Latency;
@@ -49,6 +49,7 @@ mod tests {
     use crate::service::overview::ShardOverview;
     use crate::service::replication::CopyStatus;
     use crate::shard::{LogState, NodeStatus, Role, Status};
+    use crate::store::{Migrations, SlotMove};
 
     fn node(id: &str, role: Role, figures: Option<NodeFigures>) -> NodeStatus {
         NodeStatus {
@@ -70,6 +71,7 @@ mod tests {
     fn overview() -> Overview {
         let figures =
             NodeFigures::parse("mode=sync,lag_ms=250,refusals=3,majority=2,acks=2,ack_p50_us=600").expect("figures");
+        let import = SlotMove { job: "1".repeat(40), slots: SlotRanges::of(0..5), shard: "s2".to_owned() };
         let status = Status {
             shard: "s1".to_owned(),
             state: LogState::NoSpace,
@@ -77,6 +79,7 @@ mod tests {
             leader: "n1".to_owned(),
             epoch: 7,
             lease_remaining_ms: -2,
+            migrations: Migrations { imports: vec![import.clone(), import], ..Migrations::default() },
             acks: "running",
             config_epoch: 17,
             slots: "0-5460,7000".to_owned(),
@@ -104,6 +107,8 @@ mod tests {
             r#"logservice_shard_slots{shard="s1"} 5462.0"#,
             r#"logservice_shard_config_epoch{shard="s1"} 17.0"#,
             r#"logservice_shard_lag_seconds{shard="s1"} 0.25"#,
+            r#"logservice_shard_slot_migrations{shard="s1",step="granted"} 0.0"#,
+            r#"logservice_shard_slot_migrations{shard="s1",step="importing"} 2.0"#,
             r#"logservice_append_duration_seconds_bucket{le="0.0005",shard="s1"} 0"#,
             r#"logservice_append_duration_seconds_bucket{le="0.001",shard="s1"} 1"#,
             r#"logservice_append_duration_seconds_bucket{le="+Inf",shard="s1"} 1"#,
