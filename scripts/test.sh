@@ -104,7 +104,6 @@ first_row() {
     step "slots that came, in snapshots" tests/imports/run.sh
     step "cluster mode" tests/cluster/run.sh
     step "cluster mode, three services" tests/cluster/run.sh --services 3
-    step "cluster mode, TLS" tests/cluster/run.sh --tls yes
     step crash tests/crash/run.sh --rounds "$rounds"
     step "crash self-check" tests/crash/run.sh --self-check
     step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10
@@ -124,6 +123,7 @@ second_row() {
         unit/functions unit/expire unit/wait unit/pause
     step "object store" tests/s3/run.sh
     step failover tests/failover/run.sh --rounds 3 --seconds 12
+    step "cluster mode, TLS" tests/cluster/run.sh --tls yes
     step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
     step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
     step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12

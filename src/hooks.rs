@@ -10,7 +10,8 @@ use crate::decide::gate::ClientId;
 use crate::exchange::mailbox::Task;
 use crate::exchange::waker::Waker;
 use crate::node::{
-    self, command_filter, event_loop, hand_over, login_check, ran_commands, role_changes, stream_errors, tasks, Module,
+    self, command_filter, event_loop, hand_over, login_check, ran_commands, role_changes, slot_moves, stream_errors,
+    tasks, Module,
 };
 use crate::server::command_result::CommandResult;
 use crate::server::command_table::CommandTable;
@@ -99,6 +100,7 @@ impl Hooks for ModuleHooks {
     fn client_disconnected(client: ClientId) {
         command_filter::disconnected(client);
         node::must(|module| {
+            module.slot_moves.disconnected(client);
             module.dependencies.disconnected(client);
             if let Some(gate) = &mut module.gate {
                 gate.disconnected(client);
@@ -146,6 +148,10 @@ impl Hooks for ModuleHooks {
 
     fn asked_to_hand_over(name: &str) {
         node::with(|module| hand_over::asked_by_node(module, name));
+    }
+
+    fn heard_shard(node: &str, shard: &str, asks: bool) {
+        node::with(|module| slot_moves::heard_shard(module, node, shard, asks));
     }
 
     fn agent_rang() {

@@ -110,8 +110,8 @@ pub const NO_LOG_ID: &str = "-";
 /// answered again. Refused with [`Code::Fenced`] or [`Code::Gap`].
 pub const BEGIN: &str = "LOG.BEGIN";
 /// `LOG.SLOTS shard GET epoch` → a flat array of names and values: `config_epoch`, `slots` and `cluster_node_id`, as they were stored last; 0
-/// and two empty texts before. Then what [moves](SLOTS#slots-that-move): `given` (slots as text), `grant` (`[job, slots, target, epoch]`, empty if
-/// there is none) and `imports` (an array of `[job, slots, source]`, oldest first). `LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id [sent]]` → `+OK`: stores what the shard is in a Valkey
+/// and two empty texts before. Then what [moves](SLOTS#slots-that-move): `given` (slots as text), `grant` (`job slots target epoch`, empty if
+/// there is none) and `imports` (`job slots source` of each, oldest first, with `;` between them). `LOG.SLOTS shard SET epoch config-epoch slots [cluster-node-id [sent]]` → `+OK`: stores what the shard is in a Valkey
 /// cluster. The leader of `epoch` sends both, from when [`ACQUIRE`] was answered on: before or after [`BEGIN`], on any connection.
 ///
 /// - `config-epoch` is the config epoch of the shard's primary. It never gets lower.

@@ -27,11 +27,12 @@ pub fn is_logged(name: &str, is_container: bool, has: impl Fn(&str) -> bool) -> 
     match name {
         // The server replicates these two messages, which no flag shows.
         "ping" | "select" | "multi" | "exec" | "publish" | "spublish" => return Logged::Yes,
+        // Slots come to a shard. Whoever applies the log ignores it.
+        "cluster|syncslots" => return Logged::Yes,
         "replconf" => return Logged::Getack,
         "migrate" => return Logged::Never,
         _ if is_container => return Logged::BySubcommand,
-        // The durability module's own commands are never there, and nothing of slots that come or go (`CLUSTER SYNCSLOTS`): whoever applies
-        // the log could not follow them.
+        // The durability module's own commands are never there, and no other command of a cluster.
         _ if name.starts_with("durability.") || name.starts_with("cluster|") => return Logged::Never,
         _ if has("write") => return Logged::Yes,
         _ => {}
@@ -103,6 +104,7 @@ mod tests {
             ("exec", &["noscript", "loading"]),
             ("ping", &["fast"]),
             ("select", &["loading"]),
+            ("cluster|syncslots", &["write", "admin", "stale"]),
             ("x.set", &["write", "module"]),
             ("x.replicates", &["module"]),
             ("x.not-in-scripts", &["module", "noscript"]),
@@ -131,7 +133,6 @@ mod tests {
             ("discard", &["noscript", "fast"]),
             ("cluster|setslot", &["admin"]),
             ("cluster|flushslot", &["write", "admin"]),
-            ("cluster|syncslots", &["write", "admin", "stale"]),
             ("x.admin", &["module", "admin"]),
             ("x.admin-not-in-scripts", &["module", "admin", "noscript"]),
             ("durability.failover", &["module", "write"]),

@@ -9,6 +9,7 @@ use valkey_module::logging::{log_notice, log_warning};
 
 use crate::agent::grant::Grant;
 use crate::agent::interrupt::Interrupt;
+use crate::agent::slot_intentions;
 use crate::agent::state::Agent;
 use crate::agent::tap::{self, Start, Tap};
 use crate::base::process_identity;
@@ -193,7 +194,11 @@ impl Candidate {
         if !agent.control.support.is_cluster {
             return Ok(None);
         }
-        let stored = self.log.claim(epoch)?;
+        let mut stored = self.log.claim(epoch)?;
+        if !stored.intentions.is_empty() {
+            slot_intentions::settle(&agent.shared, epoch, &stored)?;
+            stored = self.log.claim(epoch)?;
+        }
         let claim = agent.control.ask(|reply| Task::PlanClaim(stored, reply))?.map_err(Interrupt::Failed)?;
         if claim.config_epoch > 0 {
             self.log.store_claim(epoch, &claim, lease_clock::now())?;

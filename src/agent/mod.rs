@@ -23,6 +23,7 @@ pub mod retry;
 pub mod right_log;
 pub mod self_test;
 pub mod server_acks;
+mod slot_intentions;
 pub mod state;
 pub mod stream_check;
 pub mod tap;

@@ -9,6 +9,19 @@ pub struct Stored {
     pub config_epoch: u64,
     /// The slots that it serves.
     pub slots: SlotRanges,
+    /// Slots that an earlier leader was about to claim from other shards. Its log holds their keys.
+    pub intentions: Vec<Intention>,
+}
+
+/// Slots that a leader is about to claim from another shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intention {
+    /// The migration: 40 hexadecimal digits.
+    pub job: String,
+    /// What moves.
+    pub slots: SlotRanges,
+    /// The shard that has them.
+    pub source: String,
 }
 
 /// What its leader makes the cluster believe, once the log has stored it.

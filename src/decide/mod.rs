@@ -13,6 +13,8 @@
 //!   down before that: `throttle.rs`, `gate_throttle.rs`. How long the log takes to acknowledge: `ack_times.rs`.
 //! - What the log has, and is: `unacked.rs`, `known_log.rs`. Which service decides over it: `service_choice.rs`, and how long one may take to
 //!   answer: `answer_time.rs`. When a leader that its cluster does not see hands over: `minority.rs`. How the users of two nodes are compared: `user_rules.rs`.
+//! - Which slots of a cluster move: `slot_exports.rs`, `slot_imports.rs`, `slot_steps.rs`. Commands of a cluster: `cluster_commands.rs`,
+//!   `cluster_claim.rs`.
 
 pub mod ack_times;
 pub mod answer_time;
@@ -35,6 +37,9 @@ pub mod queued_writes;
 pub mod reply_timeouts;
 pub mod service_choice;
 pub mod silent_writes;
+pub mod slot_exports;
+pub mod slot_imports;
+pub mod slot_steps;
 pub mod taken_replies;
 pub mod throttle;
 pub mod unacked;

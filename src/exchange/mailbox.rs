@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 
 use crate::decide::cluster_claim::{Claim, Stored};
 use crate::decide::known_log::Contradiction;
+use crate::decide::slot_steps::{NotDone, SlotAnswer, SlotStep};
 use crate::exchange::audit_step::AuditStep;
 use crate::exchange::own_logins::Origin;
 use crate::exchange::passed_over::PassedOver;
@@ -50,6 +51,14 @@ pub enum Task {
     TakeClaim(Claim, Sender<Result<(), String>>),
     /// The log has stored what this leader is in its cluster, or has not, for that reason.
     ClaimStored(Claim, Result<(), String>),
+    /// The log has answered what was asked of it while slots move.
+    SlotStepAnswered(SlotStep, Result<SlotAnswer, NotDone>),
+    /// A user has the server move slots: ask the nodes that get them which shards they belong to.
+    AskForTargets,
+    /// Something of slots that move is due.
+    MoveSlots,
+    /// This node leads no more: the server ends what moves slots.
+    EndSlotMoves,
     /// Become a replica of that node in the cluster, which leads. Answers whether this node is one.
     BelongTo(String, Sender<bool>),
     /// Keep the replication stream from here on. Answers the position, or `None` unless the server is a primary without replicas that

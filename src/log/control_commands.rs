@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use durability_leadership::Moment;
 use durability_protocol::{
-    NodeFigures, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, FIGURES, RENEW, RESIGN, SETTINGS, SLOTS, STATUS, ZONE,
+    NodeFigures, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, FIGURES, RENEW, RESIGN, SETTINGS, STATUS, ZONE,
 };
 use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::base::process_identity;
 use crate::base::time_limit::{AtEnd, TimeLimit};
-use crate::decide::cluster_claim::{Claim, Stored};
 use crate::log::control::LogConnection;
 use crate::log::error::LogError;
 use crate::log::local_node::Node;
-use crate::log::reply::{fields, LogStatus};
+use crate::log::reply::LogStatus;
 use crate::log::request::{encode, encode_bytes};
 use crate::log::shard_view::ShardView;
 use crate::settings;
@@ -141,36 +140,6 @@ impl LogConnection {
     /// [`Code::Fenced`](durability_protocol::Code::Fenced) or [`Code::Gap`](durability_protocol::Code::Gap).
     pub fn begin(&mut self, epoch: u64, replid: &str, offset: u64) -> Result<(), LogError> {
         self.ask(&[BEGIN, &settings::SHARD.value(), &epoch.to_string(), replid, &offset.to_string()]).map(drop)
-    }
-
-    /// What the shard is in its cluster, as the leader of an epoch stored it last. `epoch` is this node's.
-    ///
-    /// # Errors
-    /// [`Code::Fenced`](durability_protocol::Code::Fenced) if `epoch` is over.
-    pub fn claim(&mut self, epoch: u64) -> Result<Stored, LogError> {
-        let reply = self.ask(&[SLOTS, &settings::SHARD.value(), "GET", &epoch.to_string()])?;
-        let mut stored = Stored::default();
-        let wrong = |name: &str, value: &str| format!("LOG.SLOTS says that the shard's {name} is '{value}'");
-        for (name, value) in fields("LOG.SLOTS", &reply).map_err(|detail| self.protocol(detail))? {
-            match name.as_str() {
-                "config_epoch" => {
-                    stored.config_epoch = value.parse().map_err(|_| self.protocol(wrong(&name, &value)))?;
-                }
-                "slots" => stored.slots = value.parse().map_err(|_| self.protocol(wrong(&name, &value)))?,
-                _ => {}
-            }
-        }
-        Ok(stored)
-    }
-
-    /// Stores what the shard is in its cluster. When this returns, the next leader learns it. `sent` is now.
-    ///
-    /// # Errors
-    /// As [`LogConnection::claim`]. It may be stored all the same.
-    pub fn store_claim(&mut self, epoch: u64, claim: &Claim, sent: Moment) -> Result<(), LogError> {
-        let [epoch, config_epoch, sent] = [epoch, claim.config_epoch, sent.0].map(|number| number.to_string());
-        let (shard, slots) = (settings::SHARD.value(), claim.slots.to_string());
-        self.ask(&[SLOTS, &shard, "SET", &epoch, &config_epoch, &slots, &claim.node_id, &sent]).map(drop)
     }
 
     /// Renews the lease of `epoch` for `lease` from when the service receives this; zero: it does not expire. `sent` is now.

@@ -2,7 +2,7 @@
 //! longer than a limit that its caller gives.
 //!
 //! - `append_link`: the shipper's connection, on which appends and acknowledgements never wait
-//! - `control`, `control_commands`: a connection for single questions, and the questions
+//! - `control`, `control_commands`, `slot_commands`: a connection for single questions, and the questions
 //! - `services`: which of several log services is in use
 //! - `connect`, `address`, `socket`: how both reach the service: its addresses, and TLS
 //! - `request`, `reply`, `shard_view`, `error`: what is sent, and what is answered
@@ -19,6 +19,7 @@ pub mod reply;
 pub mod request;
 pub mod services;
 pub mod shard_view;
+pub mod slot_commands;
 pub mod socket;
 #[cfg(test)]
 pub mod socket_tests;

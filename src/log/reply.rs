@@ -7,8 +7,8 @@ use redis_protocol::resp2::types::OwnedFrame;
 
 use crate::log::shard_view::LeaseState;
 
-/// Longest reply in bytes.
-const MAX_REPLY_BYTES: usize = 64 << 10;
+/// Longest reply in bytes. A set of slots may be as long as 48 KB, and `LOG.SLOTS` tells several.
+const MAX_REPLY_BYTES: usize = 256 << 10;
 const LIMITS: RespLimits = RespLimits { items: 256, item_bytes: MAX_REPLY_BYTES, frame_bytes: MAX_REPLY_BYTES };
 
 /// What `LOG.STATUS` says, as far as a node needs it.
@@ -127,7 +127,8 @@ pub fn fields<'a>(command: &str, reply: &'a OwnedFrame) -> Result<impl Iterator<
     Ok(fields.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))))
 }
 
-fn text(frame: &OwnedFrame) -> String {
+/// The text of a frame; empty if it is something else.
+pub fn text(frame: &OwnedFrame) -> String {
     match frame {
         OwnedFrame::BulkString(bytes) | OwnedFrame::SimpleString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         OwnedFrame::Integer(number) => number.to_string(),

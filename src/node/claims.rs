@@ -47,6 +47,31 @@ impl Claims {
         self.is_unsure = false;
     }
 
+    /// Whether the log knows which slots this leader's shard has.
+    pub fn knows_slots(&self) -> bool {
+        self.stored.is_some_and(|(config_epoch, _)| config_epoch > 0)
+    }
+
+    /// Whether the log has answered all that it was told of this leader's slots. What it has not may still arrive, and say that the shard does
+    /// not have what it gets next.
+    pub fn are_told(&self) -> bool {
+        self.storing.is_none() && self.adding.is_none() && !self.is_unsure
+    }
+
+    /// The log has moved slots to another shard, and the server knows it.
+    pub fn gave_away(&mut self) {
+        if let (Some(stored), Some(membership)) = (&mut self.stored, Membership::get()) {
+            stored.1 = membership.standing().1;
+        }
+    }
+
+    /// The log has moved slots to this shard, and the server knows it.
+    pub fn took_more(&mut self, config_epoch: u64) {
+        if let Some(membership) = Membership::get() {
+            self.stored = Some((config_epoch, membership.standing().1));
+        }
+    }
+
     /// This node leads no more, so nobody adds slots to it. Returns who was about to.
     pub fn end(&mut self) -> Option<BlockedClient> {
         self.storing = None;
@@ -77,6 +102,10 @@ pub fn store_if_changed(module: &mut Module) {
     }
     let Some((membership, stored)) = Membership::get().zip(module.claims.stored) else { return };
     let (config_epoch, slot_count) = membership.standing();
+    if module.slot_moves.may_lose_slots() || module.slot_moves.is_settling() {
+        // The log knows more of them than the server. What it is told meanwhile would contradict it.
+        return;
+    }
     let may_try =
         module.claims.storing.is_none() && module.claims.failed.is_none_or(|failed| failed.elapsed() >= RETRY_WAIT);
     let is_other = config_epoch > stored.0 || slot_count != stored.1 || module.claims.is_unsure;
@@ -128,6 +157,9 @@ pub fn begin_to_add(module: &mut Module, ctx: &Context, slots: Vec<u16>) -> Resu
     let membership = membership.ok_or("this node does not lead its shard")?;
     if !membership.are_free(&slots) {
         return Err("some of these slots have an owner".to_owned());
+    }
+    if module.slot_moves.may_lose_slots() || module.slot_moves.is_settling() {
+        return Err("slots are moving: try again".to_owned());
     }
     if module.claims.adding.is_some() {
         return Err("the log is storing slots that another client adds: try again".to_owned());

@@ -15,7 +15,7 @@ use crate::node::leading;
 use crate::node::minority;
 use crate::node::monitoring;
 use crate::node::ran_commands::has_thread_written;
-use crate::node::role_changes;
+use crate::node::{role_changes, slot_moves};
 use crate::node::{Module, Role};
 use crate::server::cluster::bus_messages;
 use crate::server::{api, follow_settings};
@@ -76,6 +76,7 @@ pub fn before_sleep(module: &mut Module) {
         Role::Leader | Role::Suspended => {
             claims::store_if_changed(module);
             minority::look(module);
+            slot_moves::look(module);
             account(module);
         }
         Role::Attaching | Role::Follower => {

@@ -10,7 +10,7 @@ use crate::decide::write_limit::Behind;
 use crate::exchange::lease_clock;
 use crate::exchange::mailbox::Task;
 use crate::node::role_changes::{self, INTERNAL_ERROR};
-use crate::node::{listening, Module, Role};
+use crate::node::{listening, slot_moves, Module, Role};
 use crate::server::api;
 use crate::settings::{self, Mode};
 
@@ -85,6 +85,7 @@ fn suspend(module: &mut Module) {
     module.limits.timeouts.forget();
     module.dependencies.nothing_runs();
     module.abandon_clients();
+    slot_moves::suspend(module);
     module.update_filter();
     module.shared.send(Task::CloseClients);
     // The lease may have been renewed by a thread that has not seen that this node is suspended. Either that thread sees it, or this one
@@ -103,6 +104,7 @@ pub fn resume(module: &mut Module, epoch: u64) -> Result<(), String> {
     if module.role != Role::Suspended || module.epoch != Some(epoch) || lease_clock::has_passed() {
         return Ok(());
     }
+    slot_moves::resume(module);
     serve_as_leader(module)?;
     log_notice(format!(
         "durability: the lease of epoch {epoch} is renewed: leading shard {} again",

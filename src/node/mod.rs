@@ -13,6 +13,7 @@
 //! | `redirect.rs` | clients that are sent to the leader |
 //! | `remembered.rs` | what `stream_commands.rs` remembers |
 //! | `claims.rs` | what a leader is in its cluster, and what of that its log has stored |
+//! | `slot_moves/` | slots of the cluster that move |
 //! | `module.rs` | the module: all of that, and where it is kept |
 //! | `monitoring.rs` | what the node reports of itself |
 //! | `listening.rs` | which events of commands the server sends |
@@ -52,6 +53,7 @@ mod redirect;
 mod remembered;
 mod role;
 pub mod role_changes;
+pub mod slot_moves;
 mod stream_commands;
 pub mod stream_errors;
 pub mod tasks;

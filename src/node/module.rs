@@ -27,6 +27,7 @@ use crate::node::limits::ClientLimits;
 use crate::node::read_pauses::ReadPauses;
 use crate::node::remembered;
 use crate::node::role::Role;
+use crate::node::slot_moves::state::SlotMoves;
 use crate::node::unlogged_writes::NotLogged;
 use crate::server::api::{self, TapUser};
 use crate::server::cluster::bus_messages;
@@ -62,6 +63,8 @@ pub struct Module {
     pub claims: Claims,
     /// The time in which this node leads and the majority of its cluster does not see it.
     pub minority: Minority,
+    /// Slots of the cluster that move.
+    pub slot_moves: SlotMoves,
     /// Id of the client that connected last.
     pub newest_client: ClientId,
     /// What this node is to its shard.
@@ -203,6 +206,7 @@ impl Module {
             read_pauses: ReadPauses::default(),
             claims: Claims::default(),
             minority: Minority::default(),
+            slot_moves: SlotMoves::default(),
             newest_client: 0,
             role,
             mode,

@@ -9,7 +9,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::base::panic_guard::has_failed;
 use crate::exchange::lease_clock;
 use crate::exchange::mailbox::{Command, Task};
-use crate::node::{claims, listening, Module, Role};
+use crate::node::{claims, listening, slot_moves, Module, Role};
 use crate::server::follow_settings::{self, Owner};
 use crate::server::{api, cluster};
 use crate::settings;
@@ -114,6 +114,7 @@ fn begin_stage(module: &Module) {
 
 fn end_epoch(module: &mut Module) {
     module.epoch = None;
+    slot_moves::end(module);
     if let Some(client) = module.claims.end() {
         claims::answer_in_vain(client);
     }

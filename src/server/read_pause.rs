@@ -18,7 +18,7 @@ use rustix::net::sockopt::socket_peercred;
 
 use crate::base::panic_guard::guard;
 use crate::decide::gate::ClientId;
-use crate::server::cluster::bus_links::is_bus_link;
+use crate::server::cluster::bus_links::{client_of, is_bus_link};
 use crate::server::connection_functions::{self, original, TCP, TLS};
 use crate::server::connections::ServerConnections;
 use crate::server::structs::{Connection, ConnectionHandler};
@@ -140,7 +140,7 @@ unsafe fn pause(connection: *mut Connection) -> bool {
             // Only the main thread reads from the bus.
             return main_thread::is_it() && HOLDS_BUS.load(Ordering::Relaxed);
         }
-        ((*connection).fd, (*connection).private_data.as_ref())
+        ((*connection).fd, client_of(connection))
     };
     if !HOLDS_CLIENTS.load(Ordering::Relaxed) {
         return false;

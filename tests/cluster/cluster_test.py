@@ -17,6 +17,8 @@ from majority_test import LeaderThatItsClusterDoesNotSee
 from messages_test import MessagesAreHeardElsewhere
 from ports import HOST
 from shards import LEASE_MS, Cluster, Node
+from migration_steps_test import SlotsMoveStepByStep
+from migration_test import SlotsMove
 from slots_test import SlotsAreAdded
 from writers import Writers, tag_of
 
@@ -196,8 +198,7 @@ class ShardsOfACluster(unittest.TestCase):
         other = self.leaders("s1")[0].ask("CLUSTER", "MYID")
         refused = [
             ("RESET", "HARD"), ("REPLICATE", other), ("REPLICATE", "NO", "ONE"), ("FLUSHSLOTS",), ("DELSLOTS", 1),
-            ("DELSLOTSRANGE", 1, 2), ("SETSLOT", 1, "MIGRATING", other), ("MIGRATESLOTS", "SLOTSRANGE", 1, 2, "NODE", other),
-            ("SYNCSLOTS", "ESTABLISH"),
+            ("DELSLOTSRANGE", 1, 2), ("SETSLOT", 1, "MIGRATING", other),
         ]
         for words in refused:
             for node in (leader, follower):
@@ -327,4 +328,6 @@ class ShardsOfACluster(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ShardsOfACluster, SlotsAreAdded, MessagesAreHeardElsewhere, LeaderThatItsClusterDoesNotSee))
+    # The steps are made slow in the files of a single service.
+    by_step = [SlotsMoveStepByStep] if SERVICES == 1 else []
+    sys.exit(counted_tests.run(*by_step, ShardsOfACluster, SlotsAreAdded, SlotsMove, MessagesAreHeardElsewhere, LeaderThatItsClusterDoesNotSee))

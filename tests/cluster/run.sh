@@ -3,7 +3,7 @@
 # time while nodes die. See cluster_test.py, slots_test.py, messages_test.py and majority_test.py; arguments name tests.
 # With --services 3 as the first argument three log services keep the logs. With --tls yes bus and log are reached by TLS. With --rounds N, each way in which nodes die is taken N times,
 # instead of once.
-# Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
+# Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, LOGSERVICE_FAILPOINTS, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
 # The last line is "N passed, N failed".
 set -euo pipefail
 
@@ -19,6 +19,8 @@ while [[ ${1:-} = --* ]]; do
     shift 2
 done
 
+export LOGSERVICE_FAILPOINTS=${LOGSERVICE_FAILPOINTS:-$TARGET/release/logservice-failpoints}
+need "$LOGSERVICE_FAILPOINTS"
 python_packages valkey==6.1.1 valkey==6.1.1
 
 exec python3 "$HERE/cluster_test.py" "$@"

@@ -1,5 +1,6 @@
 """A Valkey cluster of several shards, with log services that keep the logs of all of them, as processes that can be killed."""
 
+import contextlib
 import pathlib
 import subprocess
 
@@ -93,15 +94,18 @@ class Node(ServerNode):
 class Cluster:
     """Shards of several nodes each."""
 
-    def __init__(self, directory: pathlib.Path, services: int, is_tls: bool, counts: tuple[int, ...] = NODES, more: str = ""):
-        """`counts` says how many nodes each shard has; `more` are whole lines of their configuration."""
+    def __init__(self, directory: pathlib.Path, services: int, is_tls: bool, counts: tuple[int, ...] = NODES, more: str = "",
+                 program: str | None = None, log_environment: dict[str, str] | None = None):
+        """`counts` says how many nodes each shard has; `more` are whole lines of their configuration. The log services are `program`, if that
+        is given, with more variables in their environment."""
         self.tls = Certificate(directory) if is_tls else None
         words, self._log_options = [], {}
         if self.tls:
             words = ["--tls-cert", str(self.tls.certificate), "--tls-key", str(self.tls.key)]
             words += ["--peer-ca", str(self.tls.ca)] if services > 1 else []
             self._log_options = {"ssl": True, "ssl_ca_certs": str(self.tls.ca)}
-        self.log = LogServices(directory, services, "s0", words, **self._log_options)
+        self.log = LogServices(directory, services, "s0", words, program, **self._log_options)
+        self.log_environment = log_environment
         self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log, self.tls, more) for number in range(count)]
                        for shard, count in enumerate(counts)}
 
@@ -114,7 +118,7 @@ class Cluster:
 
     def start(self, slots: int = SLOTS) -> None:
         """Starts everything, and makes the nodes a cluster in which each shard has an equal part of that many slots, the first ones."""
-        self.log.start()
+        self.log.start(self.log_environment)
         self.log.form()
         for node in self.nodes:
             node.start()
@@ -148,17 +152,22 @@ class Cluster:
         return wait_for(f"a node follows {shard}",
                         lambda: next((node for node in self.shards[shard] if node.role() == "follower"), None))
 
-    def stored_slots(self, shard: str) -> tuple[int, str]:
-        """The config epoch and the slots that the log has stored."""
+    def status(self, shard: str) -> dict[str, str]:
+        """LOG.STATUS of the service that decides over the shard's log."""
         def status() -> dict[str, str]:
             for service in self.log.list:
-                with self.connect_log(service, 5) as client:
+                # One that is being killed, or that has just come, decides nothing.
+                with contextlib.suppress(valkey.ValkeyError), self.connect_log(service, 5) as client:
                     status = pairs(client.execute_command("LOG.STATUS", shard))
-                if status["standing"] in ("alone", "decides"):
-                    return status
+                    if status["standing"] in ("alone", "decides"):
+                        return status
             return {}
 
-        found = wait_for(f"a service decides over {shard}", status)
+        return wait_for(f"a service decides over {shard}", status)
+
+    def stored_slots(self, shard: str) -> tuple[int, str]:
+        """The config epoch and the slots that the log has stored."""
+        found = self.status(shard)
         return int(found["config_epoch"]), found["slots"]
 
     def why_not_settled(self) -> str:

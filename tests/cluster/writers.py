@@ -63,6 +63,10 @@ class Writer(threading.Thread):
                     # It has found no node at all, and would not look again.
                     client = None
                 self._is_over.wait(0.01)
+            except (ValueError, AttributeError) as error:
+                # What this client's own code meets when it closes a connection while it still reads from it, as nodes come and go.
+                self.errors.append(f"the client: {error!r}")
+                client = None
 
     def end(self) -> None:
         self._is_over.set()

@@ -167,28 +167,21 @@ impl Claim {
 /// Names and values.
 fn answer(stored: &ClusterSlots) -> Reply {
     let ClusterSlots { config_epoch, slots, cluster_node_id, migrations, .. } = stored;
-    let moving = |moving: &SlotMove| vec![bulk(&moving.job), bulk(&moving.slots), bulk(&moving.shard)];
-    let grant = migrations.grant.as_ref().map_or_else(Vec::new, |grant| {
-        let mut items = moving(&grant.moving);
-        items.push(bulk(grant.epoch));
-        items
-    });
-    let imports = migrations.imports.iter().map(|import| reply::array(moving(import))).collect();
+    let words = |moving: &SlotMove| format!("{} {} {}", moving.job, moving.slots, moving.shard);
+    let grant =
+        migrations.grant.as_ref().map_or_else(String::new, |grant| format!("{} {}", words(&grant.moving), grant.epoch));
+    let imports: Vec<_> = migrations.imports.iter().map(words).collect();
     let mut items: Vec<_> = named("config_epoch", config_epoch.to_string()).into();
     items.extend(named("slots", slots.to_string()));
     items.extend(named("cluster_node_id", cluster_node_id.clone()));
     items.extend(named("given", migrations.given.to_string()));
-    items.extend([reply::bulk("grant"), reply::array(grant)]);
-    items.extend([reply::bulk("imports"), reply::array(imports)]);
+    items.extend(named("grant", grant));
+    items.extend(named("imports", imports.join(";")));
     reply::array(items)
 }
 
 fn named(name: &'static str, value: String) -> [Reply; 2] {
     [reply::bulk(name), reply::bulk(value)]
-}
-
-fn bulk(value: impl ToString) -> Reply {
-    reply::bulk(value.to_string())
 }
 
 /// Reads the id of a node in a cluster; empty if it is not told.

@@ -127,12 +127,10 @@ const OTHER_JOB: &str = "2222222222222222222222222222222222222222";
 /// What the leader of `shard` in `epoch` is told of slots that move: what is given, granted, and imported.
 fn moving(client: &mut Client, shard: &str, epoch: &str) -> (String, Vec<String>, Vec<Vec<String>>) {
     let Reply::Array(items) = client.call(&["LOG.SLOTS", shard, "GET", epoch]) else { panic!("no array") };
-    let texts = |reply: &Reply| match reply {
-        Reply::Array(items) => items.iter().map(text).collect::<Vec<_>>(),
-        other => panic!("{other:?}"),
-    };
-    let Reply::Array(imports) = &items[11] else { panic!("no imports") };
-    (text(&items[7]), texts(&items[9]), imports.iter().map(texts).collect())
+    let words = |text: &str| text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let (grant, imports) = (text(&items[9]), text(&items[11]));
+    let imports = imports.split(';').filter(|import| !import.is_empty()).map(words).collect();
+    (text(&items[7]), words(&grant), imports)
 }
 
 fn words(texts: &[&str]) -> Vec<String> {

@@ -26,7 +26,7 @@ use valkey_module::Context;
 
 use crate::exchange::mailbox::Task;
 use crate::node::role_changes::{epoch_ended, serve_reads};
-use crate::node::{self, audit_reads, claims, leading, stream_errors, Role};
+use crate::node::{self, audit_reads, claims, leading, slot_moves, stream_errors, Role};
 use crate::server::{api, data_types};
 
 pub use crate::node::tasks::description::has_data;
@@ -65,14 +65,21 @@ fn carry_out(ctx: &Context, task: Task) {
                 node::with(serve_reads);
             }
         }
-        Task::Resume(epoch) => serving::change_role("leading again", |module| leading::resume(module, epoch)),
+        Task::Resume(epoch) => {
+            serving::change_role("leading again", |module| leading::resume(module, epoch));
+            slot_moves::drop_foreign_keys();
+        }
         Task::CloseClients => serving::stop_answering(ctx),
         Task::PauseWrites(reply) => {
-            if let Some(offset) = node::with(leading::pause_writes).flatten() {
+            let paused = slot_moves::may_hand_over(ctx).then(|| node::with(leading::pause_writes).flatten());
+            if let Some(offset) = paused.flatten() {
                 answer(reply, offset);
             }
         }
-        Task::GoOn => serving::change(leading::resume_writes),
+        Task::GoOn => {
+            serving::change(leading::resume_writes);
+            slot_moves::drop_foreign_keys();
+        }
         Task::StepDown { end, is_decided, reply } => {
             if let Some(has_stepped_down) = serving::hand_over(ctx, end, &is_decided) {
                 answer(reply, has_stepped_down);
@@ -94,6 +101,10 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::PlanClaim(stored, reply) => answer(reply, following::plan_claim(&stored)),
         Task::TakeClaim(claim, reply) => answer(reply, following::take(&claim)),
         Task::ClaimStored(claim, stored) => claims::stored(ctx, &claim, stored),
+        Task::SlotStepAnswered(step, answer) => slot_moves::answered(ctx, &step, answer),
+        Task::MoveSlots => slot_moves::run(ctx),
+        Task::AskForTargets => slot_moves::ask_for_targets(ctx),
+        Task::EndSlotMoves => slot_moves::end_in_server(ctx),
         Task::BelongTo(leader, reply) => answer(reply, following::belong_to(&leader)),
         Task::StopFollowing => following::stop_following(ctx),
         Task::StandAside => following::stand_aside(ctx),

@@ -60,12 +60,13 @@ fn is(known: &AtomicPtr<()>, handler: ConnectionHandler) -> bool {
 /// The connection is live. A client that it belongs to lives as long as what is returned is used.
 #[inline]
 pub unsafe fn client_of<'a>(connection: *const Connection) -> Option<&'a Client> {
-    // SAFETY: by contract. A link of the bus belongs to no client; every other connection that belongs to something belongs to a client: the
-    // server makes none for moving slots while CLUSTER MIGRATESLOTS and SYNCSLOTS are refused.
+    // SAFETY: by contract. A link of the bus belongs to no client; every other connection that belongs to something belongs to a client, or for
+    // a moment to a `slotMigrationJob` that moves slots away. That begins with its kind, `SLOT_MIGRATION_EXPORT`, which is 0, and what fills it
+    // up to the length of an id is 0 as well. No client has that id.
     unsafe {
         if is_bus_link(connection) {
             return None;
         }
-        (*connection).private_data.as_ref()
+        (*connection).private_data.as_ref().filter(|client| client.id != 0)
     }
 }

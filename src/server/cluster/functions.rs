@@ -1,6 +1,6 @@
 //! Functions of the server's cluster that it exports to modules only by accident. Mirrors Valkey 9.1.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 use libloading::os::unix::Library;
@@ -8,6 +8,9 @@ use libloading::os::unix::Library;
 use crate::server::cluster::node::Node;
 
 type Action = unsafe extern "C" fn();
+/// `client`, never looked into.
+pub type ForeignClient = c_void;
+type ClientFunction = unsafe extern "C" fn(*mut ForeignClient);
 type NodesFunction = unsafe extern "C" fn(*mut Node, *mut Node) -> c_int;
 
 /// See the module's documentation.
@@ -46,6 +49,22 @@ pub struct Functions {
     pub do_before_sleep: unsafe extern "C" fn(c_int),
     /// `resetManualFailover`.
     pub reset_manual_failover: Action,
+    /// `clearCachedClusterSlotsResponse`.
+    pub forget_slots_answer: Action,
+    /// `delKeysInSlot`: slot, whether memory is freed in the background, whether the deletions go into the stream, and whether clients hear.
+    pub delete_keys: unsafe extern "C" fn(c_uint, c_int, bool, bool) -> c_uint,
+    /// `lookupClientByID`.
+    pub client_by_id: unsafe extern "C" fn(u64) -> *mut ForeignClient,
+    /// `clusterCommandSyncSlotsRequestPause`.
+    pub request_pause: ClientFunction,
+    /// `clusterCommandSyncSlotsPaused`.
+    pub paused: ClientFunction,
+    /// `clusterCommandSyncSlotsRequestFailover`.
+    pub request_failover: ClientFunction,
+    /// `pauseActions`: why, until when in milliseconds since 1970, and what.
+    pub pause_actions: unsafe extern "C" fn(c_int, i64, u32),
+    /// `unpauseActions`.
+    pub unpause_actions: unsafe extern "C" fn(c_int),
     /// `clusterReadHandler`: the handler of every link of the cluster's bus.
     pub read_bus_link: *const c_void,
     /// `clusterLinkConnectHandler`: what is called when a link of the bus to another node is connected.
@@ -96,6 +115,14 @@ impl Functions {
             update_state: symbol(&server, "clusterUpdateState")?,
             do_before_sleep: symbol(&server, "clusterDoBeforeSleep")?,
             reset_manual_failover: symbol(&server, "resetManualFailover")?,
+            forget_slots_answer: symbol(&server, "clearCachedClusterSlotsResponse")?,
+            delete_keys: symbol(&server, "delKeysInSlot")?,
+            client_by_id: symbol(&server, "lookupClientByID")?,
+            request_pause: symbol(&server, "clusterCommandSyncSlotsRequestPause")?,
+            paused: symbol(&server, "clusterCommandSyncSlotsPaused")?,
+            request_failover: symbol(&server, "clusterCommandSyncSlotsRequestFailover")?,
+            pause_actions: symbol(&server, "pauseActions")?,
+            unpause_actions: symbol(&server, "unpauseActions")?,
             read_bus_link: symbol(&server, "clusterReadHandler")?,
             bus_link_connected: symbol(&server, "clusterLinkConnectHandler")?,
         })

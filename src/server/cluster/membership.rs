@@ -141,6 +141,18 @@ impl Membership {
         Claim { config_epoch, slots, node_id: self.id() }
     }
 
+    /// A config epoch for a claim of this leader's that has to lie above that one.
+    pub fn epoch_above(&self, other: u64) -> u64 {
+        other.max(self.greatest_epoch()) + MARGIN
+    }
+
+    /// Whether all of these slots are this node's, as far as the server knows.
+    pub fn has_all(&self, slots: &SlotRanges) -> bool {
+        let node = self.node();
+        // SAFETY: only looks at the cluster's state; the slots are slots.
+        slots.slots().all(|slot| unsafe { (self.functions.node_by_slot)(c_int::from(slot)) } == node)
+    }
+
     /// Why this node cannot claim that any more: the cluster has gone on since it was planned. `None` if it can.
     pub fn why_outdated(&self, claim: &Claim) -> Option<String> {
         let known = self.greatest_epoch();
@@ -197,6 +209,73 @@ impl Membership {
             (self.functions.do_before_sleep)(SAVE | BROADCAST);
             (self.functions.reset_manual_failover)();
         }
+    }
+
+    /// This leader serves these slots as well from now on, under that config epoch. The log has stored it.
+    pub fn take_more(&self, slots: &SlotRanges, config_epoch: u64) {
+        let node = self.node();
+        // SAFETY: the server's own node and functions, in the order in which its `performSlotImportJobFailover` calls them.
+        unsafe {
+            let state = self.layout.state;
+            (*node).config_epoch = (*node).config_epoch.max(config_epoch);
+            (*state).current_epoch = (*state).current_epoch.max(config_epoch);
+        }
+        self.move_to(slots, node);
+        self.tell(BROADCAST);
+    }
+
+    /// These slots are that node's from now on, which the cluster has not told yet. If the cluster does not know that node any more, they are
+    /// nobody's.
+    pub fn give(&self, slots: &SlotRanges, node_id: &str) {
+        let id = if node_id.len() == ID_BYTES { node_id } else { "" };
+        // SAFETY: the id has the length that the server is told, or none, and then nothing is found.
+        let to = unsafe { (self.functions.lookup_node)(id.as_ptr().cast::<c_char>(), id.len() as c_int) };
+        self.move_to(slots, to);
+        self.tell(0);
+    }
+
+    /// Makes these slots that node's in the server's view; null: nobody's.
+    fn move_to(&self, slots: &SlotRanges, node: *mut Node) {
+        for slot in slots.slots() {
+            // SAFETY: the server's own functions; the node is one that the server knows.
+            unsafe {
+                (self.functions.delete_slot)(c_int::from(slot));
+                if !node.is_null() {
+                    (self.functions.add_slot)(node, c_int::from(slot));
+                }
+            }
+        }
+    }
+
+    /// The server saves its view, and tells other nodes if `todo` says so.
+    fn tell(&self, todo: c_int) {
+        // SAFETY: the server's own functions.
+        unsafe {
+            (self.functions.forget_slots_answer)();
+            (self.functions.update_state)();
+            (self.functions.do_before_sleep)(SAVE | todo);
+        }
+    }
+
+    /// Deletes the keys in all slots that are not this leader's, but for those that `keeps` names. The stream tells of it. Returns how many.
+    pub fn drop_foreign_keys(&self, keeps: impl Fn(u16) -> bool) -> u64 {
+        let node = self.node();
+        let is_foreign = |slot: &u16| {
+            // SAFETY: only looks at the cluster's state.
+            let owner = unsafe { (self.functions.node_by_slot)(c_int::from(*slot)) };
+            owner != node && !keeps(*slot)
+        };
+        (0..SLOT_COUNT).filter(is_foreign).map(|slot| self.delete_keys(slot)).sum()
+    }
+
+    /// Deletes the keys in these slots. The stream tells of it.
+    pub fn drop_keys(&self, slots: &SlotRanges) -> u64 {
+        slots.slots().map(|slot| self.delete_keys(slot)).sum()
+    }
+
+    fn delete_keys(&self, slot: u16) -> u64 {
+        // SAFETY: the server's own function, which it calls for slots that it has lost. Memory is freed in the background.
+        u64::from(unsafe { (self.functions.delete_keys)(u32::from(slot), 1, true, false) })
     }
 
     /// This node serves no slots as a primary from now on, in its own view: it is about to follow its log, which knows whose they are. While

@@ -9,6 +9,7 @@
 //! | `bus_links.rs` | connections of the cluster's bus, which are no clients |
 //! | `bus_messages.rs` | published messages that wait on them for the log |
 //! | `loading.rs` | a primary that loads what its log sends drops nothing for its age |
+//! | `migrations.rs` | the server's own migrations of slots |
 //! | `messages.rs` | messages between the modules of nodes |
 //! | `settings.rs` | the settings that a node of a durable cluster needs |
 
@@ -19,6 +20,7 @@ mod layout_check;
 pub mod loading;
 pub mod membership;
 pub mod messages;
+pub mod migrations;
 mod node;
 pub mod settings;
 

@@ -80,6 +80,8 @@ pub trait Hooks: 'static {
     fn shuts_down();
     /// In a cluster, the node of that name asks this one to hand over to it.
     fn asked_to_hand_over(name: &str);
+    /// In a cluster, the node with that id says that it is of the shard of that name, and may ask for that of this one.
+    fn heard_shard(node: &str, shard: &str, asks: bool);
     /// The agent has woken the main thread.
     fn agent_rang();
     /// A command is about to run, or to be queued. Called before every command of every client and script, but for those that the module
