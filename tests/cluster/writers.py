@@ -25,13 +25,15 @@ def tag_of(shard: int, shards: int, number: int) -> str:
 
 
 class Writer(threading.Thread):
-    """Writes ascending numbers to keys of its own, all in one shard, one at a time."""
+    """Writes ascending numbers to keys of its own, all in one shard, one at a time. Each write also reads what the one before has left, so that
+    a write is missed even if a later one takes its place."""
 
     def __init__(self, cluster: Cluster, shard: int, number: int):
         super().__init__(daemon=True)
         self.shard = f"s{shard}"
         self.prefix = f"w{number}{{{tag_of(shard, len(cluster.shards), number)}}}"
         self.last: dict[str, int] = {}
+        self.missed: list[str] = []
         self.times: list[float] = []
         self.errors: list[str] = []
         self._nodes = [ClusterNode(HOST, node.port) for node in cluster.nodes]
@@ -54,7 +56,8 @@ class Writer(threading.Thread):
                 if client is None:
                     self._is_over.wait(0.05)
                     continue
-                client.set(key, value)
+                there = client.set(key, value, get=True)
+                self.look(key, there)
                 self.last[key] = value
                 self.times.append(time.monotonic())
             except UNREACHABLE as error:
@@ -67,6 +70,12 @@ class Writer(threading.Thread):
                 # What this client's own code meets when it closes a connection while it still reads from it, as nodes come and go.
                 self.errors.append(f"the client: {error!r}")
                 client = None
+
+    def look(self, key: str, there: str | bytes | None) -> None:
+        """What was not acknowledged may be there as well, so it may be a later one."""
+        acknowledged = self.last.get(key)
+        if acknowledged is not None and (there is None or int(there) < acknowledged):
+            self.missed.append(f"{key} was {there}, {acknowledged} was acknowledged")
 
     def end(self) -> None:
         self._is_over.set()
@@ -109,13 +118,11 @@ class Writers:
         return sum(len(writer.times) for writer in self.list)
 
     def missing(self) -> list[str]:
-        """What was acknowledged last for each key, and is not there, nor anything later. The writers have ended."""
+        """What was acknowledged for a key, and was not there at the next write to it, nor is there now, nor anything later. The writers have
+        ended."""
         client = ValkeyCluster(HOST, self._cluster.nodes[0].port, socket_timeout=5)
-        missing = []
         for writer in self.list:
-            for key, acknowledged in writer.last.items():
-                there = client.get(key)
-                if there is None or int(there) < acknowledged:
-                    missing.append(f"{key} is {there}, {acknowledged} was acknowledged")
+            for key in writer.last:
+                writer.look(key, client.get(key))
         client.close()
-        return missing
+        return [missed for writer in self.list for missed in writer.missed]
