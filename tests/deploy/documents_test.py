@@ -28,6 +28,8 @@ ELSEWHERE = {
     ("README.md", "kill -9"): "tests/deploy/first_steps_test.py",
     ("docs/zones.md", "scripts/run.sh --zones 3"): "tests/deploy/first_steps_test.py",
     ("docs/cluster.md", "scripts/run.sh --shards 3"): "tests/deploy/first_steps_test.py",
+    ("docs/cluster.md", "valkey-cli -p 7000 CLUSTER"): "tests/cluster/migration_test.py",
+    ("docs/cluster.md", "valkey-cli --cluster"): "tests/cluster/migration_test.py",
     ("docs/install.md", "deploy/debian/build.sh"): "tests/deploy/packages_test.py",
     ("docs/install.md", "apt-get install"): "tests/deploy/units_test.py",
     ("docs/install.md", "editor"): "tests/deploy/units_test.py",
