@@ -47,8 +47,9 @@ is_cluster_made() {
     for shard in $(seq "$shards"); do
         leader=$(leader_of "$shard")
         [ -n "$leader" ] || return 1
-        # Only once in the life of the cluster: the log stores which slots a shard has, and slots that have an owner are refused.
-        if [ -z "$(own_slots "$leader")" ]; then
+        # Only once in the life of the cluster: the log stores which slots a shard has, and slots that have an owner are refused. A shard may
+        # have given all of its own away.
+        if [ -z "$(own_slots "$leader")" ] && ! cli "$port" CLUSTER INFO | grep -q '^cluster_slots_assigned:16384'; then
             cli "$(port_of "$leader")" CLUSTER ADDSLOTSRANGE "$(first_slot "$shard")" $(($(first_slot $((shard + 1))) - 1)) >/dev/null || return 1
         fi
     done
@@ -97,6 +98,11 @@ TEXT
   Hand over:           $valkey/valkey-cli -p PORT CLUSTER FAILOVER      (to a follower, which then leads)
   Break it:            kill -9 PID of a leader, or of several at a time: another node of its shard leads within seconds, with
                        everything that was acknowledged, and valkey-cli -c finds it
+TEXT
+    fi
+    if [ "$shards" -gt 1 ]; then
+        cat <<TEXT
+  Move slots:          $valkey/valkey-cli --cluster reshard 127.0.0.1:$port --cluster-use-atomic-slot-migration
 TEXT
     fi
     cat <<TEXT
