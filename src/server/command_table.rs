@@ -6,10 +6,13 @@ use durability_protocol::Logged;
 use valkey_module::{CallReply, CallResult, Context};
 
 use crate::decide::command_properties::{Declared, Properties};
-use crate::server::api;
+use crate::server::{api, cluster};
 
 /// Modules that do nothing of their own accord: this one, and the server's engine for scripts.
 const KNOWN_MODULES: [&str; 2] = ["durability", "lua"];
+
+/// How slots come to a leader in a cluster, and so to its log. A follower runs nothing of it; without a cluster it would be refused.
+const SLOTS_COME: &str = "cluster|syncslots";
 
 /// Reads one entry of the reply to `COMMAND`, that of the command with that full name. `None` if its form is not known.
 fn parse(name: &str, entry: &CallReply) -> Option<Properties> {
@@ -28,13 +31,17 @@ fn parse(name: &str, entry: &CallReply) -> Option<Properties> {
         Some(Ok(CallReply::Set(flags))) => flags.iter().filter_map(|flag| text(&flag)).collect(),
         _ => return None,
     };
-    Some(Properties::of(&Declared {
+    let mut properties = Properties::of(&Declared {
         name,
         flags: &flags,
         key_range: (integer(3)?, integer(4)?, integer(5)?),
         has_key_specifications: length(8) > 0,
         has_subcommands: length(9) > 0,
-    }))
+    });
+    if cluster::is_enabled() && name == SLOTS_COME {
+        properties.logged = Logged::Yes;
+    }
+    Some(properties)
 }
 
 fn text(reply: &CallResult) -> Option<String> {

@@ -113,7 +113,7 @@ durable_server {} {
     # Each attempt starts an engine, so not of every command.
     test "No engine applies one of them, and which it was is told with the snapshot that is not made" {
         set number 0
-        foreach command {config|set acl|setuser replicaof debug module|load migrate eval script|flush replconf cluster|flushslot cluster|syncslots} {
+        foreach command {config|set acl|setuser replicaof debug module|load migrate eval script|flush replconf cluster|flushslot cluster|migrateslots} {
             set words [lindex $::foreign_commands [expr {[lsearch -exact $::foreign_commands $command] - 1}]]
             set ::shard engine[incr number]
             begin_log $::before[format_command {*}$words][format_command set key behind]
