@@ -174,3 +174,25 @@ class SlotsMove(MovingSlots):
         self.assertEqual(state, "failed")
         self.assertRegex(message, "does not lead its shard|only be used on primary")
         self.assertEqual(self.owner(), "s0")
+
+    def test_a_target_without_the_module_gets_nothing(self):
+        leader, _ = self.leaders()
+        plain = Node(self.directory, "plain", 0, self.cluster.log, self.cluster.tls, "cluster-require-full-coverage no\n")
+        config = plain.home / "valkey.conf"
+        lines = config.read_text().splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if not line.startswith(("loadmodule", "durability."))))
+        plain.start()
+        self.addCleanup(plain.kill)
+        target = wait_for("it answers", lambda: plain.view() and plain.ask("CLUSTER", "MYID"))
+        plain.ask("CLUSTER", "MEET", HOST, leader.port, leader.bus_port)
+        wait_for("it knows the cluster, and the cluster knows it", lambda: plain.cluster_info().get("cluster_slots_assigned") == "16384"
+                 and all(target in (line[0] for line in node.view()) for node in self.cluster.nodes))
+        self.fill()
+        leader.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *MOVES, "NODE", target)
+        state, message = self.wait_until_over(leader)
+        self.assertEqual(state, "failed")
+        self.assertIn("every node has to run the module", message)
+        self.assertEqual((self.owner(), self.key_count()), ("s0", FILLED))
+        plain.kill()
+        for node in self.cluster.nodes:
+            node.ask("CLUSTER", "FORGET", target)
