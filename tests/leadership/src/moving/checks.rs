@@ -7,8 +7,17 @@ use stateright::{Checker, HasDiscoveries, Model};
 use super::search::*;
 
 /// One migration, at each of whose steps the leaders of both shards may be followed by others.
-const MOVE: Bounds =
-    Bounds { moves: 1, leads: [1, 1], writes: 1, resends: 0, raises: 0, failures: 0, config_epochs: [1, 1] };
+const MOVE: Bounds = Bounds {
+    moves: 1,
+    leads: [1, 1],
+    writes: 1,
+    resends: 0,
+    raises: 0,
+    failures: 0,
+    suspensions: 0,
+    handovers: 0,
+    config_epochs: [1, 1],
+};
 
 /// One migration between leaders that lead on.
 const UNDISTURBED: Bounds = Bounds { leads: [0, 0], ..MOVE };
@@ -16,6 +25,11 @@ const UNDISTURBED: Bounds = Bounds { leads: [0, 0], ..MOVE };
 const NEW_SOURCE: Bounds = Bounds { leads: [1, 0], ..MOVE };
 /// The target's leader may be.
 const NEW_TARGET: Bounds = Bounds { leads: [0, 1], ..MOVE };
+
+/// The leaders lead on, and the lease of one of them may pass and be renewed.
+const SUSPENDED: Bounds = Bounds { suspensions: 1, ..UNDISTURBED };
+/// The leaders lead on, and a planned failover may begin and be given up.
+const HANDED_OVER: Bounds = Bounds { handovers: 1, ..UNDISTURBED };
 
 /// Looks at every state within the bounds: what must hold does, and the search gets to where it is of use.
 fn holds(what: &str, bounds: Bounds) {
@@ -65,6 +79,23 @@ fn imports_fail() {
 }
 
 #[test]
+fn leases_pass_and_are_renewed() {
+    holds("suspended", Bounds { suspensions: 1, ..MOVE });
+    holds("suspended twice", Bounds { suspensions: 2, writes: 2, ..UNDISTURBED });
+    holds("suspended, sent again, raised", Bounds { resends: 1, raises: 1, ..SUSPENDED });
+    holds("suspended, sent again, another source", Bounds { suspensions: 1, resends: 1, ..NEW_SOURCE });
+    holds("suspended, sent again, another target", Bounds { suspensions: 1, resends: 1, ..NEW_TARGET });
+    holds("there and back, suspended", Bounds { moves: 2, suspensions: 1, ..NEW_TARGET });
+}
+
+#[test]
+fn planned_failovers_are_given_up() {
+    holds("handed over", Bounds { handovers: 1, ..MOVE });
+    holds("handed over, suspended", Bounds { handovers: 1, ..SUSPENDED });
+    holds("there and back, handed over", Bounds { moves: 2, ..HANDED_OVER });
+}
+
+#[test]
 fn a_slot_comes_back() {
     holds("there and back", Bounds { moves: 2, ..MOVE });
     holds("there and back, sent again", Bounds { moves: 2, resends: 1, ..NEW_TARGET });
@@ -77,6 +108,16 @@ fn deeper_moves() {
     holds("sent again, raised", Bounds { resends: 1, raises: 1, ..MOVE });
     holds("there and back, sent again, all leaders", Bounds { moves: 2, resends: 1, ..MOVE });
     holds("there and back, raised, failing", Bounds { moves: 2, raises: 1, failures: 1, ..NEW_TARGET });
+}
+
+#[test]
+#[ignore = "takes minutes and gigabytes"]
+fn deeper_suspensions() {
+    holds("suspended twice, all leaders", Bounds { suspensions: 2, ..MOVE });
+    holds("suspended, sent again, all leaders", Bounds { suspensions: 1, resends: 1, ..MOVE });
+    holds("suspended, raised, all leaders", Bounds { suspensions: 1, raises: 1, ..MOVE });
+    holds("suspended, handed over, all leaders", Bounds { suspensions: 1, handovers: 1, ..MOVE });
+    holds("there and back, suspended, sent again", Bounds { moves: 2, suspensions: 1, resends: 1, ..NEW_TARGET });
 }
 
 #[test]
@@ -191,4 +232,28 @@ fn the_target_serves_when_its_slot_and_config_epoch_are_stored() {
     let rules = Rules { stores_before_telling: false, ..Rules::ALL };
     is_needed(rules, UNDISTURBED, &[OWNER_ANSWERS]);
     is_needed(rules, NEW_TARGET, &[GREATEST]);
+}
+
+#[test]
+fn a_source_that_serves_again_asks_what_became_of_its_grant() {
+    let rules = Rules { asks_when_resumed: false, ..Rules::ALL };
+    is_needed(rules, SUSPENDED, &[ONE_ANSWERS, OWNER_ANSWERS, HAS_ALL]);
+}
+
+#[test]
+fn a_target_that_serves_again_asks_what_it_was_asking() {
+    is_needed(Rules { remembers_imports: false, ..Rules::ALL }, SUSPENDED, &[NOT_LOST]);
+    let bounds = Bounds { suspensions: 1, ..NEW_TARGET };
+    is_needed(Rules { remembers_imports: false, ..Rules::ALL }, bounds, &[HAS_ALL]);
+}
+
+#[test]
+fn a_target_that_serves_again_keeps_what_it_has_imported() {
+    is_needed(Rules { keeps_keys_of_imports: false, ..Rules::ALL }, SUSPENDED, &[HAS_ALL]);
+}
+
+#[test]
+fn a_planned_failover_waits_for_decisions() {
+    let rules = Rules { decides_before_handover: false, ..Rules::ALL };
+    is_needed(rules, HANDED_OVER, &[ONE_ANSWERS, OWNER_ANSWERS, HAS_ALL, NOT_LOST]);
 }

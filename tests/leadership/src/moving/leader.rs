@@ -15,10 +15,23 @@ pub struct Leader {
     pub config_epoch: ConfigEpoch,
     /// Whether it believes that the slot is its shard's.
     pub has_slot: bool,
+    /// Whether it serves.
+    pub standing: Standing,
     /// What it is doing.
     pub phase: Phase,
     /// What its server has imported and its log has not.
     pub unlogged: Option<u8>,
+}
+
+/// Whether a leader serves, in the epoch that it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It does.
+    Serves,
+    /// Its lease has passed, and may be renewed in the same epoch. It answers nobody and hears nothing.
+    Suspended,
+    /// A planned failover has begun, and may be given up. It reads nothing meanwhile.
+    HandsOver,
 }
 
 /// What a leader is doing.
@@ -83,8 +96,8 @@ impl Leader {
 
     /// A leader that was granted the lease, and has read what is stored.
     pub fn new(process: Process, record: &Record) -> Self {
-        let mut leader =
-            Leader { process, sent: 0, config_epoch: 0, has_slot: false, phase: Phase::Idle, unlogged: None };
+        let (standing, phase) = (Standing::Serves, Phase::Idle);
+        let mut leader = Leader { process, sent: 0, config_epoch: 0, has_slot: false, standing, phase, unlogged: None };
         leader.read(record);
         leader
     }
@@ -95,9 +108,15 @@ impl Leader {
         self.phase = Phase::Found { grant: record.grant, intent: record.intent };
     }
 
+    /// Whether it takes part in anything.
+    pub fn serves(&self) -> bool {
+        self.standing == Standing::Serves
+    }
+
     /// Whether it answers what is asked of the slot, if it leads.
     pub fn answers(&self, rules: &Rules) -> bool {
         self.has_slot
+            && self.serves()
             && match self.phase {
                 // The server's pause holds writes only.
                 Phase::Idle | Phase::Paused { .. } => true,
@@ -181,6 +200,7 @@ impl Leader {
             Phase::Taking(job) => Some(Message::Claim { from, job }),
             Phase::Deciding(job) | Phase::Voiding(job) => Some(self.abort(job, true)),
             Phase::Settling(job) => Some(self.abort(job, false)),
+            Phase::Dropping(job) => Some(Message::Drop { from, sent: self.number(), job }),
             Phase::Claiming { config_epoch, ends } => {
                 Some(self.set(config_epoch, ends.is_some() || self.has_slot, ends))
             }

@@ -5,12 +5,13 @@
 //! That at most one node of a shard answers is taken for granted here, as [`crate::Shard`] shows it: from the moment at which a log service
 //! has a newer epoch, the leader of the older one answers nobody and its appends are refused. It still sends what it would send.
 //!
-//! The log service's part is the module [`record`], a leader's is [`leader`], and [`search`] says what must hold.
+//! The log service's part is the module [`record`], a leader's is [`leader`] and [`standing`], and [`search`] says what must hold.
 
 mod leader;
 mod message;
 mod record;
 pub mod search;
+mod standing;
 mod world;
 
 #[cfg(test)]

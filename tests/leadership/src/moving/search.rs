@@ -2,7 +2,7 @@
 
 use stateright::{Model, Property};
 
-use super::leader::{Leader, Phase};
+use super::leader::{Leader, Phase, Standing};
 use super::message::{other, ConfigEpoch, Process, ShardId};
 use super::world::{Action, World};
 
@@ -24,6 +24,10 @@ pub struct Bounds {
     pub raises: u8,
     /// Imports that fail.
     pub failures: u8,
+    /// Leases that pass, and may be renewed in the same epoch.
+    pub suspensions: u8,
+    /// Planned failovers that begin, and may be given up.
+    pub handovers: u8,
     /// The config epochs with which the shards begin.
     pub config_epochs: [ConfigEpoch; 2],
 }
@@ -71,6 +75,14 @@ pub struct Rules {
     pub claims_above_source: bool,
     /// It stores the slot and the config epoch before it tells of them and serves.
     pub stores_before_telling: bool,
+    /// A source's leader whose lease passed and was renewed aborts what it has granted, and answers nobody until it knows the decision.
+    pub asks_when_resumed: bool,
+    /// A target's leader whose lease passes keeps what it was asking, and asks it again when the lease is renewed.
+    pub remembers_imports: bool,
+    /// A leader that serves again deletes no keys of slots of an import that is not settled.
+    pub keeps_keys_of_imports: bool,
+    /// A planned failover, which forgets what moves, does not begin while something is being decided.
+    pub decides_before_handover: bool,
 }
 
 impl Rules {
@@ -96,6 +108,10 @@ impl Rules {
         keeps_imports: true,
         claims_above_source: true,
         stores_before_telling: true,
+        asks_when_resumed: true,
+        remembers_imports: true,
+        keeps_keys_of_imports: true,
+        decides_before_handover: true,
     };
 }
 
@@ -128,6 +144,12 @@ pub const SUCCESSOR_TAKES: &str = "another leader of the target takes the slot";
 pub const COMES_BACK: &str = "the slot comes back";
 /// The search gets so far that another leader of the source aborts a grant, and serves.
 pub const SUCCESSOR_ABORTS: &str = "another leader of the source goes on with the slot";
+/// The search gets so far that the source's leader is suspended when the slot is claimed.
+pub const SOURCE_SUSPENDED: &str = "the source is suspended when the slot is claimed";
+/// The search gets so far that the target's leader is.
+pub const TARGET_SUSPENDED: &str = "the target is suspended when the slot is claimed";
+/// The search gets so far that a planned failover ends a migration by which keys came.
+pub const HANDOVER_ENDS: &str = "a planned failover ends a migration";
 
 impl Model for Moving {
     type State = World;
@@ -168,7 +190,17 @@ impl Model for Moving {
                 world.answering(&moving.rules).any(|leader| leader.process.shard == 1)
             }),
         ];
-        let Bounds { leads: [sources, targets], moves, .. } = self.bounds;
+        let Bounds { leads: [sources, targets], moves, suspensions, handovers, .. } = self.bounds;
+        if suspensions > 0 {
+            properties.push(Property::sometimes(SOURCE_SUSPENDED, |_, world: &World| is_suspended(world, 0)));
+            properties.push(Property::sometimes(TARGET_SUSPENDED, |_, world: &World| is_suspended(world, 1)));
+        }
+        if handovers > 0 {
+            properties.push(Property::sometimes(HANDOVER_ENDS, |_, world: &World| {
+                let ends = |leader: &Leader| leader.standing == Standing::HandsOver && leader.unlogged.is_some();
+                world.leaders.iter().any(ends)
+            }));
+        }
         if targets > 0 {
             properties.push(Property::sometimes(SUCCESSOR_TAKES, |_, world: &World| {
                 let second = world.leaders.iter().find(|leader| leader.process == Process { shard: 1, epoch: 2 });
@@ -190,6 +222,13 @@ impl Model for Moving {
         }
         properties
     }
+}
+
+/// Whether that shard's leader is suspended, and by its record and the other's the slot has been claimed and nobody has it yet.
+fn is_suspended(world: &World, shard: ShardId) -> bool {
+    let is_suspended = |leader: &Leader| leader.standing == Standing::Suspended && leader.phase != Phase::Idle;
+    let mut leaders = world.leaders.iter().filter(|leader| leader.process.shard == shard && world.leads(leader));
+    world.records.iter().all(|record| !record.has_slot) && leaders.any(is_suspended)
 }
 
 /// Whether the other shard has claimed the slot from `shard`, and has a leader that is to take it: it has the intent, and is not done.

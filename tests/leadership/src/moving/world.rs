@@ -51,6 +51,12 @@ pub enum Action {
     Resend(usize),
     /// A leader's config epoch is raised.
     Raise(usize),
+    /// A leader's lease passes.
+    Suspend(usize),
+    /// A planned failover begins.
+    HandOver(usize),
+    /// The lease is renewed in the same epoch, or the planned failover is given up.
+    Resume(usize),
 }
 
 impl World {
@@ -99,14 +105,20 @@ impl World {
         for (index, leader) in self.leaders.iter().enumerate() {
             let mut offer = |is_possible: bool, action: Action| actions.extend(is_possible.then_some(action));
             let leads = self.leads(leader);
+            offer(leads && leader.unlogged.is_some(), Action::Log(index));
+            if !leader.serves() {
+                offer(leads, Action::Resume(index));
+                continue;
+            }
             offer(matches!(leader.phase, Phase::Found { .. }), Action::GoOn(index));
             offer(leads && left.writes > 0 && leader.takes_writes(rules), Action::Write(index));
-            offer(leads && leader.unlogged.is_some(), Action::Log(index));
             offer(true, Action::EndPause(index));
             offer(true, Action::Decide(index));
             offer(left.failures > 0, Action::Fail(index));
             offer(left.resends > 0, Action::Resend(index));
             offer(left.raises > 0, Action::Raise(index));
+            offer(leads && left.suspensions > 0, Action::Suspend(index));
+            offer(leads && left.handovers > 0, Action::HandOver(index));
         }
     }
 
@@ -120,13 +132,18 @@ impl World {
     fn take(&mut self, action: Action, rules: &Rules) -> bool {
         match action {
             Action::Deliver(message) => {
+                let to = message.leader();
+                let hearer = self.leaders.iter().position(|leader| Some(leader.process) == to);
+                if hearer.is_some_and(|index| !self.leaders[index].serves()) {
+                    // Later, or never.
+                    return false;
+                }
                 self.network.remove(&message);
                 if let Some(shard) = message.log_service() {
                     let answer = self.records[usize::from(shard)].serve(message, rules);
                     self.network.extend(answer);
                 }
-                let to = message.leader();
-                if let Some(index) = self.leaders.iter().position(|leader| Some(leader.process) == to) {
+                if let Some(index) = hearer {
                     let deeds = self.leaders[index].hear(message, rules);
                     self.do_deeds(index, deeds);
                 }
@@ -148,7 +165,8 @@ impl World {
             Action::Move(shard) => {
                 let (source, target) = (self.leader_of(shard), self.leader_of(other(shard)));
                 let has_slot = |index: usize| self.leaders[index].has_slot;
-                let are_idle = [source, target].iter().all(|&index| self.leaders[index].phase == Phase::Idle);
+                let is_idle = |leader: &Leader| leader.phase == Phase::Idle && leader.serves();
+                let are_idle = [source, target].iter().all(|&index| is_idle(&self.leaders[index]));
                 if !are_idle || !has_slot(source) || has_slot(target) {
                     return false;
                 }
@@ -195,6 +213,22 @@ impl World {
                 self.left.raises -= 1;
                 let message = self.leaders[index].raise();
                 message.is_some_and(|message| self.network.insert(message))
+            }
+            Action::Suspend(index) => {
+                self.left.suspensions -= 1;
+                let deeds = self.leaders[index].suspend(rules);
+                let is_change = deeds.is_some();
+                self.do_deeds(index, deeds.unwrap_or_default());
+                is_change
+            }
+            Action::HandOver(index) => {
+                self.left.handovers -= 1;
+                self.leaders[index].begin_to_hand_over(rules)
+            }
+            Action::Resume(index) => {
+                let deeds = self.leaders[index].resume(rules);
+                self.do_deeds(index, deeds);
+                true
             }
         }
     }
