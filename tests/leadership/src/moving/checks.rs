@@ -111,7 +111,7 @@ fn deeper_moves() {
 }
 
 #[test]
-#[ignore = "takes minutes and gigabytes"]
+#[ignore = "takes a minute"]
 fn deeper_suspensions() {
     holds("suspended twice, all leaders", Bounds { suspensions: 2, ..MOVE });
     holds("suspended, sent again, all leaders", Bounds { suspensions: 1, resends: 1, ..MOVE });
