@@ -286,7 +286,7 @@ fn a_shard_claims_for_itself_alone_and_of_any_other() {
     let job = "1".repeat(40);
     let mut node = logged_in(&service, TokenRole::Node);
     for subcommand in ["CLAIM", "FORGET"] {
-        node.refused(&["LOG.SLOTS", "s2", subcommand, "s1", &job], "NOPERM ");
+        node.refused(&["LOG.SLOTS", "s2", subcommand, "s1", &job], "NOAUTH ");
         logged_in(&service, TokenRole::Operate).refused(&["LOG.SLOTS", "s1", subcommand, "s2", &job], "NOPERM ");
     }
     node.refused(&["LOG.SLOTS", "s1", "CLAIM", "s2", &job], "NOGRANT ");
