@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_service_that_answers_something_else_is_refused() {
         for bad in
-            ["*1\r\n*1\r\n", "*257\r\n", "$65537\r\n", "$-2\r\n", "$x\r\n", "HTTP/1.1 400 Bad Request\r\n", "%1\r\n"]
+            ["*1\r\n*1\r\n", "*257\r\n", "$262145\r\n", "$-2\r\n", "$x\r\n", "HTTP/1.1 400 Bad Request\r\n", "%1\r\n"]
         {
             assert!(take_all(&[bad.as_bytes()]).is_err(), "{bad:?}");
         }
