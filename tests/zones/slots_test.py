@@ -199,20 +199,20 @@ class OfThreeServices(SlotsCase):
 
             step(source, SHARD, "GRANT", source.epoch, job, slots, OTHER_SHARD)
             step(target, OTHER_SHARD, "IMPORT", target.epoch, job, slots, SHARD)
-            self.assertEqual(target.moving()["imports"], [[job, slots, SHARD]])
+            self.assertEqual(target.moving()["imports"], f"{job} {slots} {SHARD}")
             # The target's leader dies as well: the next one finds what it has to ask.
             target.acquire()
-            self.assertEqual(target.moving()["imports"], [[job, slots, SHARD]])
+            self.assertEqual(target.moving()["imports"], f"{job} {slots} {SHARD}")
             claimed = pairs(step(source, OTHER_SHARD, "CLAIM", SHARD, job))
             self.assertEqual(claimed, {"config_epoch": "5", "slots": slots})
             self.assertEqual(step(source, SHARD, "ABORT", source.epoch, job, slots), "claimed")
             self.assertEqual(source.get()["slots"], f"{10 * number + 10}-99")
             step(target, OTHER_SHARD, "SETTLE", target.epoch, 20 + number, job, "taken")
             step(source, OTHER_SHARD, "FORGET", SHARD, job)
-            self.assertEqual(target.moving(), {"given": "", "grant": [], "imports": []})
+            self.assertEqual(target.moving(), {"given": "", "grant": "", "imports": ""})
             self.assertEqual(target.get()["config_epoch"], str(20 + number))
         self.assertEqual((source.get()["slots"], target.get()["slots"]), ("20-99", "0-19,200"))
-        self.assertEqual(source.moving(), {"given": "0-19", "grant": [], "imports": []})
+        self.assertEqual(source.moving(), {"given": "0-19", "grant": "", "imports": ""})
         # The source's next leader has granted nothing.
         job = "3" * 40
         self.answered(source, (SHARD, "GRANT", source.epoch, job, "50", OTHER_SHARD))
