@@ -284,10 +284,13 @@ durable_server $options {
             foreach client $clients {close [$client channel] write}
             resume_process [srv 0 pid]
             wait_for_condition 3000 10 {[connected] == $before + 1} else {fail "[connected] clients are connected"}
-            # 64 MB, of those that came first.
+            # 64 MB. On a busy machine the round does not take them in the order in which they came.
             assert_equal 6 [figure half_closed_clients]
-            foreach client [lrange $clients 0 5] {assert_equal 0 [is_readable $client 1]}
-            foreach client [lrange $clients 6 end] {assert_match {*I/O error*} [read_any_reply $client]}
+            set kept 0
+            foreach client $clients {
+                if {[is_readable $client 20]} {assert_match {*I/O error*} [read_any_reply $client]} else {incr kept}
+            }
+            assert_equal 6 $kept
         }
         foreach client [list {*}$clients $writer] {$client close}
         wait_for_half_closed 0
