@@ -137,7 +137,7 @@ impl Membership {
         };
         let is_known = is_stored || !slots.is_empty();
         // A cluster that is being made gives each node its first config epoch, and only if it has none.
-        let config_epoch = if is_known { stored.config_epoch.max(self.greatest_epoch()) + MARGIN } else { 0 };
+        let config_epoch = if is_known { self.epoch_above(stored.config_epoch) } else { 0 };
         Claim { config_epoch, slots, node_id: self.id() }
     }
 
@@ -187,40 +187,20 @@ impl Membership {
         unsafe {
             (self.functions.set_node_as_primary)(node);
             (self.functions.unset_primary)();
-            for slot in 0..SLOT_COUNT {
-                let owner = (self.functions.node_by_slot)(c_int::from(slot));
-                match (owner == node, claim.slots.contains(slot)) {
-                    (false, true) => {
-                        (self.functions.delete_slot)(c_int::from(slot));
-                        (self.functions.add_slot)(node, c_int::from(slot));
-                    }
-                    (true, false) => {
-                        (self.functions.delete_slot)(c_int::from(slot));
-                    }
-                    _ => {}
-                }
-            }
-            if claim.config_epoch > 0 {
-                let state = self.layout.state;
-                (*node).config_epoch = claim.config_epoch;
-                (*state).current_epoch = (*state).current_epoch.max(claim.config_epoch);
-            }
-            (self.functions.update_state)();
-            (self.functions.do_before_sleep)(SAVE | BROADCAST);
-            (self.functions.reset_manual_failover)();
         }
+        let own = self.slots();
+        self.move_to(&own.without(&claim.slots), std::ptr::null_mut());
+        self.move_to(&claim.slots.without(&own), node);
+        self.raise_epoch(claim.config_epoch);
+        self.tell(BROADCAST);
+        // SAFETY: the server's own function.
+        unsafe { (self.functions.reset_manual_failover)() }
     }
 
     /// This leader serves these slots as well from now on, under that config epoch. The log has stored it.
     pub fn take_more(&self, slots: &SlotRanges, config_epoch: u64) {
-        let node = self.node();
-        // SAFETY: the server's own node and functions, in the order in which its `performSlotImportJobFailover` calls them.
-        unsafe {
-            let state = self.layout.state;
-            (*node).config_epoch = (*node).config_epoch.max(config_epoch);
-            (*state).current_epoch = (*state).current_epoch.max(config_epoch);
-        }
-        self.move_to(slots, node);
+        self.raise_epoch(config_epoch);
+        self.move_to(slots, self.node());
         self.tell(BROADCAST);
     }
 
@@ -232,6 +212,16 @@ impl Membership {
         let to = unsafe { (self.functions.lookup_node)(id.as_ptr().cast::<c_char>(), id.len() as c_int) };
         self.move_to(slots, to);
         self.tell(0);
+    }
+
+    /// This node's config epoch is that one, unless it is greater.
+    fn raise_epoch(&self, config_epoch: u64) {
+        let (node, state) = (self.node(), self.layout.state);
+        // SAFETY: the server's own node and state.
+        unsafe {
+            (*node).config_epoch = (*node).config_epoch.max(config_epoch);
+            (*state).current_epoch = (*state).current_epoch.max(config_epoch);
+        }
     }
 
     /// Makes these slots that node's in the server's view; null: nobody's.
@@ -282,19 +272,12 @@ impl Membership {
     /// the server believes that a slot is its own, it deletes the keys in it when the bus tells of another owner, although they are the log's.
     /// The other nodes hear no more from this one than that it claims no slot, and leave them with it until another one claims them.
     pub fn let_go_of_slots(&self) {
-        let node = self.node();
-        // SAFETY: the server's own node and functions.
-        unsafe {
-            if !(*node).is_primary() || (*node).slot_count == 0 {
-                return;
-            }
-            for slot in 0..SLOT_COUNT {
-                if (self.functions.node_by_slot)(c_int::from(slot)) == node {
-                    (self.functions.delete_slot)(c_int::from(slot));
-                }
-            }
-            (self.functions.do_before_sleep)(SAVE);
+        if !self.is_primary() || self.standing().1 == 0 {
+            return;
         }
+        self.move_to(&self.slots(), std::ptr::null_mut());
+        // SAFETY: the server's own function.
+        unsafe { (self.functions.do_before_sleep)(SAVE) }
     }
 
     /// Makes this node, which follows its log, a replica of that node in the cluster: its shard's leader. Its link to the log stays. Returns
