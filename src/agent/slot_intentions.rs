@@ -42,22 +42,14 @@ pub fn settle(shared: &Arc<Shared>, epoch: u64, stored: &Stored) -> Result<(), I
                 )))
             }
         };
-        let steps = [
-            SlotStep::Settle { job: job.clone(), outcome },
-            SlotStep::Forget { job: job.clone(), source: source.clone() },
-        ];
+        let settle = SlotStep::Settle { job: job.clone(), outcome };
+        if let Err(NotDone::Refused(why) | NotDone::Unknown(why)) = logs.ask(epoch, &settle) {
+            return Err(Interrupt::Failed(format!("what became of slots {slots} is not stored: {why}")));
+        }
         // The source's log keeps to whom it gave slots until it is told that this one has stored it.
-        let forgets = if outcome == Outcome::Void { 1 } else { 2 };
-        for step in &steps[..forgets] {
-            match logs.ask(epoch, step) {
-                Ok(_) => {}
-                Err(NotDone::Refused(why) | NotDone::Unknown(why)) if !matches!(step, SlotStep::Forget { .. }) => {
-                    return Err(Interrupt::Failed(format!("what became of slots {slots} is not stored: {why}")));
-                }
-                Err(_) => {
-                    log_notice(format!("durability: the log of shard {source} goes on to remember migration {job}"))
-                }
-            }
+        let forget = SlotStep::Forget { job: job.clone(), source: source.clone() };
+        if outcome != Outcome::Void && logs.ask(epoch, &forget).is_err() {
+            log_notice(format!("durability: the log of shard {source} goes on to remember migration {job}"));
         }
     }
     Ok(())
