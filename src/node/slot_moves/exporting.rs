@@ -105,7 +105,7 @@ fn targets_are_known(ctx: &Context, streaming: &[Migration]) -> bool {
                 "durability: slots {} stay here: migration {}: {why}",
                 migration.slots, migration.name
             ));
-            log_failure(migrations::finish(ctx, &migration.name, false, why));
+            finish_if_open(ctx, &migration.name, false, why);
         }
     }
     node::with(|module| {
@@ -142,11 +142,7 @@ fn carry_out(ctx: &Context, action: ExportAction) {
         }
         ExportAction::Fail(job, why) => {
             log_warning(format!("durability: slots {} stay here: migration {}: {why}", job.slots, job.name));
-            // The server may have given it up by itself.
-            let is_open = |migration: &Migration| migration.name == job.name && migration.goes_on();
-            if migrations::all(ctx).iter().any(is_open) {
-                log_failure(migrations::finish(ctx, &job.name, false, "The log has not moved the slots"));
-            }
+            finish_if_open(ctx, &job.name, false, "The log has not moved the slots");
             node::with(|module| module.slot_moves.answer_clients());
         }
         ExportAction::Give(job) => give(ctx, &job),
@@ -160,10 +156,7 @@ fn give(ctx: &Context, job: &ExportJob) {
     let left = own.without(&own.without(&job.slots));
     if !left.is_empty() {
         membership.give(&left, &job.target_node);
-        let is_open = |migration: &Migration| migration.name == job.name && migration.goes_on();
-        if migrations::all(ctx).iter().any(is_open) {
-            log_failure(migrations::finish(ctx, &job.name, true, ""));
-        }
+        finish_if_open(ctx, &job.name, true, "");
         membership.drop_keys(&left);
     }
     log_notice(format!("durability: slots {} are of shard {} now", job.slots, job.target));
@@ -173,8 +166,12 @@ fn give(ctx: &Context, job: &ExportJob) {
     });
 }
 
-fn log_failure(ended: Result<(), String>) {
-    if let Err(why) = ended {
-        log_warning(format!("durability: the server does not end its migration: {why}"));
+/// Ends the server's migration of that name, unless the server has given it up by itself.
+fn finish_if_open(ctx: &Context, name: &str, is_success: bool, message: &str) {
+    let is_open = |migration: &Migration| migration.name == name && migration.goes_on();
+    if migrations::all(ctx).iter().any(is_open) {
+        if let Err(why) = migrations::finish(ctx, name, is_success, message) {
+            log_warning(format!("durability: the server does not end its migration: {why}"));
+        }
     }
 }

@@ -60,7 +60,7 @@ impl SlotMoves {
 
     /// Whether it is being decided whose slots are. A leader does not hand over meanwhile.
     pub fn is_deciding(&self) -> bool {
-        self.exports.may_be_claimed() || self.imports.are_claiming()
+        self.may_lose_slots() || self.is_claiming()
     }
 
     /// Whether the server may lose slots to another shard, as this node knows.
@@ -86,9 +86,9 @@ impl SlotMoves {
         }
     }
 
-    /// Whether the server believes that the slots which leave are this node's.
+    /// Whether the server believes that the slots which leave are this node's. It is not asked while nobody can have claimed them.
     pub fn has_exported(&self) -> bool {
-        let slots = self.exports.current_slots();
+        let slots = self.exports.current_slots().filter(|_| self.may_lose_slots());
         slots.is_none_or(|slots| Membership::get().is_none_or(|membership| membership.has_all(slots)))
     }
 }

@@ -10,7 +10,7 @@ use crate::exchange::lease_clock;
 use crate::node::listening::listen_to_commands;
 use crate::node::role_changes::serve_nobody;
 use crate::node::{self, leading, slot_moves, Module, Role};
-use crate::server::{api, cluster};
+use crate::server::api;
 
 /// Changes the module, if it is loaded.
 pub fn change(change: impl FnOnce(&mut Module)) {
@@ -35,9 +35,7 @@ pub fn is_attaching_in(stage: u64) -> bool {
 pub fn lead(ctx: &Context, epoch: u64, stage: u64) {
     if is_attaching_in(stage) && !api::is_replica(ctx) {
         change_role("leading", |module| leading::lead(module, epoch));
-        if cluster::is_enabled() {
-            slot_moves::drop_foreign_keys();
-        }
+        slot_moves::drop_foreign_keys();
     }
 }
 
