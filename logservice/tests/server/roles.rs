@@ -90,6 +90,16 @@ fn logged_in(service: &Service, role: TokenRole) -> Client {
     client
 }
 
+/// A client that may do everything, which has made two shards.
+fn with_two_shards(service: &Service) -> Client {
+    let mut all = service.connect();
+    all.ok(&["AUTH", "the-token-of-this-test"]);
+    for shard in ["s1", "s2"] {
+        all.make(shard);
+    }
+    all
+}
+
 /// The first line of the answer.
 fn answer(client: &mut Client, command: &[String]) -> String {
     client.send(&command.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
@@ -100,11 +110,7 @@ fn answer(client: &mut Client, command: &[String]) -> String {
 fn every_command_is_obeyed_for_the_roles_that_may_send_it_and_refused_for_the_others() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path());
-    let mut all = service.connect();
-    all.ok(&["AUTH", "the-token-of-this-test"]);
-    for shard in ["s1", "s2"] {
-        all.make(shard);
-    }
+    let mut all = with_two_shards(&service);
     // A poll would tell of itself: what is refused is compared with a shard that nobody has told anything but that.
     all.call(&["LOG.NODE", "s1", "n1", "host:1", "follower", "1", "0", "0", "0"]);
     let mut tried = 0;
@@ -182,11 +188,7 @@ fn what_a_role_may_not_send_changes_nothing() {
 fn no_role_reaches_another_shard() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path());
-    let mut all = service.connect();
-    all.ok(&["AUTH", "the-token-of-this-test"]);
-    for shard in ["s1", "s2"] {
-        all.make(shard);
-    }
+    with_two_shards(&service);
     for role in TokenRole::ALL {
         let mut client = logged_in(&service, role);
         for entry in &COMMANDS {
@@ -278,11 +280,7 @@ fn a_token_for_all_shards_has_a_role_as_well() {
 fn a_shard_claims_for_itself_alone_and_of_any_other() {
     let directory = tempfile::tempdir().expect("tempdir");
     let service = start(directory.path());
-    let mut all = service.connect();
-    all.ok(&["AUTH", "the-token-of-this-test"]);
-    for shard in ["s1", "s2"] {
-        all.make(shard);
-    }
+    with_two_shards(&service);
     let job = "1".repeat(40);
     let mut node = logged_in(&service, TokenRole::Node);
     for subcommand in ["CLAIM", "FORGET"] {
