@@ -2,17 +2,16 @@
 
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 import time
-import unittest
 
 import valkey
 from valkey.cluster import ValkeyCluster
 
 import counted_tests
 from child_process import wait_for
+from cluster_case import ClusterTest
 from majority_test import LeaderThatItsClusterDoesNotSee
 from messages_test import MessagesAreHeardElsewhere
 from ports import HOST
@@ -35,33 +34,14 @@ AGE_MS = 6000
 FOLLOWS_AGAIN = "the cluster pointed this node to another one; it follows its log again"
 
 
-class ShardsOfACluster(unittest.TestCase):
+class ShardsOfACluster(ClusterTest):
     @classmethod
-    def setUpClass(cls):
-        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
-        cls.cluster = Cluster(cls.directory, SERVICES, "CLUSTER_TLS" in os.environ)
-        try:
-            cls.cluster.start()
-        except BaseException:
-            cls.tearDownClass()
-            raise
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.cluster.kill()
-        if "KEEP" in os.environ:
-            print(f"kept: {cls.directory}")
-        else:
-            shutil.rmtree(cls.directory)
+    def make(cls, directory: pathlib.Path) -> Cluster:
+        return Cluster(directory, SERVICES, "CLUSTER_TLS" in os.environ)
 
     def setUp(self):
         self.restart_what_was_killed()
         self.cluster.wait_until_settled()
-
-    def restart_what_was_killed(self) -> None:
-        for node in self.cluster.nodes:
-            if not node.is_running():
-                node.start()
 
     def check_no_loss(self, how: str, shards: list[str], within_s: float, change) -> None:
         """Nothing that was acknowledged is missing after `change`, and those shards' writes go on soon."""

@@ -2,12 +2,10 @@
 
 import os
 import pathlib
-import shutil
-import tempfile
-import unittest
 
 import valkey
 from child_process import wait_for
+from cluster_case import ClusterTest
 from shards import Cluster, Node
 from valkey.crc import key_slot
 from writers import Writers, tag_of
@@ -24,36 +22,20 @@ FILLED = 2000
 OVER = ("success", "failed", "cancelled", "forgotten")
 
 
-class MovingSlots(unittest.TestCase):
+class MovingSlots(ClusterTest):
     @classmethod
-    def setUpClass(cls):
-        cls.directory = pathlib.Path(tempfile.mkdtemp(prefix="moves-"))
-        cls.failpoints = cls.directory / "failpoints"
+    def make(cls, directory: pathlib.Path) -> Cluster:
+        cls.failpoints = directory / "failpoints"
         program = os.environ["LOGSERVICE_FAILPOINTS" if SERVICES == 1 else "LOGSERVICE"]
-        cls.cluster = Cluster(cls.directory, SERVICES, "CLUSTER_TLS" in os.environ, (2,) * SHARDS, "cluster-require-full-coverage no\n",
-                              program, {"FAILPOINTS_FILE": str(cls.failpoints)})
-        try:
-            cls.cluster.start()
-        except BaseException:
-            cls.tearDownClass()
-            raise
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.cluster.kill()
-        if "KEEP" in os.environ:
-            print(f"kept: {cls.directory}")
-        else:
-            shutil.rmtree(cls.directory)
+        return Cluster(directory, SERVICES, "CLUSTER_TLS" in os.environ, (2,) * SHARDS, "cluster-require-full-coverage no\n",
+                       program, {"FAILPOINTS_FILE": str(cls.failpoints)})
 
     def setUp(self):
         self.restart()
         self.bring_back()
 
     def restart(self) -> None:
-        for node in self.cluster.nodes:
-            if not node.is_running():
-                node.start()
+        self.restart_what_was_killed()
         self.cluster.wait_until_settled()
 
     def bring_back(self) -> None:
