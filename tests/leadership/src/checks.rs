@@ -2,6 +2,8 @@
 //! that stand still, which cost no budget; what is ignored is for patient people:
 //! `cargo test -p durability-leadership-model -- --ignored --nocapture`.
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
@@ -28,10 +30,16 @@ pub(crate) const FAILOVER: Bounds = Bounds {
     is_drifting: true,
 };
 
-/// Looks at every state within the bounds: the rules hold, and both nodes come to lead and acknowledge.
-pub(crate) fn holds(what: &str, bounds: Bounds) {
+/// Looks at every state of a model: what must hold does, and the search gets to where it is of use.
+pub(crate) fn explore<M>(what: &str, model: M)
+where
+    M: Model<State: Clone + Debug + Hash + PartialEq + Send + Sync, Action: Clone + Debug + PartialEq>
+        + Send
+        + Sync
+        + 'static,
+{
     let started = Instant::now();
-    let checker = Shard { bounds, rules: Rules::ALL }.checker().threads(2).spawn_bfs().join();
+    let checker = model.checker().threads(2).spawn_bfs().join();
     println!(
         "{what}: {} states, up to {} steps, {:.1} s",
         checker.unique_state_count(),
@@ -39,6 +47,11 @@ pub(crate) fn holds(what: &str, bounds: Bounds) {
         started.elapsed().as_secs_f64()
     );
     checker.assert_properties();
+}
+
+/// Looks at every state within the bounds: the rules hold, and both nodes come to lead and acknowledge.
+pub(crate) fn holds(what: &str, bounds: Bounds) {
+    explore(what, Shard { bounds, rules: Rules::ALL });
 }
 
 /// Without one of the rules the search finds that `property` does not hold.

@@ -1,10 +1,9 @@
 //! The searches. What is ignored is for patient people: `cargo test -p durability-leadership-model -- --ignored --nocapture`.
 
-use std::time::Instant;
-
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::search::*;
+use crate::checks::explore;
 
 /// One migration, at each of whose steps the leaders of both shards may be followed by others.
 const MOVE: Bounds = Bounds {
@@ -31,17 +30,9 @@ const SUSPENDED: Bounds = Bounds { suspensions: 1, ..UNDISTURBED };
 /// The leaders lead on, and a planned failover may begin and be given up.
 const HANDED_OVER: Bounds = Bounds { handovers: 1, ..UNDISTURBED };
 
-/// Looks at every state within the bounds: what must hold does, and the search gets to where it is of use.
+/// Looks at every state within the bounds.
 fn holds(what: &str, bounds: Bounds) {
-    let started = Instant::now();
-    let checker = Moving { bounds, rules: Rules::ALL }.checker().threads(2).spawn_bfs().join();
-    println!(
-        "{what}: {} states, up to {} steps, {:.1} s",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        started.elapsed().as_secs_f64()
-    );
-    checker.assert_properties();
+    explore(what, Moving { bounds, rules: Rules::ALL });
 }
 
 /// Without one of the rules the search finds that none of `properties` holds.
