@@ -10,13 +10,11 @@ use durability_histories::connection::{Connection, Reply};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use redis::{cmd, Cmd, Value};
+use redis::{cmd, Value};
 
-use crate::leader::{Finder, Leader};
+use crate::leader::{Finder, Leader, Term};
 use crate::ledger::Ledger;
 
-/// The list that most write into.
-pub const JOURNAL: &str = "journal";
 const PATIENCE_MS: [u64; 3] = [200, 1000, 4000];
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -39,13 +37,22 @@ pub struct Write {
     /// Sent by this client once.
     pub number: u64,
     /// Of the leader to which it was sent.
-    pub epoch: u64,
+    pub term: Term,
     /// Before it was sent.
     pub invoked: Instant,
     /// When it was acknowledged.
     pub answered: Option<Instant>,
     /// The place in the journal that the answer tells, from 1.
     pub position: Option<usize>,
+}
+
+/// Where a number of clients write.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// Decides in which slot everything of it is.
+    pub tag: String,
+    /// Takes all answers.
+    pub ledger: Ledger,
 }
 
 /// What one client wrote.
@@ -59,7 +66,7 @@ pub struct Written {
     pub writes: Vec<Write>,
 }
 
-/// What is there in the end.
+/// What is there in the end of what the clients of a place wrote.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Writers and numbers.
@@ -79,34 +86,36 @@ pub fn parse_entry(entry: &str) -> Option<(usize, u64)> {
     Some((writer.parse().ok()?, number.parse().ok()?))
 }
 
-fn set(writer: usize, which: char) -> String {
-    format!("set:{writer}:{which}")
+/// The list that most clients of a place write into. What they write is in one slot, if there are slots: that of the tag.
+pub fn journal(tag: &str) -> String {
+    format!("{{{tag}}}:journal")
 }
 
-fn add(writer: usize, which: char, number: u64) -> Cmd {
-    cmd("SADD").arg(set(writer, which)).arg(number).take()
+fn set(tag: &str, writer: usize, which: char) -> String {
+    format!("{{{tag}}}:set:{writer}:{which}")
 }
 
-/// Writes until all is over, with about `pace` between two writes.
+/// Writes in that place until all is over, with about `pace` between two writes.
 ///
 /// # Errors
 /// A write is answered as it should not be.
-pub fn write(finder: &Finder, ledger: &Ledger, writer: usize, pace: Duration, seed: u64) -> Result<Written> {
+pub fn write(finder: &Finder, place: &Place, writer: usize, pace: Duration, seed: u64) -> Result<Written> {
     let mut random = StdRng::seed_from_u64(seed);
     let manner = MANNERS[writer % MANNERS.len()];
     let mut written = Written { writer, manner, writes: Vec::new() };
+    let Place { tag, ledger } = place;
     let mut number = 1;
     while !finder.is_over() {
         let patience = PATIENCE_MS.choose(&mut random).expect("there are some");
-        let Some(mut leader) = finder.find(Duration::from_millis(*patience)) else { break };
+        let Some(mut leader) = finder.find(tag, Duration::from_millis(*patience)) else { break };
         while !finder.is_over() {
             thread::sleep(pace.mul_f64(random.random_range(0.0..2.0)));
             let invoked = Instant::now();
-            let (reply, epoch) = (written.send(&mut leader.connection, number)?, leader.epoch);
-            let mut write = Write { number, epoch, invoked, answered: None, position: None };
+            let (reply, term) = (written.send(&mut leader.connection, tag, number)?, leader.term);
+            let mut write = Write { number, term, invoked, answered: None, position: None };
             match reply {
                 Reply::Answer(answer) => {
-                    ledger.add(epoch, invoked, true);
+                    ledger.add(term, invoked, true);
                     write.answered = Some(Instant::now());
                     write.position = written.position(answer)?;
                     written.writes.push(write);
@@ -129,15 +138,16 @@ pub fn write(finder: &Finder, ledger: &Ledger, writer: usize, pace: Duration, se
 }
 
 impl Written {
-    fn send(&self, connection: &mut Connection, number: u64) -> Result<Reply> {
+    fn send(&self, connection: &mut Connection, tag: &str, number: u64) -> Result<Reply> {
         let writer = self.writer;
-        let push = cmd("RPUSH").arg(JOURNAL).arg(entry(writer, number)).take();
+        let push = cmd("RPUSH").arg(journal(tag)).arg(entry(writer, number)).take();
+        let add = |which| cmd("SADD").arg(set(tag, writer, which)).arg(number).take();
         let commands = match self.manner {
             Manner::Push => vec![push],
             Manner::Transaction => {
-                vec![cmd("MULTI"), add(writer, 'a', number), push, add(writer, 'b', number), cmd("EXEC")]
+                vec![cmd("MULTI"), add('a'), push, add('b'), cmd("EXEC")]
             }
-            Manner::Add => vec![add(writer, 'a', number)],
+            Manner::Add => vec![add('a')],
         };
         connection.exchange(&commands).with_context(|| format!("writer {writer}, number {number}"))
     }
@@ -157,21 +167,21 @@ impl Written {
     }
 }
 
-/// Reads what `writers` clients have left, when all is over.
+/// Reads what `writers` clients have left in a place, when all is over.
 ///
 /// # Errors
 /// There is no answer.
-pub fn find(leader: &mut Leader, writers: usize) -> Result<Found> {
+pub fn find(leader: &mut Leader, tag: &str, writers: usize) -> Result<Found> {
     let mut read = |command: &str, arguments: &[&str]| -> Result<Vec<String>> {
         Ok(redis::from_redis_value(leader.connection.command(command, arguments)?)?)
     };
     let mut found = Found::default();
-    for text in read("LRANGE", &[JOURNAL, "0", "-1"])? {
+    for text in read("LRANGE", &[&journal(tag), "0", "-1"])? {
         found.journal.push(parse_entry(&text).with_context(|| format!("'{text}' is in the journal"))?);
     }
     for writer in 0..writers {
         let mut members = |which| -> Result<HashSet<u64>> {
-            let members = read("SMEMBERS", &[&set(writer, which)])?;
+            let members = read("SMEMBERS", &[&set(tag, writer, which)])?;
             Ok(members.iter().map(|member| member.parse()).collect::<Result<_, _>>()?)
         };
         found.sets.push([members('a')?, members('b')?]);

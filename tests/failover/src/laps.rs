@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, Result};
+use anyhow::{anyhow, Context, Result};
 use durability_histories::connection::Reply;
 use durability_histories::draw::{draw, keys, KEYS, MOST_OPERATIONS};
 use durability_histories::history::Recorder;
@@ -62,6 +62,17 @@ pub(crate) struct Course<'a> {
     unknown: AtomicUsize,
     /// All clients that wait for answers are done.
     pub(crate) is_over: AtomicBool,
+}
+
+impl Course<'_> {
+    /// What decides in which slot the lap's keys are.
+    pub(crate) fn tag(&self) -> String {
+        tag(self.round)
+    }
+}
+
+fn tag(round: u32) -> String {
+    round.to_string()
 }
 
 /// Runs laps until all is over.
@@ -140,15 +151,15 @@ fn client(course: &Course, operations: &[Operation], leader: &mut Option<Leader>
             }
             if leader.is_none() {
                 let patience = PATIENCE_MS.choose(&mut random).expect("there are some");
-                *leader = world.finder.find(Duration::from_millis(*patience));
+                *leader = world.finder.find(&course.tag(), Duration::from_millis(*patience));
             }
-            let Some(Leader { connection, epoch }) = leader else { return Ok(()) };
+            let Some(Leader { connection, term }) = leader else { return Ok(()) };
             let invoked = Instant::now();
             let call = recorder.invoked(session, operation);
             match connection.call(operation)? {
                 Reply::Answer(value) => {
                     recorder.answered(call, value);
-                    world.ledger.add(*epoch, invoked, !operation.is_read());
+                    world.ledger.add(*term, invoked, !operation.is_read());
                     break;
                 }
                 Reply::Refused => {
@@ -172,7 +183,8 @@ fn client(course: &Course, operations: &[Operation], leader: &mut Option<Leader>
 ///
 /// # Errors
 /// There is no answer.
-pub fn read_at_the_end(lap: &Lap, leader: &mut Leader) -> Result<()> {
+pub fn read_at_the_end(lap: &Lap, finder: &Finder, patience: Duration) -> Result<()> {
+    let mut leader = finder.find(&tag(lap.round), patience).context("nobody ended this search")?;
     let session = lap.recorder.begin_session();
     for key in keys(lap.round) {
         let read = Operation::Get(key);

@@ -1,49 +1,89 @@
-//! How clients find the leader: they ask the nodes.
+//! How clients find the leader: they ask the nodes; in a cluster they go where a node says that a slot is served.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 use durability_histories::connection::Connection;
 
-use crate::shard::NodeState;
+use crate::node::NodeState;
 
 /// For connecting, and for the answer to who leads.
 const ASK_TIME: Duration = Duration::from_millis(300);
+
+/// What a node leads: a shard, and an epoch of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term {
+    /// The shard.
+    pub shard: usize,
+    /// The epoch. Those of different shards are not compared.
+    pub epoch: u64,
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {} of shard {}", self.epoch, self.shard)
+    }
+}
 
 /// A connection on which the node said that it leads. If it ceases to, it answers nothing any more.
 pub struct Leader {
     /// To the node.
     pub connection: Connection,
     /// What it leads.
-    pub epoch: u64,
+    pub term: Term,
+}
+
+/// Where a node is reached.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// Its shard.
+    pub shard: usize,
+    /// By clients.
+    pub url: String,
 }
 
 /// Knows the nodes, and until when clients work.
 #[derive(Debug)]
 pub struct Finder {
-    urls: Vec<String>,
-    /// Who led when somebody last looked.
-    last: AtomicUsize,
+    nodes: Vec<Address>,
+    is_cluster: bool,
+    /// Who led when somebody last looked, by tag.
+    last: Mutex<HashMap<String, usize>>,
     is_over: AtomicBool,
     retry: Duration,
 }
 
+enum Asked {
+    Leads(Leader),
+    /// The node of that number is said to serve the slot.
+    Elsewhere(usize),
+    Nothing,
+}
+
 impl Finder {
     /// Nodes are asked again after `retry` if none leads.
-    pub fn new(urls: Vec<String>, retry: Duration) -> Self {
-        Finder { urls, last: AtomicUsize::new(0), is_over: AtomicBool::new(false), retry }
+    pub fn new(nodes: Vec<Address>, is_cluster: bool, retry: Duration) -> Self {
+        Finder { nodes, is_cluster, last: Mutex::default(), is_over: AtomicBool::new(false), retry }
     }
 
-    /// Looks until a node says that it leads; `None` once all is over. Its answers may then take `patience`.
-    pub fn find(&self, patience: Duration) -> Option<Leader> {
+    /// Looks until a node says that it leads, and serves the slot of that tag; `None` once all is over. Its answers may then take `patience`.
+    pub fn find(&self, tag: &str, patience: Duration) -> Option<Leader> {
         while !self.is_over() {
-            let last = self.last.load(Ordering::Relaxed);
-            for attempt in 0..self.urls.len() {
-                let number = (last + attempt) % self.urls.len();
-                if let Ok(Some(leader)) = ask(&self.urls[number], patience) {
-                    self.last.store(number, Ordering::Relaxed);
+            let last = self.last(tag);
+            for attempt in 0..self.nodes.len() {
+                let mut number = (last + attempt) % self.nodes.len();
+                let mut asked = self.ask(number, tag, patience);
+                if let Asked::Elsewhere(other) = asked {
+                    number = other;
+                    asked = self.ask(number, tag, patience);
+                }
+                if let Asked::Leads(leader) = asked {
+                    self.lock().insert(tag.to_owned(), number);
                     return Some(leader);
                 }
             }
@@ -62,24 +102,54 @@ impl Finder {
         self.is_over.load(Ordering::Relaxed)
     }
 
+    /// Whether the nodes are a cluster.
+    pub fn is_cluster(&self) -> bool {
+        self.is_cluster
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Where node `number` is reached.
-    pub fn url(&self, number: usize) -> &str {
-        &self.urls[number]
+    pub fn address(&self, number: usize) -> &Address {
+        &self.nodes[number]
     }
 
-    /// Where the node is reached that led when somebody last looked.
-    pub fn last_url(&self) -> &str {
-        self.url(self.last.load(Ordering::Relaxed))
+    /// Where the node is reached that led when somebody last looked for that tag.
+    pub fn last_address(&self, tag: &str) -> &Address {
+        self.address(self.last(tag))
     }
-}
 
-fn ask(url: &str, patience: Duration) -> Result<Option<Leader>> {
-    let mut connection = Connection::open(url, ASK_TIME)?;
-    let state = NodeState::read(&connection.command("INFO", &["durability"])?);
-    // A node whose epoch has just ended shows no epoch.
-    if state.role() != "leader" || state.epoch() == 0 {
-        return Ok(None);
+    fn last(&self, tag: &str) -> usize {
+        self.lock().get(tag).copied().unwrap_or_default()
     }
-    connection.set_timeout(patience)?;
-    Ok(Some(Leader { connection, epoch: state.epoch() }))
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, number: usize, tag: &str, patience: Duration) -> Asked {
+        // A node that does not answer leads nobody.
+        self.try_ask(number, tag, patience).unwrap_or(Asked::Nothing)
+    }
+
+    fn try_ask(&self, number: usize, tag: &str, patience: Duration) -> Result<Asked> {
+        let Address { shard, url } = self.address(number);
+        let mut connection = Connection::open(url, ASK_TIME)?;
+        if self.is_cluster {
+            if let Some(address) = connection.redirection(tag)? {
+                let named = self.nodes.iter().position(|node| node.url.ends_with(&format!("//{address}")));
+                return Ok(named.map_or(Asked::Nothing, Asked::Elsewhere));
+            }
+        }
+        let state = NodeState::read(&connection.command("INFO", &["durability"])?);
+        // A node whose epoch has just ended shows no epoch.
+        if state.role() != "leader" || state.epoch() == 0 {
+            return Ok(Asked::Nothing);
+        }
+        connection.set_timeout(patience)?;
+        Ok(Asked::Leads(Leader { connection, term: Term { shard: *shard, epoch: state.epoch() } }))
+    }
 }

@@ -1,4 +1,4 @@
-//! Proves that the copy of one service is whole: everything is stopped, the disks of the two others are thrown away, and the shard comes back
+//! Proves that the copy of one service is whole: everything is stopped, the disks of the two others are thrown away, and all shards come back
 //! from what the one has.
 //!
 //! Consensus takes two of three, so the two get what is on the disk of the one, under the ids that they had. Nothing of their own is left: all
@@ -11,21 +11,21 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
-use crate::shard::{Shard, NODES};
+use crate::system::System;
 
 /// Who a service is, in its directory.
 const IDENTITY: &str = "SERVICE";
 
-/// Has the shard go on with the disk of that service alone. What the nodes hold then is to have the digest that they have now.
+/// Has all shards go on with the disk of that service alone. What the nodes hold then is to have the digest that they have now.
 ///
 /// # Errors
 /// It does not come back, or holds something else.
-pub fn keep_only(shard: &mut Shard, survivor: usize, timeout: Duration) -> Result<()> {
-    shard.wait_until_shipped(timeout)?;
-    shard.services.wait_until_well(timeout)?;
-    let before = shard.wait_until_equal(timeout)?;
-    (0..NODES).try_for_each(|node| shard.kill_node(node))?;
-    let services = &mut shard.services;
+pub fn keep_only(system: &mut System, survivor: usize, timeout: Duration) -> Result<()> {
+    system.shards.iter().try_for_each(|shard| shard.wait_until_shipped(timeout))?;
+    system.services.wait_until_well(timeout)?;
+    let before = system.wait_until_equal(timeout)?;
+    system.kill_nodes()?;
+    let services = &mut system.services;
     services.kill_all()?;
     let kept = services.list[survivor].directory.clone();
     for (number, service) in services.list.iter().enumerate().filter(|(number, _)| *number != survivor) {
@@ -35,11 +35,11 @@ pub fn keep_only(shard: &mut Shard, survivor: usize, timeout: Duration) -> Resul
         fs::write(service.directory.join(IDENTITY), identity)?;
     }
     services.start_all()?;
-    (0..NODES).try_for_each(|node| shard.start_node(node))?;
+    system.start_nodes()?;
     let alone = || format!("with the disk of log{survivor} alone");
-    shard.wait_until_whole(timeout).with_context(alone)?;
-    let after = shard.wait_until_equal(timeout).with_context(alone)?;
-    ensure!(after == before, "{} the nodes hold {after}, and before that {before}", alone());
+    system.wait_until_whole(timeout).with_context(alone)?;
+    let after = system.wait_until_equal(timeout).with_context(alone)?;
+    ensure!(after == before, "{} the nodes hold {after:?}, and before that {before:?}", alone());
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Breaks a shard of three nodes in all ways that it is to survive, while clients work, and checks what they saw.
+//! Breaks a shard of three nodes, or a cluster of shards, in all ways that it is to survive, while clients work, and checks what they saw.
 //!
 //! In sync mode histories are to be linearizable and everything that was acknowledged is to be there in the end; in async mode
 //! what is missing is only the youngest of what one leader acknowledged. In both, no two nodes ever answer as leaders at the same
@@ -6,6 +6,7 @@
 //!
 //! The seed decides what is broken when; how processes and threads are scheduled differs in each run.
 
+mod cluster;
 mod faults;
 mod journal;
 mod laps;
@@ -15,14 +16,17 @@ mod link;
 mod lone_copy;
 mod measure;
 mod measure_services;
+mod node;
 mod notes;
 mod peer_links;
 mod pipelined;
 mod plan;
+mod ports;
 mod record;
 mod round;
 mod service_faults;
 mod shard;
+mod system;
 mod verdict;
 mod views;
 
@@ -40,7 +44,7 @@ use tempfile::TempDir;
 
 use crate::plan::{Kind, Plan};
 use crate::round::Report;
-use crate::shard::{Mode, Settings};
+use crate::system::{Mode, Settings};
 
 /// Limits on the lag of the log in async mode, of which each round has one.
 const LIMITS_MS: [u64; 3] = [300, 1000, 10_000];
@@ -50,11 +54,11 @@ const LEASE_MS: u64 = 1000;
 /// For which times are measured, unless told.
 const MEASURED_LEASES_MS: [u64; 2] = [3000, 1000];
 
-/// Breaks a shard of three nodes while clients work, and checks what they saw. The last line is "N passed, N failed", where N are
+/// Breaks a shard of three nodes, or a cluster, while clients work, and checks what they saw. The last line is "N passed, N failed", where N are
 /// rounds.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Rounds to play, each with a shard of its own; or how often to measure
+    /// Rounds to play, each with nodes of its own; or how often to measure
     #[arg(long, default_value_t = 1)]
     rounds: u32,
     /// For how long things are broken in a round
@@ -69,6 +73,9 @@ struct Arguments {
     /// Log services: 1, or 3 that keep the log together
     #[arg(long, default_value_t = 1)]
     services: usize,
+    /// Shards: 1 of three nodes outside cluster mode, or up to 4 of two nodes in a cluster
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
+    shards: u8,
     /// What is broken, separated by commas [default: everything that is to be survived]
     #[arg(long, value_enum, value_delimiter = ',')]
     faults: Vec<Kind>,
@@ -117,6 +124,7 @@ fn settings(arguments: &Arguments, directory: &TempDir, lease_ms: u64) -> Settin
         lease: Duration::from_millis(lease_ms),
         limit: LIMIT,
         services: arguments.services,
+        shards: arguments.shards.into(),
         has_failpoints: arguments.measure.is_none() && kinds.iter().any(|kind| kind.is_of_disk()),
         distance: Duration::ZERO,
         survivor: None,
@@ -125,7 +133,7 @@ fn settings(arguments: &Arguments, directory: &TempDir, lease_ms: u64) -> Settin
 
 fn kinds(arguments: &Arguments) -> Vec<Kind> {
     if arguments.faults.is_empty() {
-        Kind::all(arguments.services)
+        Kind::all(arguments.services, arguments.shards.into())
     } else {
         arguments.faults.clone()
     }
@@ -135,8 +143,8 @@ fn play(arguments: &Arguments) -> Result<bool> {
     let lease_ms = arguments.lease_ms.unwrap_or(LEASE_MS);
     let kinds = kinds(arguments);
     println!(
-        "{} s a round, mode {:?}, lease {lease_ms} ms, log services: {}",
-        arguments.seconds, arguments.mode, arguments.services
+        "{} s a round, mode {:?}, lease {lease_ms} ms, log services: {}, shards: {}",
+        arguments.seconds, arguments.mode, arguments.services, arguments.shards
     );
     let mut failed: Vec<u64> = Vec::new();
     for seed in (arguments.seed..).take(arguments.rounds as usize) {
@@ -148,7 +156,7 @@ fn play(arguments: &Arguments) -> Result<bool> {
             settings.limit = Duration::from_millis(limit_ms);
         }
         let length = Duration::from_secs(arguments.seconds);
-        let plan = Plan::draw(&mut random, length, settings.lease, &kinds, settings.services);
+        let plan = Plan::draw(&mut random, length, settings.lease, &kinds, (settings.services, settings.shards));
         // Not drawn: a single service has none, and its rounds are to be what they were.
         settings.survivor = (settings.services > 1).then_some(seed as usize % settings.services);
         let planned: String = plan.0.iter().map(|fault| format!("{fault}\n")).collect();
@@ -194,14 +202,15 @@ fn describe(seed: u64, report: &Report) -> String {
         // It cannot fail on a string.
         let _ = write!(line, " {name} {count},");
     }
-    let writes = report.answers.iter().filter(|answer| answer.is_write).count();
-    let (gap, since) = ledger::longest_gap(&report.answers);
+    let answers = report.answers();
+    let writes = answers.iter().filter(|answer| answer.is_write).count();
+    let (gap, since) = report.longest_gap();
     let gap_began = since.zip(report.began).map_or(Duration::ZERO, |(since, began)| since - began);
     let _ = write!(
         line,
         " {} operations, {writes} writes acknowledged, {} takeovers, longest time without {:.2} s (from {:.2} s on), {} histories",
-        report.answers.len(),
-        ledger::epochs(&report.answers).saturating_sub(1),
+        answers.len(),
+        report.takeovers(),
         gap.as_secs_f64(),
         gap_began.as_secs_f64(),
         report.laps,

@@ -9,11 +9,10 @@ use clap::ValueEnum;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::journal;
-use crate::leader::Finder;
+use crate::journal::{self, Place};
 use crate::ledger::Ledger;
 use crate::measure_services;
-use crate::shard::{Mode, Settings, Shard};
+use crate::system::{Mode, Settings, System};
 use crate::verdict;
 
 const WRITERS: usize = 3;
@@ -55,10 +54,10 @@ pub fn measure(settings: &Settings, end: End, rounds: u32, seed: u64) -> Result<
         End::Plan => "DURABILITY.FAILOVER",
         _ => return measure_services::measure(settings, end, rounds, seed),
     };
-    let mut shard = Shard::start(settings)?;
+    let mut system = System::start(settings, WHOLE_TIME)?;
     let mut random = StdRng::seed_from_u64(seed);
-    let times = under_load(&mut shard, seed, |shard, ledger| {
-        (0..rounds).map(|_| once(shard, ledger, end, settings.lease, &mut random)).collect::<Result<Vec<_>>>()
+    let times = under_load(&mut system, seed, |system, ledger| {
+        (0..rounds).map(|_| once(system, ledger, end, settings.lease, &mut random)).collect::<Result<Vec<_>>>()
     })?;
     Ok(format!("from {what} to the first write acknowledged elsewhere, lease {lease_ms} ms: {}", sum_up(times)))
 }
@@ -68,35 +67,36 @@ pub fn measure(settings: &Settings, end: End, rounds: u32, seed: u64) -> Result<
 /// # Errors
 /// Those of the measurement, or a client's.
 pub fn under_load<T>(
-    shard: &mut Shard,
+    system: &mut System,
     seed: u64,
-    measure: impl FnOnce(&mut Shard, &Ledger) -> Result<T>,
+    measure: impl FnOnce(&mut System, &Ledger) -> Result<T>,
 ) -> Result<T> {
-    shard.wait_until_whole(WHOLE_TIME)?;
-    let finder = Finder::new(shard.client_urls.clone(), FIND_RETRY);
-    let ledger = Ledger::default();
+    system.wait_until_whole(WHOLE_TIME)?;
+    let finder = system.finder(FIND_RETRY);
+    let place = Place { tag: "0".to_owned(), ..Place::default() };
     let (measured, written) = thread::scope(|scope| {
-        let (finder, ledger) = (&finder, &ledger);
+        let (finder, place) = (&finder, &place);
         let writers: Vec<_> = (0..WRITERS)
             // Those that push, so that each write is answered by one command.
-            .map(|writer| scope.spawn(move || journal::write(finder, ledger, 3 * writer, PACE, seed)))
+            .map(|writer| scope.spawn(move || journal::write(finder, place, 3 * writer, PACE, seed)))
             .collect();
-        let measured = measure(shard, ledger);
+        let measured = measure(system, &place.ledger);
         finder.end();
         let joined = writers.into_iter().map(|writer| writer.join().map_err(|_| anyhow!("a client panicked"))?);
         (measured, joined.collect::<Result<Vec<_>>>())
     });
     let (measured, written) = (measured?, written?);
-    shard.wait_until_whole(WHOLE_TIME)?;
-    let finder = Finder::new(shard.client_urls.clone(), FIND_RETRY);
-    let mut leader = finder.find(LAST_PATIENCE).context("nobody ended this search")?;
-    let found = journal::find(&mut leader, 3 * WRITERS)?;
+    system.wait_until_whole(WHOLE_TIME)?;
+    let finder = system.finder(FIND_RETRY);
+    let mut leader = finder.find(&place.tag, LAST_PATIENCE).context("nobody ended this search")?;
+    let found = journal::find(&mut leader, &place.tag, 3 * WRITERS)?;
     verdict::judge(&written, &found, Mode::Sync, Duration::MAX)?;
     Ok(measured)
 }
 
-fn once(shard: &mut Shard, ledger: &Ledger, end: End, lease: Duration, random: &mut StdRng) -> Result<Duration> {
-    let leader = shard.wait_until_whole(WHOLE_TIME)?;
+fn once(system: &mut System, ledger: &Ledger, end: End, lease: Duration, random: &mut StdRng) -> Result<Duration> {
+    let leader = system.wait_until_whole(WHOLE_TIME)?;
+    let shard = system.shard();
     shard.wait_until_known(leader, WHOLE_TIME)?;
     let epoch = shard.state(leader).context("the leader does not answer")?.epoch();
     ledger.wait_for_write(epoch - 1, Instant::now(), WHOLE_TIME).context("nothing is written")?;
@@ -104,7 +104,7 @@ fn once(shard: &mut Shard, ledger: &Ledger, end: End, lease: Duration, random: &
     thread::sleep(lease.mul_f64(random.random_range(0.0..0.5)));
     let began = Instant::now();
     match end {
-        End::Kill => shard.kill_node(leader)?,
+        End::Kill => shard.nodes[leader].kill()?,
         _ => drop(shard.nodes[leader].command("DURABILITY.FAILOVER", &[])?),
     }
     let written = ledger.wait_for_write(epoch, began, WHOLE_TIME).context("nobody takes over")?;

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::ledger::Ledger;
 use crate::measure::{sum_up, under_load, End, WHOLE_TIME};
-use crate::shard::{Settings, Shard, NODES};
+use crate::system::{Settings, System, NODES};
 
 /// Writes are compared from so long before to so long after something happens.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -32,15 +32,15 @@ pub fn measure(settings: &Settings, end: End, rounds: u32, seed: u64) -> Result<
     if end == End::Distance {
         return distance(settings, rounds);
     }
-    let mut shard = Shard::start(settings)?;
+    let mut system = System::start(settings, WHOLE_TIME)?;
     let mut random = StdRng::seed_from_u64(seed);
     let lease = settings.lease;
-    under_load(&mut shard, seed, |shard, ledger| match end {
-        End::Follower => followers(shard, ledger, rounds, &mut random),
-        End::Rolling => rolling(shard, ledger, rounds),
+    under_load(&mut system, seed, |system, ledger| match end {
+        End::Follower => followers(system, ledger, rounds, &mut random),
+        End::Rolling => rolling(system, ledger, rounds),
         _ => {
             let times =
-                (0..rounds).map(|_| once(shard, ledger, end, lease, &mut random)).collect::<Result<Vec<_>>>()?;
+                (0..rounds).map(|_| once(system, ledger, end, lease, &mut random)).collect::<Result<Vec<_>>>()?;
             let what = match end {
                 End::Decider => "kill -9 of the service that decides",
                 End::Zone => "kill -9 of the service that decides and the node that leads, in one zone,",
@@ -56,27 +56,27 @@ pub fn measure(settings: &Settings, end: End, rounds: u32, seed: u64) -> Result<
 }
 
 /// Everything is there, and writes are acknowledged. Returns who leads, and who decides.
-fn settle(shard: &mut Shard, ledger: &Ledger, random: &mut StdRng) -> Result<(usize, usize)> {
-    let leader = shard.wait_until_whole(WHOLE_TIME)?;
-    shard.wait_until_known(leader, WHOLE_TIME)?;
+fn settle(system: &mut System, ledger: &Ledger, random: &mut StdRng) -> Result<(usize, usize)> {
+    let leader = system.wait_until_whole(WHOLE_TIME)?;
+    system.shard().wait_until_known(leader, WHOLE_TIME)?;
     ledger.wait_for_write(0, Instant::now(), WHOLE_TIME).context("nothing is written")?;
     // Anywhere between two renewals of the lease, and two heartbeats.
     thread::sleep(Duration::from_millis(random.random_range(0..500)));
-    Ok((leader, shard.services.decider().context("no service decides")?))
+    Ok((leader, system.services.decider().context("no service decides")?))
 }
 
 /// The time from what happens to the first write acknowledged that was sent after it.
-fn once(shard: &mut Shard, ledger: &Ledger, end: End, lease: Duration, random: &mut StdRng) -> Result<Duration> {
-    let (mut leader, decider) = settle(shard, ledger, random)?;
+fn once(system: &mut System, ledger: &Ledger, end: End, lease: Duration, random: &mut StdRng) -> Result<Duration> {
+    let (mut leader, decider) = settle(system, ledger, random)?;
     if end == End::Zone && leader != decider {
-        leader = lead_at(shard, decider)?;
-        settle(shard, ledger, random)?;
+        leader = lead_at(system, decider)?;
+        settle(system, ledger, random)?;
     }
-    let services = &mut shard.services.list;
+    let services = &mut system.services.list;
     let mut began = Instant::now();
     services[decider].kill()?;
     match end {
-        End::Zone => shard.kill_node(leader)?,
+        End::Zone => system.shard().nodes[leader].kill()?,
         End::Two => {
             let other = (decider + 1) % services.len();
             services[other].kill()?;
@@ -89,40 +89,40 @@ fn once(shard: &mut Shard, ledger: &Ledger, end: End, lease: Duration, random: &
     // Nobody that is killed has acknowledged what was sent from now on.
     let since = if end == End::Two { began } else { Instant::now() };
     let written = ledger.wait_for_write(0, since, WHOLE_TIME).context("nothing is acknowledged again")?;
-    shard.services.start_all()?;
+    system.services.start_all()?;
     if end == End::Zone {
-        shard.start_node(leader)?;
+        system.shard().start_node(leader)?;
     }
     Ok(written - began)
 }
 
 /// Has a certain node lead.
-fn lead_at(shard: &mut Shard, node: usize) -> Result<usize> {
+fn lead_at(system: &mut System, node: usize) -> Result<usize> {
     let started = Instant::now();
-    let leader = shard.wait_until_whole(WHOLE_TIME)?;
+    let leader = system.wait_until_whole(WHOLE_TIME)?;
     if leader == node {
         return Ok(node);
     }
     loop {
         // It may have to hear first how far the other one is.
-        let asked = shard.nodes[leader].command("DURABILITY.FAILOVER", &["TO", &format!("n{node}")]);
-        match (asked, shard.leader()) {
+        let asked = system.shard().nodes[leader].command("DURABILITY.FAILOVER", &["TO", &format!("n{node}")]);
+        match (asked, system.shard().leader()) {
             (_, Some(now)) if now == node => break,
             (Err(error), _) if started.elapsed() > WHOLE_TIME => return Err(error.context("DURABILITY.FAILOVER")),
             _ => thread::sleep(POLL * 10),
         }
         ensure!(started.elapsed() < WHOLE_TIME, "n{node} does not come to lead");
     }
-    shard.wait_until_whole(WHOLE_TIME)
+    system.wait_until_whole(WHOLE_TIME)
 }
 
 /// Times of writes in the second before another service dies, and in the one after.
-fn followers(shard: &mut Shard, ledger: &Ledger, rounds: u32, random: &mut StdRng) -> Result<String> {
+fn followers(system: &mut System, ledger: &Ledger, rounds: u32, random: &mut StdRng) -> Result<String> {
     let (mut before, mut after) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let (_, decider) = settle(shard, ledger, random)?;
+        let (_, decider) = settle(system, ledger, random)?;
         thread::sleep(WINDOW);
-        let service = &mut shard.services.list[(decider + random.random_range(1..3)) % 3];
+        let service = &mut system.services.list[(decider + random.random_range(1..3)) % 3];
         let moment = Instant::now();
         service.kill()?;
         thread::sleep(WINDOW + WINDOW / 4);
@@ -147,27 +147,27 @@ fn followers(shard: &mut Shard, ledger: &Ledger, rounds: u32, random: &mut StdRn
     ))
 }
 
-fn rolling(shard: &mut Shard, ledger: &Ledger, rounds: u32) -> Result<String> {
-    let leader = shard.wait_until_whole(WHOLE_TIME)?;
-    let epoch = shard.state(leader).context("the leader does not answer")?.epoch();
+fn rolling(system: &mut System, ledger: &Ledger, rounds: u32) -> Result<String> {
+    let leader = system.wait_until_whole(WHOLE_TIME)?;
+    let epoch = system.shard().state(leader).context("the leader does not answer")?.epoch();
     let mut pauses = Vec::new();
     for round in 0..rounds {
         for number in 0..NODES {
             let began = Instant::now();
-            let service = &mut shard.services.list[number];
+            let service = &mut system.services.list[number];
             service.terminate()?;
             while service.process.is_running()? {
                 ensure!(began.elapsed() < WHOLE_TIME, "log{number} does not end");
                 thread::sleep(POLL);
             }
             service.start()?;
-            shard.services.wait_until_well(WHOLE_TIME)?;
+            system.services.wait_until_well(WHOLE_TIME)?;
             let mut times: Vec<Instant> =
                 ledger.answers().iter().map(|answer| answer.answered).filter(|at| *at + POLL > began).collect();
             times.sort_unstable();
             pauses.push(times.windows(2).map(|pair| pair[1] - pair[0]).max().context("nothing is acknowledged")?);
         }
-        let state = shard.state(leader).context("the leader does not answer")?;
+        let state = system.shard().state(leader).context("the leader does not answer")?;
         ensure!(state.epoch() == epoch && state.role() == "leader", "round {round}: the lease was lost");
         ensure!(state.suspensions() == Some(0), "round {round}: the leader was suspended");
     }
@@ -182,23 +182,24 @@ fn rolling(shard: &mut Shard, ledger: &Ledger, rounds: u32) -> Result<String> {
 fn distance(settings: &Settings, rounds: u32) -> Result<String> {
     let mut parts = Vec::new();
     for distance in [Duration::ZERO, DISTANCE] {
-        let ports = settings.base_port + if distance.is_zero() { 0 } else { 60 };
+        let ports = settings.base_port + if distance.is_zero() { 0 } else { 100 };
         let directory = settings.directory.join(format!("{distance:?}"));
         std::fs::create_dir(&directory)?;
-        let mut shard = Shard::start(&Settings { distance, directory, base_port: ports, ..settings.clone() })?;
+        let own = Settings { distance, directory, base_port: ports, ..settings.clone() };
+        let mut system = System::start(&own, WHOLE_TIME)?;
         let (mut same, mut other) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             for (after, times) in [(0, &mut same), (1, &mut other)] {
-                shard.wait_until_whole(WHOLE_TIME)?;
-                let decider = shard.services.decider().context("no service decides")?;
-                let leader = lead_at(&mut shard, (decider + after) % NODES)?;
-                let mut connection = Connection::open(shard.nodes[leader].url(), SET_TIME)?;
+                system.wait_until_whole(WHOLE_TIME)?;
+                let decider = system.services.decider().context("no service decides")?;
+                let leader = lead_at(&mut system, (decider + after) % NODES)?;
+                let mut connection = Connection::open(&system.shard().nodes[leader].url, SET_TIME)?;
                 for number in 0..SETS {
                     let began = Instant::now();
                     connection.command("SET", &["key", &number.to_string()])?;
                     times.push(began.elapsed());
                 }
-                ensure!(shard.services.decider() == Some(decider), "another service decides now");
+                ensure!(system.services.decider() == Some(decider), "another service decides now");
             }
         }
         parts.push(format!(

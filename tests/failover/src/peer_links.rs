@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::link::{Link, Way};
+use crate::ports::RoundPorts;
 
 /// All links between services; none if there is one service.
 #[derive(Debug)]
 pub struct PeerLinks {
-    base_port: u16,
+    ports: RoundPorts,
     services: usize,
     /// From which service, to which.
     links: Vec<(usize, usize, Link)>,
@@ -21,26 +22,21 @@ impl PeerLinks {
     ///
     /// # Errors
     /// A port is not free.
-    pub fn open(base_port: u16, services: usize, distance: Duration) -> Result<Self> {
-        let mut peer_links = PeerLinks { base_port, services, links: Vec::new() };
+    pub fn open(ports: RoundPorts, services: usize, distance: Duration) -> Result<Self> {
+        let mut peer_links = PeerLinks { ports, services, links: Vec::new() };
         for from in 0..services {
             for to in (0..services).filter(|&to| to != from) {
-                let link = Link::open_over(peer_links.port(from, to), peer_links.port(to, to), distance)?;
+                let link = Link::open_over(ports.peer(from, to), ports.peer(to, to), distance)?;
                 peer_links.links.push((from, to, link));
             }
         }
         Ok(peer_links)
     }
 
-    /// Where `from` reaches `to`: through a link. Its own is where it listens.
-    fn port(&self, from: usize, to: usize) -> u16 {
-        self.base_port + 40 + (3 * from + to) as u16
-    }
-
     /// Where this service reaches each; empty if it is alone.
     pub fn ports(&self, from: usize) -> Vec<u16> {
         let all = if self.services > 1 { 0..self.services } else { 0..0 };
-        all.map(|to| self.port(from, to)).collect()
+        all.map(|to| self.ports.peer(from, to)).collect()
     }
 
     /// The links of a service to those others: those that carry what it sends ([`Way::There`]), and what is sent to it.

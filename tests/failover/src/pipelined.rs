@@ -16,7 +16,8 @@ use rand::seq::IndexedRandom;
 use redis::{cmd, Cmd, Parser, Value};
 
 use crate::laps::Course;
-use crate::shard::NodeState;
+use crate::leader::{Address, Term};
+use crate::node::NodeState;
 
 /// Answered or not, in a lap.
 pub const MOST_READS: usize = 40;
@@ -31,7 +32,7 @@ struct Pipeline {
     socket: TcpStream,
     input: BufReader<TcpStream>,
     parser: Parser,
-    epoch: u64,
+    term: Term,
     /// Calls that are not answered, and when they were sent.
     waiting: VecDeque<(usize, Instant)>,
 }
@@ -46,7 +47,7 @@ pub(crate) fn read(course: &Course, mut random: StdRng) -> Result<()> {
     let mut sent = 0;
     while !course.is_over.load(Ordering::Relaxed) {
         let Some(open) = &mut pipeline else {
-            match Pipeline::open(course.world.finder.last_url()) {
+            match Pipeline::open(course.world.finder.last_address(&course.tag())) {
                 Some(opened) => pipeline = Some(opened),
                 None => thread::sleep(RETRY),
             }
@@ -68,16 +69,16 @@ fn key_read(key: durability_histories::operation::Key) -> Operation {
 
 impl Pipeline {
     /// `None` if that node does not lead.
-    fn open(url: &str) -> Option<Self> {
-        let address = url.strip_prefix("redis://")?;
-        let socket = TcpStream::connect(address).ok()?;
+    fn open(address: &Address) -> Option<Self> {
+        let socket = TcpStream::connect(address.url.strip_prefix("redis://")?).ok()?;
         socket.set_nodelay(true).ok()?;
         let input = BufReader::new(socket.try_clone().ok()?);
-        let mut pipeline = Pipeline { socket, input, parser: Parser::new(), epoch: 0, waiting: VecDeque::new() };
+        let term = Term { shard: address.shard, epoch: 0 };
+        let mut pipeline = Pipeline { socket, input, parser: Parser::new(), term, waiting: VecDeque::new() };
         pipeline.write(cmd("INFO").arg("durability")).ok()?;
         let state = NodeState::read(&pipeline.next(ASK_TIME).ok()??);
-        pipeline.epoch = state.epoch();
-        (state.role() == "leader" && pipeline.epoch > 0).then_some(pipeline)
+        pipeline.term.epoch = state.epoch();
+        (state.role() == "leader" && pipeline.term.epoch > 0).then_some(pipeline)
     }
 
     fn write(&mut self, command: &Cmd) -> std::io::Result<()> {
@@ -111,17 +112,17 @@ impl Pipeline {
             let Some(answer) = answer else { break };
             let Some((call, sent)) = self.waiting.pop_front() else { bail!("{answer:?} answers nothing") };
             match answer {
-                // It leads no more, and says so.
+                // It leads no more, or another shard has the slot, and it says so.
                 Value::ServerError(error) => {
                     course.recorder.refused(call);
-                    if !["LOADING", "CLUSTERDOWN"].contains(&error.code()) {
+                    if !["LOADING", "CLUSTERDOWN", "MOVED"].contains(&error.code()) {
                         bail!("a read was answered by {error:?}");
                     }
                     return Ok(false);
                 }
                 value => {
                     course.recorder.answered(call, value);
-                    course.world.ledger.add(self.epoch, sent, false);
+                    course.world.ledger.add(self.term, sent, false);
                 }
             }
         }

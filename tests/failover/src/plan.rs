@@ -9,7 +9,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use rand::Rng;
 
 use crate::link::Way;
-use crate::shard::NODES;
+use crate::system::NODES;
 
 /// A way to break something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -34,9 +34,9 @@ pub enum Kind {
     LogKill,
     /// DURABILITY.FAILOVER, to the best node or a certain one.
     Handover,
-    /// All nodes are killed at once.
+    /// All nodes of a shard are killed at once.
     KillAll,
-    /// The log services and all nodes are killed at once.
+    /// The log services and all nodes of all shards are killed at once.
     Blackout,
     /// A node is killed, and started again with an RDB that was saved earlier.
     OldRdb,
@@ -64,15 +64,32 @@ pub enum Kind {
     DiskFail,
     /// A log service and the node of the same zone are killed at once.
     ZoneKill,
+    /// Of a cluster the leaders of two shards are killed at once, as all that follows here.
+    TwoLeaders,
+    /// Slots are asked to move from one shard to another one.
+    Migrate,
+    /// The connections by which other nodes reach one over the bus are closed, and no others made.
+    BusCut,
+    /// Nothing gets through there, one way or both ways, and nothing is closed.
+    BusStall,
+    /// What goes there comes late.
+    BusSlow,
+    /// A node hears nothing from the bus, and is heard.
+    BusDeaf,
     /// For the self-check only, as no service can survive it: a service's disk says that it has written something, and has not.
     DiskLie,
 }
 
 impl Kind {
-    /// Those that a shard with so many log services is to survive.
-    pub fn all(services: usize) -> Vec<Kind> {
-        let end = if services > 1 { Kind::DiskLie } else { Kind::ServiceKill };
-        Kind::value_variants().iter().copied().filter(|kind| *kind < end).collect()
+    /// Those that so many log services and shards are to survive.
+    pub fn all(services: usize, shards: usize) -> Vec<Kind> {
+        let is_survived = |kind: &Kind| match *kind {
+            Kind::DiskLie => false,
+            kind if kind >= Kind::TwoLeaders => shards > 1,
+            kind if kind >= Kind::ServiceKill => services > 1,
+            _ => true,
+        };
+        Kind::value_variants().iter().copied().filter(is_survived).collect()
     }
 
     /// Whether it takes a log service whose disk can be made to fail.
@@ -103,6 +120,17 @@ pub struct OfServices {
     pub error: &'static str,
 }
 
+/// What a fault is about in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfCluster {
+    /// Which shard.
+    pub shard: usize,
+    /// Another shard, to which slots move or whose leader is killed as well.
+    pub other: usize,
+    /// Decides which slots move.
+    pub seed: u64,
+}
+
 /// Something that is broken, and mended after a while.
 #[derive(Debug, Clone)]
 pub struct Fault {
@@ -120,13 +148,16 @@ pub struct Fault {
     pub delay: Duration,
     /// None if there is a single service.
     pub of_services: Option<OfServices>,
+    /// None outside cluster mode.
+    pub of_cluster: Option<OfCluster>,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Fault { at, kind, target, lasts, ways, delay, of_services } = self;
+        let Fault { at, kind, target, lasts, ways, delay, of_services, of_cluster } = self;
         write!(f, "{:6.3} s  {kind:?} {target:?} for {lasts:.0?}, ways {ways:?}, delay {delay:.0?}", at.as_secs_f64())?;
-        of_services.iter().try_for_each(|of_services| write!(f, ", {of_services:?}"))
+        of_services.iter().try_for_each(|of_services| write!(f, ", {of_services:?}"))?;
+        of_cluster.iter().try_for_each(|of_cluster| write!(f, ", {of_cluster:?}"))
     }
 }
 
@@ -147,8 +178,14 @@ const DELAY_MS: std::ops::RangeInclusive<u64> = 5..=300;
 const LONGEST: f64 = 3.0;
 
 impl Plan {
-    /// Draws what happens in a run of that length, of those kinds, to a shard with so many log services.
-    pub fn draw(random: &mut StdRng, length: Duration, lease: Duration, kinds: &[Kind], services: usize) -> Self {
+    /// Draws what happens in a run of that length, of those kinds, to so many log services and shards.
+    pub fn draw(
+        random: &mut StdRng,
+        length: Duration,
+        lease: Duration,
+        kinds: &[Kind],
+        (services, shards): (usize, usize),
+    ) -> Self {
         let mut faults: Vec<Fault> = Vec::new();
         let mut deck: Vec<Kind> = Vec::new();
         let mut at = FIRST;
@@ -157,14 +194,15 @@ impl Plan {
             if deck.is_empty() {
                 deck = kinds.to_vec();
                 // Those that matter most come twice.
-                let most = [Kind::Kill, Kind::Stop, Kind::ServiceKill, Kind::ServiceStop];
+                let most = [Kind::Kill, Kind::Stop, Kind::ServiceKill, Kind::ServiceStop, Kind::Migrate];
                 deck.extend(most.iter().filter(|kind| kinds.contains(kind)));
                 deck.shuffle(random);
             }
             let kind = deck.pop().expect("the deck is not empty");
             let fault = draw_fault(random, at, kind, lease);
             let of_services = (services > 1).then(|| draw_of_services(random));
-            faults.push(Fault { of_services, ..fault });
+            let of_cluster = (shards > 1).then(|| draw_of_cluster(random, shards));
+            faults.push(Fault { of_services, of_cluster, ..fault });
             at += Duration::from_millis(random.random_range(APART_MS));
             until_quiet -= 1;
             if until_quiet == 0 {
@@ -195,6 +233,7 @@ fn draw_fault(random: &mut StdRng, at: Duration, kind: Kind, lease: Duration) ->
         ways: ways.choose(random).expect("there are some").to_vec(),
         delay: Duration::from_millis(random.random_range(DELAY_MS)),
         of_services: None,
+        of_cluster: None,
     }
 }
 
@@ -210,36 +249,44 @@ fn draw_of_services(random: &mut StdRng) -> OfServices {
     }
 }
 
+fn draw_of_cluster(random: &mut StdRng, shards: usize) -> OfCluster {
+    let shard = random.random_range(0..shards);
+    let other = (shard + random.random_range(1..shards)) % shards;
+    OfCluster { shard, other, seed: random.random() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rand::SeedableRng;
 
-    fn draw(seed: u64, services: usize) -> Plan {
+    const SIZES: [(usize, usize); 4] = [(1, 1), (3, 1), (1, 3), (3, 3)];
+
+    fn draw(seed: u64, size: (usize, usize)) -> Plan {
         let lease = Duration::from_secs(1);
-        let kinds = Kind::all(services);
-        Plan::draw(&mut StdRng::seed_from_u64(seed), Duration::from_secs(60), lease, &kinds, services)
+        let kinds = Kind::all(size.0, size.1);
+        Plan::draw(&mut StdRng::seed_from_u64(seed), Duration::from_secs(60), lease, &kinds, size)
     }
 
     #[test]
     fn the_same_seed_draws_the_same() {
-        for services in [1, 3] {
-            assert_eq!(format!("{:?}", draw(7, services)), format!("{:?}", draw(7, services)));
-            assert_ne!(format!("{:?}", draw(7, services)), format!("{:?}", draw(8, services)));
+        for size in SIZES {
+            assert_eq!(format!("{:?}", draw(7, size)), format!("{:?}", draw(7, size)));
+            assert_ne!(format!("{:?}", draw(7, size)), format!("{:?}", draw(8, size)));
         }
     }
 
     #[test]
     fn two_minutes_have_every_kind_and_quiet_times() {
-        for services in [1, 3] {
-            let (Plan(faults), Plan(more)) = (draw(1, services), draw(2, services));
-            for kind in Kind::all(services) {
+        for size in SIZES {
+            let (Plan(faults), Plan(more)) = (draw(1, size), draw(2, size));
+            for kind in Kind::all(size.0, size.1) {
                 assert!(faults.iter().chain(&more).any(|fault| fault.kind == kind), "{kind:?} is missing");
             }
             let mut mended = Duration::ZERO;
             let mut quiet = 0;
             for fault in &faults {
-                assert_eq!(fault.of_services.is_some(), services > 1);
+                assert_eq!((fault.of_services.is_some(), fault.of_cluster.is_some()), (size.0 > 1, size.1 > 1));
                 quiet += usize::from(fault.at > mended + Duration::from_millis(*QUIET_MS.start() - 1));
                 mended = mended.max(fault.mended());
             }

@@ -7,10 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::ledger;
 use crate::plan::Kind;
 use crate::round::Report;
-use crate::shard::{Mode, Settings};
+use crate::system::{Mode, Settings};
 
 /// Adds the line of a round. Several processes may add to one file.
 ///
@@ -18,28 +17,28 @@ use crate::shard::{Mode, Settings};
 /// The file cannot be written.
 pub fn add(file: &Path, seed: u64, settings: &Settings, report: &Report) -> Result<()> {
     let opened = OpenOptions::new().create(true).append(true).open(file);
-    let line = line(seed, settings.mode, settings.services, report);
+    let line = line(seed, settings.mode, (settings.services, settings.shards), report);
     // In one piece, so that lines of several processes do not mix.
     opened.and_then(|mut opened| opened.write_all(line.as_bytes())).with_context(|| format!("{}", file.display()))
 }
 
-/// Cells between bars: mode, seed, how often each kind of fault that there is with so many services, operations, acknowledged writes, takeovers, the longest time
-/// without an acknowledged write in ms, histories, writes missing, span of those in ms, verdict.
-fn line(seed: u64, mode: Mode, services: usize, report: &Report) -> String {
+/// Cells between bars: mode, seed, how often each kind of fault that there is with so many services and shards, operations, acknowledged writes, takeovers, the
+/// longest time without an acknowledged write in ms (in any place of a cluster), histories, writes missing, span of those in ms, verdict.
+fn line(seed: u64, mode: Mode, (services, shards): (usize, usize), report: &Report) -> String {
     let mode = if mode == Mode::Sync { "sync" } else { "async" };
     let mut line = format!("| {mode} | {seed} |");
-    for kind in Kind::all(services) {
+    for kind in Kind::all(services, shards) {
         // It cannot fail on a string.
         let _ = write!(line, " {} |", report.counts.get(&kind).copied().unwrap_or(0));
     }
-    let answers = &report.answers;
+    let answers = report.answers();
     let _ = writeln!(
         line,
         " {} | {} | {} | {} | {} | {} | {} | {} |",
         answers.len(),
         answers.iter().filter(|answer| answer.is_write).count(),
-        ledger::epochs(answers).saturating_sub(1),
-        ledger::longest_gap(answers).0.as_millis(),
+        report.takeovers(),
+        report.longest_gap().0.as_millis(),
         report.laps,
         report.loss.writes,
         report.loss.span.as_millis(),
@@ -59,8 +58,9 @@ mod tests {
         let headings: Vec<&str> =
             include_str!("../record.sh").lines().filter(|line| line.starts_with("| mode | seed |")).collect();
         let cells = |line: &str| line.trim().split('|').count();
-        for (services, headings) in [1, 3].into_iter().zip(headings) {
-            let line = line(7, Mode::Sync, services, &report);
+        assert_eq!(headings.len(), 3);
+        for (size, headings) in [(1, 1), (3, 1), (3, 3)].into_iter().zip(headings) {
+            let line = line(7, Mode::Sync, size, &report);
             assert_eq!(cells(&line), cells(headings), "{line}");
             assert!(line.starts_with("| sync | 7 | 3 | 0 |") && line.ends_with("| passed |\n"), "{line}");
         }

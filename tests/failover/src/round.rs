@@ -1,4 +1,4 @@
-//! One round: clients at work on a shard that is broken again and again, and at the end a look at all that is there.
+//! One round: clients at work on shards that are broken again and again, and at the end a look at all that is there.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,30 +8,35 @@ use durability_histories::judge::{judge, Verdict};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::cluster;
 use crate::faults::{self, Counts};
-use crate::journal::{self, Found, Written};
+use crate::journal::{self, Found, Place, Written};
 use crate::laps::{self, Lap, World};
-use crate::leader::{Finder, Leader};
-use crate::ledger::{self, Answer, Ledger};
+use crate::leader::Finder;
+use crate::ledger::{self, Answer};
 use crate::lone_copy;
 use crate::notes::Notes;
 use crate::plan::Plan;
-use crate::shard::{Mode, Settings, Shard, NODES};
+use crate::system::{Mode, Settings, System, NODES};
 use crate::verdict::{self, Loss};
 use crate::views::{self, View};
 
 /// Groups of clients that run laps, in sync mode.
 const GROUPS: u32 = 3;
-/// Clients that write numbers. All in all there are 20 clients.
+/// Clients that write numbers. All in all a shard that is alone has 20 clients.
 const WRITERS_SYNC: usize = 2;
 const WRITERS_ASYNC: usize = 17;
+/// A cluster has a place for them in each shard in the beginning, with so many clients each. It has as many groups as a shard that is alone.
+const WRITERS_OF_PLACE_SYNC: usize = 2;
+const WRITERS_OF_PLACE_ASYNC: usize = 5;
 const _: () =
     assert!(GROUPS as usize * (laps::CLIENTS + 1) + WRITERS_SYNC + NODES == 20 && WRITERS_ASYNC + NODES == 20);
 /// Mean time between two writes of one of those.
 const WRITER_PACE: Duration = Duration::from_millis(8);
 const FIND_RETRY: Duration = Duration::from_millis(30);
-/// For the shard to be whole when nothing is broken any more.
+/// For everything to be whole when nothing is broken any more. The bus of a cluster waits several times, each time for its own timeout.
 const WHOLE_TIME: Duration = Duration::from_secs(30);
+const WHOLE_TIME_OF_CLUSTER: Duration = Duration::from_secs(60);
 /// For a read at the end.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
 /// Threads that judge laps.
@@ -40,12 +45,12 @@ const JUDGES: usize = 2;
 /// What came of a round.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// What was done to the shard.
+    /// What was done.
     pub counts: Counts,
     /// When clients began.
     pub began: Option<Instant>,
-    /// Answers of leaders.
-    pub answers: Vec<Answer>,
+    /// Answers of leaders, by place.
+    pub answers: Vec<Vec<Answer>>,
     /// What is missing, in async mode.
     pub loss: Loss,
     /// Histories that were judged.
@@ -54,11 +59,30 @@ pub struct Report {
     pub violation: Option<String>,
 }
 
+impl Report {
+    /// All answers.
+    pub fn answers(&self) -> Vec<Answer> {
+        self.answers.concat()
+    }
+
+    /// How often a leader followed another one.
+    pub fn takeovers(&self) -> usize {
+        ledger::takeovers(&self.answers())
+    }
+
+    /// The longest time without an acknowledged write of a place, and when it began.
+    pub fn longest_gap(&self) -> (Duration, Option<Instant>) {
+        let gaps = self.answers.iter().map(|of_place| ledger::longest_gap(of_place));
+        gaps.max_by_key(|(gap, _)| *gap).unwrap_or_default()
+    }
+}
+
 /// What the clients have seen.
 #[derive(Default)]
 struct Seen {
     laps: Vec<Lap>,
-    written: Vec<Written>,
+    /// By place.
+    written: Vec<Vec<Written>>,
     views: Vec<View>,
 }
 
@@ -67,18 +91,19 @@ struct Seen {
 /// # Errors
 /// It could not be begun.
 pub fn play(settings: &Settings, plan: &Plan, seed: u64) -> Result<Report> {
-    let mut shard = Shard::start(settings)?;
-    shard.wait_until_whole(WHOLE_TIME).context("at the beginning")?;
-    let finder = Finder::new(shard.client_urls.clone(), FIND_RETRY);
-    let ledger = Ledger::default();
+    let mut system = System::start(settings, whole_time(settings)).context("at the beginning")?;
+    let tags = if settings.is_cluster() { cluster::tags(&system)? } else { vec![String::from("0")] };
+    let places: Vec<Place> = tags.into_iter().map(|tag| Place { tag, ..Place::default() }).collect();
+    let finder = system.finder(FIND_RETRY);
     let notes = Notes::new(&settings.directory.join("faults"))?;
-    let world = World { finder: &finder, ledger: &ledger, notes: &notes };
+    let clients = Clients { finder: &finder, places: &places, notes: &notes };
     let began = Some(Instant::now());
-    let (seen, harmed) = work(world, settings.mode, seed, || harm(&mut shard, plan, world));
-    let mut report = Report { answers: ledger.answers(), laps: seen.laps.len(), began, ..Report::default() };
+    let (seen, harmed) = work(clients, settings.mode, seed, || harm(&mut system, plan, settings, clients));
+    let answers = places.iter().map(|place| place.ledger.answers()).collect();
+    let mut report = Report { answers, laps: seen.laps.len(), began, ..Report::default() };
     let judged = harmed
         .map(|counts| report.counts = counts)
-        .and_then(|()| look_at_the_end(&mut shard, settings, &seen))
+        .and_then(|()| look_at_the_end(&mut system, settings, &seen, &places))
         .and_then(|found| judge_all(settings, &seen, &found, &report.answers));
     match judged {
         Ok(loss) => report.loss = loss,
@@ -87,27 +112,54 @@ pub fn play(settings: &Settings, plan: &Plan, seed: u64) -> Result<Report> {
     Ok(report)
 }
 
+fn whole_time(settings: &Settings) -> Duration {
+    if settings.is_cluster() {
+        WHOLE_TIME_OF_CLUSTER
+    } else {
+        WHOLE_TIME
+    }
+}
+
+/// What clients have of their world.
+#[derive(Clone, Copy)]
+struct Clients<'a> {
+    finder: &'a Finder,
+    places: &'a [Place],
+    notes: &'a Notes,
+}
+
+/// Groups of clients that run laps, and writers of each place.
+fn counts(mode: Mode, is_cluster: bool) -> (u32, usize) {
+    match (mode, is_cluster) {
+        (Mode::Sync, false) => (GROUPS, WRITERS_SYNC),
+        (Mode::Async, false) => (0, WRITERS_ASYNC),
+        (Mode::Sync, true) => (GROUPS, WRITERS_OF_PLACE_SYNC),
+        (Mode::Async, true) => (0, WRITERS_OF_PLACE_ASYNC),
+    }
+}
+
 /// Clients work while `harm` is done. Returns what they have seen, and its result, or what a client found wrong.
-fn work(world: World, mode: Mode, seed: u64, harm: impl FnOnce() -> Result<Counts>) -> (Seen, Result<Counts>) {
+fn work(clients: Clients, mode: Mode, seed: u64, harm: impl FnOnce() -> Result<Counts>) -> (Seen, Result<Counts>) {
     let mut random = StdRng::seed_from_u64(seed);
-    let (groups, writers) = match mode {
-        Mode::Sync => (GROUPS, WRITERS_SYNC),
-        Mode::Async => (0, WRITERS_ASYNC),
-    };
-    let World { finder, ledger, .. } = world;
+    let Clients { finder, places, notes } = clients;
+    let (groups, writers) = counts(mode, finder.is_cluster());
     thread::scope(|scope| {
         let groups: Vec<_> = (0..groups)
             .map(|group| (group, random.random()))
-            .map(|(group, seed)| scope.spawn(move || ended(finder, laps::run(world, group, seed))))
-            .collect();
-        let writers: Vec<_> = (0..writers)
-            .map(|writer| (writer, random.random()))
-            .map(|(writer, seed)| {
-                scope.spawn(move || ended(finder, journal::write(finder, ledger, writer, WRITER_PACE, seed)))
+            .map(|(group, seed)| {
+                let world = World { finder, ledger: &places[group as usize % places.len()].ledger, notes };
+                scope.spawn(move || ended(finder, laps::run(world, group, seed)))
             })
             .collect();
-        let watchers: Vec<_> =
-            (0..NODES).map(|node| scope.spawn(move || ended(finder, views::watch(finder, node)))).collect();
+        let mut write = |place, writer| {
+            let seed = random.random();
+            scope.spawn(move || ended(finder, journal::write(finder, place, writer, WRITER_PACE, seed)))
+        };
+        let writers: Vec<Vec<_>> =
+            places.iter().map(|place| (0..writers).map(|writer| write(place, writer)).collect()).collect();
+        let watchers: Vec<_> = (0..finder.nodes())
+            .map(|node| scope.spawn(move || ended(finder, views::watch(finder, places, node))))
+            .collect();
         let harmed = harm();
         finder.end();
         let mut seen = Seen::default();
@@ -115,8 +167,12 @@ fn work(world: World, mode: Mode, seed: u64, harm: impl FnOnce() -> Result<Count
         for group in groups {
             collect(group.join(), &mut failed, |laps| seen.laps.extend(laps));
         }
-        for writer in writers {
-            collect(writer.join(), &mut failed, |written| seen.written.push(written));
+        for of_place in writers {
+            let mut written = Vec::new();
+            for writer in of_place {
+                collect(writer.join(), &mut failed, |of_writer| written.push(of_writer));
+            }
+            seen.written.push(written);
         }
         for watcher in watchers {
             collect(watcher.join(), &mut failed, |views| seen.views.extend(views));
@@ -143,38 +199,51 @@ fn collect<T>(joined: thread::Result<Result<T>>, failed: &mut Result<()>, take: 
 }
 
 /// Does what is planned, and waits until all is well again.
-fn harm(shard: &mut Shard, plan: &Plan, world: World) -> Result<Counts> {
-    let counts = faults::inflict(shard, plan, world.finder, world.notes)?;
-    world.notes.add("nothing is broken any more");
-    if !world.finder.is_over() {
-        shard.wait_until_whole(WHOLE_TIME)?;
-        let written = world.ledger.wait_for_write(0, Instant::now(), WHOLE_TIME);
-        ensure!(written.is_some(), "one node leads, and no write is acknowledged for {WHOLE_TIME:?}");
+fn harm(system: &mut System, plan: &Plan, settings: &Settings, clients: Clients) -> Result<Counts> {
+    let counts = faults::inflict(system, plan, clients.finder, clients.notes)?;
+    clients.notes.add("nothing is broken any more");
+    if !clients.finder.is_over() {
+        let whole_time = whole_time(settings);
+        system.wait_until_whole(whole_time)?;
+        let since = Instant::now();
+        for place in clients.places {
+            let written = place.ledger.wait_for_write(0, since, whole_time);
+            ensure!(written.is_some(), "there are leaders, and no write is acknowledged for {whole_time:?}");
+        }
     }
     Ok(counts)
 }
 
-/// All clients have stopped: nodes are to become equal, and what is there is read from the leader. Of three services, it is what one of them
-/// has.
-fn look_at_the_end(shard: &mut Shard, settings: &Settings, seen: &Seen) -> Result<Found> {
-    shard.wait_until_whole(WHOLE_TIME)?;
-    shard.wait_until_equal(WHOLE_TIME)?;
+/// All clients have stopped: nodes are to become equal, and what is there is read from the leaders. Of three services, it is what one of
+/// them has. Returns it by place.
+fn look_at_the_end(system: &mut System, settings: &Settings, seen: &Seen, places: &[Place]) -> Result<Vec<Found>> {
+    let whole_time = whole_time(settings);
+    system.wait_until_whole(whole_time)?;
+    system.wait_until_equal(whole_time)?;
     if let Some(survivor) = settings.survivor {
-        lone_copy::keep_only(shard, survivor, WHOLE_TIME)?;
+        lone_copy::keep_only(system, survivor, whole_time)?;
     }
-    shard.services.check_output()?;
-    let finder = Finder::new(shard.client_urls.clone(), FIND_RETRY);
-    let mut leader: Leader = finder.find(LAST_PATIENCE).context("nobody ended this search")?;
-    seen.laps.iter().try_for_each(|lap| laps::read_at_the_end(lap, &mut leader))?;
-    journal::find(&mut leader, seen.written.len())
+    system.services.check_output()?;
+    let finder = system.finder(FIND_RETRY);
+    seen.laps.iter().try_for_each(|lap| laps::read_at_the_end(lap, &finder, LAST_PATIENCE))?;
+    let find = |(place, written): (&Place, &Vec<Written>)| {
+        let mut leader = finder.find(&place.tag, LAST_PATIENCE).context("nobody ended this search")?;
+        journal::find(&mut leader, &place.tag, written.len())
+    };
+    places.iter().zip(&seen.written).map(find).collect()
 }
 
-fn judge_all(settings: &Settings, seen: &Seen, found: &Found, answers: &[Answer]) -> Result<Loss> {
+fn judge_all(settings: &Settings, seen: &Seen, found: &[Found], answers: &[Vec<Answer>]) -> Result<Loss> {
     // What is cheap to judge and easy to understand comes first.
-    if let Some(overlap) = ledger::overlap(answers) {
+    if let Some(overlap) = ledger::overlap(&answers.concat()) {
         bail!("two leaders answered at the same time: {overlap}");
     }
-    let loss = verdict::judge(&seen.written, found, settings.mode, settings.limit)?;
+    let mut loss = Loss::default();
+    for (place, (written, found)) in seen.written.iter().zip(found).enumerate() {
+        let of_place = verdict::judge(written, found, settings.mode, settings.limit)
+            .with_context(|| format!("the journal and the sets of place {place}"))?;
+        loss = Loss { writes: loss.writes + of_place.writes, span: loss.span.max(of_place.span) };
+    }
     verdict::judge_views(&seen.views, found, settings.mode)?;
     judge_laps(&seen.laps)?;
     Ok(loss)

@@ -56,7 +56,7 @@ impl Work<'_> {
     /// The service that a fault is about. A single one is always meant.
     pub(crate) fn service_of(&mut self, fault: &Fault) -> usize {
         let Some(of_services) = &fault.of_services else { return 0 };
-        self.last_decider = self.shard.services.decider().unwrap_or(self.last_decider);
+        self.last_decider = self.system.services.decider().unwrap_or(self.last_decider);
         match of_services.target {
             Target::Leader => self.last_decider,
             Target::Other(after) => self.after(self.last_decider, after),
@@ -64,11 +64,11 @@ impl Work<'_> {
     }
 
     fn after(&self, service: usize, after: usize) -> usize {
-        (service + after) % self.shard.services.list.len()
+        (service + after) % self.system.services.list.len()
     }
 
     pub(crate) fn kill_service(&mut self, fault: &Fault, service: usize) -> Result<()> {
-        self.shard.services.list[service].kill()?;
+        self.system.services.list[service].kill()?;
         self.mend_later(fault, service, Remedy::OfService(ServiceRemedy::Start(service)));
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Work<'_> {
         let of_services = of_services.as_ref();
         let others: Vec<usize> =
             of_services.into_iter().flat_map(|of| &of.others).map(|&after| self.after(service, after)).collect();
-        let subject = &mut self.shard.services.list[service];
+        let subject = &mut self.system.services.list[service];
         match kind {
             Kind::ServiceKill => self.kill_service(fault, service)?,
             Kind::TwoKill => {
@@ -93,11 +93,11 @@ impl Work<'_> {
             }
             Kind::ServiceStop => {}
             Kind::ServiceRestart | Kind::Rolling => {
-                let more = if *kind == Kind::Rolling { self.shard.services.list.len() - 1 } else { 0 };
+                let more = if *kind == Kind::Rolling { self.system.services.list.len() - 1 } else { 0 };
                 self.restart(Restart { service, more, step: Step::Ask, since: Instant::now() })?;
             }
             Kind::PeerCut | Kind::PeerStall | Kind::PeerSlow => {
-                for link in self.shard.peer_links.of(service, &others, ways) {
+                for link in self.system.peer_links.of(service, &others, ways) {
                     match kind {
                         Kind::PeerCut => link.cut(),
                         Kind::PeerStall => link.stall(&[Way::There, Way::Back]),
@@ -130,7 +130,7 @@ impl Work<'_> {
     }
 
     pub(crate) fn mend_service(&mut self, remedy: ServiceRemedy) -> Result<()> {
-        let services = &mut self.shard.services.list;
+        let services = &mut self.system.services.list;
         match &remedy {
             ServiceRemedy::Start(service) => {
                 if !services[*service].start()? {
@@ -142,7 +142,7 @@ impl Work<'_> {
             ServiceRemedy::HealPeerLinks(service) => {
                 let all: Vec<usize> = (0..services.len()).collect();
                 let ways = [Way::There, Way::Back];
-                self.shard.peer_links.of(*service, &all, &ways).for_each(Link::heal);
+                self.system.peer_links.of(*service, &all, &ways).for_each(Link::heal);
             }
             ServiceRemedy::HealDisk { service, restarts } => {
                 let service = &mut services[*service];
@@ -161,7 +161,7 @@ impl Work<'_> {
     /// Goes on with a planned restart, and with the next.
     fn restart(&mut self, mut restart: Restart) -> Result<()> {
         let Restart { service: number, step, since, .. } = restart;
-        let service = &mut self.shard.services.list[number];
+        let service = &mut self.system.services.list[number];
         let next = match step {
             // What was killed for another reason is started for that reason.
             Step::Ask if !service.is_started => Some(Step::CatchingUp),
@@ -183,7 +183,7 @@ impl Work<'_> {
                 ensure!(since.elapsed() < END_TIME, "log{number} was asked to end, and has not after {END_TIME:?}");
                 None
             }
-            Step::CatchingUp if self.shard.services.trouble().is_none() || since.elapsed() > CATCH_UP_TIME => {
+            Step::CatchingUp if self.system.services.trouble().is_none() || since.elapsed() > CATCH_UP_TIME => {
                 if restart.more == 0 {
                     return Ok(());
                 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Result};
 
 use crate::journal::{Found, Manner, Write, Written};
-use crate::shard::Mode;
+use crate::leader::Term;
+use crate::system::Mode;
 use crate::views::View;
 
 /// The server looks at its lag once in each round of its event loop, and there is a round each 100 ms at least.
@@ -69,11 +70,11 @@ struct EpochWrites<'a> {
 /// Something is missing that may not be, or is there that nobody wrote.
 pub fn judge(all: &[Written], found: &Found, mode: Mode, limit: Duration) -> Result<Loss> {
     found.check_doubles()?;
-    let mut epochs: BTreeMap<u64, EpochWrites> = BTreeMap::new();
+    let mut epochs: BTreeMap<Term, EpochWrites> = BTreeMap::new();
     for written in all {
         let mut numbers = found.numbers(written)?;
         for write in &written.writes {
-            let of_epoch = epochs.entry(write.epoch).or_default();
+            let of_epoch = epochs.entry(write.term).or_default();
             if numbers.remove(&write.number) {
                 of_epoch.there.push((written, write));
             } else if write.answered.is_some() {
@@ -84,13 +85,12 @@ pub fn judge(all: &[Written], found: &Found, mode: Mode, limit: Duration) -> Res
         ensure!(numbers.is_empty(), "writer {}: {numbers:?} is there, and was refused or never sent", written.writer);
     }
     let mut loss = Loss::default();
-    for (epoch, of_epoch) in &epochs {
+    for (term, of_epoch) in &epochs {
         of_epoch.check_positions(found)?;
         let Some(&(written, oldest)) = of_epoch.missing.iter().min_by_key(|(_, write)| write.answered) else {
             continue;
         };
-        let what =
-            format!("writer {}: {} of epoch {epoch} was acknowledged and is missing", written.writer, oldest.number);
+        let what = format!("writer {}: {} of {term} was acknowledged and is missing", written.writer, oldest.number);
         ensure!(mode == Mode::Async, "{what}, and {} others", of_epoch.missing.len() - 1);
         let since = oldest.answered.unwrap_or(oldest.invoked);
         of_epoch.check_no_hole(since, &what)?;
@@ -118,8 +118,8 @@ impl EpochWrites<'_> {
             );
             ensure!(
                 position < first_missing,
-                "{entry:?} is there at {position} of the journal, and what epoch {} wrote at {first_missing} is missing",
-                write.epoch
+                "{entry:?} is there at {position} of the journal, and what {} wrote at {first_missing} is missing",
+                write.term
             );
         }
         Ok(())
@@ -145,18 +145,19 @@ impl EpochWrites<'_> {
     }
 }
 
-/// What followers show is durable, so nothing of it is ever missing. In sync mode that holds for leaders as well.
+/// `found` is by place. What followers show is durable, so nothing of it is ever missing. In sync mode that holds for leaders as well.
 ///
 /// # Errors
 /// Something is missing.
-pub fn judge_views(views: &[View], found: &Found, mode: Mode) -> Result<()> {
+pub fn judge_views(views: &[View], found: &[Found], mode: Mode) -> Result<()> {
     for view in views.iter().filter(|view| mode == Mode::Sync || view.role == "follower") {
         ensure!(
-            view.is_beginning_of(&found.journal),
-            "n{} showed as {} {} entries of the journal, the last {:?}; in the end there are other ones",
+            view.is_beginning_of(&found[view.place].journal),
+            "node {} showed as {} {} entries of the journal of place {}, the last {:?}; in the end there are other ones",
             view.node,
             view.role,
             view.length,
+            view.place,
             view.tail
         );
     }

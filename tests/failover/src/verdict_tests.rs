@@ -3,7 +3,8 @@ use std::time::{Duration, Instant};
 
 use super::{judge, Loss};
 use crate::journal::{Found, Manner, Write, Written};
-use crate::shard::Mode;
+use crate::leader::Term;
+use crate::system::Mode;
 
 const LIMIT: Duration = Duration::from_millis(500);
 
@@ -12,7 +13,7 @@ fn written(start: Instant, manner: Manner, writes: &[(u64, u64, u64, u64, usize)
     let at = |ms| start + Duration::from_millis(ms);
     let write = |&(number, epoch, invoked, answered, position)| Write {
         number,
-        epoch,
+        term: Term { shard: 0, epoch },
         invoked: at(invoked),
         answered: (answered > 0).then(|| at(answered)),
         position: (position > 0).then_some(position),

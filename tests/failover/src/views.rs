@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use durability_histories::connection::{Connection, Reply};
 use redis::{cmd, Value};
 
-use crate::journal::{entry, JOURNAL};
+use crate::journal::{entry, journal, Place};
 use crate::leader::Finder;
-use crate::shard::NodeState;
+use crate::node::NodeState;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -19,6 +19,8 @@ const TAIL: usize = 8;
 /// What a node showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
+    /// The place whose journal it is.
+    pub place: usize,
     /// The node.
     pub node: usize,
     /// As which it showed it.
@@ -29,44 +31,75 @@ pub struct View {
     pub tail: Vec<String>,
 }
 
-/// Looks at node `node` until all is over, and returns what differs from the look before.
+/// Looks at node `node` until all is over, at one journal after the other, and returns what differs from the look before.
 ///
 /// # Errors
 /// It answers what it should not.
-pub fn watch(finder: &Finder, node: usize) -> Result<Vec<View>> {
+pub fn watch(finder: &Finder, places: &[Place], node: usize) -> Result<Vec<View>> {
     let mut views: Vec<View> = Vec::new();
     let mut connection = None;
+    let mut place = 0;
     while !finder.is_over() {
         thread::sleep(INTERVAL);
         let Some(open) = &mut connection else {
-            connection = Connection::open(finder.url(node), PATIENCE).ok();
+            connection = connect(finder, node).ok();
             continue;
         };
-        match look(open, node)? {
-            Some(view) if views.last() != Some(&view) => views.push(view),
-            Some(_) => {}
-            None => connection = None,
+        place = (place + 1) % places.len();
+        match look(open, finder, node, place, &places[place].tag)? {
+            Looked::Shown(view) => {
+                if views.iter().rfind(|before| before.place == place) != Some(&view) {
+                    views.push(view);
+                }
+            }
+            Looked::IsElsewhere => {}
+            Looked::NotServed => connection = None,
         }
     }
     Ok(views)
 }
 
-/// Role and journal at one moment. `None` if the node serves nobody.
-fn look(connection: &mut Connection, node: usize) -> Result<Option<View>> {
-    let tail = -(TAIL as i64);
+fn connect(finder: &Finder, node: usize) -> Result<Connection> {
+    let mut connection = Connection::open(&finder.address(node).url, PATIENCE)?;
+    if finder.is_cluster() {
+        // So that it answers if it follows.
+        connection.command("READONLY", &[])?;
+    }
+    Ok(connection)
+}
+
+enum Looked {
+    Shown(View),
+    /// Another shard has the slot.
+    IsElsewhere,
+    /// The node serves nobody; or the slot has just moved.
+    NotServed,
+}
+
+/// Role and journal at one moment.
+fn look(connection: &mut Connection, finder: &Finder, node: usize, place: usize, tag: &str) -> Result<Looked> {
+    let (tail, journal) = (-(TAIL as i64), journal(tag));
+    if finder.is_cluster() {
+        match connection.redirection(&journal) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(Looked::IsElsewhere),
+            Err(_) => return Ok(Looked::NotServed),
+        }
+    }
     let commands = [
         cmd("MULTI"),
         cmd("INFO").arg("durability").take(),
-        cmd("LLEN").arg(JOURNAL).take(),
-        cmd("LRANGE").arg(JOURNAL).arg(tail).arg(-1).take(),
+        cmd("LLEN").arg(&journal).take(),
+        cmd("LRANGE").arg(&journal).arg(tail).arg(-1).take(),
         cmd("EXEC"),
     ];
     let Reply::Answer(Value::Array(parts)) = connection.exchange(&commands).context("looking at the journal")? else {
-        return Ok(None);
+        return Ok(Looked::NotServed);
     };
     let [info, length, tail] = <[Value; 3]>::try_from(parts).ok().context("EXEC answers three parts")?;
     let role = NodeState::read(&info).role().to_owned();
-    Ok(Some(View { node, role, length: redis::from_redis_value(length)?, tail: redis::from_redis_value(tail)? }))
+    let (length, tail) = (redis::from_redis_value(length)?, redis::from_redis_value(tail)?);
+    Ok(Looked::Shown(View { place, node, role, length, tail }))
 }
 
 impl View {
@@ -88,6 +121,7 @@ mod tests {
     fn a_view_is_a_beginning_if_nothing_it_shows_is_missing() {
         let journal = [(1, 1), (2, 1), (1, 2)];
         let view = |length, tail: &[&str]| View {
+            place: 0,
             node: 0,
             role: "follower".to_owned(),
             length,

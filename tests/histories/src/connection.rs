@@ -10,8 +10,8 @@ use redis::{
 use crate::operation::Operation;
 
 /// Errors of commands that were refused before they ran: the server is not attached to its log, does not lead (any more), or
-/// the log is too far behind. A script that gets one from its first write has written nothing.
-const REFUSALS: [&str; 5] = ["LOADING", "CLUSTERDOWN", "READONLY", "TRYAGAIN", "EXECABORT"];
+/// the log is too far behind; or the slot is another shard's. A script that gets one from its first write has written nothing.
+const REFUSALS: [&str; 6] = ["LOADING", "CLUSTERDOWN", "READONLY", "TRYAGAIN", "EXECABORT", "MOVED"];
 
 /// What came of an operation that was sent.
 #[derive(Debug)]
@@ -85,6 +85,20 @@ impl Connection {
             bail!("unexpected answer: {error}");
         }
         Ok(Reply::Answer(last))
+    }
+
+    /// Where the node says that a key's slot is served, `host:port`. `None`: it serves the slot itself.
+    ///
+    /// # Errors
+    /// It answers something else, or nothing.
+    pub fn redirection(&mut self, key: &str) -> Result<Option<String>> {
+        match redis::cmd("EXISTS").arg(key).exec(&mut self.0) {
+            Ok(()) => Ok(None),
+            Err(error) => match error.redirect_node() {
+                Some((address, _)) => Ok(Some(address.to_owned())),
+                None => Err(error.into()),
+            },
+        }
     }
 
     /// From now on an answer may take so long.

@@ -30,7 +30,8 @@ impl fmt::Display for Key {
             Kind::Text => "text",
             Kind::Number => "number",
         };
-        write!(f, "{}:{kind}:{}", self.round, self.number)
+        // All keys of a round are in one slot, if there are slots.
+        write!(f, "{{{}}}:{kind}:{}", self.round, self.number)
     }
 }
 

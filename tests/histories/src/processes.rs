@@ -59,7 +59,7 @@ impl Cluster {
             listen.iter().zip(http).map(|(&listen, &http)| Ports { listen, http, peers: peers.clone() }).collect();
         let mut services = Services::new(&Options {
             directory,
-            shard: SHARD,
+            shards: &[SHARD.to_owned()],
             ports,
             arguments: &["--log-level", "warn", "--snapshot-log-mb", "0", "--enable-debug-command"],
             has_failpoints: false,

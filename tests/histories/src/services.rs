@@ -41,8 +41,8 @@ pub struct Ports {
 pub struct Options<'a> {
     /// For everything that they write.
     pub directory: &'a Path,
-    /// The shard that is asked about.
-    pub shard: &'a str,
+    /// The shards that are asked about, of which there is one at least.
+    pub shards: &'a [String],
     /// Of each service: one, or three.
     pub ports: Vec<Ports>,
     /// More words of the command line.
@@ -70,11 +70,11 @@ pub struct Service {
 pub struct Services {
     /// The services, which are named log0, log1, ...
     pub list: Vec<Service>,
-    shard: String,
+    shards: Vec<String>,
 }
 
 impl Services {
-    /// Those of a new shard. None runs yet.
+    /// Those of new shards. None runs yet.
     ///
     /// # Errors
     /// A file cannot be written, or the environment does not say which program it is.
@@ -118,7 +118,7 @@ impl Services {
         });
         let list = list.collect();
         fs::create_dir_all(directory.join("snapshots"))?;
-        Ok(Services { list, shard: options.shard.to_owned() })
+        Ok(Services { list, shards: options.shards.to_vec() })
     }
 
     /// Starts all that do not run.
@@ -154,22 +154,28 @@ impl Services {
         Ok(())
     }
 
-    /// `LOG.STATUS` at a service; empty if it does not answer, or knows no such shard.
-    pub fn status(&self, number: usize) -> HashMap<String, String> {
+    /// `LOG.STATUS` of a shard at a service; empty if it does not answer, or knows no such shard.
+    pub fn status(&self, number: usize, shard: &str) -> HashMap<String, String> {
         let service = &self.list[number];
-        let ask = || Connection::open(&service.url, ANSWER_TIME)?.command("LOG.STATUS", &[&self.shard]);
+        let ask = || Connection::open(&service.url, ANSWER_TIME)?.command("LOG.STATUS", &[shard]);
         match ask() {
             Ok(answer) if service.is_started => pairs(&answer),
             _ => HashMap::new(),
         }
     }
 
-    /// The service that decides over the log, if one says so. A single one always does.
+    /// The service that decides over the log of the first shard, if one says so. A single one always does.
     pub fn decider(&self) -> Option<usize> {
-        let decides = |&number: &usize| {
-            self.status(number).get("standing").is_some_and(|standing| ["decides", "alone"].contains(&&**standing))
+        self.decision(&self.shards[0]).map(|(number, _)| number)
+    }
+
+    /// The service that decides over a shard's log, and its `LOG.STATUS` of it.
+    pub fn decision(&self, shard: &str) -> Option<(usize, HashMap<String, String>)> {
+        let mut statuses = (0..self.list.len()).map(|number| (number, self.status(number, shard)));
+        let decides = |status: &HashMap<String, String>| {
+            status.get("standing").is_some_and(|standing| ["decides", "alone"].contains(&&**standing))
         };
-        (0..self.list.len()).find(decides)
+        statuses.find(|(_, status)| decides(status))
     }
 
     /// What keeps the services from being well: each runs, and each copy is heard of and has all. `None` if nothing does.
@@ -180,13 +186,18 @@ impl Services {
         if self.list.len() == 1 {
             return None;
         }
-        let Some(decider) = self.decider() else { return Some("no service decides over the log".to_owned()) };
-        let status = self.status(decider);
+        self.shards.iter().find_map(|shard| self.trouble_of(shard))
+    }
+
+    fn trouble_of(&self, shard: &str) -> Option<String> {
+        let Some((decider, status)) = self.decision(shard) else {
+            return Some(format!("no service decides over the log of {shard}"));
+        };
         let copies: Vec<&String> = (0..self.list.len()).filter_map(|at| status.get(&format!("copy{at}"))).collect();
         let is_well = |copy: &&String| copy.contains(",lag=0,") && copy.ends_with("heard=1");
         match copies.len() == self.list.len() && copies.iter().all(is_well) {
             true => None,
-            false => Some(format!("log{decider} decides, and knows of the copies {copies:?}")),
+            false => Some(format!("log{decider} decides over the log of {shard}, and knows of the copies {copies:?}")),
         }
     }
 
