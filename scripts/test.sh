@@ -127,8 +127,11 @@ second_row() {
     step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
     step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
     step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12
+    step "failover, cluster" tests/failover/run.sh --shards 3 --rounds 2 --seconds 15
+    step "failover, cluster, async" tests/failover/run.sh --shards 3 --mode async --rounds 1 --seconds 15
     step "failover self-check" tests/failover/run.sh --self-check
     step "failover self-check, three services" tests/failover/run.sh --self-check --services 3
+    step "failover self-check, cluster" tests/failover/run.sh --self-check --shards 3
     step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
     step "install and operate" tests/deploy/run.sh
     step "status page" tests/status_page/run.sh

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Breaks nodes, links and the log of a shard while clients work, and checks what they saw. See --help of the program.
+# Breaks nodes, links and the log of a shard, or of a cluster, while clients work, and checks what they saw. See --help of the program.
 #
-#   tests/failover/run.sh [--rounds N] [--seconds 60] [--seed S] [--mode sync|async] [--services 1|3] [--faults LIST]
-#                         [--lease-ms MS]
+#   tests/failover/run.sh [--rounds N] [--seconds 60] [--seed S] [--mode sync|async] [--services 1|3] [--shards 1|3]
+#                         [--faults LIST] [--lease-ms MS]
 #   tests/failover/run.sh --measure kill|plan --rounds N     how long until another node acknowledges writes
 #   tests/failover/run.sh --services 3 --measure decider|follower|zone|two|rolling|distance --rounds N [--lease-ms MS]
-#   tests/failover/run.sh --self-check [--services 3] [--seed S]
+#   tests/failover/run.sh --self-check [--services 3 | --shards 3] [--seed S]
 #
 # --self-check tests two modules that are broken on purpose, and succeeds if that is noticed: one answers after its lease has
-# passed, and one before the log has what was written. With --services 3 it is a disk that says it has written, and has not.
+# passed, and one before the log has what was written. With --services 3 it is a disk that says it has written, and has not;
+# with --shards 3 a module that answers clients while others may have its slots.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, VALKEY_BIN_DIR, CARGO_TARGET_DIR; with --services 3,
 # LOGSERVICE_FAILPOINTS: cargo build --release --workspace --features logservice/failpoints --bin logservice-failpoints.
 set -euo pipefail
@@ -48,6 +49,8 @@ check() {
 
 if [ $self_check = yes ] && [[ " ${arguments[*]} " = *" --services 3 "* ]]; then
     run --expect-violation --rounds 12 --faults disk-lie --seconds 6 "${arguments[@]}"
+elif [ $self_check = yes ] && [[ " ${arguments[*]} " = *" --shards 3 "* ]]; then
+    check broken-grant --faults migrate,bus-stall,bus-slow --seconds 10
 elif [ $self_check = yes ]; then
     check broken-lease --faults stop --seconds 8
     check broken-gate --faults kill,blackout --seconds 6

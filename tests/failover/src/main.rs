@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -94,6 +94,9 @@ struct Arguments {
     /// Append a line for each round to this file, for `record.sh`
     #[arg(long)]
     record: Option<PathBuf>,
+    /// Instead, say what stands above such lines
+    #[arg(long)]
+    headings: bool,
     /// Instead, measure how long something takes, so often as --rounds says; in most cases until writes are acknowledged again
     #[arg(long, value_enum)]
     measure: Option<measure::End>,
@@ -101,6 +104,10 @@ struct Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    if arguments.headings {
+        println!("{}", record::headings(arguments.services, arguments.shards.into()));
+        return Ok(ExitCode::SUCCESS);
+    }
     let is_success = match arguments.measure {
         Some(end) => measure(&arguments, end)?,
         None => play(&arguments)?,
@@ -198,7 +205,7 @@ fn play(arguments: &Arguments) -> Result<bool> {
 fn describe(seed: u64, report: &Report) -> String {
     let mut line = format!("seed {seed}:");
     for (kind, count) in &report.counts {
-        let name = kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let name = kind.words();
         // It cannot fail on a string.
         let _ = write!(line, " {name} {count},");
     }
