@@ -36,9 +36,7 @@ pub fn ask_to_fail_over(module: &mut Module, client: u64) {
         return;
     }
     if let Some(grant) = module.slot_moves.exports.ask_to_fail_over(client) {
-        if !cfg!(feature = "broken-grant") {
-            module.slot_moves.hold_clients();
-        }
+        module.slot_moves.hold_clients();
         ask(module, grant);
     }
 }

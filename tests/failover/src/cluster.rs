@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use rand::rngs::StdRng;
-use rand::Rng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 
 use crate::node::{Node, HOST};
 use crate::ports::RoundPorts;
@@ -15,6 +16,8 @@ use crate::system::System;
 /// How many slots there are.
 pub const SLOTS: u16 = 16384;
 const POLL: Duration = Duration::from_millis(50);
+/// How often slots move of which one is in use.
+const IN_USE: f64 = 0.75;
 /// Tags that are tried until one is found for each shard.
 const MOST_TAGS: usize = 1000;
 
@@ -50,7 +53,7 @@ pub fn tags(system: &System) -> Result<Vec<String>> {
     let mut found: Vec<Option<String>> = vec![None; count];
     let leader = leader(&system.shards[0])?;
     for tag in (0..MOST_TAGS).map(|number| number.to_string()) {
-        let slot: u16 = redis::from_redis_value(leader.command("CLUSTER", &["KEYSLOT", &tag])?)?;
+        let slot = slot_of(leader, &tag)?;
         let shard = usize::from(slot / (SLOTS / count as u16)).min(count - 1);
         found[shard].get_or_insert(tag);
         if found.iter().all(Option::is_some) {
@@ -60,17 +63,29 @@ pub fn tags(system: &System) -> Result<Vec<String>> {
     found.into_iter().collect::<Option<_>>().context("a shard has no tag")
 }
 
-/// Asks for some slots of a shard to move to another one. It may not come about: something may be broken, or the shard may have none.
-/// Returns what was asked for, and what was answered.
-pub fn migrate(system: &System, from: usize, to: usize, seed: u64) -> String {
-    let mut random: StdRng = rand::SeedableRng::seed_from_u64(seed);
+/// Asks for some slots of a shard to move to another one, most often with a slot of one of those tags. It may not come about: something may be
+/// broken, or the shard may have none. Returns what was asked for, and what was answered.
+pub fn migrate(system: &System, from: usize, to: usize, tags: &[String], seed: u64) -> String {
+    let mut random = StdRng::seed_from_u64(seed);
     let mut ask = || -> Result<String> {
         let (source, target) = (leader(&system.shards[from])?, leader(&system.shards[to])?);
         let ranges = own_slots(source)?;
         ensure!(!ranges.is_empty(), "it has no slots");
-        let (first, last) = ranges[random.random_range(0..ranges.len())];
-        let start = random.random_range(first..=last);
-        let end = random.random_range(start..=last);
+        let mut in_use = Vec::new();
+        for tag in tags {
+            let slot = slot_of(source, tag)?;
+            in_use.extend(
+                ranges.iter().find(|(first, last)| (*first..=*last).contains(&slot)).map(|range| (slot, *range)),
+            );
+        }
+        let (slot, (first, last)) = match in_use.choose(&mut random) {
+            Some(found) if random.random_bool(IN_USE) => *found,
+            _ => {
+                let range = ranges[random.random_range(0..ranges.len())];
+                (random.random_range(range.0..=range.1), range)
+            }
+        };
+        let (start, end) = (random.random_range(first..=slot), random.random_range(slot..=last));
         let target: String = redis::from_redis_value(target.command("CLUSTER", &["MYID"])?)?;
         let words = ["MIGRATESLOTS", "SLOTSRANGE", &start.to_string(), &end.to_string(), "NODE", &target];
         let answer = source.command("CLUSTER", &words);
@@ -130,6 +145,10 @@ fn trouble(system: &System) -> Result<()> {
     }
     ensure!(owned == SLOTS, "the shards have {owned} slots");
     Ok(())
+}
+
+fn slot_of(node: &Node, tag: &str) -> Result<u16> {
+    Ok(redis::from_redis_value(node.command("CLUSTER", &["KEYSLOT", tag])?)?)
 }
 
 fn leader(shard: &Shard) -> Result<&Node> {

@@ -52,6 +52,7 @@ pub(crate) enum Remedy {
 
 pub(crate) struct Work<'a> {
     pub(crate) system: &'a mut System,
+    finder: &'a Finder,
     pub(crate) notes: &'a Notes,
     remedies: Vec<(Instant, Remedy)>,
     counts: Counts,
@@ -69,23 +70,23 @@ pub fn inflict(system: &mut System, plan: &Plan, finder: &Finder, notes: &Notes)
     let shards = system.shards.len();
     let remedies = (0..shards).map(|shard| (began + FIRST_SAVE, Remedy::Save(At { shard, node: 0 }))).collect();
     let last_leaders = vec![0; shards];
-    let mut work = Work { system, notes, remedies, counts: Counts::new(), last_leaders, last_decider: 0 };
+    let mut work = Work { system, finder, notes, remedies, counts: Counts::new(), last_leaders, last_decider: 0 };
     for fault in &plan.0 {
-        work.mend_until(began + fault.at, finder)?;
+        work.mend_until(began + fault.at)?;
         work.begin(fault)?;
     }
     // A remedy may have others in its train.
     while let Some(last) = work.remedies.iter().map(|(at, _)| *at).max() {
-        work.mend_until(last, finder)?;
+        work.mend_until(last)?;
     }
     Ok(work.counts)
 }
 
 impl Work<'_> {
     /// Mends what is due until then, and looks after everybody.
-    fn mend_until(&mut self, until: Instant, finder: &Finder) -> Result<()> {
+    fn mend_until(&mut self, until: Instant) -> Result<()> {
         loop {
-            let now = if finder.is_over() { until } else { Instant::now() };
+            let now = if self.finder.is_over() { until } else { Instant::now() };
             self.remedies.sort_by_key(|(at, _)| *at);
             while self.remedies.first().is_some_and(|(at, _)| *at <= now) {
                 let (_, remedy) = self.remedies.remove(0);
@@ -225,7 +226,8 @@ impl Work<'_> {
                 }
             }
             Kind::Migrate => {
-                let asked = cluster::migrate(self.system, of_cluster.shard, of_cluster.other, of_cluster.seed);
+                let tags = self.finder.tags_in_use();
+                let asked = cluster::migrate(self.system, of_cluster.shard, of_cluster.other, &tags, of_cluster.seed);
                 self.notes.add(&asked);
             }
             _ => {

@@ -104,6 +104,7 @@ pub fn write(finder: &Finder, place: &Place, writer: usize, pace: Duration, seed
     let manner = MANNERS[writer % MANNERS.len()];
     let mut written = Written { writer, manner, writes: Vec::new() };
     let Place { tag, ledger } = place;
+    finder.begin_use(tag);
     let mut number = 1;
     while !finder.is_over() {
         let patience = PATIENCE_MS.choose(&mut random).expect("there are some");

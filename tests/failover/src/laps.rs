@@ -87,7 +87,9 @@ pub fn run(world: World, group: u32, seed: u64) -> Result<Vec<Lap>> {
         let round = group * LAPS + laps.len() as u32;
         let recorder = Arc::new(Recorder::default());
         world.notes.tell(&recorder);
+        world.finder.begin_use(&tag(round));
         let done = lap(world, round, &recorder, &mut leaders, &mut random);
+        world.finder.end_use(&tag(round));
         world.notes.forget(&recorder);
         laps.push(Lap { round, recorder });
         done?;

@@ -1,6 +1,6 @@
 //! How clients find the leader: they ask the nodes; in a cluster they go where a node says that a slot is served.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -54,6 +54,8 @@ pub struct Finder {
     is_cluster: bool,
     /// Who led when somebody last looked, by tag.
     last: Mutex<HashMap<String, usize>>,
+    /// Tags of keys that clients work on now.
+    in_use: Mutex<BTreeSet<String>>,
     is_over: AtomicBool,
     retry: Duration,
 }
@@ -68,7 +70,14 @@ enum Asked {
 impl Finder {
     /// Nodes are asked again after `retry` if none leads.
     pub fn new(nodes: Vec<Address>, is_cluster: bool, retry: Duration) -> Self {
-        Finder { nodes, is_cluster, last: Mutex::default(), is_over: AtomicBool::new(false), retry }
+        Finder {
+            nodes,
+            is_cluster,
+            last: Mutex::default(),
+            in_use: Mutex::default(),
+            is_over: AtomicBool::new(false),
+            retry,
+        }
     }
 
     /// Looks until a node says that it leads, and serves the slot of that tag; `None` once all is over. Its answers may then take `patience`.
@@ -90,6 +99,21 @@ impl Finder {
             thread::sleep(self.retry);
         }
         None
+    }
+
+    /// Clients begin to work on keys with that tag.
+    pub fn begin_use(&self, tag: &str) {
+        self.lock_in_use().insert(tag.to_owned());
+    }
+
+    /// They do not any more.
+    pub fn end_use(&self, tag: &str) {
+        self.lock_in_use().remove(tag);
+    }
+
+    /// On which they work now.
+    pub fn tags_in_use(&self) -> Vec<String> {
+        self.lock_in_use().iter().cloned().collect()
     }
 
     /// Clients are to stop.
@@ -128,6 +152,10 @@ impl Finder {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_in_use(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask(&self, number: usize, tag: &str, patience: Duration) -> Asked {
