@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use libloading::os::unix::Library;
 use valkey_module::raw;
 
-use crate::server::stream_queue::{StreamQueue, NO_SLOT, PROPAGATE_ALL};
+use crate::server::leaving_slots::LeavingSlots;
+use crate::server::stream_queue::{StreamQueue, PROPAGATE_ALL};
 use crate::server::structs::{Client, Connection, ConnectionType, KeyValue};
 
 type TypeFunction = unsafe extern "C" fn() -> *mut ConnectionType;
@@ -49,6 +50,7 @@ pub struct Internals {
     db_reclaim_expired_fields: ReclaimFunction,
     events_while_blocked: *const c_int,
     queue: StreamQueue,
+    leaving_slots: LeavingSlots,
 }
 
 // SAFETY: the pointers lead into statics of the server; what is behind them is read on the main thread only.
@@ -98,6 +100,13 @@ impl Internals {
             db_reclaim_expired_fields: symbol(&server, "dbReclaimExpiredFields")?,
             events_while_blocked: symbol(&server, "ProcessingEventsWhileBlocked")?,
             queue: StreamQueue::new(symbol(&server, "server")?),
+            leaving_slots: LeavingSlots {
+                is_any_leaving: symbol(&server, "clusterIsAnySlotExporting")?,
+                lookup_command: symbol(&server, "lookupCommand")?,
+                slot_by_command: symbol(&server, "clusterSlotByCommand")?,
+                key_hash_slot: symbol(&server, "keyHashSlot")?,
+                fail_all: symbol(&server, "clusterFailAllSlotExportsWithMessage")?,
+            },
         })
     }
 
@@ -223,14 +232,15 @@ impl Internals {
     /// # Safety
     /// `arguments` are live strings of the server. It is called while a command runs, or within its event.
     pub unsafe fn propagate(&self, database: u16, arguments: &[*mut raw::RedisModuleString]) {
-        // SAFETY: by contract; the function copies the array and takes references to the strings, and writes to neither.
+        // SAFETY: by contract; the functions read the strings, and the last one copies the array and takes references to them.
         unsafe {
+            let slot = self.leaving_slots.of_command(arguments);
             (self.also_propagate)(
                 c_int::from(database),
                 arguments.as_ptr().cast_mut(),
                 arguments.len() as c_int,
                 PROPAGATE_ALL,
-                NO_SLOT,
+                slot,
             );
         }
     }
@@ -265,18 +275,18 @@ impl Internals {
         }
     }
 
-    /// Deletes the fields of a hash that have expired, and the hash if no other is left, as the server does sooner or later: that goes
+    /// Deletes the fields of the hash `key` that have expired, and the hash if no other is left, as the server does sooner or later: that goes
     /// into the stream. Returns whether it had fields that expire. Main thread only, within a command's event.
     ///
     /// # Safety
     /// The value is that of a hash, and was found within the same event.
-    pub unsafe fn delete_expired_fields(&self, hash: KeyValue, now_ms: i64) -> bool {
-        const NO_CLUSTER: c_int = 0;
+    pub unsafe fn delete_expired_fields(&self, key: &[u8], hash: KeyValue, now_ms: i64) -> bool {
         // SAFETY: by contract. Only hashes with fields that expire may be passed to the second function.
         unsafe {
             let has_any = (self.hash_type_has_volatile_fields)(hash.value);
             if has_any {
-                (self.db_reclaim_expired_fields)(hash.value, hash.database, now_ms, c_ulong::MAX, NO_CLUSTER);
+                let slot = self.leaving_slots.of_key(key);
+                (self.db_reclaim_expired_fields)(hash.value, hash.database, now_ms, c_ulong::MAX, slot);
             }
             has_any
         }

@@ -157,7 +157,7 @@ pub fn delete_expired_fields(ctx: &Context, database: u16, key: *mut raw::RedisM
         let is_hash = api!(RedisModule_KeyType)(opened) == raw::REDISMODULE_KEYTYPE_HASH as c_int;
         let hash = is_hash.then(|| OpenedKey::value(opened.cast(), ctx.ctx, key)).flatten();
         api!(RedisModule_CloseKey)(opened);
-        hash.is_some_and(|hash| internals.delete_expired_fields(hash, api::cached_time_ms()))
+        hash.is_some_and(|hash| internals.delete_expired_fields(api::bytes(key), hash, api::cached_time_ms()))
     }
 }
 

@@ -3,7 +3,7 @@
 //! - What the server offers: `api/` (the module API), `events/` (what it calls the module for), `keys`, `config_apply`, `command_docs`,
 //!   `module_load`, `forks`.
 //! - What it does not offer to modules: `internals` (functions that it exports by accident), `structs` and `command_result` (structs that it
-//!   passes), `client_layout` and `stream_queue` (places that are found in its memory by `foreign_memory`).
+//!   passes), `leaving_slots` (what of the module's goes to another shard), `client_layout` and `stream_queue` (places that are found in its memory by `foreign_memory`).
 //! - Its connections: `connection_functions` (functions of the module's in place of its own), `intercepted_writes` (what may leave), `read_pause` (what is
 //!   read), `named_link` (the link to the log) with `loaded_objects`, `hidden_replica` (the tap among the replicas); `connections`, `held_table`, `groups`, `late_holds`, `handed_over`, `half_closed/`,
 //!   `diversion`, `vectors`, `main_thread`.
@@ -38,6 +38,7 @@ pub mod internals;
 pub mod keys;
 pub mod late_holds;
 pub mod layout_check;
+pub mod leaving_slots;
 mod loaded_objects;
 pub mod main_thread;
 pub mod module_load;

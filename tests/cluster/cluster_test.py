@@ -19,6 +19,7 @@ from shards import LEASE_MS, Cluster, Node
 from migration_steps_test import SlotsMoveStepByStep
 from migration_test import SlotsMove
 from slots_test import SlotsAreAdded
+from streamed_writes_test import WhatNodesPutIntoTheStreamMoves
 from writers import Writers, tag_of
 
 SERVICES = int(os.environ.get("CLUSTER_SERVICES", "1"))
@@ -310,4 +311,5 @@ class ShardsOfACluster(ClusterTest):
 if __name__ == "__main__":
     # The steps are made slow in the files of a single service.
     by_step = [SlotsMoveStepByStep] if SERVICES == 1 else []
-    sys.exit(counted_tests.run(*by_step, ShardsOfACluster, SlotsAreAdded, SlotsMove, MessagesAreHeardElsewhere, LeaderThatItsClusterDoesNotSee))
+    sys.exit(counted_tests.run(*by_step, ShardsOfACluster, SlotsAreAdded, SlotsMove, WhatNodesPutIntoTheStreamMoves, MessagesAreHeardElsewhere,
+                               LeaderThatItsClusterDoesNotSee))
