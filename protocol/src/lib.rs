@@ -65,7 +65,8 @@ pub const DIFFERS: &str = "DIFFERS";
 /// `LOG.ACCEPT shard log-id` → `+OK`: an operator confirms that the log is right as it is. Until the service restarts, nodes that contradict
 /// it no longer keep the lease from others. They themselves still do not follow it. Refused with [`Code::OtherLog`].
 pub const ACCEPT: &str = "LOG.ACCEPT";
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]` → `[epoch, end]`.
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n] [SEEN epoch]` →
+/// `[epoch, end]`.
 /// Granted when nobody holds the lease, or the lease and its margin are over. The node id of the last holder does not matter, as two
 /// processes may use one node id; only a lease that never expires passes to another process of the same node id at once. The process that holds
 /// it has to free it with [`RESIGN`] first, as this may be a request that comes late.
@@ -75,12 +76,16 @@ pub const ACCEPT: &str = "LOG.ACCEPT";
 /// - `replid` is the replication id of what the node holds up to `expected-end`. It must be the log's: otherwise the node holds other data
 ///   that happens to end at the same offset.
 /// - [`DATABASES`] is how many databases the node can write to. `LOG.STATUS` shows the most of any leader, as a node with fewer cannot follow.
+/// - [`SEEN`] is the newest epoch that the node has heard of. Refused with [`Code::Leased`] if another one is newer by now: the request comes
+///   late, perhaps from a process that is over, and would take a lease that never expires from a later process of the same node id.
 ///
 /// Accepted only on a connection on which [`CHECK`] was answered for that shard. Refused with [`Code::Leased`], [`Code::Gap`],
 /// [`Code::OldEngine`], and with [`Code::OtherLog`] while another node contradicts the log.
 pub const ACQUIRE: &str = "LOG.ACQUIRE";
 /// See [`ACQUIRE`].
 pub const DATABASES: &str = "DATABASES";
+/// See [`ACQUIRE`].
+pub const SEEN: &str = "SEEN";
 /// `LOG.RENEW shard epoch lease-ms [sent]` → `+OK`: the lease counts anew, also if it has expired and nobody has taken it. `sent` grows from
 /// one renewal of an epoch to the next. A renewal that arrives after one that was sent later is refused: it was delayed in a connection that
 /// the leader has given up, and could make the lease shorter than the leader believes. Refused with [`Code::Fenced`], or with

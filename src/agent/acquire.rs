@@ -106,7 +106,7 @@ impl Candidate {
                 ));
                 self.log.resign(status.epoch)?;
                 agent.grant = Grant::None;
-                (sent, acquired) = self.ask_for_lease(agent, position, length);
+                (sent, acquired) = self.ask_for_lease(agent, &LogPosition { seen: status.epoch, ..*position }, length);
             }
         }
         let epoch = acquired?;
@@ -158,7 +158,7 @@ impl Candidate {
             return Ok(None);
         }
         // The log service compares once more: this node may have stood still since its question.
-        let epoch = match self.acquire(agent, &LogPosition { end, replid: Some(replid) }) {
+        let epoch = match self.acquire(agent, &LogPosition { end, replid: Some(replid), seen: status.epoch }) {
             Ok(epoch) => epoch,
             Err(error) if matches!(error.code(), Some(Code::Gap | Code::Leased | Code::NotLeader)) => return Ok(None),
             // The log contradicts another node.

@@ -186,7 +186,7 @@ impl Candidate {
         facts: &ServerFacts,
         status: LogStatus,
     ) -> Result<Leadership, Interrupt> {
-        let epoch = self.acquire(agent, &LogPosition { end: status.end, replid: None })?;
+        let epoch = self.acquire(agent, &LogPosition { end: status.end, replid: None, seen: status.epoch })?;
         // Nothing has been written in this epoch yet.
         agent.holds_all_of = Some(epoch);
         if facts.follows_log {
@@ -219,7 +219,7 @@ impl Candidate {
             // The server's stream began long ago, so the log continues where that stands.
             return self.start_log_from_own_data(agent, facts, status);
         };
-        let epoch = self.acquire(agent, &LogPosition { end: offset, replid: None })?;
+        let epoch = self.acquire(agent, &LogPosition { end: offset, replid: None, seen: status.epoch })?;
         self.take_slots(agent, epoch)?;
         let (tap, start) = tap::open(&mut agent.control, Some((&replid, offset)))?;
         self.take_tap(epoch, tap, start, Some((replid, offset)))

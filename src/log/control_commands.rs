@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use durability_leadership::Moment;
 use durability_protocol::{
-    NodeFigures, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, FIGURES, RENEW, RESIGN, SETTINGS, STATUS, ZONE,
+    NodeFigures, ACQUIRE, AUDIT_RESULT, BEGIN, DATABASES, FIGURES, RENEW, RESIGN, SEEN, SETTINGS, STATUS, ZONE,
 };
 use redis_protocol::resp2::types::OwnedFrame;
 
@@ -38,6 +38,8 @@ pub struct LogPosition<'a> {
     pub end: u64,
     /// The replication id of what the node holds up to there; `None` if it holds nothing of the log.
     pub replid: Option<&'a str>,
+    /// The newest epoch that the node has heard of.
+    pub seen: u64,
 }
 
 /// The state of a node, for the log service and the other nodes.
@@ -101,7 +103,7 @@ impl LogConnection {
     /// node that is to end meanwhile still waits for the answer, as it has to give back what it is granted.
     ///
     /// # Errors
-    /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, [`Code::Gap`](durability_protocol::Code::Gap)
+    /// [`Code::Leased`](durability_protocol::Code::Leased) while another node leads, or has led since; [`Code::Gap`](durability_protocol::Code::Gap)
     /// if the log ends elsewhere, or with another history.
     pub fn acquire(
         &mut self,
@@ -122,6 +124,8 @@ impl LogConnection {
         if engine.databases > 0 {
             command.extend([DATABASES, &databases]);
         }
+        let seen = position.seen.to_string();
+        command.extend([SEEN, &seen]);
         let local = Arc::clone(&self.node);
         let limit = TimeLimit::within(self.answer_time, AtEnd::Settles, local.end());
         let reply = self.decide(&encode(&command), &limit)?;

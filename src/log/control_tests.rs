@@ -165,7 +165,7 @@ fn a_node_that_is_to_end_waits_for_the_answer_to_acquire_and_asks_nothing_else()
     let limit = TimeLimit::within(LONG, AtEnd::BreaksOff, node.end());
     let mut connection =
         LogConnection::log_in(socket, node.services().in_use(), &node, LONG, AtEnd::BreaksOff, &limit).unwrap();
-    let (own, position) = (Node { id: "n0", address: "n0:1" }, LogPosition { end: 0, replid: None });
+    let (own, position) = (Node { id: "n0", address: "n0:1" }, LogPosition { end: 0, replid: None, seen: 6 });
     let engine = Engine { version: "9.1.0".to_owned(), databases: 0 };
     connection.may_ask().unwrap();
     assert_eq!(connection.acquire(&own, &position, Duration::ZERO, &engine).unwrap(), 7);

@@ -45,7 +45,7 @@ impl Tested {
         let shard = open(directory.path(), &objects, &keys, max_unarchived_bytes);
         let tested = Tested { directory, objects, shard, keys, max_unarchived_bytes };
         let node = Node { node_id: "n1", address: "a:1", engine: None, process: None, databases: None };
-        tested.shard.acquire(node, Held { end: 0, replid: None }, 3_600_000).await.expect("it leads");
+        tested.shard.acquire(node, Held { end: 0, replid: None, seen: None }, 3_600_000).await.expect("it leads");
         tested.shard.begin(1, REPLID, 0).await.expect("it writes");
         tested
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use durability_protocol::{
     is_valid_address, is_valid_name, is_valid_replid, process, EngineVersion, Known, Refusal, DATABASES, DIFFERS,
-    MAX_ADDRESS_BYTES, MAX_RESERVE_MS,
+    MAX_ADDRESS_BYTES, MAX_RESERVE_MS, SEEN,
 };
 
 use super::arguments::{number, text};
@@ -15,7 +15,7 @@ use super::reply::{self, failure, Reply};
 use crate::shard::{Held, Node, Renewal, Shard};
 
 const ACQUIRE_USAGE: &str =
-    "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]";
+    "usage: LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n] [SEEN epoch]";
 /// Fewest arguments of `LOG.ACQUIRE`, all of them without names.
 const ACQUIRE_ARGUMENTS: usize = 6;
 
@@ -55,9 +55,10 @@ pub fn accept(shard: &Shard, arguments: &[Bytes]) -> Result<Reply, Refusal> {
     Ok(reply::ok())
 }
 
-/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n]`.
+/// `LOG.ACQUIRE shard node-id address expected-end lease-ms [engine-version [process [replid]]] [DATABASES n] [SEEN epoch]`.
 pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Refusal> {
     let (arguments, databases) = take_named(arguments, ACQUIRE_ARGUMENTS, DATABASES);
+    let (arguments, seen) = take_named(&arguments, ACQUIRE_ARGUMENTS, SEEN);
     let Some(([_, _, node_id, address, expected_end, lease_ms], optional @ ([] | [_] | [_, _] | [_, _, _]))) =
         arguments.split_first_chunk()
     else {
@@ -72,7 +73,8 @@ pub async fn acquire(shard: Arc<Shard>, arguments: &[Bytes]) -> Result<Reply, Re
     let process = process.map(|process| self::process(process)).transpose()?;
     let databases = databases.map(|databases| number(&databases, "databases")).transpose()?;
     let databases = databases.map(|databases| u32::try_from(databases).unwrap_or(u32::MAX));
-    let (node, held) = (Node { node_id, address, engine, process, databases }, Held { end, replid });
+    let seen = seen.map(|seen| number(&seen, "epoch")).transpose()?;
+    let (node, held) = (Node { node_id, address, engine, process, databases }, Held { end, replid, seen });
     let (epoch, end) = shard.acquire(node, held, lease_ms).await?;
     Ok(reply::array(vec![reply::integer(epoch), reply::integer(end)]))
 }

@@ -34,6 +34,7 @@ impl Shard {
             let mut accepting = self.accepting();
             accepting.epochs.check_free(&self.name, node.node_id, self.environment.now())?;
             accepting.epochs.check_not_led_by(&self.name, node.process)?;
+            accepting.epochs.check_still_newest(held.seen, self.environment.now())?;
             if rule_switches::holds(Rule::ChecksHeld) {
                 accepting.epochs.check_held(held, accepting.end)?;
             }
@@ -182,7 +183,8 @@ impl Shard {
                 if self.accepting().epochs.epoch() > epoch {
                     return Ok(());
                 }
-                // Whoever was being granted the lease when the operator took it leads only now. And from here on no renewal comes between.
+                // If the lease was being granted to another node then, and that has failed, the leader before has it back. And from here on no
+                // renewal comes between.
                 if !self.accepting().epochs.is_revoked(epoch) {
                     leader = self.revoke(epoch, successor)?.or(leader);
                 }

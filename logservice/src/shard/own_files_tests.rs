@@ -166,7 +166,7 @@ async fn a_seed_and_a_snapshot_are_refused_as_long_as_no_other_service_has_them(
     let tested = open(true);
     let shard = &tested.shard;
     let node = Node { node_id: "n1", address: "a:1", engine: None, process: None, databases: None };
-    shard.acquire(node, Held { end: 0, replid: None }, 3000).await.expect("it leads");
+    shard.acquire(node, Held { end: 0, replid: None, seen: None }, 3000).await.expect("it leads");
     let draft = |offset| {
         let mut draft = shard.snapshots().draft(&shard.store().manifest(), offset).expect("a draft");
         draft.write(b"data").expect("written");

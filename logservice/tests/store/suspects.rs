@@ -30,7 +30,7 @@ impl Seeded {
         });
         let seeded = Seeded { directory, shard: shard.expect("opens") };
         let node = Node { node_id: "n1", address: "host:1", engine: None, process: None, databases: None };
-        let (epoch, _) = seeded.shard.acquire(node, Held { end: 0, replid: None }, 0).await.expect("leads");
+        let (epoch, _) = seeded.shard.acquire(node, Held { end: 0, replid: None, seen: None }, 0).await.expect("leads");
         let seed = seeded.draft(100);
         seeded.shard.install_seed(epoch, A, seed).await.expect("installed");
         seeded.shard.remove_all_other_snapshots().await;

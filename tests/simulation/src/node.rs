@@ -180,7 +180,8 @@ impl Node {
         self.asked += 1;
         self.pending = Some(Pending { number: self.asked, until: now.plus(ANSWER_AT_MOST) });
         let (number, lease_ms, replid) = (self.asked, profile.lease_ms(draw), self.replid.clone());
-        Request::Acquire { number, sent: now, expected_end, lease_ms, replid }
+        let seen = self.view.as_ref().map(|(_, view)| view.epoch);
+        Request::Acquire { number, sent: now, expected_end, lease_ms, replid, seen }
     }
 
     /// A node tells of itself.

@@ -165,13 +165,14 @@ impl Service {
                     Ok(Answer::View(view(&shard.status(), index)))
                 })
             }
-            Request::Acquire { expected_end, lease_ms, replid, .. } => {
+            Request::Acquire { expected_end, lease_ms, replid, seen, .. } => {
                 let Caller::Node { index, life } = caller else { unreachable!("only nodes acquire") };
                 Box::pin(async move {
                     let process = process(index, life);
                     let (node_id, address, process) = (NAMES[index], ADDRESSES[index], Some(process.as_str()));
                     let node = Node { node_id, address, engine: None, process, databases: None };
-                    let held = Held { end: expected_end, replid: Some(replid.as_str()).filter(|id| !id.is_empty()) };
+                    let replid = Some(replid.as_str()).filter(|id| !id.is_empty());
+                    let held = Held { end: expected_end, replid, seen };
                     let (epoch, end) = shard.acquire(node, held, lease_ms).await?;
                     Ok(Answer::Acquired { epoch, end })
                 })

@@ -13,6 +13,8 @@ pub struct Held<'a> {
     pub end: u64,
     /// Its replication id, if the node tells.
     pub replid: Option<&'a str>,
+    /// The newest epoch that it has heard of, if it tells.
+    pub seen: Option<u64>,
 }
 
 /// What to do with an append.

@@ -227,6 +227,23 @@ impl Epochs {
         }
     }
 
+    /// Refuses what was asked for when `seen` was the newest epoch, if another one is now: it comes late, and the process that asked may be
+    /// over.
+    pub fn check_still_newest(&self, seen: Option<u64>, now: Instant) -> Result<(), Refusal> {
+        let Some(seen) = seen.filter(|seen| *seen != self.epoch()) else { return Ok(()) };
+        let (node, address) = self.leader.as_ref().map_or(("-", "-"), |leader| (&leader.node_id, &leader.address));
+        let left_ms = match self.lease_left(now) {
+            LeaseLeft::Nobody => 0,
+            LeaseLeft::Forever => -1,
+            LeaseLeft::For(left) => i64::try_from(whole_ms(left)).unwrap_or(i64::MAX),
+        };
+        let text = format!(
+            "{node} {address} {left_ms} epoch {} is the newest, and epoch {seen} was when this was asked",
+            self.epoch()
+        );
+        Err(Refusal::new(Code::Leased, text))
+    }
+
     fn led_for_ever(&self, shard: &str, leader: &Leader) -> Refusal {
         let (node, address, epoch) = (&leader.node_id, &leader.address, self.epoch());
         Refusal::new(
@@ -238,17 +255,9 @@ impl Epochs {
         )
     }
 
-    /// Takes the current leader's right to append; its lease stays until the next epoch is stored.
+    /// Takes the current leader's right to append; its lease stays until the next epoch is stored. That one has no number before: what is
+    /// asked of an epoch by its number is about one leader.
     pub fn close(&mut self) {
-        self.history.push(Epoch {
-            epoch: self.epoch() + 1,
-            node_id: String::new(),
-            address: String::new(),
-            replid: None,
-            first_offset: None,
-            engine: None,
-            databases: None,
-        });
         self.leader = None;
     }
 
@@ -290,7 +299,10 @@ impl Epochs {
                 Code::Fenced,
                 format!("epoch {epoch} is over: {} leads in epoch {}", leader.node_id, self.epoch()),
             )),
-            None if epoch == self.epoch() => Err(Refusal::new(Code::Fenced, format!("epoch {epoch} was released"))),
+            None if epoch == self.epoch() => Err(Refusal::new(
+                Code::Fenced,
+                format!("epoch {epoch} is over: its lease was released, or is being granted to another node"),
+            )),
             None => {
                 Err(Refusal::new(Code::Fenced, format!("epoch {epoch} is over: the log is at epoch {}", self.epoch())))
             }

@@ -79,6 +79,30 @@ fn a_process_is_not_granted_a_second_time_what_it_holds_for_ever() {
 }
 
 #[test]
+fn what_a_process_asked_for_before_a_later_epoch_of_its_node_is_refused() {
+    let (mut epochs, now) = fresh();
+    assert_eq!(epochs.check_still_newest(Some(0), now), Ok(()));
+    epochs.grant(1, node("n1", "host:1"), 0, now);
+    for seen in [Some(1), None] {
+        assert_eq!(epochs.check_still_newest(seen, now), Ok(()));
+    }
+    let refusal = epochs.check_still_newest(Some(0), now).expect_err("a later process leads");
+    assert_eq!(refusal.code, Code::Leased);
+    assert_eq!(refusal.detail, "n1 host:1 -1 epoch 1 is the newest, and epoch 0 was when this was asked");
+    epochs.release(1).expect("it is the newest");
+    assert!(epochs.check_still_newest(Some(0), now).expect_err("another has led").detail.starts_with("- - 0 epoch 1 "));
+}
+
+#[test]
+fn an_epoch_that_is_being_granted_has_no_number_by_which_it_could_be_freed() {
+    let (mut epochs, _) = led_by("n1", A, 0);
+    epochs.close();
+    assert_eq!(epochs.epoch(), 1);
+    assert_eq!(code(epochs.clone().release(2)), Code::Fenced);
+    assert_eq!(code(epochs.revoke(2, None)), Code::Fenced);
+}
+
+#[test]
 fn others_wait_longer_than_a_lease_by_what_clocks_may_drift_apart() {
     assert_eq!([1, 100, 1000, 10_000].map(drift_margin_ms), [10, 15, 60, 510]);
     let (mut epochs, now) = fresh();
@@ -103,8 +127,9 @@ fn what_is_left_is_nothing_only_when_it_is_over() {
 #[test]
 fn only_who_holds_the_log_to_its_end_under_its_replication_id_may_lead() {
     let (mut epochs, now) = led_by("n1", A, 100);
-    let check =
-        |epochs: &Epochs, end, replid| epochs.check_held(Held { end, replid }, 200).map_err(|refusal| refusal.detail);
+    let check = |epochs: &Epochs, end, replid| {
+        epochs.check_held(Held { end, replid, seen: None }, 200).map_err(|refusal| refusal.detail)
+    };
     assert_eq!(check(&epochs, 199, Some(A)), Err("200 is the end of the log, not 199".to_owned()));
     let other = format!("200 is the end of the log under replication id {A}, not {B}");
     assert_eq!(check(&epochs, 200, Some(B)), Err(other));
@@ -169,6 +194,7 @@ fn leadership_changes_with_who_leads_or_may_and_not_with_renewals() {
     let mut closed = epochs.clone();
     closed.close();
     assert!(changes(&closed, later(now, 2000)), "closed");
+    assert!(changes(&epochs, later(now, 2000)), "in force again");
     epochs.release(2).expect("released");
     assert!(changes(&epochs, later(now, 2000)), "released");
     epochs.release(2).expect("released");
