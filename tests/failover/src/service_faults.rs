@@ -120,6 +120,7 @@ impl Work<'_> {
                 };
                 subject.set_failpoints(&faults)?;
                 let restarts = *kind == Kind::DiskFail;
+                subject.is_disk_failing = restarts;
                 let remedy = ServiceRemedy::HealDisk { service, restarts };
                 self.mend_later(fault, service, Remedy::OfService(remedy));
             }
@@ -147,7 +148,8 @@ impl Work<'_> {
             ServiceRemedy::HealDisk { service, restarts } => {
                 let service = &mut services[*service];
                 service.set_failpoints("")?;
-                if *restarts && service.is_started {
+                service.is_disk_failing = false;
+                if *restarts && (service.is_started || service.waits_for_disk) {
                     service.kill()?;
                     service.start()?;
                 }

@@ -58,6 +58,12 @@ pub struct Service {
     pub process: Process,
     /// Whether it is meant to run.
     pub is_started: bool,
+    /// Whether what it writes or syncs fails. One that is started then may end, and says why.
+    pub is_disk_failing: bool,
+    /// Whether it was started while its disk failed.
+    may_end: bool,
+    /// Whether it has ended for that, and is to be started when its disk is mended.
+    pub waits_for_disk: bool,
     /// Its disk.
     pub directory: PathBuf,
     /// Where it is asked.
@@ -114,7 +120,16 @@ impl Services {
             let failpoints = directory.join(format!("{name}.failpoints"));
             let process = Process::new(program.clone(), words, directory.join(format!("{name}.output")));
             let process = process.with_variable("FAILPOINTS_FILE", &failpoints);
-            Service { process, is_started: false, directory: home, url: url(ports.listen), failpoints }
+            Service {
+                process,
+                is_started: false,
+                is_disk_failing: false,
+                may_end: false,
+                waits_for_disk: false,
+                directory: home,
+                url: url(ports.listen),
+                failpoints,
+            }
         });
         let list = list.collect();
         fs::create_dir_all(directory.join("snapshots"))?;
@@ -217,14 +232,15 @@ impl Services {
         }
     }
 
-    /// Nobody ends by itself.
+    /// Nobody ends by itself, but a service that was started while its disk failed.
     ///
     /// # Errors
     /// Somebody did.
     pub fn check_alive(&mut self) -> Result<()> {
         for (number, service) in self.list.iter_mut().enumerate() {
             if service.is_started && !service.process.is_running()? {
-                bail!("log service log{number} has ended by itself");
+                ensure!(service.may_end, "log service log{number} has ended by itself");
+                (service.is_started, service.waits_for_disk) = (false, true);
             }
         }
         Ok(())
@@ -254,6 +270,7 @@ impl Service {
         if std::mem::replace(&mut self.is_started, true) {
             return Ok(false);
         }
+        (self.may_end, self.waits_for_disk) = (self.is_disk_failing, false);
         self.process.start()?;
         Ok(true)
     }
