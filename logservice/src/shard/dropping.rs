@@ -6,6 +6,7 @@ use durability_protocol::{Code, Refusal, IN_USE_MS};
 
 use super::{LeaseLeft, Shard};
 use crate::base::log_throttle::say;
+use crate::store::SlotMove;
 
 impl Shard {
     /// Whether the shard was dropped, or is opened anew.
@@ -52,11 +53,22 @@ impl Shard {
         self.accepting().wake_polls();
     }
 
-    /// Refuses while somebody leads, follows, or has told of itself a moment ago, and says who.
+    /// Refuses while somebody leads, follows, or has told of itself a moment ago, and says who; and while another shard has yet to store which
+    /// slots it has from here: its next leader asks for them, and would wait for ever.
     fn check_unused(&self) -> Result<(), Refusal> {
-        let Some(user) = self.user(self.environment.now()) else { return Ok(()) };
-        let text = format!("shard '{}' is in use: {user}; stop its nodes first, or drop it with FORCE", self.name);
-        Err(Refusal::new(Code::Err, text))
+        let refuse = |why| {
+            Err(Refusal::new(Code::Err, format!("shard '{}' is in use: {why}, or drop it with FORCE", self.name)))
+        };
+        if let Some(user) = self.user(self.environment.now()) {
+            return refuse(format!("{user}; stop its nodes first"));
+        }
+        let manifest = self.store.manifest();
+        match manifest.cluster.iter().find_map(|cluster| cluster.migrations.moved.first()) {
+            Some(SlotMove { slots, shard, .. }) => refuse(format!(
+                "shard '{shard}' has claimed slots {slots} and not stored that yet; have a node of it lead first"
+            )),
+            None => Ok(()),
+        }
     }
 
     fn user(&self, now: Instant) -> Option<String> {

@@ -75,7 +75,7 @@ fn an_epoch_that_is_over_neither_sets_nor_asks() {
     }
     assert_eq!(get(&mut client, "2"), ["5", "0", ""]);
     client.ok(&["LOG.RESIGN", "s1", "2"]);
-    client.refused(&["LOG.SLOTS", "s1", "SET", "2", "6", "1"], "FENCED epoch 2 was released");
+    client.refused(&["LOG.SLOTS", "s1", "SET", "2", "6", "1"], "FENCED epoch 2 is over: its lease was released");
     assert_eq!(client.status("s1", "slots"), "0");
     let mut nobody = service.connect();
     nobody.refused(&["LOG.SLOTS", "s2", "GET", "1"], "NOSHARD ");
@@ -232,6 +232,27 @@ fn what_is_aborted_or_whose_source_has_another_leader_is_never_claimed() {
     source.ok(&["LOG.SLOTS", "s1", "GRANT", "2", third, "5", "s2"]);
     service.connect().ok(&["LOG.RELEASE", "s1", "2", "FORCE"]);
     claim(&mut target, third);
+    service.stop();
+}
+
+#[test]
+fn a_shard_whose_slots_another_has_yet_to_store_is_dropped_by_force_only() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let service = Service::start(directory.path(), &[]).expect("starts");
+    let (mut source, mut target) = two_leaders(&service);
+    target.ok(&["LOG.SLOTS", "s2", "IMPORT", "1", JOB, "3-4", "s1"]);
+    source.ok(&["LOG.SLOTS", "s1", "GRANT", "1", JOB, "3-4", "s2"]);
+    target.call(&["LOG.SLOTS", "s2", "CLAIM", "s1", JOB]);
+    let log = source.status("s1", "log_id");
+    source.ok(&["LOG.RESIGN", "s1", "1"]);
+    let mut operator = service.connect();
+    operator.refused(
+        &["LOG.DROP", "s1", &log],
+        "ERR shard 's1' is in use: shard 's2' has claimed slots 3-4 and not stored that yet",
+    );
+    target.ok(&["LOG.SLOTS", "s2", "SETTLE", "1", "9", JOB, "taken"]);
+    target.ok(&["LOG.SLOTS", "s2", "FORGET", "s1", JOB]);
+    operator.ok(&["LOG.DROP", "s1", &log]);
     service.stop();
 }
 
