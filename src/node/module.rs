@@ -34,7 +34,7 @@ use crate::server::cluster::bus_messages;
 use crate::server::command_table::CommandTable;
 use crate::server::connections::ServerConnections;
 use crate::server::events::CommandEvents;
-use crate::server::{cluster, late_holds, running_client, support};
+use crate::server::{cluster, late_holds, leaving_slots, running_client, support};
 use crate::settings::{self, Mode};
 
 /// The module, once it is loaded. Lives on the main thread.
@@ -317,6 +317,7 @@ impl Module {
     }
 
     fn start_log_anew(&mut self) {
+        leaving_slots::end_for_unlogged();
         self.shared.snapshots_wanted.fetch_add(1, Ordering::AcqRel);
         self.tell_agent(Command::SnapshotWanted);
         if let (true, Some(gate)) = (self.is_listening, &mut self.gate) {

@@ -50,7 +50,8 @@ pub struct Internals {
     db_reclaim_expired_fields: ReclaimFunction,
     events_while_blocked: *const c_int,
     queue: StreamQueue,
-    leaving_slots: LeavingSlots,
+    /// What slots that leave need to know of what the module puts into the stream.
+    pub leaving_slots: LeavingSlots,
 }
 
 // SAFETY: the pointers lead into statics of the server; what is behind them is read on the main thread only.

@@ -1,17 +1,19 @@
 //! The slot of what the module puts into the stream by itself. The server passes commands on to the shard that slots move to by the slot that
 //! they are said to be of; what is of none is not passed on, and would be missing there. Mirrors what Valkey 9.1 does for `RM_Replicate`.
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 
 use valkey_module::raw;
 
+use crate::server::internals::Internals;
 use crate::server::stream_queue::NO_SLOT;
 
 /// `READ_FLAGS_CROSSSLOT`.
 const CROSS_SLOT: c_int = 1 << 20;
 /// What the migrations say that are ended, as the server keeps it for its users.
-const UNKNOWN_COMMAND: &std::ffi::CStr = c"The durability module replicated an unknown command";
-const SEVERAL_SLOTS: &std::ffi::CStr = c"The durability module replicated a command with keys in several slots";
+const UNKNOWN_COMMAND: &CStr = c"The durability module replicated an unknown command";
+const SEVERAL_SLOTS: &CStr = c"The durability module replicated a command with keys in several slots";
+const NOT_REPLICATED: &CStr = c"Something was written that is not replicated";
 
 /// Functions of the server that it exports to modules only by accident.
 pub struct LeavingSlots {
@@ -26,6 +28,17 @@ pub struct LeavingSlots {
     pub key_hash_slot: unsafe extern "C" fn(*const c_char, c_int) -> c_uint,
     /// `clusterFailAllSlotExportsWithMessage`.
     pub fail_all: unsafe extern "C" fn(*const c_char),
+}
+
+/// Something was written that is not in the stream, and so is not passed on: no slots leave with it missing. Main thread only.
+pub fn end_for_unlogged() {
+    let Ok(Internals { leaving_slots, .. }) = Internals::get() else { return };
+    // SAFETY: look at and change the server's own list; only the main thread does.
+    unsafe {
+        if (leaving_slots.is_any_leaving)() {
+            (leaving_slots.fail_all)(NOT_REPLICATED.as_ptr());
+        }
+    }
 }
 
 impl LeavingSlots {

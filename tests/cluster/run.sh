@@ -19,6 +19,8 @@ while [[ ${1:-} = --* ]]; do
     shift 2
 done
 
+# For the module that tests load.
+export VALKEY_SOURCE=${VALKEY_SOURCE:-$("$ROOT/scripts/valkey.sh" --source)}
 export LOGSERVICE_FAILPOINTS=${LOGSERVICE_FAILPOINTS:-$TARGET/release/logservice-failpoints}
 need "$LOGSERVICE_FAILPOINTS"
 python_packages valkey==6.1.1 valkey==6.1.1

@@ -54,7 +54,7 @@ class Node(ServerNode):
         """With a certificate, bus and log are reached by TLS. `more` are whole lines of the configuration."""
         self.shard = shard
         more += (f"cluster-enabled yes\ncluster-port {free_port()}\ncluster-node-timeout {NODE_TIMEOUT_MS}\n"
-                "enable-debug-command local\n")
+                "enable-debug-command local\nenable-module-command local\n")
         if tls:
             more += (f"tls-port {free_port()}\ntls-cluster yes\ntls-auth-clients no\ntls-cert-file {tls.certificate}\n"
                      f"tls-key-file {tls.key}\ntls-ca-cert-file {tls.ca}\ndurability.tls yes\ndurability.tls-ca {tls.ca}\n")

@@ -1,5 +1,9 @@
 """What a node puts into the stream by itself, in place of the server, moves with slots as all other writes do."""
 
+import os
+import pathlib
+import subprocess
+
 from child_process import wait_for
 from moving_slots import MOVES, MovingSlots
 from shards import Node
@@ -11,6 +15,15 @@ UNREPLICATED = "server.set_repl(server.REPL_NONE) server.call('SET', KEYS[1], AR
 FUNCTION = "#!lua name=writes\nserver.register_function('append', function(keys, arguments) return server.call('APPEND', keys[1], arguments[1]) end)"
 # What ends after the slots have begun to move, in milliseconds.
 FIELD_MS = 300
+
+
+def build_test_module(directory: pathlib.Path) -> pathlib.Path:
+    """The module for tests of tests/suite."""
+    library = directory / "testmodule.so"
+    source = pathlib.Path(__file__).parent.parent / "suite/support/testmodule.c"
+    include = pathlib.Path(os.environ["VALKEY_SOURCE"]) / "src"
+    subprocess.run(["gcc", "-std=gnu11", "-O1", "-fPIC", "-shared", "-I", str(include), "-o", str(library), str(source)], check=True)
+    return library
 
 
 class WhatNodesPutIntoTheStreamMoves(MovingSlots):
@@ -58,10 +71,15 @@ class WhatNodesPutIntoTheStreamMoves(MovingSlots):
         consumers = node.ask("XINFO", "CONSUMERS", self.key("stream"), "group")
         return found | {"consumers": sorted(consumer[1] for consumer in consumers), "pending": node.ask("XPENDING", self.key("stream"), "group")}
 
-    def test_with_the_slots_that_move_meanwhile(self):
-        self.prepare(self.source)
+    def begin(self) -> Node:
+        """Slots move, and wait for their last word."""
         migration = self.migrate("s0", "s1")
         wait_for("the snapshot is there", lambda: self.state(migration)[0] == "waiting-to-pause")
+        return migration
+
+    def test_with_the_slots_that_move_meanwhile(self):
+        self.prepare(self.source)
+        migration = self.begin()
         wait_for("the fields have expired", lambda: self.source.ask("HPTTL", self.key("hash"), "FIELDS", 1, "short") == [-2])
         self.write(self.source)
         before = self.contents(self.source)
@@ -69,3 +87,13 @@ class WhatNodesPutIntoTheStreamMoves(MovingSlots):
         self.assertEqual(self.wait_until_over(migration), ("success", ""))
         self.assertEqual(self.contents(self.target), before)
         self.check_keys()
+
+    def test_slots_stay_if_a_module_writes_what_it_does_not_replicate(self):
+        self.source.ask("MODULE", "LOAD", str(build_test_module(self.directory)))
+        self.addCleanup(self.source.ask, "MODULE", "UNLOAD", "tm")
+        migration = self.begin()
+        # It is answered when the log has begun anew with it.
+        self.source.ask("tm.call_silent", self.key("silent"), "value")
+        self.assertEqual(self.wait_until_over(migration), ("failed", "Something was written that is not replicated"))
+        self.assertEqual((self.owner(), self.source.ask("GET", self.key("silent"))), ("s0", "value"))
+        self.cluster.wait_until_settled()

@@ -429,6 +429,8 @@ int ValkeyModule_OnLoad(Ctx *ctx, String **argv, int argc) {
             return VALKEYMODULE_ERR;
         }
     }
+    /* Otherwise no slots leave a server with this module. */
+    ValkeyModule_SetModuleOptions(ctx, VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION);
     if (has_argument(argv, argc, "type")) {
         ValkeyModuleTypeMethods methods = {
             .version = VALKEYMODULE_TYPE_METHOD_VERSION,
