@@ -12,6 +12,7 @@ from valkey.cluster import ValkeyCluster
 import counted_tests
 from child_process import wait_for
 from cluster_case import ClusterTest
+from converted_test import AClusterThatExists
 from majority_test import LeaderThatItsClusterDoesNotSee
 from messages_test import MessagesAreHeardElsewhere
 from ports import HOST
@@ -311,5 +312,5 @@ class ShardsOfACluster(ClusterTest):
 if __name__ == "__main__":
     # The steps are made slow in the files of a single service.
     by_step = [SlotsMoveStepByStep] if SERVICES == 1 else []
-    sys.exit(counted_tests.run(*by_step, ShardsOfACluster, SlotsAreAdded, SlotsMove, WhatNodesPutIntoTheStreamMoves, MessagesAreHeardElsewhere,
+    sys.exit(counted_tests.run(*by_step, ShardsOfACluster, AClusterThatExists, SlotsAreAdded, SlotsMove, WhatNodesPutIntoTheStreamMoves, MessagesAreHeardElsewhere,
                                LeaderThatItsClusterDoesNotSee))

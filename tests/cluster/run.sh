@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Valkey cluster of three shards with two or three nodes each, whose leaders the log decides, and clients of a cluster, unmodified, that write all the
-# time while nodes die. See cluster_test.py, slots_test.py, messages_test.py and majority_test.py; arguments name tests.
+# time while nodes die. See cluster_test.py and what it imports; arguments name tests.
 # With --services 3 as the first argument three log services keep the logs. With --tls yes bus and log are reached by TLS. With --rounds N, each way in which nodes die is taken N times,
 # instead of once.
 # Takes from the environment, as absolute paths: DURABILITY_SO, LOGSERVICE, LOGSERVICE_FAILPOINTS, VALKEY_BIN_DIR, CARGO_TARGET_DIR.
