@@ -2,7 +2,7 @@
 # Measures what durability costs: plain Valkey, `appendfsync always`, async, sync, and sync with a lease that expires (failover
 # yes), side by side on this machine, with the log on the same disk. Prints medians of interleaved runs and their ratios to plain Valkey.
 #
-#   scripts/bench.sh [--async|--log|--zones] [--runs 3] [--dir DIR]
+#   scripts/bench.sh [--async|--log|--zones|--cluster] [--runs 3] [--dir DIR]
 #   scripts/bench.sh --report [--short] [--keys N] [--runs 3] [--seconds 2] [--out DIR] [--dir DIR]
 #
 # --report compares all of these, a replica, AOF and three log services, at fixed rates and without, and writes a report with pictures
@@ -16,6 +16,9 @@
 #
 # --zones compares a single log service with three of them on this machine, in sync mode: throughput, the latency of one SET at a time,
 # and the processor time of each service for each SET. Fails if a target is missed.
+#
+# --cluster compares a shard in cluster mode, which has all slots, with one outside it: plain, and in sync mode with a lease. Throughput, latency
+# and the processor time of the server for each SET. Fails if sync mode misses a target.
 #
 # DURABILITY_SO and LOGSERVICE name other binaries, SKIP_BUILD=1 builds none, BASE_PORT (27000) moves the ports.
 source "$(dirname "$0")/lib.sh"
@@ -33,9 +36,10 @@ while [ $# -gt 0 ]; do
     --async) only=async; shift ;;
     --log) only=log; shift ;;
     --zones) only=zones; shift ;;
+    --cluster) only=cluster; shift ;;
     --runs) runs=${2:?--runs takes a number}; shift 2 ;;
     --dir) dir=${2:?--dir takes a directory}; shift 2 ;;
-    *) die "usage: scripts/bench.sh [--async|--log|--zones] [--runs 3] [--dir DIR], or --report --help" ;;
+    *) die "usage: scripts/bench.sh [--async|--log|--zones|--cluster] [--runs 3] [--dir DIR], or --report --help" ;;
     esac
 done
 
@@ -68,18 +72,21 @@ trap stop EXIT
 base=${BASE_PORT:-27000}
 log=127.0.0.1:$((base + 10))
 declare -A port=([plain]=$((base + 1)) [aof]=$((base + 2)) [async]=$((base + 3)) [sync]=$((base + 4))
+    [plain-cluster]=$((base + 12)) [lease-cluster]=$((base + 13))
     [primary]=$((base + 5)) [replica]=$((base + 6)) [lease]=$((base + 7)) [one]=$((base + 8)) [three]=$((base + 9)))
 
 "$logservice" --dir "$dir/log" --listen "$log" --http "127.0.0.1:$((base + 11))" \
     --valkey-server "$valkey/valkey-server" >"$dir/log.out" 2>&1 &
 pids+=($!)
 single_pid=$!
+declare -A server_pid
 start() { # start NAME ARGUMENT...
     local name=$1
     shift
     mkdir -p "$dir/$name"
     "$valkey/valkey-server" --port "${port[$name]}" --dir "$dir/$name" --save '' --logfile "$dir/$name/out" "$@" &
     pids+=($!)
+    server_pid[$name]=$!
     for _ in $(seq 100); do
         if cli "$name" PING 2>/dev/null | grep -qx PONG; then return; fi
         sleep 0.1
@@ -309,7 +316,75 @@ compare_zones() {
     [ "$missed" -eq 0 ] || die "targets missed: $missed"
 }
 
+start_in_cluster() { # start_in_cluster NAME ARGUMENT...
+    start "$1" --cluster-enabled yes --cluster-port $((${port[$1]} + 20)) "${@:2}"
+    for _ in $(seq 100); do
+        if cli "$1" CLUSTER ADDSLOTSRANGE 0 16383 | grep -qx OK; then break; fi
+        sleep 0.1
+    done
+    for _ in $(seq 100); do
+        if cli "$1" CLUSTER INFO | grep -q cluster_state:ok; then return; fi
+        sleep 0.1
+    done
+    die "$1 is not a whole cluster"
+}
+
+# One run of SETs: requests a second, p50 and p99 in ms, and the µs of processor time of the server for each SET.
+measure_server() { # measure_server SYSTEM REQUESTS ARGUMENT...
+    local system=$1 requests=$2 line before after
+    shift 2
+    before=$(cpu_seconds "${server_pid[$system]}")
+    line=$(benchmark "$system" -t set -n "$requests" "$@")
+    after=$(cpu_seconds "${server_pid[$system]}")
+    awk -F'"' -v used="$(awk "BEGIN { print ($after - $before) * 1e6 / $requests }")" '{ print $4, $10, $14, used }' <<<"$line"
+}
+
+compare_cluster_of() { # compare_cluster_of TITLE REQUESTS ARGUMENT...
+    local title=$1 requests=$2 system run
+    shift 2
+    for system in plain plain-cluster lease lease-cluster; do : >"$dir/runs.$system"; done
+    for run in $(seq "$runs"); do
+        for system in plain plain-cluster lease lease-cluster; do
+            settle
+            measure_server "$system" "$requests" "$@" >>"$dir/runs.$system"
+        done
+    done
+    echo "$title"
+    local names=('requests/s' 'p50, ms' 'p99, ms' 'server: µs of CPU / SET') column alone cluster verdict
+    for column in 1 2 3 4; do
+        printf '  %-32s' "${names[$((column - 1))]}"
+        for system in plain lease; do
+            alone=$(cut -d' ' -f"$column" "$dir/runs.$system" | median)
+            cluster=$(cut -d' ' -f"$column" "$dir/runs.$system-cluster" | median)
+            printf ' %12.2f %12.2f %6s' "$alone" "$cluster" "$(ratio "$cluster" "$alone")"
+        done
+        verdict=''
+        case $column in
+        1) verdict='>= 0.95' && { awk "BEGIN { exit !($cluster >= $alone / 1.05) }" || verdict+=' MISSED'; } ;;
+        2) verdict='<= 1.05' && { awk "BEGIN { exit !($cluster <= $alone * 1.05) }" || verdict+=' MISSED'; } ;;
+        esac
+        if [[ $verdict = *MISSED ]]; then missed=$((missed + 1)); fi
+        printf '   %s\n' "$verdict"
+    done
+}
+
+compare_cluster() {
+    start plain
+    start_in_cluster plain-cluster
+    start lease --loadmodule "$module" log "$log" shard lease mode sync failover yes
+    start_in_cluster lease-cluster --loadmodule "$module" log "$log" shard lease-cluster mode sync failover yes
+    local system
+    for system in plain plain-cluster lease lease-cluster; do set_rate "$system" -c 50 -n 100000 >/dev/null; done
+    printf '%-34s %12s %12s %6s %12s %12s %6s   %s\n' "medians of $runs" plain 'in cluster' ratio sync 'in cluster' ratio target
+    compare_cluster_of 'SET, 400 clients' 200000 -c 400
+    compare_cluster_of 'SET, 50 clients' 100000 -c 50
+    compare_cluster_of 'SET, 50 clients, pipelines of 16' 800000 -c 50 -P 16
+    compare_cluster_of 'SET, one client' 5000 -c 1
+    [ "$missed" -eq 0 ] || die "targets missed: $missed"
+}
+
 case $only in
+cluster) compare_cluster ;;
 async) compare_async ;;
 zones) compare_zones ;;
 *) compare_all ;;
