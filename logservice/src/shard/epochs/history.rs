@@ -120,7 +120,7 @@ impl Epochs {
         if *durable > end {
             return Err(gap(end, "is the end of the log, which has lost what was durable in it up to", *durable));
         }
-        // Not the newest epoch, which may be taken back while it is being granted.
+        // Not the newest epoch: of one that has not begun nobody knows anything.
         let begun = self.newest_begun().map_or(0, |entry| entry.epoch);
         if *epoch > begun {
             let text = format!("{end} is the end of the log, in which epoch {begun} was the last to write, and was epoch {epoch} before");
