@@ -34,7 +34,7 @@ pub struct Claims {
     /// Whether the log may have stored another thing than `stored`.
     is_unsure: bool,
     /// Whether this node was a primary to the cluster when it was last looked at.
-    was_primary: bool,
+    served_slots: bool,
     /// Slots that wait for the log to store them.
     adding: Option<Adding>,
 }
@@ -79,16 +79,17 @@ impl Claims {
     }
 }
 
-/// Whether this node is a primary to its cluster; not so outside of cluster mode.
-pub fn is_primary() -> bool {
-    cluster::is_enabled() && Membership::get().is_some_and(|membership| membership.is_primary())
+/// Whether this node serves slots as a primary, to its cluster; not so outside of cluster mode.
+pub fn serves_slots() -> bool {
+    cluster::is_enabled()
+        && Membership::get().is_some_and(|membership| membership.is_primary() && membership.standing().1 > 0)
 }
 
-/// A node that follows its log may serve reads only as a replica.
+/// A node that follows its log may serve reads only as a replica. As a primary without slots it serves nothing, and sends clients on.
 pub fn look_for_change(module: &mut Module) {
     if cluster::is_enabled() && module.role == Role::Follower {
-        let is_primary = is_primary();
-        if std::mem::replace(&mut module.claims.was_primary, is_primary) != is_primary {
+        let serves_slots = serves_slots();
+        if std::mem::replace(&mut module.claims.served_slots, serves_slots) != serves_slots {
             module.update_filter();
         }
     }

@@ -117,6 +117,7 @@ fn end_read_pause_if_done(module: &mut Module) {
         Role::Attaching | Role::Suspended => false,
         Role::Leader if module.read_pauses.is_for_failover() => false,
         Role::Leader if module.read_pauses.is_until_seeded() => module.shared.durable().is_some(),
+        Role::Follower => module.read_pauses.is_redirected(),
         _ => true,
     };
     if is_done {

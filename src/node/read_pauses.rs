@@ -1,8 +1,14 @@
 //! Times in which nothing is read from clients, so that they wait instead of being refused. Main thread only.
 
+use std::time::Duration;
+
 use crate::decide::gate::Gate;
+use crate::server::cluster::membership::Membership;
 use crate::server::connections::ServerConnections;
 use crate::server::read_pause::ReadPause;
+
+/// The longest that clients wait for the next leader after a planned failover in a cluster. Those of a plain cluster wait up to 5 s.
+const REDIRECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The pause that goes on, if there is one, and what it is for.
 #[derive(Default)]
@@ -12,6 +18,8 @@ pub struct ReadPauses {
     /// holds up no candidate, and the server is then not in the middle of a background save for the log.
     until_seeded: bool,
     for_failover: bool,
+    /// This node has handed over in a cluster: clients wait until that slot, which was its own, has another owner.
+    until_moved: Option<u16>,
 }
 
 impl ReadPauses {
@@ -35,10 +43,18 @@ impl ReadPauses {
         std::mem::take(&mut self.for_failover)
     }
 
+    /// The planned failover has taken place: clients wait until this node can tell them who leads, for as long as they may wait. `slot` was
+    /// one of its own, if it had any.
+    pub fn last_until_redirected(&mut self, slot: Option<u16>) {
+        (self.for_failover, self.until_moved) = (false, slot);
+        self.current.iter_mut().for_each(|pause| pause.last(REDIRECT_LIMIT));
+    }
+
     /// Reads from clients again.
     pub fn end(&mut self, gate: Option<&Gate<ServerConnections>>) {
         self.until_seeded = false;
         self.for_failover = false;
+        self.until_moved = None;
         if let (Some(pause), Some(gate)) = (self.current.take(), gate) {
             pause.end(&gate.connections);
         }
@@ -57,6 +73,12 @@ impl ReadPauses {
     /// Whether a planned failover goes on.
     pub fn is_for_failover(&self) -> bool {
         self.for_failover
+    }
+
+    /// Whether clients that wait to be told who leads can be told.
+    pub fn is_redirected(&self) -> bool {
+        let Some((slot, membership)) = self.until_moved.zip(Membership::get()) else { return true };
+        membership.is_anothers(slot)
     }
 
     /// Whether clients of a server that has just started wait for the log to hold its data.

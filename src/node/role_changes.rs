@@ -149,7 +149,6 @@ pub fn serve_reads(module: &mut Module) {
     set_role(module, Role::Follower);
     publish_service(module);
     module.update_filter();
-    module.end_read_pause();
     let leader = module.shared.view().map(|view| view.leader.clone()).filter(|leader| !leader.is_empty());
     let leader = leader.as_deref().unwrap_or("nobody");
     log_notice(format!("durability: following shard {}, which {leader} leads; serving reads", settings::SHARD.value()));

@@ -75,6 +75,11 @@ impl ReadPause {
         ReadPause { deadline: Instant::now() + LIMIT }
     }
 
+    /// Clients may wait for that long from now on.
+    pub fn last(&mut self, limit: Duration) {
+        self.deadline = Instant::now() + limit;
+    }
+
     /// Whether clients have waited for as long as they may.
     pub fn is_over(&self) -> bool {
         Instant::now() >= self.deadline

@@ -296,6 +296,27 @@ class ShardsOfACluster(ClusterTest):
         self.cluster.wait_until_settled()
         self.assertEqual([key_count(node) for node in (leader, follower)], [keys, keys])
 
+    def test_clients_of_a_leader_that_hands_over_are_sent_on(self):
+        leader = self.cluster.wait_for_leader("s0")
+        key = f"{{{tag_of(0, len(self.cluster.shards), 0)}}}:kept"
+        client = valkey.Connection(HOST, leader.port, socket_timeout=10)
+        self.addCleanup(client.disconnect)
+        client.connect()
+        client.send_command("SET", key, -1)
+        self.assertEqual(client.read_response(), b"OK")
+        leader.ask("DURABILITY.FAILOVER")
+        # Neither is the connection closed, nor is anything refused.
+        with self.assertRaisesRegex(valkey.ResponseError, "^MOVED ") as sent_on:
+            for number in range(1_000_000):
+                client.send_command("SET", key, number)
+                self.assertEqual(client.read_response(), b"OK")
+        new = self.cluster.wait_for_leader("s0")
+        self.assertIsNot(new, leader)
+        self.assertTrue(str(sent_on.exception).endswith(f" {HOST}:{new.port}"), sent_on.exception)
+        self.assertEqual(int(new.ask("GET", key)), number - 1)
+        client.send_command("PING")
+        self.assertEqual(client.read_response(), b"PONG")
+
     def test_a_node_of_a_cluster_needs_leases(self):
         node = self.cluster.nodes[0]
         for line, says in (("durability.failover no", "set durability.failover yes"), ("durability.allow-replicaof yes", "no REPLICAOF")):

@@ -10,7 +10,11 @@ use crate::exchange::lease_clock;
 use crate::node::listening::listen_to_commands;
 use crate::node::role_changes::serve_nobody;
 use crate::node::{self, leading, slot_moves, Module, Role};
-use crate::server::api;
+use crate::server::cluster::membership::Membership;
+use crate::server::{api, cluster};
+
+/// Comes before the id of every client.
+const NO_CLIENT: u64 = 0;
 
 /// Changes the module, if it is loaded.
 pub fn change(change: impl FnOnce(&mut Module)) {
@@ -54,7 +58,11 @@ pub fn hand_over(ctx: &Context, end: u64, is_decided: &AtomicBool) -> Option<boo
     let may = node::with(|module| leading::may_step_down(module, end)) == Some(true);
     if may {
         log_notice("durability: everything is in the log; this node leads no more");
-        step_down(ctx, Role::Attaching);
+        if cluster::is_enabled() {
+            step_down_in_cluster(ctx);
+        } else {
+            step_down(ctx, Role::Attaching);
+        }
     }
     Some(may)
 }
@@ -104,24 +112,41 @@ fn step_down(ctx: &Context, role: Role) {
     node::with(Module::end_read_pause);
 }
 
-/// Closes all clients without another answer: they look for the node that leads. Replicas are closed as well, but for the tap, whose bytes
-/// the log judges by itself.
+/// This node leads no more, and has handed over in a cluster: everything is in the log, so there is no answer that must not leave any more.
+/// Clients wait until this node can tell them who leads (`MOVED`), as they would in a plain cluster. Elsewhere nobody tells them, so they are
+/// closed.
+fn step_down_in_cluster(ctx: &Context) {
+    lease_clock::lost();
+    lease_clock::answer_beyond(NO_CLIENT);
+    change_role("ceasing to lead", |module| serve_nobody(module, Role::Attaching));
+    close_replicas(ctx);
+    let own_slot = Membership::get().and_then(|membership| membership.slots().slots().next());
+    node::with(|module| module.read_pauses.last_until_redirected(own_slot));
+}
+
+/// Closes all clients without another answer: they look for the node that leads.
 fn close_clients(ctx: &Context) {
-    let close = |arguments: &[&str]| {
-        // A client that is gone already is no error worth logging.
-        if let Err(why) = api::call(ctx, "CLIENT", arguments) {
-            if !why.contains("No such client") {
-                log_warning(format!("durability: clients are not closed, and get no answer: {why}"));
-            }
-        }
-    };
-    close(&["KILL", "TYPE", "normal"]);
-    close(&["KILL", "TYPE", "pubsub"]);
+    close(ctx, &["KILL", "TYPE", "normal"]);
+    close(ctx, &["KILL", "TYPE", "pubsub"]);
+    close_replicas(ctx);
+}
+
+/// Closes all replicas but for the tap, whose bytes the log judges by itself.
+fn close_replicas(ctx: &Context) {
     let tap = node::with(|module| module.shared.tap_client.load(Ordering::Relaxed)).unwrap_or(0);
     for line in api::client_list(ctx, "replica").unwrap_or_default() {
         let id = line.strip_prefix("id=").and_then(|line| line.split_whitespace().next()).unwrap_or("0");
         if id != tap.to_string() {
-            close(&["KILL", "ID", id]);
+            close(ctx, &["KILL", "ID", id]);
+        }
+    }
+}
+
+fn close(ctx: &Context, arguments: &[&str]) {
+    // A client that is gone already is no error worth logging.
+    if let Err(why) = api::call(ctx, "CLIENT", arguments) {
+        if !why.contains("No such client") {
+            log_warning(format!("durability: clients are not closed, and get no answer: {why}"));
         }
     }
 }

@@ -79,6 +79,13 @@ impl Membership {
         self.primary().filter(|primary| primary.flags & FAIL == 0).map(Node::id)
     }
 
+    /// Whether another node owns that slot, as far as this node knows.
+    pub fn is_anothers(&self, slot: u16) -> bool {
+        // SAFETY: only looks at the cluster's state; the slot is one.
+        let owner = unsafe { (self.functions.node_by_slot)(c_int::from(slot)) };
+        !owner.is_null() && owner != self.node()
+    }
+
     /// Whether none of these slots has an owner, as far as this node knows, and none is named twice.
     pub fn are_free(&self, slots: &[u16]) -> bool {
         // SAFETY: only looks at the cluster's state; the slots are slots.
