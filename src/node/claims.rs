@@ -8,6 +8,7 @@
 //! serves, the leader has it store that: after a change of which it is not known whether it was stored, and when the bus has given slots to
 //! others by a greater config epoch. The server has deleted their keys by then, here and in the log.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use durability_protocol::SlotRanges;
@@ -33,8 +34,8 @@ pub struct Claims {
     failed: Option<Instant>,
     /// Whether the log may have stored another thing than `stored`.
     is_unsure: bool,
-    /// Whether this node was a primary to the cluster when it was last looked at.
-    served_slots: bool,
+    /// Whether this node served slots as a primary when it was last decided what it refuses as a follower.
+    served_slots: Cell<bool>,
     /// Slots that wait for the log to store them.
     adding: Option<Adding>,
 }
@@ -85,13 +86,17 @@ pub fn serves_slots() -> bool {
         && Membership::get().is_some_and(|membership| membership.is_primary() && membership.standing().1 > 0)
 }
 
+/// As [`serves_slots`], for who decides by it what a follower refuses: it is decided anew when that changes.
+pub fn decide_by_slots(claims: &Claims) -> bool {
+    let serves_slots = serves_slots();
+    claims.served_slots.set(serves_slots);
+    serves_slots
+}
+
 /// A node that follows its log may serve reads only as a replica. As a primary without slots it serves nothing, and sends clients on.
 pub fn look_for_change(module: &mut Module) {
-    if cluster::is_enabled() && module.role == Role::Follower {
-        let serves_slots = serves_slots();
-        if std::mem::replace(&mut module.claims.served_slots, serves_slots) != serves_slots {
-            module.update_filter();
-        }
+    if module.role == Role::Follower && module.claims.served_slots.get() != serves_slots() {
+        module.update_filter();
     }
 }
 

@@ -376,7 +376,7 @@ impl Module {
             Role::Attaching if cluster::is_enabled() => {
                 Refusal::Data("CLUSTERDOWN durability: this node is attaching to its log".to_owned())
             }
-            Role::Follower if claims::serves_slots() => Refusal::Data(
+            Role::Follower if claims::decide_by_slots(&self.claims) => Refusal::Data(
                 "CLUSTERDOWN durability: this node follows its log, and is not yet a replica in the cluster".to_owned(),
             ),
             Role::Attaching => Refusal::Data("LOADING durability: this node is attaching to its log".to_owned()),
