@@ -22,7 +22,7 @@ const IDENTITY: &str = "SERVICE";
 /// It does not come back, or holds something else.
 pub fn keep_only(system: &mut System, survivor: usize, timeout: Duration) -> Result<()> {
     system.shards.iter().try_for_each(|shard| shard.wait_until_shipped(timeout))?;
-    system.services.wait_until_well(timeout)?;
+    system.services.wait_until_well(0, timeout)?;
     let before = system.wait_until_equal(timeout)?;
     system.kill_nodes()?;
     let services = &mut system.services;

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::ledger::Ledger;
 use crate::measure::{sum_up, under_load, End, WHOLE_TIME};
-use crate::system::{Settings, System, NODES};
+use crate::system::{Settings, System, MOST_LAG, NODES};
 
 /// Writes are compared from so long before to so long after something happens.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -161,7 +161,7 @@ fn rolling(system: &mut System, ledger: &Ledger, rounds: u32) -> Result<String> 
                 thread::sleep(POLL);
             }
             service.start()?;
-            system.services.wait_until_well(WHOLE_TIME)?;
+            system.services.wait_until_well(MOST_LAG, WHOLE_TIME)?;
             let mut times: Vec<Instant> =
                 ledger.answers().iter().map(|answer| answer.answered).filter(|at| *at + POLL > began).collect();
             times.sort_unstable();

@@ -7,6 +7,7 @@ use anyhow::{ensure, Result};
 use crate::faults::{Remedy, Work};
 use crate::link::{Link, Way};
 use crate::plan::{Fault, Kind, Target};
+use crate::system::MOST_LAG;
 
 /// How often it is looked whether a service that was asked to has ended, or whether all copies have everything.
 const LOOK: Duration = Duration::from_millis(50);
@@ -185,7 +186,7 @@ impl Work<'_> {
                 ensure!(since.elapsed() < END_TIME, "log{number} was asked to end, and has not after {END_TIME:?}");
                 None
             }
-            Step::CatchingUp if self.system.services.trouble().is_none() || since.elapsed() > CATCH_UP_TIME => {
+            Step::CatchingUp if self.system.services.trouble(MOST_LAG).is_none() || since.elapsed() > CATCH_UP_TIME => {
                 if restart.more == 0 {
                     return Ok(());
                 }

@@ -193,38 +193,40 @@ impl Services {
         statuses.find(|(_, status)| decides(status))
     }
 
-    /// What keeps the services from being well: each runs, and each copy is heard of and has all. `None` if nothing does.
-    pub fn trouble(&self) -> Option<String> {
+    /// What keeps the services from being well: each runs, and each copy is heard of and lacks no more than so many entries, which has to be
+    /// more than none while somebody writes. `None` if nothing does.
+    pub fn trouble(&self, most_lag: u64) -> Option<String> {
         if let Some(down) = self.list.iter().position(|service| !service.is_started) {
             return Some(format!("log{down} does not run"));
         }
         if self.list.len() == 1 {
             return None;
         }
-        self.shards.iter().find_map(|shard| self.trouble_of(shard))
+        self.shards.iter().find_map(|shard| self.trouble_of(shard, most_lag))
     }
 
-    fn trouble_of(&self, shard: &str) -> Option<String> {
+    fn trouble_of(&self, shard: &str, most_lag: u64) -> Option<String> {
         let Some((decider, status)) = self.decision(shard) else {
             return Some(format!("no service decides over the log of {shard}"));
         };
         let copies: Vec<&String> = (0..self.list.len()).filter_map(|at| status.get(&format!("copy{at}"))).collect();
-        let is_well = |copy: &&String| copy.contains(",lag=0,") && copy.ends_with("heard=1");
+        let lag = |copy: &str| copy.split(',').find_map(|field| field.strip_prefix("lag=")?.parse::<u64>().ok());
+        let is_well = |copy: &&String| lag(copy).is_some_and(|lag| lag <= most_lag) && copy.ends_with("heard=1");
         match copies.len() == self.list.len() && copies.iter().all(is_well) {
             true => None,
             false => Some(format!("log{decider} decides over the log of {shard}, and knows of the copies {copies:?}")),
         }
     }
 
-    /// Waits until the services are well.
+    /// Waits until the services are well: see [`Services::trouble`].
     ///
     /// # Errors
     /// It takes too long, or one has ended by itself.
-    pub fn wait_until_well(&mut self, timeout: Duration) -> Result<()> {
+    pub fn wait_until_well(&mut self, most_lag: u64, timeout: Duration) -> Result<()> {
         let started = Instant::now();
         loop {
             self.check_alive()?;
-            match self.trouble() {
+            match self.trouble(most_lag) {
                 None => return Ok(()),
                 Some(trouble) if started.elapsed() > timeout => bail!("after {timeout:?} without faults {trouble}"),
                 Some(_) => thread::sleep(POLL),
