@@ -39,6 +39,23 @@ python_packages() {
     PYTHONPATH=$PYTHONPATH:$directory
 }
 
+# node_package VARIABLE NAME@VERSION: fetches a package for node once, and exports where node finds it as VARIABLE. Without node and npm it says
+# that it is skipped.
+node_package() {
+    local directory=$CACHE/node/$2
+    if has_node; then
+        fetch "$directory" npm_install "$2"
+        export "$1=$directory/node_modules"
+    else
+        echo "SKIPPED: ${2%@*}, as node and npm are not installed and cannot be"
+    fi
+}
+npm_install() { npm install --loglevel error --no-audit --no-fund --prefix "$2" "$1" >&2; }
+# In a shell of its own, as what cannot be installed ends it.
+has_node() {
+    { command -v node && command -v npm; } >/dev/null || (source "$ROOT/scripts/lib.sh" && need_packages nodejs npm)
+}
+
 # broken_module FEATURE: builds the module with a feature that breaks it, and sets BROKEN_MODULE to it. It is in a directory of its own, so
 # that nobody ever takes it for the real one. What the release build has made of other crates is used there too: files that cargo writes
 # anew are copied, the others are links.

@@ -14,19 +14,7 @@ if [ "${1:-}" = --services ]; then
 fi
 
 python_packages valkey==6.1.1 valkey==6.1.1
-
-IOREDIS=ioredis@6.0.0
-install_node() { npm install --loglevel error --no-audit --no-fund --prefix "$1" "$IOREDIS" >&2; }
-# In a shell of its own, as what cannot be installed ends it.
-has_node() {
-    { command -v node && command -v npm; } >/dev/null || (source "$ROOT/scripts/lib.sh" && need_packages nodejs npm)
-}
-if has_node; then
-    fetch "$CACHE/node/$IOREDIS" install_node
-    export IOREDIS_MODULES=$CACHE/node/$IOREDIS/node_modules
-else
-    echo "SKIPPED: ioredis, as node and npm are not installed and cannot be"
-fi
+node_package IOREDIS_MODULES ioredis@6.0.0
 
 (cd "$ROOT" && cargo build --quiet --release --workspace --bin durability-sentinel-client)
 export REDIS_CRATE_CLIENT=$TARGET/release/durability-sentinel-client
