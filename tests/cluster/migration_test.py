@@ -178,9 +178,7 @@ class SlotsMove(MovingSlots):
     def test_a_target_without_the_module_gets_nothing(self):
         leader, _ = self.leaders()
         plain = Node(self.directory, "plain", 0, self.cluster.log, self.cluster.tls, "cluster-require-full-coverage no\n")
-        config = plain.home / "valkey.conf"
-        lines = config.read_text().splitlines(keepends=True)
-        config.write_text("".join(line for line in lines if not line.startswith(("loadmodule", "durability."))))
+        plain.leave_out_module()
         plain.start()
         self.addCleanup(plain.kill)
         target = wait_for("it answers", lambda: plain.view() and plain.ask("CLUSTER", "MYID"))

@@ -62,6 +62,12 @@ class Node(ServerNode):
         (line,) = [line for line in more.splitlines() if line.startswith("cluster-port")]
         self.bus_port = int(line.split()[1])
 
+    def leave_out_module(self) -> None:
+        """Makes it a plain server from its next start on."""
+        config = self.home / "valkey.conf"
+        lines = config.read_text().splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if not line.startswith(("loadmodule", "durability."))))
+
     def ask(self, *words: str | int):
         with self.connect(timeout_s=5) as client:
             # Without the client's own reading of such answers.
@@ -94,6 +100,8 @@ class Node(ServerNode):
 class Cluster:
     """Shards of several nodes each."""
 
+    node_class = Node
+
     def __init__(self, directory: pathlib.Path, services: int, is_tls: bool, counts: tuple[int, ...] = NODES, more: str = "",
                  program: str | None = None, log_environment: dict[str, str] | None = None):
         """`counts` says how many nodes each shard has; `more` are whole lines of their configuration. The log services are `program`, if that
@@ -106,7 +114,7 @@ class Cluster:
             self._log_options = {"ssl": True, "ssl_ca_certs": str(self.tls.ca)}
         self.log = LogServices(directory, services, "s0", words, program, **self._log_options)
         self.log_environment = log_environment
-        self.shards = {f"s{shard}": [Node(directory, f"s{shard}", number, self.log, self.tls, more) for number in range(count)]
+        self.shards = {f"s{shard}": [self.node_class(directory, f"s{shard}", number, self.log, self.tls, more) for number in range(count)]
                        for shard, count in enumerate(counts)}
 
     def connect_log(self, service: LogService, timeout_s: float) -> valkey.Valkey:

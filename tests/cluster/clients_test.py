@@ -1,0 +1,205 @@
+"""Clients of a cluster, unmodified, write all the time while a leader is killed, leaders hand over and slots move: each goes on by itself, sees
+no error that a plain Valkey cluster would not give it, and nothing that was acknowledged is missing."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from valkey.cluster import ValkeyCluster
+from valkey.crc import key_slot
+
+import counted_tests
+from child_process import wait_for
+from client_programs import ClientProgram, start_clients
+from cluster_case import ClusterTest
+from plain_cluster import PlainCluster
+from ports import HOST
+from shards import LEASE_MS, Cluster, Node
+from writers import tag_of
+
+ROUNDS = int(os.environ.get("CLUSTER_ROUNDS", "1"))
+COUNTS = (2, 2, 2)
+# What moves to the shard s1 and back. The tags of half of the writers in s0 are among them.
+MOVES = (0, 4000)
+MOVED = MOVES[1] - MOVES[0] + 1
+# A second beside the lease, and some more for clients, which wait for a while before they try again.
+KILLED_WITHIN_S = LEASE_MS / 1000 + 4
+# The redis crate waits for 1.3 s when it is told that a node is not there for it yet.
+PLANNED_WITHIN_S = 4
+# What it takes on an idle machine is in migration_test.py.
+MOVED_WITHIN_S = 4
+# How many keys are read at a time.
+BATCH = 500
+
+# The kinds of errors that clients of a plain cluster report. Nothing if a replica takes over by CLUSTER FAILOVER, or if slots move.
+NONE: dict[str, set[str]] = {}
+KILLED = {
+    "valkey-py": {"ConnectionError"},
+    "redis-crate": {"Io"},
+    "redis-crate-async": {"Io"},
+    "ioredis": {"Error: Too many Cluster redirections"},
+    "glide": {"ConnectionError"},
+}
+# A durable leader that hands over closes its clients. All try again by themselves but GLIDE, which does not repeat what it has sent.
+HANDED_OVER = {"glide": {"ConnectionError"}}
+
+
+def tags() -> list[str]:
+    """Two in slots that move, and one of each shard in slots that stay."""
+    first = [tag_of(0, len(COUNTS), number) for number in range(100)]
+    moving = [tag for tag in first if key_slot(tag.encode()) <= MOVES[1]]
+    staying = [tag for tag in first if key_slot(tag.encode()) > MOVES[1]]
+    return [*moving[:2], staying[0], tag_of(1, len(COUNTS), 0), tag_of(2, len(COUNTS), 0)]
+
+
+class ClientsOfACluster(ClusterTest):
+    clients: list[ClientProgram]
+    # What the clients report when a leader hands over.
+    handed_over = HANDED_OVER
+
+    @classmethod
+    def make(cls, directory: pathlib.Path) -> Cluster:
+        return Cluster(directory, int(os.environ.get("CLUSTER_SERVICES", "1")), False, COUNTS)
+
+    @classmethod
+    def setUpClass(cls):
+        cls.clients = []
+        super().setUpClass()
+        try:
+            cls.clients = start_clients(cls.cluster, tags())
+        except BaseException:
+            cls.tearDownClass()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        for client in cls.clients:
+            client.kill()
+        super().tearDownClass()
+
+    def setUp(self):
+        self.restart_what_was_killed()
+        self.cluster.wait_until_settled()
+
+    def wait_for_writes(self, since: float, count: int = 20) -> None:
+        """Until each client has that many answered for each tag."""
+        for client in self.clients:
+            def has_written(client=client) -> bool:
+                self.assertTrue(client.is_running(), client.tail())
+                return client.least(since) >= count
+
+            try:
+                wait_for(f"{client.name} writes", has_written)
+            except AssertionError as error:
+                raise AssertionError(f"{error}; {client.tail()}") from error
+
+    def check(self, how: str, within_s: float, expected: dict[str, set[str]], change, rounds: int = ROUNDS) -> None:
+        """Each client goes on soon after `change`, reports errors of the `expected` kinds only, and nothing that was acknowledged is
+        missing."""
+        for _ in range(rounds):
+            self.wait_for_writes(time.monotonic())
+            begun = time.monotonic()
+            change()
+            self.wait_for_writes(time.monotonic())
+            self.restart_what_was_killed()
+            self.cluster.wait_until_settled()
+            # What happens to a client when a node comes back belongs to it.
+            self.wait_for_writes(time.monotonic())
+            for client in self.clients:
+                missing, count = self.missing(client)
+                kinds, gap_s = client.kinds(begun), client.gap_s(begun)
+                shown = ", ".join(f"{number} times {kind}" for kind, number in kinds.items())
+                print(f"{how}, {client.name}: no write was answered for {gap_s:.2f} s; {len(missing)} of {count} missing; "
+                      f"errors: {shown or 'none'}", flush=True)
+                self.assertLessEqual(set(kinds), expected.get(client.name, set()), client.tail())
+                self.judge(client, missing, gap_s, within_s)
+
+    def judge(self, client: ClientProgram, missing: list[str], gap_s: float, within_s: float) -> None:
+        self.assertEqual(missing, [], client.name)
+        self.assertLess(gap_s, within_s, client.tail())
+
+    def missing(self, client: ClientProgram) -> tuple[list[str], int]:
+        """Which keys are not there whose writes were acknowledged, and how many were."""
+        missing, count = [], 0
+        with ValkeyCluster(HOST, self.cluster.nodes[0].port, socket_timeout=5) as reader:
+            for tag in client.tags:
+                keys = [client.key(tag, number) for _, number in list(client.writes[tag])]
+                count += len(keys)
+                for start in range(0, len(keys), BATCH):
+                    batch = keys[start:start + BATCH]
+                    missing += [key for key, value in zip(batch, reader.mget(batch)) if value is None]
+        return missing, count
+
+    def leaders(self) -> tuple[Node, Node]:
+        return self.cluster.wait_for_leader("s0"), self.cluster.wait_for_leader("s1")
+
+    def wait_for_another(self, old: Node) -> None:
+        wait_for("another node leads", lambda: self.cluster.leader(old.shard) not in (None, old))
+
+    def test_a_leader_is_killed(self):
+        def change():
+            (leader, _) = self.leaders()
+            leader.kill()
+            self.wait_for_another(leader)
+
+        self.check("a leader killed", KILLED_WITHIN_S, KILLED, change)
+
+    def test_a_follower_takes_over_as_it_is_asked_to(self):
+        def change():
+            (leader, _) = self.leaders()
+            self.cluster.follower("s0").ask("CLUSTER", "FAILOVER")
+            self.wait_for_another(leader)
+
+        self.check("CLUSTER FAILOVER", PLANNED_WITHIN_S, self.handed_over, change)
+
+    def test_slots_move_and_are_moved_back_by_valkey_cli(self):
+        def move():
+            source, target = self.leaders()
+            source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *MOVES, "NODE", target.ask("CLUSTER", "MYID"))
+            wait_for("they have moved", lambda: self.newest_migration(source) == "success")
+
+        def move_back():
+            target, source = self.leaders()
+            command = [os.environ["VALKEY_BIN_DIR"] + "/valkey-cli", "--cluster", "reshard", f"{HOST}:{source.port}",
+                       "--cluster-from", source.ask("CLUSTER", "MYID"), "--cluster-to", target.ask("CLUSTER", "MYID"),
+                       "--cluster-slots", str(MOVED), "--cluster-use-atomic-slot-migration", "--cluster-yes"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+        for _ in range(ROUNDS):
+            self.check("CLUSTER MIGRATESLOTS", MOVED_WITHIN_S, NONE, move, 1)
+            self.check("valkey-cli reshard", MOVED_WITHIN_S, NONE, move_back, 1)
+
+    @staticmethod
+    def newest_migration(node: Node) -> str:
+        jobs = node.ask("CLUSTER", "GETSLOTMIGRATIONS")
+        return dict(zip(jobs[0][::2], jobs[0][1::2]))["state"] if jobs else ""
+
+
+class ClientsOfADurableCluster(ClientsOfACluster):
+    def test_a_leader_hands_over(self):
+        def change():
+            (leader, _) = self.leaders()
+            leader.ask("DURABILITY.FAILOVER")
+            self.wait_for_another(leader)
+
+        self.check("DURABILITY.FAILOVER", PLANNED_WITHIN_S, self.handed_over, change)
+
+
+class ClientsOfAPlainCluster(ClientsOfACluster):
+    """What the other one is measured by: here the clients report errors of these kinds as well, and of no others."""
+
+    handed_over = NONE
+
+    @classmethod
+    def make(cls, directory: pathlib.Path) -> Cluster:
+        return PlainCluster(directory, 1, False, COUNTS)
+
+    def judge(self, client: ClientProgram, missing: list[str], gap_s: float, within_s: float) -> None:
+        """Of a plain cluster nothing is asked but that."""
+
+
+if __name__ == "__main__":
+    sys.exit(counted_tests.run(ClientsOfADurableCluster, ClientsOfAPlainCluster))
