@@ -1,5 +1,6 @@
 """Clients of a cluster, unmodified, as programs that write all the time. What they print is kept with the time."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -14,11 +15,18 @@ from shards import Cluster
 
 # Classes of errors that say little by themselves: what the text begins with is part of the kind.
 GENERIC = {"Error", "ReplyError", "ResponseError", "RequestError"}
+# Before what the server says, in GLIDE.
+PREFIX = "An error was signalled by the server"
 
 
 def kind_of(error: str, text: str) -> str:
     """Of an error of that class."""
-    return f"{error}: {' '.join(text.split()[:4]).rstrip('.')}" if error in GENERIC else error
+    if error not in GENERIC:
+        return error
+    words = text.removeprefix(PREFIX).strip(" :-").split()[:4]
+    # Up to a slot or an address.
+    words = itertools.takewhile(lambda word: not any(letter.isdigit() for letter in word), words)
+    return f"{error}: {' '.join(words).rstrip('.:')}"
 
 
 class ClientProgram:
@@ -57,6 +65,10 @@ class ClientProgram:
     def kinds(self, since: float) -> Counter[str]:
         """How many errors of each kind it has seen."""
         return Counter(kind for at, kind, _ in list(self.errors) if at >= since)
+
+    def texts(self, kinds: set[str]) -> str:
+        """What the errors of these kinds say."""
+        return f"{self.name}: {sorted({text for _, kind, text in list(self.errors) if kind in kinds})}"
 
     def least(self, since: float) -> int:
         """How many writes have been acknowledged to the tag that has the fewest."""
