@@ -30,10 +30,8 @@ python_packages valkey==6.1.1 valkey==6.1.1
 if [ -n "${CLIENTS:-}" ]; then
     node_package IOREDIS_MODULES ioredis@6.0.0
     node_package GLIDE_MODULES @valkey/valkey-glide@2.5.2
-    if [ -z "${REDIS_CRATE_CLIENT:-}" ]; then
-        (cd "$ROOT" && cargo build --quiet --release --workspace --bin durability-cluster-client)
-        export REDIS_CRATE_CLIENT=$TARGET/release/durability-cluster-client
-    fi
+    (cd "$ROOT" && cargo build --quiet --release --workspace --bin durability-cluster-client)
+    export REDIS_CRATE_CLIENT=$TARGET/release/durability-cluster-client
     exec python3 "$HERE/clients_test.py" "$@"
 fi
 exec python3 "$HERE/cluster_test.py" "$@"
