@@ -43,9 +43,6 @@ KILLED = {
     "ioredis": {"Error: Too many Cluster redirections"},
     "glide": {"ConnectionError", "TimeoutError", "RequestError: Moved"},
 }
-# A durable leader that hands over closes its clients. All try again by themselves but GLIDE, which does not repeat what it has sent. On a busy
-# machine async requests time out, as their clients wait after each CLUSTERDOWN of a node that does not follow yet.
-HANDED_OVER = {"redis-crate-async": {"Io"}, "glide": {"ConnectionError", "TimeoutError"}}
 
 
 def tags() -> list[str]:
@@ -58,8 +55,9 @@ def tags() -> list[str]:
 
 class ClientsOfACluster(ClusterTest):
     clients: list[ClientProgram]
-    # What the clients report when a leader hands over.
-    handed_over = HANDED_OVER
+    # What the clients report when a leader hands over. One that is durable closes its clients, so it is at most what they report of one that
+    # dies. GLIDE does, as it does not repeat what it has sent; the others only on a busy machine, where nobody leads for longer.
+    handed_over = KILLED
 
     @classmethod
     def make(cls, directory: pathlib.Path) -> Cluster:
@@ -139,7 +137,9 @@ class ClientsOfACluster(ClusterTest):
         return self.cluster.wait_for_leader("s0"), self.cluster.wait_for_leader("s1")
 
     def wait_for_another(self, old: Node) -> None:
-        wait_for("another node leads", lambda: self.cluster.leader(old.shard) not in (None, old))
+        # The old one may stand still, and would not answer.
+        others = [node for node in self.cluster.shards[old.shard] if node is not old]
+        wait_for("another node leads", lambda: any(node.role() == "leader" for node in others))
 
     def test_a_leader_is_killed(self):
         def change():
