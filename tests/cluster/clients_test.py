@@ -1,5 +1,6 @@
 """Clients of a cluster, unmodified, write all the time while a leader is killed or stopped, leaders hand over and slots move: each goes on by
-itself, reports no error that it would not report of a plain Valkey cluster, and nothing that was acknowledged is missing."""
+itself, nothing that was acknowledged is missing, and it reports no error that it would not report of a plain Valkey cluster, but when a leader
+hands over (docs/clients.md)."""
 
 import os
 import pathlib
