@@ -138,7 +138,7 @@ second_row() {
     step "benchmark's report" tests/bench/run.sh --self-check
     step "clients find the leader" tests/sentinel/run.sh
     step "clients find the leader, three services" tests/sentinel/run.sh --services 3
-    step "clients of a cluster" tests/cluster/run.sh --clients yes
+    step "clients of a cluster" tests/cluster/run.sh --clients durable
     step oracle tests/oracle/run.sh
     step "oracle self-check" tests/oracle/run.sh --self-check
     step "as plain Valkey" tests/differential/run.sh

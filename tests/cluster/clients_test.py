@@ -251,4 +251,4 @@ class ClientsOfAPlainCluster(ClientsOfACluster):
 
 
 if __name__ == "__main__":
-    sys.exit(counted_tests.run(ClientsOfADurableCluster, ClientsOfAPlainCluster))
+    sys.exit(counted_tests.run(ClientsOfAPlainCluster if os.environ.get("CLUSTER_CLIENTS") == "plain" else ClientsOfADurableCluster))
