@@ -21,6 +21,9 @@ import time
 
 from ports import free_port
 
+import cluster
+from skipped import Skipped
+
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "oracle"), str(HERE.parent / "python")]
 import suite as oracle  # noqa: E402
@@ -34,8 +37,8 @@ SLOW = ["unit/memefficiency", "integration/replication-psync", "integration/repl
 SLOW += ["integration/dual-channel-replication", "unit/maxmemory", "unit/hyperloglog", "unit/type/list-3"]
 
 SERVER = """#!/bin/bash
-# Gives every server that the suite starts a shard of its own. A cluster's nodes, which cannot have a log yet, load the
-# module in mode off.
+# Gives every server that the suite starts a shard of its own. A cluster's nodes load the module in mode off here: they are what the cluster
+# suite is for.
 if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
     more=()
     # CONFIG REWRITE has kept it.
@@ -88,8 +91,9 @@ class Suite:
             shutil.copytree(self.source / "tests", directory / "tests")
             (directory / "tests/tmp").mkdir(exist_ok=True)
             if arguments.oracle:
-                with open(directory / "tests/support/test.tcl", "a", encoding="utf-8") as support:
-                    support.write(oracle.HOOK)
+                add_to(directory / "tests/support/test.tcl", oracle.HOOK)
+            if arguments.cluster:
+                add_to(directory / "tests/support/cluster_util.tcl", cluster.HOOK)
             self.lanes.put((directory, arguments.base_port + lane * PORTS_PER_LANE))
         self.bin = work / "bin"
         self.bin.mkdir()
@@ -98,17 +102,16 @@ class Suite:
                 (self.bin / program.name).symlink_to(program)
         server = self.bin / "valkey-server"
         server.unlink()
-        server.write_text(SERVER.format(module=self.module.name, server=self.binaries / "valkey-server"))
+        wrapper = cluster.SERVER if arguments.cluster else SERVER
+        server.write_text(wrapper.format(module=self.module.name, server=self.binaries / "valkey-server"))
         server.chmod(0o755)
-        self.skip_file = work / "skip"
-        not_run, self.may_fail = listed_tests()
-        self.skip_file.write_text("\n".join(not_run) + "\n")
+        self.skipped = Skipped(HERE / ("skip-cluster" if arguments.cluster else "skip"))
 
     def units(self):
         listed = subprocess.run(
             ["tclsh", "tests/test_helper.tcl", "--list-tests"], cwd=self.source, capture_output=True, text=True, check=True
         )
-        names = [name for name in listed.stdout.split() if not name.startswith("unit/cluster/")]
+        names = [name for name in listed.stdout.split() if name.startswith("unit/cluster/") == self.arguments.cluster]
         return sorted(names, key=lambda name: (SLOW.index(name) if name in SLOW else len(SLOW), name))
 
     def adapt(self, directory, name, mode):
@@ -140,11 +143,14 @@ class Suite:
             if self.arguments.failover:
                 lines.append("durability.failover yes")
             command += ["--config", "loadmodule", "\n".join(lines)]
-        if mode != "none" and not self.arguments.no_skip:
-            command += ["--skipfile", str(self.skip_file)]
+        not_run, may_fail = ([], []) if mode == "none" or self.arguments.no_skip else self.skipped.of(name)
+        if not_run:
+            skip_file = directory / "skip"
+            skip_file.write_text("\n".join(not_run) + "\n", encoding="utf-8")
+            command += ["--skipfile", str(skip_file)]
         if self.arguments.only:
             command += ["--only", self.arguments.only]
-        environment = dict(os.environ, TERM="dumb", VALKEY_BIN_DIR=str(self.bin))
+        environment = dict(os.environ, TERM="dumb", VALKEY_BIN_DIR=str(self.bin), SUITE_MODE=mode)
         if self.oracle:
             clock = self.oracle.clock_of(directory.name)
             environment |= {"ORACLE_SUITE_PORT": str(self.oracle.port), "ORACLE_PRELOAD": str(clock.library), "ORACLE_CLOCK": str(clock.path)}
@@ -167,7 +173,6 @@ class Suite:
         if self.oracle:
             (self.arguments.output / "oracle.txt").write_text(self.oracle.report() + "\n", encoding="utf-8")
         text = kept.read_text(encoding="utf-8", errors="replace")
-        may_fail = [] if mode == "none" or self.arguments.no_skip else self.may_fail
         return Unit(name, text, time.monotonic() - started, may_fail)
 
 
@@ -189,13 +194,9 @@ def terminated(*_):
     os._exit(143)
 
 
-def listed_tests():
-    """The tests of the skip file: those that are not run, and patterns of those that are run and may fail."""
-    lines = (HERE / "skip").read_text(encoding="utf-8").splitlines()
-    lines = [line for line in lines if line.strip() and not line.startswith("#")]
-    not_run = [line for line in lines if not line.startswith("~")]
-    may_fail = [line[1:].strip() for line in lines if line.startswith("~")]
-    return not_run, [line[1:] if line.startswith("/") else f"^{re.escape(line)}$" for line in may_fail]
+def add_to(file, text):
+    with open(file, "a", encoding="utf-8") as support:
+        support.write(text)
 
 
 class LogService:
@@ -227,6 +228,7 @@ class LogService:
 def main():
     parser = argparse.ArgumentParser(prog="scripts/valkey-suite.sh", description=__doc__)
     parser.add_argument("--mode", choices=["sync", "async", "none"], default="sync", help="none: without the module")
+    parser.add_argument("--cluster", action="store_true", help="the units of unit/cluster, with a log for each shard, and no others")
     parser.add_argument("--failover", action="store_true", help="with durability.failover yes: leases expire")
     parser.add_argument("--no-skip", action="store_true", help="run what the skip file names as well")
     parser.add_argument("--json", type=pathlib.Path, help="file for the result, for table.py; if it exists, the units that ran are replaced in it")

@@ -1,0 +1,69 @@
+"""What Valkey's cluster suite needs, so that each of its nodes has a log.
+
+A server's shard of the log is named by its configuration. The suite starts all nodes alike, and tells which of them replicate others by CLUSTER
+REPLICATE, which the module refuses. So where the suite starts a cluster of primaries with replicas, the replicas are given the shards of their
+primaries from the start, and instead of CLUSTER REPLICATE the suite waits until they are replicas. A server that it starts by itself has a
+shard of its own."""
+
+# The shard of a server that none was given to is named by its directory, so it is the same after a restart.
+SERVER = """#!/bin/bash
+if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
+    value() {{ sed -n "s/^$1 //p" "$2" | tail -n 1; }}
+    more=()
+    if ! grep -q '^durability.shard ' "$1"; then
+        directory=$(value dir "$1" | tr -cd '[:alnum:]._-')
+        more+=(--durability.shard "suite-${{directory: -50}}")
+    fi
+    port=$(value port "$1")
+    if grep -q '^cluster-enabled yes' "$1"; then
+        more+=(--durability.allow-replicaof no --durability.failover yes --durability.node-id "node-$port" --durability.announce "127.0.0.1:$port")
+    fi
+    exec -a "$0" {server} "$@" "${{more[@]}}"
+fi
+exec -a "$0" {server} "$@"
+"""
+
+# Put at the end of the suite's own tests/support/cluster_util.tcl. Server R 0 is the one that the suite starts last. So replicas, which start
+# first, may not lead until their primaries do.
+HOOK = """
+if {$::env(SUITE_MODE) ne {none}} {
+set ::durability_cluster {}
+set ::durability_clusters 0
+
+rename start_cluster start_cluster_alike
+proc start_cluster {masters replicas options code args} {
+    set ::durability_cluster [list $masters [expr {$masters + $replicas}] [llength $::servers] [incr ::durability_clusters]]
+    uplevel 1 [list start_cluster_alike $masters $replicas $options $code {*}$args]
+}
+
+rename start_server start_server_alike
+proc start_server {options {code undefined}} {
+    lassign $::durability_cluster masters nodes first cluster
+    if {$masters ne {} && [llength $::servers] < $first + $nodes} {
+        set number [expr {$first + $nodes - 1 - [llength $::servers]}]
+        set shard [expr {$number % $masters}]
+        set own [list durability.shard suite-[pid]-$cluster-$shard]
+        if {$number >= $masters} { lappend own durability.priority 0 }
+        lappend options overrides $own
+    }
+    uplevel 1 [list start_server_alike $options $code]
+}
+
+proc durability_wait_for_replicas {masters replicas} {
+    for {set number $masters} {$number < $masters + $replicas} {incr number} {
+        set primary [R [expr {$number % $masters}] CLUSTER MYID]
+        wait_for_condition 1000 50 {
+            [dict get [cluster_get_myself $number] slaveof] eq $primary && [s -$number master_link_status] eq {up}
+        } else {
+            fail "R $number does not become a replica of its shard's leader"
+        }
+    }
+    for {set number $masters} {$number < $masters + $replicas} {incr number} {
+        R $number CONFIG SET durability.priority 100
+    }
+    set ::durability_cluster {}
+}
+proc default_replica_allocation {masters replicas} { durability_wait_for_replicas $masters $replicas }
+proc cluster_allocate_replicas {masters replicas} { durability_wait_for_replicas $masters $replicas }
+}
+"""
