@@ -11,8 +11,8 @@ if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
     value() {{ sed -n "s/^$1 //p" "$2" | tail -n 1; }}
     more=()
     if ! grep -q '^durability.shard ' "$1"; then
-        directory=$(value dir "$1" | tr -cd '[:alnum:]._-')
-        more+=(--durability.shard "suite-${{directory: -50}}")
+        directory=$(value dir "$1" | tr -cd '[:alnum:]._-' | tail -c 50)
+        more+=(--durability.shard "suite-$directory")
     fi
     port=$(value port "$1")
     if grep -q '^cluster-enabled yes' "$1"; then
@@ -32,19 +32,23 @@ set ::durability_clusters 0
 
 rename start_cluster start_cluster_alike
 proc start_cluster {masters replicas options code args} {
-    set ::durability_cluster [list $masters [expr {$masters + $replicas}] [llength $::servers] [incr ::durability_clusters]]
+    set nodes [expr {$masters + $replicas}]
+    # This one leaves the last node alone.
+    set members [expr {[lindex $args 1] eq {split_slot_replica_allocation} ? $nodes - 1 : $nodes}]
+    set ::durability_cluster [list $masters $members $nodes [llength $::servers] [incr ::durability_clusters]]
     uplevel 1 [list start_cluster_alike $masters $replicas $options $code {*}$args]
 }
 
 rename start_server start_server_alike
 proc start_server {options {code undefined}} {
-    lassign $::durability_cluster masters nodes first cluster
-    if {$masters ne {} && [llength $::servers] < $first + $nodes} {
+    lassign $::durability_cluster masters members nodes first cluster
+    if {$masters ne {}} {
         set number [expr {$first + $nodes - 1 - [llength $::servers]}]
-        set shard [expr {$number % $masters}]
-        set own [list durability.shard suite-[pid]-$cluster-$shard]
-        if {$number >= $masters} { lappend own durability.priority 0 }
-        lappend options overrides $own
+        if {0 <= $number && $number < $members} {
+            set own [list durability.shard suite-[pid]-$cluster-[expr {$number % $masters}]]
+            if {$number >= $masters} { lappend own durability.priority 0 }
+            lappend options overrides $own
+        }
     }
     uplevel 1 [list start_server_alike $options $code]
 }
@@ -60,10 +64,23 @@ proc durability_wait_for_replicas {masters replicas} {
     }
     for {set number $masters} {$number < $masters + $replicas} {incr number} {
         R $number CONFIG SET durability.priority 100
+        exec sed -i {s/^durability.priority 0$/durability.priority 100/} [dict get [lindex $::servers end-$number] config_file]
     }
     set ::durability_cluster {}
 }
 proc default_replica_allocation {masters replicas} { durability_wait_for_replicas $masters $replicas }
 proc cluster_allocate_replicas {masters replicas} { durability_wait_for_replicas $masters $replicas }
+
+# A leader that stood still for longer than its lease closes its clients. Applications connect again, and the suite does not.
+rename resume_process resume_process_alike
+proc resume_process pid {
+    resume_process_alike $pid
+    after 300
+    for {set number 0} {$number < [llength $::servers]} {incr number} {
+        if {[srv -$number pid] == $pid && [catch {R $number PING} answer] && [string match {I/O error*} $answer]} {
+            reconnect -$number
+        }
+    }
+}
 }
 """

@@ -249,6 +249,8 @@ def main():
         suite = Suite(arguments, work)
         every = suite.units()
         names = [unit for unit in every if not arguments.units or any(matches(unit, given) for given in arguments.units)]
+        not_run = [unit for unit in names if arguments.mode != "none" and not arguments.no_skip and suite.skipped.is_whole(unit)]
+        names = [unit for unit in names if unit not in not_run]
         for given in arguments.units:
             if not any(matches(unit, given) for unit in every):
                 sys.exit(f"there is no unit {given}")

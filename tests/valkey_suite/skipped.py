@@ -4,7 +4,8 @@ import re
 
 
 class Skipped:
-    """Lines are names of tests, or /patterns; a ~ before one has it run, and it may fail. `[unit]` begins those of that unit alone."""
+    """Lines are names of tests, or /patterns; a ~ before one has it run, and it may fail. `[unit]` begins those of that unit alone, and `*` is all of
+    it."""
 
     def __init__(self, file):
         self.listed = []
@@ -14,6 +15,9 @@ class Skipped:
                 unit = heading[1]
             elif line.strip() and not line.startswith("#"):
                 self.listed.append((unit, line))
+
+    def is_whole(self, unit):
+        return (unit, "*") in self.listed
 
     def of(self, unit):
         """Of a unit: the tests that are not run, and patterns of those that are run and may fail."""
