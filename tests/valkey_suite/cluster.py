@@ -30,7 +30,13 @@ if {$::env(SUITE_MODE) ne {none}} {
 set ::durability_cluster {}
 set ::durability_clusters 0
 
+# Units may read this file again.
+catch { rename start_cluster_alike {} }
 rename start_cluster start_cluster_alike
+foreach name {start_server resume_process} {
+    if {[info commands ${name}_alike] eq {}} { rename $name ${name}_alike }
+}
+
 proc start_cluster {masters replicas options code args} {
     set nodes [expr {$masters + $replicas}]
     # This one leaves the last node alone.
@@ -39,7 +45,6 @@ proc start_cluster {masters replicas options code args} {
     uplevel 1 [list start_cluster_alike $masters $replicas $options $code {*}$args]
 }
 
-rename start_server start_server_alike
 proc start_server {options {code undefined}} {
     lassign $::durability_cluster masters members nodes first cluster
     if {$masters ne {}} {
@@ -72,7 +77,6 @@ proc default_replica_allocation {masters replicas} { durability_wait_for_replica
 proc cluster_allocate_replicas {masters replicas} { durability_wait_for_replicas $masters $replicas }
 
 # A leader that stood still for longer than its lease closes its clients. Applications connect again, and the suite does not.
-rename resume_process resume_process_alike
 proc resume_process pid {
     resume_process_alike $pid
     after 300
