@@ -28,14 +28,31 @@ exec -a "$0" {server} "$@"
 HOOK = """
 if {$::env(SUITE_MODE) ne {none}} {
 set ::durability_cluster {}
-set ::durability_clusters 0
+if {![info exists ::durability_clusters]} { set ::durability_clusters 0 }
+
+# A node that ceases to lead, or stood still for longer than its lease, closes its clients. Applications connect again, and the suite does not.
+# A node that has just begun to follow answers CLUSTERDOWN until the cluster knows it as a replica. Applications ask again.
+proc durability_ask_again {} {
+    if {[info commands R_alike] ne {}} return
+    foreach {name level} {R {expr {-[lindex $args 0]}} s {expr {[string is integer [lindex $args 0]] ? [lindex $args 0] : 0}}} {
+        rename $name ${name}_alike
+        proc $name args [string map [list NAME ${name}_alike LEVEL $level] {
+            for {set tries 0} {[catch {NAME {*}$args} answer how] && $tries < 50} {incr tries} {
+                if {[string match {CLUSTERDOWN durability: *} $answer]} {
+                    after 100
+                } elseif {![string match {I/O error*} $answer] || [catch {reconnect [LEVEL]}]} {
+                    break
+                }
+            }
+            return -options $how $answer
+        }]
+    }
+}
 
 # Units may read this file again.
 catch { rename start_cluster_alike {} }
 rename start_cluster start_cluster_alike
-foreach name {start_server resume_process} {
-    if {[info commands ${name}_alike] eq {}} { rename $name ${name}_alike }
-}
+if {[info commands start_server_alike] eq {}} { rename start_server start_server_alike }
 
 proc start_cluster {masters replicas options code args} {
     set nodes [expr {$masters + $replicas}]
@@ -46,6 +63,7 @@ proc start_cluster {masters replicas options code args} {
 }
 
 proc start_server {options {code undefined}} {
+    durability_ask_again
     lassign $::durability_cluster masters members nodes first cluster
     if {$masters ne {}} {
         set number [expr {$first + $nodes - 1 - [llength $::servers]}]
@@ -75,16 +93,5 @@ proc durability_wait_for_replicas {masters replicas} {
 }
 proc default_replica_allocation {masters replicas} { durability_wait_for_replicas $masters $replicas }
 proc cluster_allocate_replicas {masters replicas} { durability_wait_for_replicas $masters $replicas }
-
-# A leader that stood still for longer than its lease closes its clients. Applications connect again, and the suite does not.
-proc resume_process pid {
-    resume_process_alike $pid
-    after 300
-    for {set number 0} {$number < [llength $::servers]} {incr number} {
-        if {[srv -$number pid] == $pid && [catch {R $number PING} answer] && [string match {I/O error*} $answer]} {
-            reconnect -$number
-        }
-    }
-}
 }
 """
