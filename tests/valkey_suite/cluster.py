@@ -5,7 +5,9 @@ REPLICATE, which the module refuses. So where the suite starts a cluster of prim
 primaries from the start, and instead of CLUSTER REPLICATE the suite waits until they are replicas. A server that it starts by itself has a
 shard of its own."""
 
-# The shard of a server that none was given to is named by its directory, so it is the same after a restart.
+# The shard of a server that none was given to is named by its directory, so it is the same after a restart. Leases outlast a node that the suite
+# stops to have the others notice it, as they do in a cluster without the module. A replica counts as available when something has come to it: in
+# a shard that nothing was written to that is the first ping, which the suite would wait 10 s for.
 SERVER = """#!/bin/bash
 if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
     value() {{ sed -n "s/^$1 //p" "$2" | tail -n 1; }}
@@ -16,7 +18,8 @@ if [ -f "${{1:-}}" ] && grep -q '^loadmodule .*{module}' "$1"; then
     fi
     port=$(value port "$1")
     if grep -q '^cluster-enabled yes' "$1"; then
-        more+=(--durability.allow-replicaof no --durability.failover yes --durability.node-id "node-$port" --durability.announce "127.0.0.1:$port")
+        more+=(--durability.allow-replicaof no --durability.failover yes --durability.lease-ms 10000)
+        more+=(--durability.node-id "node-$port" --durability.announce "127.0.0.1:$port" --repl-ping-replica-period 1)
     fi
     exec -a "$0" {server} "$@" "${{more[@]}}"
 fi
