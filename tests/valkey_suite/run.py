@@ -266,7 +266,7 @@ def main():
                 run_units(suite, names, arguments.mode)
                 print(suite.oracle.report())
                 return 0
-            return run(suite, names, arguments)
+            return run(suite, names, not_run, arguments)
         finally:
             if suite.oracle:
                 suite.oracle.stop()
@@ -291,7 +291,7 @@ def run_units(suite, names, mode):
     return units
 
 
-def run(suite, names, arguments):
+def run(suite, names, not_run, arguments):
     mode = arguments.mode
     units = run_units(suite, names, mode)
     suspects = {name: set(unit.failed) for name, unit in units.items() if unit.failed}
@@ -310,6 +310,8 @@ def run(suite, names, arguments):
     report = {
         "mode": mode,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "cluster": arguments.cluster,
+        "not_run": not_run,
         "units": {
             name: {
                 "passed": unit.passed,
@@ -327,6 +329,7 @@ def run(suite, names, arguments):
         if arguments.json.exists():
             kept = json.loads(arguments.json.read_text(encoding="utf-8"))
             kept["units"].update(report["units"])
+            kept["not_run"] = sorted(set(kept.get("not_run", [])) - set(report["units"]) | set(not_run))
         arguments.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return summarise(report)
 
@@ -347,6 +350,8 @@ def summarise(report):
     print(f"{len(report['units'])} units in mode {report['mode']}; of the tests in the skip file "
           f"{skipped} were not run and {len(tests('failed_as_listed'))} failed; "
           f"{len(tests('failed_without_as_well'))} failed without the module as well")
+    if report["not_run"]:
+        print(f"{len(report['not_run'])} units were not run: {' '.join(report['not_run'])}")
     print(f"{passed} passed, {len(tests('failed'))} failed")
     return 1 if tests("failed") else 0
 
