@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs Valkey's own test suite with the module loaded into every server that it starts.
 #
-#   scripts/valkey-suite.sh [--mode sync|async|none] [--failover] [unit...]     --help tells more
+#   scripts/valkey-suite.sh [--mode sync|async|none] [--cluster] [--failover] [unit...]     --help tells more
 source "$(dirname "$0")/lib.sh"
 
 need_build_packages
