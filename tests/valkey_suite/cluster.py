@@ -34,14 +34,15 @@ set ::durability_cluster {}
 if {![info exists ::durability_clusters]} { set ::durability_clusters 0 }
 
 # A node that ceases to lead, or stood still for longer than its lease, closes its clients. Applications connect again, and the suite does not.
-# A node that has just begun to follow answers CLUSTERDOWN until the cluster knows it as a replica. Applications ask again.
+# A node that has just begun to follow answers CLUSTERDOWN until the cluster knows it as a replica, and one that has just started does not lead
+# yet. Applications and operators ask again.
 proc durability_ask_again {} {
     if {[info commands R_alike] ne {}} return
     foreach {name level} {R {expr {-[lindex $args 0]}} s {expr {[string is integer [lindex $args 0]] ? [lindex $args 0] : 0}}} {
         rename $name ${name}_alike
         proc $name args [string map [list NAME ${name}_alike LEVEL $level] {
             for {set tries 0} {[catch {NAME {*}$args} answer how] && $tries < 50} {incr tries} {
-                if {[string match {CLUSTERDOWN durability: *} $answer]} {
+                if {[string match {CLUSTERDOWN durability: *} $answer] || [string match {ERR durability: this node does not lead *} $answer]} {
                     after 100
                 } elseif {![string match {I/O error*} $answer] || [catch {reconnect [LEVEL]}]} {
                     break
