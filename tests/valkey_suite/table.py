@@ -24,8 +24,9 @@ integration/replication is adapted (see `run.py`).
 """
 CLUSTER = """# Valkey's own cluster suite with the module loaded
 
-Valkey {version}; all of `unit/cluster`, unmodified; tests that passed. Every node has the module, a log and `durability.failover yes`.
-`scripts/valkey-suite.sh --cluster` repeats it. What is not run is in `skip-cluster`, each test with its reason; it is not counted here.
+Valkey {version}; all of `unit/cluster`, unmodified but for one option of `valkey-cli` in `resharding` (see `run.py`); tests that passed.
+Every node has the module, a log and `durability.failover yes`. `scripts/valkey-suite.sh --cluster` repeats it. What is not run is in
+`skip-cluster`, each test with its reason; it is not counted here.
 
 Nodes that the suite makes replicas name the shards of their primaries from the start (see `cluster.py`). Where a node closes the suite's
 connection, as when it ceases to lead, the suite connects and asks again. Units with 0 without the module as well need TLS, or another version
