@@ -192,7 +192,8 @@ fn close_withheld(module: &mut Module) {
     }
 }
 
-fn release_held(module: &mut Module) {
+/// Releases what the log has acknowledged since the event loop last went round.
+pub fn release_held(module: &mut Module) {
     if let (Some(gate), Some(durable)) = (&mut module.gate, module.shared.durable()) {
         gate.release(durable);
     }

@@ -9,7 +9,7 @@ use valkey_module::logging::{log_notice, log_warning};
 use crate::base::panic_guard::has_failed;
 use crate::exchange::lease_clock;
 use crate::exchange::mailbox::{Command, Task};
-use crate::node::{claims, listening, slot_moves, Module, Role};
+use crate::node::{claims, event_loop, listening, slot_moves, Module, Role};
 use crate::server::follow_settings::{self, Owner};
 use crate::server::{api, cluster};
 use crate::settings;
@@ -129,10 +129,7 @@ pub fn epoch_ended(module: &mut Module) {
     module.left_log.epoch_ended(module.shared.durable() >= Some(left_at));
     let has_no_log = module.role.has_no_log();
     if has_no_log {
-        // What the log acknowledged last may have come since the event loop last went round.
-        if let (Some(durable), Some(gate)) = (module.shared.durable(), &mut module.gate) {
-            gate.release(durable);
-        }
+        event_loop::release_held(module);
         module.write_to_half_closed();
     }
     if module.role != Role::Leader {

@@ -9,7 +9,7 @@ use crate::base::panic_guard::has_failed;
 use crate::exchange::lease_clock;
 use crate::node::listening::listen_to_commands;
 use crate::node::role_changes::serve_nobody;
-use crate::node::{self, leading, slot_moves, Module, Role};
+use crate::node::{self, event_loop, leading, slot_moves, Module, Role};
 use crate::server::cluster::membership::Membership;
 use crate::server::{api, cluster};
 
@@ -116,6 +116,7 @@ fn step_down(ctx: &Context, role: Role) {
 /// Clients wait until this node can tell them who leads (`MOVED`), as they would in a plain cluster. Elsewhere nobody tells them, so they are
 /// closed.
 fn step_down_in_cluster(ctx: &Context) {
+    node::with(event_loop::release_held);
     lease_clock::lost();
     lease_clock::answer_beyond(NO_CLIENT);
     change_role("ceasing to lead", |module| serve_nobody(module, Role::Attaching));
