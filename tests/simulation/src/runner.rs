@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Steps of trouble that a seed sees unless told.
 pub const STEPS: u64 = 1500;
 /// Seeds that `cargo test` plays.
-const TESTED_SEEDS: u64 = 300;
+const TESTED_SEEDS: u64 = 1000;
 /// Seeds that the self-check looks at for a rule unless told.
 const SELF_CHECK_SEEDS: u64 = 20_000;
 
