@@ -92,8 +92,9 @@ class WhatNodesPutIntoTheStreamMoves(MovingSlots):
         self.source.ask("MODULE", "LOAD", str(build_test_module(self.directory)))
         self.addCleanup(self.source.ask, "MODULE", "UNLOAD", "tm")
         migration = self.begin()
-        # It is answered when the log has begun anew with it.
-        self.source.ask("tm.call_silent", self.key("silent"), "value")
+        # It is answered when the log has begun anew with it, for which the server waits for more replicas for 5 s.
+        with self.source.connect(timeout_s=30) as client:
+            client.execute_command("tm.call_silent", self.key("silent"), "value")
         self.assertEqual(self.wait_until_over(migration), ("failed", "Something was written that is not replicated"))
         self.assertEqual((self.owner(), self.source.ask("GET", self.key("silent"))), ("s0", "value"))
         self.cluster.wait_until_settled()
