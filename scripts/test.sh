@@ -104,6 +104,9 @@ first_row() {
     step "slots that came, in snapshots" tests/imports/run.sh
     step "cluster mode" tests/cluster/run.sh
     step "cluster mode, three services" tests/cluster/run.sh --services 3
+    step "failover, cluster" tests/failover/run.sh --shards 3 --rounds 2 --seconds 15
+    step "failover, cluster, async" tests/failover/run.sh --shards 3 --mode async --rounds 1 --seconds 15
+    step "failover self-check, cluster" tests/failover/run.sh --self-check --shards 3
     step crash tests/crash/run.sh --rounds "$rounds"
     step "crash self-check" tests/crash/run.sh --self-check
     step "crash, failpoints" tests/crash/run.sh --failpoints --rounds 10
@@ -127,11 +130,8 @@ second_row() {
     step "failover, async" tests/failover/run.sh --mode async --rounds 1 --seconds 12
     step "failover, three services" tests/failover/run.sh --services 3 --rounds 3 --seconds 12
     step "failover, three services, async" tests/failover/run.sh --services 3 --mode async --rounds 1 --seconds 12
-    step "failover, cluster" tests/failover/run.sh --shards 3 --rounds 2 --seconds 15
-    step "failover, cluster, async" tests/failover/run.sh --shards 3 --mode async --rounds 1 --seconds 15
     step "failover self-check" tests/failover/run.sh --self-check
     step "failover self-check, three services" tests/failover/run.sh --self-check --services 3
-    step "failover self-check, cluster" tests/failover/run.sh --self-check --shards 3
     step "versions of Valkey" env BASE_PORT=30000 tests/versions/run.sh --short
     step "install and operate" tests/deploy/run.sh
     step "status page" tests/status_page/run.sh

@@ -52,8 +52,8 @@ pub enum Request {
         lease_ms: u64,
         /// The replication id of what it holds.
         replid: String,
-        /// The newest epoch that it has heard of.
-        seen: Option<u64>,
+        /// The newest epoch that it has heard of; 0 if it has heard of none.
+        seen: u64,
     },
     /// `LOG.RENEW`
     Renew {

@@ -180,7 +180,7 @@ impl Node {
         self.asked += 1;
         self.pending = Some(Pending { number: self.asked, until: now.plus(ANSWER_AT_MOST) });
         let (number, lease_ms, replid) = (self.asked, profile.lease_ms(draw), self.replid.clone());
-        let seen = self.view.as_ref().map(|(_, view)| view.epoch);
+        let seen = self.view.as_ref().map_or(0, |(_, view)| view.epoch);
         Request::Acquire { number, sent: now, expected_end, lease_ms, replid, seen }
     }
 

@@ -172,7 +172,7 @@ impl Service {
                     let (node_id, address, process) = (NAMES[index], ADDRESSES[index], Some(process.as_str()));
                     let node = Node { node_id, address, engine: None, process, databases: None };
                     let replid = Some(replid.as_str()).filter(|id| !id.is_empty());
-                    let held = Held { end: expected_end, replid, seen };
+                    let held = Held { end: expected_end, replid, seen: Some(seen) };
                     let (epoch, end) = shard.acquire(node, held, lease_ms).await?;
                     Ok(Answer::Acquired { epoch, end })
                 })
