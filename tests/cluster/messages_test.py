@@ -49,11 +49,19 @@ class MessagesAreHeardElsewhere(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.addCleanup(self.cluster.kill)
         self.cluster.start()
+        # What is sent while a link is made anew is lost, as in any cluster.
+        for node in self.cluster.nodes:
+            wait_for(f"{node.name} has its links", lambda node=node: self.links(node) == 2 * (len(self.cluster.nodes) - 1))
         self.leader, self.follower = self.cluster.wait_for_leader("s0"), self.cluster.follower("s0")
         self.other = self.cluster.wait_for_leader("s1")
         # Slots of the leader's shard.
         self.key = f"{{{tag_of(0, SHARDS, 3)}}}key"
         self.channel = f"{{{tag_of(0, SHARDS, 3)}}}channel"
+
+    @staticmethod
+    def links(node: Node) -> int:
+        """How many links the node has, one each way to each other node."""
+        return len({(link[1], link[3]) for link in node.ask("CLUSTER", "LINKS")})
 
     def subscribe(self, node: Node, *words: str) -> Subscriber:
         subscriber = Subscriber(node, *words)
