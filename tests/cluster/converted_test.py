@@ -9,56 +9,22 @@ import unittest
 
 import valkey
 from child_process import wait_for
-from ports import HOST
-from shards import SLOTS, Cluster, Node, flags
+from plain_cluster import PlainCluster
+from shards import Node, flags
 from writers import tag_of
 
 SERVICES = int(os.environ.get("CLUSTER_SERVICES", "1"))
 KEYS = 200
 
 
-def is_of_module(line: str) -> bool:
-    return line.startswith(("loadmodule ", "durability."))
-
-
 class AClusterThatExists(unittest.TestCase):
     def setUp(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="converted-"))
         self.addCleanup(shutil.rmtree, self.directory)
-        self.cluster = Cluster(self.directory, SERVICES, "CLUSTER_TLS" in os.environ, (2, 2))
+        self.cluster = PlainCluster(self.directory, SERVICES, "CLUSTER_TLS" in os.environ, (2, 2))
         self.addCleanup(self.cluster.kill)
         self.primaries = [nodes[0] for nodes in self.cluster.shards.values()]
         self.replicas = [nodes[1] for nodes in self.cluster.shards.values()]
-        self.lines = {node: (node.home / "valkey.conf").read_text() for node in self.cluster.nodes}
-
-    def configure(self, with_module: bool) -> None:
-        for node, text in self.lines.items():
-            lines = [line for line in text.splitlines() if with_module or not is_of_module(line)]
-            (node.home / "valkey.conf").write_text("\n".join(lines) + "\n")
-
-    def start_plain(self) -> None:
-        self.configure(with_module=False)
-        for node in self.cluster.nodes:
-            node.start()
-        for node in self.cluster.nodes:
-            wait_for(f"{node.name} answers", lambda node=node: node.view())
-        for node in self.cluster.nodes[1:]:
-            node.ask("CLUSTER", "MEET", HOST, self.primaries[0].port, self.primaries[0].bus_port)
-        half = SLOTS // 2
-        self.primaries[0].ask("CLUSTER", "ADDSLOTSRANGE", 0, half - 1)
-        self.primaries[1].ask("CLUSTER", "ADDSLOTSRANGE", half, SLOTS - 1)
-        for primary, replica in zip(self.primaries, self.replicas):
-            own = primary.ask("CLUSTER", "MYID")
-            wait_for("it knows its primary", lambda own=own, replica=replica: self.replicate(replica, own))
-        for node in self.cluster.nodes:
-            wait_for("the cluster is whole", lambda node=node: node.cluster_info().get("cluster_state") == "ok")
-        for replica in self.replicas:
-            wait_for("it follows", lambda replica=replica: replica.info("replication").get("master_link_status") == "up")
-
-    def replicate(self, replica: Node, primary_id: str) -> bool:
-        with contextlib.suppress(valkey.ResponseError):
-            return replica.ask("CLUSTER", "REPLICATE", primary_id) == "OK"
-        return False
 
     def fill(self) -> None:
         for shard, primary in enumerate(self.primaries):
@@ -91,11 +57,12 @@ class AClusterThatExists(unittest.TestCase):
         return line
 
     def test_its_logs_begin_with_its_data_and_its_slots(self):
-        self.start_plain()
+        self.cluster.start()
         self.fill()
         before = [(self.contents(node), self.own_line(node)[8:], node.ask("CLUSTER", "MYID")) for node in self.primaries]
         self.stop()
-        self.configure(with_module=True)
+        for node in self.cluster.nodes:
+            node.take_module()
         self.cluster.log.start()
         self.cluster.log.form()
         for node in self.primaries:

@@ -1,8 +1,5 @@
 """The same cluster without the module and without logs: what clients see of a plain Valkey cluster is the measure."""
 
-import pathlib
-
-import valkey
 from child_process import wait_for
 from shards import SLOTS, Cluster, Node, flags, newest_by_port
 
@@ -11,19 +8,13 @@ NODE_TIMEOUT_MS = 2000
 
 
 class PlainNode(Node):
-    """A node without the module."""
+    """A node without the module, until it takes that."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.leave_out_module()
         config = self.home / "valkey.conf"
         config.write_text(f"{config.read_text()}cluster-node-timeout {NODE_TIMEOUT_MS}\n")
-
-    def role(self) -> str:
-        try:
-            return {"master": "leader", "slave": "follower"}[self.info("replication")["role"]]
-        except valkey.ValkeyError:
-            return "none"
 
 
 class PlainCluster(Cluster):
@@ -37,8 +28,7 @@ class PlainCluster(Cluster):
         self.meet()
         # Until then all nodes are leaders.
         for number, nodes in enumerate(self.shards.values()):
-            first, end = number * slots // len(self.shards), (number + 1) * slots // len(self.shards)
-            nodes[0].ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            self.add_slots(nodes[0], number, slots)
             primary = nodes[0].ask("CLUSTER", "MYID")
             for replica in nodes[1:]:
                 wait_for("it knows its primary", lambda replica=replica: primary in [line[0] for line in replica.view() if line[8:]])
@@ -46,7 +36,10 @@ class PlainCluster(Cluster):
         self.wait_until_settled()
 
     def why_not_settled(self) -> str:
-        """Why the cluster is not as it should be; empty if each shard has a leader, whom all nodes know, and the others follow it."""
+        """Why the cluster is not as it should be; empty if each shard has a leader, whom all nodes know, and the others follow it. Once the nodes
+        have the module, that of any cluster."""
+        if all(node.has_module() for node in self.nodes):
+            return super().why_not_settled()
         slots_by_node = []
         for node in self.nodes:
             by_port = newest_by_port(node.view())

@@ -53,6 +53,7 @@ class Node(ServerNode):
     def __init__(self, directory: pathlib.Path, shard: str, number: int, log: LogServices, tls: Certificate | None, more: str):
         """With a certificate, bus and log are reached by TLS. `more` are whole lines of the configuration."""
         self.shard = shard
+        self._of_module: list[str] = []
         more += (f"cluster-enabled yes\ncluster-port {free_port()}\ncluster-node-timeout {NODE_TIMEOUT_MS}\n"
                 "enable-debug-command local\nenable-module-command local\n")
         if tls:
@@ -66,7 +67,26 @@ class Node(ServerNode):
         """Makes it a plain server from its next start on."""
         config = self.home / "valkey.conf"
         lines = config.read_text().splitlines(keepends=True)
-        config.write_text("".join(line for line in lines if not line.startswith(("loadmodule", "durability."))))
+        self._of_module += [line for line in lines if line.startswith(("loadmodule", "durability."))]
+        config.write_text("".join(line for line in lines if line not in self._of_module))
+
+    def take_module(self) -> None:
+        """Undoes that."""
+        with (self.home / "valkey.conf").open("a") as config:
+            config.writelines(self._of_module)
+        self._of_module.clear()
+
+    def has_module(self) -> bool:
+        return not self._of_module
+
+    def role(self) -> str:
+        """What it says that it is; of a plain server in the same words. none if it does not answer."""
+        if self.has_module():
+            return super().role()
+        try:
+            return {"master": "leader", "slave": "follower"}[self.info("replication")["role"]]
+        except valkey.ValkeyError:
+            return "none"
 
     def ask(self, *words: str | int):
         with self.connect(timeout_s=5) as client:
@@ -132,10 +152,13 @@ class Cluster:
             node.start()
         self.meet()
         for number, shard in enumerate(self.shards):
-            first, end = number * slots // len(self.shards), (number + 1) * slots // len(self.shards)
-            leader = self.wait_for_leader(shard)
-            leader.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            self.add_slots(self.wait_for_leader(shard), number, slots)
         self.wait_until_settled()
+
+    def add_slots(self, leader: Node, number: int, slots: int) -> None:
+        """Gives to the leader of that shard an equal part of that many slots, the first ones."""
+        first, end = number * slots // len(self.shards), (number + 1) * slots // len(self.shards)
+        leader.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
 
     def meet(self) -> None:
         """Makes nodes that do not know each other a cluster."""
