@@ -34,14 +34,17 @@ pub fn make(system: &mut System, ports: RoundPorts, timeout: Duration) -> Result
         let address = [HOST.to_owned(), ports.client(at).to_string(), ports.bus_link(at).to_string()];
         nodes[0].command("CLUSTER", &["MEET", &address[0], &address[1], &address[2]])?;
     }
-    let count = system.shards.len() as u16;
-    for (number, shard) in (0..).zip(&system.shards) {
-        let (first, end) =
-            (number * (SLOTS / count), if number + 1 == count { SLOTS } else { (number + 1) * (SLOTS / count) });
-        let leader = leader(shard)?;
-        leader.command("CLUSTER", &["ADDSLOTSRANGE", &first.to_string(), &(end - 1).to_string()])?;
+    for (number, shard) in system.shards.iter().enumerate() {
+        let (first, last) = part(number, system.shards.len());
+        leader(shard)?.command("CLUSTER", &["ADDSLOTSRANGE", &first.to_string(), &last.to_string()])?;
     }
     Ok(())
+}
+
+/// The first and the last of the slots that a shard has in the beginning.
+fn part(shard: usize, shards: usize) -> (u16, u16) {
+    let first = |shard: usize| (usize::from(SLOTS) * shard / shards) as u16;
+    (first(shard), first(shard + 1) - 1)
 }
 
 /// For each shard a tag whose slot it has in the beginning.
@@ -54,7 +57,8 @@ pub fn tags(system: &System) -> Result<Vec<String>> {
     let leader = leader(&system.shards[0])?;
     for tag in (0..MOST_TAGS).map(|number| number.to_string()) {
         let slot = slot_of(leader, &tag)?;
-        let shard = usize::from(slot / (SLOTS / count as u16)).min(count - 1);
+        let has_it = |&shard: &usize| slot <= part(shard, count).1;
+        let shard = (0..count).find(has_it).context("a slot of nobody")?;
         found[shard].get_or_insert(tag);
         if found.iter().all(Option::is_some) {
             break;
@@ -175,6 +179,15 @@ fn parse_ranges<'a>(words: impl Iterator<Item = &'a str>) -> Vec<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_slot_is_of_one_shard_in_the_beginning() {
+        for shards in 2..=4 {
+            let parts: Vec<_> = (0..shards).map(|shard| part(shard, shards)).collect();
+            assert_eq!((parts[0].0, parts[shards - 1].1), (0, SLOTS - 1));
+            assert!(parts.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{parts:?}");
+        }
+    }
 
     #[test]
     fn ranges_are_read_and_what_moves_is_not() {

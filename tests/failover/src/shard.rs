@@ -79,7 +79,7 @@ impl Shard {
         (0..self.nodes.len()).find(|&number| self.state(number).is_some_and(|state| state.role() == "leader"))
     }
 
-    /// The node that is so many after that one, of which only the first as many as there are others differ from it.
+    /// Another node: the first after that one, the second, and so on, round and round among the others.
     pub fn after(&self, node: usize, after: usize) -> usize {
         let others = self.nodes.len() - 1;
         (node + 1 + (after - 1) % others) % self.nodes.len()
