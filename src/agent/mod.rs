@@ -58,6 +58,9 @@ use crate::settings::Mode;
 /// How often to check whether the log has another snapshot, from which this node could start over.
 const SNAPSHOT_POLL: Duration = Duration::from_secs(2);
 
+/// How often to look whether the bus has told who leads.
+const REDIRECT_POLL: Duration = Duration::from_millis(5);
+
 /// How the main thread reaches the threads that were started.
 pub struct Started {
     /// The agent's mailbox.
@@ -262,6 +265,7 @@ impl Agent {
         }
         self.shared.is_leaving.store(false, Ordering::Release);
         self.shared.end.leave(None);
+        self.wait_for_redirect()?;
         let facts = self.control.ask(Task::Describe)?;
         if std::mem::take(&mut self.must_confirm_step_down) {
             // The main thread has closed all clients before it answered.
@@ -273,6 +277,16 @@ impl Agent {
         let wanted = self.shared.snapshots_wanted.load(Ordering::Acquire);
         let leadership = attach::attach(self, &facts)?;
         self.lead(leadership, wanted)
+    }
+
+    /// Waits while clients do, after this node has handed over in a cluster. A server that hears from the bus who leads becomes a replica of
+    /// that node, and sends on the clients that it has blocked. One that follows its log already knows no owner of what were its slots, and
+    /// would tell them that the cluster is down.
+    fn wait_for_redirect(&mut self) -> Result<(), Interrupt> {
+        while self.control.support.is_cluster && self.control.ask(Task::AwaitsRedirect)? {
+            self.control.pause(REDIRECT_POLL)?;
+        }
+        Ok(())
     }
 
     /// Waits until the node is to have a log. Gives back a lease that is granted late.

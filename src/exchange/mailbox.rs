@@ -59,6 +59,8 @@ pub enum Task {
     MoveSlots,
     /// This node leads no more: the server ends what moves slots.
     EndSlotMoves,
+    /// This node has handed over in a cluster: do clients still wait until the bus has told who leads?
+    AwaitsRedirect(Sender<bool>),
     /// Become a replica of that node in the cluster, which leads. Answers whether this node is one.
     BelongTo(String, Sender<bool>),
     /// Keep the replication stream from here on. Answers the position, or `None` unless the server is a primary without replicas that

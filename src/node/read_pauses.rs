@@ -81,6 +81,11 @@ impl ReadPauses {
         membership.is_anothers(slot)
     }
 
+    /// Whether clients still wait to be told who leads.
+    pub fn awaits_redirect(&self) -> bool {
+        self.is_active() && !self.is_redirected()
+    }
+
     /// Whether clients of a server that has just started wait for the log to hold its data.
     pub fn is_until_seeded(&self) -> bool {
         self.until_seeded

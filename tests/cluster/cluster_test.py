@@ -296,12 +296,43 @@ class ShardsOfACluster(ClusterTest):
         self.cluster.wait_until_settled()
         self.assertEqual([key_count(node) for node in (leader, follower)], [keys, keys])
 
-    def test_clients_of_a_leader_that_hands_over_are_sent_on(self):
-        leader = self.cluster.wait_for_leader("s0")
-        key = f"{{{tag_of(0, len(self.cluster.shards), 0)}}}:kept"
-        client = valkey.Connection(HOST, leader.port, socket_timeout=10)
+    def client_of(self, node: Node) -> valkey.Connection:
+        client = valkey.Connection(HOST, node.port, socket_timeout=10)
         self.addCleanup(client.disconnect)
         client.connect()
+        return client
+
+    def key_of_first_shard(self, name: str) -> str:
+        return f"{{{tag_of(0, len(self.cluster.shards), 0)}}}:{name}"
+
+    def test_clients_that_wait_as_a_leader_hands_over_are_sent_on(self):
+        leader = self.cluster.wait_for_leader("s0")
+        popping, reading, queued = (self.client_of(leader) for _ in range(3))
+        stream = self.key_of_first_shard("stream")
+        popping.send_command("BLPOP", self.key_of_first_shard("list"), 0)
+        for command in (("READONLY",), ("XREAD", "BLOCK", 0, "STREAMS", stream, "0-0")):
+            reading.send_command(*command)
+        self.assertEqual(reading.read_response(), b"OK")
+        queued.send_command("MULTI")
+        queued.send_command("SET", self.key_of_first_shard("queued"), 1)
+        self.assertEqual([queued.read_response() for _ in range(2)], [b"OK", b"QUEUED"])
+        wait_for("two of them wait", lambda: leader.info("clients")["blocked_clients"] == 2)
+        leader.ask("DURABILITY.FAILOVER")
+        for client, sends in (popping, ()), (queued, ("EXEC",)):
+            if sends:
+                client.send_command(*sends)
+            with self.assertRaisesRegex(valkey.ResponseError, "^MOVED "):
+                client.read_response()
+        # Who may read from a replica goes on waiting there.
+        new = self.cluster.wait_for_leader("s0")
+        self.assertIsNot(new, leader)
+        entry = new.ask("XADD", stream, "*", "field", "value")
+        self.assertEqual(reading.read_response(), [[stream.encode(), [[entry.encode(), [b"field", b"value"]]]]])
+
+    def test_clients_of_a_leader_that_hands_over_are_sent_on(self):
+        leader = self.cluster.wait_for_leader("s0")
+        key = self.key_of_first_shard("kept")
+        client = self.client_of(leader)
         client.send_command("SET", key, -1)
         self.assertEqual(client.read_response(), b"OK")
         leader.ask("DURABILITY.FAILOVER")

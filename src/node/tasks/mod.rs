@@ -105,6 +105,7 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::MoveSlots => slot_moves::run(ctx),
         Task::AskForTargets => slot_moves::ask_for_targets(ctx),
         Task::EndSlotMoves => slot_moves::end_in_server(ctx),
+        Task::AwaitsRedirect(reply) => answer(reply, node::with(|module| module.read_pauses.awaits_redirect()) == Some(true)),
         Task::BelongTo(leader, reply) => answer(reply, following::belong_to(&leader)),
         Task::StopFollowing => following::stop_following(ctx),
         Task::StandAside => following::stand_aside(ctx),
