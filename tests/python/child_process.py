@@ -60,6 +60,8 @@ class ChildProcess:
         """Stops it until it is killed or thawed."""
         if self._child is not None:
             self._child.send_signal(signal.SIGSTOP)
+            # The signal is only sent so far: on a busy machine, threads may go on for a while.
+            os.waitid(os.P_PID, self._child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         if self._child is not None:
