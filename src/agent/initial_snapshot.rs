@@ -19,7 +19,7 @@ use crate::log::address;
 use crate::log::control::LogConnection;
 use crate::log::services::{Service, Services};
 use crate::settings;
-use crate::settings::tls::{TlsError, TlsSettings};
+use crate::settings::tls::{self, TlsError, TlsSettings};
 use crate::settings::token::{self, TokenError};
 
 /// How long connecting may take, the TLS handshake included.
@@ -152,7 +152,7 @@ fn send(
     let shard = settings::SHARD.value();
     log_notice(format!("durability: the log starts from a snapshot of this node: {bytes} bytes, at offset {offset}"));
     // The token and the data go to the log only: not through a proxy that the environment names, and not where a redirect points to.
-    let mut builder = reqwest::blocking::Client::builder()
+    let builder = reqwest::blocking::Client::builder()
         .no_proxy()
         .redirect(Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
@@ -162,12 +162,11 @@ fn send(
         .tcp_keepalive(STALL_TIMEOUT / 3)
         .tcp_keepalive_interval(STALL_TIMEOUT / 3)
         .timeout(ANSWER_TIMEOUT + Duration::from_secs(bytes / LEAST_BYTES_PER_SECOND));
-    let mut scheme = "http";
-    if let Some(tls) = TlsSettings::configured()? {
-        builder = builder.use_preconfigured_tls(Arc::unwrap_or_clone(tls.client_config()?));
-        scheme = "https";
-    }
-    let client = builder.build()?;
+    let (scheme, tls) = match TlsSettings::configured()? {
+        Some(tls) => ("https", Arc::unwrap_or_clone(tls.client_config()?)),
+        None => ("http", tls::trusting_nobody()?),
+    };
+    let client = builder.tls_backend_preconfigured(tls).build()?;
     let snapshot = Snapshot { stream: stream.try_clone()?.take(bytes), shared: Arc::clone(shared) };
     let body = reqwest::blocking::Body::sized(snapshot, bytes);
     let port = place.http_port;

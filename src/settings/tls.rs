@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use durability_tls::rustls::pki_types::ServerName;
 use durability_tls::rustls::sign::SingleCertAndKey;
-use durability_tls::rustls::{self, AlertDescription, CertificateError, ClientConfig, ClientConnection, OtherError};
+use durability_tls::rustls::{
+    self, AlertDescription, CertificateError, ClientConfig, ClientConnection, OtherError, RootCertStore,
+};
 use durability_tls::{FileError, VERSIONS};
 use valkey_module::logging::log_warning;
 
@@ -52,6 +54,15 @@ pub struct TlsSettings {
     pub crl: Option<PathBuf>,
     /// Files of this node's own certificate and its key, if it shows one.
     pub pair: Option<(PathBuf, PathBuf)>,
+}
+
+/// For a client that connects without TLS, and has to be given a configuration nevertheless.
+///
+/// # Errors
+/// The cryptography does not do what is asked of it.
+pub fn trusting_nobody() -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_provider(durability_tls::provider()).with_protocol_versions(VERSIONS)?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 impl TlsSettings {

@@ -1,9 +1,6 @@
 //! `logservice` for tests: what its steps on files do is read from the environment's `FAILPOINTS` and `FAILPOINTS_FILE`.
 
-#[path = "../main.rs"]
-mod program;
-
 fn main() -> std::process::ExitCode {
     logservice::store::file_store::files::configure_failpoints();
-    program::main()
+    logservice::program::run()
 }

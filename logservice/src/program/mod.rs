@@ -5,3 +5,6 @@ pub mod command_line;
 pub mod config;
 pub mod lifecycle;
 pub mod replication;
+mod run;
+
+pub use run::run;

@@ -1,4 +1,4 @@
-//! The `logservice` program.
+//! What the `logservice` program does: it serves logs, or does what else its command line says.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -6,20 +6,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use logservice::base::printable::printable;
-use logservice::base::private::keep_private;
-use logservice::encryption::KeyRing;
-use logservice::program::command_line::{Command, CommandLine};
-use logservice::program::config::Config;
-use logservice::program::lifecycle;
-use logservice::snapshots::SnapshotStore;
-use logservice::tools::{backups, check, dump, restore};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{signal, SignalKind};
 use tracing_subscriber::EnvFilter;
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+use crate::base::printable::printable;
+use crate::base::private::keep_private;
+use crate::encryption::KeyRing;
+use crate::program::command_line::{Command, CommandLine};
+use crate::program::config::Config;
+use crate::program::lifecycle;
+use crate::snapshots::SnapshotStore;
+use crate::tools::{backups, check, dump, restore};
+
+/// Runs the program, by its command line, until it ends. Returns what the program returns. Called once, by the main thread.
+pub fn run() -> ExitCode {
     keep_private();
     let line = CommandLine::parse();
     if let Some(command) = &line.command {
@@ -36,7 +37,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start threads: {error}")),
     };
-    let ran = runtime.block_on(run(&config));
+    let ran = runtime.block_on(serve(&config));
     // Reads for replicas may be in the middle of a system call, and need not be finished.
     runtime.shutdown_background();
     match ran {
@@ -84,7 +85,7 @@ fn read_keys(file: Option<&Path>) -> std::io::Result<Arc<KeyRing>> {
     KeyRing::read(file).map_err(std::io::Error::other)
 }
 
-async fn run(config: &Config) -> Result<(), lifecycle::StartError> {
+async fn serve(config: &Config) -> Result<(), lifecycle::StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;

@@ -1,0 +1,5 @@
+//! The `logservice` program.
+
+fn main() -> std::process::ExitCode {
+    logservice::program::run()
+}
