@@ -60,6 +60,9 @@ const SNAPSHOT_POLL: Duration = Duration::from_secs(2);
 
 /// How often to look whether the bus has told who leads.
 const REDIRECT_POLL: Duration = Duration::from_millis(5);
+/// How long it may take, which takes some milliseconds if all is well. If the next leader dies, this node has to be a candidate again before
+/// clients have waited for too long.
+const REDIRECT_TIME: Duration = Duration::from_millis(500);
 
 /// How the main thread reaches the threads that were started.
 pub struct Started {
@@ -279,11 +282,12 @@ impl Agent {
         self.lead(leadership, wanted)
     }
 
-    /// Waits while clients do, after this node has handed over in a cluster. A server that hears from the bus who leads becomes a replica of
+    /// Waits for the bus to tell who leads, if this node has just handed over in a cluster. A server that hears from the bus who leads becomes a replica of
     /// that node, and sends on the clients that it has blocked. One that follows its log already knows no owner of what were its slots, and
     /// would tell them that the cluster is down.
     fn wait_for_redirect(&mut self) -> Result<(), Interrupt> {
-        while self.control.support.is_cluster && self.control.ask(Task::AwaitsRedirect)? {
+        let deadline = Instant::now() + REDIRECT_TIME;
+        while self.control.support.is_cluster && Instant::now() < deadline && self.control.ask(Task::AwaitsRedirect)? {
             self.control.pause(REDIRECT_POLL)?;
         }
         Ok(())

@@ -129,7 +129,7 @@ impl Exports {
             (Stage::Aborting(None), SlotStep::Abort { .. }, Ok(_)) => {
                 self.end().map(|job| ExportAction::Fail(job, "the target has not claimed them".to_owned()))
             }
-            // Another node leads, or the log has never known of such a thing.
+            // The log has never known of such a thing.
             (Stage::Aborting(None), SlotStep::Abort { .. }, Err(NotDone::Refused(why))) => {
                 self.end().map(|job| ExportAction::Fail(job, why))
             }

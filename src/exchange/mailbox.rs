@@ -133,6 +133,9 @@ pub enum Task {
     },
     /// The lease has passed: close all clients that were connected until then.
     CloseClients,
+    /// This node has handed over in a cluster, and neither follows its log yet nor has heard who leads: close the clients whose commands wait
+    /// for that in the server.
+    CloseWaiting,
     /// The mode became off, or the server passed over something of its log: let it be a primary with a history of its own.
     StopFollowing,
     /// The node refuses clients because it passed over something, for that reason: attach again if it still is the reason.

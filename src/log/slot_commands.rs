@@ -99,22 +99,39 @@ fn intentions(text: &str) -> Option<Vec<Intention>> {
 
 /// What an error says of the step that was asked.
 pub fn not_done(step: &SlotStep, error: &LogError) -> NotDone {
-    let is_final = match (step, error.code()) {
-        // Any other word is of a service that cannot say what its log holds.
-        (SlotStep::Claim { .. }, code) => code == Some(Code::NoGrant),
-        (_, Some(Code::Fenced | Code::Err | Code::NoGrant | Code::NoPerm)) => true,
-        _ => false,
-    };
-    if is_final {
+    if is_final(step, error.code()) {
         NotDone::Refused(error.to_string())
     } else {
         NotDone::Unknown(error.to_string())
     }
 }
 
+/// Whether a step that is refused with that code was not done, and will not be.
+fn is_final(step: &SlotStep, code: Option<Code>) -> bool {
+    match (step, code) {
+        // Any other word is of a service that cannot say what its log holds.
+        (SlotStep::Claim { .. }, code) => code == Some(Code::NoGrant),
+        // They may be claimed. Clients of this leader get no answer until its epoch ends, which it soon does.
+        (SlotStep::Abort { .. }, Some(Code::Fenced)) => false,
+        (_, Some(Code::Fenced | Code::Err | Code::NoGrant | Code::NoPerm)) => true,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leader_whose_epoch_is_over_does_not_know_whether_its_slots_were_claimed() {
+        let grant =
+            SlotStep::Grant { job: "j".to_owned(), slots: "0-5".parse().expect("slots"), target: "t".to_owned() };
+        let abort = SlotStep::Abort { job: "j".to_owned(), slots: "0-5".parse().expect("slots") };
+        assert!(is_final(&grant, Some(Code::Fenced)));
+        assert!(!is_final(&abort, Some(Code::Fenced)));
+        assert!(is_final(&abort, Some(Code::Err)), "a log that knows no such question has granted nothing");
+        assert!(!is_final(&abort, None), "no answer");
+    }
 
     #[test]
     fn what_an_earlier_leader_was_about_to_claim_is_read() {

@@ -132,6 +132,9 @@ pub fn end_read_pause_in_time(module: &mut Module) {
     if module.read_pauses.is_over() {
         if module.role == Role::Attaching {
             log_notice("durability: not attached yet; clients are refused until it is");
+            if module.slot_moves.holds_clients() {
+                module.shared.send(Task::CloseWaiting);
+            }
         }
         module.end_read_pause();
     }

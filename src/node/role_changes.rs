@@ -164,7 +164,11 @@ pub fn prepare_to_lead(module: &mut Module) {
 /// The cluster has made the server a replica of another node. The log decides what that is worth.
 fn pointed_elsewhere(module: &mut Module) {
     match module.role {
-        Role::Attaching | Role::Follower => module.shared.send(Task::FollowAgain),
+        Role::Attaching | Role::Follower => {
+            // Commands that wait are sent on to the node that the cluster has made the primary.
+            module.slot_moves.answer_clients();
+            module.shared.send(Task::FollowAgain);
+        }
         Role::Leader | Role::Suspended => {
             log_warning(
                 "durability: the cluster knows another leader of this shard than its log: this node leads no more",

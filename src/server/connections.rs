@@ -191,6 +191,11 @@ impl ServerConnections {
         !self.awaiting.borrow().is_empty()
     }
 
+    /// The clients that another module has blocked and not answered yet, as far as that is known.
+    pub fn blocked_by_modules(&self) -> Vec<ClientId> {
+        self.awaiting.borrow().iter().copied().filter(|client| self.is_blocked(*client)).collect()
+    }
+
     /// Whether the client, one of the network's, is blocked.
     pub fn is_blocked(&self, id: ClientId) -> bool {
         // The server would look into the connection of a client that has none.

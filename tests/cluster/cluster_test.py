@@ -20,7 +20,7 @@ from shards import LEASE_MS, Cluster, Node
 from migration_steps_test import SlotsMoveStepByStep
 from migration_test import SlotsMove
 from slots_test import SlotsAreAdded
-from streamed_writes_test import WhatNodesPutIntoTheStreamMoves
+from streamed_writes_test import WhatNodesPutIntoTheStreamMoves, build_test_module
 from writers import Writers, tag_of
 
 SERVICES = int(os.environ.get("CLUSTER_SERVICES", "1"))
@@ -33,6 +33,8 @@ PLANNED_WITHIN_S = 3
 STARTED_WITHIN_S = 12
 # Of what is to be older than that after a restart: longer than a snapshot takes on a busy machine.
 AGE_MS = 6000
+# Longer than it takes to hand over, and shorter than a leader that has done so waits to be told who leads.
+PAUSE_MS = 300
 FOLLOWS_AGAIN = "the cluster pointed this node to another one; it follows its log again"
 
 
@@ -310,6 +312,8 @@ class ShardsOfACluster(ClusterTest):
         popping, reading, queued = (self.client_of(leader) for _ in range(3))
         stream = self.key_of_first_shard("stream")
         popping.send_command("BLPOP", self.key_of_first_shard("list"), 0)
+        # Read by the server, and run when that has been answered.
+        popping.send_command("GET", self.key_of_first_shard("list"))
         for command in (("READONLY",), ("XREAD", "BLOCK", 0, "STREAMS", stream, "0-0")):
             reading.send_command(*command)
         self.assertEqual(reading.read_response(), b"OK")
@@ -318,7 +322,7 @@ class ShardsOfACluster(ClusterTest):
         self.assertEqual([queued.read_response() for _ in range(2)], [b"OK", b"QUEUED"])
         wait_for("two of them wait", lambda: leader.info("clients")["blocked_clients"] == 2)
         leader.ask("DURABILITY.FAILOVER")
-        for client, sends in (popping, ()), (queued, ("EXEC",)):
+        for client, sends in (popping, ()), (popping, ()), (queued, ("EXEC",)):
             if sends:
                 client.send_command(*sends)
             with self.assertRaisesRegex(valkey.ResponseError, "^MOVED "):
@@ -328,6 +332,43 @@ class ShardsOfACluster(ClusterTest):
         self.assertIsNot(new, leader)
         entry = new.ask("XADD", stream, "*", "field", "value")
         self.assertEqual(reading.read_response(), [[stream.encode(), [[entry.encode(), [b"field", b"value"]]]]])
+
+    def test_a_write_that_waits_for_the_end_of_a_pause_is_not_run_by_a_leader_that_has_handed_over(self):
+        leader = self.cluster.wait_for_leader("s0")
+        client, key = self.client_of(leader), self.key_of_first_shard("paused")
+        # The server of the old leader goes on to believe that it is the primary, as nobody tells it otherwise.
+        leader.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -2)
+        try:
+            leader.ask("CLIENT", "PAUSE", PAUSE_MS, "WRITE")
+            client.send_command("SET", key, 1)
+            leader.ask("DURABILITY.FAILOVER")
+            wait_for("it leads no more", lambda: leader.role() not in ("leader", "none"))
+            try:
+                answer = client.read_response()
+            except valkey.ConnectionError:
+                answer = None
+            except valkey.ResponseError as error:
+                answer = error
+        finally:
+            leader.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -1)
+        self.cluster.wait_until_settled()
+        new = self.cluster.wait_for_leader("s0")
+        self.assertIsNot(new, leader)
+        # On a busy machine, the pause may have ended before.
+        self.assertEqual(new.ask("GET", key), "1" if answer == b"OK" else None, answer)
+
+    def test_a_client_that_waits_for_another_module_is_closed_as_a_leader_hands_over(self):
+        leader = self.cluster.wait_for_leader("s0")
+        leader.ask("MODULE", "LOAD", str(build_test_module(self.directory)))
+        self.addCleanup(wait_for, "it is unloaded", lambda: unloads_test_module(leader))
+        client = self.client_of(leader)
+        # A thread writes, past all filters, and answers, when it is told to.
+        client.send_command("tm.thread_open_set", self.key_of_first_shard("threaded"), 1)
+        wait_for("it waits", lambda: leader.info("clients")["blocked_clients"] == 1)
+        leader.ask("DURABILITY.FAILOVER")
+        with self.assertRaises(valkey.ConnectionError):
+            client.read_response()
+        leader.ask("tm.go")
 
     def test_clients_of_a_leader_that_hands_over_are_sent_on(self):
         leader = self.cluster.wait_for_leader("s0")
@@ -359,6 +400,14 @@ class ShardsOfACluster(ClusterTest):
             wait_for("it ends", lambda lone=lone: not lone.is_running())
             self.assertIn(says, lone.output())
         self.assertTrue(node.is_running())
+
+
+def unloads_test_module(node: Node) -> bool:
+    """Not so while a thread of it runs."""
+    try:
+        return node.ask("MODULE", "UNLOAD", "tm") == "OK"
+    except valkey.ResponseError:
+        return False
 
 
 if __name__ == "__main__":

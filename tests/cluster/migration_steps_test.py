@@ -6,6 +6,7 @@ import contextlib
 import valkey
 from child_process import wait_for
 from moving_slots import MIGRATION_S, MovingSlots
+from ports import HOST
 from shards import Node
 from writers import Writers
 
@@ -14,15 +15,16 @@ from writers import Writers
 STEPS = ("granted", "intended", "claimed", "taken")
 # How long the log takes to store each of them, so that there is time to break something between two.
 SLOW_STEP = "manifest-sync=sleep(150)"
+VERY_SLOW_STEP = "manifest-sync=sleep(400)"
 
 
 class SlotsMoveStepByStep(MovingSlots):
     @contextlib.contextmanager
-    def slow_steps(self):
+    def slow_steps(self, slow_step: str = SLOW_STEP):
         """The log takes its time for each step."""
-        said = f"failpoints: {SLOW_STEP}"
+        said = f"failpoints: {slow_step}"
         before = self.cluster.log.output().count(said)
-        self.failpoints.with_suffix(".new").write_text(SLOW_STEP)
+        self.failpoints.with_suffix(".new").write_text(slow_step)
         self.failpoints.with_suffix(".new").rename(self.failpoints)
         wait_for("the log is slow", lambda: self.cluster.log.output().count(said) > before)
         try:
@@ -96,6 +98,33 @@ class SlotsMoveStepByStep(MovingSlots):
             self.cluster.log.thaw()
 
         self.step_rounds("the log stopped", stop)
+
+    def test_a_flush_of_the_target_does_not_delete_what_is_being_claimed(self):
+        source = self.owner()
+        target = "s1" if source == "s0" else "s0"
+        queued = valkey.Connection(HOST, self.cluster.wait_for_leader(target).port, socket_timeout=10)
+        self.addCleanup(queued.disconnect)
+        queued.connect()
+        for words in (("MULTI",), ("FLUSHALL",)):
+            queued.send_command(*words)
+            queued.read_response()
+        with Writers(self.cluster, 4) as writers:
+            with self.slow_steps(VERY_SLOW_STEP):
+                node = self.migrate(source, target)
+                wait_for("the slots are intended", lambda: self.is_stored("intended", source, target), MIGRATION_S)
+                # What is being decided is not decided now.
+                self.cluster.log.freeze()
+                queued.send_command("EXEC")
+                with self.assertRaises(valkey.exceptions.ExecAbortError):
+                    queued.read_response()
+                queued.send_command("FLUSHALL")
+                with self.assertRaises(valkey.ResponseError):
+                    queued.read_response()
+                self.cluster.log.thaw()
+            self.restart()
+            writers.wait_for_writes()
+            self.wait_until_over(node)
+        self.check_whole(writers, "the target flushed")
 
     def test_both_hand_over_at_each_step(self):
         def hand_over(source: Node, target: Node) -> None:

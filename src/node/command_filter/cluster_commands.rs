@@ -6,7 +6,7 @@ use valkey_module::CommandFilterCtx;
 
 use crate::decide::cluster_commands::{establish, judge, Verdict};
 use crate::exchange::mailbox::Task;
-use crate::node::command_filter::answer::refuse_queued;
+use crate::node::command_filter::answer::{refuse_data, refuse_queued};
 use crate::node::command_filter::decode::argument;
 use crate::node::{self, slot_moves, Role};
 use crate::server::api;
@@ -39,6 +39,8 @@ pub fn filter(command: &CommandFilterCtx, name: &[u8]) -> bool {
         || (name.len() == 7 && name.eq_ignore_ascii_case(b"FLUSHDB"))
     {
         filter_flush(command)
+    } else if name.len() == 4 && name.eq_ignore_ascii_case(b"EXEC") {
+        filter_exec(command)
     } else if name.eq_ignore_ascii_case(b"PSYNC") || name.eq_ignore_ascii_case(b"SYNC") {
         filter_replica(command)
     } else {
@@ -48,11 +50,30 @@ pub fn filter(command: &CommandFilterCtx, name: &[u8]) -> bool {
 
 /// Keys that have come from another shard are only here while it is being decided whose they are. Returns whether the command is refused.
 fn filter_flush(command: &CommandFilterCtx) -> bool {
-    let is_claiming = node::with(|module| module.slot_moves.is_claiming()) == Some(true);
-    if is_claiming {
+    let client = command.get_client_id();
+    let is_queued = api::client_flags(client).is_in_transaction;
+    let is_claiming = node::with(|module| {
+        let is_claiming = module.slot_moves.is_claiming();
+        if is_queued && !is_claiming {
+            module.slot_moves.queued_flush(client);
+        }
+        is_claiming
+    });
+    if is_claiming == Some(true) {
         refuse_queued(command, || FLUSH_ERROR.to_owned());
     }
-    is_claiming
+    is_claiming == Some(true)
+}
+
+/// As [`filter_flush`], for a transaction that was begun before. Commands that it runs are not filtered.
+fn filter_exec(command: &CommandFilterCtx) -> bool {
+    let client = command.get_client_id();
+    let is_refused =
+        node::with(|module| module.slot_moves.end_transaction(client) && module.slot_moves.is_claiming()) == Some(true);
+    if is_refused {
+        refuse_data(command, true, true, || FLUSH_ERROR.to_owned());
+    }
+    is_refused
 }
 
 /// What a replica got from its primary would not be in the log yet.

@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 use valkey_module::{CommandFilterCtx, ContextFlags, RedisModuleCommandFilterCtx};
 
 use crate::base::panic_guard::guard;
-use crate::decide::command_properties::Properties;
+use crate::decide::command_properties::{Keys, Properties};
 use crate::decide::gate::ClientId;
 use crate::log::shard_view::LeaseState;
 use crate::node::command_filter::answer::{refuse, refuse_data, refuse_queued};
@@ -32,6 +32,8 @@ use crate::node::command_filter::primary::is_called_by_stream;
 use crate::node::command_filter::refusal::{DATA, NOTHING, REDIRECTABLE, ROLE_CHANGES, WRITES, WRITES_SOON};
 use crate::node::command_filter::write_filter::filter_write;
 use crate::node::{self, listening, redirect, remembered, stream_commands};
+use crate::server::api::ClientFlags;
+use crate::server::cluster::membership::Membership;
 use crate::server::follow_settings::{self, Owner};
 use crate::server::{api, cluster, debug_command, propagation, running_client};
 use crate::settings;
@@ -241,9 +243,18 @@ fn filter_not_serving(command: &CommandFilterCtx, name: &str, client: ClientId, 
         return note_receiver(name, command, client);
     }
     let flags = api::client_flags(client);
-    if !primary::note(command, name, flags.is_primary) && !is_called_by_stream(client) {
+    if !primary::note(command, name, flags.is_primary) && !is_called_by_stream(client) && !is_sent_on(properties, flags)
+    {
         refuse_data(command, is_exec, flags.is_in_transaction, refusal::data_error);
     }
+}
+
+/// Whether the server sends the client on to the primary, whatever this node serves: to its cluster it is a replica, and the client has not
+/// asked to read from one.
+fn is_sent_on(properties: Properties, flags: ClientFlags) -> bool {
+    let has_keys = matches!(properties.keys, Keys::Range { .. });
+    let is_replica = || Membership::get().is_some_and(|membership| membership.living_primary_id().is_some());
+    has_keys && flags.is_connected && !flags.reads_from_replicas && cluster::is_enabled() && is_replica()
 }
 
 /// While this node holds what its log has not confirmed, clients are not to be notified of keys.

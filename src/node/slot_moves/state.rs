@@ -1,5 +1,6 @@
 //! What is known of slots that move. Main thread only.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::decide::slot_exports::Exports;
@@ -24,6 +25,8 @@ pub struct SlotMoves {
     pub is_looked_at: bool,
     /// Whether no command of a client runs until it is known whose slots are.
     holds_clients: bool,
+    /// Clients that have queued a command in a transaction which deletes the keys of slots that may be coming.
+    queued_flushes: HashSet<u64>,
     /// When the target of an export is asked for its shard again.
     pub asks_again: Option<Instant>,
     /// Since when such a target has not told.
@@ -51,6 +54,17 @@ impl SlotMoves {
         if !self.imports.is_idle() {
             self.imports.disconnected(client);
         }
+        self.queued_flushes.remove(&client);
+    }
+
+    /// The client has queued a command that deletes the keys of slots.
+    pub fn queued_flush(&mut self, client: u64) {
+        self.queued_flushes.insert(client);
+    }
+
+    /// The client's transaction ends. Returns whether such a command is queued in it.
+    pub fn end_transaction(&mut self, client: u64) -> bool {
+        self.queued_flushes.remove(&client)
     }
 
     /// Whether keys are here in slots of which it is being decided whether they come to this shard.
@@ -77,6 +91,11 @@ impl SlotMoves {
     pub fn hold_clients(&mut self) {
         self.holds_clients = true;
         migrations::hold_clients();
+    }
+
+    /// Whether no command of a client runs at the moment.
+    pub fn holds_clients(&self) -> bool {
+        self.holds_clients
     }
 
     /// Commands of clients run again.

@@ -81,8 +81,10 @@ pub fn follow(ctx: &Context, at: &Reached, user: &str, password: &str, knows_slo
     node::with(listening::listen_to_commands).unwrap_or(Ok(()))?;
     let may_hold_others = match api::is_replica(ctx) {
         // The cluster may have made it a replica of another node, which may have sent something.
-        true => follow_settings::owner() != Owner::Log && !lacks_link(ctx),
-        false => node::with(|module| module.may_hold_untold_writes()) == Some(true),
+        true if follow_settings::owner() == Owner::Log => false,
+        // As a primary it may have written what no stream tells.
+        true => !lacks_link(ctx) || may_hold_untold_writes(),
+        false => may_hold_untold_writes(),
     };
     follow_settings::set(ctx, user, password)?;
     if cluster::is_enabled() && knows_slots {
@@ -93,7 +95,14 @@ pub fn follow(ctx: &Context, at: &Reached, user: &str, password: &str, knows_slo
         replicate_from(ctx, at)?;
         replicaof_while_following(ctx, Source::None)?;
     }
-    follow_at(ctx, at)
+    follow_at(ctx, at)?;
+    // The server takes no writes any more, and its slots are not its own.
+    node::with(|module| module.slot_moves.answer_clients());
+    Ok(())
+}
+
+fn may_hold_untold_writes() -> bool {
+    node::with(|module| module.may_hold_untold_writes()) == Some(true)
 }
 
 /// The server follows its log at that address from now on.

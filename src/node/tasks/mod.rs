@@ -70,6 +70,7 @@ fn carry_out(ctx: &Context, task: Task) {
             slot_moves::drop_foreign_keys();
         }
         Task::CloseClients => serving::stop_answering(ctx),
+        Task::CloseWaiting => serving::close_waiting(ctx),
         Task::PauseWrites(reply) => {
             let paused = slot_moves::may_hand_over(ctx).then(|| node::with(leading::pause_writes).flatten());
             if let Some(offset) = paused.flatten() {
@@ -105,7 +106,9 @@ fn carry_out(ctx: &Context, task: Task) {
         Task::MoveSlots => slot_moves::run(ctx),
         Task::AskForTargets => slot_moves::ask_for_targets(ctx),
         Task::EndSlotMoves => slot_moves::end_in_server(ctx),
-        Task::AwaitsRedirect(reply) => answer(reply, node::with(|module| module.read_pauses.awaits_redirect()) == Some(true)),
+        Task::AwaitsRedirect(reply) => {
+            answer(reply, node::with(|module| module.read_pauses.awaits_redirect()) == Some(true))
+        }
         Task::BelongTo(leader, reply) => answer(reply, following::belong_to(&leader)),
         Task::StopFollowing => following::stop_following(ctx),
         Task::StandAside => following::stand_aside(ctx),

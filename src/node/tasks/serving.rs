@@ -39,6 +39,7 @@ pub fn is_attaching_in(stage: u64) -> bool {
 pub fn lead(ctx: &Context, epoch: u64, stage: u64) {
     if is_attaching_in(stage) && !api::is_replica(ctx) {
         change_role("leading", |module| leading::lead(module, epoch));
+        node::with(|module| module.slot_moves.answer_clients());
         slot_moves::drop_foreign_keys();
     }
 }
@@ -70,8 +71,12 @@ pub fn hand_over(ctx: &Context, end: u64, is_decided: &AtomicBool) -> Option<boo
 /// The log does not answer, or another node leads: serves nobody until this node is told to lead again. A node that serves reads goes on
 /// doing so.
 pub fn hold(ctx: &Context, why: &str) {
-    // Clients are refused at once instead of waiting for the log.
-    node::with(Module::end_read_pause);
+    // Clients are refused at once instead of waiting for the log. Those that wait to be told who leads do not wait for this node.
+    node::with(|module| {
+        if !module.read_pauses.awaits_redirect() {
+            module.end_read_pause();
+        }
+    });
     if node::with(leading::end_leading) == Some(true) {
         log_warning(format!("durability: not serving clients: {why}"));
         node::with(leading::count_discarded);
@@ -89,6 +94,7 @@ pub fn refuse(ctx: &Context, why: String) {
         return;
     }
     lease_clock::put_off();
+    close_waiting(ctx);
     // A node that has left its log serves without it.
     if node::with(|module| module.role.has_no_log()) == Some(false) {
         change_role("refusing", |module| serve_nobody(module, Role::Refused(why)));
@@ -115,14 +121,33 @@ fn step_down(ctx: &Context, role: Role) {
 /// This node leads no more, and has handed over in a cluster: everything is in the log, so there is no answer that must not leave any more.
 /// Clients wait until this node can tell them who leads (`MOVED`), as they would in a plain cluster. Elsewhere nobody tells them, so they are
 /// closed.
+///
+/// The server is the primary of its slots until the bus tells it otherwise, or it follows its log. Until then it runs no command. The filter
+/// would not see those that wait in the server for the end of a pause: they have passed it. Nor does anything expire, as the stream has to
+/// end where the log does.
 fn step_down_in_cluster(ctx: &Context) {
     node::with(event_loop::release_held);
+    let answered_later = node::with(|module| module.gate.as_ref().map(|gate| gate.connections.blocked_by_modules()));
     lease_clock::lost();
     lease_clock::answer_beyond(NO_CLIENT);
     change_role("ceasing to lead", |module| serve_nobody(module, Role::Attaching));
+    node::with(|module| module.slot_moves.hold_clients());
     close_replicas(ctx);
+    // What another module answers, and writes as it does, may come when this node has long followed.
+    for client in answered_later.flatten().unwrap_or_default() {
+        close(ctx, &["KILL", "ID", &client.to_string()]);
+    }
     let own_slot = Membership::get().and_then(|membership| membership.slots().slots().next());
     node::with(|module| module.read_pauses.last_until_redirected(own_slot));
+}
+
+/// This node has handed over in a cluster, and does not know for too long who leads: commands that come are refused from now on, and those that
+/// wait in the server are not run.
+pub fn close_waiting(ctx: &Context) {
+    if node::with(|module| module.role == Role::Attaching && module.slot_moves.holds_clients()) == Some(true) {
+        close_clients(ctx);
+        node::with(|module| module.slot_moves.answer_clients());
+    }
 }
 
 /// Closes all clients without another answer: they look for the node that leads.

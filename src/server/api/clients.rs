@@ -21,6 +21,10 @@ pub struct ClientFlags {
     pub is_blocked: bool,
     /// It has subscribed to channels.
     pub is_subscriber: bool,
+    /// It is one of the network's, and no module's or script's.
+    pub is_connected: bool,
+    /// It has sent `READONLY`: a replica in a cluster may answer it.
+    pub reads_from_replicas: bool,
     /// It has to log in and has not. Not set where the server's internals are not known.
     pub is_stranger: bool,
 }
@@ -30,8 +34,11 @@ pub fn client_flags(id: u64) -> ClientFlags {
     const PUBSUB: u64 = 1 << 1;
     const BLOCKED: u64 = 1 << 2;
     const MULTI: u64 = 1 << 5;
+    const READONLY: u64 = 1 << 6;
     const PRIMARY: u64 = 1 << 7;
+    const MODULE: u64 = 1 << 10;
     const AUTHENTICATED: u64 = 1 << 11;
+    const FAKE: u64 = 1 << 13;
     let Some(info) = client_info(id) else { return ClientFlags::default() };
     let has = |flag| info.flags & flag != 0;
     ClientFlags {
@@ -39,6 +46,8 @@ pub fn client_flags(id: u64) -> ClientFlags {
         is_primary: has(PRIMARY),
         is_blocked: has(BLOCKED),
         is_subscriber: has(PUBSUB),
+        is_connected: !has(MODULE) && !has(FAKE),
+        reads_from_replicas: has(READONLY),
         is_stranger: Internals::get().is_ok() && !has(AUTHENTICATED),
     }
 }
