@@ -5,7 +5,8 @@
 //! the state knows of. A state from before the shard was made knows of none, so a service that is behind removes nothing too early.
 //!
 //! The copy's directory is set aside by one rename. The name leaves the list of copies that were made only then: after a crash between the
-//! two it is found dropped again.
+//! two it is found dropped again. After a crash the cluster's state is that of the last checkpoint until somebody decides, and may be older than
+//! the drop: a state that knows of fewer drops than there were when a name left the list makes no copy ([`Replicas::may_make`]).
 
 use std::sync::Arc;
 
@@ -137,6 +138,13 @@ impl Replicas {
         }
     }
 
+    /// Whether this service may make a copy that was not made, of a shard of that state. One that was dropped since would be there again, with
+    /// nothing, and without what was promised in it.
+    pub(super) fn may_make(&self, state: &ClusterState, group: &str) -> bool {
+        let identity = lock(&self.identity);
+        identity.copies_made.contains(group) || identity.drops <= state.drops
+    }
+
     /// The names of dropped copies are forgotten once they are gone from the disk.
     fn forget_dropped(&self, state: &ClusterState) -> Result<(), String> {
         let kept = self.options.disks.list().map_err(|error| error.to_string())?;
@@ -144,6 +152,7 @@ impl Replicas {
         let mut next = identity.clone();
         next.copies_made.retain(|group| kept.contains(group) || !state.has_dropped(group));
         if next.copies_made.len() < identity.copies_made.len() {
+            next.drops = next.drops.max(state.drops);
             next.store(&self.options.directory).map_err(|error| error.to_string())?;
             *identity = next;
         }

@@ -65,6 +65,13 @@ pub struct Identity {
     /// The shards of which it has made its copy. From then on that is never made again, for the same reason.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub copies_made: BTreeSet<String>,
+    /// How many shards the cluster had dropped when a dropped one left that list last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drops: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -178,8 +185,8 @@ impl Identity {
     }
 
     fn make(directory: &Path, name: &str) -> Result<Self, IdentityError> {
-        let identity =
-            Identity { member: random_id()?, name: name.to_owned(), cluster: None, copies_made: BTreeSet::new() };
+        let (member, name) = (random_id()?, name.to_owned());
+        let identity = Identity { member, name, cluster: None, copies_made: BTreeSet::new(), drops: 0 };
         identity.store(directory)?;
         Ok(identity)
     }
@@ -245,7 +252,8 @@ mod tests {
     #[test]
     fn a_digit_that_has_changed_is_not_believed() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let identity = Identity { member: 123_456, name: "a".to_owned(), cluster: None, copies_made: BTreeSet::new() };
+        let (member, name) = (123_456, "a".to_owned());
+        let identity = Identity { member, name, cluster: None, copies_made: BTreeSet::new(), drops: 0 };
         identity.store(directory.path()).expect("stored");
         let path = directory.path().join(FILE);
         let text = std::fs::read_to_string(&path).expect("text");

@@ -84,6 +84,20 @@ async fn a_dropped_shard_is_gone_everywhere_and_one_of_its_name_never_meets_its_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_from_before_a_drop_makes_no_copy_of_what_was_dropped() {
+    let (cluster, _) = with_shard().await;
+    let service = cluster.service(0);
+    let before = service.state.borrow().clone();
+    service.drop_shard("s1", "id").await.expect("dropped");
+    until("it is forgotten", || service.identity().copies_made.is_empty()).await;
+    // As after a crash, until somebody decides over the cluster.
+    service.state.send_replace(before);
+    service.open_shards();
+    assert!(service.group("s1").is_none());
+    assert_eq!(cluster.machines[0].disks.list().expect("listed"), [""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_copy_is_fetched_anew_and_counted() {
     let (cluster, decider) = with_shard().await;
     cluster.append_at_all("s1", 0, b"what was acknowledged").await;

@@ -118,6 +118,9 @@ impl Replicas {
             if is_open || !(is_first || state.has_member(self.member)) || self.is_to_bring(name, record) {
                 continue;
             }
+            if !self.may_make(&state, &record.group(name)) {
+                continue;
+            }
             match self.open_shard(name, record) {
                 Ok((group, is_new)) => {
                     lock(&self.unused).remove(name);
