@@ -29,6 +29,8 @@
 mod bringing;
 #[cfg(test)]
 mod bringing_tests;
+#[cfg(test)]
+mod conformance_tests;
 mod connections;
 mod copy_reports;
 mod dropping;

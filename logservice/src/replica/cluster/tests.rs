@@ -48,7 +48,11 @@ impl Peering for NetOf {
             let is_mute = lock(&self.net.mute).iter().any(|name| name == peer);
             let service = self.others().into_iter().find(|service| service.options.name == peer && !is_mute);
             let service = service.ok_or_else(|| format!("peer {peer} cannot be reached"))?;
-            Ok(tokio::task::spawn_blocking(move || service.request(&request)).await.expect("answered"))
+            match tokio::task::spawn_blocking(move || service.request(&request)).await {
+                // The runtime is shutting down.
+                Err(error) if error.is_cancelled() => Err(format!("peer {peer} cannot be reached")),
+                answered => Ok(answered.expect("answered")),
+            }
         })
     }
 

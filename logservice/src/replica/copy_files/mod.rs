@@ -49,6 +49,8 @@ mod segment;
 mod tail;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub mod tracked;
 mod verify;
 mod vote;
 mod writer;

@@ -239,6 +239,17 @@ impl Writer {
     }
 }
 
+#[cfg(test)]
+impl Writer {
+    /// The segment that is written is open for reading only from now on.
+    pub fn fail_writes(&mut self) {
+        let Active { segment, .. } = self.active.as_mut().expect("a segment");
+        let mut read_only = Segment::open(&segment.path, false).expect("readable").expect("a segment");
+        read_only.unlock(&self.keys).expect("unlocked");
+        *segment = Arc::new(read_only);
+    }
+}
+
 /// Records that are written together: small ones are joined.
 #[derive(Default)]
 struct Parts {

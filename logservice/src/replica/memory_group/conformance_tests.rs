@@ -10,18 +10,21 @@ use crate::store::{
     Listed, Manifest, MediumError, OpenError, Opened, RemoveError, RemovedStore, StoreEvents, StoreFactory,
 };
 
-/// Cases about what a replicated store does not do.
+/// Cases about what a replicated store, or a group in memory, does not do. All but the first are asked of stores over three copies in files
+/// (`cluster/conformance_tests/`).
 const NOT_PROMISED: [(&str, &str); 9] = [
     ("a_refused_replacement_changes_nothing", "after a refusal the shard is opened anew"),
-    ("a_full_log_refuses_and_drops_what_was_submitted_behind", "a service whose disk is full falls behind"),
-    ("a_refused_append_is_accepted_again_once_there_is_space", "a service whose disk is full falls behind"),
-    ("a_full_log_is_read_and_its_manifest_is_replaced", "a service whose disk is full falls behind"),
-    ("damage_is_reported_when_the_store_is_opened_or_soon_after", "the copy's disk finds damage"),
-    ("a_removed_store_is_gone_and_its_name_free", "shards are not dropped yet"),
-    ("what_was_removed_is_listed_until_its_end", "shards are not dropped yet"),
-    ("removing_survives_a_crash", "shards are not dropped yet"),
-    ("removing_what_is_not_there_does_no_harm", "shards are not dropped yet"),
+    ("a_full_log_refuses_and_drops_what_was_submitted_behind", FULL),
+    ("a_refused_append_is_accepted_again_once_there_is_space", FULL),
+    ("a_full_log_is_read_and_its_manifest_is_replaced", FULL),
+    ("damage_is_reported_when_the_store_is_opened_or_soon_after", "the copy's disk finds damage, and these have none"),
+    ("a_removed_store_is_gone_and_its_name_free", REMOVED),
+    ("what_was_removed_is_listed_until_its_end", REMOVED),
+    ("removing_survives_a_crash", REMOVED),
+    ("removing_what_is_not_there_does_no_harm", REMOVED),
 ];
+const FULL: &str = "the copy's disk keeps to the bound, and these only show it";
+const REMOVED: &str = "the cluster drops shards, and of these nothing is left";
 
 /// Makes the shards that are opened, and decides over each.
 struct Made {

@@ -55,12 +55,20 @@ pub trait Faulty: Subject {
     /// Changes the byte at `offset` of the log of `shard` on the medium. Its store may be open or not.
     fn damage(&self, shard: &str, offset: u64);
 
+    /// Waits until the medium that is damaged has all that was reported as durable, if another one may have it before.
+    fn wait_for_medium(&self, _shard: &str) {}
+
     /// Makes writes of appends fail in the store of `shard` that is open, and not for want of space; or lets those of a store that is
     /// opened afterwards succeed again.
     fn fail_writes(&self, shard: &str, do_fail: bool);
 
     /// Makes replacements of the manifest of `shard` fail before they have changed anything, or succeed again.
     fn refuse_manifests(&self, shard: &str, are_refused: bool);
+
+    /// Whether what is damaged is taken from elsewhere before the store is opened: [`Usage::repairs`](crate::store::Usage::repairs) says so.
+    fn mends_damage(&self) -> bool {
+        false
+    }
 
     /// The id of the key with which logs are encrypted; none if they are not.
     fn key_id(&self) -> Option<&str> {

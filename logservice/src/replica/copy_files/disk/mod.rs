@@ -145,6 +145,19 @@ impl CopyFilesDisk {
     }
 }
 
+#[cfg(test)]
+impl CopyFilesDisk {
+    /// Nothing is written while the result is held.
+    pub fn hold_still(&self) -> impl Sized + '_ {
+        (lock(&self.shared.writer), lock(&self.shared.head))
+    }
+
+    /// From now on nothing can be written to the segment that is written.
+    pub fn fail_writes(&self) {
+        lock(&self.shared.writer).writer.fail_writes();
+    }
+}
+
 impl Job for Shared {
     fn run(&self, others_wait: &dyn Fn() -> bool) -> bool {
         // A panic is a failure like any other.
