@@ -131,7 +131,7 @@ impl Process {
             match leader {
                 Some(leader) => leader.transfer_to(first.member),
                 // Each attempt begins anew, so votes must have the time to come.
-                None if looks % 50 == 0 => group.campaign(),
+                None if looks.is_multiple_of(50) => group.campaign(),
                 None => {}
             }
             looks += 1;
