@@ -59,6 +59,8 @@ pub(crate) struct Work<'a> {
     /// Of each shard.
     last_leaders: Vec<usize>,
     pub(crate) last_decider: usize,
+    /// The log service that has lost its disk. Until another one has its place, and all that it had, no second disk may be lost.
+    pub(crate) replaced: Option<usize>,
 }
 
 /// Does all that is planned, from now on. In the end nothing is broken. Ends early if clients are to stop.
@@ -70,7 +72,8 @@ pub fn inflict(system: &mut System, plan: &Plan, finder: &Finder, notes: &Notes)
     let shards = system.shards.len();
     let remedies = (0..shards).map(|shard| (began + FIRST_SAVE, Remedy::Save(At { shard, node: 0 }))).collect();
     let last_leaders = vec![0; shards];
-    let mut work = Work { system, finder, notes, remedies, counts: Counts::new(), last_leaders, last_decider: 0 };
+    let counts = Counts::new();
+    let mut work = Work { system, finder, notes, remedies, counts, last_leaders, last_decider: 0, replaced: None };
     for fault in &plan.0 {
         work.mend_until(began + fault.at)?;
         work.begin(fault)?;
@@ -145,6 +148,9 @@ impl Work<'_> {
     }
 
     fn begin(&mut self, fault: &Fault) -> Result<()> {
+        if fault.kind == Kind::Replace && self.replaced.is_some() {
+            return Ok(());
+        }
         *self.counts.entry(fault.kind).or_default() += 1;
         let leader = self.leader_of(fault.of_cluster.as_ref().map_or(0, |of_cluster| of_cluster.shard));
         let at = match fault.target {

@@ -64,6 +64,8 @@ pub enum Kind {
     DiskFail,
     /// A log service and the node of the same zone are killed at once.
     ZoneKill,
+    /// A log service is killed and its disk is lost. Another one, on an empty disk, gets its place.
+    Replace,
     /// Of a cluster the leaders of two shards are killed at once, as all that follows here.
     TwoLeaders,
     /// Slots are asked to move from one shard to another one.
@@ -179,6 +181,8 @@ const APART_MS: std::ops::RangeInclusive<u64> = 200..=2500;
 const ROW: std::ops::RangeInclusive<usize> = 2..=5;
 const QUIET_MS: std::ops::RangeInclusive<u64> = 1000..=3000;
 const DELAY_MS: std::ops::RangeInclusive<u64> = 5..=300;
+/// How many are the first ones.
+const FRONT: usize = 8;
 /// In leases.
 const LONGEST: f64 = 3.0;
 
@@ -202,6 +206,9 @@ impl Plan {
                 let most = [Kind::Kill, Kind::Stop, Kind::ServiceKill, Kind::ServiceStop, Kind::Migrate];
                 deck.extend(most.iter().filter(|kind| kinds.contains(kind)));
                 deck.shuffle(random);
+                if faults.is_empty() {
+                    put_in_front(&mut deck, Kind::Replace, random);
+                }
             }
             let kind = deck.pop().expect("the deck is not empty");
             let fault = draw_fault(random, at, kind, lease);
@@ -217,6 +224,14 @@ impl Plan {
             }
         }
         Plan(faults)
+    }
+}
+
+/// Brings a kind among the first that are drawn, if it is one: however much of the deck comes about, it is in it.
+fn put_in_front(deck: &mut [Kind], kind: Kind, random: &mut StdRng) {
+    if let Some(at) = deck.iter().position(|drawn| *drawn == kind) {
+        let last = deck.len() - 1;
+        deck.swap(at, last - random.random_range(0..FRONT.min(deck.len())));
     }
 }
 
@@ -278,6 +293,16 @@ mod tests {
         for size in SIZES {
             assert_eq!(format!("{:?}", draw(7, size)), format!("{:?}", draw(7, size)));
             assert_ne!(format!("{:?}", draw(7, size)), format!("{:?}", draw(8, size)));
+        }
+    }
+
+    #[test]
+    fn in_each_minute_a_disk_is_lost() {
+        for seed in 0..100 {
+            for size in [(3, 1), (3, 3)] {
+                let Plan(faults) = draw(seed, size);
+                assert!(faults.iter().any(|fault| fault.kind == Kind::Replace), "seed {seed}");
+            }
         }
     }
 

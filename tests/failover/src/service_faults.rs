@@ -15,6 +15,10 @@ const LOOK: Duration = Duration::from_millis(50);
 const END_TIME: Duration = Duration::from_secs(10);
 /// For copies to have everything, between two services that are restarted. Other faults may keep them from it, so it goes on all the same.
 const CATCH_UP_TIME: Duration = Duration::from_secs(5);
+/// For a service to be replaced, whatever else is broken meanwhile.
+const REPLACE_TIME: Duration = Duration::from_secs(90);
+/// Until the others are asked for that again.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// What takes long on a slow disk.
 const SYNCS: [&str; 6] =
     ["record-sync", "vote-sync", "last-record-sync", "segment-header-sync", "manifest-sync", "manifest-directory-sync"];
@@ -34,6 +38,11 @@ pub(crate) enum ServiceRemedy {
         restarts: bool,
     },
     Restart(Restart),
+    /// What runs in the stead of a service that lost its disk is given its place.
+    Replace {
+        service: usize,
+        since: Instant,
+    },
 }
 
 /// A planned restart, which goes on step by step.
@@ -93,6 +102,12 @@ impl Work<'_> {
                 self.mend_later(fault, service, Remedy::OfService(ServiceRemedy::Continue(service)));
             }
             Kind::ServiceStop => {}
+            Kind::Replace => {
+                subject.lose_disk()?;
+                self.replaced = Some(service);
+                let remedy = ServiceRemedy::Replace { service, since: Instant::now() };
+                self.mend_later(fault, service, Remedy::OfService(remedy));
+            }
             Kind::ServiceRestart | Kind::Rolling => {
                 let more = if *kind == Kind::Rolling { self.system.services.list.len() - 1 } else { 0 };
                 self.restart(Restart { service, more, step: Step::Ask, since: Instant::now() })?;
@@ -156,8 +171,25 @@ impl Work<'_> {
                 }
             }
             ServiceRemedy::Restart(restart) => return self.restart(restart.clone()),
+            ServiceRemedy::Replace { service, since } => return self.replace(*service, *since),
         }
         self.notes.add(&format!("{remedy:?}"));
+        Ok(())
+    }
+
+    /// Goes on with a replacement.
+    fn replace(&mut self, service: usize, since: Instant) -> Result<()> {
+        // It may have been started, or killed again, for another reason.
+        self.system.services.list[service].start()?;
+        if self.system.services.has_replaced(service) {
+            self.replaced = None;
+            self.notes.add(&format!("log{service} has its place and all logs after {:.0?}", since.elapsed()));
+            return Ok(());
+        }
+        let answers = self.system.services.replace(service);
+        ensure!(since.elapsed() < REPLACE_TIME, "log{service} was not replaced within {REPLACE_TIME:?}: {answers}");
+        self.notes.add(&format!("log{service} is to be replaced: {answers}"));
+        self.mend_after(ASK_AGAIN, Remedy::OfService(ServiceRemedy::Replace { service, since }));
         Ok(())
     }
 

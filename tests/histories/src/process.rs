@@ -32,6 +32,13 @@ impl Process {
         self
     }
 
+    /// Starts it with that word as well from now on.
+    pub fn add_argument(&mut self, word: &str) {
+        if !self.arguments.iter().any(|argument| argument == word) {
+            self.arguments.push(word.to_owned());
+        }
+    }
+
     /// The file with its output.
     pub fn output(&self) -> &Path {
         &self.output

@@ -19,6 +19,8 @@ const HOST: &str = "127.0.0.1";
 const ANSWER_TIME: Duration = Duration::from_millis(300);
 /// For what waits for others, or for a disk.
 const LONG_ANSWER_TIME: Duration = Duration::from_secs(10);
+/// For a place in the cluster to be given to another service. One that stands still does not answer.
+const REPLACE_TIME: Duration = Duration::from_millis(1500);
 const POLL: Duration = Duration::from_millis(20);
 /// What the three know of each other.
 const PEER_TOKEN: &str = "what the services know of each other\n";
@@ -169,6 +171,50 @@ impl Services {
         Ok(())
     }
 
+    /// Asks all others to give the place of a service that has lost its disk to the one that runs in its stead. Returns what they answered. To be
+    /// asked again until [`Services::has_replaced`]: who decides may not know yet that it is there.
+    pub fn replace(&self, number: usize) -> String {
+        let name = format!("log{number}");
+        let ask = |service: &Service| {
+            Connection::open(&service.url, REPLACE_TIME)?.command("LOG.CLUSTER", &["REPLACE", &name, &name])
+        };
+        let others = self.list.iter().enumerate().filter(|(other, service)| *other != number && service.is_started);
+        let answers = others.map(|(other, service)| match ask(service) {
+            Ok(answer) => format!("log{other}: {answer:?}"),
+            Err(error) => format!("log{other}: {error:#}"),
+        });
+        answers.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether the service that runs now has its place in the cluster, and all services keep all logs, whole. From then on another disk may be
+    /// lost.
+    pub fn has_replaced(&self, number: usize) -> bool {
+        let statuses: Vec<_> = (0..self.list.len()).map(|at| self.cluster_status(at)).collect();
+        let Some(member) = statuses[number].get("member") else { return false };
+        let has_place = |status: &HashMap<String, String>| {
+            let is_service = |field: &str| field.strip_prefix("service").is_some_and(|at| at.parse::<usize>().is_ok());
+            let id = format!("id={member},");
+            status.iter().any(|(field, value)| is_service(field) && value.starts_with(&id))
+        };
+        let is_whole = |log: &str| {
+            let begins = format!("name={log},");
+            let says = |value: &String| value.starts_with(&begins) && value.ends_with(",whole=1");
+            statuses.iter().any(|status| has_place(status) && status.values().any(says))
+        };
+        // The cluster's own log has no name.
+        self.shards.iter().map(String::as_str).chain([""]).all(is_whole)
+    }
+
+    /// `LOG.CLUSTER STATUS` of a service; empty if it does not answer.
+    fn cluster_status(&self, number: usize) -> HashMap<String, String> {
+        let service = &self.list[number];
+        let ask = || Connection::open(&service.url, ANSWER_TIME)?.command("LOG.CLUSTER", &["STATUS"]);
+        match ask() {
+            Ok(answer) if service.is_started => pairs(&answer),
+            _ => HashMap::new(),
+        }
+    }
+
     /// `LOG.STATUS` of a shard at a service; empty if it does not answer, or knows no such shard.
     pub fn status(&self, number: usize, shard: &str) -> HashMap<String, String> {
         let service = &self.list[number];
@@ -284,6 +330,17 @@ impl Service {
     pub fn kill(&mut self) -> Result<()> {
         self.is_started = false;
         self.process.kill()
+    }
+
+    /// It is killed, and its disk is lost. When it is started again, it waits to be given its place: see [`Services::replace`].
+    ///
+    /// # Errors
+    /// The system does not let it be killed, or the files be removed.
+    pub fn lose_disk(&mut self) -> Result<()> {
+        self.kill()?;
+        fs::remove_dir_all(&self.directory)?;
+        self.process.add_argument("--join");
+        Ok(())
     }
 
     /// It is asked to end (SIGTERM), and does so when it has handed over what it decides.
