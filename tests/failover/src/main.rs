@@ -43,6 +43,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
 use crate::plan::{Kind, Plan};
+use crate::ports::Claim;
 use crate::round::Report;
 use crate::system::{Mode, Settings};
 
@@ -82,9 +83,9 @@ struct Arguments {
     /// durability.lease-ms [default: 1000, and 3000 as well to measure]
     #[arg(long)]
     lease_ms: Option<u64>,
-    /// Ports from here on are used
-    #[arg(long, default_value_t = 29000)]
-    base_port: u16,
+    /// Ports from here on are used [default: from 28400 on, those that no other such program uses]
+    #[arg(long)]
+    base_port: Option<u16>,
     /// Succeed as soon as a violation is found, and only then: for a module that is broken on purpose
     #[arg(long)]
     expect_violation: bool,
@@ -108,9 +109,11 @@ fn main() -> Result<ExitCode> {
         println!("{}", record::headings(arguments.services, arguments.shards.into()));
         return Ok(ExitCode::SUCCESS);
     }
+    let claim = arguments.base_port.is_none().then(Claim::of_any).transpose()?;
+    let base_port = claim.as_ref().map(|claim| claim.first).or(arguments.base_port).unwrap_or_default();
     let is_success = match arguments.measure {
-        Some(end) => measure(&arguments, end)?,
-        None => play(&arguments)?,
+        Some(end) => measure(&arguments, base_port, end)?,
+        None => play(&arguments, base_port)?,
     };
     Ok(if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -122,11 +125,11 @@ fn directory() -> Result<TempDir> {
     Ok(directory)
 }
 
-fn settings(arguments: &Arguments, directory: &TempDir, lease_ms: u64) -> Settings {
+fn settings(arguments: &Arguments, base_port: u16, directory: &TempDir, lease_ms: u64) -> Settings {
     let kinds = kinds(arguments);
     Settings {
         directory: directory.path().to_owned(),
-        base_port: arguments.base_port,
+        base_port,
         mode: arguments.mode,
         lease: Duration::from_millis(lease_ms),
         limit: LIMIT,
@@ -146,7 +149,7 @@ fn kinds(arguments: &Arguments) -> Vec<Kind> {
     }
 }
 
-fn play(arguments: &Arguments) -> Result<bool> {
+fn play(arguments: &Arguments, base_port: u16) -> Result<bool> {
     let lease_ms = arguments.lease_ms.unwrap_or(LEASE_MS);
     let kinds = kinds(arguments);
     println!(
@@ -157,7 +160,7 @@ fn play(arguments: &Arguments) -> Result<bool> {
     for seed in (arguments.seed..).take(arguments.rounds as usize) {
         let mut directory = directory()?;
         let mut random = StdRng::seed_from_u64(seed);
-        let mut settings = settings(arguments, &directory, lease_ms);
+        let mut settings = settings(arguments, base_port, &directory, lease_ms);
         let limit_ms = LIMITS_MS[random.random_range(0..LIMITS_MS.len())];
         if settings.mode == Mode::Async {
             settings.limit = Duration::from_millis(limit_ms);
@@ -168,8 +171,15 @@ fn play(arguments: &Arguments) -> Result<bool> {
         settings.survivor = (settings.services > 1).then_some(seed as usize % settings.services);
         let planned: String = plan.0.iter().map(|fault| format!("{fault}\n")).collect();
         fs::write(directory.path().join("plan"), planned)?;
-        let report = round::play(&settings, &plan, random.random())
-            .unwrap_or_else(|error| Report { violation: Some(format!("{error:#}")), ..Report::default() });
+        let report = match round::play(&settings, &plan, random.random()) {
+            Ok(report) => report,
+            // What could not be begun has shown nothing.
+            Err(error) if arguments.expect_violation => {
+                println!("{error:#}\n0 passed, 1 failed");
+                return Ok(false);
+            }
+            Err(error) => Report { violation: Some(format!("{error:#}")), ..Report::default() },
+        };
         println!("{}", describe(seed, &report));
         if let Some(file) = &arguments.record {
             record::add(file, seed, &settings, &report)?;
@@ -234,12 +244,12 @@ fn describe(seed: u64, report: &Report) -> String {
     line
 }
 
-fn measure(arguments: &Arguments, end: measure::End) -> Result<bool> {
+fn measure(arguments: &Arguments, base_port: u16, end: measure::End) -> Result<bool> {
     let leases = arguments.lease_ms.map_or(MEASURED_LEASES_MS.to_vec(), |lease_ms| vec![lease_ms]);
     for lease_ms in leases {
         let mut directory = directory()?;
         let started = Instant::now();
-        let settings = settings(arguments, &directory, lease_ms);
+        let settings = settings(arguments, base_port, &directory, lease_ms);
         let measured = measure::measure(&settings, end, arguments.rounds, arguments.seed)
             .with_context(|| format!("seed {}, logs are in {}", arguments.seed, directory.path().display()))?;
         directory.disable_cleanup(false);

@@ -1,5 +1,39 @@
 //! The ports that a round uses: fewer than a hundred, from a first one on.
 
+use std::net::TcpListener;
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+
+/// Where harnesses that are told nothing find theirs. Below the ports that the system gives to outgoing connections.
+const ALL: Range<u16> = 28400..30000;
+/// How many one has: for two systems side by side.
+const OF_HARNESS: u16 = 200;
+
+/// Ports that no other harness takes for as long as this lives.
+#[derive(Debug)]
+pub struct Claim {
+    /// The first one.
+    pub first: u16,
+    /// Listens on the last one.
+    _guard: TcpListener,
+}
+
+impl Claim {
+    /// Of ports that nobody has claimed.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn of_any() -> Result<Self> {
+        let claim = |first: u16| {
+            let guard = TcpListener::bind(("127.0.0.1", first + OF_HARNESS - 1)).ok()?;
+            Some(Claim { first, _guard: guard })
+        };
+        let range = || format!("all ports from {} to {} are taken: give --base-port", ALL.start, ALL.end - 1);
+        ALL.step_by(OF_HARNESS.into()).find_map(claim).with_context(range)
+    }
+}
+
 /// A node for each shard and number.
 const MOST_NODES: u16 = 8;
 const MOST_SERVICES: u16 = 3;
@@ -53,6 +87,12 @@ impl RoundPorts {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn two_harnesses_have_no_port_in_common() {
+        let claims = [Claim::of_any().expect("free"), Claim::of_any().expect("free")];
+        assert!(claims[0].first.abs_diff(claims[1].first) >= OF_HARNESS, "{claims:?}");
+    }
 
     #[test]
     fn no_two_are_the_same_and_all_are_within_a_hundred() {
