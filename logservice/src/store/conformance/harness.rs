@@ -13,6 +13,8 @@ use crate::store::{Append, Manifest, OpenError, Opened, ReadError, Store, StoreE
 pub const SHARD: &str = "s1";
 /// A mebibyte: the largest append.
 pub const MIB: usize = 1 << 20;
+/// How often a subject that is waited for is asked for its patience.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 thread_local! {
     static IS_SUBMITTING: Cell<bool> = const { Cell::new(false) };
@@ -130,10 +132,12 @@ impl Log {
     /// Waits until the store has reported that.
     pub fn wait(&self, subject: &(impl Subject + ?Sized), until: impl Fn(&Seen) -> bool) -> Seen {
         subject.run(&self.shard);
-        let seen = self.events.lock();
-        let waited = self.events.changed.wait_timeout_while(seen, subject.patience(), |seen| !until(seen));
-        let (seen, timeout) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
-        assert!(!timeout.timed_out(), "still {seen:?}");
+        let (since, mut seen) = (Instant::now(), self.events.lock());
+        while !until(&seen) {
+            assert!(since.elapsed() < subject.patience(), "still {seen:?}");
+            let waited = self.events.changed.wait_timeout_while(seen, LOOK_EVERY, |seen| !until(seen));
+            seen = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
         drop(seen);
         self.events.seen()
     }

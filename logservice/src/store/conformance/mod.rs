@@ -40,7 +40,7 @@ pub trait Subject {
     /// Carries out what was submitted to the store of `shard` that is open, if it does not do so by itself.
     fn run(&self, _shard: &str) {}
 
-    /// The longest that an outcome takes after [`Subject::run`].
+    /// The longest that an outcome takes after [`Subject::run`]. Asked again while it is waited for.
     fn patience(&self) -> Duration {
         Duration::from_secs(20)
     }

@@ -1,6 +1,7 @@
 //! Three services with real copies in real files, over a network in memory, and how they are killed.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -34,7 +35,9 @@ pub struct Process {
     /// The first service's disk has changed since its copies were opened.
     pub is_damaged: Mutex<bool>,
     /// Writes fail until the services are started again.
-    pub is_failing: Mutex<bool>,
+    pub is_failing: Arc<AtomicBool>,
+    /// Another service has decided that nobody asked to.
+    pub is_disturbed: Arc<AtomicBool>,
 }
 
 /// An empty disk.
@@ -44,12 +47,18 @@ pub fn directory() -> TempDir {
 
 impl Process {
     /// Three services in these directories, which are a cluster.
-    pub fn start(directories: Vec<TempDir>, max_log_bytes: Option<u64>) -> Arc<Self> {
+    pub fn start(directories: Vec<TempDir>, max_log_bytes: Option<u64>, is_disturbed: Arc<AtomicBool>) -> Arc<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
-        let (net, machines) = (Arc::default(), Mutex::default());
-        let (is_damaged, is_failing) = (Mutex::default(), Mutex::default());
-        let process = Process { runtime: Some(runtime), net, machines, max_log_bytes, is_damaged, is_failing };
+        let process = Process {
+            runtime: Some(runtime),
+            net: Arc::default(),
+            machines: Mutex::default(),
+            max_log_bytes,
+            is_damaged: Mutex::default(),
+            is_failing: Arc::default(),
+            is_disturbed,
+        };
         for (node, directory) in directories.into_iter().enumerate() {
             let machine = process.start_machine(node, directory);
             lock(&process.machines).push(machine);
@@ -173,7 +182,7 @@ impl Process {
         until("all have made the same copies", || (1..3).all(|node| self.names(node) == names));
         let directories = self.copy_directories();
         (0..3).for_each(|node| self.service(node).stop());
-        let next = Process::start(directories, self.max_log_bytes);
+        let next = Process::start(directories, self.max_log_bytes, self.is_disturbed.clone());
         // What it had written last of the cluster's own log, and of each shard's, is committed when somebody decides.
         next.lead(|service| lock(&service.cluster_group).clone());
         until("it knows all shards, and no other", || next.names(0) == names);

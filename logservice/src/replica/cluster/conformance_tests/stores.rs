@@ -1,6 +1,7 @@
 //! The stores of the first service, for the suite.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,7 +39,12 @@ impl StoreFactory for Stores {
             process.change("the shard is made", || first.create(shard, state.clone()));
         }
         process.lead(|service| lock(&service.shards).get(shard).cloned());
-        let Opened { store, end } = process.stores().open(shard, events)?;
+        let (is_failing, is_disturbed) = (process.is_failing.clone(), process.is_disturbed.clone());
+        let events = Arc::new(Watching { events, is_failing, is_disturbed });
+        let Opened { store, end } = process.stores().open(shard, events.clone())?;
+        if store.standing() != Standing::Decides {
+            events.note_disturbed();
+        }
         Ok(Opened { store: Arc::new(InEpoch(store)), end })
     }
 
@@ -87,6 +93,43 @@ impl RemovedStore for Nothing {
 
     fn finish(&self) -> Result<(), MediumError> {
         Ok(())
+    }
+}
+
+/// Passes on what a store reports, and notes when another service decides by itself: one whose writes fail hands over.
+struct Watching {
+    events: Arc<dyn StoreEvents>,
+    is_failing: Arc<AtomicBool>,
+    is_disturbed: Arc<AtomicBool>,
+}
+
+impl Watching {
+    fn note_disturbed(&self) {
+        if !self.is_failing.load(Ordering::Relaxed) {
+            self.is_disturbed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl StoreEvents for Watching {
+    fn durable(&self, end: u64) {
+        self.events.durable(end);
+    }
+    fn refused(&self, end: u64, reason: &str) {
+        self.events.refused(end, reason);
+    }
+    fn failed(&self, reason: &str) {
+        self.events.failed(reason);
+    }
+    fn damaged(&self, reason: &str) {
+        self.events.damaged(reason);
+    }
+    fn superseded(&self) {
+        self.note_disturbed();
+        self.events.superseded();
+    }
+    fn replaced(&self, manifest: &Manifest, begins_at: Option<u64>) {
+        self.events.replaced(manifest, begins_at);
     }
 }
 
