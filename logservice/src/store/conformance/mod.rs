@@ -55,7 +55,7 @@ pub trait Faulty: Subject {
     /// Changes the byte at `offset` of the log of `shard` on the medium. Its store may be open or not.
     fn damage(&self, shard: &str, offset: u64);
 
-    /// Waits until the medium that is damaged has all that was reported as durable, if another one may have it before.
+    /// Waits until the medium of the store that is open has all that was reported as durable, if another one may have it before.
     fn wait_for_medium(&self, _shard: &str) {}
 
     /// Makes writes of appends fail in the store of `shard` that is open, and not for want of space; or lets those of a store that is

@@ -95,6 +95,8 @@ pub fn trimming_keeps_what_is_above_and_frees_space(make: Make) {
     for _ in 0..6 {
         log.append(&*subject, MIB);
     }
+    // What a store tells of its size is that of its own medium.
+    subject.wait_for_medium(SHARD);
     let before = log.store.usage();
     let base = (3 << 20) + 5;
     log.set_base(base);
