@@ -35,7 +35,9 @@ class FirstSteps(unittest.TestCase):
         command = [str(ROOT / command[0]), *command[1:], "--port", str(port), "--dir", str(self.scratch / name)]
         environment = os.environ | {"PATH": f"{self.scratch}:{os.environ['PATH']}"}
         with (self.scratch / f"{name}.output").open("ab") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+            # What runs in the background ignores Ctrl-C, and so would all that it starts.
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
+                                       preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         self.addCleanup(self.stop, process)
         return process
 
@@ -46,6 +48,11 @@ class FirstSteps(unittest.TestCase):
 
     def output(self, name: str) -> str:
         return (self.scratch / f"{name}.output").read_text()
+
+    def last_words(self, name: str) -> str:
+        """The last lines of the script's output, and of each server's log."""
+        files = [self.scratch / f"{name}.output", *sorted((self.scratch / name).glob("*.out"))]
+        return "\n".join(f"-- {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-20:]) for file in files)
 
     def cli(self, port: int, command: str) -> str:
         """Types a command for valkey-cli, at that port."""
@@ -91,7 +98,10 @@ class FirstSteps(unittest.TestCase):
         def start(times: int) -> tuple[subprocess.Popen, list[tuple[str, str, int, int]]]:
             """Shard, role, port and process of each node."""
             process = self.start("docs/cluster.md", "scripts/run.sh --shards 3 --nodes 2", name, port, more)
-            wait_for("it says how to stop it", lambda: self.output(name).count("Ctrl-C stops all.") == times, 90)
+            try:
+                wait_for("it says how to stop it", lambda: self.output(name).count("Ctrl-C stops all.") == times, 90)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{self.last_words(name)}") from error
             shown = self.output(name).rpartition("A durable Valkey cluster")[2]
             shards = re.findall(r"(?m)^  (shard-\d), slots \d+-\d+\n((?:  node.*\n)+)", shown)
             nodes = [(shard, *node) for shard, lines in shards for node in re.findall(r"  node-\d  (\w+)  port (\d+)  pid (\d+)", lines)]
