@@ -282,9 +282,9 @@ impl Agent {
         self.lead(leadership, wanted)
     }
 
-    /// Waits for the bus to tell who leads, if this node has just handed over in a cluster. A server that hears from the bus who leads becomes a replica of
-    /// that node, and sends on the clients that it has blocked. One that follows its log already knows no owner of what were its slots, and
-    /// would tell them that the cluster is down.
+    /// Waits for the bus to tell who leads, if this node has just handed over in a cluster. A server that hears from the bus who leads becomes a
+    /// replica of that node, and sends on the clients that it has blocked. One that follows its log already knows no owner of what were its
+    /// slots, and would tell them that the cluster is down.
     fn wait_for_redirect(&mut self) -> Result<(), Interrupt> {
         let deadline = Instant::now() + REDIRECT_TIME;
         while self.control.support.is_cluster && Instant::now() < deadline && self.control.ask(Task::AwaitsRedirect)? {

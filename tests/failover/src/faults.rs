@@ -59,8 +59,8 @@ pub(crate) struct Work<'a> {
     /// Of each shard.
     last_leaders: Vec<usize>,
     pub(crate) last_decider: usize,
-    /// The log service that has lost its disk. Until another one has its place, and all that it had, no second disk may be lost.
-    pub(crate) replaced: Option<usize>,
+    /// Whether a log service has lost its disk. Until another one has its place, and all that it had, no second disk may be lost.
+    pub(crate) is_replacing: bool,
 }
 
 /// Does all that is planned, from now on. In the end nothing is broken. Ends early if clients are to stop.
@@ -73,7 +73,7 @@ pub fn inflict(system: &mut System, plan: &Plan, finder: &Finder, notes: &Notes)
     let remedies = (0..shards).map(|shard| (began + FIRST_SAVE, Remedy::Save(At { shard, node: 0 }))).collect();
     let last_leaders = vec![0; shards];
     let counts = Counts::new();
-    let mut work = Work { system, finder, notes, remedies, counts, last_leaders, last_decider: 0, replaced: None };
+    let mut work = Work { system, finder, notes, remedies, counts, last_leaders, last_decider: 0, is_replacing: false };
     for fault in &plan.0 {
         work.mend_until(began + fault.at)?;
         work.begin(fault)?;
@@ -148,7 +148,7 @@ impl Work<'_> {
     }
 
     fn begin(&mut self, fault: &Fault) -> Result<()> {
-        if fault.kind == Kind::Replace && self.replaced.is_some() {
+        if fault.kind == Kind::Replace && self.is_replacing {
             return Ok(());
         }
         *self.counts.entry(fault.kind).or_default() += 1;

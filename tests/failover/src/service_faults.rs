@@ -104,7 +104,7 @@ impl Work<'_> {
             Kind::ServiceStop => {}
             Kind::Replace => {
                 subject.lose_disk()?;
-                self.replaced = Some(service);
+                self.is_replacing = true;
                 let remedy = ServiceRemedy::Replace { service, since: Instant::now() };
                 self.mend_later(fault, service, Remedy::OfService(remedy));
             }
@@ -182,7 +182,7 @@ impl Work<'_> {
         // It may have been started, or killed again, for another reason.
         self.system.services.list[service].start()?;
         if self.system.services.has_replaced(service) {
-            self.replaced = None;
+            self.is_replacing = false;
             self.notes.add(&format!("log{service} has its place and all logs after {:.0?}", since.elapsed()));
             return Ok(());
         }

@@ -207,18 +207,18 @@ impl Services {
 
     /// `LOG.CLUSTER STATUS` of a service; empty if it does not answer.
     fn cluster_status(&self, number: usize) -> HashMap<String, String> {
-        let service = &self.list[number];
-        let ask = || Connection::open(&service.url, ANSWER_TIME)?.command("LOG.CLUSTER", &["STATUS"]);
-        match ask() {
-            Ok(answer) if service.is_started => pairs(&answer),
-            _ => HashMap::new(),
-        }
+        self.ask(number, "LOG.CLUSTER", "STATUS")
     }
 
     /// `LOG.STATUS` of a shard at a service; empty if it does not answer, or knows no such shard.
     pub fn status(&self, number: usize, shard: &str) -> HashMap<String, String> {
+        self.ask(number, "LOG.STATUS", shard)
+    }
+
+    /// The fields that a service answers to a command; none if it does not answer.
+    fn ask(&self, number: usize, command: &str, argument: &str) -> HashMap<String, String> {
         let service = &self.list[number];
-        let ask = || Connection::open(&service.url, ANSWER_TIME)?.command("LOG.STATUS", &[shard]);
+        let ask = || Connection::open(&service.url, ANSWER_TIME)?.command(command, &[argument]);
         match ask() {
             Ok(answer) if service.is_started => pairs(&answer),
             _ => HashMap::new(),

@@ -257,7 +257,7 @@ impl CopyDisks for MemoryDisks {
 
     fn set_aside(&self, group: &str) -> Result<Arc<dyn RemovedStore>, MediumError> {
         self.machine.lock().copies.remove(group);
-        Ok(Arc::new(Nothing))
+        Ok(Arc::new(Nothing("memory")))
     }
 }
 
@@ -290,12 +290,12 @@ impl CopyDraft for MemoryDraft {
     }
 }
 
-/// What is left of a copy that was set aside: nothing.
-struct Nothing;
+/// What is left of a copy that was set aside, or of a shard that was never there: nothing. Holds where it is.
+pub struct Nothing(pub &'static str);
 
 impl std::fmt::Display for Nothing {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("memory")
+        formatter.write_str(self.0)
     }
 }
 

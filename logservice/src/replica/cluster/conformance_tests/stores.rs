@@ -11,6 +11,7 @@ use super::process::{until, Process};
 use crate::replica::copy::CopyDisks;
 use crate::replica::groups::Groups;
 use crate::replica::handle::GroupHandle;
+use crate::replica::memory_copy::Nothing;
 use crate::store::{
     Append, Listed, LogReader, Manifest, ManifestError, MediumError, OnConfirmed, OpenError, Opened, ReadError,
     RemoveError, RemovedStore, Standing, Store, StoreEvents, StoreFactory, SubmitError, TrimError, Usage,
@@ -57,7 +58,7 @@ impl StoreFactory for Stores {
     }
 
     fn remove(&self, shard: &str) -> Result<Arc<dyn RemovedStore>, RemoveError> {
-        let Some(manifest) = self.manifest(shard) else { return Ok(Arc::new(Nothing)) };
+        let Some(manifest) = self.manifest(shard) else { return Ok(Arc::new(Nothing("nowhere"))) };
         let process = &self.0;
         let places = || -> Vec<_> {
             let left_over = lock(&process.machines)[0].disks.left_over().expect("listed");
@@ -70,29 +71,6 @@ impl StoreFactory for Stores {
         let mut left_over = first.left_over().expect("listed");
         left_over.retain(|removed| !before.contains(&removed.to_string()));
         Ok(left_over.remove(0))
-    }
-}
-
-/// What there is of a shard that is not there.
-struct Nothing;
-
-impl std::fmt::Display for Nothing {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("nowhere")
-    }
-}
-
-impl RemovedStore for Nothing {
-    fn remove_log(&self) -> Result<(), MediumError> {
-        Ok(())
-    }
-
-    fn manifest(&self) -> Result<Option<Result<Manifest, String>>, MediumError> {
-        Ok(None)
-    }
-
-    fn finish(&self) -> Result<(), MediumError> {
-        Ok(())
     }
 }
 
